@@ -1,0 +1,232 @@
+//! The event: a [`Draft`] is what a publisher hands in, an [`Event`] is what it becomes once it has its place.
+//!
+//! An [`Event`] never changes after it was made, and everyone who gets it shares one copy. It also keeps its wire
+//! forms once somebody made them, so that each is made once, however many receive it.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::annotations::{Metadata, TraceContext};
+use crate::id::{Actor, DocumentId, EventId, SessionId};
+use crate::kind::Kind;
+use crate::payload::Payload;
+use crate::position::{Epoch, Offset, Seq};
+use crate::time::Timestamp;
+
+/// What a publisher wants to happen. Made with [`Draft::new`], completed with the other methods.
+///
+/// ```
+/// use relay_core::{Actor, DocumentId, Draft, Durability, Kind, Payload, UserId};
+///
+/// let kind = Kind::new("x-note", Durability::Durable)?;
+/// let payload = Payload::json(&serde_json::json!({"text": "hello"}))?;
+/// let draft = Draft::new(DocumentId::new("notes")?, kind, payload)
+///     .actor(Actor::User(UserId::new("ada")?));
+/// assert_eq!(draft.document.as_str(), "notes");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Draft {
+    /// The document it happens in.
+    pub document: DocumentId,
+    /// What happens.
+    pub kind: Kind,
+    /// Its content.
+    pub payload: Payload,
+    /// The publisher's own id for it, which makes publishing idempotent. Without it one is made.
+    pub id: Option<EventId>,
+    /// Who does it; [`Actor::System`] unless set.
+    pub actor: Actor,
+    /// The session it belongs to.
+    pub session: Option<SessionId>,
+    /// Which ephemeral events replace each other: those of one kind, actor and key. Ignored for durable kinds.
+    pub key: Option<Arc<str>>,
+    /// After this time it is of no use to anybody, and is no longer delivered to services.
+    pub ttl: Option<Duration>,
+    /// The trace it belongs to.
+    pub trace: Option<TraceContext>,
+    /// Free properties.
+    pub metadata: Metadata,
+}
+
+impl Draft {
+    /// A draft with nothing but what every event must have.
+    pub fn new(document: DocumentId, kind: Kind, payload: Payload) -> Self {
+        Self {
+            document,
+            kind,
+            payload,
+            id: None,
+            actor: Actor::System,
+            session: None,
+            key: None,
+            ttl: None,
+            trace: None,
+            metadata: Metadata::default(),
+        }
+    }
+
+    /// Sets the publisher's own id, the idempotency key.
+    pub fn id(mut self, id: EventId) -> Self {
+        self.id = Some(id);
+        self
+    }
+
+    /// Sets who does it.
+    pub fn actor(mut self, actor: Actor) -> Self {
+        self.actor = actor;
+        self
+    }
+
+    /// Sets the session.
+    pub fn session(mut self, session: SessionId) -> Self {
+        self.session = Some(session);
+        self
+    }
+
+    /// Sets the conflation key of an ephemeral event, for instance the connection that a cursor belongs to.
+    pub fn key(mut self, key: impl Into<Arc<str>>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// Sets the time to live. Whole milliseconds are kept.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// Sets the trace context.
+    pub fn trace(mut self, trace: TraceContext) -> Self {
+        self.trace = Some(trace);
+        self
+    }
+
+    /// Sets the metadata.
+    pub fn metadata(mut self, metadata: Metadata) -> Self {
+        self.metadata = metadata;
+        self
+    }
+
+    /// The event that this draft becomes at the given place and time. `seq` is given for durable kinds alone.
+    pub fn into_event(self, epoch: Epoch, seq: Option<Seq>, time: Timestamp) -> Event {
+        Event {
+            id: self.id.unwrap_or_else(EventId::new),
+            document: self.document,
+            kind: self.kind,
+            seq,
+            epoch,
+            offset: None,
+            time,
+            actor: self.actor,
+            session: self.session,
+            key: self.key,
+            ttl: self.ttl,
+            trace: self.trace,
+            metadata: self.metadata,
+            payload: self.payload,
+            wire: WireForms::default(),
+        }
+    }
+}
+
+/// Something that happened in a document, at its place.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Event {
+    /// Its id, the same on every delivery.
+    pub id: EventId,
+    /// The document it happened in.
+    pub document: DocumentId,
+    /// What happened.
+    pub kind: Kind,
+    /// Its place in the document; none for ephemeral kinds.
+    pub seq: Option<Seq>,
+    /// The incarnation of the document's history that `seq` counts in.
+    pub epoch: Epoch,
+    /// Its place in the whole log; none for ephemeral kinds and where there is no log.
+    pub offset: Option<Offset>,
+    /// When it got its place.
+    pub time: Timestamp,
+    /// Who did it.
+    pub actor: Actor,
+    /// The session it belongs to.
+    pub session: Option<SessionId>,
+    /// Which ephemeral events it replaces.
+    pub key: Option<Arc<str>>,
+    /// How long it is of use, from `time` on.
+    pub ttl: Option<Duration>,
+    /// The trace it belongs to.
+    pub trace: Option<TraceContext>,
+    /// Free properties.
+    pub metadata: Metadata,
+    /// Its content.
+    pub payload: Payload,
+    /// Encoded forms, made when first asked for.
+    pub wire: WireForms,
+}
+
+impl Event {
+    /// True when its time to live is over.
+    pub fn is_expired(&self, now: Timestamp) -> bool {
+        self.ttl.is_some_and(|ttl| now.since(self.time) > ttl)
+    }
+
+    /// About how many bytes it takes in memory, wire forms not counted.
+    pub fn approx_bytes(&self) -> usize {
+        let metadata: usize = self.metadata.iter().map(|(k, v)| k.len() + v.len() + 48).sum();
+        size_of::<Self>() + self.payload.len() + metadata
+    }
+}
+
+/// Two events are equal when all that they say is; wire forms are not part of that.
+impl PartialEq for Event {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+            && self.document == other.document
+            && self.kind == other.kind
+            && self.seq == other.seq
+            && self.epoch == other.epoch
+            && self.offset == other.offset
+            && self.time == other.time
+            && self.actor == other.actor
+            && self.session == other.session
+            && self.key == other.key
+            && self.ttl == other.ttl
+            && self.trace == other.trace
+            && self.metadata == other.metadata
+            && self.payload == other.payload
+    }
+}
+
+/// A form in which an event travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WireFormat {
+    /// The JSON envelope.
+    Json,
+    /// The Phoenix broadcast message as a text or binary WebSocket payload, whichever suits the event.
+    Phoenix,
+}
+
+/// The encoded forms of one event, each made at most once and then shared by all who send it.
+#[derive(Debug, Clone, Default)]
+pub struct WireForms {
+    json: OnceLock<Bytes>,
+    phoenix: OnceLock<Bytes>,
+}
+
+impl WireForms {
+    /// The event's form in `format`; `encode` runs if nobody asked for it before. When two threads ask for the
+    /// first time at once, one runs `encode` and the other waits for it.
+    pub fn get_or_encode(&self, format: WireFormat, encode: impl FnOnce() -> Bytes) -> Bytes {
+        let slot = match format {
+            WireFormat::Json => &self.json,
+            WireFormat::Phoenix => &self.phoenix,
+        };
+        slot.get_or_init(encode).clone()
+    }
+}

@@ -1,0 +1,288 @@
+//! The two ends of the ordered stream: [`EventSink`] takes drafts, [`EventSource`] gives a document's events back.
+//!
+//! They are how the edges (sockets, HTTP, services) reach the channels without knowing who keeps them: this process
+//! today, another server later.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::event::{Draft, Event};
+use crate::id::{DocumentId, EventId};
+use crate::log::{Head, LogError, ReadLimit};
+use crate::position::{Epoch, Offset, Seq};
+use crate::time::Timestamp;
+
+/// Takes what publishers want to happen.
+///
+/// # Contract
+/// - Drafts of one document that one caller publishes one after the other, each awaited, get growing seqs.
+/// - A durable draft is answered when its event is as durable as configured; it has been, or is about to be, delivered
+///   to every subscriber. An ephemeral one is answered at once.
+/// - A draft whose id was seen before in the document's recent history becomes no second event: the answer is the
+///   first one's receipt with `duplicate` set.
+/// - The future is cancel-safe in this sense: dropped, the event may or may not happen, and the channel stays whole.
+#[async_trait]
+pub trait EventSink: Send + Sync + 'static {
+    /// Publishes `draft`.
+    ///
+    /// # Errors
+    /// See [`PublishError`].
+    async fn publish(&self, draft: Draft) -> Result<Receipt, PublishError>;
+}
+
+/// What a publisher gets: the event's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Receipt {
+    /// The event's id.
+    pub id: EventId,
+    /// The document's epoch.
+    pub epoch: Epoch,
+    /// The event's seq; none for ephemeral kinds.
+    pub seq: Option<Seq>,
+    /// The event's offset; none for ephemeral kinds and where there is no log.
+    pub offset: Option<Offset>,
+    /// When it got its place.
+    pub time: Timestamp,
+    /// True when the event had happened before, under the same id.
+    pub duplicate: bool,
+}
+
+impl Receipt {
+    /// The receipt of `event`.
+    pub fn of(event: &Event, duplicate: bool) -> Self {
+        Self {
+            id: event.id,
+            epoch: event.epoch,
+            seq: event.seq,
+            offset: event.offset,
+            time: event.time,
+            duplicate,
+        }
+    }
+}
+
+/// Why a draft did not become an event.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The payload is larger than is taken.
+    #[error("the payload has {bytes} bytes, at most {max} are allowed")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// Publishers outrun the log. Slow down and try again.
+    #[error("document `{document}` takes no more events for now: its queue stayed full for {} ms; try again later", waited.as_millis())]
+    Overloaded {
+        /// The document.
+        document: DocumentId,
+        /// How long the draft waited for room.
+        waited: Duration,
+    },
+    /// The id belongs to another event of this document. Use a new id for a new event.
+    #[error("event id {id} belongs to another event, seq {seq}; use a new id for a new event")]
+    IdConflict {
+        /// The id.
+        id: EventId,
+        /// The event that has it.
+        seq: Seq,
+    },
+    /// The server is stopping. Publish elsewhere, or later.
+    #[error("the server is stopping and takes no more events")]
+    Closed,
+    /// The log did not take it. Whether the event is kept is known from the variant: only after
+    /// [`LogError::Failed`] it may turn out to be when the log is opened again.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+impl PublishError {
+    /// A short stable name for wire protocols and counters.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::TooLarge { .. } | Self::Log(LogError::TooLarge { .. }) => "too_large",
+            Self::Overloaded { .. } | Self::Log(LogError::Overloaded { .. }) => "overloaded",
+            Self::IdConflict { .. } => "id_conflict",
+            Self::Closed | Self::Log(LogError::Closed) => "closed",
+            Self::Log(_) => "log_failed",
+        }
+    }
+}
+
+/// From where a subscriber wants a document's events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// From now on.
+    Live,
+    /// What comes after a position that the subscriber knows, or thinks it knows. `After { epoch: None, .. }` takes
+    /// the seq as one of the present epoch; with [`Seq::ZERO`] that is: everything that is kept.
+    After {
+        /// The epoch in which `seq` was seen.
+        epoch: Option<Epoch>,
+        /// The last event that is known.
+        seq: Seq,
+    },
+}
+
+/// What a subscriber learns first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Opening {
+    /// Where the document stands.
+    pub head: Head,
+    /// The first durable event that will be delivered is `position.next()`.
+    pub position: Seq,
+    /// How the wanted start was met.
+    pub recovery: Recovery,
+}
+
+impl Opening {
+    /// Decides how a subscriber that wants `start` is served by a history that stands at `head`. Every source uses
+    /// this, so that all of them recover alike.
+    ///
+    /// Seq 0 is valid in every epoch: who has seen nothing cannot have seen anything wrong.
+    pub fn decide(start: Start, head: Head) -> Self {
+        let oldest = Seq::new(head.first.get().saturating_sub(1));
+        let (position, recovery) = match start {
+            Start::Live => (head.last, Recovery::Live),
+            Start::After { epoch: Some(epoch), seq } if epoch != head.epoch && seq != Seq::ZERO => {
+                (oldest, Recovery::Reset(ResetReason::EpochChanged))
+            }
+            Start::After { seq, .. } if seq > head.last => (oldest, Recovery::Reset(ResetReason::Ahead)),
+            Start::After { seq, .. } if seq < oldest => (oldest, Recovery::Reset(ResetReason::Trimmed)),
+            Start::After { seq, .. } => (seq, Recovery::Recovered),
+        };
+        Self { head, position, recovery }
+    }
+}
+
+/// How a wanted start was met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recovery {
+    /// Live events alone were wanted.
+    Live,
+    /// Everything after the wanted position follows, without a gap.
+    Recovered,
+    /// What the subscriber has cannot be continued: it must drop its state and take what follows, which is all
+    /// that is kept.
+    Reset(ResetReason),
+}
+
+/// Why a subscriber has to start again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ResetReason {
+    /// The subscriber's seqs are those of another incarnation of the history.
+    EpochChanged,
+    /// Retention has dropped events that the subscriber has not seen.
+    Trimmed,
+    /// The subscriber has seen more than there is.
+    Ahead,
+}
+
+impl ResetReason {
+    /// A short stable name for wire protocols.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::EpochChanged => "epoch_changed",
+            Self::Trimmed => "trimmed",
+            Self::Ahead => "ahead",
+        }
+    }
+}
+
+/// Gives a document's events.
+#[async_trait]
+pub trait EventSource: Send + Sync + 'static {
+    /// Subscribes to `document`: the events after the start, then live ones, with no gap and no duplicate between.
+    ///
+    /// Cancel-safe: dropped, nothing is left behind.
+    ///
+    /// # Errors
+    /// See [`SubscribeError`].
+    async fn subscribe(
+        &self,
+        document: &DocumentId,
+        start: Start,
+    ) -> Result<(Opening, Box<dyn EventStream>), SubscribeError>;
+
+    /// One page of a document's history: where it stands, and the events after `after`.
+    ///
+    /// # Errors
+    /// [`SubscribeError::Log`] with [`LogError::Trimmed`] when events after `after` are no longer kept, and as
+    /// [`EventSource::subscribe`] otherwise.
+    async fn history(
+        &self,
+        document: &DocumentId,
+        after: Seq,
+        limit: ReadLimit,
+    ) -> Result<(Head, Vec<Arc<Event>>), SubscribeError>;
+}
+
+/// A subscriber's stream of events.
+///
+/// # Contract
+/// - Durable events come in seq order, each once, none left out. Ephemeral ones come when they are new; of those that
+///   replace each other a slow reader sees only the newest.
+/// - A slow reader slows nobody and takes no memory beyond its configured share. One that falls behind what is
+///   kept gets [`StreamError::Lagged`] and must subscribe again.
+/// - After an error or `None` the stream is over.
+/// - Dropping it ends the subscription.
+pub trait EventStream: Send {
+    /// The next event. On `Pending` the task of `cx` is woken when there is one; only the last task that polled is.
+    /// `None` when the source is stopping.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Arc<Event>, StreamError>>>;
+}
+
+/// Why a subscription could not begin.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubscribeError {
+    /// More documents are in use than the server holds at once.
+    #[error("{open} documents are open, the most that are allowed; try again later")]
+    TooManyDocuments {
+        /// How many are open.
+        open: usize,
+    },
+    /// The server is stopping.
+    #[error("the server is stopping")]
+    Closed,
+    /// The history cannot be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+impl SubscribeError {
+    /// A short stable name for wire protocols and counters.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::TooManyDocuments { .. } => "too_many_documents",
+            Self::Closed | Self::Log(LogError::Closed) => "closed",
+            Self::Log(LogError::Trimmed { .. }) => "trimmed",
+            Self::Log(_) => "log_failed",
+        }
+    }
+}
+
+/// Why a stream ended early.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum StreamError {
+    /// The reader fell so far behind that it cannot be served without a gap. Subscribe again after `position`.
+    #[error("the reader is {behind} events behind, at seq {position}; subscribe again from there")]
+    Lagged {
+        /// The last durable event that was delivered.
+        position: Seq,
+        /// How many durable events it is behind.
+        behind: u64,
+    },
+    /// The history cannot be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}

@@ -1,0 +1,100 @@
+//! The name of what happened, and whether it is kept.
+//!
+//! Which kinds exist is the vocabulary's matter (`relay-events`); here is only what every layer must know of one.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::id::{InvalidId, excerpt};
+
+/// Whether events of a kind are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Durability {
+    /// Has a seq, is logged, can be replayed.
+    Durable,
+    /// Has no seq and is never logged; of each key only the newest matters.
+    Ephemeral,
+}
+
+/// What happened, for instance `document.edited`. Cheap to clone; equal by name.
+#[derive(Clone)]
+pub struct Kind {
+    name: KindName,
+    durability: Durability,
+}
+
+#[derive(Clone)]
+enum KindName {
+    Static(&'static str),
+    Shared(Arc<str>),
+}
+
+impl Kind {
+    /// The most bytes that a kind's name may have.
+    pub const MAX_BYTES: usize = 64;
+
+    /// A kind whose name is known when the program is written. The vocabulary's constants are made with this.
+    pub const fn from_static(name: &'static str, durability: Durability) -> Self {
+        Self { name: KindName::Static(name), durability }
+    }
+
+    /// A kind of the given name: 1 to 64 of the characters `a-z 0-9 . _ -`.
+    ///
+    /// # Errors
+    /// [`InvalidId`] when the name is empty, too long or has another character.
+    pub fn new(name: &str, durability: Durability) -> Result<Self, InvalidId> {
+        crate::id::check_text("event kind", name, Self::MAX_BYTES)?;
+        if !name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-')) {
+            return Err(InvalidId::Malformed {
+                what: "event kind",
+                value: excerpt(name),
+                reason: "only the characters a-z, 0-9, `.`, `_` and `-` are allowed",
+            });
+        }
+        Ok(Self { name: KindName::Shared(name.into()), durability })
+    }
+
+    /// The kind's name.
+    pub fn as_str(&self) -> &str {
+        match &self.name {
+            KindName::Static(name) => name,
+            KindName::Shared(name) => name,
+        }
+    }
+
+    /// Whether events of this kind are kept.
+    pub const fn durability(&self) -> Durability {
+        self.durability
+    }
+
+    /// True for kinds that have a seq and are logged.
+    pub const fn is_durable(&self) -> bool {
+        matches!(self.durability, Durability::Durable)
+    }
+}
+
+impl PartialEq for Kind {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Kind {}
+
+impl std::hash::Hash for Kind {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Kind({}, {:?})", self.as_str(), self.durability)
+    }
+}

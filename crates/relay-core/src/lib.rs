@@ -1,0 +1,47 @@
+//! The words that all of Relay is written in: [ids](DocumentId), the [event envelope](Event), positions
+//! ([`Seq`], [`Epoch`], [`Offset`]), [clocks](Clock), and the traits through which its crates meet.
+//!
+//! This crate runs nothing and does no I/O: it has values, rules about them, and contracts.
+//!
+//! A publisher makes a [`Draft`]; who owns the document's order turns it into an [`Event`]; where a subscriber that
+//! was away has to go on is decided by [`Opening::decide`]:
+//!
+//! ```
+//! use relay_core::{Epoch, Head, Opening, Recovery, ResetReason, Seq, Start};
+//!
+//! let epoch = Epoch::from_u64(7);
+//! let head = Head { epoch, first: Seq::new(11), last: Seq::new(50) };
+//!
+//! // A client that has everything up to 40 gets 41 to 50, then live events.
+//! let opening = Opening::decide(Start::After { epoch: Some(epoch), seq: Seq::new(40) }, head);
+//! assert_eq!((opening.position, opening.recovery), (Seq::new(40), Recovery::Recovered));
+//!
+//! // One that has only 5 cannot be given 6 to 10 any more, and is told so.
+//! let opening = Opening::decide(Start::After { epoch: Some(epoch), seq: Seq::new(5) }, head);
+//! assert_eq!(opening.recovery, Recovery::Reset(ResetReason::Trimmed));
+//! ```
+
+mod annotations;
+mod event;
+mod feed;
+mod id;
+mod kind;
+mod log;
+mod payload;
+mod position;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+mod time;
+
+pub use annotations::{Metadata, TraceContext};
+pub use event::{Draft, Event, WireFormat, WireForms};
+pub use feed::{
+    EventSink, EventSource, EventStream, Opening, PublishError, Receipt, Recovery, ResetReason, Start,
+    StreamError, SubscribeError,
+};
+pub use id::{Actor, ConnectionId, DocumentId, EventId, InvalidId, ServiceName, SessionId, UserId};
+pub use kind::{Durability, Kind};
+pub use log::{EventLog, Head, LogError, ReadLimit, Retention};
+pub use payload::{JsonText, Payload};
+pub use position::{Epoch, Offset, Seq};
+pub use time::{Clock, ManualClock, SystemClock, Timestamp};

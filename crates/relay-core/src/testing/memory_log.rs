@@ -1,0 +1,151 @@
+//! The plain model of a log: vectors behind one lock. It outlives the bus in tests as the disk outlives a process,
+//! and can be told to fail.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+
+use crate::event::Event;
+use crate::id::DocumentId;
+use crate::log::{EventLog, Head, LogError, ReadLimit};
+use crate::position::{Epoch, Offset, Seq};
+
+/// A log that keeps everything in memory and is as durable as the value itself. Clones share their content.
+#[derive(Debug, Clone)]
+pub struct MemoryLog {
+    epoch: Epoch,
+    state: Arc<Mutex<State>>,
+    appends_until_failure: Arc<AtomicUsize>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Every event ever appended, in the order of offsets; `None` where it was trimmed.
+    events: Vec<Option<Event>>,
+    documents: HashMap<DocumentId, Document>,
+}
+
+#[derive(Debug, Default)]
+struct Document {
+    /// Indexes into `State::events`; the event of seq `n` is at `n - 1`.
+    places: Vec<usize>,
+    trimmed_through: u64,
+}
+
+impl Document {
+    fn head(&self, epoch: Epoch) -> Head {
+        Head { epoch, first: Seq::new(self.trimmed_through + 1), last: Seq::new(self.places.len() as u64) }
+    }
+}
+
+impl MemoryLog {
+    /// An empty log.
+    pub fn new() -> Self {
+        Self {
+            epoch: Epoch::random(),
+            state: Arc::default(),
+            appends_until_failure: Arc::new(AtomicUsize::new(usize::MAX)),
+        }
+    }
+
+    /// Lets `count` more appends succeed and then fails every one, as a full disk would.
+    pub fn fail_after(&self, count: usize) {
+        self.appends_until_failure.store(count, Ordering::SeqCst);
+    }
+
+    fn page<'a>(events: impl Iterator<Item = &'a Event>, limit: ReadLimit) -> Vec<Event> {
+        let mut page = Vec::new();
+        let mut bytes = 0;
+        for event in events {
+            bytes += event.approx_bytes();
+            if !page.is_empty() && (page.len() >= limit.events || bytes > limit.bytes) {
+                break;
+            }
+            page.push(event.clone());
+        }
+        page
+    }
+}
+
+impl Default for MemoryLog {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[async_trait]
+impl EventLog for MemoryLog {
+    async fn head(&self, document: &DocumentId) -> Result<Head, LogError> {
+        let state = self.state.lock();
+        Ok(state.documents.get(document).map_or(Head::empty(self.epoch), |d| d.head(self.epoch)))
+    }
+
+    async fn append(&self, document: &DocumentId, events: &[Event]) -> Result<Offset, LogError> {
+        let allowed =
+            self.appends_until_failure.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| match n {
+                usize::MAX => Some(n),
+                n => n.checked_sub(1),
+            });
+        if allowed.is_err() {
+            return Err(LogError::Failed { source: Arc::new(std::io::Error::other("told to fail")) });
+        }
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let first = Offset::new(state.events.len() as u64 + 1);
+        let entry = state.documents.entry(document.clone()).or_default();
+        let head = entry.head(self.epoch);
+        for (expected, event) in (head.last.get() + 1..).zip(events) {
+            let seq = event.seq.unwrap_or_default();
+            if event.epoch != self.epoch || seq.get() != expected {
+                return Err(LogError::Conflict { document: document.clone(), head, epoch: event.epoch, seq });
+            }
+        }
+        for event in events {
+            let mut event = event.clone();
+            event.offset = Some(Offset::new(state.events.len() as u64 + 1));
+            entry.places.push(state.events.len());
+            state.events.push(Some(event));
+        }
+        Ok(first)
+    }
+
+    async fn read_document(
+        &self,
+        document: &DocumentId,
+        after: Seq,
+        limit: ReadLimit,
+    ) -> Result<Vec<Event>, LogError> {
+        let state = self.state.lock();
+        let Some(entry) = state.documents.get(document) else { return Ok(Vec::new()) };
+        if after.get() < entry.trimmed_through {
+            let first = Seq::new(entry.trimmed_through + 1);
+            return Err(LogError::Trimmed { document: document.clone(), first });
+        }
+        let skip = usize::try_from(after.get()).unwrap_or(usize::MAX);
+        let events = entry.places.iter().skip(skip).filter_map(|&place| state.events[place].as_ref());
+        Ok(Self::page(events, limit))
+    }
+
+    async fn read(&self, after: Offset, limit: ReadLimit) -> Result<Vec<Event>, LogError> {
+        let state = self.state.lock();
+        let skip = usize::try_from(after.get()).unwrap_or(usize::MAX);
+        Ok(Self::page(state.events.iter().skip(skip).flatten(), limit))
+    }
+
+    async fn trim(&self, document: &DocumentId, through: Seq) -> Result<Head, LogError> {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let Some(entry) = state.documents.get_mut(document) else { return Ok(Head::empty(self.epoch)) };
+        let through = through.get().min(entry.places.len() as u64);
+        for seq in entry.trimmed_through..through {
+            if let Some(&place) = usize::try_from(seq).ok().and_then(|i| entry.places.get(i)) {
+                state.events[place] = None;
+            }
+        }
+        entry.trimmed_through = entry.trimmed_through.max(through);
+        Ok(entry.head(self.epoch))
+    }
+}

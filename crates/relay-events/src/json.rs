@@ -1,0 +1,236 @@
+//! The JSON envelope: the form in which events reach browsers, HTTP clients and people.
+//!
+//! ```json
+//! {"id":"0199…","document":"notes","kind":"document.edited","seq":7,"epoch":"00c0ffee00c0ffee","offset":42,
+//!  "time":"2026-01-02T03:04:05.000006Z","actor":"user:ada","payload":{"patches":[[0,0,"h"]]}}
+//! ```
+//!
+//! Fields without a value are left out; a binary payload is `payload_base64`. The payload's JSON is copied as it
+//! came, never parsed again.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use relay_core::{
+    Actor, DocumentId, Draft, Epoch, Event, EventId, InvalidId, JsonText, Metadata, Offset, Payload, Seq,
+    SessionId, Timestamp, TraceContext, WireFormat,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::vocabulary::{self, PayloadError};
+
+/// Why JSON is not an event, or not a draft of one.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum JsonError {
+    /// It is not JSON, or a field is missing or of the wrong type.
+    #[error("{0}")]
+    Malformed(String),
+    /// A field has a value that is not allowed.
+    #[error(transparent)]
+    InvalidField(#[from] InvalidId),
+    /// The kind is unknown, or the payload does not fit it.
+    #[error(transparent)]
+    Payload(#[from] PayloadError),
+}
+
+impl JsonError {
+    /// A short stable name for wire protocols and counters.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) | Self::InvalidField(_) => "invalid_request",
+            Self::Payload(error) => error.code(),
+        }
+    }
+}
+
+impl From<serde_json::Error> for JsonError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Malformed(error.to_string())
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Envelope<'a> {
+    id: EventId,
+    document: Cow<'a, DocumentId>,
+    #[serde(borrow)]
+    kind: Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seq: Option<Seq>,
+    epoch: Epoch,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    offset: Option<Offset>,
+    time: Timestamp,
+    actor: Cow<'a, Actor>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    session: Option<SessionId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ttl_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    traceparent: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tracestate: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "metadata_is_empty")]
+    metadata: Cow<'a, Metadata>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    payload: Option<&'a RawValue>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    payload_base64: Option<String>,
+}
+
+#[allow(clippy::ptr_arg, reason = "serde hands the field as it is")]
+fn metadata_is_empty(metadata: &Cow<'_, Metadata>) -> bool {
+    metadata.is_empty()
+}
+
+fn write(event: &Event, payload: bool) -> Bytes {
+    let (raw, base64) = match &event.payload {
+        _ if !payload => (None, None),
+        Payload::Json(text) => (serde_json::from_str::<&RawValue>(text.as_str()).ok(), None),
+        Payload::Binary(bytes) => (None, Some(STANDARD.encode(bytes))),
+    };
+    let envelope = Envelope {
+        id: event.id,
+        document: Cow::Borrowed(&event.document),
+        kind: Cow::Borrowed(event.kind.as_str()),
+        seq: event.seq,
+        epoch: event.epoch,
+        offset: event.offset,
+        time: event.time,
+        actor: Cow::Borrowed(&event.actor),
+        session: event.session,
+        key: event.key.as_deref().map(Cow::Borrowed),
+        ttl_ms: event.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
+        traceparent: event.trace.as_ref().map(|t| Cow::Borrowed(t.traceparent())),
+        tracestate: event.trace.as_ref().and_then(|t| t.tracestate()).map(Cow::Borrowed),
+        metadata: Cow::Borrowed(&event.metadata),
+        payload: raw,
+        payload_base64: base64,
+    };
+    // Every part serialises: texts, numbers, and maps with text keys.
+    serde_json::to_vec(&envelope).unwrap_or_default().into()
+}
+
+/// The event's JSON envelope, made once and shared.
+pub fn encode(event: &Event) -> Bytes {
+    event.wire.get_or_encode(WireFormat::Json, || write(event, true))
+}
+
+/// The event's JSON envelope without its payload, for protocols that carry the payload's bytes beside it.
+pub fn encode_header(event: &Event) -> Bytes {
+    write(event, false)
+}
+
+/// Reads an event's JSON envelope.
+///
+/// # Errors
+/// [`JsonError`], when it is none.
+pub fn decode(json: &[u8]) -> Result<Event, JsonError> {
+    let envelope: Envelope<'_> = serde_json::from_slice(json)?;
+    let kind = vocabulary::kind(&envelope.kind)?;
+    let payload = payload(envelope.payload, envelope.payload_base64.as_deref())?;
+    let mut draft = Draft::new(envelope.document.into_owned(), kind, payload);
+    draft.id = Some(envelope.id);
+    draft.actor = envelope.actor.into_owned();
+    draft.session = envelope.session;
+    draft.key = envelope.key.map(Arc::from);
+    draft.ttl = envelope.ttl_ms.map(Duration::from_millis);
+    draft.trace = trace(envelope.traceparent.as_deref(), envelope.tracestate.as_deref())?;
+    draft.metadata = envelope.metadata.into_owned();
+    let mut event = draft.into_event(envelope.epoch, envelope.seq, envelope.time);
+    event.offset = envelope.offset;
+    Ok(event)
+}
+
+/// What clients send to publish: the part of the envelope that is theirs to say.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request<'a> {
+    #[serde(borrow)]
+    kind: Cow<'a, str>,
+    #[serde(borrow, default)]
+    payload: Option<&'a RawValue>,
+    #[serde(default)]
+    payload_base64: Option<String>,
+    #[serde(default)]
+    id: Option<EventId>,
+    #[serde(default)]
+    actor: Option<Actor>,
+    #[serde(default)]
+    key: Option<String>,
+    #[serde(default)]
+    ttl_ms: Option<u64>,
+    #[serde(default)]
+    traceparent: Option<String>,
+    #[serde(default)]
+    tracestate: Option<String>,
+    #[serde(default)]
+    metadata: Metadata,
+}
+
+/// The most bytes of a conflation key.
+const MAX_KEY_BYTES: usize = 256;
+
+/// Reads what a client wants to publish in `document`, and checks that the payload fits its kind:
+///
+/// ```
+/// use relay_core::{Actor, DocumentId};
+///
+/// let json = br#"{"kind":"document.edited","payload":{"patches":[[0,0,"h"]]},"actor":"user:ada"}"#;
+/// let draft = relay_events::json::decode_draft(&DocumentId::new("notes")?, json)?;
+/// assert_eq!(draft.kind, relay_events::DOCUMENT_EDITED);
+/// assert_eq!(draft.actor, "user:ada".parse::<Actor>()?);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Fields: `kind`, `payload` or `payload_base64`, and optionally `id`, `actor`, `key`, `ttl_ms`, `traceparent`,
+/// `tracestate`, `metadata`. Whether the client may choose the actor is for the caller to decide.
+///
+/// # Errors
+/// [`JsonError`]; an unknown field is named.
+pub fn decode_draft(document: &DocumentId, json: &[u8]) -> Result<Draft, JsonError> {
+    let request: Request<'_> = serde_json::from_slice(json)?;
+    let kind = vocabulary::kind(&request.kind)?;
+    let payload = payload(request.payload, request.payload_base64.as_deref())?;
+    vocabulary::check(&kind, &payload)?;
+    if let Some(key) = request.key.as_ref().filter(|key| key.len() > MAX_KEY_BYTES) {
+        return Err(JsonError::Malformed(format!(
+            "`key` has {} bytes, at most {MAX_KEY_BYTES} are allowed",
+            key.len()
+        )));
+    }
+    let mut draft = Draft::new(document.clone(), kind, payload);
+    draft.id = request.id;
+    draft.actor = request.actor.unwrap_or(Actor::System);
+    draft.key = request.key.map(Arc::from);
+    draft.ttl = request.ttl_ms.map(Duration::from_millis);
+    draft.trace = trace(request.traceparent.as_deref(), request.tracestate.as_deref())?;
+    draft.metadata = request.metadata;
+    Ok(draft)
+}
+
+fn payload(json: Option<&RawValue>, base64: Option<&str>) -> Result<Payload, JsonError> {
+    match (json, base64) {
+        (Some(raw), None) => Ok(Payload::Json(JsonText::from_raw(raw))),
+        (None, Some(text)) => match STANDARD.decode(text) {
+            Ok(bytes) => Ok(Payload::Binary(bytes.into())),
+            Err(error) => Err(JsonError::Malformed(format!("`payload_base64` is not base64: {error}"))),
+        },
+        (None, None) => Err(JsonError::Malformed("`payload` is missing (or `payload_base64`)".to_owned())),
+        (Some(_), Some(_)) => {
+            Err(JsonError::Malformed("`payload` and `payload_base64` exclude each other".to_owned()))
+        }
+    }
+}
+
+fn trace(parent: Option<&str>, state: Option<&str>) -> Result<Option<TraceContext>, InvalidId> {
+    parent.map(|parent| TraceContext::new(parent, state)).transpose()
+}
