@@ -63,6 +63,12 @@ impl Receipt {
             duplicate,
         }
     }
+
+    /// The same receipt for a draft that was sent again.
+    #[must_use]
+    pub fn as_duplicate(self) -> Self {
+        Self { duplicate: true, ..self }
+    }
 }
 
 /// Why a draft did not become an event.
@@ -93,6 +99,12 @@ pub enum PublishError {
         /// The event that has it.
         seq: Seq,
     },
+    /// More documents are in use than the server holds at once.
+    #[error("{open} documents are open, the most that are allowed; try again later")]
+    TooManyDocuments {
+        /// How many are open.
+        open: usize,
+    },
     /// The server is stopping. Publish elsewhere, or later.
     #[error("the server is stopping and takes no more events")]
     Closed,
@@ -109,6 +121,7 @@ impl PublishError {
             Self::TooLarge { .. } | Self::Log(LogError::TooLarge { .. }) => "too_large",
             Self::Overloaded { .. } | Self::Log(LogError::Overloaded { .. }) => "overloaded",
             Self::IdConflict { .. } => "id_conflict",
+            Self::TooManyDocuments { .. } => "too_many_documents",
             Self::Closed | Self::Log(LogError::Closed) => "closed",
             Self::Log(_) => "log_failed",
         }

@@ -1,0 +1,310 @@
+//! The bus: all documents' channels, opened when they are needed and closed when they are not.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use relay_core::{
+    Clock, DocumentId, Draft, Event, EventLog, EventSink, EventSource, EventStream, Head, LogError, Opening,
+    PublishError, ReadLimit, Receipt, Seq, Start, SubscribeError,
+};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::channel::Channel;
+use crate::config::BusConfig;
+use crate::counters::{BusStats, ChannelStats, Counters};
+use crate::filter::Filter;
+use crate::listener::FilteredSubscription;
+use crate::mailbox::{Mailbox, MailboxConfig, Mailboxes};
+use crate::registry::Registry;
+use crate::shared::Shared;
+use crate::subscription::{LagPolicy, Subscription};
+
+/// Ordered channels for documents. Clones are handles to the same bus.
+///
+/// Call [`Bus::shutdown`] before the last handle goes: it drains what was accepted. Dropped without it, waiting
+/// publishers are answered by the writers that are still under way, and nothing more is swept.
+#[derive(Debug, Clone)]
+pub struct Bus {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    registry: Registry,
+    /// The handlers' tasks and the sweeper.
+    tasks: TaskTracker,
+    /// Ends the sweeper.
+    stopping: CancellationToken,
+    /// Ends handlers that did not come to their end in time.
+    aborting: CancellationToken,
+}
+
+/// How [`Bus::shutdown`] went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drained {
+    /// True when everything that was accepted was written and handled in time.
+    pub complete: bool,
+}
+
+impl Bus {
+    /// A bus over `log`, or one whose histories live in memory alone.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime: the bus runs its writers on the present one.
+    pub fn new(config: BusConfig, log: Option<Arc<dyn EventLog>>, clock: Arc<dyn Clock>) -> Self {
+        let sweep_interval = config.sweep_interval.max(Duration::from_millis(1));
+        let shared = Arc::new(Shared {
+            config,
+            log,
+            clock,
+            counters: Arc::new(Counters::default()),
+            mailboxes: Mailboxes::default(),
+            runtime: Handle::current(),
+            writers: TaskTracker::new(),
+        });
+        let inner = Arc::new(Inner {
+            shared,
+            registry: Registry::default(),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+            aborting: CancellationToken::new(),
+        });
+        inner.tasks.spawn(sweep_regularly(Arc::downgrade(&inner), inner.stopping.clone(), sweep_interval));
+        Self { inner }
+    }
+
+    /// Publishes `draft`; see [`EventSink`] for what is promised.
+    ///
+    /// # Errors
+    /// See [`PublishError`].
+    pub async fn publish(&self, draft: Draft) -> Result<Receipt, PublishError> {
+        let result = self.publish_uncounted(draft).await;
+        if let Err(error) = &result {
+            self.inner.shared.counters.count_refusal(error);
+        }
+        result
+    }
+
+    async fn publish_uncounted(&self, draft: Draft) -> Result<Receipt, PublishError> {
+        let (bytes, max) = (draft.payload.len(), self.inner.shared.config.max_payload_bytes);
+        if bytes > max {
+            return Err(PublishError::TooLarge { bytes, max });
+        }
+        let channel = match self.channel(&draft.document).await {
+            Ok(channel) => channel,
+            Err(SubscribeError::TooManyDocuments { open }) => {
+                return Err(PublishError::TooManyDocuments { open });
+            }
+            Err(SubscribeError::Log(error)) => return Err(error.into()),
+            Err(_) => return Err(PublishError::Closed),
+        };
+        channel.publish(draft).await
+    }
+
+    /// Subscribes to one document, with a filter and a policy for falling behind.
+    ///
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    /// See [`SubscribeError`].
+    pub async fn subscribe(
+        &self,
+        document: &DocumentId,
+        start: Start,
+        filter: Filter,
+        on_lag: LagPolicy,
+    ) -> Result<(Opening, Subscription), SubscribeError> {
+        let channel = self.channel(document).await?;
+        let cached = channel.head();
+        let in_memory = match start {
+            Start::Live => true,
+            Start::After { epoch, seq } => {
+                seq.next() >= cached.first && epoch.is_none_or(|epoch| epoch == cached.epoch)
+            }
+        };
+        let head = if in_memory { cached } else { self.kept_head(&channel).await? };
+        let opening = Opening::decide(start, head);
+        let subscription =
+            Subscription::new(channel, Arc::clone(&self.inner.shared), opening.position, filter, on_lag);
+        Ok((opening, subscription))
+    }
+
+    /// Subscribes to all documents, those that are opened later too.
+    ///
+    /// The mailbox takes events from now on; what happened before is in the documents' histories.
+    pub fn subscribe_all(&self, filter: Filter, config: MailboxConfig) -> FilteredSubscription {
+        let counters = Arc::clone(&self.inner.shared.counters);
+        let mailbox = Arc::new(Mailbox::new(filter.clone(), config, counters));
+        self.inner.shared.mailboxes.add(Arc::clone(&mailbox));
+        if self.inner.stopping.is_cancelled() {
+            mailbox.close();
+        }
+        FilteredSubscription::new(self.clone(), mailbox, filter)
+    }
+
+    pub(crate) fn forget(&self, mailbox: &Arc<Mailbox>) {
+        self.inner.shared.mailboxes.remove(mailbox);
+    }
+
+    pub(crate) fn replay_page(&self) -> ReadLimit {
+        self.inner.shared.config.replay_page
+    }
+
+    pub(crate) fn counters(&self) -> &Arc<Counters> {
+        &self.inner.shared.counters
+    }
+
+    pub(crate) fn tasks(&self) -> &TaskTracker {
+        &self.inner.tasks
+    }
+
+    pub(crate) fn aborting(&self) -> &CancellationToken {
+        &self.inner.aborting
+    }
+
+    /// One page of a document's history, from memory where it is there.
+    pub(crate) async fn page(
+        &self,
+        document: &DocumentId,
+        after: Seq,
+        limit: ReadLimit,
+    ) -> Result<(Head, Vec<Arc<Event>>), SubscribeError> {
+        let channel = self.channel(document).await?;
+        let page = channel.recent(after, limit);
+        let head = self.kept_head(&channel).await?;
+        if let Some(page) = page {
+            return Ok((head, page));
+        }
+        match &self.inner.shared.log {
+            None => Err(LogError::Trimmed { document: document.clone(), first: head.first }.into()),
+            Some(log) => {
+                let page = log.read_document(document, after, limit).await?;
+                // The log may be ahead of what is visible.
+                let visible = page.into_iter().filter(|event| event.seq.is_some_and(|seq| seq <= head.last));
+                Ok((head, visible.map(Arc::new).collect()))
+            }
+        }
+    }
+
+    /// The document's head, with the earliest event that the log keeps.
+    async fn kept_head(&self, channel: &Channel) -> Result<Head, SubscribeError> {
+        let Some(log) = &self.inner.shared.log else { return Ok(channel.head()) };
+        let kept = log.head(channel.document()).await?;
+        let visible = channel.head();
+        Ok(Head { first: kept.first.min(visible.last.next()), ..visible })
+    }
+
+    async fn channel(&self, document: &DocumentId) -> Result<Arc<Channel>, SubscribeError> {
+        self.inner.registry.open(document, &self.inner.shared).await
+    }
+
+    /// Looks for idle documents and outdated events now. The bus does this by itself every
+    /// [`sweep_interval`](BusConfig::sweep_interval). Returns how many documents were dropped from memory.
+    pub fn sweep(&self) -> usize {
+        self.inner.sweep()
+    }
+
+    /// What has happened so far.
+    pub fn stats(&self) -> BusStats {
+        self.inner.shared.counters.snapshot(self.inner.registry.len())
+    }
+
+    /// Every document in memory. Takes each channel's lock for a moment, one after the other.
+    pub fn channels(&self) -> Vec<ChannelStats> {
+        self.inner.registry.channels().iter().map(|channel| channel.stats()).collect()
+    }
+
+    /// Stops: takes nothing more, writes what was accepted, lets handlers finish what they have, and ends all
+    /// streams once they have delivered everything. What is not done after `deadline` is given up: publishers that
+    /// still wait are told [`PublishError::Closed`], handlers are dropped.
+    ///
+    /// The log is the caller's to close, afterwards. Stopping again is harmless.
+    pub async fn shutdown(&self, deadline: Duration) -> Drained {
+        let inner = &self.inner;
+        inner.stopping.cancel();
+        inner.registry.close();
+        inner.shared.writers.close();
+        inner.tasks.close();
+        let drained = tokio::time::timeout(deadline, async {
+            inner.shared.writers.wait().await;
+            for channel in inner.registry.channels() {
+                channel.close();
+            }
+            inner.shared.mailboxes.close();
+            inner.tasks.wait().await;
+        })
+        .await;
+        if drained.is_err() {
+            for channel in inner.registry.channels() {
+                channel.close();
+            }
+            inner.shared.mailboxes.close();
+            inner.aborting.cancel();
+            inner.tasks.wait().await;
+        }
+        Drained { complete: drained.is_ok() }
+    }
+}
+
+impl Inner {
+    fn sweep(&self) -> usize {
+        let wall = self.shared.clock.now();
+        if self.shared.log.is_none() {
+            for channel in self.registry.channels() {
+                channel.expire(wall);
+            }
+            return 0;
+        }
+        let now = self.shared.clock.monotonic();
+        let evicted = self.registry.evict_idle(now, self.shared.config.idle_after);
+        self.shared.counters.channels_evicted.add(evicted as u64);
+        evicted
+    }
+}
+
+async fn sweep_regularly(bus: Weak<Inner>, stopping: CancellationToken, interval: Duration) {
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            _ = ticks.tick() => match bus.upgrade() {
+                Some(bus) => bus.sweep(),
+                None => return,
+            },
+        };
+    }
+}
+
+#[async_trait]
+impl EventSink for Bus {
+    async fn publish(&self, draft: Draft) -> Result<Receipt, PublishError> {
+        Bus::publish(self, draft).await
+    }
+}
+
+#[async_trait]
+impl EventSource for Bus {
+    async fn subscribe(
+        &self,
+        document: &DocumentId,
+        start: Start,
+    ) -> Result<(Opening, Box<dyn EventStream>), SubscribeError> {
+        let (opening, subscription) =
+            Bus::subscribe(self, document, start, Filter::all(), LagPolicy::Refill).await?;
+        Ok((opening, Box::new(subscription)))
+    }
+
+    async fn history(
+        &self,
+        document: &DocumentId,
+        after: Seq,
+        limit: ReadLimit,
+    ) -> Result<(Head, Vec<Arc<Event>>), SubscribeError> {
+        self.page(document, after, limit).await
+    }
+}

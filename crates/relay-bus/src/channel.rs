@@ -1,0 +1,537 @@
+//! One document's channel: the place where its events get their order.
+//!
+//! All state is behind one lock whose critical sections are short and synchronous. Without a log a publisher takes
+//! its seq and makes the event visible in one such section. With a log, drafts queue up, and one writer task (there
+//! is one only while something waits) gives seqs to all that wait, appends them as one batch, and makes them visible
+//! when the log has them. So at any moment there is at most one batch under way per document, seqs follow the queue,
+//! and nobody sees an event that could still be lost.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use relay_core::{
+    DocumentId, Draft, Epoch, Event, EventLog, Head, LogError, Offset, PublishError, Receipt, Retention, Seq,
+    Timestamp,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::counters::ChannelStats;
+use crate::ephemeral::Ephemerals;
+use crate::history::History;
+use crate::shared::Shared;
+use crate::waiters::{Place, Waiters};
+
+/// The most events and payload bytes that the writer appends at once.
+const MAX_BATCH_EVENTS: usize = 512;
+const MAX_BATCH_BYTES: usize = 1024 * 1024;
+/// What one permit of a channel's queue stands for.
+const PERMIT_BYTES: usize = 1024;
+/// How many events a reader takes under one lock.
+const READ_EVENTS: usize = 32;
+
+#[derive(Debug)]
+pub(crate) struct Channel {
+    document: DocumentId,
+    epoch: Epoch,
+    shared: Arc<Shared>,
+    /// Room in `State::pending`. Fair: who waits first gets room first.
+    room: Arc<Semaphore>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    history: History,
+    ephemerals: Ephemerals,
+    waiters: Waiters,
+    pending: VecDeque<Pending>,
+    writing: bool,
+    subscribers: usize,
+    last_active: Duration,
+    ended: Option<End>,
+}
+
+/// Why a channel takes and gives nothing any more.
+#[derive(Debug, Clone)]
+enum End {
+    /// The bus stops.
+    Closed,
+    /// What the log holds is not known; the channel must be opened again.
+    Broken(LogError),
+}
+
+impl From<End> for PublishError {
+    fn from(end: End) -> Self {
+        match end {
+            End::Closed => Self::Closed,
+            End::Broken(error) => Self::Log(error),
+        }
+    }
+}
+
+/// A draft that waits for the log.
+#[derive(Debug)]
+struct Pending {
+    draft: Draft,
+    publisher: Publisher,
+}
+
+/// Who waits for a receipt. The room that its draft took in the queue is free again when this is dropped.
+#[derive(Debug)]
+struct Publisher {
+    receipt: oneshot::Sender<Result<Receipt, PublishError>>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Publisher {
+    fn answer(self, answer: Result<Receipt, PublishError>) {
+        // Who no longer waits does not want to know.
+        let _ = self.receipt.send(answer);
+    }
+}
+
+/// What a reader found.
+pub(crate) enum Found {
+    /// Something was added to its batch.
+    Events,
+    /// Nothing new; its waker is entered.
+    Nothing,
+    /// What comes next is no longer in memory.
+    Behind,
+    /// The bus stops and everything was read.
+    Closed,
+    /// The channel broke.
+    Broken(LogError),
+}
+
+/// A reader's position in a channel.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    /// The last durable event that it has.
+    pub(crate) seq: Seq,
+    ephemeral_version: u64,
+    place: Option<Place>,
+}
+
+impl Channel {
+    /// A channel that goes on from `head`, with `recent` (its latest events, without a gap) in memory.
+    pub(crate) fn new(document: DocumentId, head: Head, recent: Vec<Event>, shared: Arc<Shared>) -> Self {
+        let config = &shared.config;
+        let limits = if shared.log.is_some() {
+            let max_bytes = Some(config.cache_bytes as u64);
+            Retention { max_events: config.cache_events.max(1) as u64, max_age: None, max_bytes }
+        } else {
+            config.retention
+        };
+        let mut history = History::new(Seq::new(head.last.get() - recent.len() as u64), limits);
+        for event in recent {
+            history.push(Arc::new(event), true);
+        }
+        let permits = permits(config.max_pending_bytes).max(permits(config.max_payload_bytes));
+        let state = State {
+            history,
+            ephemerals: Ephemerals::new(config.max_ephemeral_keys),
+            waiters: Waiters::default(),
+            pending: VecDeque::new(),
+            writing: false,
+            subscribers: 0,
+            last_active: shared.clock.monotonic(),
+            ended: None,
+        };
+        let room = Arc::new(Semaphore::new(permits as usize));
+        Self { document, epoch: head.epoch, shared, room, state: Mutex::new(state) }
+    }
+
+    pub(crate) fn document(&self) -> &DocumentId {
+        &self.document
+    }
+
+    /// Where the document stands, as far as memory knows: `first` is the earliest event in memory.
+    pub(crate) fn head(&self) -> Head {
+        let state = self.state.lock();
+        Head { epoch: self.epoch, first: state.history.first(), last: state.history.last() }
+    }
+
+    /// Publishes `draft`. Whoever polls this first gets the earlier seq, as long as there is room in the queue.
+    pub(crate) async fn publish(self: &Arc<Self>, draft: Draft) -> Result<Receipt, PublishError> {
+        if !draft.kind.is_durable() {
+            return self.publish_ephemeral(draft);
+        }
+        match &self.shared.log {
+            None => self.publish_in_memory(draft),
+            Some(log) => self.publish_logged(draft, log).await,
+        }
+    }
+
+    fn publish_ephemeral(&self, draft: Draft) -> Result<Receipt, PublishError> {
+        let event = Arc::new(draft.into_event(self.epoch, None, self.shared.clock.now()));
+        let receipt = Receipt::of(&event, false);
+        let mut wakers = {
+            let mut state = self.state.lock();
+            state.check_open()?;
+            state.last_active = self.shared.clock.monotonic();
+            if state.ephemerals.put(Arc::clone(&event)) {
+                self.shared.counters.ephemeral_dropped.add(1);
+            }
+            state.waiters.take()
+        };
+        self.shared.counters.ephemeral_published.add(1);
+        self.shared.mailboxes.offer(&event, &mut wakers);
+        wake(wakers);
+        Ok(receipt)
+    }
+
+    fn publish_in_memory(&self, mut draft: Draft) -> Result<Receipt, PublishError> {
+        let remember_id = draft.id.is_some();
+        draft.id.get_or_insert_with(relay_core::EventId::new);
+        let (receipt, wakers) = {
+            let mut state = self.state.lock();
+            state.check_open()?;
+            if remember_id && let Some(known) = state.known(&draft) {
+                if known.is_ok() {
+                    self.shared.counters.duplicates.add(1);
+                }
+                return known;
+            }
+            state.last_active = self.shared.clock.monotonic();
+            let seq = state.history.last().next();
+            let event = Arc::new(draft.into_event(self.epoch, Some(seq), self.shared.clock.now()));
+            let receipt = Receipt::of(&event, false);
+            let mut wakers = state.waiters.take();
+            self.shared.mailboxes.offer(&event, &mut wakers);
+            state.history.push(event, remember_id);
+            (receipt, wakers)
+        };
+        self.shared.counters.durable_published.add(1);
+        wake(wakers);
+        Ok(receipt)
+    }
+
+    async fn publish_logged(
+        self: &Arc<Self>,
+        draft: Draft,
+        log: &Arc<dyn EventLog>,
+    ) -> Result<Receipt, PublishError> {
+        let room = self.wait_for_room(permits(draft.payload.len())).await?;
+        let (sender, receipt) = oneshot::channel();
+        {
+            let mut state = self.state.lock();
+            state.check_open()?;
+            state.last_active = self.shared.clock.monotonic();
+            let publisher = Publisher { receipt: sender, _room: room };
+            state.pending.push_back(Pending { draft, publisher });
+            if !state.writing {
+                state.writing = true;
+                let writer = Arc::clone(self).write(Arc::clone(log));
+                self.shared.writers.spawn_on(writer, &self.shared.runtime);
+            }
+        }
+        // The writer answers everyone, unless the runtime is torn down under it.
+        receipt.await.unwrap_or(Err(PublishError::Closed))
+    }
+
+    async fn wait_for_room(&self, permits: u32) -> Result<OwnedSemaphorePermit, PublishError> {
+        if let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(permits) {
+            return Ok(room);
+        }
+        let waited = self.shared.config.publish_timeout;
+        match tokio::time::timeout(waited, Arc::clone(&self.room).acquire_many_owned(permits)).await {
+            Ok(Ok(room)) => Ok(room),
+            Ok(Err(_closed)) => Err(PublishError::Closed),
+            Err(_elapsed) => Err(PublishError::Overloaded { document: self.document.clone(), waited }),
+        }
+    }
+
+    /// The writer: appends what waits, batch by batch, and ends when nothing does.
+    async fn write(self: Arc<Self>, log: Arc<dyn EventLog>) {
+        let guard = WriterGuard(&self);
+        while let Some(batch) = self.next_batch() {
+            if batch.events.is_empty() {
+                continue;
+            }
+            self.shared.counters.log_batches.add(1);
+            match log.append(&self.document, &batch.events).await {
+                Ok(first) => self.commit(batch, first),
+                Err(error) => self.fail(batch, &error),
+            }
+        }
+        std::mem::forget(guard);
+    }
+
+    /// Takes what waits, answers what is known already, and gives the rest their seqs. `None` when nothing waits:
+    /// the writer has ended then, in the same critical section.
+    fn next_batch(&self) -> Option<Batch> {
+        let mut state = self.state.lock();
+        if state.pending.is_empty() {
+            state.writing = false;
+            return None;
+        }
+        let now = self.shared.clock.now();
+        let mut batch = Batch::after(state.history.last());
+        let mut bytes = 0;
+        while batch.events.len() < MAX_BATCH_EVENTS && bytes < MAX_BATCH_BYTES {
+            let Some(pending) = state.pending.pop_front() else { break };
+            bytes += pending.draft.payload.len();
+            match pending.draft.id.and_then(|_| state.known(&pending.draft)) {
+                Some(known) => {
+                    if known.is_ok() {
+                        self.shared.counters.duplicates.add(1);
+                    }
+                    pending.publisher.answer(known);
+                }
+                None => batch.push(pending, self.epoch, now),
+            }
+        }
+        Some(batch)
+    }
+
+    /// Makes a batch visible that the log has.
+    fn commit(&self, batch: Batch, first: Offset) {
+        let Batch { events, waiting, .. } = batch;
+        let mut receipts = Vec::with_capacity(events.len());
+        let wakers = {
+            let mut state = self.state.lock();
+            let mut wakers = state.waiters.take();
+            for (index, mut event) in events.into_iter().enumerate() {
+                event.offset = Some(Offset::new(first.get() + index as u64));
+                receipts.push(Receipt::of(&event, false));
+                let event = Arc::new(event);
+                self.shared.mailboxes.offer(&event, &mut wakers);
+                state.history.push(event, waiting[index].remember_id);
+            }
+            wakers
+        };
+        self.shared.counters.durable_published.add(receipts.len() as u64);
+        wake(wakers);
+        for (waiting, receipt) in waiting.into_iter().zip(receipts) {
+            waiting.first.answer(Ok(receipt));
+            for again in waiting.again {
+                self.shared.counters.duplicates.add(1);
+                again.answer(Ok(receipt.as_duplicate()));
+            }
+        }
+    }
+
+    fn fail(&self, batch: Batch, error: &LogError) {
+        let nothing_was_kept = matches!(error, LogError::Overloaded { .. } | LogError::TooLarge { .. });
+        if !nothing_was_kept {
+            tracing::error!(document = %self.document, %error, "the log failed; the document is opened again when it is next used");
+            self.end(&End::Broken(error.clone()));
+        }
+        for waiting in batch.waiting {
+            for publisher in std::iter::once(waiting.first).chain(waiting.again) {
+                publisher.answer(Err(PublishError::Log(error.clone())));
+            }
+        }
+    }
+
+    /// Ends the channel: what waits is answered, readers are woken.
+    fn end(&self, end: &End) {
+        let (pending, wakers) = {
+            let mut state = self.state.lock();
+            state.ended.get_or_insert_with(|| end.clone());
+            (std::mem::take(&mut state.pending), state.waiters.take())
+        };
+        self.room.close();
+        wake(wakers);
+        for pending in pending {
+            pending.publisher.answer(Err(end.clone().into()));
+        }
+    }
+
+    /// Ends the channel because the bus stops.
+    pub(crate) fn close(&self) {
+        self.end(&End::Closed);
+    }
+
+    /// True when the channel must be opened again.
+    pub(crate) fn is_broken(&self) -> bool {
+        matches!(self.state.lock().ended, Some(End::Broken(_)))
+    }
+
+    /// True when nobody uses it and nobody has for `idle_after`.
+    pub(crate) fn is_idle(&self, now: Duration, idle_after: Duration) -> bool {
+        let state = self.state.lock();
+        state.subscribers == 0
+            && state.pending.is_empty()
+            && !state.writing
+            && now.saturating_sub(state.last_active) >= idle_after
+    }
+
+    pub(crate) fn last_active(&self) -> Duration {
+        self.state.lock().last_active
+    }
+
+    /// Drops events that are older than the retention allows.
+    pub(crate) fn expire(&self, now: Timestamp) {
+        self.state.lock().history.expire(now);
+    }
+
+    /// The events after `after` from memory, at most `limit`; `None` when they are no longer all there.
+    pub(crate) fn recent(&self, after: Seq, limit: relay_core::ReadLimit) -> Option<Vec<Arc<Event>>> {
+        let state = self.state.lock();
+        let mut page: Vec<Arc<Event>> = Vec::new();
+        let mut bytes = 0;
+        for event in state.history.after(after)? {
+            bytes += event.approx_bytes();
+            if !page.is_empty() && (page.len() >= limit.events || bytes > limit.bytes) {
+                break;
+            }
+            page.push(Arc::clone(event));
+        }
+        Some(page)
+    }
+
+    /// Begins to read after `seq`.
+    pub(crate) fn enter(&self, seq: Seq) -> Reader {
+        let mut state = self.state.lock();
+        state.subscribers += 1;
+        state.last_active = self.shared.clock.monotonic();
+        Reader { seq, ephemeral_version: state.ephemerals.version(), place: None }
+    }
+
+    /// Ends reading.
+    pub(crate) fn leave(&self, reader: &mut Reader) {
+        let mut state = self.state.lock();
+        state.subscribers -= 1;
+        state.last_active = self.shared.clock.monotonic();
+        state.waiters.leave(reader.place.take());
+    }
+
+    /// Puts what is new for `reader` into `batch`.
+    pub(crate) fn read(&self, reader: &mut Reader, batch: &mut VecDeque<Arc<Event>>, waker: &Waker) -> Found {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let newer = state.ephemerals.version() > reader.ephemeral_version;
+        if newer {
+            batch.extend(state.ephemerals.after(reader.ephemeral_version).cloned());
+            reader.ephemeral_version = state.ephemerals.version();
+        }
+        if reader.seq < state.history.last() {
+            let Some(events) = state.history.after(reader.seq) else {
+                return if newer { Found::Events } else { Found::Behind };
+            };
+            for event in events.take(READ_EVENTS) {
+                reader.seq = reader.seq.next();
+                batch.push_back(Arc::clone(event));
+            }
+            return Found::Events;
+        }
+        if newer {
+            return Found::Events;
+        }
+        match &state.ended {
+            Some(End::Closed) => Found::Closed,
+            Some(End::Broken(error)) => Found::Broken(error.clone()),
+            None => {
+                state.waiters.enter(&mut reader.place, waker);
+                Found::Nothing
+            }
+        }
+    }
+
+    pub(crate) fn stats(&self) -> ChannelStats {
+        let state = self.state.lock();
+        ChannelStats {
+            document: self.document.clone(),
+            epoch: self.epoch,
+            first_cached: state.history.first(),
+            last: state.history.last(),
+            cached_events: state.history.len(),
+            cached_bytes: state.history.bytes(),
+            subscribers: state.subscribers,
+            pending: state.pending.len(),
+        }
+    }
+}
+
+impl State {
+    fn check_open(&self) -> Result<(), PublishError> {
+        self.ended.clone().map_or(Ok(()), |end| Err(end.into()))
+    }
+
+    /// The answer to a draft whose id was seen before.
+    fn known(&self, draft: &Draft) -> Option<Result<Receipt, PublishError>> {
+        let known = self.history.by_id(draft.id?)?;
+        Some(if is_same(draft, known) {
+            Ok(Receipt::of(known, true))
+        } else {
+            Err(PublishError::IdConflict { id: known.id, seq: known.seq.unwrap_or_default() })
+        })
+    }
+}
+
+/// Whether a draft says the same as the event that has its id.
+fn is_same(draft: &Draft, event: &Event) -> bool {
+    draft.kind == event.kind && draft.actor == event.actor && draft.payload == event.payload
+}
+
+/// Drafts on their way through the log, as the events that they will be.
+#[derive(Debug)]
+struct Batch {
+    events: Vec<Event>,
+    /// Who waits for each event.
+    waiting: Vec<Waiting>,
+    by_id: HashMap<relay_core::EventId, usize>,
+    next: Seq,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    first: Publisher,
+    /// Those who sent the same draft again while it was on its way.
+    again: Vec<Publisher>,
+    remember_id: bool,
+}
+
+impl Batch {
+    fn after(last: Seq) -> Self {
+        Self { events: Vec::new(), waiting: Vec::new(), by_id: HashMap::new(), next: last.next() }
+    }
+
+    fn push(&mut self, pending: Pending, epoch: Epoch, now: Timestamp) {
+        let Pending { draft, publisher } = pending;
+        let id = draft.id;
+        if let Some(&index) = id.and_then(|id| self.by_id.get(&id)) {
+            let first = &self.events[index];
+            if is_same(&draft, first) {
+                self.waiting[index].again.push(publisher);
+            } else {
+                let seq = first.seq.unwrap_or_default();
+                publisher.answer(Err(PublishError::IdConflict { id: first.id, seq }));
+            }
+            return;
+        }
+        if let Some(id) = id {
+            self.by_id.insert(id, self.events.len());
+        }
+        self.events.push(draft.into_event(epoch, Some(self.next), now));
+        self.next = self.next.next();
+        self.waiting.push(Waiting { first: publisher, again: Vec::new(), remember_id: id.is_some() });
+    }
+}
+
+/// Ends the channel if its writer does not end by itself: a panic in the log, or a runtime that goes down.
+struct WriterGuard<'a>(&'a Channel);
+
+impl Drop for WriterGuard<'_> {
+    fn drop(&mut self) {
+        let source = Arc::new(std::io::Error::other("the document's writer was interrupted"));
+        self.0.end(&End::Broken(LogError::Failed { source }));
+        self.0.state.lock().writing = false;
+    }
+}
+
+fn wake(wakers: Vec<Waker>) {
+    for waker in wakers {
+        waker.wake();
+    }
+}
+
+/// How much room a draft of that many payload bytes takes.
+fn permits(bytes: usize) -> u32 {
+    u32::try_from(1 + bytes / PERMIT_BYTES).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,64 @@
+//! Ordered channels for documents: every durable event gets its place in its document's order, is kept as configured,
+//! and reaches every subscriber once and in order; who was away gets what it missed, joined to live events without a
+//! gap or a duplicate.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use relay_bus::{Bus, BusConfig, Filter, LagPolicy};
+//! use relay_core::{DocumentId, Draft, Payload, Seq, Start, SystemClock};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let bus = Bus::new(BusConfig::default(), None, Arc::new(SystemClock::new()));
+//! let notes = DocumentId::new("notes")?;
+//! let kind = relay_events::kind("x-note")?;
+//!
+//! for text in ["one", "two"] {
+//!     bus.publish(Draft::new(notes.clone(), kind.clone(), Payload::json(&text)?)).await?;
+//! }
+//! // A subscriber that has seen event 1 gets 2, and then what happens next.
+//! let start = Start::After { epoch: None, seq: Seq::new(1) };
+//! let (opening, mut events) = bus.subscribe(&notes, start, Filter::all(), LagPolicy::Refill).await?;
+//! assert_eq!(opening.head.last, Seq::new(2));
+//! bus.publish(Draft::new(notes.clone(), kind, Payload::json(&"three")?)).await?;
+//!
+//! let mut seqs = Vec::new();
+//! while seqs.len() < 2 {
+//!     let event = events.next().await.ok_or("the bus stopped")??;
+//!     seqs.extend(event.seq.map(Seq::get));
+//! }
+//! assert_eq!(seqs, [2, 3]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! One document: [`Bus::subscribe`]. Many at once: [`Bus::subscribe_all`]. Code that is called for events:
+//! [`Bus::handle`] and [`Bus::handle_blocking`].
+
+mod bus;
+mod channel;
+mod config;
+mod counters;
+mod ephemeral;
+mod filter;
+mod handlers;
+mod history;
+mod listener;
+mod mailbox;
+mod registry;
+mod shared;
+mod subscription;
+mod waiters;
+
+pub use bus::{Bus, Drained};
+pub use config::BusConfig;
+pub use counters::{BusStats, ChannelStats};
+pub use filter::Filter;
+pub use handlers::{BlockingHandler, EventHandler, HandlerError};
+pub use listener::{FilteredSubscription, Received};
+pub use mailbox::{FullPolicy, MailboxConfig};
+pub use subscription::{LagPolicy, Subscription};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,111 @@
+//! A listener to many documents at once.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::Arc;
+
+use relay_core::{DocumentId, Event, LogError, Seq, SubscribeError};
+
+use crate::bus::Bus;
+use crate::filter::Filter;
+use crate::mailbox::{Gap, Mailbox, Next};
+
+/// What a [`FilteredSubscription`] receives.
+#[derive(Debug, Clone)]
+pub enum Received {
+    /// An event.
+    Event(Arc<Event>),
+    /// Events that the mailbox had no room for and that history no longer keeps: those after `after` up to and
+    /// including `through`. Some of them may not have matched the filter.
+    Missed {
+        /// Their document.
+        document: DocumentId,
+        /// The last event before them.
+        after: Seq,
+        /// The last of them.
+        through: Seq,
+    },
+    /// The mailbox was full and its policy is to end the subscription, or too many documents had gaps. The last word.
+    Overrun,
+}
+
+/// Events of all documents that match a filter, from the moment of subscribing on.
+///
+/// Durable events of one document come in their order, each once; documents are not ordered against each other.
+/// Ephemeral events come when no durable ones wait, the newest of each key. Dropping it ends the subscription.
+#[derive(Debug)]
+pub struct FilteredSubscription {
+    bus: Bus,
+    mailbox: Arc<Mailbox>,
+    filter: Filter,
+    /// Events read from history to fill a gap.
+    refill: VecDeque<Arc<Event>>,
+    over: bool,
+}
+
+impl FilteredSubscription {
+    pub(crate) fn new(bus: Bus, mailbox: Arc<Mailbox>, filter: Filter) -> Self {
+        Self { bus, mailbox, filter, refill: VecDeque::new(), over: false }
+    }
+
+    /// The next event; `None` when the bus has stopped and everything was received. Cancel-safe: dropped, nothing
+    /// is lost.
+    ///
+    /// # Errors
+    /// [`LogError`], when a gap cannot be filled because the history cannot be read. Calling again tries again.
+    pub async fn next(&mut self) -> Option<Result<Received, LogError>> {
+        loop {
+            while let Some(event) = self.refill.pop_front() {
+                if self.filter.matches(&event) {
+                    return Some(Ok(Received::Event(event)));
+                }
+            }
+            if self.over {
+                return None;
+            }
+            match poll_fn(|cx| self.mailbox.poll_next(cx)).await {
+                Next::Event(event) if self.filter.matches_predicate(&event) => {
+                    return Some(Ok(Received::Event(event)));
+                }
+                Next::Event(_) => {}
+                Next::Gap(document, gap) => match self.fill(&document, gap).await {
+                    Ok(None) => {}
+                    Ok(Some(missed)) => return Some(Ok(missed)),
+                    Err(error) => return Some(Err(error)),
+                },
+                Next::Overrun => {
+                    self.over = true;
+                    return Some(Ok(Received::Overrun));
+                }
+                Next::Closed => self.over = true,
+            }
+        }
+    }
+
+    /// Reads a page of what is missing.
+    async fn fill(&mut self, document: &DocumentId, gap: Gap) -> Result<Option<Received>, LogError> {
+        let limit = self.bus.replay_page();
+        match self.bus.page(document, gap.after, limit).await {
+            Ok((_, page)) => {
+                let page = page.into_iter().filter(|event| event.seq.is_some_and(|seq| seq <= gap.through));
+                self.refill.extend(page);
+                let filled = self.refill.back().and_then(|event| event.seq).unwrap_or(gap.through);
+                self.mailbox.filled(document, filled);
+                Ok(None)
+            }
+            Err(SubscribeError::Log(LogError::Trimmed { first, .. })) => {
+                let through = Seq::new(first.get().saturating_sub(1)).min(gap.through).max(gap.after.next());
+                self.mailbox.filled(document, through);
+                Ok(Some(Received::Missed { document: document.clone(), after: gap.after, through }))
+            }
+            Err(SubscribeError::Log(error)) => Err(error),
+            Err(_) => Err(LogError::Closed),
+        }
+    }
+}
+
+impl Drop for FilteredSubscription {
+    fn drop(&mut self) {
+        self.bus.forget(&self.mailbox);
+    }
+}

@@ -1,0 +1,216 @@
+//! Bounded mailboxes for those who listen to many documents at once.
+//!
+//! There is no one history to have a position in here, so each listener has a queue. When it is full, durable events
+//! are not dropped: from there on the document has a *gap*, which grows while the listener is busy, and which it fills
+//! from the document's history once it has emptied its queue. Ephemeral events never queue: of each key the newest is
+//! kept.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::{Mutex, RwLock};
+use relay_core::{DocumentId, Event, Seq};
+
+use crate::counters::Counters;
+use crate::ephemeral::Ephemerals;
+use crate::filter::Filter;
+
+/// How much a mailbox holds, and what happens when that is not enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MailboxConfig {
+    /// How many durable events wait at most, how many documents may have gaps at once, and how many different
+    /// ephemeral events are held. At least 1; default 1,000.
+    pub capacity: usize,
+    /// What happens when durable events find no room.
+    pub on_full: FullPolicy,
+}
+
+impl Default for MailboxConfig {
+    fn default() -> Self {
+        Self { capacity: 1_000, on_full: FullPolicy::Refill }
+    }
+}
+
+/// What happens when durable events find no room in a mailbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FullPolicy {
+    /// The listener gets them from history later.
+    #[default]
+    Refill,
+    /// The subscription ends, with [`Received::Overrun`] as its last word.
+    Disconnect,
+}
+
+/// All mailboxes of a bus.
+#[derive(Debug, Default)]
+pub(crate) struct Mailboxes {
+    list: RwLock<Vec<Arc<Mailbox>>>,
+    /// Its length, so that publishing to nobody takes no lock.
+    count: AtomicUsize,
+}
+
+impl Mailboxes {
+    pub(crate) fn add(&self, mailbox: Arc<Mailbox>) {
+        let mut list = self.list.write();
+        list.push(mailbox);
+        self.count.store(list.len(), Ordering::Release);
+    }
+
+    pub(crate) fn remove(&self, mailbox: &Arc<Mailbox>) {
+        let mut list = self.list.write();
+        list.retain(|other| !Arc::ptr_eq(other, mailbox));
+        self.count.store(list.len(), Ordering::Release);
+    }
+
+    /// Puts `event` into every mailbox that wants it, and whom to wake into `wakers`. Durable events of one document
+    /// are offered in their order, under the channel's lock.
+    pub(crate) fn offer(&self, event: &Arc<Event>, wakers: &mut Vec<Waker>) {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        for mailbox in self.list.read().iter() {
+            if mailbox.filter.matches_cheaply(event) {
+                wakers.extend(mailbox.offer(event));
+            }
+        }
+    }
+
+    /// Lets every listener come to its end.
+    pub(crate) fn close(&self) {
+        for mailbox in self.list.read().iter() {
+            mailbox.close();
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    filter: Filter,
+    config: MailboxConfig,
+    counters: Arc<Counters>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    queue: VecDeque<Arc<Event>>,
+    gaps: BTreeMap<DocumentId, Gap>,
+    ephemerals: Ephemerals,
+    waker: Option<Waker>,
+    end: Option<End>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Closed,
+    Overrun,
+}
+
+/// Durable events of one document that are not in the queue: those after `after` up to and including `through`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Gap {
+    pub(crate) after: Seq,
+    pub(crate) through: Seq,
+}
+
+/// What is next in a mailbox.
+#[derive(Debug)]
+pub(crate) enum Next {
+    Event(Arc<Event>),
+    /// To be filled from history, and then told with [`Mailbox::filled`].
+    Gap(DocumentId, Gap),
+    Overrun,
+    Closed,
+}
+
+impl Mailbox {
+    pub(crate) fn new(filter: Filter, config: MailboxConfig, counters: Arc<Counters>) -> Self {
+        let config = MailboxConfig { capacity: config.capacity.max(1), ..config };
+        let state = State {
+            queue: VecDeque::new(),
+            gaps: BTreeMap::new(),
+            ephemerals: Ephemerals::new(config.capacity),
+            waker: None,
+            end: None,
+        };
+        Self { filter, config, counters, state: Mutex::new(state) }
+    }
+
+    fn offer(&self, event: &Arc<Event>) -> Option<Waker> {
+        let mut state = self.state.lock();
+        if state.end.is_some() {
+            return None;
+        }
+        match event.seq {
+            None => {
+                if state.ephemerals.put(Arc::clone(event)) {
+                    self.counters.ephemeral_dropped.add(1);
+                }
+            }
+            Some(seq) => self.offer_durable(&mut state, event, seq),
+        }
+        state.waker.take()
+    }
+
+    fn offer_durable(&self, state: &mut State, event: &Arc<Event>, seq: Seq) {
+        if let Some(gap) = state.gaps.get_mut(&event.document) {
+            gap.through = seq;
+        } else if state.queue.len() < self.config.capacity {
+            state.queue.push_back(Arc::clone(event));
+        } else if self.config.on_full == FullPolicy::Refill && state.gaps.len() < self.config.capacity {
+            self.counters.mailbox_gaps.add(1);
+            let after = Seq::new(seq.get() - 1);
+            state.gaps.insert(event.document.clone(), Gap { after, through: seq });
+        } else {
+            self.counters.readers_lagged.add(1);
+            state.end = Some(End::Overrun);
+        }
+    }
+
+    pub(crate) fn close(&self) {
+        let waker = {
+            let mut state = self.state.lock();
+            state.end.get_or_insert(End::Closed);
+            state.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// What is next. A gap stays until it is filled.
+    pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Next> {
+        let mut state = self.state.lock();
+        if let Some(event) = state.queue.pop_front() {
+            return Poll::Ready(Next::Event(event));
+        }
+        if let Some((document, gap)) = state.gaps.first_key_value() {
+            return Poll::Ready(Next::Gap(document.clone(), *gap));
+        }
+        if let Some(event) = state.ephemerals.take_oldest() {
+            return Poll::Ready(Next::Event(event));
+        }
+        match state.end {
+            Some(End::Closed) => Poll::Ready(Next::Closed),
+            Some(End::Overrun) => Poll::Ready(Next::Overrun),
+            None => {
+                state.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Tells that the document's gap is filled up to and including `through`. New events queue again once it is
+    /// filled whole.
+    pub(crate) fn filled(&self, document: &DocumentId, through: Seq) {
+        let mut state = self.state.lock();
+        if let Some(gap) = state.gaps.get_mut(document) {
+            gap.after = gap.after.max(through);
+            if gap.after >= gap.through {
+                state.gaps.remove(document);
+            }
+        }
+    }
+}

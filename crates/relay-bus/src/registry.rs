@@ -1,0 +1,192 @@
+//! Which documents are in memory.
+//!
+//! A document is opened once, however many ask for it at the same time; an attempt that fails leaves nothing behind.
+//! It can be evicted when nobody holds its channel, which is decided under the registry's lock, so that no one can get
+//! hold of a channel that is going away.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use relay_core::{DocumentId, Epoch, Event, EventLog, Head, LogError, Seq, SubscribeError};
+use tokio::sync::OnceCell;
+
+use crate::channel::Channel;
+use crate::shared::Shared;
+
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    inner: RwLock<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    entries: HashMap<DocumentId, Arc<Entry>>,
+    closed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    channel: OnceCell<Arc<Channel>>,
+}
+
+impl Registry {
+    /// The document's channel, opened if it is not.
+    pub(crate) async fn open(
+        &self,
+        document: &DocumentId,
+        shared: &Arc<Shared>,
+    ) -> Result<Arc<Channel>, SubscribeError> {
+        let entry = self.entry(document, shared)?;
+        if let Some(channel) = entry.channel.get() {
+            return Ok(Arc::clone(channel));
+        }
+        match entry.channel.get_or_try_init(|| load(document, shared)).await {
+            Ok(channel) if self.is_closed() => {
+                channel.close();
+                Err(SubscribeError::Closed)
+            }
+            Ok(channel) => Ok(Arc::clone(channel)),
+            Err(error) => {
+                drop(entry);
+                self.remove_unopened(document);
+                Err(error.into())
+            }
+        }
+    }
+
+    fn entry(&self, document: &DocumentId, shared: &Shared) -> Result<Arc<Entry>, SubscribeError> {
+        {
+            let inner = self.inner.read();
+            if inner.closed {
+                return Err(SubscribeError::Closed);
+            }
+            match inner.entries.get(document) {
+                Some(entry) if !entry.is_broken() => return Ok(Arc::clone(entry)),
+                _ => {}
+            }
+        }
+        let mut inner = self.inner.write();
+        if inner.entries.get(document).is_some_and(|entry| entry.is_broken()) {
+            inner.entries.remove(document);
+        }
+        if inner.entries.len() >= shared.config.max_channels && !inner.entries.contains_key(document) {
+            inner.make_room(shared);
+            if inner.entries.len() >= shared.config.max_channels {
+                return Err(SubscribeError::TooManyDocuments { open: inner.entries.len() });
+            }
+        }
+        if inner.closed {
+            return Err(SubscribeError::Closed);
+        }
+        Ok(Arc::clone(inner.entries.entry(document.clone()).or_default()))
+    }
+
+    /// Forgets a document whose opening failed, unless somebody else is trying again.
+    fn remove_unopened(&self, document: &DocumentId) {
+        let mut inner = self.inner.write();
+        if let Some(entry) = inner.entries.get(document)
+            && Arc::strong_count(entry) == 1
+            && entry.channel.get().is_none()
+        {
+            inner.entries.remove(document);
+        }
+    }
+
+    /// Drops the documents from memory that nobody has used for `idle_after`. Returns how many.
+    pub(crate) fn evict_idle(&self, now: Duration, idle_after: Duration) -> usize {
+        let mut inner = self.inner.write();
+        let before = inner.entries.len();
+        inner.entries.retain(|_, entry| !entry.is_evictable(now, idle_after));
+        before - inner.entries.len()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.inner.read().entries.len()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.inner.read().closed
+    }
+
+    /// All open channels.
+    pub(crate) fn channels(&self) -> Vec<Arc<Channel>> {
+        self.inner.read().entries.values().filter_map(|entry| entry.channel.get().cloned()).collect()
+    }
+
+    /// Opens nothing any more.
+    pub(crate) fn close(&self) {
+        self.inner.write().closed = true;
+    }
+}
+
+impl Inner {
+    /// Evicts the longest idle document, however short that is.
+    fn make_room(&mut self, shared: &Shared) {
+        let now = shared.clock.monotonic();
+        let idle = self.entries.iter().filter(|(_, entry)| entry.is_evictable(now, Duration::ZERO));
+        let longest = idle.min_by_key(|(_, entry)| entry.channel.get().map(|channel| channel.last_active()));
+        if let Some(document) = longest.map(|(document, _)| document.clone()) {
+            self.entries.remove(&document);
+            shared.counters.channels_evicted.add(1);
+        }
+    }
+}
+
+impl Entry {
+    fn is_broken(&self) -> bool {
+        self.channel.get().is_some_and(|channel| channel.is_broken())
+    }
+
+    /// True when only the registry holds it and its channel is idle.
+    fn is_evictable(self: &Arc<Self>, now: Duration, idle_after: Duration) -> bool {
+        Arc::strong_count(self) == 1
+            && self
+                .channel
+                .get()
+                .is_some_and(|channel| Arc::strong_count(channel) == 1 && channel.is_idle(now, idle_after))
+    }
+}
+
+/// Brings a document into memory: its head, and its latest events.
+async fn load(document: &DocumentId, shared: &Arc<Shared>) -> Result<Arc<Channel>, LogError> {
+    let (head, recent) = match &shared.log {
+        // A history that lives in memory alone begins anew with each opening.
+        None => (Head::empty(Epoch::random()), Vec::new()),
+        Some(log) => {
+            let head = log.head(document).await?;
+            (head, recent(document, head, log.as_ref(), shared).await?)
+        }
+    };
+    shared.counters.channels_opened.add(1);
+    Ok(Arc::new(Channel::new(document.clone(), head, recent, Arc::clone(shared))))
+}
+
+async fn recent(
+    document: &DocumentId,
+    head: Head,
+    log: &dyn EventLog,
+    shared: &Shared,
+) -> Result<Vec<Event>, LogError> {
+    let wanted = shared.config.warm_events.min(shared.config.cache_events) as u64;
+    let start = head.last.get().saturating_sub(wanted).max(head.first.get() - 1);
+    let mut events: Vec<Event> = Vec::new();
+    let mut after = Seq::new(start);
+    while after < head.last {
+        match log.read_document(document, after, shared.config.replay_page).await {
+            Ok(page) => {
+                let Some(last) = page.last().and_then(|event| event.seq) else { break };
+                after = last;
+                events.extend(page);
+            }
+            // Retention overtook the reading: what is left is recent enough.
+            Err(LogError::Trimmed { first, .. }) => {
+                events.clear();
+                after = Seq::new(first.get() - 1);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(events)
+}

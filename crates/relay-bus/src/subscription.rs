@@ -1,0 +1,179 @@
+//! A reader of one document: a position in the channel's history, which goes on in the log where memory ends.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use relay_core::{Event, EventStream, LogError, Seq, StreamError};
+
+use crate::channel::{Channel, Found, Reader};
+use crate::filter::Filter;
+use crate::shared::Shared;
+
+/// How many events that the filter refuses are passed over before other tasks get their turn.
+const MAX_SKIPPED: usize = 256;
+
+/// What happens to a reader that does not keep up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LagPolicy {
+    /// It catches up from history, however far it is behind, as long as history reaches back to it.
+    #[default]
+    Refill,
+    /// It gets [`StreamError::Lagged`] when it is more than so many durable events behind.
+    Disconnect {
+        /// How many.
+        max_behind: u64,
+    },
+}
+
+/// The events of one document from some start on. See [`EventStream`] for what is promised.
+#[derive(Debug)]
+pub struct Subscription {
+    channel: Arc<Channel>,
+    shared: Arc<Shared>,
+    reader: Reader,
+    ready: VecDeque<Arc<Event>>,
+    fetch: Fetch,
+    filter: Filter,
+    on_lag: LagPolicy,
+    over: bool,
+}
+
+/// A page of history that is being read from the log.
+struct Fetch(Option<ReadPage>);
+
+type ReadPage = Pin<Box<dyn Future<Output = Result<Vec<Event>, LogError>> + Send>>;
+
+impl std::fmt::Debug for Fetch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "Fetch(under way)" } else { "Fetch(none)" })
+    }
+}
+
+impl Subscription {
+    pub(crate) fn new(
+        channel: Arc<Channel>,
+        shared: Arc<Shared>,
+        after: Seq,
+        filter: Filter,
+        on_lag: LagPolicy,
+    ) -> Self {
+        shared.counters.subscribed.add(1);
+        let reader = channel.enter(after);
+        Self {
+            channel,
+            shared,
+            reader,
+            ready: VecDeque::new(),
+            fetch: Fetch(None),
+            filter,
+            on_lag,
+            over: false,
+        }
+    }
+
+    /// The next event; `None` when the bus has stopped. Cancel-safe: dropped, no event is lost.
+    ///
+    /// # Errors
+    /// See [`StreamError`]; the subscription is over then.
+    pub async fn next(&mut self) -> Option<Result<Arc<Event>, StreamError>> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// What comes next after what was ready.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<(), StreamError>>> {
+        if let Some(fetch) = &mut self.fetch.0 {
+            let Poll::Ready(page) = fetch.as_mut().poll(cx) else { return Poll::Pending };
+            self.fetch.0 = None;
+            return Poll::Ready(Some(self.take_page(page)));
+        }
+        match self.channel.read(&mut self.reader, &mut self.ready, cx.waker()) {
+            Found::Events => Poll::Ready(Some(Ok(()))),
+            Found::Nothing => Poll::Pending,
+            Found::Closed => Poll::Ready(None),
+            Found::Broken(error) => Poll::Ready(Some(Err(error.into()))),
+            Found::Behind => Poll::Ready(Some(self.fetch_page())),
+        }
+    }
+
+    fn fetch_page(&mut self) -> Result<(), StreamError> {
+        let Some(log) = self.shared.log.clone() else { return Err(self.lagged()) };
+        let (document, after) = (self.channel.document().clone(), self.reader.seq);
+        let limit = self.shared.config.replay_page;
+        self.shared.counters.replay_pages.add(1);
+        self.fetch.0 = Some(Box::pin(async move { log.read_document(&document, after, limit).await }));
+        Ok(())
+    }
+
+    fn take_page(&mut self, page: Result<Vec<Event>, LogError>) -> Result<(), StreamError> {
+        match page {
+            Ok(page) if page.is_empty() => Err(self.lagged()),
+            Ok(page) => {
+                self.reader.seq = page.last().and_then(|event| event.seq).unwrap_or(self.reader.seq);
+                self.ready.extend(page.into_iter().map(Arc::new));
+                Ok(())
+            }
+            Err(LogError::Trimmed { .. }) => Err(self.lagged()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn lagged(&self) -> StreamError {
+        self.shared.counters.readers_lagged.add(1);
+        StreamError::Lagged { position: self.reader.seq, behind: self.behind() }
+    }
+
+    fn behind(&self) -> u64 {
+        self.channel.head().last.since(self.reader.seq)
+    }
+
+    fn is_too_far_behind(&self) -> bool {
+        match self.on_lag {
+            LagPolicy::Refill => false,
+            LagPolicy::Disconnect { max_behind } => self.behind() > max_behind,
+        }
+    }
+}
+
+impl EventStream for Subscription {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Arc<Event>, StreamError>>> {
+        let mut skipped = 0;
+        loop {
+            while let Some(event) = self.ready.pop_front() {
+                if self.filter.matches(&event) {
+                    return Poll::Ready(Some(Ok(event)));
+                }
+                skipped += 1;
+            }
+            if self.over {
+                return Poll::Ready(None);
+            }
+            if skipped >= MAX_SKIPPED {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let more = if self.is_too_far_behind() {
+                Poll::Ready(Some(Err(self.lagged())))
+            } else {
+                self.poll_more(cx)
+            };
+            match more {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(Ok(()))) => {}
+                Poll::Ready(None) => self.over = true,
+                Poll::Ready(Some(Err(error))) => {
+                    self.over = true;
+                    return Poll::Ready(Some(Err(error)));
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.channel.leave(&mut self.reader);
+    }
+}
