@@ -1,2 +1,42 @@
-//! x
-fn main() {}
+//! The tasks of this workspace: `cargo xtask <task>`.
+//!
+//! The list of tasks is [`cli::Task`], and the match below is the only place that dispatches them. Every task works
+//! from any folder of the workspace, says what it needs, and fails with the line that fixes it.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Task};
+
+mod bench;
+mod ci;
+mod cli;
+mod e2e;
+mod layers;
+mod peers;
+mod process;
+mod replay;
+mod rust_tests;
+mod steps;
+mod tally;
+mod tidy;
+mod workspace;
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().task {
+        Task::Ci => Ok(ci::run()),
+        Task::Test => Ok(ci::test()),
+        Task::Bench(options) => bench::run(&options),
+        Task::Layers => layers::run(),
+        Task::Tidy => tidy::run(),
+        Task::Replay(options) => replay::run(&options),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

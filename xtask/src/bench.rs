@@ -1,0 +1,29 @@
+//! The criterion benchmarks of all crates.
+
+use std::process::ExitCode;
+
+use cargo_metadata::TargetKind;
+
+use crate::cli::BenchOptions;
+use crate::process::{self, cargo};
+use crate::workspace;
+
+/// Runs every benchmark of the workspace. They are named one by one, since `cargo bench` alone would also run the
+/// libraries' unit tests, which do not take criterion's options.
+pub(crate) fn run(options: &BenchOptions) -> anyhow::Result<ExitCode> {
+    let metadata = workspace::metadata()?;
+    let mut command = cargo();
+    command.arg("bench");
+    for package in &metadata.packages {
+        let benches = package.targets.iter().filter(|target| target.kind.contains(&TargetKind::Bench));
+        for (index, target) in benches.enumerate() {
+            if index == 0 {
+                command.args(["--package", &package.name]);
+            }
+            command.args(["--bench", &target.name]);
+        }
+    }
+    command.arg("--").args(&options.criterion);
+    process::run(&mut command, "read the error above; what there is: cargo xtask bench --list")?;
+    Ok(ExitCode::SUCCESS)
+}

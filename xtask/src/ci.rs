@@ -1,0 +1,63 @@
+//! The two tasks that run many steps: `ci` and `test`.
+
+use std::process::ExitCode;
+
+use crate::peers::DENY;
+use crate::process::{cargo, run as run_command};
+use crate::steps::{Outcome, Steps};
+use crate::{e2e, layers, replay, rust_tests, tidy};
+
+/// Everything that continuous integration runs, the quick checks first.
+pub(crate) fn run() -> ExitCode {
+    let mut steps = Steps::default();
+    steps.run("format", |_| done(run_command(cargo().args(["fmt", "--all", "--check"]), "cargo fmt --all")));
+    steps.run("layers", |_| done(layers::check()));
+    steps.run("tidy", |_| done(tidy::check()));
+    steps.run("clippy", |_| {
+        let mut command = cargo();
+        command.args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]);
+        done(run_command(&mut command, "correct what clippy names above"))
+    });
+    tests(&mut steps);
+    steps.run("replay of a short trace", |_| done(replay::run_short()));
+    steps.run("documentation", |_| {
+        let mut command = cargo();
+        command.args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "--deny warnings");
+        done(run_command(&mut command, "correct what rustdoc names above"))
+    });
+    steps.run("packages", |_| {
+        let mut command = cargo();
+        command.args(["package", "--workspace", "--exclude", "xtask", "--allow-dirty", "--no-verify"]);
+        done(run_command(&mut command, "give the crate what cargo misses in its Cargo.toml"))
+    });
+    steps.run("licences and advisories", |_| deny());
+    steps.finish()
+}
+
+/// All tests.
+pub(crate) fn test() -> ExitCode {
+    let mut steps = Steps::default();
+    tests(&mut steps);
+    steps.finish()
+}
+
+fn tests(steps: &mut Steps) {
+    steps.run("unit and integration tests", rust_tests::run);
+    steps.run("documentation tests", rust_tests::run_doctests);
+    steps.run("end-to-end tests", e2e::run);
+}
+
+fn deny() -> anyhow::Result<Outcome> {
+    if DENY.find().is_none() {
+        return Ok(Outcome::Skipped(DENY.missing()));
+    }
+    run_command(
+        cargo().args(["deny", "--workspace", "check"]),
+        "see deny.toml, which says why each entry is there",
+    )?;
+    Ok(Outcome::Done)
+}
+
+fn done(result: anyhow::Result<()>) -> anyhow::Result<Outcome> {
+    result.map(|()| Outcome::Done)
+}

@@ -1,0 +1,99 @@
+//! Every task and its options: the one list from which the help is made and which `main` matches.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// The tasks of this workspace.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) task: Task,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Task {
+    /// Runs everything that continuous integration runs, and sums it up.
+    ///
+    /// Format, clippy, layers, tidiness, all tests, documentation, licences, packaging, end-to-end tests, a short replay.
+    /// Needs Rust and a C compiler; uses cargo-nextest and cargo-deny where they are installed. The end-to-end tests
+    /// need node, npm and chromium: without them they are skipped by name, but with `CI=true` that is a failure.
+    Ci,
+    /// Runs all tests: unit, integration, documentation and end-to-end.
+    ///
+    /// Needs Rust and a C compiler; uses cargo-nextest where it is installed. The end-to-end tests need node, npm and
+    /// chromium: without them they are skipped by name, but with `CI=true` that is a failure.
+    Test,
+    /// Runs the benchmarks of all crates.
+    ///
+    /// Needs Rust, a C compiler and an otherwise idle machine. What is given is handed to criterion.
+    Bench(BenchOptions),
+    /// Checks that every crate depends only on layers below its own.
+    ///
+    /// Needs Rust alone.
+    Layers,
+    /// Checks what readers rely on: module documentation, and links between files of the repository.
+    ///
+    /// Needs Rust alone.
+    Tidy,
+    /// Plays a recorded editing history through a server and checks what every subscriber gets.
+    ///
+    /// Builds and starts a server with a temporary data directory, or uses the running one of `--url`. Needs Rust, a C
+    /// compiler and a trace of the public editing-traces collection, sequential or concurrent. Every subscriber must
+    /// get every edit once and in order, and end with the trace's final text.
+    Replay(ReplayOptions),
+}
+
+#[derive(Args)]
+pub(crate) struct BenchOptions {
+    /// Filters and options of criterion, for instance `publish --quick`.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) criterion: Vec<String>,
+}
+
+#[derive(Args, Clone)]
+pub(crate) struct ReplayOptions {
+    /// The editing history, JSON or gzipped JSON.
+    pub(crate) trace: PathBuf,
+    /// Connections that follow each document, beside its author's.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) subscribers: u32,
+    /// Documents into which the history is played at the same time, each by its own author.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) documents: u32,
+    /// Edits per second and document; as fast as the server takes them when absent.
+    #[arg(long, value_parser = positive)]
+    pub(crate) rate: Option<f64>,
+    /// Plays only the first so many edits.
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) edits: Option<usize>,
+    /// Edits of one author that may be unacknowledged at a time.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) window: u32,
+    /// A running server, for instance `ws://127.0.0.1:7400`; one is started when absent.
+    #[arg(long)]
+    pub(crate) url: Option<String>,
+    /// Uses the development build: quick to build, slow to run.
+    #[arg(long)]
+    pub(crate) dev: bool,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
+        _ => Err(format!("`{text}` is not a number above zero")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

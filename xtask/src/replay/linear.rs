@@ -1,0 +1,196 @@
+//! A concurrent history brought into one order.
+//!
+//! Every character that was ever inserted is kept, with the transaction that inserted it and those that deleted it. A
+//! transaction's positions are found among the characters that its author saw, and rewritten to count those that the
+//! text has at its turn. The recorded histories have no two concurrent inserts at the same position, so that any place
+//! between the same two visible characters is right.
+
+use anyhow::{Context, bail};
+
+use super::trace::{Edit, Patch};
+
+/// One transaction as recorded: its patches apply to the merge of its parents.
+pub(crate) struct Transaction {
+    pub(crate) parents: Vec<usize>,
+    pub(crate) agent: usize,
+    pub(crate) patches: Vec<Patch<'static>>,
+}
+
+/// How many transactions of each agent are seen. An agent's own are always in order, so a count says which.
+type Version = Vec<usize>;
+
+/// A transaction's name: the agent, and which of the agent's it is, from 0.
+#[derive(Clone, Copy)]
+struct Dot {
+    agent: usize,
+    index: usize,
+}
+
+struct Character {
+    inserted: Dot,
+    deleted: Vec<Dot>,
+}
+
+/// Rewrites transactions, in the order in which they stand, so that each applies to the result of those before it.
+///
+/// # Errors
+/// When a parent stands after its child, or a patch reaches past the end of what its author saw.
+pub(crate) fn linearise(
+    transactions: impl IntoIterator<Item = Transaction>,
+) -> anyhow::Result<Vec<Edit<'static>>> {
+    let mut characters: Vec<Character> = Vec::new();
+    let mut versions: Vec<Version> = Vec::new();
+    let mut counts: Version = Vec::new();
+    let mut edits = Vec::new();
+    for (number, transaction) in transactions.into_iter().enumerate() {
+        let Transaction { parents, agent, patches } = transaction;
+        let mut seen = Version::new();
+        for parent in parents {
+            let Some(version) = versions.get(parent) else {
+                bail!("transaction {number} stands before its parent {parent}");
+            };
+            merge(&mut seen, version);
+        }
+        reserve(&mut counts, agent);
+        let dot = Dot { agent, index: counts[agent] };
+        counts[agent] += 1;
+        // What a transaction does is seen by its own later patches.
+        reserve(&mut seen, agent);
+        seen[agent] = dot.index + 1;
+        let mut rewritten = Vec::with_capacity(patches.len());
+        for patch in patches {
+            apply(&mut characters, &seen, dot, patch, &mut rewritten)
+                .with_context(|| format!("transaction {number}"))?;
+        }
+        edits.push(Edit { patches: rewritten });
+        versions.push(seen);
+    }
+    Ok(edits)
+}
+
+/// Applies a patch that speaks of the characters in `seen`, and adds what it is to everybody to `rewritten`.
+fn apply(
+    characters: &mut Vec<Character>,
+    seen: &Version,
+    dot: Dot,
+    patch: Patch<'static>,
+    rewritten: &mut Vec<Patch<'static>>,
+) -> anyhow::Result<()> {
+    let Patch(position, deleted, inserted) = patch;
+    // Where `position` is among all characters, and in the text as it is at this turn.
+    let (mut at, mut seen_before, mut now_before) = (0, 0, 0);
+    while seen_before < position {
+        let Some(character) = characters.get(at) else {
+            bail!("position {position} is past the end of the text of {seen_before}");
+        };
+        seen_before += usize::from(character.is_in(seen));
+        now_before += usize::from(character.is_there());
+        at += 1;
+    }
+    let (mut next, mut left, mut now) = (at, deleted, now_before);
+    while left > 0 {
+        let Some(character) = characters.get_mut(next) else {
+            bail!("{deleted} characters are deleted at {position}, {left} more than there are");
+        };
+        next += 1;
+        let was_there = character.is_there();
+        if character.is_in(seen) {
+            left -= 1;
+            character.deleted.push(dot);
+            // Somebody else may have deleted it already.
+            if was_there {
+                match rewritten.last_mut() {
+                    Some(Patch(place, count, text)) if *place == now && text.is_empty() => *count += 1,
+                    _ => rewritten.push(Patch(now, 1, "".into())),
+                }
+            }
+        } else {
+            now += usize::from(was_there);
+        }
+    }
+    if !inserted.is_empty() {
+        let new = inserted.chars().map(|_| Character { inserted: dot, deleted: Vec::new() });
+        characters.splice(at..at, new);
+        rewritten.push(Patch(now_before, 0, inserted));
+    }
+    Ok(())
+}
+
+impl Character {
+    fn is_in(&self, version: &Version) -> bool {
+        contains(version, self.inserted) && !self.deleted.iter().any(|dot| contains(version, *dot))
+    }
+
+    fn is_there(&self) -> bool {
+        self.deleted.is_empty()
+    }
+}
+
+fn contains(version: &Version, dot: Dot) -> bool {
+    version.get(dot.agent).is_some_and(|count| dot.index < *count)
+}
+
+fn merge(version: &mut Version, other: &Version) {
+    if version.len() < other.len() {
+        version.resize(other.len(), 0);
+    }
+    for (count, other) in version.iter_mut().zip(other) {
+        *count = (*count).max(*other);
+    }
+}
+
+fn reserve(version: &mut Version, agent: usize) {
+    if version.len() <= agent {
+        version.resize(agent + 1, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Patch, Transaction, linearise};
+
+    fn transaction(parents: &[usize], agent: usize, patches: &[(usize, usize, &'static str)]) -> Transaction {
+        let patches = patches.iter().map(|&(at, gone, new)| Patch(at, gone, new.into())).collect();
+        Transaction { parents: parents.to_vec(), agent, patches }
+    }
+
+    #[track_caller]
+    fn check(history: Vec<Transaction>, last: &[(usize, usize, &'static str)]) {
+        let edits = linearise(history).unwrap();
+        let last = last.iter().map(|&(at, gone, new)| Patch(at, gone, new.into())).collect::<Vec<_>>();
+        assert_eq!(edits.last().unwrap().patches, last);
+    }
+
+    #[test]
+    fn a_deletion_steps_over_what_others_inserted() {
+        let history = vec![
+            transaction(&[], 0, &[(0, 0, "abcd")]),
+            transaction(&[0], 0, &[(2, 0, "XY")]),
+            transaction(&[0], 1, &[(1, 2, "")]),
+        ];
+        check(history, &[(1, 1, ""), (3, 1, "")]);
+    }
+
+    #[test]
+    fn what_two_delete_is_deleted_once() {
+        let history = vec![
+            transaction(&[], 0, &[(0, 0, "abc")]),
+            transaction(&[0], 0, &[(1, 1, "")]),
+            transaction(&[0], 1, &[(0, 2, "")]),
+        ];
+        check(history, &[(0, 1, "")]);
+    }
+
+    #[test]
+    fn a_later_patch_sees_the_earlier_one_of_its_transaction() {
+        let history = vec![transaction(&[], 0, &[(0, 0, "ab"), (1, 1, "c"), (2, 0, "d")])];
+        check(history, &[(0, 0, "ab"), (1, 1, ""), (1, 0, "c"), (2, 0, "d")]);
+    }
+
+    #[test]
+    fn an_impossible_history_is_refused() {
+        assert!(linearise([transaction(&[3], 0, &[])]).is_err());
+        assert!(linearise([transaction(&[], 0, &[(1, 0, "a")])]).is_err());
+        assert!(linearise([transaction(&[], 0, &[(0, 1, "")])]).is_err());
+    }
+}
