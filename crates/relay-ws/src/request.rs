@@ -1,0 +1,201 @@
+//! What a client asks for on a topic, parsed: the document, where a join starts, the draft of a push; and the
+//! bodies of the answers. Pure: values in, values out.
+
+use std::sync::Arc;
+
+use relay_core::{
+    Actor, ConnectionId, DocumentId, Draft, Epoch, EventId, Offset, Opening, Payload, PublishError, Receipt,
+    Recovery, Seq, Start, SubscribeError, Timestamp, UserId,
+};
+use relay_events::json::{self, JsonError};
+use relay_events::{PayloadError, check, kind};
+use serde::{Deserialize, Serialize};
+
+use crate::codec::{ClientMessage, ClientPayload};
+
+/// How the topics of documents begin.
+pub(crate) const TOPIC_PREFIX: &str = "document:";
+/// The event whose payload is a whole draft.
+const PUBLISH: &str = "publish";
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub(crate) connection: ConnectionId,
+    pub(crate) user: UserId,
+}
+
+/// Why something that was asked for is not done: the body of an error reply.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Refusal {
+    /// A short stable name, documented in the protocol.
+    pub(crate) reason: &'static str,
+    /// What was wrong, with which value, and what to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) message: Option<String>,
+}
+
+impl Refusal {
+    pub(crate) const UNMATCHED_TOPIC: Self = Self { reason: "unmatched topic", message: None };
+
+    fn new(reason: &'static str, message: &impl ToString) -> Self {
+        Self { reason, message: Some(message.to_string()) }
+    }
+
+    fn invalid_request(message: impl ToString) -> Self {
+        Self::new("invalid_request", &message)
+    }
+
+    pub(crate) fn too_many_channels(max: usize) -> Self {
+        Self::new(
+            "too many channels joined",
+            &format!("this connection has joined {max} topics, the most it may; leave one first"),
+        )
+    }
+}
+
+/// What the log says about its disk is for operators; clients learn that it failed.
+const LOG_FAILED: &str = "the log does not take or give events at the moment; try again later";
+
+impl From<&PublishError> for Refusal {
+    fn from(error: &PublishError) -> Self {
+        match error.code() {
+            code @ "log_failed" => Self::new(code, &LOG_FAILED),
+            code => Self::new(code, error),
+        }
+    }
+}
+
+impl From<&SubscribeError> for Refusal {
+    fn from(error: &SubscribeError) -> Self {
+        match error.code() {
+            code @ "log_failed" => Self::new(code, &LOG_FAILED),
+            code => Self::new(code, error),
+        }
+    }
+}
+
+impl From<PayloadError> for Refusal {
+    fn from(error: PayloadError) -> Self {
+        Self::new(error.code(), &error)
+    }
+}
+
+impl From<JsonError> for Refusal {
+    fn from(error: JsonError) -> Self {
+        Self::new(error.code(), &error)
+    }
+}
+
+/// The document that `topic` names.
+pub(crate) fn document(topic: &str) -> Result<DocumentId, Refusal> {
+    let id = topic.strip_prefix(TOPIC_PREFIX).ok_or(Refusal::UNMATCHED_TOPIC)?;
+    DocumentId::new(id).map_err(Refusal::invalid_request)
+}
+
+/// From where a join wants events, by its payload.
+pub(crate) fn start(payload: ClientPayload<'_>) -> Result<Start, Refusal> {
+    #[derive(Deserialize)]
+    struct Params {
+        #[serde(default)]
+        epoch: Option<Epoch>,
+        #[serde(default)]
+        seq: Option<Seq>,
+    }
+    let ClientPayload::Json(raw) = payload else {
+        return Err(Refusal::invalid_request("the payload of a join is a JSON object, not binary data"));
+    };
+    let params: Params = serde_json::from_str(raw.get())
+        .map_err(|error| Refusal::invalid_request(format!("join payload: {error}")))?;
+    match params {
+        Params { epoch: None, seq: None } => Ok(Start::Live),
+        Params { epoch, seq: Some(seq) } => Ok(Start::After { epoch, seq }),
+        Params { epoch: Some(_), seq: None } => Err(Refusal::invalid_request(
+            "join payload: `epoch` without `seq`; give both, or neither for live events alone",
+        )),
+    }
+}
+
+/// The draft that a push on the topic of `document` is.
+pub(crate) fn draft(
+    message: &ClientMessage<'_>,
+    document: &DocumentId,
+    identity: &Identity,
+) -> Result<Draft, Refusal> {
+    let mut draft = match message.payload {
+        ClientPayload::Json(raw) if message.event == PUBLISH => {
+            json::decode_draft(document, raw.get().as_bytes())?
+        }
+        payload => {
+            let kind = kind(&message.event)?;
+            let payload: Payload = payload.to_payload();
+            check(&kind, &payload)?;
+            Draft::new(document.clone(), kind, payload)
+        }
+    };
+    draft.actor = Actor::User(identity.user.clone());
+    if !draft.kind.is_durable() && draft.key.is_none() {
+        draft.key = Some(Arc::from(identity.connection.to_string()));
+    }
+    Ok(draft)
+}
+
+/// The body of the reply to a join.
+#[derive(Debug, Serialize)]
+pub(crate) struct JoinReply<'a> {
+    epoch: Epoch,
+    seq: Seq,
+    first_seq: Seq,
+    position: Seq,
+    user: &'a UserId,
+    connection: ConnectionId,
+    reset: bool,
+    recovered: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reset_reason: Option<&'static str>,
+}
+
+impl<'a> JoinReply<'a> {
+    pub(crate) fn new(opening: &Opening, identity: &'a Identity) -> Self {
+        Self {
+            epoch: opening.head.epoch,
+            seq: opening.head.last,
+            first_seq: opening.head.first,
+            position: opening.position,
+            user: &identity.user,
+            connection: identity.connection,
+            reset: matches!(opening.recovery, Recovery::Reset(_)),
+            recovered: opening.recovery == Recovery::Recovered,
+            reset_reason: match opening.recovery {
+                Recovery::Reset(reason) => Some(reason.code()),
+                Recovery::Live | Recovery::Recovered => None,
+            },
+        }
+    }
+}
+
+/// The body of the reply to a push.
+#[derive(Debug, Serialize)]
+pub(crate) struct ReceiptReply {
+    id: EventId,
+    epoch: Epoch,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seq: Option<Seq>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<Offset>,
+    time: Timestamp,
+    duplicate: bool,
+}
+
+impl From<&Receipt> for ReceiptReply {
+    fn from(receipt: &Receipt) -> Self {
+        Self {
+            id: receipt.id,
+            epoch: receipt.epoch,
+            seq: receipt.seq,
+            offset: receipt.offset,
+            time: receipt.time,
+            duplicate: receipt.duplicate,
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! What has happened on all connections, in numbers.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use serde::Serialize;
+
+/// A snapshot of a server's counters. All but the `…_open` fields only grow while the server lives.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct WsStats {
+    /// Connections that are open now.
+    pub connections_open: u64,
+    /// Documents that at least one connection has joined now.
+    pub rooms_open: u64,
+    /// Connections that were ever opened.
+    pub connections: u64,
+    /// Upgrades that were refused, by reason: `bad_request`, `origin`, `too_many_connections`, `closed`.
+    pub refused: BTreeMap<&'static str, u64>,
+    /// Connections that this side closed, by close code.
+    pub closed: BTreeMap<u16, u64>,
+    /// Connections that the client closed.
+    pub closed_by_client: u64,
+    /// Connections that ended without a close.
+    pub lost: u64,
+    /// Connections that ended because of a bug in this server.
+    pub panicked: u64,
+    /// WebSocket messages that came in.
+    pub messages_in: u64,
+    /// WebSocket messages that went out.
+    pub messages_out: u64,
+    /// Bytes that came in, framing included.
+    pub bytes_in: u64,
+    /// Bytes that went out, framing included.
+    pub bytes_out: u64,
+    /// Heartbeats that were answered.
+    pub heartbeats: u64,
+    /// Joins that succeeded.
+    pub joins: u64,
+    /// Pushes that became events.
+    pub pushes: u64,
+    /// Events that were sent to members.
+    pub deliveries: u64,
+    /// Messages that came for a channel that was closed already.
+    pub stale_messages: u64,
+    /// Error replies, by the reason in them.
+    pub errors: BTreeMap<&'static str, u64>,
+    /// Channels that ended by a failure, by the reason that the client was told, for instance `lagged`.
+    pub channel_errors: BTreeMap<&'static str, u64>,
+}
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, by: u64) {
+        self.0.fetch_add(by, Ordering::Relaxed);
+    }
+
+    pub(crate) fn increment(&self) {
+        self.add(1);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Counters by a key of a small fixed set. For what is not on the hot path.
+#[derive(Debug)]
+pub(crate) struct Tally<K>(Mutex<BTreeMap<K, u64>>);
+
+impl<K> Default for Tally<K> {
+    fn default() -> Self {
+        Self(Mutex::new(BTreeMap::new()))
+    }
+}
+
+impl<K: Ord + Copy> Tally<K> {
+    pub(crate) fn increment(&self, key: K) {
+        *self.0.lock().entry(key).or_default() += 1;
+    }
+
+    fn get(&self) -> BTreeMap<K, u64> {
+        self.0.lock().clone()
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) connections: Counter,
+    pub(crate) refused: Tally<&'static str>,
+    pub(crate) closed: Tally<u16>,
+    pub(crate) closed_by_client: Counter,
+    pub(crate) lost: Counter,
+    pub(crate) panicked: Counter,
+    pub(crate) messages_in: Counter,
+    pub(crate) messages_out: Counter,
+    pub(crate) bytes_in: Counter,
+    pub(crate) bytes_out: Counter,
+    pub(crate) heartbeats: Counter,
+    pub(crate) joins: Counter,
+    pub(crate) pushes: Counter,
+    pub(crate) deliveries: Counter,
+    pub(crate) stale_messages: Counter,
+    pub(crate) errors: Tally<&'static str>,
+    pub(crate) channel_errors: Tally<&'static str>,
+}
+
+impl Counters {
+    pub(crate) fn snapshot(&self, connections_open: usize, rooms_open: usize) -> WsStats {
+        WsStats {
+            connections_open: connections_open as u64,
+            rooms_open: rooms_open as u64,
+            connections: self.connections.get(),
+            refused: self.refused.get(),
+            closed: self.closed.get(),
+            closed_by_client: self.closed_by_client.get(),
+            lost: self.lost.get(),
+            panicked: self.panicked.get(),
+            messages_in: self.messages_in.get(),
+            messages_out: self.messages_out.get(),
+            bytes_in: self.bytes_in.get(),
+            bytes_out: self.bytes_out.get(),
+            heartbeats: self.heartbeats.get(),
+            joins: self.joins.get(),
+            pushes: self.pushes.get(),
+            deliveries: self.deliveries.get(),
+            stale_messages: self.stale_messages.get(),
+            errors: self.errors.get(),
+            channel_errors: self.channel_errors.get(),
+        }
+    }
+}

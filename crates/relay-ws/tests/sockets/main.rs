@@ -1,0 +1,4 @@
+//! The server over real sockets, as clients see it.
+
+mod joining;
+mod support;

@@ -1,0 +1,424 @@
+//! A server on a loopback port, clients of it, and an honest feed of events in memory behind it.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use relay_core::{
+    Clock, DocumentId, Draft, Epoch, Event, EventSink, EventSource, EventStream, Head, LogError, ManualClock,
+    Opening, PublishError, ReadLimit, Receipt, Seq, Start, StreamError, SubscribeError,
+};
+use relay_ws::{WsConfig, WsServer, WsStats};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+pub(crate) const EPOCH: Epoch = Epoch::from_u64(0x00c0_ffee_00c0_ffee);
+
+/// Documents in memory. Durable events are kept and read by cursor; ephemeral ones are conflated per subscription.
+/// Three documents are special: `broken` cannot be subscribed, `doomed` takes nothing, `panic` panics when read.
+pub(crate) struct Feed {
+    clock: Arc<ManualClock>,
+    documents: Mutex<HashMap<DocumentId, Document>>,
+    /// While set, no draft is answered.
+    held: AtomicBool,
+    released: Notify,
+    /// Events that a stream may be behind before it lags.
+    pub(crate) max_behind: u64,
+}
+
+#[derive(Default)]
+struct Document {
+    trimmed: u64,
+    events: Vec<Arc<Event>>,
+    streams: Vec<Arc<Mutex<Inbox>>>,
+    waiting: VecDeque<Waker>,
+}
+
+#[derive(Default)]
+struct Inbox {
+    ephemeral: BTreeMap<String, Arc<Event>>,
+    waker: Option<Waker>,
+}
+
+impl Document {
+    fn head(&self) -> Head {
+        let last = self.trimmed + self.events.len() as u64;
+        Head { epoch: EPOCH, first: Seq::new(self.trimmed + 1), last: Seq::new(last) }
+    }
+}
+
+impl Feed {
+    pub(crate) fn new(clock: Arc<ManualClock>) -> Self {
+        Self {
+            clock,
+            documents: Mutex::default(),
+            held: AtomicBool::new(false),
+            released: Notify::new(),
+            max_behind: u64::MAX,
+        }
+    }
+
+    /// Answers no draft until `release`.
+    pub(crate) fn hold(&self) {
+        self.held.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn release(&self) {
+        self.held.store(false, Ordering::SeqCst);
+        self.released.notify_waiters();
+    }
+
+    /// Drops the oldest events of a document.
+    pub(crate) fn trim(&self, document: &str, events: usize) {
+        let mut documents = self.documents.lock();
+        let document = documents.get_mut(&DocumentId::new(document).unwrap()).unwrap();
+        document.events.drain(..events);
+        document.trimmed += events as u64;
+    }
+
+    /// How many durable events a document has.
+    pub(crate) fn count(&self, document: &str) -> u64 {
+        let documents = self.documents.lock();
+        documents.get(&DocumentId::new(document).unwrap()).map_or(0, |document| document.head().last.get())
+    }
+
+    /// How many subscriptions a document has.
+    pub(crate) fn subscriptions(&self, document: &str) -> usize {
+        let mut documents = self.documents.lock();
+        documents.get_mut(&DocumentId::new(document).unwrap()).map_or(0, |document| {
+            document.streams.retain(|inbox| Arc::strong_count(inbox) > 1);
+            document.streams.len()
+        })
+    }
+
+    fn place(&self, draft: Draft) -> Receipt {
+        let mut documents = self.documents.lock();
+        let document = documents.entry(draft.document.clone()).or_default();
+        let seq = draft.kind.is_durable().then(|| document.head().last.next());
+        let event = Arc::new(draft.into_event(EPOCH, seq, self.clock.now()));
+        if seq.is_some() {
+            document.events.push(Arc::clone(&event));
+        }
+        document.streams.retain(|inbox| Arc::strong_count(inbox) > 1);
+        for inbox in &document.streams {
+            let mut inbox = inbox.lock();
+            if seq.is_none() {
+                let key = format!("{}/{}/{:?}", event.kind, event.actor, event.key);
+                inbox.ephemeral.insert(key, Arc::clone(&event));
+            }
+            inbox.waker.take().into_iter().for_each(Waker::wake);
+        }
+        document.waiting.drain(..).for_each(Waker::wake);
+        Receipt::of(&event, false)
+    }
+}
+
+#[async_trait]
+impl EventSink for Feed {
+    async fn publish(&self, draft: Draft) -> Result<Receipt, PublishError> {
+        if draft.document.as_str() == "doomed" {
+            return Err(PublishError::Overloaded {
+                document: draft.document,
+                waited: Duration::from_millis(250),
+            });
+        }
+        let released = self.released.notified();
+        let receipt = self.place(draft);
+        if self.held.load(Ordering::SeqCst) {
+            released.await;
+        }
+        Ok(receipt)
+    }
+}
+
+pub(crate) struct Shared(pub(crate) Arc<Feed>);
+
+#[async_trait]
+impl EventSource for Shared {
+    async fn subscribe(
+        &self,
+        document: &DocumentId,
+        start: Start,
+    ) -> Result<(Opening, Box<dyn EventStream>), SubscribeError> {
+        if document.as_str() == "broken" {
+            let source = Arc::new(std::io::Error::other("the disk is on fire"));
+            return Err(SubscribeError::Log(LogError::Failed { source }));
+        }
+        let mut documents = self.0.documents.lock();
+        let entry = documents.entry(document.clone()).or_default();
+        let opening = Opening::decide(start, entry.head());
+        let inbox = Arc::new(Mutex::new(Inbox::default()));
+        entry.streams.push(Arc::clone(&inbox));
+        let stream = Cursor {
+            feed: Arc::clone(&self.0),
+            document: document.clone(),
+            position: opening.position,
+            inbox,
+        };
+        Ok((opening, Box::new(stream)))
+    }
+
+    async fn history(
+        &self,
+        document: &DocumentId,
+        after: Seq,
+        limit: ReadLimit,
+    ) -> Result<(Head, Vec<Arc<Event>>), SubscribeError> {
+        let documents = self.0.documents.lock();
+        let Some(document) = documents.get(document) else { return Ok((Head::empty(EPOCH), Vec::new())) };
+        let events = document.events.iter().filter(|event| event.seq > Some(after)).take(limit.events);
+        Ok((document.head(), events.cloned().collect()))
+    }
+}
+
+struct Cursor {
+    feed: Arc<Feed>,
+    document: DocumentId,
+    position: Seq,
+    inbox: Arc<Mutex<Inbox>>,
+}
+
+impl EventStream for Cursor {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Arc<Event>, StreamError>>> {
+        let documents = self.feed.documents.lock();
+        let document = &documents[&self.document];
+        let behind = document.head().last.since(self.position);
+        if behind > self.feed.max_behind || self.position.get() < document.trimmed {
+            return Poll::Ready(Some(Err(StreamError::Lagged { position: self.position, behind })));
+        }
+        if let Some(event) = document.events.iter().find(|event| event.seq == Some(self.position.next())) {
+            assert!(self.document.as_str() != "panic", "this document panics when it is read");
+            self.position = self.position.next();
+            return Poll::Ready(Some(Ok(Arc::clone(event))));
+        }
+        let mut inbox = self.inbox.lock();
+        if let Some((_, event)) = inbox.ephemeral.pop_first() {
+            return Poll::Ready(Some(Ok(event)));
+        }
+        inbox.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+/// A server on a port of its own.
+pub(crate) struct Server {
+    pub(crate) ws: WsServer,
+    pub(crate) feed: Arc<Feed>,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) address: SocketAddr,
+    _accepting: JoinSet<()>,
+}
+
+/// A configuration whose time-outs are looked at often, so that tests that move the clock need not wait.
+pub(crate) fn quick() -> WsConfig {
+    WsConfig { tick: Duration::from_millis(5), ..WsConfig::default() }
+}
+
+impl Server {
+    pub(crate) async fn start() -> Self {
+        Self::with(quick()).await
+    }
+
+    pub(crate) async fn with(config: WsConfig) -> Self {
+        Self::with_feed(config, |_| ()).await
+    }
+
+    pub(crate) async fn with_feed(config: WsConfig, adjust: impl FnOnce(&mut Feed)) -> Self {
+        let clock = Arc::new(ManualClock::new());
+        let mut feed = Feed::new(Arc::clone(&clock));
+        adjust(&mut feed);
+        let feed = Arc::new(feed);
+        let source = Arc::new(Shared(Arc::clone(&feed)));
+        let time: Arc<dyn Clock> = Arc::clone(&clock) as _;
+        let ws = WsServer::new(config, Arc::clone(&feed) as _, source, time);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut accepting = JoinSet::new();
+        let upgrades = ws.clone();
+        accepting.spawn(async move {
+            let mut serving = JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let ws = upgrades.clone();
+                let service = service_fn(move |request| {
+                    let ws = ws.clone();
+                    async move { Ok::<_, std::convert::Infallible>(ws.upgrade(request)) }
+                });
+                serving.spawn(
+                    hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .with_upgrades(),
+                );
+            }
+        });
+        Self { ws, feed, clock, address, _accepting: accepting }
+    }
+
+    pub(crate) async fn connect(&self, user: &str) -> Client {
+        Client { socket: self.socket(&format!("/socket/websocket?vsn=2.0.0&user={user}")).await, refs: 0 }
+    }
+
+    async fn socket(&self, path: &str) -> WebSocketStream<TcpStream> {
+        let (mut stream, head) = self.handshake(path, "").await;
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        stream.set_nodelay(true).unwrap();
+        stream.flush().await.unwrap();
+        WebSocketStream::from_raw_socket(stream, Role::Client, None).await
+    }
+
+    /// Sends an upgrade request with `headers` besides the usual, and returns the answer: its head, and its body if
+    /// it is refused.
+    pub(crate) async fn handshake(&self, path: &str, headers: &str) -> (TcpStream, String) {
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: relay.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
+        );
+        self.request(&request).await
+    }
+
+    pub(crate) async fn request(&self, request: &str) -> (TcpStream, String) {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            answer.push(stream.read_u8().await.unwrap());
+        }
+        let mut answer = String::from_utf8(answer).unwrap();
+        let length = answer.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+        stream.read_exact(&mut body).await.unwrap();
+        answer.push_str(std::str::from_utf8(&body).unwrap());
+        (stream, answer)
+    }
+
+    /// Waits until the statistics are as wanted.
+    pub(crate) async fn until(&self, what: &str, wanted: impl Fn(&WsStats) -> bool) -> WsStats {
+        let waiting = async {
+            loop {
+                let stats = self.ws.stats();
+                if wanted(&stats) {
+                    return stats;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, waiting)
+            .await
+            .unwrap_or_else(|_| panic!("not so within {PATIENCE:?}: {what}; {:?}", self.ws.stats()))
+    }
+}
+
+/// After this a test that waits has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A client that speaks the protocol word by word.
+pub(crate) struct Client {
+    pub(crate) socket: WebSocketStream<TcpStream>,
+    refs: u64,
+}
+
+impl Client {
+    pub(crate) async fn send(&mut self, message: Value) {
+        self.socket.send(Message::text(message.to_string())).await.unwrap();
+    }
+
+    pub(crate) async fn send_raw(&mut self, message: Message) {
+        self.socket.send(message).await.unwrap();
+    }
+
+    pub(crate) async fn receive(&mut self) -> Message {
+        let next = tokio::time::timeout(PATIENCE, self.socket.next()).await;
+        next.expect("a message should come").expect("the connection should be open").unwrap()
+    }
+
+    /// The next text message.
+    pub(crate) async fn next(&mut self) -> Value {
+        let message = self.receive().await;
+        serde_json::from_str(message.to_text().unwrap()).unwrap_or_else(|_| panic!("not JSON: {message:?}"))
+    }
+
+    /// The next binary message.
+    pub(crate) async fn next_binary(&mut self) -> Bytes {
+        match self.receive().await {
+            Message::Binary(bytes) => bytes,
+            other => panic!("not binary: {other:?}"),
+        }
+    }
+
+    /// The code with which the server closes the connection; what comes before is passed over.
+    pub(crate) async fn closed(&mut self) -> u16 {
+        loop {
+            if let Message::Close(frame) = self.receive().await {
+                return frame.expect("a code").code.into();
+            }
+        }
+    }
+
+    /// Joins with `ref` as `join_ref`, and returns the reply's payload.
+    pub(crate) async fn join(&mut self, topic: &str, params: Value) -> Value {
+        self.refs += 1;
+        let reference = format!("j{}", self.refs);
+        self.join_as(&reference, topic, params).await
+    }
+
+    pub(crate) async fn join_as(&mut self, reference: &str, topic: &str, params: Value) -> Value {
+        self.send(json!([reference, reference, topic, "phx_join", params])).await;
+        self.reply(reference).await
+    }
+
+    /// The payload of the reply to `reference`; what comes before is passed over.
+    pub(crate) async fn reply(&mut self, reference: &str) -> Value {
+        loop {
+            let message = self.next().await;
+            if message[1] == reference && message[3] == "phx_reply" {
+                return message[4].clone();
+            }
+        }
+    }
+
+    /// Pushes and returns the reply's payload.
+    pub(crate) async fn push(&mut self, join_ref: &str, topic: &str, event: &str, payload: Value) -> Value {
+        self.refs += 1;
+        let reference = format!("p{}", self.refs);
+        self.send(json!([join_ref, reference, topic, event, payload])).await;
+        self.reply(&reference).await
+    }
+
+    /// The next broadcast of an event; replies are passed over.
+    pub(crate) async fn event(&mut self) -> Value {
+        loop {
+            let message = self.next().await;
+            if message[0].is_null() && message[1].is_null() {
+                return message[4].clone();
+            }
+        }
+    }
+
+    /// Shows that the connection works: a heartbeat is answered.
+    pub(crate) async fn is_alive(&mut self) {
+        self.refs += 1;
+        let reference = format!("h{}", self.refs);
+        self.send(json!([null, reference, "phoenix", "heartbeat", {}])).await;
+        assert_eq!(self.reply(&reference).await, json!({"status": "ok", "response": {}}));
+    }
+}
+
+/// An edit that types `text`.
+pub(crate) fn edit(text: &str) -> Value {
+    json!({"patches": [[0, 0, text]]})
+}
