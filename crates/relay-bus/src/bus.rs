@@ -173,7 +173,7 @@ impl Bus {
         after: Seq,
         limit: ReadLimit,
     ) -> Result<(Head, Vec<Arc<Event>>), SubscribeError> {
-        let channel = self.channel(document).await?;
+        let channel = self.inner.registry.open_to_read(document, &self.inner.shared).await?;
         let page = channel.recent(after, limit);
         let head = self.kept_head(&channel).await?;
         if let Some(page) = page {

@@ -20,16 +20,17 @@ use crate::filter::Filter;
 /// How much a mailbox holds, and what happens when that is not enough.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MailboxConfig {
-    /// How many durable events wait at most, how many documents may have gaps at once, and how many different
-    /// ephemeral events are held. At least 1; default 1,000.
+    /// How many durable events wait at most, and how many different ephemeral ones. At least 1; default 1,000.
     pub capacity: usize,
+    /// How many documents may have gaps at once, at about 100 bytes each. Default 100,000.
+    pub max_gaps: usize,
     /// What happens when durable events find no room.
     pub on_full: FullPolicy,
 }
 
 impl Default for MailboxConfig {
     fn default() -> Self {
-        Self { capacity: 1_000, on_full: FullPolicy::Refill }
+        Self { capacity: 1_000, max_gaps: 100_000, on_full: FullPolicy::Refill }
     }
 }
 
@@ -159,7 +160,7 @@ impl Mailbox {
             gap.through = seq;
         } else if state.queue.len() < self.config.capacity {
             state.queue.push_back(Arc::clone(event));
-        } else if self.config.on_full == FullPolicy::Refill && state.gaps.len() < self.config.capacity {
+        } else if self.config.on_full == FullPolicy::Refill && state.gaps.len() < self.config.max_gaps {
             self.counters.mailbox_gaps.add(1);
             let after = Seq::new(seq.get() - 1);
             state.gaps.insert(event.document.clone(), Gap { after, through: seq });

@@ -32,8 +32,26 @@ struct Entry {
 }
 
 impl Registry {
-    /// The document's channel, opened if it is not.
+    /// The document's channel, opened if it is not, as long as the bus is not stopping.
     pub(crate) async fn open(
+        &self,
+        document: &DocumentId,
+        shared: &Arc<Shared>,
+    ) -> Result<Arc<Channel>, SubscribeError> {
+        if self.is_closed() {
+            return Err(SubscribeError::Closed);
+        }
+        let channel = self.open_to_read(document, shared).await?;
+        if self.is_closed() {
+            // It may have been opened too late to be closed with the others.
+            channel.close();
+            return Err(SubscribeError::Closed);
+        }
+        Ok(channel)
+    }
+
+    /// The document's channel, for reading its history: listeners do that while the bus is stopping, too.
+    pub(crate) async fn open_to_read(
         &self,
         document: &DocumentId,
         shared: &Arc<Shared>,
@@ -43,10 +61,6 @@ impl Registry {
             return Ok(Arc::clone(channel));
         }
         match entry.channel.get_or_try_init(|| load(document, shared)).await {
-            Ok(channel) if self.is_closed() => {
-                channel.close();
-                Err(SubscribeError::Closed)
-            }
             Ok(channel) => Ok(Arc::clone(channel)),
             Err(error) => {
                 drop(entry);
@@ -59,9 +73,6 @@ impl Registry {
     fn entry(&self, document: &DocumentId, shared: &Shared) -> Result<Arc<Entry>, SubscribeError> {
         {
             let inner = self.inner.read();
-            if inner.closed {
-                return Err(SubscribeError::Closed);
-            }
             match inner.entries.get(document) {
                 Some(entry) if !entry.is_broken() => return Ok(Arc::clone(entry)),
                 _ => {}
@@ -76,9 +87,6 @@ impl Registry {
             if inner.entries.len() >= shared.config.max_channels {
                 return Err(SubscribeError::TooManyDocuments { open: inner.entries.len() });
             }
-        }
-        if inner.closed {
-            return Err(SubscribeError::Closed);
         }
         Ok(Arc::clone(inner.entries.entry(document.clone()).or_default()))
     }

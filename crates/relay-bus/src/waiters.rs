@@ -61,3 +61,34 @@ impl Waiters {
         std::mem::replace(&mut self.wakers, Vec::with_capacity(capacity))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_never_longer_than_there_are_waiters() {
+        let mut waiters = Waiters::default();
+        for _ in 0..100 {
+            let mut place = None;
+            for _ in 0..10 {
+                waiters.enter(&mut place, Waker::noop());
+            }
+            waiters.leave(place);
+        }
+        assert_eq!(waiters.wakers.len(), 1);
+        assert_eq!(waiters.take().len(), 1);
+    }
+
+    #[test]
+    fn a_place_in_a_list_that_was_taken_is_void() {
+        let mut waiters = Waiters::default();
+        let (mut old, mut new) = (None, None);
+        waiters.enter(&mut old, Waker::noop());
+        waiters.take();
+        waiters.enter(&mut new, Waker::noop());
+        waiters.leave(old);
+        assert_eq!(waiters.take().len(), 1);
+        assert!(waiters.free.is_empty());
+    }
+}

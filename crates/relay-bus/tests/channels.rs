@@ -1,0 +1,371 @@
+//! What a channel promises to publishers and readers, fact by fact.
+#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use relay_bus::{Bus, BusConfig, Filter, LagPolicy};
+use relay_core::testing::MemoryLog;
+use relay_core::{
+    Clock, Epoch, EventId, LogError, ManualClock, Payload, PublishError, Recovery, ResetReason, Seq, Start,
+    StreamError, SubscribeError,
+};
+use support::{GatedLog, available, available_seqs, document, in_memory, laser, note, number, over, settle};
+
+const EVERYTHING: Start = Start::After { epoch: None, seq: Seq::ZERO };
+
+async fn subscribe(bus: &Bus, name: &str, start: Start) -> relay_bus::Subscription {
+    bus.subscribe(&document(name), start, Filter::all(), LagPolicy::Refill).await.unwrap().1
+}
+
+#[tokio::test]
+async fn nobody_sees_or_is_told_of_an_event_before_the_log_has_it() {
+    let log = GatedLog::shut();
+    let bus = over(log.clone(), BusConfig::default());
+    let doc = document("doc");
+    let mut events = subscribe(&bus, "doc", EVERYTHING).await;
+    let mut publishing = Box::pin(bus.publish(note(&doc, 1)));
+    assert!(publishing.as_mut().now_or_never().is_none());
+    settle().await;
+    assert!(available_seqs(&mut events).is_empty());
+    log.let_through(1);
+    let receipt = publishing.await.unwrap();
+    assert_eq!(receipt.seq, Some(Seq::new(1)));
+    assert!(receipt.offset.is_some());
+    assert_eq!(available_seqs(&mut events), [1]);
+}
+
+#[tokio::test]
+async fn whoever_was_first_in_the_queue_gets_the_earlier_seq_in_one_batch() {
+    let log = GatedLog::shut();
+    let bus = over(log.clone(), BusConfig::default());
+    let doc = document("doc");
+    let _keeps_it_open = subscribe(&bus, "doc", EVERYTHING).await;
+    let mut publishing: Vec<_> = (0..20).map(|n| Box::pin(bus.publish(note(&doc, n)))).collect();
+    for one in &mut publishing {
+        assert!(one.as_mut().now_or_never().is_none());
+    }
+    log.let_through(20);
+    let receipts = futures_util::future::try_join_all(publishing).await.unwrap();
+    let seqs: Vec<u64> = receipts.iter().map(|receipt| receipt.seq.unwrap().get()).collect();
+    assert_eq!(seqs, (1..=20).collect::<Vec<_>>());
+    assert!(bus.stats().log_batches <= 2, "what waits is written together: {:?}", bus.stats());
+}
+
+#[tokio::test]
+async fn a_publisher_that_gives_up_leaves_the_order_whole() {
+    let log = GatedLog::shut();
+    let bus = over(log.clone(), BusConfig::default());
+    let doc = document("doc");
+    let mut events = subscribe(&bus, "doc", EVERYTHING).await;
+    let mut first = Box::pin(bus.publish(note(&doc, 1)));
+    assert!(first.as_mut().now_or_never().is_none());
+    drop(first);
+    log.let_through(2);
+    let receipt = bus.publish(note(&doc, 2)).await.unwrap();
+    assert_eq!(receipt.seq, Some(Seq::new(2)), "the abandoned event was accepted already");
+    let numbers: Vec<u64> = available(&mut events).into_iter().map(|event| number(&event.unwrap())).collect();
+    assert_eq!(numbers, [1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publisher_that_outruns_the_log_is_told_so_and_nothing_of_it_happens() {
+    let log = GatedLog::shut();
+    let config = BusConfig { max_pending_bytes: 3 * 1024, max_payload_bytes: 1024, ..BusConfig::default() };
+    let bus = over(log.clone(), config);
+    let doc = document("doc");
+    let mut events = subscribe(&bus, "doc", EVERYTHING).await;
+    let accepted: Vec<_> = (1..=4)
+        .map(|n| {
+            let (bus, draft) = (bus.clone(), note(&doc, n));
+            tokio::spawn(async move { bus.publish(draft).await })
+        })
+        .collect();
+    settle().await;
+    let refused = bus.publish(note(&doc, 99)).await;
+    assert!(matches!(refused, Err(PublishError::Overloaded { .. })), "{refused:?}");
+    assert_eq!(bus.stats().refused_overloaded, 1);
+    log.let_through(10);
+    for publishing in accepted {
+        publishing.await.unwrap().unwrap();
+    }
+    bus.publish(note(&doc, 5)).await.unwrap();
+    let numbers: Vec<u64> = available(&mut events).into_iter().map(|event| number(&event.unwrap())).collect();
+    assert_eq!(numbers, [1, 2, 3, 4, 5]);
+}
+
+#[tokio::test]
+async fn a_payload_that_is_too_large_is_refused_with_both_sizes() {
+    let bus = in_memory(BusConfig { max_payload_bytes: 10, ..BusConfig::default() });
+    let mut draft = note(&document("doc"), 0);
+    draft.payload = Payload::json(&"0123456789").unwrap();
+    let error = bus.publish(draft).await.unwrap_err();
+    assert!(matches!(error, PublishError::TooLarge { bytes: 12, max: 10 }), "{error}");
+}
+
+#[tokio::test]
+async fn a_resent_draft_becomes_no_second_event() {
+    let log = MemoryLog::new();
+    for bus in [in_memory(BusConfig::default()), over(log.clone(), BusConfig::default())] {
+        let doc = document("doc");
+        let id = EventId::new();
+        let twice = [bus.publish(note(&doc, 1).id(id)), bus.publish(note(&doc, 1).id(id))];
+        let receipts = futures_util::future::try_join_all(twice).await.unwrap();
+        assert_eq!(receipts.iter().map(|r| r.duplicate).collect::<Vec<_>>(), [false, true]);
+        let again = bus.publish(note(&doc, 1).id(id)).await.unwrap();
+        assert!(again.duplicate);
+        assert_eq!((again.seq, again.time), (receipts[0].seq, receipts[0].time));
+        let other = bus.publish(note(&doc, 2).id(id)).await;
+        assert!(matches!(other, Err(PublishError::IdConflict { seq, .. }) if seq == Seq::FIRST), "{other:?}");
+        assert_eq!(available_seqs(&mut subscribe(&bus, "doc", EVERYTHING).await), [1]);
+        assert_eq!((bus.stats().duplicates, bus.stats().refused_id_conflict), (2, 1));
+    }
+    // Also after a restart.
+    let bus = over(log, BusConfig::default());
+    let doc = document("doc");
+    let (_, mut events) = bus.subscribe(&doc, EVERYTHING, Filter::all(), LagPolicy::Refill).await.unwrap();
+    let first = events.next().await.unwrap().unwrap();
+    assert!(bus.publish(note(&doc, 1).id(first.id)).await.unwrap().duplicate);
+}
+
+#[tokio::test]
+async fn a_log_that_fails_is_reported_to_everyone_and_no_event_is_seen() {
+    let log = MemoryLog::new();
+    let bus = over(log.clone(), BusConfig::default());
+    let doc = document("doc");
+    let mut events = subscribe(&bus, "doc", EVERYTHING).await;
+    bus.publish(note(&doc, 1)).await.unwrap();
+    log.fail_after(0);
+    let refused = bus.publish(note(&doc, 2)).await;
+    assert!(matches!(refused, Err(PublishError::Log(LogError::Failed { .. }))), "{refused:?}");
+    let mut received = available(&mut events);
+    assert!(matches!(received.pop(), Some(Err(StreamError::Log(LogError::Failed { .. })))));
+    assert_eq!(received.len(), 1);
+    // The document is opened again when it is used next, and goes on where the log stands.
+    log.fail_after(usize::MAX);
+    assert_eq!(bus.publish(note(&doc, 3)).await.unwrap().seq, Some(Seq::new(2)));
+    assert_eq!(bus.stats().refused_log_failed, 1);
+}
+
+#[tokio::test]
+async fn a_slow_reader_sees_only_the_newest_ephemeral_event_of_each_key() {
+    let bus = in_memory(BusConfig { max_ephemeral_keys: 2, ..BusConfig::default() });
+    let doc = document("doc");
+    let mut events = subscribe(&bus, "doc", EVERYTHING).await;
+    for number in 1..=50 {
+        bus.publish(laser(&doc, "ada", number)).await.unwrap();
+        bus.publish(laser(&doc, "bob", number)).await.unwrap();
+    }
+    let received: Vec<_> = available(&mut events).into_iter().map(Result::unwrap).collect();
+    assert_eq!(received.iter().map(|event| number(event)).collect::<Vec<_>>(), [50, 50]);
+    assert!(received.iter().all(|event| event.seq.is_none()));
+    // Who comes later does not get old ones.
+    assert!(available(&mut subscribe(&bus, "doc", EVERYTHING).await).is_empty());
+    // More keys than are held: the longest unchanged goes, and is counted.
+    bus.publish(laser(&doc, "cyd", 1)).await.unwrap();
+    assert_eq!(bus.stats().ephemeral_dropped, 1);
+}
+
+#[tokio::test]
+async fn a_reader_that_may_not_fall_behind_is_told_when_it_does() {
+    let bus = over(MemoryLog::new(), BusConfig { cache_events: 2, ..BusConfig::default() });
+    let doc = document("doc");
+    let policy = LagPolicy::Disconnect { max_behind: 10 };
+    let (_, mut strict) = bus.subscribe(&doc, EVERYTHING, Filter::all(), policy).await.unwrap();
+    let mut patient = subscribe(&bus, "doc", EVERYTHING).await;
+    for number in 0..11 {
+        bus.publish(note(&doc, number)).await.unwrap();
+    }
+    let told = strict.next().await.unwrap();
+    assert!(matches!(told, Err(StreamError::Lagged { behind: 11, .. })), "{told:?}");
+    assert!(strict.next().await.is_none(), "an error is the last word");
+    assert_eq!(available_seqs(&mut patient), (1..=11).collect::<Vec<_>>());
+    assert_eq!(bus.stats().readers_lagged, 1);
+}
+
+#[tokio::test]
+async fn a_filter_lets_through_what_it_says() {
+    let bus = in_memory(BusConfig::default());
+    let doc = document("doc");
+    let filter =
+        Filter::all().kind(relay_events::kind("x-note").unwrap()).predicate(|e| number(e).is_multiple_of(2));
+    let (_, mut events) = bus.subscribe(&doc, EVERYTHING, filter, LagPolicy::Refill).await.unwrap();
+    for number in 0..1000 {
+        bus.publish(note(&doc, number)).await.unwrap();
+        bus.publish(laser(&doc, "ada", number)).await.unwrap();
+    }
+    let mut numbers = Vec::new();
+    while numbers.len() < 500 {
+        numbers.push(number(&events.next().await.unwrap().unwrap()));
+    }
+    assert_eq!(numbers, (0..1000).step_by(2).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn positions_that_cannot_be_continued_are_answered_with_a_reset() {
+    let bus = over(MemoryLog::new(), BusConfig::default());
+    let doc = document("doc");
+    for number in 0..5 {
+        bus.publish(note(&doc, number)).await.unwrap();
+    }
+    let open = async |epoch, seq| {
+        let start = Start::After { epoch, seq: Seq::new(seq) };
+        let (opening, mut events) =
+            bus.subscribe(&doc, start, Filter::all(), LagPolicy::Refill).await.unwrap();
+        (opening.recovery, available_seqs(&mut events))
+    };
+    let all: Vec<u64> = (1..=5).collect();
+    let elsewhere = Some(Epoch::from_u64(1));
+    assert_eq!(open(elsewhere, 3).await, (Recovery::Reset(ResetReason::EpochChanged), all.clone()));
+    assert_eq!(open(None, 9).await, (Recovery::Reset(ResetReason::Ahead), all.clone()));
+    assert_eq!(open(elsewhere, 0).await, (Recovery::Recovered, all));
+    assert_eq!(open(None, 3).await, (Recovery::Recovered, vec![4, 5]));
+}
+
+#[tokio::test]
+async fn an_idle_document_leaves_memory_and_comes_back_as_it_was() {
+    let clock = Arc::new(ManualClock::new());
+    let log = Arc::new(MemoryLog::new());
+    let bus = Bus::new(BusConfig::default(), Some(log), Arc::clone(&clock) as Arc<dyn Clock>);
+    let doc = document("doc");
+    let before = bus.publish(note(&doc, 1)).await.unwrap();
+    let reader = subscribe(&bus, "doc", Start::Live).await;
+    clock.advance(Duration::from_secs(61));
+    assert_eq!(bus.sweep(), 0, "somebody is there");
+    drop(reader);
+    assert_eq!(bus.sweep(), 0, "somebody was there just now");
+    clock.advance(Duration::from_secs(60));
+    assert_eq!(bus.sweep(), 1);
+    assert_eq!(bus.stats().open_channels, 0);
+    let after = bus.publish(note(&doc, 2)).await.unwrap();
+    assert_eq!((after.epoch, after.seq), (before.epoch, Some(Seq::new(2))));
+    assert_eq!((bus.stats().channels_opened, bus.stats().channels_evicted), (2, 1));
+}
+
+#[tokio::test]
+async fn a_document_that_many_want_at_once_is_opened_once() {
+    let log = GatedLog::shut();
+    let bus = over(log.clone(), BusConfig::default());
+    let doc = document("doc");
+    let opening = (0..20).map(|_| bus.subscribe(&doc, Start::Live, Filter::all(), LagPolicy::Refill));
+    let readers = futures_util::future::try_join_all(opening).await.unwrap();
+    assert_eq!(log.heads.load(Ordering::SeqCst), 1);
+    assert_eq!(bus.channels()[0].subscribers, 20);
+    drop(readers);
+    assert_eq!(bus.channels()[0].subscribers, 0);
+}
+
+#[tokio::test]
+async fn more_documents_than_allowed_are_refused_unless_one_is_idle() {
+    let bus = over(MemoryLog::new(), BusConfig { max_channels: 2, ..BusConfig::default() });
+    let first = subscribe(&bus, "a", Start::Live).await;
+    let _second = subscribe(&bus, "b", Start::Live).await;
+    let refused = bus.subscribe(&document("c"), Start::Live, Filter::all(), LagPolicy::Refill).await;
+    assert!(matches!(refused, Err(SubscribeError::TooManyDocuments { open: 2 })));
+    let refused = bus.publish(note(&document("c"), 1)).await;
+    assert!(matches!(refused, Err(PublishError::TooManyDocuments { open: 2 })));
+    drop(first);
+    bus.publish(note(&document("c"), 1)).await.unwrap();
+    assert_eq!(bus.stats().open_channels, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_writes_what_was_accepted_and_ends_streams_after_their_last_event() {
+    let log = GatedLog::shut();
+    let bus = over(log.clone(), BusConfig::default());
+    let doc = document("doc");
+    let mut events = subscribe(&bus, "doc", EVERYTHING).await;
+    let publishing = tokio::spawn({
+        let (bus, draft) = (bus.clone(), note(&doc, 1));
+        async move { bus.publish(draft).await }
+    });
+    settle().await;
+    let stopping = tokio::spawn({
+        let bus = bus.clone();
+        async move { bus.shutdown(Duration::from_secs(10)).await }
+    });
+    settle().await;
+    let late = bus.publish(note(&doc, 2)).await;
+    assert!(matches!(late, Err(PublishError::Closed)), "{late:?}");
+    assert!(matches!(
+        bus.subscribe(&doc, Start::Live, Filter::all(), LagPolicy::Refill).await,
+        Err(SubscribeError::Closed)
+    ));
+    log.let_through(1);
+    assert!(stopping.await.unwrap().complete);
+    assert_eq!(publishing.await.unwrap().unwrap().seq, Some(Seq::FIRST));
+    assert_eq!(support::seq(&events.next().await.unwrap().unwrap()), 1);
+    assert!(events.next().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_does_not_wait_for_ever() {
+    let bus = over(GatedLog::shut(), BusConfig::default());
+    let doc = document("doc");
+    let mut events = subscribe(&bus, "doc", EVERYTHING).await;
+    let waiting = tokio::spawn({
+        let (bus, draft) = (bus.clone(), note(&doc, 1));
+        async move { bus.publish(draft).await }
+    });
+    settle().await;
+    assert!(!bus.shutdown(Duration::from_secs(1)).await.complete);
+    assert!(events.next().await.is_none());
+    waiting.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn order_holds_with_many_publishers_and_readers_on_several_threads() {
+    for bus in [
+        in_memory(BusConfig::default()),
+        over(MemoryLog::new(), BusConfig { cache_events: 50, ..BusConfig::default() }),
+    ] {
+        let doc = document("doc");
+        let publishers = (0..4).map(|publisher| {
+            let (bus, doc) = (bus.clone(), doc.clone());
+            tokio::spawn(async move {
+                for number in 0..500 {
+                    bus.publish(note(&doc, publisher * 1000 + number)).await.unwrap();
+                }
+            })
+        });
+        let readers = (0..8).map(|reader| {
+            let (bus, doc) = (bus.clone(), doc.clone());
+            tokio::spawn(async move {
+                let mut epoch = None;
+                let mut position = 0;
+                let mut from_each = [0; 4];
+                while position < 2000 {
+                    let start = Start::After { epoch, seq: Seq::new(position) };
+                    let (opening, mut events) =
+                        bus.subscribe(&doc, start, Filter::all(), LagPolicy::Refill).await.unwrap();
+                    epoch = Some(opening.head.epoch);
+                    // Comes and goes, each reader at its own pace.
+                    for _ in 0..100 + reader * 50 {
+                        if position == 2000 {
+                            break;
+                        }
+                        let event = events.next().await.unwrap().unwrap();
+                        position += 1;
+                        assert_eq!(support::seq(&event), position);
+                        let publisher = (number(&event) / 1000) as usize;
+                        assert_eq!(
+                            number(&event) % 1000,
+                            from_each[publisher],
+                            "each publisher's order is kept"
+                        );
+                        from_each[publisher] += 1;
+                    }
+                }
+            })
+        });
+        let tasks: Vec<_> = publishers.chain(readers).collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        assert!(bus.shutdown(Duration::from_secs(10)).await.complete);
+    }
+}

@@ -1,0 +1,120 @@
+//! What the bus's tests share: drafts, and a log that can be held shut.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of this")]
+#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use futures_util::FutureExt;
+use relay_bus::{Bus, BusConfig, Subscription};
+use relay_core::testing::MemoryLog;
+use relay_core::{
+    Actor, DocumentId, Draft, Event, EventLog, Head, LogError, ManualClock, Offset, Payload, ReadLimit, Seq,
+    StreamError, UserId,
+};
+use tokio::sync::Semaphore;
+
+pub fn document(name: &str) -> DocumentId {
+    DocumentId::new(name).unwrap()
+}
+
+/// A durable draft that carries a number.
+pub fn note(document: &DocumentId, number: u64) -> Draft {
+    Draft::new(document.clone(), relay_events::kind("x-note").unwrap(), Payload::json(&number).unwrap())
+}
+
+/// An ephemeral draft that carries a number.
+pub fn laser(document: &DocumentId, user: &str, number: u64) -> Draft {
+    Draft::new(
+        document.clone(),
+        relay_events::kind("x-ephemeral-laser").unwrap(),
+        Payload::json(&number).unwrap(),
+    )
+    .actor(Actor::User(UserId::new(user).unwrap()))
+}
+
+pub fn number(event: &Event) -> u64 {
+    match &event.payload {
+        Payload::Json(text) => text.as_str().parse().unwrap(),
+        Payload::Binary(_) => panic!("{event:?} carries no number"),
+    }
+}
+
+pub fn seq(event: &Event) -> u64 {
+    event.seq.unwrap().get()
+}
+
+pub fn in_memory(config: BusConfig) -> Bus {
+    Bus::new(config, None, Arc::new(ManualClock::new()))
+}
+
+pub fn over(log: impl EventLog, config: BusConfig) -> Bus {
+    Bus::new(config, Some(Arc::new(log)), Arc::new(ManualClock::new()))
+}
+
+/// What is there to receive without waiting.
+pub fn available(events: &mut Subscription) -> Vec<Result<Arc<Event>, StreamError>> {
+    std::iter::from_fn(|| events.next().now_or_never().flatten()).collect()
+}
+
+/// The seqs of what is there to receive without waiting.
+pub fn available_seqs(events: &mut Subscription) -> Vec<u64> {
+    available(events).into_iter().map(|event| seq(&event.unwrap())).collect()
+}
+
+/// Lets every other task run until it waits for something.
+pub async fn settle() {
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// A log whose appends wait until they are let through.
+#[derive(Clone)]
+pub struct GatedLog {
+    pub log: MemoryLog,
+    gate: Arc<Semaphore>,
+    pub heads: Arc<AtomicUsize>,
+}
+
+impl GatedLog {
+    pub fn shut() -> Self {
+        Self { log: MemoryLog::new(), gate: Arc::new(Semaphore::new(0)), heads: Arc::default() }
+    }
+
+    pub fn let_through(&self, appends: usize) {
+        self.gate.add_permits(appends);
+    }
+}
+
+#[async_trait]
+impl EventLog for GatedLog {
+    async fn head(&self, document: &DocumentId) -> Result<Head, LogError> {
+        self.heads.fetch_add(1, Ordering::SeqCst);
+        tokio::task::yield_now().await;
+        self.log.head(document).await
+    }
+
+    async fn append(&self, document: &DocumentId, events: &[Event]) -> Result<Offset, LogError> {
+        self.gate.acquire().await.unwrap().forget();
+        self.log.append(document, events).await
+    }
+
+    async fn read_document(
+        &self,
+        document: &DocumentId,
+        after: Seq,
+        limit: ReadLimit,
+    ) -> Result<Vec<Event>, LogError> {
+        self.log.read_document(document, after, limit).await
+    }
+
+    async fn read(&self, after: Offset, limit: ReadLimit) -> Result<Vec<Event>, LogError> {
+        self.log.read(after, limit).await
+    }
+
+    async fn trim(&self, document: &DocumentId, through: Seq) -> Result<Head, LogError> {
+        self.log.trim(document, through).await
+    }
+}
