@@ -21,11 +21,12 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
 /// # Errors
 /// Names every module without `//!` and every link to a file that is not there.
 pub(crate) fn check() -> anyhow::Result<()> {
+    let root = workspace::root();
     let mut files = Vec::new();
-    collect(workspace::root(), &mut files)?;
+    collect(&root, &mut files)?;
     let mut wrong = Vec::new();
     for file in &files {
-        let name = file.strip_prefix(workspace::root()).unwrap_or(file).display();
+        let name = file.strip_prefix(&root).unwrap_or(file).display();
         let text = || fs::read_to_string(file).with_context(|| format!("{name} cannot be read"));
         match file.extension().and_then(|extension| extension.to_str()) {
             Some("rs") if !opens_with_docs(&text()?) => {

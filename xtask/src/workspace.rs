@@ -1,13 +1,15 @@
 //! Where things are in this workspace.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use cargo_metadata::{Metadata, MetadataCommand};
 
-/// The top folder of the workspace.
-pub(crate) fn root() -> &'static Path {
-    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
-    xtask.parent().unwrap_or(xtask)
+/// The top folder of the workspace: as cargo says when it runs this program, else as it was when it was built.
+pub(crate) fn root() -> PathBuf {
+    let built = || env!("CARGO_MANIFEST_DIR").to_owned();
+    let mut folder = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| built()));
+    folder.pop();
+    folder
 }
 
 /// What cargo knows of the workspace's own packages.

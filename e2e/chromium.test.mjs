@@ -1,0 +1,78 @@
+// The scenarios in headless Chromium, with the browser's own WebSocket.
+
+import assert from "node:assert/strict"
+import { randomUUID } from "node:crypto"
+import { fileURLToPath } from "node:url"
+import { after, before, test } from "node:test"
+import { launch, missing } from "./chromium.mjs"
+import { scenarios } from "./scenarios.mjs"
+import { Server } from "./server.mjs"
+
+// What the page loads, from the server's own origin; phoenix is the bundle that npm installs, as it is.
+const files = {
+  "phoenix.mjs": fileURLToPath(import.meta.resolve("phoenix")),
+  "participant.mjs": new URL("participant.mjs", import.meta.url).pathname,
+  "scenarios.mjs": new URL("scenarios.mjs", import.meta.url).pathname,
+}
+
+let server, browser
+
+before(async () => {
+  if (missing) return
+  server = await Server.start()
+  browser = await launch()
+})
+
+after(async () => {
+  await browser?.close()
+  await server?.close()
+})
+
+async function openPage() {
+  const page = await browser.newPage()
+  await page.route("**/e2e/", (route) => route.fulfill({ contentType: "text/html", body: "<!doctype html>" }))
+  for (const [name, path] of Object.entries(files)) {
+    await page.route(`**/e2e/${name}`, (route) => route.fulfill({ contentType: "text/javascript", path }))
+  }
+  await page.exposeFunction("publish", (document, draft) => server.publish(document, draft))
+  await page.exposeFunction("restart", (signal) => server.restart(signal))
+  await page.goto(`${server.url}/e2e/`)
+  return page
+}
+
+for (const { name } of scenarios) {
+  test(`in Chromium: ${name}`, { skip: missing }, async () => {
+    const page = await openPage()
+    try {
+      await page.evaluate(
+        async ({ name, document }) => {
+          const { Socket } = await import("/e2e/phoenix.mjs")
+          const { Participant } = await import("/e2e/participant.mjs")
+          const { scenarios } = await import("/e2e/scenarios.mjs")
+          const participant = (user, options) => new Participant(Socket, location.origin, user, options)
+          const { run } = scenarios.find((scenario) => scenario.name === name)
+          const newId = () => crypto.randomUUID()
+          await run({ document, participant, newId, publish, restart })
+        },
+        { name, document: randomUUID() },
+      )
+    } finally {
+      await page.close()
+    }
+  })
+}
+
+test("in Chromium: a page of another origin is not let in", { skip: missing }, async () => {
+  const page = await browser.newPage()
+  await page.route("http://elsewhere.example/", (route) => route.fulfill({ contentType: "text/html", body: "" }))
+  await page.goto("http://elsewhere.example/")
+  const opened = await page.evaluate((address) => {
+    const socket = new WebSocket(`ws://${address}/socket/websocket?vsn=2.0.0`)
+    return new Promise((resolve) => {
+      socket.onopen = () => resolve("opened")
+      socket.onerror = () => resolve("refused")
+    })
+  }, server.address)
+  assert.equal(opened, "refused")
+  await page.close()
+})

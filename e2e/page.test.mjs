@@ -1,0 +1,78 @@
+// The page at `/`, as a person uses it: two tabs, one document.
+
+import assert from "node:assert/strict"
+import { after, before, test } from "node:test"
+import { launch, missing } from "./chromium.mjs"
+import { Server } from "./server.mjs"
+
+let server, browser
+
+before(async () => {
+  if (missing) return
+  server = await Server.start()
+  browser = await launch()
+})
+
+after(async () => {
+  await browser?.close()
+  await server?.close()
+})
+
+// Opens the page in a tab of its own and joins a document there.
+async function openTab(document, user) {
+  const page = await browser.newPage({ viewport: { width: 1000, height: 640 } })
+  const errors = []
+  page.on("pageerror", (error) => errors.push(error.message))
+  await page.goto(server.url)
+  await page.fill("#document-name", document)
+  await page.fill("#user-name", user)
+  await page.click("#join")
+  await page.waitForSelector("#editor:enabled")
+  return { page, errors }
+}
+
+const seqs = (page) => page.locator("#events [data-seq]").evaluateAll((rows) => rows.map((row) => Number(row.dataset.seq)))
+
+// Waits until a tab shows `text` and the rows of that many events.
+async function shows(page, text, events) {
+  await page.waitForFunction(
+    ({ text, events }) =>
+      document.querySelector("#editor").value === text && document.querySelectorAll("#events [data-seq]").length >= events,
+    { text, events },
+  )
+}
+
+test("in Chromium: what is typed in one tab shows in the other, with the same events in the same order", { skip: missing }, async () => {
+  const [ada, bob] = [await openTab("tour", "ada"), await openTab("tour", "bob")]
+  await ada.page.locator("#editor").pressSequentially("Hello Bob 👋")
+  await shows(bob.page, "Hello Bob 👋", 1)
+  await bob.page.locator("#editor").press("End")
+  await bob.page.locator("#editor").pressSequentially(" and Ada")
+  const text = "Hello Bob 👋 and Ada"
+  await shows(ada.page, text, 1)
+  await shows(bob.page, text, (await seqs(ada.page)).length)
+  assert.deepEqual(await seqs(bob.page), await seqs(ada.page))
+  if (process.env.RELAY_SCREENSHOT) await bob.page.screenshot({ path: process.env.RELAY_SCREENSHOT })
+  assert.deepEqual([ada.errors, bob.errors], [[], []])
+  await Promise.all([ada.page.close(), bob.page.close()])
+})
+
+test("in Chromium: a tab that comes back shows the document as it is", { skip: missing }, async () => {
+  const ada = await openTab("return", "ada")
+  await ada.page.locator("#editor").pressSequentially("kept")
+  const again = await openTab("return", "ada")
+  await shows(again.page, "kept", 1)
+  await Promise.all([ada.page.close(), again.page.close()])
+})
+
+test("in Chromium: a tab goes on after the server was killed and started again", { skip: missing }, async () => {
+  const [ada, bob] = [await openTab("restart", "ada"), await openTab("restart", "bob")]
+  await ada.page.locator("#editor").pressSequentially("before")
+  await shows(bob.page, "before", 1)
+  await server.restart("SIGKILL")
+  await ada.page.locator("#editor").press("End")
+  await ada.page.locator("#editor").pressSequentially(" after")
+  await shows(bob.page, "before after", 1)
+  await shows(ada.page, "before after", 1)
+  await Promise.all([ada.page.close(), bob.page.close()])
+})

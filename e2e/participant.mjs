@@ -1,0 +1,122 @@
+// One user with the unmodified phoenix client, who keeps a position as docs/protocol.md shows and writes down what
+// comes. Runs in Node and in browsers alike.
+
+const PATIENCE_MS = 30_000
+
+export class Participant {
+  #waiting = new Set()
+
+  // `Socket` is phoenix's; `options` go to it.
+  constructor(Socket, url, user, options = {}) {
+    this.user = user
+    this.heartbeats = 0
+    this.closes = []
+    this.socket = new Socket(`${url.replace("http", "ws")}/socket`, { params: { user }, ...options })
+    this.socket.onMessage(({ topic, event }) => {
+      if (topic === "phoenix" && event === "phx_reply") this.#note(() => this.heartbeats++)
+    })
+    this.socket.onClose((event) => this.#note(() => this.closes.push(event?.code)))
+    this.socket.connect()
+  }
+
+  #note(change) {
+    change()
+    for (const check of this.#waiting) check()
+  }
+
+  // Joins a document and follows it; `position` is what this participant has, `null` for live events alone.
+  follow(document, position = { seq: 0 }) {
+    const followed = new Followed(document, position, (change) => this.#note(change))
+    followed.channel = this.socket.channel(`document:${document}`, () => followed.position ?? {})
+    followed.listen()
+    return followed
+  }
+
+  // Joins and waits for the reply.
+  async join(document, position) {
+    const followed = this.follow(document, position)
+    followed.joining = followed.channel.join()
+    followed.joining.receive("ok", (reply) => this.#note(() => followed.joins.push(reply)))
+    await this.until(() => followed.joins.length > 0, `${this.user} joins ${document}`)
+    return followed
+  }
+
+  // Waits until something holds; looks again whenever anything arrived.
+  until(holds, what) {
+    if (holds()) return Promise.resolve()
+    return new Promise((resolve, reject) => {
+      const check = () => {
+        if (!holds()) return
+        clearTimeout(timer)
+        this.#waiting.delete(check)
+        resolve()
+      }
+      const timer = setTimeout(() => {
+        this.#waiting.delete(check)
+        reject(new Error(`waited in vain: ${what}`))
+      }, PATIENCE_MS)
+      this.#waiting.add(check)
+    })
+  }
+
+  // Waits until the server has answered everything that was sent before.
+  roundTrip() {
+    return new Promise((resolve) => this.socket.ping(resolve))
+  }
+
+  leave() {
+    return new Promise((resolve) => this.socket.disconnect(resolve))
+  }
+}
+
+// What a participant has of one document.
+class Followed {
+  constructor(document, position, note) {
+    Object.assign(this, { document, position, note, events: [], ephemeral: [], joins: [], closed: false, errors: 0 })
+  }
+
+  listen() {
+    this.channel.onMessage = (kind, payload) => {
+      const event = payload instanceof ArrayBuffer ? decodeBinary(payload) : payload
+      if (event?.document !== undefined) this.note(() => this.#take(event))
+      return payload
+    }
+    this.channel.onClose(() => this.note(() => (this.closed = true)))
+    this.channel.onError(() => this.note(() => this.errors++))
+  }
+
+  #take(event) {
+    if (event.seq === undefined) return void this.ephemeral.push(event)
+    this.events.push(event)
+    this.position = { epoch: event.epoch, seq: event.seq }
+  }
+
+  // Pushes and gives the receipt; what the server refuses is thrown as it says it.
+  push(kind, payload) {
+    return new Promise((resolve, reject) => {
+      const push = this.channel.push(kind, payload)
+      push.receive("ok", resolve).receive("error", reject)
+      push.receive("timeout", () => reject(new Error(`no answer to ${kind}`)))
+    })
+  }
+
+  // An edit that inserts at the beginning.
+  type(text) {
+    return this.push("document.edited", { patches: [[0, 0, text]] })
+  }
+
+  get seqs() {
+    return this.events.map((event) => event.seq)
+  }
+
+  get ids() {
+    return this.events.map((event) => event.id)
+  }
+}
+
+// A binary event: the length of its envelope, the envelope, the bytes.
+function decodeBinary(buffer) {
+  const length = new DataView(buffer).getUint32(0)
+  const envelope = JSON.parse(new TextDecoder().decode(buffer.slice(4, 4 + length)))
+  return { ...envelope, payload: new Uint8Array(buffer.slice(4 + length)) }
+}
