@@ -369,3 +369,33 @@ async fn order_holds_with_many_publishers_and_readers_on_several_threads() {
         assert!(bus.shutdown(Duration::from_secs(10)).await.complete);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_document_is_never_open_twice_however_often_it_is_evicted() {
+    let log = MemoryLog::new();
+    let bus = over(log.clone(), BusConfig { idle_after: Duration::ZERO, ..BusConfig::default() });
+    let publishers: Vec<_> = (0..4)
+        .map(|_| {
+            let bus = bus.clone();
+            tokio::spawn(async move {
+                for number in 0..2000 {
+                    // Two writers on one document would get in each other's way in the log.
+                    bus.publish(note(&document("doc"), number)).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    let sweeping = std::thread::spawn({
+        let bus = bus.clone();
+        move || {
+            while !bus.stats().durable_published.eq(&8000) {
+                bus.sweep();
+            }
+        }
+    });
+    for publisher in publishers {
+        publisher.await.unwrap();
+    }
+    sweeping.join().unwrap();
+    assert!(bus.stats().channels_evicted > 0);
+}

@@ -16,7 +16,7 @@ use relay_bus::{
     MailboxConfig, Received,
 };
 use relay_core::testing::MemoryLog;
-use relay_core::{Actor, Event, Retention, UserId};
+use relay_core::{Actor, Event, ReadLimit, Retention, UserId};
 use support::{document, in_memory, laser, note, number, over};
 use tokio::sync::mpsc;
 
@@ -58,8 +58,9 @@ async fn a_listener_gets_what_its_filter_says_from_all_documents() {
 
 #[tokio::test]
 async fn a_full_mailbox_leaves_gaps_that_are_filled_from_history_in_order() {
-    let log = BusConfig { cache_events: 4, ..BusConfig::default() };
-    for bus in [in_memory(BusConfig::default()), over(MemoryLog::new(), log)] {
+    let one_by_one = ReadLimit { events: 1, bytes: usize::MAX };
+    let config = BusConfig { cache_events: 4, replay_page: one_by_one, ..BusConfig::default() };
+    for bus in [in_memory(config.clone()), over(MemoryLog::new(), config)] {
         let mut events = bus.subscribe_all(Filter::all(), small(FullPolicy::Refill));
         let (a, b) = (document("a"), document("b"));
         for number in 1..=200 {
