@@ -6,8 +6,11 @@ import { spawn } from "node:child_process"
 import { once } from "node:events"
 import { mkdtemp, rm } from "node:fs/promises"
 import { tmpdir } from "node:os"
-import { join } from "node:path"
+import { join, resolve } from "node:path"
 import { createInterface } from "node:readline"
+
+// A developer's own settings stay out of the tests.
+const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("RELAY_")))
 
 const program = process.env.RELAY_BIN ?? assert.fail("RELAY_BIN names no server; run: cargo xtask test")
 
@@ -30,13 +33,15 @@ export class Server {
 
   async #spawn(listen) {
     const flags = ["serve", "--listen", listen, "--data-dir", this.#data, "--log-format", "json"]
-    this.#child = spawn(program, flags, { stdio: ["ignore", "pipe", "inherit"] })
+    const options = { cwd: this.#data, env: environment, stdio: ["ignore", "ignore", "pipe"] }
+    this.#child = spawn(resolve(program), flags, options)
     const exited = once(this.#child, "exit").then(([code]) => assert.fail(`the server ended with ${code} at its start`))
-    const listening = new Promise((resolve) => {
+    const listening = new Promise((found) => {
       // Reads to the end, so that the server never waits for a full pipe.
-      createInterface(this.#child.stdout).on("line", (line) => {
+      createInterface(this.#child.stderr).on("line", (line) => {
         const address = /"address":"([^"]+)"/.exec(line)
-        if (address) resolve(address[1])
+        if (address) found(address[1])
+        if (!line.startsWith("{") || line.includes('"level":"ERROR"')) console.error(`server: ${line}`)
       })
     })
     exited.catch(() => {}) // It ends later, too.
