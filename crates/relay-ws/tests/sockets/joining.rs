@@ -5,26 +5,183 @@ use serde_json::json;
 use crate::support::{EPOCH, Server, edit};
 
 #[tokio::test]
-async fn a_joined_client_gets_receipts_for_its_pushes_and_everybody_gets_the_event() {
+async fn a_join_without_a_position_gets_live_events_alone() {
     let server = Server::start().await;
-    let (mut ada, mut bob) = (server.connect("ada").await, server.connect("bob").await);
-    let joined = ada.join_as("1", "document:notes", json!({})).await;
-    assert_eq!(joined["status"], "ok");
-    assert_eq!(joined["response"]["epoch"], EPOCH.to_string());
-    assert_eq!(joined["response"]["user"], "ada");
-    bob.join_as("1", "document:notes", json!({})).await;
+    let mut ada = server.connect("ada").await;
+    ada.join_as("1", "document:notes", json!({})).await;
+    ada.push("1", "document:notes", "document.edited", edit("a")).await;
 
-    ada.send(json!(["1", "7", "document:notes", "document.edited", edit("h")])).await;
-    let receipt = ada.reply("7").await;
-    assert_eq!(receipt["status"], "ok");
-    assert_eq!(receipt["response"]["seq"], 1);
-    assert_eq!(receipt["response"]["duplicate"], false);
-    let event = bob.next().await;
-    assert_eq!(event[2], "document:notes");
-    assert_eq!(event[3], "document.edited");
-    assert_eq!(event[4]["seq"], 1);
-    assert_eq!(event[4]["actor"], "user:ada");
-    assert_eq!(event[4]["payload"], edit("h"));
-    let stats = server.until("one delivery each", |stats| stats.deliveries == 2).await;
-    assert_eq!((stats.joins, stats.pushes, stats.rooms_open), (2, 1, 1));
+    let mut bob = server.connect("bob").await;
+    let reply = bob.join_as("1", "document:notes", json!({})).await;
+    let connection = reply["response"]["connection"].as_str().unwrap().to_owned();
+    assert_eq!(
+        reply,
+        json!({"status": "ok", "response": {
+            "epoch": EPOCH.to_string(), "seq": 1, "first_seq": 1, "position": 1, "user": "bob",
+            "connection": connection, "reset": false, "recovered": false,
+        }})
+    );
+    ada.push("1", "document:notes", "document.edited", edit("b")).await;
+    assert_eq!(bob.event().await["seq"], 2);
+}
+
+#[tokio::test]
+async fn a_client_that_comes_back_gets_exactly_what_it_missed_and_then_live_events() {
+    let server = Server::start().await;
+    let mut ada = server.connect("ada").await;
+    ada.join_as("1", "document:notes", json!({})).await;
+    for text in ["a", "b", "c", "d"] {
+        ada.push("1", "document:notes", "document.edited", edit(text)).await;
+    }
+    let mut bob = server.connect("bob").await;
+    let reply = bob.join_as("1", "document:notes", json!({"epoch": EPOCH, "seq": 2})).await;
+    assert_eq!(reply["response"]["position"], 2);
+    assert_eq!(reply["response"]["recovered"], true);
+    assert_eq!(reply["response"]["reset"], false);
+    ada.push("1", "document:notes", "document.edited", edit("e")).await;
+    for seq in 3..=5 {
+        assert_eq!(bob.event().await["seq"], seq);
+    }
+}
+
+#[tokio::test]
+async fn a_position_that_cannot_be_continued_is_answered_with_a_reset_and_its_reason() {
+    let server = Server::start().await;
+    let mut ada = server.connect("ada").await;
+    ada.join_as("1", "document:notes", json!({})).await;
+    for text in ["a", "b", "c"] {
+        ada.push("1", "document:notes", "document.edited", edit(text)).await;
+    }
+    // Ada's own stream has to have read what is dropped now.
+    for seq in 1..=3 {
+        let mut bob = server.connect("bob").await;
+        bob.join("document:notes", json!({"seq": 0})).await;
+        for expected in 1..=seq {
+            assert_eq!(bob.event().await["seq"], expected);
+        }
+    }
+    server.until("ada has everything", |stats| stats.deliveries >= 9 + 3).await;
+    server.feed.trim("notes", 1);
+    for (params, reason) in [
+        (json!({"epoch": "0000000000000001", "seq": 2}), "epoch_changed"),
+        (json!({"epoch": EPOCH, "seq": 99}), "ahead"),
+        (json!({"epoch": EPOCH, "seq": 0}), "trimmed"),
+    ] {
+        let mut bob = server.connect("bob").await;
+        let reply = bob.join("document:notes", params).await;
+        assert_eq!(reply["response"]["reset"], true);
+        assert_eq!(reply["response"]["reset_reason"], reason);
+        assert_eq!(reply["response"]["first_seq"], 2);
+        assert_eq!(reply["response"]["position"], 1);
+        assert_eq!(bob.event().await["seq"], 2);
+        assert_eq!(bob.event().await["seq"], 3);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_has_nothing_yet_may_say_so_with_a_null_epoch() {
+    let server = Server::start().await;
+    let mut ada = server.connect("ada").await;
+    let reply = ada.join("document:notes", json!({"epoch": null, "seq": 0})).await;
+    assert_eq!(reply["response"]["recovered"], true);
+    assert_eq!(reply["response"]["position"], 0);
+}
+
+#[tokio::test]
+async fn a_second_join_closes_the_first_and_events_come_once() {
+    let server = Server::start().await;
+    let mut ada = server.connect("ada").await;
+    ada.join_as("1", "document:notes", json!({})).await;
+    ada.send(json!(["2", "2", "document:notes", "phx_join", {}])).await;
+    assert_eq!(ada.next().await, json!(["1", "1", "document:notes", "phx_close", {}]));
+    assert_eq!(ada.next().await[4]["status"], "ok");
+    assert_eq!(server.feed.subscriptions("notes"), 1);
+
+    ada.push("2", "document:notes", "document.edited", edit("a")).await;
+    ada.push("2", "document:notes", "document.edited", edit("b")).await;
+    let mut seqs = server.connect("bob").await;
+    seqs.join("document:notes", json!({"seq": 0})).await;
+    assert_eq!(seqs.event().await["seq"], 1);
+    assert_eq!(server.ws.rooms()[0].connections, 2);
+    let stats = server.until("every event came once", |stats| stats.deliveries == 4).await;
+    assert_eq!(stats.joins, 3);
+}
+
+#[tokio::test]
+async fn a_message_for_a_channel_that_was_replaced_is_passed_over() {
+    let server = Server::start().await;
+    let mut ada = server.connect("ada").await;
+    ada.join_as("1", "document:notes", json!({})).await;
+    ada.join_as("2", "document:notes", json!({})).await;
+    ada.send(json!(["1", "9", "document:notes", "document.edited", edit("late")])).await;
+    ada.send(json!(["1", "10", "document:notes", "phx_leave", {}])).await;
+    ada.is_alive().await;
+    assert_eq!(server.ws.stats().stale_messages, 2);
+    assert_eq!(server.feed.count("notes"), 0);
+    assert_eq!(ada.push("2", "document:notes", "document.edited", edit("a")).await["status"], "ok");
+}
+
+#[tokio::test]
+async fn leaving_is_answered_ends_the_subscription_and_closes_the_channel() {
+    let server = Server::start().await;
+    let mut ada = server.connect("ada").await;
+    ada.join_as("1", "document:notes", json!({})).await;
+    assert_eq!(server.ws.members(&"notes".parse().unwrap()).len(), 1);
+    ada.send(json!(["1", "5", "document:notes", "phx_leave", {}])).await;
+    assert_eq!(
+        ada.next().await,
+        json!(["1", "5", "document:notes", "phx_reply", {"status": "ok", "response": {}}])
+    );
+    assert_eq!(ada.next().await, json!(["1", "1", "document:notes", "phx_close", {}]));
+    assert_eq!(server.feed.subscriptions("notes"), 0);
+    assert_eq!(server.ws.rooms(), []);
+
+    ada.send(json!(["1", "6", "document:notes", "phx_leave", {}])).await;
+    assert_eq!(ada.reply("6").await, json!({"status": "ok", "response": {}}));
+}
+
+#[tokio::test]
+async fn messages_sent_behind_a_join_without_waiting_are_taken_in_their_order() {
+    let server = Server::start().await;
+    let mut ada = server.connect("ada").await;
+    ada.send(json!(["1", "1", "document:notes", "phx_join", {}])).await;
+    ada.send(json!(["1", "2", "document:notes", "document.edited", edit("a")])).await;
+    ada.send(json!(["1", "3", "document:notes", "phx_leave", {}])).await;
+    ada.send(json!(["4", "4", "document:notes", "phx_join", {"seq": 0}])).await;
+    for reference in ["1", "2", "3", "4"] {
+        assert_eq!(ada.reply(reference).await["status"], "ok", "{reference}");
+    }
+    assert_eq!(ada.event().await["seq"], 1);
+}
+
+#[tokio::test]
+async fn a_join_that_the_feed_refuses_is_answered_without_telling_about_its_disk() {
+    let server = Server::start().await;
+    let mut ada = server.connect("ada").await;
+    let reply = ada.join("document:broken", json!({})).await;
+    assert_eq!(reply["status"], "error");
+    assert_eq!(reply["response"]["reason"], "log_failed");
+    assert!(!reply.to_string().contains("fire"), "{reply}");
+    assert_eq!(ada.join("document:notes", json!({})).await["status"], "ok");
+    assert_eq!(server.ws.stats().errors["log_failed"], 1);
+}
+
+#[tokio::test]
+async fn a_client_that_falls_too_far_behind_is_told_to_rejoin_and_loses_nothing() {
+    let server = Server::with_feed(crate::support::quick(), |feed| feed.max_behind = 2).await;
+    let mut ada = server.connect("ada").await;
+    ada.join_as("1", "document:notes", json!({})).await;
+    for text in ["a", "b", "c", "d"] {
+        ada.push("1", "document:notes", "document.edited", edit(text)).await;
+    }
+    let mut bob = server.connect("bob").await;
+    bob.send(json!(["1", "1", "document:notes", "phx_join", {"epoch": EPOCH, "seq": 1}])).await;
+    assert_eq!(bob.next().await[4]["status"], "ok");
+    assert_eq!(bob.next().await, json!(["1", "1", "document:notes", "phx_error", {"reason": "lagged"}]));
+    let reply = bob.push("1", "document:notes", "document.edited", edit("x")).await;
+    assert_eq!(reply, json!({"status": "error", "response": {"reason": "unmatched topic"}}));
+    assert_eq!(server.ws.stats().channel_errors["lagged"], 1);
+
+    bob.join("document:notes", json!({"epoch": EPOCH, "seq": 2})).await;
+    assert_eq!(bob.event().await["seq"], 3);
 }

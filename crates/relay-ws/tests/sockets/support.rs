@@ -273,6 +273,11 @@ impl Server {
         Client { socket: self.socket(&format!("/socket/websocket?vsn=2.0.0&user={user}")).await, refs: 0 }
     }
 
+    /// Connects without naming a user.
+    pub(crate) async fn guest(&self) -> Client {
+        Client { socket: self.socket("/socket/websocket?vsn=2.0.0").await, refs: 0 }
+    }
+
     async fn socket(&self, path: &str) -> WebSocketStream<TcpStream> {
         let (mut stream, head) = self.handshake(path, "").await;
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
@@ -364,6 +369,8 @@ impl Client {
     pub(crate) async fn closed(&mut self) -> u16 {
         loop {
             if let Message::Close(frame) = self.receive().await {
+                // The goodbye is answered, unless the server has gone already.
+                let _ = self.socket.flush().await;
                 return frame.expect("a code").code.into();
             }
         }
@@ -386,6 +393,17 @@ impl Client {
         loop {
             let message = self.next().await;
             if message[1] == reference && message[3] == "phx_reply" {
+                return message[4].clone();
+            }
+        }
+    }
+
+    /// As [`Client::reply`], where binary messages may come before.
+    pub(crate) async fn reply_among_binary(&mut self, reference: &str) -> Value {
+        loop {
+            let Message::Text(text) = self.receive().await else { continue };
+            let message: Value = serde_json::from_str(&text).unwrap();
+            if message[1] == reference {
                 return message[4].clone();
             }
         }

@@ -1,0 +1,178 @@
+//! Each kind of bad input gets its error or close code, is counted, and hurts nobody else.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+
+use crate::support::{Client, Server, edit, quick};
+
+/// A server, a client that will misbehave, and a bystander; both have joined `notes`.
+async fn scene() -> (Server, Client, Client) {
+    let config = relay_ws::WsConfig { max_frame_bytes: 4096, max_topics: 3, ..quick() };
+    let server = Server::with(config).await;
+    let (mut mallory, mut bob) = (server.connect("mallory").await, server.connect("bob").await);
+    mallory.join_as("1", "document:notes", json!({})).await;
+    bob.join_as("1", "document:notes", json!({})).await;
+    (server, mallory, bob)
+}
+
+/// The message closes its sender's connection with `code`, and nobody else's.
+async fn closes(message: Message, code: u16) {
+    let (server, mut mallory, mut bob) = scene().await;
+    mallory.send_raw(message).await;
+    assert_eq!(mallory.closed().await, code);
+    assert_eq!(server.ws.stats().closed[&code], 1);
+    works(&server, &mut bob).await;
+}
+
+/// The push is refused with `reason`, and the connection goes on.
+async fn refuses(topic: &str, event: &str, payload: Value, reason: &str) {
+    let (server, mut mallory, mut bob) = scene().await;
+    let reply = mallory.push("1", topic, event, payload).await;
+    assert_eq!(reply["status"], "error", "{reply}");
+    assert_eq!(reply["response"]["reason"], reason, "{reply}");
+    assert_eq!(server.ws.stats().errors[reason], 1);
+    mallory.is_alive().await;
+    works(&server, &mut bob).await;
+}
+
+async fn works(server: &Server, bob: &mut Client) {
+    let receipt = bob.push("1", "document:notes", "document.edited", edit("still here")).await;
+    assert_eq!(receipt["status"], "ok");
+    assert_eq!(server.feed.count("notes"), 1);
+}
+
+#[tokio::test]
+async fn text_that_is_not_json_closes_with_1003() {
+    closes(Message::text("hello?"), 1003).await;
+}
+
+#[tokio::test]
+async fn json_that_is_not_a_message_closes_with_1003() {
+    closes(Message::text(r#"{"topic": "document:notes"}"#), 1003).await;
+    closes(Message::text(r#"["1", 2, "document:notes", "phx_leave", {}]"#), 1003).await;
+    closes(Message::text(r#"["1", "2", "document:notes", "phx_leave"]"#), 1003).await;
+}
+
+#[tokio::test]
+async fn a_malformed_binary_message_closes_with_1003() {
+    closes(Message::binary(vec![]), 1003).await;
+    closes(Message::binary(vec![0, 9, 9, 9, 9, b'x']), 1003).await;
+    closes(Message::binary(vec![7, 7, 7]), 1003).await;
+    closes(Message::binary(b"\x00\x01\x00\x00\x00\xff".to_vec()), 1003).await;
+}
+
+#[tokio::test]
+async fn a_reference_of_more_than_255_bytes_closes_with_1003() {
+    closes(Message::text(json!([null, "r".repeat(256), "phoenix", "heartbeat", {}]).to_string()), 1003).await;
+}
+
+#[tokio::test]
+async fn text_that_is_not_utf8_closes_with_1007() {
+    let frame = Frame::message(&b"[\"\xff\"]"[..], OpCode::Data(Data::Text), true);
+    closes(Message::Frame(frame), 1007).await;
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_closes_with_1009() {
+    closes(Message::text("x".repeat(4097)), 1009).await;
+    closes(Message::binary(vec![0; 4097]), 1009).await;
+}
+
+#[tokio::test]
+async fn a_client_that_announces_a_huge_message_learns_why_it_is_closed_while_it_still_sends() {
+    let (server, mut mallory, mut bob) = scene().await;
+    let raw = mallory.socket.get_mut();
+    raw.write_all(&[0x82, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 1, 2, 3, 4]).await.unwrap();
+    raw.write_all(&[0; 64 * 1024]).await.unwrap();
+    assert_eq!(mallory.closed().await, 1009);
+    works(&server, &mut bob).await;
+}
+
+#[tokio::test]
+async fn what_is_not_websocket_closes_with_1002() {
+    let (server, mut mallory, mut bob) = scene().await;
+    // An unmasked frame with reserved bits.
+    mallory.socket.get_mut().write_all(&[0xf1, 0x00]).await.unwrap();
+    assert_eq!(mallory.closed().await, 1002);
+    assert_eq!(server.ws.stats().closed[&1002], 1);
+    works(&server, &mut bob).await;
+}
+
+#[tokio::test]
+async fn an_unknown_event_is_refused() {
+    refuses("document:notes", "document.exploded", json!({}), "unknown_event").await;
+    refuses("document:notes", "publish", json!({"kind": "nope", "payload": {}}), "unknown_event").await;
+}
+
+#[tokio::test]
+async fn a_payload_that_does_not_fit_its_kind_is_refused() {
+    refuses("document:notes", "document.edited", json!({"patches": "all"}), "invalid_payload").await;
+    refuses("document:notes", "cursor.moved", json!({"position": null}), "invalid_payload").await;
+}
+
+#[tokio::test]
+async fn a_draft_with_an_unknown_field_is_refused() {
+    let draft = json!({"kind": "x-note", "payload": {}, "sequence": 9});
+    refuses("document:notes", "publish", draft, "invalid_request").await;
+}
+
+#[tokio::test]
+async fn a_push_on_a_topic_that_is_not_joined_is_refused() {
+    refuses("document:other", "document.edited", edit("a"), "unmatched topic").await;
+    refuses("phoenix", "boom", json!({}), "unmatched topic").await;
+}
+
+#[tokio::test]
+async fn a_join_of_an_unknown_topic_is_refused() {
+    refuses("lobby", "phx_join", json!({}), "unmatched topic").await;
+}
+
+#[tokio::test]
+async fn a_document_id_that_is_too_long_or_empty_is_refused() {
+    refuses(&format!("document:{}", "x".repeat(257)), "phx_join", json!({}), "invalid_request").await;
+    refuses("document:", "phx_join", json!({}), "invalid_request").await;
+}
+
+#[tokio::test]
+async fn malformed_join_parameters_are_refused_and_leave_the_channel_as_it_was() {
+    for params in [
+        json!({"epoch": "0000000000000001"}),
+        json!({"seq": -1}),
+        json!({"epoch": 7, "seq": 1}),
+        json!("everything"),
+    ] {
+        refuses("document:notes", "phx_join", params, "invalid_request").await;
+    }
+}
+
+#[tokio::test]
+async fn more_topics_than_allowed_are_refused_until_one_is_left() {
+    let (server, mut mallory, mut bob) = scene().await;
+    assert_eq!(mallory.join("document:2", json!({})).await["status"], "ok");
+    assert_eq!(mallory.join_as("three", "document:3", json!({})).await["status"], "ok");
+    let refused = mallory.join("document:4", json!({})).await;
+    assert_eq!(refused["response"]["reason"], "too many channels joined");
+    assert_eq!(mallory.join_as("again", "document:3", json!({})).await["status"], "ok");
+    mallory.send(json!(["again", "l", "document:3", "phx_leave", {}])).await;
+    assert_eq!(mallory.reply("l").await["status"], "ok");
+    assert_eq!(mallory.join("document:4", json!({})).await["status"], "ok");
+    assert_eq!(server.ws.stats().errors["too many channels joined"], 1);
+    works(&server, &mut bob).await;
+}
+
+#[tokio::test]
+async fn a_panic_in_one_connection_ends_that_connection_alone() {
+    let (server, mut mallory, mut bob) = scene().await;
+    mallory.join_as("p", "document:panic", json!({})).await;
+    mallory.send(json!(["p", "1", "document:panic", "document.edited", edit("a")])).await;
+    let stats = server.until("the panic is counted", |stats| stats.panicked == 1).await;
+    assert_eq!(stats.connections_open, 1);
+    assert_eq!(server.ws.members(&"notes".parse().unwrap()).len(), 1);
+    works(&server, &mut bob).await;
+    server.ws.shutdown(Duration::from_secs(10)).await;
+}

@@ -1,0 +1,186 @@
+//! Pushes, their receipts, and how events reach everybody.
+
+use relay_core::{DocumentId, Draft, EventSink, Kind, Payload};
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::{EPOCH, Server, edit};
+
+#[tokio::test]
+async fn a_push_is_answered_with_its_receipt_and_everybody_gets_the_event() {
+    let server = Server::start().await;
+    let (mut ada, mut bob) = (server.connect("ada").await, server.connect("bob").await);
+    ada.join_as("1", "document:notes", json!({})).await;
+    bob.join_as("1", "document:notes", json!({})).await;
+
+    let receipt = ada.push("1", "document:notes", "document.edited", edit("h")).await;
+    assert_eq!(receipt["status"], "ok");
+    assert_eq!(receipt["response"]["seq"], 1);
+    assert_eq!(receipt["response"]["epoch"], EPOCH.to_string());
+    assert_eq!(receipt["response"]["duplicate"], false);
+    let message = bob.next().await;
+    assert_eq!(message[0], Value::Null);
+    assert_eq!(message[1], Value::Null);
+    assert_eq!(message[2], "document:notes");
+    assert_eq!(message[3], "document.edited");
+    let event = &message[4];
+    assert_eq!(event["id"], receipt["response"]["id"]);
+    assert_eq!(event["seq"], 1);
+    assert_eq!(event["actor"], "user:ada");
+    assert_eq!(event["payload"], edit("h"));
+    let stats = server.until("one delivery each", |stats| stats.deliveries == 2).await;
+    assert_eq!((stats.joins, stats.pushes, stats.rooms_open), (2, 1, 1));
+}
+
+#[tokio::test]
+async fn a_whole_draft_may_be_pushed_and_its_actor_is_the_connections_user_all_the_same() {
+    let server = Server::start().await;
+    let mut ada = server.connect("ada").await;
+    ada.join_as("1", "document:notes", json!({})).await;
+    let draft = json!({
+        "kind": "x-note", "payload": {"text": "hi"}, "actor": "system", "metadata": {"tab": "2"},
+        "id": "0199c9a2-6a51-7cc0-8f3e-2b7d5c6f1a90",
+    });
+    ada.send(json!(["1", "9", "document:notes", "publish", draft])).await;
+    assert_eq!(ada.reply("9").await["response"]["id"], "0199c9a2-6a51-7cc0-8f3e-2b7d5c6f1a90");
+    let event = ada.event().await;
+    assert_eq!(event["kind"], "x-note");
+    assert_eq!(event["actor"], "user:ada");
+    assert_eq!(event["metadata"], json!({"tab": "2"}));
+}
+
+#[tokio::test]
+async fn pushes_are_published_in_their_order_before_the_first_is_answered() {
+    let server = Server::start().await;
+    let mut ada = server.connect("ada").await;
+    ada.join_as("1", "document:notes", json!({})).await;
+    server.feed.hold();
+    for number in 1..=100 {
+        ada.send(json!(["1", number.to_string(), "document:notes", "document.edited", edit("a")])).await;
+    }
+    let mut bob = server.connect("bob").await;
+    bob.join("document:notes", json!({"seq": 0})).await;
+    for seq in 1..=100 {
+        assert_eq!(bob.event().await["seq"], seq);
+    }
+    assert_eq!(server.ws.stats().pushes, 0);
+    server.feed.release();
+    for number in 1..=100 {
+        assert_eq!(ada.reply(&number.to_string()).await["response"]["seq"], number);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_with_too_many_unanswered_pushes_is_not_read_until_answers_come() {
+    let config = relay_ws::WsConfig { max_pending_pushes: 4, ..crate::support::quick() };
+    let server = Server::with(config).await;
+    let mut ada = server.connect("ada").await;
+    ada.join_as("1", "document:notes", json!({})).await;
+    server.feed.hold();
+    for number in 1..=10 {
+        ada.send(json!(["1", number.to_string(), "document:notes", "document.edited", edit("a")])).await;
+    }
+    let mut bob = server.connect("bob").await;
+    bob.join("document:notes", json!({"seq": 0})).await;
+    for seq in 1..=4 {
+        assert_eq!(bob.event().await["seq"], seq);
+    }
+    bob.is_alive().await;
+    assert_eq!(server.feed.count("notes"), 4);
+    server.feed.release();
+    for number in 1..=10 {
+        assert_eq!(ada.reply(&number.to_string()).await["response"]["seq"], number);
+    }
+}
+
+#[tokio::test]
+async fn bytes_are_pushed_and_received_as_binary_messages() {
+    let server = Server::start().await;
+    let (mut ada, mut bob) = (server.connect("ada").await, server.connect("bob").await);
+    ada.join_as("1", "document:notes", json!({})).await;
+    bob.join_as("1", "document:notes", json!({})).await;
+    let mut push = vec![0, 1, 1, 14, 15];
+    push.extend(b"19document:notesdocument.edited\x00\x01\xff");
+    ada.send_raw(Message::binary(push)).await;
+    let receipt = ada.reply_among_binary("9").await;
+    assert_eq!(receipt["response"]["seq"], 1);
+
+    let broadcast = bob.next_binary().await;
+    let (head, rest) = broadcast.split_at(3 + 14 + 15);
+    assert_eq!(head, b"\x02\x0e\x0fdocument:notesdocument.edited");
+    let (length, rest) = rest.split_first_chunk::<4>().unwrap();
+    let (envelope, payload) = rest.split_at(u32::from_be_bytes(*length) as usize);
+    let envelope: Value = serde_json::from_slice(envelope).unwrap();
+    assert_eq!(envelope["seq"], 1);
+    assert_eq!(envelope.get("payload"), None);
+    assert_eq!(payload, b"\x00\x01\xff");
+}
+
+#[tokio::test]
+async fn bytes_on_a_topic_too_long_for_a_binary_message_come_as_text() {
+    let server = Server::start().await;
+    let id = "x".repeat(256);
+    let topic = format!("document:{id}");
+    let mut ada = server.connect("ada").await;
+    ada.join_as("1", &topic, json!({})).await;
+    let draft = json!({"kind": "x-blob", "payload_base64": "AAH/"});
+    ada.push("1", &topic, "publish", draft).await;
+    let mut bob = server.connect("bob").await;
+    bob.join("x", json!({})).await;
+    bob.join(&topic, json!({"seq": 0})).await;
+    let event = bob.event().await;
+    assert_eq!(event["payload_base64"], "AAH/");
+}
+
+#[tokio::test]
+async fn a_cursor_is_keyed_by_its_connection_unless_it_says_otherwise() {
+    let server = Server::start().await;
+    let mut ada = server.connect("ada").await;
+    let joined = ada.join_as("1", "document:notes", json!({})).await;
+    let receipt = ada.push("1", "document:notes", "cursor.moved", json!({"position": 3})).await;
+    assert_eq!(receipt["response"].get("seq"), None);
+    let mut bob = server.connect("bob").await;
+    bob.join_as("1", "document:notes", json!({})).await;
+    ada.push("1", "document:notes", "cursor.moved", json!({"position": 4})).await;
+    let event = bob.event().await;
+    assert_eq!(event["key"], joined["response"]["connection"]);
+    assert_eq!(event["payload"], json!({"position": 4}));
+    let own = json!({"kind": "cursor.moved", "payload": {"position": 1}, "key": "left pane"});
+    ada.push("1", "document:notes", "publish", own).await;
+    assert_eq!(bob.event().await["key"], "left pane");
+}
+
+#[tokio::test]
+async fn a_push_that_the_feed_refuses_is_answered_with_its_reason() {
+    let server = Server::start().await;
+    let mut ada = server.connect("ada").await;
+    ada.join_as("1", "document:doomed", json!({})).await;
+    let reply = ada.push("1", "document:doomed", "document.edited", edit("a")).await;
+    assert_eq!(reply["status"], "error");
+    assert_eq!(reply["response"]["reason"], "overloaded");
+    assert_eq!(server.ws.stats().errors["overloaded"], 1);
+}
+
+#[tokio::test]
+async fn documents_take_turns_so_that_a_busy_one_does_not_hide_a_quiet_one() {
+    let server = Server::start().await;
+    let note = |document: &str| {
+        let kind = Kind::new("x-note", relay_core::Durability::Durable).unwrap();
+        Draft::new(DocumentId::new(document).unwrap(), kind, Payload::json(&json!({"n": 1})).unwrap())
+    };
+    for _ in 0..1000 {
+        server.feed.publish(note("busy")).await.unwrap();
+    }
+    server.feed.publish(note("quiet")).await.unwrap();
+    let mut ada = server.connect("ada").await;
+    ada.send(json!(["1", "1", "document:busy", "phx_join", {"seq": 0}])).await;
+    ada.send(json!(["2", "2", "document:quiet", "phx_join", {"seq": 0}])).await;
+    let mut busy_before_quiet = 0;
+    loop {
+        match ada.event().await["document"].as_str() {
+            Some("busy") => busy_before_quiet += 1,
+            _ => break,
+        }
+    }
+    assert!(busy_before_quiet < 1000, "the quiet document came last");
+}
