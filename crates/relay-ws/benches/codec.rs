@@ -29,7 +29,7 @@ fn codec(c: &mut Criterion) {
         b.iter(|| serde_json::from_str::<serde_json::Value>(black_box(text)).unwrap());
     });
     group.bench_function("binary", |b| {
-        b.iter(|| codec::decode_binary(black_box(binary)).unwrap().topic.len())
+        b.iter(|| codec::decode_binary(black_box(binary)).unwrap().topic.len());
     });
     group.finish();
 

@@ -102,7 +102,7 @@ pub enum OriginPolicy {
 
 impl OriginPolicy {
     /// Whether a page of `origin` may connect to a server that was called `host`.
-    pub(crate) fn allows(&self, origin: &str, host: Option<&str>) -> bool {
+    pub fn allows(&self, origin: &str, host: Option<&str>) -> bool {
         let same_host = || {
             let authority = origin.split_once("://").map(|(_, authority)| authority);
             matches!((authority, host), (Some(authority), Some(host)) if authority.eq_ignore_ascii_case(host))

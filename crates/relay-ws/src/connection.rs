@@ -6,6 +6,7 @@
 //!
 //! What must hold:
 //! - An answer is written before any event of the channel that it opens.
+//! - Answers come in the order of what they answer, heartbeats excepted.
 //! - Drafts of one connection reach the sink in the order of its pushes: each publish is polled once, at once.
 //! - Publishes are polled even while the socket is full, so that a slow client holds no place in anybody's queue.
 
@@ -105,7 +106,8 @@ pub(crate) struct Connection<S> {
     /// What is to be written before any event.
     outbox: VecDeque<Frame>,
     outbox_bytes: usize,
-    /// A message for a topic whose join is still being made. Nothing is read until it is dealt with.
+    /// A message whose turn has not come: one for a topic whose join is still being made, or a join while answers are
+    /// awaited. Nothing is read until it is dealt with.
     parked: Option<Message>,
     heard_at: Duration,
     stall: Option<Stall>,
@@ -321,6 +323,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             tracing::debug!(connection = %self.identity.connection, %error, "malformed message");
             End::Close(CloseReason::Malformed)
         })?;
+        // The reply to a join comes after the answers to what was sent before it.
+        if decoded.event == "phx_join" && !self.answers.is_empty() {
+            self.parked = Some(message);
+            return Ok(());
+        }
         match self.channels.receive(&decoded, &self.identity, self.shared.config.max_topics) {
             Action::Park => self.parked = Some(message),
             action => self.act(action, &decoded, cx),
@@ -338,7 +345,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             Action::Join { channel, document, start, replaced } => {
                 if let Some(replaced) = replaced {
-                    self.answer(codec::encode_close(replaced.join_ref.as_deref(), &replaced.topic));
+                    self.enqueue(codec::encode_close(replaced.join_ref.as_deref(), &replaced.topic));
                 }
                 let reference = reference.map(Arc::from);
                 self.joins.push(self.subscribe(channel, reference, document, start));

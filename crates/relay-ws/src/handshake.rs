@@ -17,6 +17,7 @@ use serde::Serialize;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::config::OriginPolicy;
+use crate::request::excerpt;
 
 /// The serializer's version that is spoken here.
 const VSN: &str = "2.0.0";
@@ -127,7 +128,7 @@ pub(crate) fn check<B>(request: &Request<B>, origins: &OriginPolicy) -> Result<A
     match parameter(query, "vsn")?.as_deref() {
         Some(VSN) => {}
         given => {
-            let given = given.map_or("none".to_owned(), |vsn| format!("`{}`", excerpt(vsn)));
+            let given = given.map_or("none".to_owned(), |vsn| format!("`{}`", excerpt(vsn, 64)));
             return Err(Rejection::bad_request(format!(
                 "the parameter `vsn` must be {VSN}, {given} was given"
             )));
@@ -158,7 +159,7 @@ fn check_origin(
     Err(Rejection {
         status: StatusCode::FORBIDDEN,
         reason: "origin",
-        message: format!("pages of `{}` may not connect; the operator allows origins", excerpt(&origin)),
+        message: format!("pages of `{}` may not connect; the operator allows origins", excerpt(&origin, 64)),
     })
 }
 
@@ -182,8 +183,4 @@ fn parameter<'a>(query: &'a str, name: &str) -> Result<Option<Cow<'a, str>>, Rej
 
 fn not_utf8(name: &str) -> Rejection {
     Rejection::bad_request(format!("the parameter `{name}` is not UTF-8"))
-}
-
-fn excerpt(text: &str) -> String {
-    text.chars().take(64).collect()
 }

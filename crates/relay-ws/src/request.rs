@@ -18,6 +18,14 @@ pub(crate) const TOPIC_PREFIX: &str = "document:";
 /// The event whose payload is a whole draft.
 const PUBLISH: &str = "publish";
 
+/// The most characters of an error's message, which may quote what the client sent.
+const MAX_MESSAGE_CHARS: usize = 512;
+
+/// The first characters of a text that came from outside.
+pub(crate) fn excerpt(text: &str, max_chars: usize) -> String {
+    text.chars().take(max_chars).collect()
+}
+
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {
@@ -39,11 +47,11 @@ impl Refusal {
     pub(crate) const UNMATCHED_TOPIC: Self = Self { reason: "unmatched topic", message: None };
 
     fn new(reason: &'static str, message: &impl ToString) -> Self {
-        Self { reason, message: Some(message.to_string()) }
+        Self { reason, message: Some(excerpt(&message.to_string(), MAX_MESSAGE_CHARS)) }
     }
 
-    fn invalid_request(message: impl ToString) -> Self {
-        Self::new("invalid_request", &message)
+    fn invalid_request(message: &impl ToString) -> Self {
+        Self::new("invalid_request", message)
     }
 
     pub(crate) fn too_many_channels(max: usize) -> Self {
@@ -90,7 +98,7 @@ impl From<JsonError> for Refusal {
 /// The document that `topic` names.
 pub(crate) fn document(topic: &str) -> Result<DocumentId, Refusal> {
     let id = topic.strip_prefix(TOPIC_PREFIX).ok_or(Refusal::UNMATCHED_TOPIC)?;
-    DocumentId::new(id).map_err(Refusal::invalid_request)
+    DocumentId::new(id).map_err(|error| Refusal::invalid_request(&error))
 }
 
 /// From where a join wants events, by its payload.
@@ -103,15 +111,15 @@ pub(crate) fn start(payload: ClientPayload<'_>) -> Result<Start, Refusal> {
         seq: Option<Seq>,
     }
     let ClientPayload::Json(raw) = payload else {
-        return Err(Refusal::invalid_request("the payload of a join is a JSON object, not binary data"));
+        return Err(Refusal::invalid_request(&"the payload of a join is a JSON object, not binary data"));
     };
     let params: Params = serde_json::from_str(raw.get())
-        .map_err(|error| Refusal::invalid_request(format!("join payload: {error}")))?;
+        .map_err(|error| Refusal::invalid_request(&format!("join payload: {error}")))?;
     match params {
         Params { epoch: None, seq: None } => Ok(Start::Live),
         Params { epoch, seq: Some(seq) } => Ok(Start::After { epoch, seq }),
         Params { epoch: Some(_), seq: None } => Err(Refusal::invalid_request(
-            "join payload: `epoch` without `seq`; give both, or neither for live events alone",
+            &"join payload: `epoch` without `seq`; give both, or neither for live events alone",
         )),
     }
 }

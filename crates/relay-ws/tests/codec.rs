@@ -74,7 +74,7 @@ fn client_encode(message: &Fields) -> Frame {
             let fields = [&join_ref, &reference, &message.topic, &message.event];
             let mut encoded = vec![0];
             encoded.extend(fields.iter().map(|field| u8::try_from(field.len()).unwrap()));
-            fields.iter().for_each(|field| encoded.extend(field.as_bytes()));
+            encoded.extend(fields.iter().flat_map(|field| field.as_bytes()));
             encoded.extend(bytes);
             Frame::Binary(encoded.into())
         }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{MAX_FIELD_BYTES, PUSH};
+use crate::request::excerpt;
 
 /// A message from a client, borrowed from the WebSocket message that it came in.
 #[derive(Debug, Clone)]
@@ -46,7 +47,7 @@ impl ClientPayload<'_> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// The text is not JSON of the right form.
+    /// The text is not JSON of the right form; what the parser says of it, cut to its first characters.
     #[error("text must be `[join_ref, ref, topic, event, payload]`: {0}")]
     NotAMessage(String),
     /// The first byte of a binary message names no form that clients send.
@@ -94,8 +95,8 @@ struct Fields<'a>(
 /// # Errors
 /// [`DecodeError::NotAMessage`], [`DecodeError::ReferenceTooLong`].
 pub fn decode_text(text: &str) -> Result<ClientMessage<'_>, DecodeError> {
-    let Fields(join_ref, reference, topic, event, payload) =
-        serde_json::from_str(text).map_err(|error| DecodeError::NotAMessage(error.to_string()))?;
+    let Fields(join_ref, reference, topic, event, payload) = serde_json::from_str(text)
+        .map_err(|error| DecodeError::NotAMessage(excerpt(&error.to_string(), 256)))?;
     Ok(ClientMessage {
         join_ref: check_reference("join_ref", join_ref)?,
         reference: check_reference("ref", reference)?,

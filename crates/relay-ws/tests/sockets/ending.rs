@@ -65,12 +65,12 @@ async fn a_client_that_says_goodbye_gets_its_goodbye_back() {
 async fn a_client_that_does_not_read_delays_nobody_and_is_closed_after_30_seconds() {
     let server = Server::start().await;
     let (mut slow, mut ada, mut bob) =
-        (server.connect("slow").await, server.connect("ada").await, server.connect("bob").await);
+        (server.connect_narrow("slow").await, server.connect("ada").await, server.connect("bob").await);
     slow.join("document:notes", json!({})).await;
     ada.join_as("1", "document:notes", json!({})).await;
     bob.join("document:notes", json!({})).await;
     // More than the sockets' buffers hold.
-    let large = edit(&"x".repeat(200_000));
+    let large = edit(&"x".repeat(100_000));
     for seq in 1..=100 {
         ada.push("1", "document:notes", "document.edited", large.clone()).await;
         assert_eq!(bob.event().await["seq"], seq);
@@ -91,10 +91,10 @@ async fn a_client_that_does_not_read_delays_nobody_and_is_closed_after_30_second
 #[tokio::test]
 async fn a_client_that_reads_again_before_its_time_is_over_misses_nothing() {
     let server = Server::start().await;
-    let (mut slow, mut ada) = (server.connect("slow").await, server.connect("ada").await);
+    let (mut slow, mut ada) = (server.connect_narrow("slow").await, server.connect("ada").await);
     slow.join("document:notes", json!({})).await;
     ada.join_as("1", "document:notes", json!({})).await;
-    let large = edit(&"x".repeat(200_000));
+    let large = edit(&"x".repeat(100_000));
     for _ in 1..=100 {
         ada.push("1", "document:notes", "document.edited", large.clone()).await;
     }

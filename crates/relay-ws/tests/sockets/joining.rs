@@ -144,11 +144,16 @@ async fn leaving_is_answered_ends_the_subscription_and_closes_the_channel() {
 async fn messages_sent_behind_a_join_without_waiting_are_taken_in_their_order() {
     let server = Server::start().await;
     let mut ada = server.connect("ada").await;
+    server.feed.hold();
     ada.send(json!(["1", "1", "document:notes", "phx_join", {}])).await;
     ada.send(json!(["1", "2", "document:notes", "document.edited", edit("a")])).await;
     ada.send(json!(["1", "3", "document:notes", "phx_leave", {}])).await;
     ada.send(json!(["4", "4", "document:notes", "phx_join", {"seq": 0}])).await;
-    for reference in ["1", "2", "3", "4"] {
+    assert_eq!(ada.reply("1").await["status"], "ok");
+    // The event comes before its receipt, which is held back.
+    assert_eq!(server.connect("bob").await.join("document:notes", json!({})).await["status"], "ok");
+    server.feed.release();
+    for reference in ["2", "3", "4"] {
         assert_eq!(ada.reply(reference).await["status"], "ok", "{reference}");
     }
     assert_eq!(ada.event().await["seq"], 1);

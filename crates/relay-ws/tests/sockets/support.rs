@@ -20,7 +20,7 @@ use relay_core::{
 use relay_ws::{WsConfig, WsServer, WsStats};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_tungstenite::WebSocketStream;
@@ -273,6 +273,18 @@ impl Server {
         Client { socket: self.socket(&format!("/socket/websocket?vsn=2.0.0&user={user}")).await, refs: 0 }
     }
 
+    /// A client whose socket holds little, so that the server soon feels that it does not read.
+    pub(crate) async fn connect_narrow(&self, user: &str) -> Client {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(16 * 1024).unwrap();
+        let mut stream = socket.connect(self.address).await.unwrap();
+        let request = upgrade_request(&format!("/socket/websocket?vsn=2.0.0&user={user}"), "");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let head = read_head(&mut stream).await;
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        Client { socket: WebSocketStream::from_raw_socket(stream, Role::Client, None).await, refs: 0 }
+    }
+
     /// Connects without naming a user.
     pub(crate) async fn guest(&self) -> Client {
         Client { socket: self.socket("/socket/websocket?vsn=2.0.0").await, refs: 0 }
@@ -289,21 +301,14 @@ impl Server {
     /// Sends an upgrade request with `headers` besides the usual, and returns the answer: its head, and its body if
     /// it is refused.
     pub(crate) async fn handshake(&self, path: &str, headers: &str) -> (TcpStream, String) {
-        let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: relay.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
-        );
+        let request = upgrade_request(path, headers);
         self.request(&request).await
     }
 
     pub(crate) async fn request(&self, request: &str) -> (TcpStream, String) {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = Vec::new();
-        while !answer.ends_with(b"\r\n\r\n") {
-            answer.push(stream.read_u8().await.unwrap());
-        }
-        let mut answer = String::from_utf8(answer).unwrap();
+        let mut answer = read_head(&mut stream).await;
         let length = answer.lines().find_map(|line| line.strip_prefix("content-length: "));
         let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
         stream.read_exact(&mut body).await.unwrap();
@@ -326,6 +331,21 @@ impl Server {
             .await
             .unwrap_or_else(|_| panic!("not so within {PATIENCE:?}: {what}; {:?}", self.ws.stats()))
     }
+}
+
+fn upgrade_request(path: &str, headers: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: relay.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
+    )
+}
+
+async fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap()
 }
 
 /// After this a test that waits has failed.
