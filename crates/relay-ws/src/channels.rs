@@ -52,8 +52,8 @@ pub(crate) enum Action {
 pub(crate) enum Delivery {
     /// An event to send.
     Event(Arc<Event>),
-    /// The stream ended, and the channel with it.
-    Ended { channel: ChannelRef, reason: &'static str },
+    /// The stream ended, and the channel with it. Without a cause the source is stopping.
+    Ended { channel: ChannelRef, cause: Option<StreamError> },
 }
 
 #[derive(Default)]
@@ -137,14 +137,13 @@ impl Channels {
             let Some(live) = &mut self.list[at].live else { continue };
             let Poll::Ready(next) = live.stream.poll_next(cx) else { continue };
             self.turn = at + 1;
-            let reason = match next {
+            let cause = match next {
                 Some(Ok(event)) => return Poll::Ready(Delivery::Event(event)),
-                Some(Err(StreamError::Lagged { .. })) => "lagged",
-                Some(Err(_)) => "log_failed",
-                None => "closed",
+                Some(Err(error)) => Some(error),
+                None => None,
             };
             let channel = self.list.remove(at).name;
-            return Poll::Ready(Delivery::Ended { channel, reason });
+            return Poll::Ready(Delivery::Ended { channel, cause });
         }
         Poll::Pending
     }

@@ -4,14 +4,13 @@
 //! payload. Clients send [`ClientMessage`]s; servers send replies, pushes and broadcasts.
 //!
 //! ```
-//! use relay_ws::codec::{self, Status};
+//! use relay_ws::codec::{ClientPayload, decode_binary};
 //!
-//! let message = codec::decode_text(r#"["1","2","document:notes","document.edited",{"patches":[[0,0,"h"]]}]"#)?;
-//! assert_eq!((message.topic.as_ref(), message.event.as_ref()), ("document:notes", "document.edited"));
-//!
-//! let reply = codec::encode_reply(Some("1"), Some("2"), &message.topic, Status::Ok, &serde_json::json!({"seq": 7}));
-//! assert_eq!(&reply.bytes()[..], br#"["1","2","document:notes","phx_reply",{"status":"ok","response":{"seq":7}}]"#);
-//! # Ok::<(), codec::DecodeError>(())
+//! // A push of the bytes 1, 2, 3: the lengths of join_ref, ref, topic and event, those four, the payload.
+//! let message = decode_binary(b"\x00\x01\x01\x0a\x0612document:nx-blob\x01\x02\x03")?;
+//! assert_eq!(message.topic, "document:n");
+//! assert!(matches!(message.payload, ClientPayload::Binary(b"\x01\x02\x03")));
+//! # Ok::<(), relay_ws::codec::DecodeError>(())
 //! ```
 
 mod decode;

@@ -14,17 +14,18 @@ use std::collections::VecDeque;
 use std::future::{poll_fn, ready};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesOrdered, FuturesUnordered};
 use futures_util::{FutureExt, Sink, StreamExt};
 use relay_core::{
-    Clock, DocumentId, Draft, EventSink, EventSource, EventStream, Opening, Start, SubscribeError,
+    Clock, DocumentId, Draft, EventSink, EventSource, EventStream, Opening, Start, StreamError,
+    SubscribeError,
 };
 use relay_events::{NoticeLevel, SYSTEM_NOTICE, SystemNotice};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame as RawFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
@@ -35,6 +36,7 @@ use crate::channels::{Action, ChannelRef, Channels, Delivery, Live};
 use crate::close::CloseReason;
 use crate::codec::{self, ClientMessage, Frame, Status};
 use crate::config::WsConfig;
+use crate::farewell::Farewell;
 use crate::meter::Metered;
 use crate::registry::{Alarm, Registry};
 use crate::request::{Identity, JoinReply, ReceiptReply, Refusal};
@@ -155,9 +157,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.channels = Channels::default();
         self.joins.clear();
         self.answers.clear();
+        let farewell = Farewell {
+            socket: &mut self.socket,
+            clock: &*self.shared.clock,
+            alarm: &self.alarm,
+            patience: self.shared.config.close_timeout,
+        };
         match end {
-            End::Close(reason) => self.close(reason).await,
-            End::ClosedByClient => self.finish(Goodbye::Read).await,
+            End::Close(reason) => farewell.close(reason).await,
+            End::ClosedByClient => farewell.answer_close().await,
             End::Lost => {}
         }
     }
@@ -227,7 +235,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     self.shared.counters.deliveries.increment();
                     codec::encode_broadcast(&event)
                 }
-                Delivery::Ended { channel, reason } => {
+                Delivery::Ended { channel, cause } => {
+                    let reason = reason_of(cause.as_ref(), &channel);
                     self.shared.counters.channel_errors.increment(reason);
                     codec::encode_error(channel.join_ref.as_deref(), &channel.topic, reason)
                 }
@@ -395,8 +404,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.channels.opened(&channel, Live { stream, _membership: membership });
             }
             Err(error) => {
-                tracing::debug!(%document, %error, "a join failed");
-                let frame = self.refusal(join_ref, reference, &channel.topic, &Refusal::from(&error));
+                let refusal = Refusal::from(&error);
+                if refusal.reason == "log_failed" {
+                    tracing::warn!(%document, %error, "a join failed: the history cannot be read");
+                }
+                let frame = self.refusal(join_ref, reference, &channel.topic, &refusal);
                 self.enqueue(frame);
                 self.channels.failed(&channel);
             }
@@ -418,8 +430,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     codec::encode_reply(join_ref, reference, topic, Status::Ok, &receipt)
                 }
                 Err(error) => {
-                    tracing::debug!(%topic, %error, "a push failed");
                     let refusal = Refusal::from(&error);
+                    if refusal.reason == "log_failed" {
+                        tracing::warn!(%topic, %error, "a push failed: the log did not take it");
+                    }
                     counters.errors.increment(refusal.reason);
                     codec::encode_reply(join_ref, reference, topic, Status::Error, &refusal)
                 }
@@ -497,70 +511,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.alarm.set(stalled_at.map_or(stale_at, |at| at.min(stale_at)));
         None
     }
-
-    /// Says why, and waits for the other side for no longer than the configured time.
-    async fn close(&mut self, reason: CloseReason) {
-        let message = Message::Close(Some(reason.frame()));
-        if Pin::new(&mut self.socket).start_send(message).is_ok() {
-            let goodbye = if reason.breaks_framing() { Goodbye::Discard } else { Goodbye::Read };
-            self.finish(goodbye).await;
-        }
-    }
-
-    async fn finish(&mut self, goodbye: Goodbye) {
-        let give_up_at = self.shared.clock.monotonic().saturating_add(self.shared.config.close_timeout);
-        poll_fn(|cx| {
-            self.alarm.register(cx.waker());
-            self.alarm.set(give_up_at);
-            if self.shared.clock.monotonic() >= give_up_at {
-                return Poll::Ready(());
-            }
-            self.poll_finish(goodbye, cx)
-        })
-        .await;
-    }
-
-    fn poll_finish(&mut self, goodbye: Goodbye, cx: &mut Context<'_>) -> Poll<()> {
-        if ready!(Pin::new(&mut self.socket).poll_flush(cx)).is_err() {
-            return Poll::Ready(());
-        }
-        match goodbye {
-            Goodbye::Read => loop {
-                if !matches!(ready!(self.socket.poll_next_unpin(cx)), Some(Ok(_))) {
-                    return Poll::Ready(());
-                }
-            },
-            Goodbye::Discard => {
-                let socket = self.socket.get_mut();
-                if ready!(Pin::new(&mut *socket).poll_shutdown(cx)).is_err() {
-                    return Poll::Ready(());
-                }
-                let mut scratch = [0; 1024];
-                loop {
-                    let mut buffer = ReadBuf::new(&mut scratch);
-                    let read = ready!(Pin::new(&mut *socket).poll_read(cx, &mut buffer));
-                    if read.is_err() || buffer.filled().is_empty() {
-                        return Poll::Ready(());
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// How to wait for the other side's goodbye.
-#[derive(Debug, Clone, Copy)]
-enum Goodbye {
-    /// It still speaks WebSocket: read until its close message.
-    Read,
-    /// It may be in the middle of something that cannot be read: throw away what comes until it ends. Closing at
-    /// once would make the operating system throw away our close message instead.
-    Discard,
 }
 
 /// The response of replies that have nothing to say.
 #[derive(serde::Serialize)]
 struct Empty {}
+
+/// What a client is told of the end of a channel. What the log says is for operators.
+fn reason_of(cause: Option<&StreamError>, channel: &ChannelRef) -> &'static str {
+    match cause {
+        None => "closed",
+        Some(StreamError::Lagged { .. }) => "lagged",
+        Some(error) => {
+            tracing::warn!(topic = %channel.topic, %error, "a channel ends: its history cannot be read");
+            "log_failed"
+        }
+    }
+}
 
 fn end_of(error: &tungstenite::Error) -> End {
     use tungstenite::Error;

@@ -12,6 +12,7 @@ mod close;
 pub mod codec;
 mod config;
 mod connection;
+mod farewell;
 mod handshake;
 mod meter;
 mod registry;
