@@ -69,6 +69,11 @@ impl Directory {
         Ok(())
     }
 
+    /// Makes the names of the directory's files durable.
+    pub(crate) fn sync(&self) -> Result<(), OpenError> {
+        sync_directory(&self.0).map_err(OpenError::io("sync", &self.0))
+    }
+
     /// Writes the format's file if there is none, and refuses any other format.
     pub(crate) fn claim_format(&self) -> Result<(), OpenError> {
         let path = self.format();

@@ -1,0 +1,219 @@
+//! The engine's journal files, read without the engine.
+//!
+//! On opening, the engine replays a journal up to the first thing that it cannot decode and silently cuts off the rest,
+//! even when that is in the middle of the file. So the journals are read here first, and what is wrong with them is
+//! known before anything is changed. The form is that of fjall 3.1:
+//!
+//! ```text
+//! batch = start item* end
+//! start = 1, count of items u32, sequence number u64
+//! item  = 2, value type u8, compression u8 = 0, keyspace u64, key length u16, value length u32, stored length u32, key, value
+//!       | 4, keyspace u64                                                                     (a cleared keyspace)
+//! end   = 3, xxh3-64 of the items u64, `FJL` 3
+//! ```
+//! Numbers are little-endian. A new file is 64 MiB of zeros, which the batches overwrite from the start.
+//!
+//! Nothing here does I/O: bytes in, findings out.
+
+use std::ops::Range;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+const START: u8 = 1;
+const ITEM: u8 = 2;
+const END: u8 = 3;
+const CLEAR: u8 = 4;
+const END_MAGIC: [u8; 4] = [b'F', b'J', b'L', 3];
+
+/// No log has had this many batches; a sequence number above it is damage. (No checksum of the engine covers them.)
+const MAX_SEQUENCE: u64 = 1 << 48;
+
+/// What a journal's bytes turned out to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Scan {
+    /// Where the whole batches that lie at the beginning of the file end.
+    pub(crate) whole: usize,
+    /// Where the last byte that is not zero ends, at least `whole`.
+    pub(crate) used: usize,
+    /// The whole batches after `whole`, that is after something that is none or out of order.
+    pub(crate) later: Vec<Range<usize>>,
+    /// The sequence number of the last batch before `whole`, or the one given if there is none.
+    pub(crate) sequence: u64,
+}
+
+impl Scan {
+    /// True when there is nothing but whole batches.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.used == self.whole
+    }
+}
+
+/// Reads a journal's bytes. `sequence` is that of the last batch in the journal before; 0 when there is none.
+pub(crate) fn scan(bytes: &[u8], mut sequence: u64) -> Scan {
+    let mut whole = 0;
+    // The very first batch of a log has number 0.
+    while let Some(batch) = batch_at(bytes, whole).filter(|b| b.sequence > sequence || (sequence == 0 && whole == 0)) {
+        whole = batch.end;
+        sequence = batch.sequence;
+    }
+    let used = whole + used_bytes(&bytes[whole..]);
+    let mut later = Vec::new();
+    let mut position = whole;
+    while position < used {
+        match batch_at(bytes, position) {
+            Some(batch) => {
+                later.push(position..batch.end);
+                position = batch.end;
+            }
+            None => position += 1,
+        }
+    }
+    Scan { whole, used, later, sequence }
+}
+
+/// How many bytes there are without the zeros at the end.
+fn used_bytes(bytes: &[u8]) -> usize {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let mut used = bytes.len();
+    for chunk in bytes.rchunks(ZEROS.len()) {
+        if chunk != &ZEROS[..chunk.len()] {
+            return used - chunk.iter().rev().take_while(|byte| **byte == 0).count();
+        }
+        used -= chunk.len();
+    }
+    0
+}
+
+struct Batch {
+    end: usize,
+    sequence: u64,
+}
+
+/// The whole batch that begins at `start`, if one does.
+fn batch_at(bytes: &[u8], start: usize) -> Option<Batch> {
+    let mut reader = Reader { bytes, position: start };
+    if reader.byte()? != START {
+        return None;
+    }
+    let count = reader.u32()?;
+    let sequence = reader.u64()?;
+    // An empty batch is never written, and the cheapest thing for noise to look like.
+    if count == 0 || sequence > MAX_SEQUENCE {
+        return None;
+    }
+    let items = reader.position;
+    for _ in 0..count {
+        reader.item()?;
+    }
+    let items = &bytes[items..reader.position];
+    if reader.byte()? != END || reader.u64()? != xxh3_64(items) || reader.array::<4>()? != END_MAGIC {
+        return None;
+    }
+    Some(Batch { end: reader.position, sequence })
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    position: usize,
+}
+
+impl Reader<'_> {
+    fn item(&mut self) -> Option<()> {
+        match self.byte()? {
+            ITEM => {
+                let (value_type, compression) = (self.byte()?, self.byte()?);
+                // Put, removed, removed weakly; 4 stands for values in other files, which this log does not use.
+                if value_type > 2 || compression != 0 {
+                    return None;
+                }
+                self.skip(8)?;
+                let key = u16::from_le_bytes(self.array()?);
+                let (value, stored) = (self.u32()?, self.u32()?);
+                if value != stored {
+                    return None;
+                }
+                self.skip(usize::from(key))?;
+                self.skip(stored as usize)
+            }
+            CLEAR => self.skip(8),
+            _ => None,
+        }
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let array = self.bytes.get(self.position..)?.first_chunk()?;
+        self.position += N;
+        Some(*array)
+    }
+
+    fn skip(&mut self, count: usize) -> Option<()> {
+        let position = self.position.checked_add(count)?;
+        self.position = (position <= self.bytes.len()).then_some(position)?;
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(sequence: u64, value: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(value.len()).unwrap().to_le_bytes();
+        let mut items = vec![ITEM, 0, 0];
+        items.extend_from_slice(&7u64.to_le_bytes());
+        items.extend_from_slice(&1u16.to_le_bytes());
+        items.extend_from_slice(&[length, length].concat());
+        items.push(b'k');
+        items.extend_from_slice(value);
+        let mut bytes = vec![START, 1, 0, 0, 0];
+        bytes.extend_from_slice(&sequence.to_le_bytes());
+        bytes.extend_from_slice(&items);
+        bytes.push(END);
+        bytes.extend_from_slice(&xxh3_64(&items).to_le_bytes());
+        bytes.extend_from_slice(&END_MAGIC);
+        bytes
+    }
+
+    #[test]
+    fn whole_batches_and_zeros_are_clean() {
+        let bytes = [batch(0, b"one"), batch(1, b"two"), vec![0; 5000]].concat();
+        let scan = scan(&bytes, 0);
+        assert!(scan.is_clean());
+        assert_eq!((scan.whole, scan.sequence), (bytes.len() - 5000, 1));
+    }
+
+    #[test]
+    fn a_batch_cut_anywhere_is_a_torn_tail() {
+        let (one, two) = (batch(1, b"one"), batch(2, b"two"));
+        for cut in 1..two.len() {
+            let scan = scan(&[&one, &two[..cut], &[0; 50]].concat(), 0);
+            assert_eq!((scan.whole, scan.later.len()), (one.len(), 0), "cut at {cut}");
+            assert!(!scan.is_clean());
+        }
+    }
+
+    #[test]
+    fn a_batch_after_a_damaged_one_is_found() {
+        let (one, two, three) = (batch(1, b"one"), batch(2, b"two"), batch(3, b"three"));
+        for bit in 0..two.len() * 8 {
+            let mut damaged = two.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            let bytes = [&one[..], &damaged, &three].concat();
+            let scan = scan(&bytes, 0);
+            assert!(!scan.is_clean(), "bit {bit}");
+            assert_eq!(scan.later.last().unwrap().end, bytes.len(), "bit {bit}");
+        }
+    }
+}
