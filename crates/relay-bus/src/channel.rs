@@ -50,7 +50,10 @@ struct State {
     pending: VecDeque<Pending>,
     writing: bool,
     subscribers: usize,
-    last_active: Duration,
+    /// Used since the last sweep. (Publishing does not ask the clock for this.)
+    touched: bool,
+    /// When a sweep first found it unused.
+    idle_since: Duration,
     ended: Option<End>,
 }
 
@@ -138,7 +141,8 @@ impl Channel {
             pending: VecDeque::new(),
             writing: false,
             subscribers: 0,
-            last_active: shared.clock.monotonic(),
+            touched: true,
+            idle_since: Duration::ZERO,
             ended: None,
         };
         let room = Arc::new(Semaphore::new(permits as usize));
@@ -172,7 +176,7 @@ impl Channel {
         let mut wakers = {
             let mut state = self.state.lock();
             state.check_open()?;
-            state.last_active = self.shared.clock.monotonic();
+            state.touched = true;
             if state.ephemerals.put(Arc::clone(&event)) {
                 self.shared.counters.ephemeral_dropped.add(1);
             }
@@ -196,7 +200,7 @@ impl Channel {
                 }
                 return known;
             }
-            state.last_active = self.shared.clock.monotonic();
+            state.touched = true;
             let seq = state.history.last().next();
             let event = Arc::new(draft.into_event(self.epoch, Some(seq), self.shared.clock.now()));
             let receipt = Receipt::of(&event, false);
@@ -220,7 +224,7 @@ impl Channel {
         {
             let mut state = self.state.lock();
             state.check_open()?;
-            state.last_active = self.shared.clock.monotonic();
+            state.touched = true;
             let publisher = Publisher { receipt: sender, _room: room };
             state.pending.push_back(Pending { draft, publisher });
             if !state.writing {
@@ -352,17 +356,16 @@ impl Channel {
         matches!(self.state.lock().ended, Some(End::Broken(_)))
     }
 
-    /// True when nobody uses it and nobody has for `idle_after`.
-    pub(crate) fn is_idle(&self, now: Duration, idle_after: Duration) -> bool {
-        let state = self.state.lock();
-        state.subscribers == 0
-            && state.pending.is_empty()
-            && !state.writing
-            && now.saturating_sub(state.last_active) >= idle_after
-    }
-
-    pub(crate) fn last_active(&self) -> Duration {
-        self.state.lock().last_active
+    /// Since when nobody uses it, as seen by those who ask; `None` while somebody does.
+    pub(crate) fn idle_since(&self, now: Duration) -> Option<Duration> {
+        let mut state = self.state.lock();
+        if state.subscribers > 0 || state.writing {
+            return None;
+        }
+        if std::mem::take(&mut state.touched) {
+            state.idle_since = now;
+        }
+        Some(state.idle_since)
     }
 
     /// Drops events that are older than the retention allows.
@@ -389,7 +392,7 @@ impl Channel {
     pub(crate) fn enter(&self, seq: Seq) -> Reader {
         let mut state = self.state.lock();
         state.subscribers += 1;
-        state.last_active = self.shared.clock.monotonic();
+        state.touched = true;
         Reader { seq, ephemeral_version: state.ephemerals.version(), place: None }
     }
 
@@ -397,7 +400,7 @@ impl Channel {
     pub(crate) fn leave(&self, reader: &mut Reader) {
         let mut state = self.state.lock();
         state.subscribers -= 1;
-        state.last_active = self.shared.clock.monotonic();
+        state.touched = true;
         state.waiters.leave(reader.place.take());
     }
 

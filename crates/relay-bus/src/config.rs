@@ -33,7 +33,8 @@ pub struct BusConfig {
     /// How many different ephemeral events (by kind, actor and key) each document holds for slow readers; the
     /// longest unchanged goes first. Default 1,000.
     pub max_ephemeral_keys: usize,
-    /// With a log: how long a document without subscribers stays in memory. Default 60 s.
+    /// With a log: how long a document that nobody uses stays in memory, counted from the first sweep that finds it
+    /// unused. Default 60 s.
     pub idle_after: Duration,
     /// How often idle documents and outdated events are looked for. Default 10 s.
     pub sweep_interval: Duration,

@@ -106,7 +106,9 @@ impl Registry {
     pub(crate) fn evict_idle(&self, now: Duration, idle_after: Duration) -> usize {
         let mut inner = self.inner.write();
         let before = inner.entries.len();
-        inner.entries.retain(|_, entry| !entry.is_evictable(now, idle_after));
+        inner.entries.retain(|_, entry| {
+            entry.idle_since(now).is_none_or(|since| now.saturating_sub(since) < idle_after)
+        });
         before - inner.entries.len()
     }
 
@@ -133,9 +135,9 @@ impl Inner {
     /// Evicts the longest idle document, however short that is.
     fn make_room(&mut self, shared: &Shared) {
         let now = shared.clock.monotonic();
-        let idle = self.entries.iter().filter(|(_, entry)| entry.is_evictable(now, Duration::ZERO));
-        let longest = idle.min_by_key(|(_, entry)| entry.channel.get().map(|channel| channel.last_active()));
-        if let Some(document) = longest.map(|(document, _)| document.clone()) {
+        let idle =
+            self.entries.iter().filter_map(|(document, entry)| Some((entry.idle_since(now)?, document)));
+        if let Some(document) = idle.min().map(|(_, document)| document.clone()) {
             self.entries.remove(&document);
             shared.counters.channels_evicted.add(1);
         }
@@ -147,13 +149,11 @@ impl Entry {
         self.channel.get().is_some_and(|channel| channel.is_broken())
     }
 
-    /// True when only the registry holds it and its channel is idle.
-    fn is_evictable(self: &Arc<Self>, now: Duration, idle_after: Duration) -> bool {
-        Arc::strong_count(self) == 1
-            && self
-                .channel
-                .get()
-                .is_some_and(|channel| Arc::strong_count(channel) == 1 && channel.is_idle(now, idle_after))
+    /// Since when its channel is idle, with nobody but the registry holding it.
+    fn idle_since(self: &Arc<Self>, now: Duration) -> Option<Duration> {
+        let channel = self.channel.get()?;
+        let unheld = Arc::strong_count(self) == 1 && Arc::strong_count(channel) == 1;
+        if unheld { channel.idle_since(now) } else { None }
     }
 }
 

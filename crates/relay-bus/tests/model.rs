@@ -180,6 +180,7 @@ impl World {
                 story.trimmed_through = story.trimmed_through.max(through);
             }
             Step::Evict => {
+                self.bus.sweep();
                 self.clock.advance(Duration::from_secs(61));
                 self.bus.sweep();
             }
