@@ -78,7 +78,7 @@ impl Subscriber {
                         kind => {
                             match self.follower.take(kind, frame.payload.get()).context(context.clone())? {
                                 Delivery::Edit(index) => {
-                                    latencies.saturating_record(progress.delivered(index));
+                                    latencies.record(progress.delivered(index))?;
                                     false
                                 }
                                 Delivery::Other => false,
