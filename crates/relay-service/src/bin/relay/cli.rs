@@ -1,0 +1,155 @@
+//! The command line: what there is to say, and how it is explained.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::settings::layers::{Layered, SettingsError, Source};
+
+/// Events of shared documents: ordered, kept, and sent to everyone who is there.
+#[derive(Debug, Parser)]
+#[command(name = "relay", version, propagate_version = true)]
+pub(crate) struct Relay {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the server.
+    Serve(SettingsArgs),
+    /// Follow a document: print what happens in it, one line per event, until interrupted.
+    Tail(TailArgs),
+    /// Publish one event, and print its receipt.
+    Publish(PublishArgs),
+    /// Look into a log on disk that no server has open.
+    #[command(subcommand)]
+    Log(LogCommand),
+    /// Print the configuration in force, and where each value came from.
+    Config(ConfigArgs),
+}
+
+/// Where `relay serve` gets its configuration from. Later ones win: defaults, file, environment, flags.
+#[derive(Debug, Args)]
+pub(crate) struct SettingsArgs {
+    /// The TOML file. Without it `relay.toml` is read if it is there.
+    #[arg(long, value_name = "FILE", env = "RELAY_CONFIG")]
+    config: Option<PathBuf>,
+    /// Where to serve, for instance 127.0.0.1:7400; port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Where the log is kept.
+    #[arg(long, value_name = "DIRECTORY")]
+    data_dir: Option<String>,
+    /// When an event is acknowledged and shown: memory (nothing is kept), logged (written), synced (on disk).
+    #[arg(long, value_name = "LEVEL")]
+    durability: Option<String>,
+    /// How the server's own log is written: pretty or json.
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+    /// Any key of the configuration, for instance --set `ws.max_topics=50`; `relay config` shows all. Repeatable.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+/// The file that is read when none is named.
+const DEFAULT_FILE: &str = "relay.toml";
+/// Variables that are not keys: this command line reads them itself.
+const RESERVED_VARIABLES: [&str; 2] = ["RELAY_CONFIG", "RELAY_URL"];
+
+impl SettingsArgs {
+    /// Puts all layers together.
+    pub(crate) fn load(&self) -> Result<Layered, SettingsError> {
+        let mut layered = Layered::defaults();
+        let default_file = PathBuf::from(DEFAULT_FILE);
+        match &self.config {
+            Some(file) => layered.file(file)?,
+            None if default_file.exists() => layered.file(&default_file)?,
+            None => {}
+        }
+        let variables = std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
+        });
+        layered.environment(variables, &RESERVED_VARIABLES)?;
+        for assignment in &self.set {
+            layered.assignment(assignment)?;
+        }
+        let flags = [
+            ("listen", "--listen", &self.listen),
+            ("data_dir", "--data-dir", &self.data_dir),
+            ("durability", "--durability", &self.durability),
+            ("log_format", "--log-format", &self.log_format),
+        ];
+        for (key, flag, value) in flags {
+            if let Some(value) = value {
+                layered.set(key, value, Source::Flag(flag.to_owned()))?;
+            }
+        }
+        Ok(layered)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+    /// Print the reference of all keys instead, as Markdown.
+    #[arg(long)]
+    pub(crate) reference: bool,
+}
+
+/// A running server.
+#[derive(Debug, Args)]
+pub(crate) struct ServerArgs {
+    /// The server's address.
+    #[arg(long, value_name = "URL", env = "RELAY_URL", default_value = "http://127.0.0.1:7400")]
+    pub(crate) url: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TailArgs {
+    /// The document.
+    pub(crate) document: String,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// Begin after this event; 0 begins with the earliest that is kept. Without it: from now on.
+    #[arg(long, value_name = "SEQ")]
+    pub(crate) after_seq: Option<u64>,
+    /// Print each event's whole JSON envelope.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PublishArgs {
+    /// The document.
+    pub(crate) document: String,
+    /// What happens: a kind such as document.saved, or your own beginning with x-.
+    pub(crate) kind: String,
+    /// The payload, JSON; `-` reads it from standard input.
+    pub(crate) payload: String,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// Who does it: `user:<id>`, `service:<name>` or system.
+    #[arg(long)]
+    pub(crate) actor: Option<String>,
+    /// The event's id, a UUID: publishing the same one again makes no second event.
+    #[arg(long, value_name = "UUID")]
+    pub(crate) id: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LogCommand {
+    /// Read all of a log and say whether it is whole. Changes nothing.
+    Check(LogArgs),
+    /// Print every event that can be read, one JSON envelope per line, in the order of the log.
+    Export(LogArgs),
+    /// Make a log that `check` finds damaged usable again, keeping what can be kept.
+    Repair(LogArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogArgs {
+    /// The log's directory, for instance relay-data.
+    pub(crate) directory: PathBuf,
+}

@@ -1,0 +1,67 @@
+//! `relay config`: what is in force and where it came from, as a file that could be used.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use crate::cli::ConfigArgs;
+use crate::settings::Settings;
+use crate::settings::key::KEYS;
+use crate::settings::layers::Layered;
+
+pub(crate) fn run(args: &ConfigArgs) -> anyhow::Result<()> {
+    let text = if args.reference { reference() } else { in_force(&args.settings.load()?) };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(())
+}
+
+/// One line per key: `key = "value"  # source`.
+fn in_force(layered: &Layered) -> String {
+    let lines: Vec<_> = layered
+        .values()
+        .map(|(key, value, source)| (format!("{} = {}", key.name, toml::Value::String(value)), source))
+        .collect();
+    let width = lines.iter().map(|(line, _)| line.chars().count()).max().unwrap_or(0);
+    lines.iter().fold(String::new(), |mut text, (line, source)| {
+        let _ = writeln!(text, "{line:width$}  # {source}");
+        text
+    })
+}
+
+/// The table of all keys, for the documentation.
+fn reference() -> String {
+    let defaults = Settings::default();
+    let mut text = "| key | default | environment | meaning |\n| --- | --- | --- | --- |\n".to_owned();
+    for key in KEYS {
+        let default = (key.get)(&defaults);
+        let default = if default.is_empty() { "empty".to_owned() } else { format!("`{default}`") };
+        let _ = writeln!(text, "| `{}` | {default} | `{}` | {} |", key.name, key.variable(), key.meaning);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_lists_every_key_with_its_default() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/configuration.md");
+        let documentation = std::fs::read_to_string(path).unwrap();
+        assert!(
+            documentation.contains(&reference()),
+            "docs/configuration.md must contain what `relay config --reference` prints:\n{}",
+            reference()
+        );
+    }
+
+    #[test]
+    fn what_is_printed_can_be_used_as_a_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), in_force(&Layered::defaults())).unwrap();
+        let mut layered = Layered::defaults();
+        layered.file(file.path()).unwrap();
+        for ((key, value, _), (_, default, _)) in layered.values().zip(Layered::defaults().values()) {
+            assert_eq!(value, default, "{}", key.name);
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! `relay log check`, `export` and `repair`: a log on disk that no server has open.
+
+use std::io::Write as _;
+
+use anyhow::Context;
+use relay_events::json;
+
+use crate::cli::{LogArgs, LogCommand};
+
+pub(crate) fn run(command: LogCommand) -> anyhow::Result<()> {
+    match command {
+        LogCommand::Check(args) => check(&args),
+        LogCommand::Export(args) => export(&args),
+        LogCommand::Repair(args) => repair(&args),
+    }
+}
+
+fn check(args: &LogArgs) -> anyhow::Result<()> {
+    let report = relay_log::check(&args.directory)?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{} events of {} documents, last offset {}", report.events, report.documents, report.last_offset)?;
+    for detail in &report.details {
+        writeln!(out, "problem: {detail}")?;
+    }
+    match report.refusal {
+        Some(refusal) => Err(refusal.into()),
+        None if report.problems == 0 => Ok(writeln!(out, "the log is whole")?),
+        None => Ok(writeln!(
+            out,
+            "{} problems, none with what was acknowledged: the server will open the log and mend them",
+            report.problems
+        )?),
+    }
+}
+
+fn export(args: &LogArgs) -> anyhow::Result<()> {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    // The log wraps what writing says; kept apart, a closed pipe is still known as one.
+    let mut refused = None;
+    let report = relay_log::export(&args.directory, &mut |event| {
+        let written = out.write_all(&json::encode(&event)).and_then(|()| out.write_all(b"\n"));
+        written.map_err(|error| {
+            let kind = error.kind();
+            refused = Some(error);
+            kind.into()
+        })
+    });
+    if let Some(error) = refused {
+        return Err(error.into());
+    }
+    let report = report?;
+    out.flush()?;
+    for detail in &report.details {
+        eprintln!("relay: {detail}");
+    }
+    if report.problems > 0 {
+        eprintln!("relay: {} problems; what can be read was exported", report.problems);
+    }
+    Ok(())
+}
+
+fn repair(args: &LogArgs) -> anyhow::Result<()> {
+    let report = relay_log::repair(&args.directory)
+        .with_context(|| format!("`{}` was not repaired", args.directory.display()))?;
+    let mut out = std::io::stdout().lock();
+    for detail in &report.details {
+        writeln!(out, "problem: {detail}")?;
+    }
+    writeln!(
+        out,
+        "{} events kept, {} of them with another seq; clients start again in epoch {}; the damaged files are in {}",
+        report.events,
+        report.renumbered,
+        report.epoch,
+        report.kept.display()
+    )?;
+    Ok(())
+}

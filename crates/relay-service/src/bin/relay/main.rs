@@ -1,0 +1,49 @@
+//! The `relay` command: the server, and what one needs around it.
+
+mod cli;
+mod client;
+mod config_command;
+mod log_commands;
+mod publish;
+mod serve;
+mod settings;
+mod sse;
+mod tail;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Command, Relay};
+
+fn main() -> ExitCode {
+    match run(Relay::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line: what was wrong, and why.
+            eprintln!("relay: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Serve(args) => runtime()?.block_on(serve::serve(args)),
+        Command::Tail(args) => runtime()?.block_on(tail::tail(args)),
+        Command::Publish(args) => runtime()?.block_on(publish::publish(args)),
+        Command::Log(command) => log_commands::run(command),
+        Command::Config(args) => config_command::run(&args),
+    }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+/// Whoever read our output has enough of it (`relay tail notes | head`), which is no error.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}

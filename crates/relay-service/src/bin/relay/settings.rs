@@ -1,0 +1,114 @@
+//! The configuration of `relay serve`: what is in force, and where each value came from.
+//!
+//! Four layers, each over the one before: defaults, the file, the environment, flags. The values themselves are the
+//! crates' own configuration structs; there is no copy of them here, only the [table of keys](key::KEYS) that says
+//! how text gets into them. (figment would bring the layering and the provenance, but it wants one `Deserialize`
+//! struct of everything: a second copy of every field and default.)
+
+pub(crate) mod key;
+pub(crate) mod layers;
+pub(crate) mod value;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use relay_bus::BusConfig;
+use relay_core::Retention;
+use relay_log::{LogConfig, LogDurability};
+use relay_service::{HttpConfig, ServiceConfig, Storage};
+use relay_ws::WsConfig;
+
+/// All values that can be configured.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) listen: SocketAddr,
+    pub(crate) durability: Durability,
+    pub(crate) stop_timeout: Duration,
+    pub(crate) log_format: LogFormat,
+    pub(crate) log_filter: LogFilter,
+    pub(crate) retention: Retention,
+    pub(crate) bus: BusConfig,
+    pub(crate) log: LogConfig,
+    pub(crate) ws: WsConfig,
+    pub(crate) http: HttpConfig,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let service = ServiceConfig::default();
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7400)),
+            durability: Durability::Synced,
+            stop_timeout: service.stop_timeout,
+            log_format: LogFormat::Pretty,
+            log_filter: LogFilter("info".to_owned()),
+            retention: Retention::default(),
+            bus: service.bus,
+            log: LogConfig::new("relay-data"),
+            ws: service.ws,
+            http: service.http,
+        }
+    }
+}
+
+impl Settings {
+    /// The service that these settings describe.
+    pub(crate) fn service(self) -> ServiceConfig {
+        let log = |durability| {
+            Storage::Log(LogConfig { durability, retention: self.retention, ..self.log.clone() })
+        };
+        ServiceConfig {
+            listen: Some(self.listen),
+            storage: match self.durability {
+                Durability::Memory => Storage::Memory,
+                Durability::Logged => log(LogDurability::Logged),
+                Durability::Synced => log(LogDurability::Synced),
+            },
+            bus: BusConfig { retention: self.retention, ..self.bus },
+            ws: self.ws,
+            http: self.http,
+            stop_timeout: self.stop_timeout,
+        }
+    }
+}
+
+/// When an event is acknowledged and shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// At once.
+    Memory,
+    /// When it is written.
+    Logged,
+    /// When it is on disk.
+    Synced,
+}
+value::words!(Durability, Memory = "memory", Logged = "logged", Synced = "synced");
+
+/// How the server's own log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Pretty,
+    /// One JSON object per line.
+    Json,
+}
+value::words!(LogFormat, Pretty = "pretty", Json = "json");
+
+/// Which of the server's log lines are written: directives that `EnvFilter` takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LogFilter(pub(crate) String);
+
+impl value::Value for LogFilter {
+    fn allowed() -> String {
+        "a level (`error`, `warn`, `info`, `debug`, `trace`) or directives such as `info,relay_ws=debug`".to_owned()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let valid = tracing_subscriber::EnvFilter::try_new(text).is_ok();
+        (valid && !text.is_empty()).then(|| Self(text.to_owned()))
+    }
+
+    fn show(&self) -> String {
+        self.0.clone()
+    }
+}

@@ -1,0 +1,209 @@
+//! One table of all keys: parsing, `relay config` and the reference in the documentation are all made from it.
+
+use super::Settings;
+use super::value::Value;
+
+/// One value that can be configured.
+pub(crate) struct Key {
+    /// Its name in the file; sections are separated by dots.
+    pub(crate) name: &'static str,
+    /// What it does.
+    pub(crate) meaning: &'static str,
+    /// Reads text into the settings; the error says what is allowed.
+    pub(crate) set: fn(&mut Settings, &str) -> Result<(), String>,
+    /// The value that the settings have, as text.
+    pub(crate) get: fn(&Settings) -> String,
+}
+
+impl Key {
+    /// The environment variable that sets it.
+    pub(crate) fn variable(&self) -> String {
+        format!("{PREFIX}{}", self.name.replace('.', "__").to_ascii_uppercase())
+    }
+}
+
+/// How the environment variables begin that set keys.
+pub(crate) const PREFIX: &str = "RELAY_";
+
+fn assign<V: Value>(slot: &mut V, text: &str) -> Result<(), String> {
+    *slot = V::read(text).ok_or_else(V::allowed)?;
+    Ok(())
+}
+
+macro_rules! keys {
+    ($($name:literal => $($field:ident).+, $meaning:literal;)*) => {
+        /// All keys, in the order in which they are shown.
+        pub(crate) const KEYS: &[Key] = &[$(Key {
+            name: $name,
+            meaning: $meaning,
+            set: |settings, text| assign(&mut settings.$($field).+, text),
+            get: |settings| settings.$($field).+.show(),
+        }),*];
+    };
+}
+
+keys! {
+    "listen" => listen,
+        "Where HTTP and WebSocket clients are served. There is no authentication yet: whoever reaches it may read and write.";
+    "data_dir" => log.directory,
+        "Where the log is kept. Made if it does not exist.";
+    "durability" => durability,
+        "When an event is acknowledged and shown to others: `memory` (at once; all is gone when the server stops), `logged` (written), `synced` (on disk).";
+    "stop_timeout" => stop_timeout,
+        "How long stopping may take, after SIGTERM or SIGINT.";
+    "allowed_origins" => ws.origins,
+        "Web pages of other hosts that may connect and publish. Empty: pages of the same host only.";
+    "log_format" => log_format,
+        "How the server's own log is written to standard output: `pretty` for people, `json` for machines.";
+    "log_filter" => log_filter,
+        "What is written there: a level, or directives such as `info,relay_ws=debug`.";
+    "retention.max_events" => retention.max_events,
+        "How many events of each document are kept.";
+    "retention.max_age" => retention.max_age,
+        "How long an event is kept.";
+    "retention.max_bytes" => retention.max_bytes,
+        "How many bytes of events of each document are kept.";
+    "bus.max_payload_bytes" => bus.max_payload_bytes,
+        "The largest payload that is taken.";
+    "bus.max_channels" => bus.max_channels,
+        "How many documents may be open at once, in use or cached.";
+    "bus.max_pending_bytes" => bus.max_pending_bytes,
+        "How many bytes of events may wait for the log in each document; an event counts at least 1 KiB.";
+    "bus.publish_timeout" => bus.publish_timeout,
+        "How long a publisher waits for room before it is told `overloaded`.";
+    "bus.cache_events" => bus.cache_events,
+        "How many of each open document's latest events are kept in memory (with a log).";
+    "bus.cache_bytes" => bus.cache_bytes,
+        "How many bytes of them.";
+    "bus.warm_events" => bus.warm_events,
+        "How many of the latest events are read when a document is opened: at least so far back a resent event is recognised.";
+    "bus.replay_page_events" => bus.replay_page.events,
+        "How many events a reader that is behind reads from the log at a time.";
+    "bus.replay_page_bytes" => bus.replay_page.bytes,
+        "How many bytes of them.";
+    "bus.max_ephemeral_keys" => bus.max_ephemeral_keys,
+        "How many different ephemeral events each document holds for slow readers.";
+    "bus.idle_after" => bus.idle_after,
+        "How long a document without subscribers stays in memory (with a log).";
+    "bus.sweep_interval" => bus.sweep_interval,
+        "How often idle documents and outdated events are looked for.";
+    "log.max_event_bytes" => log.max_event_bytes,
+        "The largest event that the log takes, encoded.";
+    "log.queue_requests" => log.queue_requests,
+        "Appends that wait for the log's writer.";
+    "log.queue_bytes" => log.queue_bytes,
+        "Bytes of events that wait for it.";
+    "log.queue_timeout" => log.queue_timeout,
+        "How long an append waits for room there before it is refused.";
+    "log.concurrent_reads" => log.concurrent_reads,
+        "Reads of the log that run at once; further ones wait.";
+    "log.cached_heads" => log.cached_heads,
+        "Documents whose latest place the log's writer keeps in memory.";
+    "log.cache_bytes" => log.cache_bytes,
+        "Memory for what is read from disk.";
+    "log.sweep_interval" => log.sweep_interval,
+        "How often idle documents are looked at for events that are too old.";
+    "ws.max_connections" => ws.max_connections,
+        "WebSocket connections that are open at once; more are refused with 503.";
+    "ws.max_topics" => ws.max_topics,
+        "Documents that one connection may have joined at once.";
+    "ws.max_frame_bytes" => ws.max_frame_bytes,
+        "Size of one incoming message; a larger one closes the connection with 1009.";
+    "ws.max_pending_pushes" => ws.max_pending_pushes,
+        "Pushes of one connection that are not answered yet; with so many nothing more is read from it.";
+    "ws.max_pending_push_bytes" => ws.max_pending_push_bytes,
+        "Bytes of those pushes.";
+    "ws.write_buffer_bytes" => ws.write_buffer_bytes,
+        "Bytes that are written to a socket together, which is about what a slow connection holds.";
+    "ws.stale_after" => ws.stale_after,
+        "A connection from which nothing came for this long is closed with 1001.";
+    "ws.write_stall_timeout" => ws.write_stall_timeout,
+        "A connection that takes nothing of what waits for it for this long is closed with 1013.";
+    "ws.close_timeout" => ws.close_timeout,
+        "How long a client may take to answer the closing of its connection.";
+    "ws.tick" => ws.tick,
+        "How often those times are looked at.";
+    "http.max_connections" => http.max_connections,
+        "HTTP connections that are open at once, event streams among them; further ones wait.";
+    "http.max_body_bytes" => http.max_body_bytes,
+        "Size of a request's body.";
+    "http.max_batch_events" => http.max_batch_events,
+        "Events of one batch.";
+    "http.max_page_events" => http.max_page_events,
+        "Events of one page of history.";
+    "http.header_timeout" => http.header_timeout,
+        "How long a connection may take to send a request's head, and how long it may idle between two requests.";
+    "http.body_timeout" => http.body_timeout,
+        "How long a request's body may take.";
+    "http.keep_alive" => http.keep_alive,
+        "A stream of events on which nothing was sent for this long gets a comment.";
+}
+
+/// The key of the given name.
+pub(crate) fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// The key whose name is most like `name`, if one is alike.
+pub(crate) fn nearest(name: &str) -> Option<&'static Key> {
+    let last = |name: &'static str| name.rsplit('.').next().unwrap_or(name);
+    KEYS.iter()
+        .map(|key| (distance(name, key.name).min(distance(name, last(key.name)) + 1), key))
+        .filter(|(distance, key)| *distance <= 2.max(key.name.len() / 4))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, key)| key)
+}
+
+/// How many characters must be added, removed or changed to get from one text to the other (Levenshtein).
+fn distance(from: &str, to: &str) -> usize {
+    let to: Vec<char> = to.chars().collect();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, a) in from.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in to.iter().enumerate() {
+            let change = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[to.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistyped_key_finds_the_one_that_was_meant() {
+        assert_eq!(nearest("durabilty").unwrap().name, "durability");
+        assert_eq!(nearest("ws.max_frame_byte").unwrap().name, "ws.max_frame_bytes");
+        assert_eq!(nearest("max_frame_bytes").unwrap().name, "ws.max_frame_bytes");
+        assert!(nearest("colour").is_none());
+    }
+
+    #[test]
+    fn each_value_is_read_back_as_it_is_shown() {
+        let defaults = Settings::default();
+        for key in KEYS {
+            let shown = (key.get)(&defaults);
+            let mut settings = Settings::default();
+            (key.set)(&mut settings, &shown).unwrap();
+            assert_eq!((key.get)(&settings), shown, "{}", key.name);
+        }
+    }
+
+    #[test]
+    fn each_key_changes_a_value_of_its_own() {
+        for key in KEYS {
+            let mut settings = Settings::default();
+            let other = ["7", "7s", "json", "memory", "http://x", "127.0.0.1:7", "changed"]
+                .into_iter()
+                .find(|text| (key.set)(&mut settings, text).is_ok());
+            assert!(other.is_some(), "{} takes none of the samples", key.name);
+            let changed: Vec<_> =
+                KEYS.iter().filter(|k| (k.get)(&settings) != (k.get)(&Settings::default())).collect();
+            assert_eq!(changed.iter().map(|k| k.name).collect::<Vec<_>>(), [key.name]);
+        }
+    }
+}

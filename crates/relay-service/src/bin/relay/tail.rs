@@ -1,0 +1,138 @@
+//! `relay tail`: follows a document over server-sent events, and takes up again where it was when the server comes
+//! back.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use anyhow::bail;
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Full};
+use relay_core::{Event, Payload};
+use serde::Deserialize;
+
+use crate::cli::TailArgs;
+use crate::client::{Answer, Server, events_path};
+use crate::sse::{Message, Parser};
+
+/// How long to wait before connecting again: at first, and at most.
+const RETRY_FIRST: Duration = Duration::from_millis(250);
+const RETRY_MOST: Duration = Duration::from_secs(5);
+/// The server says something at least every 15 s by default; after this long the connection counts as lost.
+const SILENCE: Duration = Duration::from_secs(60);
+
+pub(crate) async fn tail(args: TailArgs) -> anyhow::Result<()> {
+    let server = Server::new(&args.server.url)?;
+    let mut follower = Follower { args, last_id: None };
+    let mut answer = follower.connect(&server).await?;
+    loop {
+        let ended = follower.follow(answer).await?;
+        eprintln!("relay: {ended}; connecting again");
+        let mut wait = RETRY_FIRST;
+        answer = loop {
+            tokio::time::sleep(wait).await;
+            match follower.connect(&server).await {
+                Ok(answer) => break answer,
+                Err(error) => tracing::debug!("{error:#}"),
+            }
+            wait = (wait * 2).min(RETRY_MOST);
+        };
+    }
+}
+
+struct Follower {
+    args: TailArgs,
+    /// The id of the last event that was printed, or of the opening.
+    last_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Opening {
+    seq: u64,
+    position: u64,
+    reset: bool,
+    reset_reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Ended {
+    message: String,
+}
+
+impl Follower {
+    async fn connect(&self, server: &Server) -> anyhow::Result<Answer> {
+        let mut path = format!("{}/stream", events_path(&self.args.document));
+        if let Some(seq) = self.args.after_seq {
+            path = format!("{path}?after_seq={seq}");
+        }
+        let mut request = Request::get(path);
+        if let Some(id) = &self.last_id {
+            request = request.header("last-event-id", id);
+        }
+        let answer = server.send(request.body(Full::<Bytes>::default())?).await?;
+        if !answer.response.status().is_success() {
+            bail!(answer.problem().await);
+        }
+        Ok(answer)
+    }
+
+    /// Prints what comes until the connection ends, and says how it did. An error is one that trying again will not
+    /// mend.
+    async fn follow(&mut self, mut answer: Answer) -> anyhow::Result<String> {
+        let mut parser = Parser::default();
+        let mut ended = None;
+        loop {
+            let frame = match tokio::time::timeout(SILENCE, answer.response.body_mut().frame()).await {
+                Ok(Some(Ok(frame))) => frame,
+                Ok(None) => return Ok(ended.unwrap_or_else(|| "the server ended the stream".to_owned())),
+                Ok(Some(Err(error))) => return Ok(format!("the connection was lost ({error})")),
+                Err(_elapsed) => return Ok(format!("nothing was heard for {} s", SILENCE.as_secs())),
+            };
+            let Ok(bytes) = frame.into_data() else { continue };
+            for message in parser.feed(&bytes)? {
+                if message.name == "relay.ended" {
+                    ended = serde_json::from_str::<Ended>(&message.data).ok().map(|ended| ended.message);
+                } else {
+                    self.print(&message)?;
+                }
+                self.last_id = message.last_id;
+            }
+        }
+    }
+
+    fn print(&self, message: &Message) -> anyhow::Result<()> {
+        if message.name == "relay.opening" {
+            let opening: Opening = serde_json::from_str(&message.data)?;
+            report(&opening, &self.args.document);
+            return Ok(());
+        }
+        let mut out = std::io::stdout().lock();
+        if self.args.json {
+            writeln!(out, "{}", message.data)?;
+        } else {
+            let event = relay_events::json::decode(message.data.as_bytes())?;
+            writeln!(out, "{}", line(&event))?;
+        }
+        Ok(out.flush()?)
+    }
+}
+
+fn report(opening: &Opening, document: &str) {
+    let Opening { seq, position, .. } = opening;
+    match &opening.reset_reason {
+        Some(reason) if opening.reset => {
+            eprintln!("relay: `{document}` cannot be continued ({reason}); what is kept follows, after seq {position}");
+        }
+        _ => eprintln!("relay: following `{document}` after seq {position} (latest {seq})"),
+    }
+}
+
+/// An event for people: place, time, who, what.
+fn line(event: &Event) -> String {
+    let seq = event.seq.map_or_else(|| "-".to_owned(), |seq| seq.to_string());
+    let payload = match &event.payload {
+        Payload::Json(text) => text.as_str().replace(['\n', '\r'], " "),
+        Payload::Binary(bytes) => format!("({} bytes)", bytes.len()),
+    };
+    format!("{seq:>6}  {}  {}  {}  {payload}", event.time, event.actor, event.kind)
+}

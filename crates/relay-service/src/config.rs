@@ -1,0 +1,104 @@
+//! What a service is made of: the parts' own configurations, and the few values that are the service's.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use relay_bus::BusConfig;
+use relay_log::LogConfig;
+use relay_ws::WsConfig;
+
+/// How a [`RelayService`](crate::RelayService) runs.
+#[derive(Debug, Clone)]
+pub struct ServiceConfig {
+    /// Where HTTP and WebSocket clients are served; port 0 takes any free one. `None` serves this process alone.
+    /// Default `127.0.0.1:7400`: there is no authentication yet, so only this machine is let in.
+    pub listen: Option<SocketAddr>,
+    /// Where events are kept. Default: a log in `relay-data`.
+    pub storage: Storage,
+    /// Limits of the channels.
+    pub bus: BusConfig,
+    /// Limits of WebSocket connections, and which web pages may connect and publish.
+    pub ws: WsConfig,
+    /// Limits of HTTP requests.
+    pub http: HttpConfig,
+    /// How long [`RelayService::stop`](crate::RelayService::stop) may take. Default 10 s.
+    pub stop_timeout: Duration,
+}
+
+impl ServiceConfig {
+    /// A service for this process alone, with histories in memory. For tests and for embedding.
+    pub fn in_process() -> Self {
+        Self { listen: None, storage: Storage::Memory, ..Self::default() }
+    }
+}
+
+impl Default for ServiceConfig {
+    fn default() -> Self {
+        Self {
+            listen: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7400)),
+            storage: Storage::Log(LogConfig::new("relay-data")),
+            bus: BusConfig::default(),
+            ws: WsConfig::default(),
+            http: HttpConfig::default(),
+            stop_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Where events are kept.
+#[derive(Debug, Clone)]
+pub enum Storage {
+    /// In memory: gone when the service stops.
+    Memory,
+    /// In a log on disk.
+    Log(LogConfig),
+}
+
+/// Limits of HTTP requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpConfig {
+    /// HTTP connections that are open at once, event streams among them. Further ones wait. Default 10,000.
+    pub max_connections: usize,
+    /// Size of a request's body in bytes. Default 4 MiB.
+    pub max_body_bytes: usize,
+    /// Events of one batch. Default 1,000.
+    pub max_batch_events: usize,
+    /// Events of one page of history. Default 1,000.
+    pub max_page_events: usize,
+    /// How long a connection may take to send a request's head, and how long it may idle between two. Default 30 s.
+    pub header_timeout: Duration,
+    /// How long a request's body may take. Default 30 s.
+    pub body_timeout: Duration,
+    /// A stream of events on which nothing was sent for this long gets a comment. Default 15 s.
+    pub keep_alive: Duration,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            max_connections: 10_000,
+            max_body_bytes: 4 * 1024 * 1024,
+            max_batch_events: 1_000,
+            max_page_events: 1_000,
+            header_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(15),
+        }
+    }
+}
+
+impl HttpConfig {
+    /// The name of the first value that is zero, with which nothing would work.
+    pub(crate) fn zero_field(&self) -> Option<&'static str> {
+        let fields = [
+            ("max_connections", self.max_connections == 0),
+            ("max_body_bytes", self.max_body_bytes == 0),
+            ("max_batch_events", self.max_batch_events == 0),
+            ("max_page_events", self.max_page_events == 0),
+            ("header_timeout", self.header_timeout.is_zero()),
+            ("body_timeout", self.body_timeout.is_zero()),
+            ("keep_alive", self.keep_alive.is_zero()),
+        ];
+        fields.into_iter().find(|(_, zero)| *zero).map(|(field, _)| field)
+    }
+}

@@ -1,0 +1,99 @@
+//! The HTTP side: which path is answered by what, and what holds for all of them.
+//!
+//! Handlers reach documents through [`EventSink`] and [`EventSource`] alone. Whatever goes wrong is answered with a
+//! [`Problem`], unknown paths and wrong methods included.
+
+mod health;
+mod history;
+mod origin;
+mod page;
+mod problem;
+mod publish;
+mod stream;
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{FromRequestParts, Path, Request, State};
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::{Json, Router, middleware};
+use http::request::Parts;
+use http::{Method, StatusCode, Uri};
+use relay_core::{DocumentId, EventSink, EventSource};
+use tokio_util::sync::CancellationToken;
+
+use self::problem::Problem;
+use crate::config::HttpConfig;
+use crate::stats::{Gauges, ServiceStats};
+
+/// What the handlers work with.
+#[derive(Clone)]
+pub(crate) struct Api {
+    pub(crate) sink: Arc<dyn EventSink>,
+    pub(crate) source: Arc<dyn EventSource>,
+    pub(crate) gauges: Gauges,
+    pub(crate) config: HttpConfig,
+    pub(crate) origins: relay_ws::OriginPolicy,
+    /// Cancelled when the server begins to stop.
+    pub(crate) closing: CancellationToken,
+}
+
+/// All paths.
+pub(crate) fn router(api: Api) -> Router {
+    let cors = origin::cors(&api.origins);
+    let guard = middleware::from_fn_with_state(api.origins.clone(), origin::refuse_foreign_pages);
+    Router::new()
+        .merge(page::routes())
+        .route("/socket/websocket", get(websocket))
+        .route("/v1/documents/{id}/events", post(publish::publish).get(history::history))
+        .route("/v1/documents/{id}/events/stream", get(stream::stream))
+        .route("/v1/stats", get(stats))
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(guard)
+        .layer(cors)
+        .with_state(api)
+}
+
+async fn websocket(State(api): State<Api>, request: Request) -> Response {
+    api.gauges.ws.upgrade(request).map(Body::new)
+}
+
+async fn stats(State(api): State<Api>) -> Json<ServiceStats> {
+    Json(api.gauges.read())
+}
+
+async fn unknown_path(uri: Uri) -> Problem {
+    let path: String = uri.path().chars().take(64).collect();
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "not_found",
+        format!("there is nothing at `{path}`; documents are at `/v1/documents/<id>/events`, `/` in an id written as `%2F`"),
+    )
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Problem {
+    let path: String = uri.path().chars().take(64).collect();
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        format!("`{path}` does not take {method}; the `allow` header says what it takes"),
+    )
+}
+
+/// The document that a path names.
+struct Document(DocumentId);
+
+impl<S: Send + Sync> FromRequestParts<S> for Document {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path(id) = Path::<String>::from_request_parts(parts, state).await.map_err(|rejection| {
+            Problem::invalid_request(format!("the document id in the path is malformed: {}", rejection.body_text()))
+        })?;
+        Ok(Self(DocumentId::new(id)?))
+    }
+}

@@ -1,0 +1,66 @@
+//! `GET /v1/documents/{id}/events`: what is kept, page by page.
+
+use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::response::{IntoResponse, Response};
+use axum::extract::Query;
+use http::HeaderValue;
+use http::header::CONTENT_TYPE;
+use relay_core::{Epoch, ReadLimit, Seq};
+use relay_events::json;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::problem::Problem;
+use super::{Api, Document};
+
+const DEFAULT_PAGE_EVENTS: usize = 100;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PageQuery {
+    #[serde(default)]
+    after_seq: Seq,
+    limit: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct Page<'a> {
+    epoch: Epoch,
+    first_seq: Seq,
+    last_seq: Seq,
+    events: Vec<&'a RawValue>,
+    next_after_seq: Seq,
+}
+
+pub(crate) async fn history(
+    State(api): State<Api>,
+    Document(document): Document,
+    query: Result<Query<PageQuery>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let Query(query) = query?;
+    let max = api.config.max_page_events;
+    let events = query.limit.unwrap_or(DEFAULT_PAGE_EVENTS.min(max));
+    if !(1..=max).contains(&events) {
+        return Err(Problem::invalid_request(format!("`limit` is {events}; it must be 1 to {max}")));
+    }
+    let limit = ReadLimit { events, ..ReadLimit::default() };
+    let (head, events) = api.source.history(&document, query.after_seq, limit).await?;
+    let encoded: Vec<_> = events.iter().map(|event| json::encode(event)).collect();
+    let page = Page {
+        epoch: head.epoch,
+        first_seq: head.first,
+        last_seq: head.last,
+        // Each was encoded as JSON a line above; what is not JSON cannot be among them.
+        events: encoded.iter().filter_map(|event| serde_json::from_slice(event).ok()).collect(),
+        next_after_seq: events.last().and_then(|event| event.seq).unwrap_or(query.after_seq),
+    };
+    let body = serde_json::to_vec(&page).map_err(|error| Problem::invalid_request(error.to_string()))?;
+    Ok(([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response())
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::invalid_request(rejection.body_text())
+    }
+}

@@ -1,0 +1,54 @@
+//! Which web pages may use the HTTP side: the same as may open a WebSocket.
+//!
+//! Browsers name the page in `Origin`; programs send none and are not asked for one. Reading needs nothing here,
+//! since browsers keep answers from pages that CORS headers do not name. Writing is refused before it happens.
+
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use http::header::{CONTENT_TYPE, HOST, HeaderName, ORIGIN, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use relay_ws::OriginPolicy;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use super::problem::Problem;
+
+/// How long browsers remember what they were allowed.
+const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(600);
+
+fn allows(policy: &OriginPolicy, origin: &HeaderValue, headers: &HeaderMap) -> bool {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    origin.to_str().is_ok_and(|origin| policy.allows(origin, host))
+}
+
+pub(crate) async fn refuse_foreign_pages(
+    State(policy): State<OriginPolicy>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    match request.headers().get(ORIGIN) {
+        Some(origin) if !reads && !allows(&policy, origin, request.headers()) => {
+            let origin: String = String::from_utf8_lossy(origin.as_bytes()).chars().take(64).collect();
+            Err(Problem::new(
+                StatusCode::FORBIDDEN,
+                "origin",
+                format!("pages of `{origin}` may not publish; the operator allows them with `allowed_origins`"),
+            ))
+        }
+        _ => Ok(next.run(request).await),
+    }
+}
+
+/// Lets the browser show answers to pages that are allowed.
+pub(crate) fn cors(policy: &OriginPolicy) -> CorsLayer {
+    let policy = policy.clone();
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::predicate(move |origin, request| allows(&policy, origin, &request.headers)))
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers([CONTENT_TYPE, HeaderName::from_static("last-event-id")])
+        .expose_headers([RETRY_AFTER])
+        .max_age(PREFLIGHT_MAX_AGE)
+}

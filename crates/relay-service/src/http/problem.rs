@@ -1,0 +1,133 @@
+//! Errors as HTTP clients see them: a status, a stable `reason`, and a `message` that says what to do.
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use http::header::RETRY_AFTER;
+use http::{HeaderValue, StatusCode};
+use relay_core::{InvalidId, LogError, PublishError, Seq, SubscribeError};
+use relay_events::json::JsonError;
+use serde::Serialize;
+
+/// Why a request was not done.
+#[derive(Debug, Serialize)]
+pub(crate) struct Problem {
+    #[serde(skip)]
+    status: StatusCode,
+    reason: &'static str,
+    message: String,
+    /// Where what is kept begins, when the events that were asked for are not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_seq: Option<Seq>,
+}
+
+impl Problem {
+    pub(crate) fn new(status: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { status, reason, message: message.into(), first_seq: None }
+    }
+
+    pub(crate) fn invalid_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request", message)
+    }
+
+    pub(crate) fn too_large(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+    }
+
+    pub(crate) fn stopping() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "closed", "the server is stopping; come back in a moment")
+    }
+
+    /// The problem with one of the `reason`s that all of Relay's wire protocols share.
+    fn of(reason: &'static str, message: String) -> Self {
+        let status = match reason {
+            "unknown_event" | "invalid_payload" => StatusCode::UNPROCESSABLE_ENTITY,
+            "too_large" => StatusCode::PAYLOAD_TOO_LARGE,
+            "overloaded" => StatusCode::TOO_MANY_REQUESTS,
+            "id_conflict" => StatusCode::CONFLICT,
+            "trimmed" => StatusCode::GONE,
+            "closed" | "log_failed" | "too_many_documents" => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        Self::new(status, reason, message)
+    }
+}
+
+impl From<JsonError> for Problem {
+    fn from(error: JsonError) -> Self {
+        Self::of(error.code(), error.to_string())
+    }
+}
+
+impl From<InvalidId> for Problem {
+    fn from(error: InvalidId) -> Self {
+        Self::invalid_request(error.to_string())
+    }
+}
+
+impl From<PublishError> for Problem {
+    fn from(error: PublishError) -> Self {
+        Self::of(error.code(), error.to_string())
+    }
+}
+
+impl From<SubscribeError> for Problem {
+    fn from(error: SubscribeError) -> Self {
+        let first_seq = match &error {
+            SubscribeError::Log(LogError::Trimmed { first, .. }) => Some(*first),
+            _ => None,
+        };
+        Self { first_seq, ..Self::of(error.code(), error.to_string()) }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let later = matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+        let mut response = (self.status, Json(self)).into_response();
+        if later {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use relay_core::DocumentId;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(problem: impl Into<Problem>, status: u16, reason: &str) {
+        let problem = problem.into();
+        assert_eq!((problem.status.as_u16(), problem.reason), (status, reason));
+    }
+
+    #[test]
+    fn every_documented_reason_has_its_status() {
+        let document = DocumentId::new("notes").unwrap();
+        let unknown = relay_events::kind("no.such.kind").unwrap_err();
+        check(JsonError::from(unknown), 422, "unknown_event");
+        check(JsonError::Malformed("not JSON".to_owned()), 400, "invalid_request");
+        check(PublishError::TooLarge { bytes: 2, max: 1 }, 413, "too_large");
+        check(
+            PublishError::Overloaded { document: document.clone(), waited: Duration::ZERO },
+            429,
+            "overloaded",
+        );
+        check(PublishError::Closed, 503, "closed");
+        check(PublishError::TooManyDocuments { open: 1 }, 503, "too_many_documents");
+        check(PublishError::Log(LogError::Corrupt { detail: String::new() }), 503, "log_failed");
+        check(SubscribeError::Log(LogError::Trimmed { document, first: Seq::FIRST }), 410, "trimmed");
+    }
+
+    #[test]
+    fn who_may_try_again_is_told_when() {
+        let response = Problem::from(PublishError::Closed).into_response();
+        assert_eq!(response.headers()[RETRY_AFTER], "1");
+        let response = Problem::invalid_request("no").into_response();
+        assert!(!response.headers().contains_key(RETRY_AFTER));
+    }
+}

@@ -1,0 +1,244 @@
+//! The service: its parts are started in the order in which they need each other, and stopped in the reverse one.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use relay_bus::{Bus, Filter, LagPolicy, Subscription};
+use relay_core::{Clock, DocumentId, Draft, EventLog, LogError, Opening, Receipt, Start, SubscribeError, SystemClock, UserId};
+use relay_events::PayloadError;
+use relay_log::{EmbeddedLog, LogConfig, OpenError, RecoveryReport};
+use relay_ws::WsServer;
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::config::{ServiceConfig, Storage};
+use crate::http::{Api, router};
+use crate::participant::Participant;
+use crate::server::serve;
+use crate::stats::{Gauges, ServiceStats};
+
+/// A running service. See the [crate's documentation](crate) for an example.
+///
+/// Stop it with [`RelayService::stop`]. Dropped instead, it closes its connections without a word; what was
+/// acknowledged is kept all the same.
+pub struct RelayService {
+    bus: Bus,
+    ws: WsServer,
+    log: Option<EmbeddedLog>,
+    recovery: Option<RecoveryReport>,
+    gauges: Gauges,
+    address: Option<SocketAddr>,
+    acceptor: Option<AbortOnDropHandle<()>>,
+    closing: DropGuard,
+    stop_timeout: Duration,
+}
+
+impl fmt::Debug for RelayService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RelayService").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// Why a service does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A value of [`HttpConfig`](crate::HttpConfig) is zero, with which nothing would work.
+    #[error("`http.{field}` is 0; it must be at least 1")]
+    ZeroHttpLimit {
+        /// The field's name.
+        field: &'static str,
+    },
+    /// The WebSocket limits are not usable.
+    #[error("ws: {0}")]
+    Ws(#[from] relay_ws::ConfigError),
+    /// The log cannot be opened.
+    #[error(transparent)]
+    Log(#[from] OpenError),
+    /// Opening the log panicked.
+    #[error("opening the log ended by a bug: {0}")]
+    LogPanicked(tokio::task::JoinError),
+    /// The address cannot be listened at.
+    #[error("cannot listen at {address}: {source}; is another server running there? Port 0 takes a free one")]
+    Listen {
+        /// The wanted address.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+}
+
+/// Why a draft did not become an event.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The payload does not fit its kind.
+    #[error(transparent)]
+    Payload(#[from] PayloadError),
+    /// The document's channel did not take it.
+    #[error(transparent)]
+    Channel(#[from] relay_core::PublishError),
+}
+
+/// How [`RelayService::stop`] went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stopped {
+    /// True when every request was answered and every accepted event written within the time.
+    pub complete: bool,
+}
+
+impl RelayService {
+    /// Starts a service: opens the log, and listens if it is to.
+    ///
+    /// Must be called in a Tokio runtime, on which the service then lives. Not cancel-safe: dropped half way, the log
+    /// may still be open for a moment.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start(config: ServiceConfig) -> Result<Self, StartError> {
+        config.ws.validate()?;
+        if let Some(field) = config.http.zero_field() {
+            return Err(StartError::ZeroHttpLimit { field });
+        }
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let (log, recovery) = match config.storage {
+            Storage::Memory => (None, None),
+            Storage::Log(log) => open(log, Arc::clone(&clock)).await.map(|(log, recovery)| (Some(log), Some(recovery)))?,
+        };
+        let shared_log = log.clone().map(|log| Arc::new(log) as Arc<dyn EventLog>);
+        let bus = Bus::new(config.bus, shared_log.clone(), Arc::clone(&clock));
+        let origins = config.ws.origins.clone();
+        let ws = WsServer::new(config.ws, Arc::new(bus.clone()), Arc::new(bus.clone()), Arc::clone(&clock));
+        let started = clock.monotonic();
+        let gauges = Gauges { bus: bus.clone(), ws: ws.clone(), log: shared_log, clock, started };
+        let closing = CancellationToken::new();
+        let (address, acceptor) = match config.listen {
+            None => (None, None),
+            Some(wanted) => {
+                let bound = |source| StartError::Listen { address: wanted, source };
+                let listener = TcpListener::bind(wanted).await.map_err(bound)?;
+                let address = listener.local_addr().map_err(bound)?;
+                let api = Api {
+                    sink: Arc::new(bus.clone()),
+                    source: Arc::new(bus.clone()),
+                    gauges: gauges.clone(),
+                    config: config.http.clone(),
+                    origins,
+                    closing: closing.clone(),
+                };
+                let acceptor = tokio::spawn(serve(listener, router(api), config.http, closing.clone()));
+                (Some(address), Some(AbortOnDropHandle::new(acceptor)))
+            }
+        };
+        Ok(Self {
+            bus,
+            ws,
+            log,
+            recovery,
+            gauges,
+            address,
+            acceptor,
+            closing: closing.drop_guard(),
+            stop_timeout: config.stop_timeout,
+        })
+    }
+
+    /// Where clients are served, with the port that was really taken. `None` when the service does not listen.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// What was found when the log was opened. `None` without a log.
+    pub fn recovery(&self) -> Option<&RecoveryReport> {
+        self.recovery.as_ref()
+    }
+
+    /// The channels, for what goes beyond one document: filters, subscriptions to all documents, handlers.
+    pub fn bus(&self) -> &Bus {
+        &self.bus
+    }
+
+    /// Publishes `draft`, after checking that its payload fits its kind.
+    ///
+    /// Answered when the event is as durable as configured. Dropped before, the event may or may not happen.
+    ///
+    /// # Errors
+    /// See [`PublishError`].
+    pub async fn publish(&self, draft: Draft) -> Result<Receipt, PublishError> {
+        publish(&self.bus, draft).await
+    }
+
+    /// Subscribes to a document's events. A slow reader is served from history as long as that reaches back.
+    ///
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    /// See [`SubscribeError`].
+    pub async fn subscribe(
+        &self,
+        document: &DocumentId,
+        start: Start,
+    ) -> Result<(Opening, Subscription), SubscribeError> {
+        self.bus.subscribe(document, start, Filter::all(), LagPolicy::Refill).await
+    }
+
+    /// Lets `user` take part in `document` from within this process, as a WebSocket client does from outside.
+    ///
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    /// See [`SubscribeError`].
+    pub async fn join(
+        &self,
+        document: DocumentId,
+        user: UserId,
+        start: Start,
+    ) -> Result<Participant, SubscribeError> {
+        let (opening, events) = self.subscribe(&document, start).await?;
+        Ok(Participant::new(self.bus.clone(), document, user, opening, events))
+    }
+
+    /// What the service has done so far.
+    pub fn stats(&self) -> ServiceStats {
+        self.gauges.read()
+    }
+
+    /// Stops, in this order: no new connection is accepted; WebSocket clients and event streams are told to come
+    /// back; requests under way are answered; what was accepted is written; streams end; the log is closed. What is
+    /// not done within [`stop_timeout`](ServiceConfig::stop_timeout) is given up, except closing the log.
+    ///
+    /// # Errors
+    /// [`LogError::Failed`] when the log could not be flushed; what was acknowledged before is kept all the same.
+    pub async fn stop(self) -> Result<Stopped, LogError> {
+        let deadline = Instant::now() + self.stop_timeout;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        drop(self.closing);
+        self.ws.shutdown(left()).await;
+        let answered = match self.acceptor {
+            Some(acceptor) => tokio::time::timeout(left(), acceptor).await.is_ok(),
+            None => true,
+        };
+        let drained = self.bus.shutdown(left()).await;
+        if let Some(log) = self.log {
+            log.close().await?;
+        }
+        Ok(Stopped { complete: answered && drained.complete })
+    }
+}
+
+pub(crate) async fn publish(bus: &Bus, draft: Draft) -> Result<Receipt, PublishError> {
+    relay_events::check(&draft.kind, &draft.payload)?;
+    Ok(bus.publish(draft).await?)
+}
+
+async fn open(
+    config: LogConfig,
+    clock: Arc<dyn Clock>,
+) -> Result<(EmbeddedLog, RecoveryReport), StartError> {
+    let opened = tokio::task::spawn_blocking(move || EmbeddedLog::open(config, clock)).await;
+    Ok(opened.map_err(StartError::LogPanicked)??)
+}
