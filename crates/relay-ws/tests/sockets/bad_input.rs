@@ -88,7 +88,12 @@ async fn a_client_that_announces_a_huge_message_learns_why_it_is_closed_while_it
     let (server, mut mallory, mut bob) = scene().await;
     let raw = mallory.socket.get_mut();
     raw.write_all(&[0x82, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 1, 2, 3, 4]).await.unwrap();
-    raw.write_all(&vec![0; 64 * 1024]).await.unwrap();
+    server.until("it is being closed", |stats| stats.closed.contains_key(&1009)).await;
+    for _ in 0..10 {
+        // A socket that was closed at once would answer this with a reset.
+        mallory.socket.get_mut().write_all(&vec![0; 64 * 1024]).await.unwrap();
+        tokio::task::yield_now().await;
+    }
     assert_eq!(mallory.closed().await, 1009);
     works(&server, &mut bob).await;
 }
