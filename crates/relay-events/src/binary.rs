@@ -1,1 +1,180 @@
-//! x
+//! The binary record: the form in which events lie in the log.
+//!
+//! A record begins with a version byte, and what follows is of that version for ever: a log that was written once can be
+//! read by every later Relay. A change to what a record holds is a new version with a new struct here; the old ones
+//! stay. The golden files in `tests/golden` hold records of every version.
+//!
+//! The encoding within is bincode 2 (complete and frozen), and this is the only module that knows it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bincode::config::{self, Config};
+use bytes::Bytes;
+use relay_core::{
+    Actor, DocumentId, Draft, Durability, Epoch, Event, EventId, InvalidId, JsonText, Kind, Metadata,
+    Payload, Seq, ServiceName, SessionId, Timestamp, TraceContext, UserId,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::vocabulary;
+
+const VERSION_1: u8 = 1;
+
+/// No record is larger than this many bytes; it keeps damaged lengths from asking for more memory than there is.
+const MAX_RECORD_BYTES: usize = 64 * 1024 * 1024;
+
+/// Why bytes are not a record.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum BinaryError {
+    /// There are no bytes.
+    #[error("the record is empty")]
+    Empty,
+    /// The record was written by a later Relay. Read it with that one.
+    #[error(
+        "the record is of version {version}; this Relay reads versions up to {VERSION_1}, a later one is needed"
+    )]
+    UnknownVersion {
+        /// Its version.
+        version: u8,
+    },
+    /// The bytes are damaged, or never were a record.
+    #[error("the record is malformed: {detail}")]
+    Malformed {
+        /// What is wrong with them.
+        detail: String,
+    },
+}
+
+impl BinaryError {
+    fn malformed(detail: impl ToString) -> Self {
+        Self::Malformed { detail: detail.to_string() }
+    }
+}
+
+impl From<InvalidId> for BinaryError {
+    fn from(error: InvalidId) -> Self {
+        Self::malformed(error)
+    }
+}
+
+/// What follows the byte 1. Never to be changed.
+#[derive(Serialize, Deserialize)]
+struct RecordV1<'a> {
+    id: u128,
+    document: &'a str,
+    kind: &'a str,
+    seq: Option<u64>,
+    epoch: u64,
+    time_micros: i64,
+    actor: ActorV1<'a>,
+    session: Option<u128>,
+    key: Option<&'a str>,
+    ttl_ms: Option<u64>,
+    trace: Option<(&'a str, Option<&'a str>)>,
+    #[serde(borrow)]
+    metadata: Vec<(&'a str, &'a str)>,
+    payload: PayloadV1<'a>,
+}
+
+#[derive(Serialize, Deserialize)]
+enum ActorV1<'a> {
+    User(&'a str),
+    Service(&'a str),
+    System,
+}
+
+#[derive(Serialize, Deserialize)]
+enum PayloadV1<'a> {
+    Json(&'a str),
+    Binary(&'a [u8]),
+}
+
+fn encoding() -> impl Config {
+    config::standard().with_limit::<MAX_RECORD_BYTES>()
+}
+
+/// The event's record. Its offset is not part of it: that is where the record lies.
+pub fn encode(event: &Event) -> Vec<u8> {
+    let record = RecordV1 {
+        id: event.id.as_u128(),
+        document: event.document.as_str(),
+        kind: event.kind.as_str(),
+        seq: event.seq.map(Seq::get),
+        epoch: event.epoch.as_u64(),
+        time_micros: event.time.as_micros(),
+        actor: match &event.actor {
+            Actor::User(id) => ActorV1::User(id.as_str()),
+            Actor::Service(name) => ActorV1::Service(name.as_str()),
+            Actor::System => ActorV1::System,
+        },
+        session: event.session.map(SessionId::as_u128),
+        key: event.key.as_deref(),
+        ttl_ms: event.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
+        trace: event.trace.as_ref().map(|trace| (trace.traceparent(), trace.tracestate())),
+        metadata: event.metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect(),
+        payload: match &event.payload {
+            Payload::Json(text) => PayloadV1::Json(text.as_str()),
+            Payload::Binary(bytes) => PayloadV1::Binary(bytes),
+        },
+    };
+    let mut bytes = Vec::with_capacity(192 + event.payload.len());
+    bytes.push(VERSION_1);
+    #[allow(clippy::expect_used, reason = "numbers and texts always encode, and a Vec takes every write")]
+    bincode::serde::encode_into_std_write(&record, &mut bytes, encoding()).expect("plain fields into memory");
+    bytes
+}
+
+/// Reads a record. The event's `offset` is `None`; whoever knows where the record lay sets it.
+///
+/// Kinds that the vocabulary does not know (any more, or yet) are read as they are.
+///
+/// # Errors
+/// [`BinaryError`], when the bytes are not exactly one record.
+pub fn decode(bytes: &[u8]) -> Result<Event, BinaryError> {
+    let (&version, body) = bytes.split_first().ok_or(BinaryError::Empty)?;
+    if version != VERSION_1 {
+        return Err(BinaryError::UnknownVersion { version });
+    }
+    let (record, read): (RecordV1<'_>, usize) =
+        bincode::serde::borrow_decode_from_slice(body, encoding()).map_err(BinaryError::malformed)?;
+    if read != body.len() {
+        return Err(BinaryError::malformed(format!("{} bytes follow it", body.len() - read)));
+    }
+    record.into_event()
+}
+
+impl RecordV1<'_> {
+    fn into_event(self) -> Result<Event, BinaryError> {
+        let kind = match vocabulary::kind(self.kind) {
+            Ok(kind) => kind,
+            Err(_) if self.seq.is_some() => Kind::new(self.kind, Durability::Durable)?,
+            Err(_) => Kind::new(self.kind, Durability::Ephemeral)?,
+        };
+        let payload = match self.payload {
+            PayloadV1::Json(text) => {
+                let text = Bytes::copy_from_slice(text.as_bytes());
+                Payload::Json(JsonText::parse(text).map_err(BinaryError::malformed)?)
+            }
+            PayloadV1::Binary(bytes) => Payload::Binary(Bytes::copy_from_slice(bytes)),
+        };
+        let mut metadata = Metadata::default();
+        for (key, value) in self.metadata {
+            metadata.insert(key, value)?;
+        }
+        let mut draft = Draft::new(DocumentId::new(self.document)?, kind, payload).metadata(metadata);
+        draft.id = Some(EventId::from_u128(self.id));
+        draft.actor = match self.actor {
+            ActorV1::User(id) => Actor::User(UserId::new(id)?),
+            ActorV1::Service(name) => Actor::Service(ServiceName::new(name)?),
+            ActorV1::System => Actor::System,
+        };
+        draft.session = self.session.map(SessionId::from_u128);
+        draft.key = self.key.map(Arc::from);
+        draft.ttl = self.ttl_ms.map(Duration::from_millis);
+        draft.trace = self.trace.map(|(parent, state)| TraceContext::new(parent, state)).transpose()?;
+        let time = Timestamp::from_micros(self.time_micros);
+        Ok(draft.into_event(Epoch::from_u64(self.epoch), self.seq.map(Seq::new), time))
+    }
+}
