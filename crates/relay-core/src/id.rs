@@ -197,6 +197,14 @@ uuid_id! {
     EventId, "event id"
 }
 
+impl EventId {
+    /// The id of an event that its producer names by other means than a UUID: the same name always gives the same id
+    /// (UUID version 5). The name must be unique among all producers, so let it begin with the producer's own.
+    pub fn from_name(name: &str) -> Self {
+        Self(Uuid::new_v5(&Uuid::NAMESPACE_URL, name.as_bytes()))
+    }
+}
+
 uuid_id! {
     /// A document's live collaboration, from its first participant to its last.
     SessionId, "session id"

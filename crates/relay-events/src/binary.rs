@@ -48,14 +48,14 @@ pub enum BinaryError {
 }
 
 impl BinaryError {
-    fn malformed(detail: impl ToString) -> Self {
+    fn malformed(detail: &impl ToString) -> Self {
         Self::Malformed { detail: detail.to_string() }
     }
 }
 
 impl From<InvalidId> for BinaryError {
     fn from(error: InvalidId) -> Self {
-        Self::malformed(error)
+        Self::malformed(&error)
     }
 }
 
@@ -121,8 +121,8 @@ pub fn encode(event: &Event) -> Vec<u8> {
     };
     let mut bytes = Vec::with_capacity(192 + event.payload.len());
     bytes.push(VERSION_1);
-    #[allow(clippy::expect_used, reason = "numbers and texts always encode, and a Vec takes every write")]
-    bincode::serde::encode_into_std_write(&record, &mut bytes, encoding()).expect("plain fields into memory");
+    let written = bincode::serde::encode_into_std_write(&record, &mut bytes, encoding());
+    debug_assert!(written.is_ok(), "numbers and texts always encode, and a Vec takes every write");
     bytes
 }
 
@@ -138,9 +138,9 @@ pub fn decode(bytes: &[u8]) -> Result<Event, BinaryError> {
         return Err(BinaryError::UnknownVersion { version });
     }
     let (record, read): (RecordV1<'_>, usize) =
-        bincode::serde::borrow_decode_from_slice(body, encoding()).map_err(BinaryError::malformed)?;
+        bincode::serde::borrow_decode_from_slice(body, encoding()).map_err(|e| BinaryError::malformed(&e))?;
     if read != body.len() {
-        return Err(BinaryError::malformed(format!("{} bytes follow it", body.len() - read)));
+        return Err(BinaryError::malformed(&format!("{} bytes follow it", body.len() - read)));
     }
     record.into_event()
 }
@@ -155,7 +155,7 @@ impl RecordV1<'_> {
         let payload = match self.payload {
             PayloadV1::Json(text) => {
                 let text = Bytes::copy_from_slice(text.as_bytes());
-                Payload::Json(JsonText::parse(text).map_err(BinaryError::malformed)?)
+                Payload::Json(JsonText::parse(text).map_err(|e| BinaryError::malformed(&e))?)
             }
             PayloadV1::Binary(bytes) => Payload::Binary(Bytes::copy_from_slice(bytes)),
         };

@@ -80,7 +80,7 @@ struct Envelope<'a> {
     tracestate: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "metadata_is_empty")]
     metadata: Cow<'a, Metadata>,
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    #[serde(borrow, default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     payload: Option<&'a RawValue>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     payload_base64: Option<String>,
@@ -136,7 +136,8 @@ pub fn encode_header(event: &Event) -> Bytes {
 pub fn decode(json: &[u8]) -> Result<Event, JsonError> {
     let envelope: Envelope<'_> = serde_json::from_slice(json)?;
     let kind = vocabulary::kind(&envelope.kind)?;
-    let payload = payload(envelope.payload, envelope.payload_base64.as_deref())?;
+    let payload =
+        payload(("payload", envelope.payload), ("payload_base64", envelope.payload_base64.as_deref()))?;
     let mut draft = Draft::new(envelope.document.into_owned(), kind, payload);
     draft.id = Some(envelope.id);
     draft.actor = envelope.actor.into_owned();
@@ -156,7 +157,7 @@ pub fn decode(json: &[u8]) -> Result<Event, JsonError> {
 struct Request<'a> {
     #[serde(borrow)]
     kind: Cow<'a, str>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "present")]
     payload: Option<&'a RawValue>,
     #[serde(default)]
     payload_base64: Option<String>,
@@ -199,14 +200,10 @@ const MAX_KEY_BYTES: usize = 256;
 pub fn decode_draft(document: &DocumentId, json: &[u8]) -> Result<Draft, JsonError> {
     let request: Request<'_> = serde_json::from_slice(json)?;
     let kind = vocabulary::kind(&request.kind)?;
-    let payload = payload(request.payload, request.payload_base64.as_deref())?;
+    let payload =
+        payload(("payload", request.payload), ("payload_base64", request.payload_base64.as_deref()))?;
     vocabulary::check(&kind, &payload)?;
-    if let Some(key) = request.key.as_ref().filter(|key| key.len() > MAX_KEY_BYTES) {
-        return Err(JsonError::Malformed(format!(
-            "`key` has {} bytes, at most {MAX_KEY_BYTES} are allowed",
-            key.len()
-        )));
-    }
+    check_key(request.key.as_deref())?;
     let mut draft = Draft::new(document.clone(), kind, payload);
     draft.id = request.id;
     draft.actor = request.actor.unwrap_or(Actor::System);
@@ -217,17 +214,37 @@ pub fn decode_draft(document: &DocumentId, json: &[u8]) -> Result<Draft, JsonErr
     Ok(draft)
 }
 
-fn payload(json: Option<&RawValue>, base64: Option<&str>) -> Result<Payload, JsonError> {
+/// A field that is there, though it may be `null`.
+pub(crate) fn present<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+pub(crate) fn check_key(key: Option<&str>) -> Result<(), JsonError> {
+    match key {
+        Some(key) if key.len() > MAX_KEY_BYTES => Err(JsonError::Malformed(format!(
+            "the key has {} bytes, at most {MAX_KEY_BYTES} are allowed",
+            key.len()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The payload that one of two fields holds, each given with its name.
+pub(crate) fn payload(
+    (json_name, json): (&str, Option<&RawValue>),
+    (base64_name, base64): (&str, Option<&str>),
+) -> Result<Payload, JsonError> {
+    let malformed = |message: String| Err(JsonError::Malformed(message));
     match (json, base64) {
         (Some(raw), None) => Ok(Payload::Json(JsonText::from_raw(raw))),
         (None, Some(text)) => match STANDARD.decode(text) {
             Ok(bytes) => Ok(Payload::Binary(bytes.into())),
-            Err(error) => Err(JsonError::Malformed(format!("`payload_base64` is not base64: {error}"))),
+            Err(error) => malformed(format!("`{base64_name}` is not base64: {error}")),
         },
-        (None, None) => Err(JsonError::Malformed("`payload` is missing (or `payload_base64`)".to_owned())),
-        (Some(_), Some(_)) => {
-            Err(JsonError::Malformed("`payload` and `payload_base64` exclude each other".to_owned()))
-        }
+        (None, None) => malformed(format!("`{json_name}` is missing (or `{base64_name}`)")),
+        (Some(_), Some(_)) => malformed(format!("`{json_name}` and `{base64_name}` exclude each other")),
     }
 }
 
