@@ -9,6 +9,8 @@ import { tmpdir } from "node:os"
 import { join, resolve } from "node:path"
 import { createInterface } from "node:readline"
 
+const PATIENCE_MS = 30_000
+
 // A developer's own settings stay out of the tests.
 const environment = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("RELAY_")))
 
@@ -23,7 +25,8 @@ export class Server {
   static async start() {
     const server = new Server()
     server.#data = await mkdtemp(join(tmpdir(), "relay-e2e-"))
-    await server.#spawn("127.0.0.1:0")
+    server.#started = server.#spawn("127.0.0.1:0")
+    await server.#started
     return server
   }
 
@@ -33,20 +36,27 @@ export class Server {
 
   async #spawn(listen) {
     const flags = ["serve", "--listen", listen, "--data-dir", this.#data, "--log-format", "json"]
-    const options = { cwd: this.#data, env: environment, stdio: ["ignore", "ignore", "pipe"] }
+    const options = { cwd: this.#data, env: environment, stdio: ["ignore", "pipe", "inherit"] }
     this.#child = spawn(resolve(program), flags, options)
     const exited = once(this.#child, "exit").then(([code]) => assert.fail(`the server ended with ${code} at its start`))
     const listening = new Promise((found) => {
       // Reads to the end, so that the server never waits for a full pipe.
-      createInterface(this.#child.stderr).on("line", (line) => {
+      createInterface(this.#child.stdout).on("line", (line) => {
         const address = /"address":"([^"]+)"/.exec(line)
         if (address) found(address[1])
-        if (!line.startsWith("{") || line.includes('"level":"ERROR"')) console.error(`server: ${line}`)
+        if (line.includes('"level":"ERROR"')) console.error(`server: ${line}`)
       })
     })
     exited.catch(() => {}) // It ends later, too.
-    this.#started = Promise.race([listening, exited])
-    this.address = await this.#started
+    let timer
+    const late = new Promise((_, reject) => {
+      timer = setTimeout(() => reject(new Error("the server does not say in its log where it listens")), PATIENCE_MS)
+    })
+    try {
+      this.address = await Promise.race([listening, exited, late])
+    } finally {
+      clearTimeout(timer)
+    }
   }
 
   // Ends the process: SIGTERM as an operator would, SIGKILL as a crash would. Says with which code.

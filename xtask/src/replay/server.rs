@@ -28,14 +28,14 @@ impl Server {
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--data-dir"])
             .arg(data.path());
-        command.current_dir(data.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.current_dir(data.path()).stdin(Stdio::null()).stdout(Stdio::piped());
         // A developer's own settings stay out of the measurement.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("RELAY_"))
         {
             command.env_remove(name);
         }
         let mut child = command.spawn().with_context(|| format!("{} does not start", program.display()))?;
-        let output = child.stderr.take().context("the server's log is gone")?;
+        let output = child.stdout.take().context("the server's log is gone")?;
         let mut server = Self { child, address: String::new(), _data: data };
         let (found, address) = mpsc::sync_channel(1);
         // Reads to the end, so that the server never waits for a full pipe; ends when the server does.
@@ -45,7 +45,7 @@ impl Server {
                     // Only the first is waited for.
                     let _ = found.try_send(address.to_owned());
                 }
-                if !line.starts_with('{') || line.contains(r#""level":"ERROR""#) {
+                if line.contains(r#""level":"ERROR""#) {
                     eprintln!("server: {line}");
                 }
             }
