@@ -17,7 +17,9 @@ use crate::workspace;
 /// missing Chromium.
 pub(crate) fn run(tally: &mut Tally) -> anyhow::Result<Outcome> {
     let folder = workspace::root().join("e2e");
-    let tests = test_files(&folder)?;
+    let mut tests = test_files(&folder)?;
+    // The page's own tests, which need node alone.
+    tests.extend(test_files(&workspace::root().join("crates/relay-service/tests"))?);
     let missing = [NODE, NPM, CHROMIUM]
         .iter()
         .filter(|peer| peer.find().is_none())
