@@ -81,7 +81,8 @@ impl EmbeddedLog {
             last_offset,
             witness,
         );
-        let thread = std::thread::Builder::new().name("relay-log".to_owned()).spawn(move || writer.run(&queue));
+        let thread =
+            std::thread::Builder::new().name("relay-log".to_owned()).spawn(move || writer.run(&queue));
         let thread = thread.map_err(OpenError::io("start the writer's thread of", &config.directory))?;
         let inner = Inner {
             epoch,

@@ -12,9 +12,9 @@ use relay_core::{DocumentId, Epoch, Event, Offset, Seq};
 use relay_events::binary;
 
 use crate::config::LogDurability;
+use crate::directory::Directory;
 use crate::error::OpenError;
 use crate::record::Record;
-use crate::directory::Directory;
 use crate::recovery::{OFFSET_LEAP, open_engine};
 use crate::salvage::{Findings, Salvage};
 use crate::witness::Witness;
@@ -94,7 +94,8 @@ pub fn export(
     take: &mut dyn FnMut(Event) -> io::Result<()>,
 ) -> Result<ExportReport, OpenError> {
     let mut salvage = Salvage::begin(directory)?;
-    salvage.each(&mut |event| take(event).map_err(OpenError::io("hand on the exported events of", directory)))?;
+    salvage
+        .each(&mut |event| take(event).map_err(OpenError::io("hand on the exported events of", directory)))?;
     let Findings { events, problems, details, .. } = salvage.findings;
     Ok(ExportReport { events, problems, details })
 }

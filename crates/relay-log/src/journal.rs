@@ -52,7 +52,9 @@ impl Scan {
 pub(crate) fn scan(bytes: &[u8], mut sequence: u64) -> Scan {
     let mut whole = 0;
     // The very first batch of a log has number 0.
-    while let Some(batch) = batch_at(bytes, whole).filter(|b| b.sequence > sequence || (sequence == 0 && whole == 0)) {
+    while let Some(batch) =
+        batch_at(bytes, whole).filter(|b| b.sequence > sequence || (sequence == 0 && whole == 0))
+    {
         whole = batch.end;
         sequence = batch.sequence;
     }

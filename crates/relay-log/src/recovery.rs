@@ -103,7 +103,8 @@ pub(crate) fn open(config: &LogConfig) -> Result<Opened, OpenError> {
     if known.is_none() && heard != Heard::Absent {
         return Err(damaged("the log's epoch is missing".to_owned()));
     }
-    let failed = |error: fjall::Error| OpenError::io("write to", &directory.engine())(io::Error::other(error));
+    let failed =
+        |error: fjall::Error| OpenError::io("write to", &directory.engine())(io::Error::other(error));
     let epoch = match known.filter(|_| !may_have_lost) {
         Some(epoch) => epoch,
         None => {
@@ -121,7 +122,8 @@ pub(crate) fn open(config: &LogConfig) -> Result<Opened, OpenError> {
     // What a killed process wrote and did not sync will be shown to readers from now on.
     store.db.persist(PersistMode::SyncAll).map_err(failed)?;
     let path = directory.witness();
-    let witness = Witness::begin(&path, last_offset, config.durability).map_err(OpenError::io("write", &path))?;
+    let witness =
+        Witness::begin(&path, last_offset, config.durability).map_err(OpenError::io("write", &path))?;
     directory.sync()?;
     let report = RecoveryReport {
         created,
@@ -217,7 +219,8 @@ impl Journals {
         let mut paths = Vec::new();
         for entry in entries {
             let path = entry.map_err(OpenError::io("read", &engine))?.path();
-            let number = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".jnl")?.parse::<u64>().ok());
+            let number =
+                path.file_name().and_then(|name| name.to_str()?.strip_suffix(".jnl")?.parse::<u64>().ok());
             paths.extend(number.map(|number| (number, path)));
         }
         paths.sort();

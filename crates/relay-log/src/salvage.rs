@@ -106,7 +106,9 @@ impl Salvage {
         let store = match open_engine(&directory, &copy, CACHE_BYTES, None) {
             Ok(store) => Some(store),
             Err(error) => {
-                findings.problem(format!("the engine cannot open its files, so their bytes are searched: {error}"));
+                findings.problem(format!(
+                    "the engine cannot open its files, so their bytes are searched: {error}"
+                ));
                 strays.clear();
                 search(&engine, &mut strays).map_err(OpenError::io("read", &engine))?;
                 None
@@ -161,10 +163,8 @@ impl Salvage {
             event.epoch = epoch;
             let seq = event.seq.unwrap_or_default();
             match seen.insert(event.document.clone(), seq) {
-                Some(before) if seq != before.next() => findings.problem(format!(
-                    "document `{}`: seq {seq} comes after seq {before}",
-                    event.document
-                )),
+                Some(before) if seq != before.next() => findings
+                    .problem(format!("document `{}`: seq {seq} comes after seq {before}", event.document)),
                 Some(_) => {}
                 None => findings.documents += 1,
             }
@@ -183,7 +183,8 @@ impl Salvage {
                     }
                 };
                 while let Some((_, stray)) = strays.next_if(|(at, _)| **at < offset) {
-                    if let Some(event) = stray.read(&mut findings).filter(|event| !was_dropped(&view, event)) {
+                    if let Some(event) = stray.read(&mut findings).filter(|event| !was_dropped(&view, event))
+                    {
                         give(event, &mut findings)?;
                     }
                 }
@@ -221,12 +222,16 @@ impl Stray {
     fn read(&self, findings: &mut Findings) -> Option<Event> {
         let mut bytes = vec![0; self.bytes];
         let read = File::open(&self.file).and_then(|file| file.read_exact_at(&mut bytes, self.position));
-        let event = read
-            .map_err(|error| error.to_string())
-            .and_then(|()| Record::decode(&bytes).and_then(|record| record.event()).map_err(|e| e.to_string()));
+        let event = read.map_err(|error| error.to_string()).and_then(|()| {
+            Record::decode(&bytes).and_then(|record| record.event()).map_err(|e| e.to_string())
+        });
         event
             .map_err(|what| {
-                findings.problem(format!("the record in `{}` at byte {}: {what}", self.file.display(), self.position));
+                findings.problem(format!(
+                    "the record in `{}` at byte {}: {what}",
+                    self.file.display(),
+                    self.position
+                ));
             })
             .ok()
     }

@@ -202,8 +202,14 @@ impl View<'_> {
 
     /// What the events of a document say about it.
     fn complete(&self, id: &DocumentId, number: u64, trimmed: u64) -> Result<Document, ReadError> {
-        let empty =
-            Document { number, trimmed, last: trimmed, dropped_bytes: 0, total_bytes: 0, oldest: Timestamp::MAX };
+        let empty = Document {
+            number,
+            trimmed,
+            last: trimmed,
+            dropped_bytes: 0,
+            total_bytes: 0,
+            oldest: Timestamp::MAX,
+        };
         let range = event_key(number, trimmed.saturating_add(1))..=event_key(number, u64::MAX);
         let mut events = self.snapshot.range(&self.store.events, range);
         let Some(first) = events.next() else { return Ok(empty) };
@@ -256,13 +262,20 @@ impl View<'_> {
     }
 
     /// Implements [`relay_core::EventLog::read`].
-    pub(crate) fn read(&self, after: Offset, limit: ReadLimit, epoch: Epoch) -> Result<Vec<Event>, ReadError> {
+    pub(crate) fn read(
+        &self,
+        after: Offset,
+        limit: ReadLimit,
+        epoch: Epoch,
+    ) -> Result<Vec<Event>, ReadError> {
         let mut page = Page::new(limit);
         for guard in self.snapshot.range(&self.store.offsets, after.next().get().to_be_bytes()..) {
             let (offset, key) = guard.into_inner()?;
             let offset = Offset::new(number_at(&offset, 0, "offset")?);
             let value = self.snapshot.get(&self.store.events, &key)?.ok_or_else(|| {
-                ReadError::Corrupt(format!("the event at offset {offset} is missing, though it was never dropped"))
+                ReadError::Corrupt(format!(
+                    "the event at offset {offset} is missing, though it was never dropped"
+                ))
             })?;
             if !page.has_room_for(value.len()) {
                 break;
@@ -303,7 +316,8 @@ impl View<'_> {
         count: usize,
     ) -> Result<Vec<DocumentId>, ReadError> {
         let start = after.map_or(std::ops::Bound::Unbounded, |id| std::ops::Bound::Excluded(id.as_str()));
-        let range = self.snapshot.range::<&str, _>(&self.store.documents, (start, std::ops::Bound::Unbounded));
+        let range =
+            self.snapshot.range::<&str, _>(&self.store.documents, (start, std::ops::Bound::Unbounded));
         let ids = range.take(count).map(|guard| {
             let key = guard.key()?;
             let corrupt = || ReadError::Corrupt("a document's id is damaged".to_owned());
@@ -341,7 +355,11 @@ pub(crate) fn event_key(number: u64, seq: u64) -> [u8; 16] {
 fn number_at(bytes: &[u8], at: usize, what: &str) -> Result<u64, ReadError> {
     let number = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>());
     number.map(|number| u64::from_be_bytes(*number)).ok_or_else(|| {
-        ReadError::Corrupt(format!("a key or value of `{what}` has {} bytes, at least {} belong there", bytes.len(), at + 8))
+        ReadError::Corrupt(format!(
+            "a key or value of `{what}` has {} bytes, at least {} belong there",
+            bytes.len(),
+            at + 8
+        ))
     })
 }
 

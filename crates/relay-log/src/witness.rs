@@ -103,10 +103,9 @@ impl Heard {
 /// Reads the witness in `path`.
 pub(crate) fn hear(path: &Path) -> io::Result<Heard> {
     match std::fs::read(path) {
-        Ok(bytes) => Ok(bytes
-            .first_chunk()
-            .and_then(Testimony::decode)
-            .map_or(Heard::Unreadable, Heard::Testimony)),
+        Ok(bytes) => {
+            Ok(bytes.first_chunk().and_then(Testimony::decode).map_or(Heard::Unreadable, Heard::Testimony))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Heard::Absent),
         Err(error) => Err(error),
     }

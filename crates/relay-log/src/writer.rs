@@ -201,8 +201,8 @@ impl Writer {
         self.sweep_slice();
         self.drop_slice(&mut batch, &mut answers);
         let committed = self.commit(batch, answers.appends.len() as u64);
-        answers.send(&committed);
         drop(room);
+        answers.send(&committed);
         self.end_sweep(&committed);
     }
 
@@ -336,7 +336,9 @@ impl Writer {
         budget: &mut usize,
     ) -> Result<(Head, Reached), LogError> {
         let id = &drop.document;
-        let Some(mut document) = self.document(id)? else { return Ok((Head::empty(self.epoch), Reached::Yes)) };
+        let Some(mut document) = self.document(id)? else {
+            return Ok((Head::empty(self.epoch), Reached::Yes));
+        };
         let now = self.clock.now();
         let exact = Limits::exact(self.config.retention);
         let through = match drop.until {
@@ -365,7 +367,13 @@ impl Writer {
                     break;
                 };
                 let (seq, offset, time, total) = next
-                    .and_then(|found| if found.0 == document.trimmed + 1 { Ok(found) } else { Err(missing(id, document.trimmed + 1)) })
+                    .and_then(|found| {
+                        if found.0 == document.trimmed + 1 {
+                            Ok(found)
+                        } else {
+                            Err(missing(id, document.trimmed + 1))
+                        }
+                    })
                     .map_err(|error| error.into_log_error(|error| self.shared.fail(error)))?;
                 document.oldest = time;
                 if !wanted(&document) {

@@ -11,10 +11,7 @@ use parking_lot::Mutex;
 use relay_core::{Clock, EventLog, LogError, ManualClock, Retention, Seq, Timestamp};
 use relay_log::{EmbeddedLog, LogConfig, OpenError};
 
-fn open_with(
-    clock: Arc<dyn Clock>,
-    change: impl FnOnce(&mut LogConfig),
-) -> (tempfile::TempDir, EmbeddedLog) {
+fn open_with(clock: Arc<dyn Clock>, change: impl FnOnce(&mut LogConfig)) -> (tempfile::TempDir, EmbeddedLog) {
     let directory = tempfile::tempdir().unwrap();
     let mut config = LogConfig::new(directory.path());
     change(&mut config);
@@ -196,7 +193,10 @@ async fn appends_that_wait_share_a_commit_and_are_counted() {
         done.unwrap().unwrap();
     }
     let stats = log.stats();
-    assert_eq!((stats.appends, stats.appended_events, stats.queued_requests, stats.queued_bytes), (64, 64, 0, 0));
+    assert_eq!(
+        (stats.appends, stats.appended_events, stats.queued_requests, stats.queued_bytes),
+        (64, 64, 0, 0)
+    );
     assert!(stats.commits < 64 && stats.largest_group > 1, "{stats:?}");
     assert!(stats.disk_bytes > 0 && stats.appended_bytes > 64 * 36);
     log.close().await.unwrap();

@@ -37,9 +37,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 type Place = (DocumentId, Option<Seq>, Option<Offset>, String);
 
 fn places(read: Result<Vec<Event>, LogError>) -> Result<Vec<Place>, String> {
-    read.map_err(|error| error.to_string()).map(|events| {
-        events.iter().map(|e| (e.document.clone(), e.seq, e.offset, common::text(e))).collect()
-    })
+    read.map_err(|error| error.to_string())
+        .map(|events| events.iter().map(|e| (e.document.clone(), e.seq, e.offset, common::text(e))).collect())
 }
 
 fn positions(head: Head) -> (Seq, Seq) {
@@ -69,8 +68,10 @@ async fn run(directory: &Path, steps: Vec<Step>) {
     for step in steps {
         match step {
             Step::Append { document, events, skip } => {
-                let (expected, got) =
-                    (append(&model, document, events, skip).await, append(&log, document, events, skip).await);
+                let (expected, got) = (
+                    append(&model, document, events, skip).await,
+                    append(&log, document, events, skip).await,
+                );
                 assert_eq!(got, expected);
             }
             Step::Trim { document, through } => {

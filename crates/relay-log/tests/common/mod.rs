@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use relay_core::{
-    Clock, DocumentId, Draft, Durability, Epoch, Event, EventLog, Kind, ManualClock, Offset, Payload, ReadLimit, Seq, SystemClock,
-    Timestamp,
+    Clock, DocumentId, Draft, Durability, Epoch, Event, EventLog, Kind, ManualClock, Offset, Payload,
+    ReadLimit, Seq, SystemClock, Timestamp,
 };
 use relay_log::{EmbeddedLog, LogConfig, OpenError, RecoveryReport};
 
@@ -100,7 +100,11 @@ pub(crate) fn content(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut files = Vec::new();
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() { files.extend(content(&path)) } else { files.push((path.clone(), fs::read(&path).unwrap())) }
+        if path.is_dir() {
+            files.extend(content(&path))
+        } else {
+            files.push((path.clone(), fs::read(&path).unwrap()))
+        }
     }
     files.sort();
     files
