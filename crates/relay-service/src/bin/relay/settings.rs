@@ -41,7 +41,7 @@ impl Default for Settings {
             durability: Durability::Synced,
             stop_timeout: service.stop_timeout,
             log_format: LogFormat::Pretty,
-            log_filter: LogFilter("info".to_owned()),
+            log_filter: LogFilter("info,fjall=warn,lsm_tree=warn".to_owned()),
             retention: Retention::default(),
             bus: service.bus,
             log: LogConfig::new("relay-data"),
