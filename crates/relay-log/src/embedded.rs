@@ -153,13 +153,11 @@ impl EmbeddedLog {
             let bytes = Arc::clone(&inner.queue_bytes).acquire_many_owned(bytes).await?;
             Ok((request, bytes))
         };
-        match tokio::time::timeout(waited, both).await {
-            Ok(room) => room.map_err(|_: tokio::sync::AcquireError| LogError::Closed),
-            Err(_) => {
-                Counters::add(&inner.shared.counters.overloads, 1);
-                Err(LogError::Overloaded { waited })
-            }
+        if let Ok(room) = tokio::time::timeout(waited, both).await {
+            return room.map_err(|_: tokio::sync::AcquireError| LogError::Closed);
         }
+        Counters::add(&inner.shared.counters.overloads, 1);
+        Err(LogError::Overloaded { waited })
     }
 
     async fn ask<T>(

@@ -117,7 +117,7 @@ pub fn repair(directory: &Path) -> Result<RepairReport, OpenError> {
     let epoch = Epoch::random();
     let (last_offset, renumbered) = rebuild(&mut salvage, &fresh, epoch)?;
 
-    let kept = (1..)
+    let kept = (1..u32::MAX)
         .map(|n| home.path().join(format!("damaged-{n}")))
         .find(|path| !path.exists())
         .unwrap_or_else(|| home.path().join("damaged"));

@@ -32,6 +32,7 @@ pub(crate) const OFFSET_LEAP: u64 = 1 << 32;
 /// What opening found and did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
+#[allow(clippy::struct_excessive_bools, reason = "independent findings, each told by itself")]
 pub struct RecoveryReport {
     /// True when there was no log before.
     pub created: bool,
@@ -105,19 +106,18 @@ pub(crate) fn open(config: &LogConfig) -> Result<Opened, OpenError> {
     }
     let failed =
         |error: fjall::Error| OpenError::io("write to", &directory.engine())(io::Error::other(error));
-    let epoch = match known.filter(|_| !may_have_lost) {
-        Some(epoch) => epoch,
-        None => {
-            let epoch = Epoch::random();
-            let mut batch = store.db.batch();
-            store.put_epoch(&mut batch, epoch);
-            if may_have_lost {
-                last_offset = Offset::new(last_offset.max(acknowledged).get().saturating_add(OFFSET_LEAP));
-                store.put_floor(&mut batch, last_offset);
-            }
-            batch.commit().map_err(failed)?;
-            epoch
+    let epoch = if let Some(epoch) = known.filter(|_| !may_have_lost) {
+        epoch
+    } else {
+        let epoch = Epoch::random();
+        let mut batch = store.db.batch();
+        store.put_epoch(&mut batch, epoch);
+        if may_have_lost {
+            last_offset = Offset::new(last_offset.max(acknowledged).get().saturating_add(OFFSET_LEAP));
+            store.put_floor(&mut batch, last_offset);
         }
+        batch.commit().map_err(failed)?;
+        epoch
     };
     // What a killed process wrote and did not sync will be shown to readers from now on.
     store.db.persist(PersistMode::SyncAll).map_err(failed)?;

@@ -83,9 +83,12 @@ struct Sweep {
 /// Answers that wait for the commit.
 #[derive(Default)]
 struct Answers {
-    appends: Vec<(oneshot::Sender<Result<Offset, LogError>>, Result<Offset, LogError>)>,
-    trims: Vec<(oneshot::Sender<Result<Head, LogError>>, Result<Head, LogError>)>,
+    appends: Vec<Answer<Offset>>,
+    trims: Vec<Answer<Head>>,
 }
+
+/// Who waits, and what they will be told.
+type Answer<T> = (oneshot::Sender<Result<T, LogError>>, Result<T, LogError>);
 
 pub(crate) struct Writer {
     store: Arc<Store>,

@@ -3,6 +3,8 @@
 //! The test starts itself as a child, which appends and prints each acknowledgement, and kills it. The number of rounds
 //! is `RELAY_CRASH_ROUNDS`, 10 unless set.
 
+#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
+
 mod common;
 
 use std::collections::HashMap;

@@ -1,5 +1,7 @@
 //! What a log refuses, and what it drops.
 
+#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
+
 mod common;
 
 use std::sync::Arc;
@@ -69,6 +71,7 @@ impl Clock for Gate {
 }
 
 #[tokio::test(start_paused = true)]
+#[allow(clippy::await_holding_lock, reason = "the writer's thread waits for it, no task does")]
 async fn a_publisher_that_outruns_the_log_is_told_so_and_nothing_is_lost() {
     let (arrived, _arrivals) = mpsc::channel();
     let gate = Arc::new(Gate { closed: Mutex::new(()), arrived: Mutex::new(arrived) });
@@ -178,17 +181,13 @@ async fn old_events_of_an_idle_document_go_and_its_place_stays() {
 #[tokio::test]
 async fn appends_that_wait_share_a_commit_and_are_counted() {
     let (_directory, log) = open_with(Arc::new(ManualClock::new()), |_| {});
-    let mut appends = Vec::new();
+    let mut tasks = tokio::task::JoinSet::new();
     for n in 0..64 {
         let id = document(&format!("d{n}"));
         let event = next_event(&log, &id, "x").await;
         let log = log.clone();
-        appends.push(async move { log.append(&id, &[event]).await });
+        tasks.spawn(async move { log.append(&id, &[event]).await });
     }
-    let mut tasks = tokio::task::JoinSet::new();
-    appends.into_iter().for_each(|append| {
-        tasks.spawn(append);
-    });
     while let Some(done) = tasks.join_next().await {
         done.unwrap().unwrap();
     }

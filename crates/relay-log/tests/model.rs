@@ -1,5 +1,7 @@
 //! Whatever is done to it, the log on the disk is the log in memory.
 
+#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
+
 mod common;
 
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! What a log is after it was closed, cut off, or damaged.
 
+#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
+
 mod common;
 
 use std::fs;

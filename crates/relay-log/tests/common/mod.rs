@@ -1,5 +1,6 @@
 //! What the tests of the log share.
 #![allow(dead_code, reason = "every test binary uses its own part of this")]
+#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -101,9 +102,9 @@ pub(crate) fn content(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            files.extend(content(&path))
+            files.extend(content(&path));
         } else {
-            files.push((path.clone(), fs::read(&path).unwrap()))
+            files.push((path.clone(), fs::read(&path).unwrap()));
         }
     }
     files.sort();
