@@ -8,6 +8,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ pub(crate) struct Channel {
     /// Room in `State::pending`. Fair: who waits first gets room first.
     room: Arc<Semaphore>,
     state: Mutex<State>,
+    /// Set once `State::ended` says so, to be seen without the lock.
+    broken: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -146,7 +149,14 @@ impl Channel {
             ended: None,
         };
         let room = Arc::new(Semaphore::new(permits as usize));
-        Self { document, epoch: head.epoch, shared, room, state: Mutex::new(state) }
+        Self {
+            document,
+            epoch: head.epoch,
+            shared,
+            room,
+            state: Mutex::new(state),
+            broken: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn document(&self) -> &DocumentId {
@@ -336,7 +346,8 @@ impl Channel {
     fn end(&self, end: &End) {
         let (pending, wakers) = {
             let mut state = self.state.lock();
-            state.ended.get_or_insert_with(|| end.clone());
+            let ended = state.ended.get_or_insert_with(|| end.clone());
+            self.broken.store(matches!(ended, End::Broken(_)), Ordering::Release);
             (std::mem::take(&mut state.pending), state.waiters.take())
         };
         self.room.close();
@@ -353,7 +364,7 @@ impl Channel {
 
     /// True when the channel must be opened again.
     pub(crate) fn is_broken(&self) -> bool {
-        matches!(self.state.lock().ended, Some(End::Broken(_)))
+        self.broken.load(Ordering::Acquire)
     }
 
     /// Since when nobody uses it, as seen by those who ask; `None` while somebody does.

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
@@ -18,12 +19,12 @@ use crate::shared::Shared;
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     inner: RwLock<Inner>,
+    closed: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     entries: HashMap<DocumentId, Arc<Entry>>,
-    closed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -41,6 +42,9 @@ impl Registry {
         if self.is_closed() {
             return Err(SubscribeError::Closed);
         }
+        if let Some(channel) = self.opened(document) {
+            return Ok(channel);
+        }
         let channel = self.open_to_read(document, shared).await?;
         if self.is_closed() {
             // It may have been opened too late to be closed with the others.
@@ -48,6 +52,13 @@ impl Registry {
             return Err(SubscribeError::Closed);
         }
         Ok(channel)
+    }
+
+    /// The document's channel, if it is open and whole.
+    fn opened(&self, document: &DocumentId) -> Option<Arc<Channel>> {
+        let inner = self.inner.read();
+        let channel = inner.entries.get(document)?.channel.get()?;
+        (!channel.is_broken()).then(|| Arc::clone(channel))
     }
 
     /// The document's channel, for reading its history: listeners do that while the bus is stopping, too.
@@ -117,7 +128,7 @@ impl Registry {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.inner.read().closed
+        self.closed.load(Ordering::SeqCst)
     }
 
     /// All open channels.
@@ -127,7 +138,7 @@ impl Registry {
 
     /// Opens nothing any more.
     pub(crate) fn close(&self) {
-        self.inner.write().closed = true;
+        self.closed.store(true, Ordering::SeqCst);
     }
 }
 
