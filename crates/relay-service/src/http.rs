@@ -71,7 +71,9 @@ async fn unknown_path(uri: Uri) -> Problem {
     Problem::new(
         StatusCode::NOT_FOUND,
         "not_found",
-        format!("there is nothing at `{path}`; documents are at `/v1/documents/<id>/events`, `/` in an id written as `%2F`"),
+        format!(
+            "there is nothing at `{path}`; documents are at `/v1/documents/<id>/events`, `/` in an id written as `%2F`"
+        ),
     )
 }
 
@@ -92,7 +94,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Document {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let Path(id) = Path::<String>::from_request_parts(parts, state).await.map_err(|rejection| {
-            Problem::invalid_request(format!("the document id in the path is malformed: {}", rejection.body_text()))
+            Problem::invalid_request(format!(
+                "the document id in the path is malformed: {}",
+                rejection.body_text()
+            ))
         })?;
         Ok(Self(DocumentId::new(id)?))
     }

@@ -40,3 +40,7 @@ pub use config::{HttpConfig, ServiceConfig, Storage};
 pub use participant::Participant;
 pub use service::{PublishError, RelayService, StartError, Stopped};
 pub use stats::ServiceStats;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -26,7 +26,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// returns when the last connection is closed. Dropped before, it closes what is still open.
 ///
 /// A connection that became a WebSocket is no longer counted here.
-pub(crate) async fn serve(listener: TcpListener, router: Router, config: HttpConfig, closing: CancellationToken) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    config: HttpConfig,
+    closing: CancellationToken,
+) {
     let room = std::sync::Arc::new(Semaphore::new(config.max_connections));
     let mut connections = JoinSet::new();
     loop {
@@ -40,7 +45,8 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, config: HttpCon
         };
         match accepted {
             Ok((stream, peer, permit)) => {
-                let connection = converse(stream, peer, router.clone(), config.header_timeout, closing.clone());
+                let connection =
+                    converse(stream, peer, router.clone(), config.header_timeout, closing.clone());
                 connections.spawn(async move {
                     connection.await;
                     drop(permit);
@@ -83,7 +89,8 @@ async fn converse(
     header_timeout: Duration,
     closing: CancellationToken,
 ) {
-    let service = service_fn(move |request: Request<Incoming>| router.clone().oneshot(request.map(Body::new)));
+    let service =
+        service_fn(move |request: Request<Incoming>| router.clone().oneshot(request.map(Body::new)));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)

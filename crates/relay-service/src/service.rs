@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use relay_bus::{Bus, Filter, LagPolicy, Subscription};
-use relay_core::{Clock, DocumentId, Draft, EventLog, LogError, Opening, Receipt, Start, SubscribeError, SystemClock, UserId};
+use relay_core::{
+    Clock, DocumentId, Draft, EventLog, LogError, Opening, Receipt, Start, SubscribeError, SystemClock,
+    UserId,
+};
 use relay_events::PayloadError;
 use relay_log::{EmbeddedLog, LogConfig, OpenError, RecoveryReport};
 use relay_ws::WsServer;
@@ -107,14 +110,16 @@ impl RelayService {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let (log, recovery) = match config.storage {
             Storage::Memory => (None, None),
-            Storage::Log(log) => open(log, Arc::clone(&clock)).await.map(|(log, recovery)| (Some(log), Some(recovery)))?,
+            Storage::Log(log) => {
+                open(log, Arc::clone(&clock)).await.map(|(log, recovery)| (Some(log), Some(recovery)))?
+            }
         };
         let shared_log = log.clone().map(|log| Arc::new(log) as Arc<dyn EventLog>);
-        let bus = Bus::new(config.bus, shared_log.clone(), Arc::clone(&clock));
+        let bus = Bus::new(config.bus, shared_log, Arc::clone(&clock));
         let origins = config.ws.origins.clone();
         let ws = WsServer::new(config.ws, Arc::new(bus.clone()), Arc::new(bus.clone()), Arc::clone(&clock));
         let started = clock.monotonic();
-        let gauges = Gauges { bus: bus.clone(), ws: ws.clone(), log: shared_log, clock, started };
+        let gauges = Gauges { bus: bus.clone(), ws: ws.clone(), log: log.clone(), clock, started };
         let closing = CancellationToken::new();
         let (address, acceptor) = match config.listen {
             None => (None, None),
@@ -235,10 +240,7 @@ pub(crate) async fn publish(bus: &Bus, draft: Draft) -> Result<Receipt, PublishE
     Ok(bus.publish(draft).await?)
 }
 
-async fn open(
-    config: LogConfig,
-    clock: Arc<dyn Clock>,
-) -> Result<(EmbeddedLog, RecoveryReport), StartError> {
+async fn open(config: LogConfig, clock: Arc<dyn Clock>) -> Result<(EmbeddedLog, RecoveryReport), StartError> {
     let opened = tokio::task::spawn_blocking(move || EmbeddedLog::open(config, clock)).await;
     Ok(opened.map_err(StartError::LogPanicked)??)
 }

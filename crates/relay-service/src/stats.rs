@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use relay_bus::{Bus, BusStats};
 use relay_core::{Clock, DocumentId, EventLog, LogError};
+use relay_log::{EmbeddedLog, LogStats};
 use relay_ws::{WsServer, WsStats};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// A snapshot of the numbers of all parts. They are read one after the other, not at one instant.
 #[derive(Debug, Clone, Serialize)]
@@ -18,6 +19,33 @@ pub struct ServiceStats {
     pub bus: BusStats,
     /// WebSocket connections.
     pub ws: WsStats,
+    /// The log. `None` when histories are in memory.
+    #[serde(serialize_with = "log_stats")]
+    pub log: Option<LogStats>,
+}
+
+#[allow(clippy::ref_option, reason = "serde hands the field as it is")]
+/// The log's numbers with times in seconds, as everywhere in JSON.
+fn log_stats<S: Serializer>(stats: &Option<LogStats>, serializer: S) -> Result<S::Ok, S::Error> {
+    let json = stats.as_ref().map(|log| {
+        serde_json::json!({
+            "appends": log.appends,
+            "appended_events": log.appended_events,
+            "appended_bytes": log.appended_bytes,
+            "conflicts": log.conflicts,
+            "overloads": log.overloads,
+            "commits": log.commits,
+            "largest_group": log.largest_group,
+            "commit_seconds": log.commit_time.as_secs_f64(),
+            "longest_commit_seconds": log.longest_commit.as_secs_f64(),
+            "dropped_events": log.dropped_events,
+            "retention_failures": log.retention_failures,
+            "queued_requests": log.queued_requests,
+            "queued_bytes": log.queued_bytes,
+            "disk_bytes": log.disk_bytes,
+        })
+    });
+    json.serialize(serializer)
 }
 
 /// Where the numbers come from.
@@ -25,7 +53,7 @@ pub struct ServiceStats {
 pub(crate) struct Gauges {
     pub(crate) bus: Bus,
     pub(crate) ws: WsServer,
-    pub(crate) log: Option<Arc<dyn EventLog>>,
+    pub(crate) log: Option<EmbeddedLog>,
     pub(crate) clock: Arc<dyn Clock>,
     /// By the clock's monotonic time.
     pub(crate) started: Duration,
@@ -37,6 +65,7 @@ impl Gauges {
             uptime_seconds: self.clock.monotonic().saturating_sub(self.started).as_secs_f64(),
             bus: self.bus.stats(),
             ws: self.ws.stats(),
+            log: self.log.as_ref().map(EmbeddedLog::stats),
         }
     }
 

@@ -1,9 +1,9 @@
 //! `GET /v1/documents/{id}/events`: what is kept, page by page.
 
+use axum::extract::Query;
 use axum::extract::State;
 use axum::extract::rejection::QueryRejection;
 use axum::response::{IntoResponse, Response};
-use axum::extract::Query;
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use relay_core::{Epoch, ReadLimit, Seq};

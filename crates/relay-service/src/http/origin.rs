@@ -35,7 +35,9 @@ pub(crate) async fn refuse_foreign_pages(
             Err(Problem::new(
                 StatusCode::FORBIDDEN,
                 "origin",
-                format!("pages of `{origin}` may not publish; the operator allows them with `allowed_origins`"),
+                format!(
+                    "pages of `{origin}` may not publish; the operator allows them with `allowed_origins`"
+                ),
             ))
         }
         _ => Ok(next.run(request).await),
@@ -46,7 +48,9 @@ pub(crate) async fn refuse_foreign_pages(
 pub(crate) fn cors(policy: &OriginPolicy) -> CorsLayer {
     let policy = policy.clone();
     CorsLayer::new()
-        .allow_origin(AllowOrigin::predicate(move |origin, request| allows(&policy, origin, &request.headers)))
+        .allow_origin(AllowOrigin::predicate(move |origin, request| {
+            allows(&policy, origin, &request.headers)
+        }))
         .allow_methods([Method::GET, Method::POST])
         .allow_headers([CONTENT_TYPE, HeaderName::from_static("last-event-id")])
         .expose_headers([RETRY_AFTER])

@@ -14,7 +14,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use relay_core::{DocumentId, Draft, Epoch, EventId, Offset, Receipt, Seq, Timestamp};
-use relay_events::json;
+use relay_events::{cloudevents, json};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -107,6 +107,10 @@ impl From<Receipt> for ReceiptBody {
 enum Form {
     /// A draft, or an array of drafts.
     Json,
+    /// One CloudEvent.
+    CloudEvent,
+    /// An array of CloudEvents.
+    CloudEvents,
 }
 
 enum Drafts<'a> {
@@ -121,6 +125,8 @@ impl Form {
         let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         match essence.as_str() {
             "application/json" => Ok(Self::Json),
+            cloudevents::MEDIA_TYPE => Ok(Self::CloudEvent),
+            cloudevents::BATCH_MEDIA_TYPE => Ok(Self::CloudEvents),
             _ => Err(Problem::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported_media_type",
@@ -136,6 +142,8 @@ impl Form {
         let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
         let batch = match self {
             Self::Json => first == Some(&b'['),
+            Self::CloudEvent => false,
+            Self::CloudEvents => true,
         };
         if !batch {
             return Ok(Drafts::One(body));
@@ -154,6 +162,7 @@ impl Form {
     fn decode(self, document: &DocumentId, text: &[u8]) -> Result<Draft, Problem> {
         match self {
             Self::Json => Ok(json::decode_draft(document, text)?),
+            Self::CloudEvent | Self::CloudEvents => Ok(cloudevents::decode_draft(document, text)?),
         }
     }
 }
@@ -163,9 +172,9 @@ async fn read(body: Body, config: &HttpConfig) -> Result<Bytes, Problem> {
     let max = config.max_body_bytes;
     match tokio::time::timeout(config.body_timeout, Limited::new(body, max).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(Problem::too_large(format!("the body has more than {max} bytes; send several smaller batches")))
-        }
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::too_large(format!(
+            "the body has more than {max} bytes; send several smaller batches"
+        ))),
         Ok(Err(error)) => Err(Problem::invalid_request(format!("the body did not arrive whole: {error}"))),
         Err(_elapsed) => Err(Problem::new(
             StatusCode::REQUEST_TIMEOUT,

@@ -68,7 +68,9 @@ fn start(headers: &HeaderMap, after_seq: Option<Seq>) -> Result<Start, Problem> 
     });
     parsed.ok_or_else(|| {
         let id: String = String::from_utf8_lossy(id.as_bytes()).chars().take(64).collect();
-        Problem::invalid_request(format!("`Last-Event-ID` is `{id}`; it must be an `id` of this stream, `<epoch>:<seq>`"))
+        Problem::invalid_request(format!(
+            "`Last-Event-ID` is `{id}`; it must be an `id` of this stream, `<epoch>:<seq>`"
+        ))
     })
 }
 
@@ -102,7 +104,8 @@ impl Feed {
             Some(Ok(event)) => Some(event_frame(&event)),
             Some(Err(error)) => {
                 self.events = None;
-                let reason = if matches!(error, StreamError::Lagged { .. }) { "lagged" } else { "log_failed" };
+                let reason =
+                    if matches!(error, StreamError::Lagged { .. }) { "lagged" } else { "log_failed" };
                 Some(end_frame(reason, &error.to_string()))
             }
             None => {

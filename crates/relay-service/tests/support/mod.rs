@@ -2,7 +2,8 @@
 //!
 //! Everything waits for the thing itself: a line, an event, the end of a process. What does not come within
 //! [`PATIENCE`] fails the test.
-#![allow(dead_code, reason = "each test file uses the part that it needs")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses the part that it needs")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests say what they expect by unwrapping it")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -186,9 +187,10 @@ impl Answer {
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.head.lines().filter_map(|line| line.split_once(": ")).find_map(|(key, value)| {
-            key.eq_ignore_ascii_case(name).then_some(value)
-        })
+        self.head
+            .lines()
+            .filter_map(|line| line.split_once(": "))
+            .find_map(|(key, value)| key.eq_ignore_ascii_case(name).then_some(value))
     }
 }
 
@@ -201,9 +203,10 @@ fn connect(address: SocketAddr) -> TcpStream {
 /// Speaks HTTP/1.0, with which a body simply ends where the connection does.
 fn send(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> TcpStream {
     let mut stream = connect(address);
-    let mut head = format!("{method} {path} HTTP/1.0\r\nhost: {address}\r\ncontent-length: {}\r\n", body.len());
+    let mut head =
+        format!("{method} {path} HTTP/1.0\r\nhost: {address}\r\ncontent-length: {}\r\n", body.len());
     for (name, value) in headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
+        head.extend([name, ": ", value, "\r\n"]);
     }
     head.push_str("\r\n");
     // A server that has seen enough may answer and close before all is sent.
@@ -211,7 +214,13 @@ fn send(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)],
     stream
 }
 
-pub fn request(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+pub fn request(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Answer {
     try_request(address, method, path, headers, body).expect("a whole answer")
 }
 
@@ -253,7 +262,12 @@ pub struct Events {
 impl Events {
     /// Opens the stream and reads its opening.
     #[track_caller]
-    pub fn open(address: SocketAddr, document: &str, query: &str, last_event_id: Option<&str>) -> (Message, Self) {
+    pub fn open(
+        address: SocketAddr,
+        document: &str,
+        query: &str,
+        last_event_id: Option<&str>,
+    ) -> (Message, Self) {
         let path = format!("/v1/documents/{document}/events/stream{query}");
         let headers: Vec<_> = last_event_id.map(|id| ("last-event-id", id)).into_iter().collect();
         let mut events = Self { lines: BufReader::new(send(address, "GET", &path, &headers, b"")) };

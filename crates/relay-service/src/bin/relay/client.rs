@@ -37,7 +37,10 @@ impl Server {
             bail!("`{url}` must be of the form http://host:port");
         };
         let port = authority.port_u16().unwrap_or(80);
-        Ok(Self { authority: format!("{}:{port}", authority.host()), url: url.trim_end_matches('/').to_owned() })
+        Ok(Self {
+            authority: format!("{}:{port}", authority.host()),
+            url: url.trim_end_matches('/').to_owned(),
+        })
     }
 
     /// Sends a request whose URI is a path.

@@ -18,7 +18,11 @@ pub(crate) fn run(command: LogCommand) -> anyhow::Result<()> {
 fn check(args: &LogArgs) -> anyhow::Result<()> {
     let report = relay_log::check(&args.directory)?;
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{} events of {} documents, last offset {}", report.events, report.documents, report.last_offset)?;
+    writeln!(
+        out,
+        "{} events of {} documents, last offset {}",
+        report.events, report.documents, report.last_offset
+    )?;
     for detail in &report.details {
         writeln!(out, "problem: {detail}")?;
     }

@@ -30,8 +30,9 @@ pub(crate) async fn publish(args: PublishArgs) -> anyhow::Result<()> {
     } else {
         args.payload
     };
-    let payload: &RawValue = serde_json::from_str(payload.trim())
-        .with_context(|| format!("the payload `{}` is not JSON", payload.chars().take(64).collect::<String>()))?;
+    let payload: &RawValue = serde_json::from_str(payload.trim()).with_context(|| {
+        format!("the payload `{}` is not JSON", payload.chars().take(64).collect::<String>())
+    })?;
     let draft = Draft { kind: &args.kind, payload, actor: args.actor.as_deref(), id: args.id.as_deref() };
     let request = Request::post(events_path(&args.document))
         .header(CONTENT_TYPE, "application/json")

@@ -100,7 +100,8 @@ pub(crate) struct LogFilter(pub(crate) String);
 
 impl value::Value for LogFilter {
     fn allowed() -> String {
-        "a level (`error`, `warn`, `info`, `debug`, `trace`) or directives such as `info,relay_ws=debug`".to_owned()
+        "a level (`error`, `warn`, `info`, `debug`, `trace`) or directives such as `info,relay_ws=debug`"
+            .to_owned()
     }
 
     fn read(text: &str) -> Option<Self> {

@@ -29,7 +29,9 @@ impl Parser {
         for &byte in bytes {
             if byte != b'\n' {
                 if self.line.len() + self.message.data.len() >= MAX_EVENT_BYTES {
-                    bail!("the server sent an event of more than {MAX_EVENT_BYTES} bytes; is it a Relay server?");
+                    bail!(
+                        "the server sent an event of more than {MAX_EVENT_BYTES} bytes; is it a Relay server?"
+                    );
                 }
                 self.line.push(byte);
                 continue;

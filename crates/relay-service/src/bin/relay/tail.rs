@@ -121,7 +121,9 @@ fn report(opening: &Opening, document: &str) {
     let Opening { seq, position, .. } = opening;
     match &opening.reset_reason {
         Some(reason) if opening.reset => {
-            eprintln!("relay: `{document}` cannot be continued ({reason}); what is kept follows, after seq {position}");
+            eprintln!(
+                "relay: `{document}` cannot be continued ({reason}); what is kept follows, after seq {position}"
+            );
         }
         _ => eprintln!("relay: following `{document}` after seq {position} (latest {seq})"),
     }

@@ -159,7 +159,8 @@ mod tests {
     #[test]
     fn a_later_layer_goes_over_an_earlier_one_and_the_source_is_known() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "durability = \"logged\"\n[ws]\nmax_topics = 5\nstale_after = \"90s\"").unwrap();
+        std::fs::write(file.path(), "durability = \"logged\"\n[ws]\nmax_topics = 5\nstale_after = \"90s\"")
+            .unwrap();
         let mut layered = Layered::defaults();
         layered.file(file.path()).unwrap();
         layered.environment(variables(&[("RELAY_WS__MAX_TOPICS", "6"), ("HOME", "/")]), &[]).unwrap();
@@ -206,11 +207,14 @@ mod tests {
     #[test]
     fn a_list_is_an_array_in_the_file_and_separated_by_commas_elsewhere() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "allowed_origins = [\"https://a.example\", \"https://b.example\"]").unwrap();
+        std::fs::write(file.path(), "allowed_origins = [\"https://a.example\", \"https://b.example\"]")
+            .unwrap();
         let mut layered = Layered::defaults();
         layered.file(file.path()).unwrap();
-        let expected =
-            relay_ws::OriginPolicy::AnyOf(vec!["https://a.example".to_owned(), "https://b.example".to_owned()]);
+        let expected = relay_ws::OriginPolicy::AnyOf(vec![
+            "https://a.example".to_owned(),
+            "https://b.example".to_owned(),
+        ]);
         assert_eq!(layered.settings.ws.origins, expected);
     }
 }

@@ -129,7 +129,8 @@ impl Value for PathBuf {
 
 impl Value for relay_ws::OriginPolicy {
     fn allowed() -> String {
-        "a list of origins such as `https://app.example.com`, separated by commas; `*` for every page".to_owned()
+        "a list of origins such as `https://app.example.com`, separated by commas; `*` for every page"
+            .to_owned()
     }
 
     fn read(text: &str) -> Option<Self> {
@@ -174,7 +175,9 @@ mod tests {
         check_duration("5m", 300_000);
         check_duration("2h", 7_200_000);
         check_duration("7d", 604_800_000);
-        for wrong in ["", "30", "s", "0s", "-1s", "1.5s", "30 sec", "99999999999999999999s", "999999999999999999d"] {
+        for wrong in
+            ["", "30", "s", "0s", "-1s", "1.5s", "30 sec", "99999999999999999999s", "999999999999999999d"]
+        {
             assert_eq!(Duration::read(wrong), None, "{wrong}");
         }
         assert_eq!(Duration::from_secs(90).show(), "90s");
@@ -200,7 +203,9 @@ mod tests {
         assert_eq!(OriginPolicy::read(&read.show()), Some(read));
         assert_eq!(OriginPolicy::read(""), Some(OriginPolicy::SameHost));
         assert_eq!(OriginPolicy::read("*"), Some(OriginPolicy::Any));
-        for wrong in ["a.example", "https://", "https://a.example/", "https://*.example", "*,https://a.example"] {
+        for wrong in
+            ["a.example", "https://", "https://a.example/", "https://*.example", "*,https://a.example"]
+        {
             assert_eq!(OriginPolicy::read(wrong), None, "{wrong}");
         }
     }
