@@ -91,11 +91,11 @@ fn metadata_is_empty(metadata: &Cow<'_, Metadata>) -> bool {
     metadata.is_empty()
 }
 
-fn write(event: &Event, payload: bool) -> Bytes {
-    let (raw, base64) = match &event.payload {
-        _ if !payload => (None, None),
-        Payload::Json(text) => (serde_json::from_str::<&RawValue>(text.as_str()).ok(), None),
-        Payload::Binary(bytes) => (None, Some(STANDARD.encode(bytes))),
+/// Writes the envelope's fields without a JSON payload, and with a binary one if `binary`.
+fn write_header(event: &Event, binary: bool, out: &mut Vec<u8>) {
+    let base64 = match &event.payload {
+        Payload::Binary(bytes) if binary => Some(STANDARD.encode(bytes)),
+        _ => None,
     };
     let envelope = Envelope {
         id: event.id,
@@ -112,21 +112,38 @@ fn write(event: &Event, payload: bool) -> Bytes {
         traceparent: event.trace.as_ref().map(|t| Cow::Borrowed(t.traceparent())),
         tracestate: event.trace.as_ref().and_then(|t| t.tracestate()).map(Cow::Borrowed),
         metadata: Cow::Borrowed(&event.metadata),
-        payload: raw,
+        payload: None,
         payload_base64: base64,
     };
-    // Every part serialises: texts, numbers, and maps with text keys.
-    serde_json::to_vec(&envelope).unwrap_or_default().into()
+    let written = serde_json::to_writer(out, &envelope);
+    debug_assert!(written.is_ok(), "texts, numbers, and a map with text keys always serialise");
+}
+
+/// Appends the event's JSON envelope to `out`. The payload's JSON is copied as it is.
+pub fn encode_to(event: &Event, out: &mut Vec<u8>) {
+    write_header(event, true, out);
+    if let Payload::Json(text) = &event.payload {
+        out.pop(); // the closing brace
+        out.extend_from_slice(b",\"payload\":");
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'}');
+    }
 }
 
 /// The event's JSON envelope, made once and shared.
 pub fn encode(event: &Event) -> Bytes {
-    event.wire.get_or_encode(WireFormat::Json, || write(event, true))
+    event.wire.get_or_encode(WireFormat::Json, || {
+        let mut out = Vec::with_capacity(384 + event.payload.len());
+        encode_to(event, &mut out);
+        out.into()
+    })
 }
 
 /// The event's JSON envelope without its payload, for protocols that carry the payload's bytes beside it.
-pub fn encode_header(event: &Event) -> Bytes {
-    write(event, false)
+pub fn encode_header(event: &Event) -> Vec<u8> {
+    let mut out = Vec::with_capacity(384);
+    write_header(event, false, &mut out);
+    out
 }
 
 /// Reads an event's JSON envelope.

@@ -4,7 +4,6 @@ use bytes::{BufMut, Bytes};
 use relay_core::{Event, Payload, WireFormat};
 use relay_events::json;
 use serde::Serialize;
-use serde_json::value::RawValue;
 
 use super::{BROADCAST, MAX_FIELD_BYTES, PUSH, REPLY};
 use crate::request::TOPIC_PREFIX;
@@ -115,9 +114,12 @@ pub fn encode_broadcast(event: &Event) -> Frame {
 
 fn text_broadcast(event: &Event) -> Bytes {
     let topic = format!("{TOPIC_PREFIX}{}", event.document);
-    let envelope = json::encode(event);
-    let envelope = serde_json::from_slice::<&RawValue>(&envelope).ok();
-    text(&((), (), topic, event.kind.as_str(), envelope)).bytes().clone()
+    let mut message = text(&((), (), topic, event.kind.as_str())).bytes().to_vec();
+    message.pop(); // the closing bracket
+    message.push(b',');
+    json::encode_to(event, &mut message);
+    message.push(b']');
+    message.into()
 }
 
 fn binary_broadcast(event: &Event, payload: &[u8]) -> Option<Bytes> {
