@@ -40,7 +40,7 @@ pub enum FullPolicy {
     /// The listener gets them from history later.
     #[default]
     Refill,
-    /// The subscription ends, with [`Received::Overrun`] as its last word.
+    /// The subscription ends, with [`Received::Overrun`](crate::Received::Overrun) as its last word.
     Disconnect,
 }
 
