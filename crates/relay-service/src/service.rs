@@ -222,11 +222,14 @@ impl RelayService {
         let deadline = Instant::now() + self.stop_timeout;
         let left = || deadline.saturating_duration_since(Instant::now());
         drop(self.closing);
-        self.ws.shutdown(left()).await;
-        let answered = match self.acceptor {
-            Some(acceptor) => tokio::time::timeout(left(), acceptor).await.is_ok(),
-            None => true,
+        // Side by side, so that neither's slow clients take the other's time.
+        let answered = async {
+            match self.acceptor {
+                Some(acceptor) => tokio::time::timeout(left(), acceptor).await.is_ok(),
+                None => true,
+            }
         };
+        let ((), answered) = tokio::join!(self.ws.shutdown(left()), answered);
         let drained = self.bus.shutdown(left()).await;
         if let Some(log) = self.log {
             log.close().await?;

@@ -31,9 +31,8 @@ pub(crate) async fn tail(args: TailArgs) -> anyhow::Result<()> {
         let mut wait = RETRY_FIRST;
         answer = loop {
             tokio::time::sleep(wait).await;
-            match follower.connect(&server).await {
-                Ok(answer) => break answer,
-                Err(error) => tracing::debug!("{error:#}"),
+            if let Ok(answer) = follower.connect(&server).await {
+                break answer;
             }
             wait = (wait * 2).min(RETRY_MOST);
         };
