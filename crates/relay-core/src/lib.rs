@@ -45,3 +45,7 @@ pub use log::{EventLog, Head, LogError, ReadLimit, Retention};
 pub use payload::{JsonText, Payload};
 pub use position::{Epoch, Offset, Seq};
 pub use time::{Clock, ManualClock, SystemClock, Timestamp};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -24,3 +24,7 @@ pub mod json;
 mod vocabulary;
 
 pub use vocabulary::*;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

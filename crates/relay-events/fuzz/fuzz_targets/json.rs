@@ -1,0 +1,15 @@
+//! Envelopes and drafts from clients: `cargo +nightly fuzz run json`. What is read is written and read as the same.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use relay_core::DocumentId;
+use relay_events::json;
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Ok(event) = json::decode(bytes) {
+        assert_eq!(json::decode(&json::encode(&event)).as_ref().ok(), Some(&event));
+    }
+    if let Ok(document) = DocumentId::new("doc") {
+        let _ = json::decode_draft(&document, bytes);
+    }
+});

@@ -1,0 +1,112 @@
+//! Records that were written once can be read for ever.
+//!
+//! Each file in `tests/golden` is a record as some version wrote it, as hexadecimal text, beside the JSON envelope that it
+//! stands for. Files may be added and never changed: a log that was written then is on somebody's disk now. To add
+//! some, set `RELAY_WRITE_GOLDEN=1`; what exists is not written again.
+#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
+
+use std::fmt::Write;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use relay_core::{
+    Actor, DocumentId, Draft, Durability, Epoch, Event, EventId, JsonText, Kind, Metadata, Payload, Seq,
+    ServiceName, SessionId, Timestamp, TraceContext, UserId,
+};
+use relay_events::{binary, json};
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for line in bytes.chunks(32) {
+        for byte in line {
+            write!(text, "{byte:02x}").unwrap();
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digits: String = text.split_whitespace().collect();
+    (0..digits.len()).step_by(2).map(|i| u8::from_str_radix(&digits[i..i + 2], 16).unwrap()).collect()
+}
+
+fn draft(kind: Kind, payload: Payload) -> Draft {
+    Draft::new(DocumentId::new("reports/2026 — Größe").unwrap(), kind, payload)
+        .id(EventId::from_u128(0x0199_c9a2_6a51_7cc0_8f3e_2b7d_5c6f_1a90))
+}
+
+fn at(draft: Draft, seq: Option<u64>) -> Event {
+    let time = Timestamp::from_micros(1_767_323_045_000_006);
+    draft.into_event(Epoch::from_u64(0x00c0_ffee_00c0_ffee), seq.map(Seq::new), time)
+}
+
+/// What the records of version 1 were made of.
+fn version_1() -> Vec<(&'static str, Event)> {
+    let text =
+        |json: &'static str| Payload::Json(JsonText::parse(Bytes::from_static(json.as_bytes())).unwrap());
+    let edit = text(r#"{"patches":[[0,0,"h"],[1,2,"é"]],"base":6}"#);
+    let mut metadata = Metadata::default();
+    metadata.insert("lang", "de").unwrap();
+    metadata.insert("source", "import").unwrap();
+    let trace = TraceContext::new("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", Some("a=1,b=2"))
+        .unwrap();
+    let full = draft(relay_events::DOCUMENT_EDITED, edit)
+        .actor(Actor::User(UserId::new("ada").unwrap()))
+        .session(SessionId::from_u128(7))
+        .ttl(Duration::from_secs(30))
+        .trace(trace)
+        .metadata(metadata);
+    let binary =
+        draft(relay_events::DOCUMENT_EDITED, Payload::Binary(Bytes::from_static(&[0, 1, 2, 253, 254, 255])))
+            .actor(Actor::Service(ServiceName::new("stitch").unwrap()));
+    let cursor = draft(relay_events::CURSOR_MOVED, text(r#"{"position":7}"#)).key("connection 1");
+    let forgotten = Kind::new("document.exploded", Durability::Durable).unwrap();
+    vec![
+        ("v1-every-field", at(full, Some(7))),
+        ("v1-binary-payload", at(binary, Some(u64::MAX))),
+        ("v1-ephemeral", at(cursor, None)),
+        ("v1-custom-kind", at(draft(relay_events::kind("x-note").unwrap(), text("null")), Some(1))),
+        ("v1-unknown-kind", at(draft(forgotten, text("[1, 2]")), Some(250))),
+    ]
+}
+
+#[test]
+fn the_records_on_the_disk_are_read_as_what_they_were() {
+    if std::env::var_os("RELAY_WRITE_GOLDEN").is_some() {
+        for (name, event) in version_1() {
+            let path = folder().join(format!("{name}.hex"));
+            if !path.exists() {
+                fs::write(path, hex(&binary::encode(&event))).unwrap();
+                fs::write(folder().join(format!("{name}.json")), json::encode(&event)).unwrap();
+            }
+        }
+    }
+    let expected = version_1();
+    assert!(expected.len() >= 5);
+    for (name, event) in expected {
+        let record = unhex(&fs::read_to_string(folder().join(format!("{name}.hex"))).unwrap());
+        let decoded = binary::decode(&record).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(decoded, event, "{name}");
+        let envelope = fs::read(folder().join(format!("{name}.json"))).unwrap();
+        assert_eq!(json::encode(&decoded), envelope, "{name}");
+        assert_eq!(decoded.kind.durability(), event.kind.durability(), "{name}");
+    }
+}
+
+/// A file that nobody expects would be a record that no test reads.
+#[test]
+fn every_golden_file_is_read() {
+    let known: Vec<String> =
+        version_1().iter().flat_map(|(name, _)| [format!("{name}.hex"), format!("{name}.json")]).collect();
+    for file in fs::read_dir(folder()).unwrap() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        assert!(known.contains(&name), "{name} is not read by this test");
+    }
+}

@@ -1,0 +1,98 @@
+//! Every form of an event gives the event back, and no decoder is upset by anything else.
+#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
+
+mod support;
+
+use proptest::prelude::*;
+use relay_core::DocumentId;
+use relay_events::{Body, binary, cloudevents, json};
+use support::event;
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_event_comes_back_from_json(event in event()) {
+        prop_assert_eq!(&json::decode(&json::encode(&event)).unwrap(), &event);
+    }
+
+    #[test]
+    fn an_event_comes_back_from_its_record_without_its_offset(mut event in event()) {
+        let decoded = binary::decode(&binary::encode(&event)).unwrap();
+        event.offset = None;
+        prop_assert_eq!(decoded, event);
+    }
+
+    #[test]
+    fn an_event_comes_back_from_a_cloud_event(event in event()) {
+        prop_assert_eq!(&cloudevents::decode(&cloudevents::encode(&event)).unwrap(), &event);
+    }
+
+    #[test]
+    fn events_come_back_from_a_batch(events in prop::collection::vec(event(), 0..5)) {
+        prop_assert_eq!(cloudevents::decode_batch(&cloudevents::encode_batch(&events)).unwrap(), events);
+    }
+
+    #[test]
+    fn a_header_is_the_envelope_without_the_payload(event in event()) {
+        let mut whole: serde_json::Map<_, _> = serde_json::from_slice(&json::encode(&event)).unwrap();
+        whole.remove("payload");
+        whole.remove("payload_base64");
+        let header: serde_json::Map<_, _> = serde_json::from_slice(&json::encode_header(&event)).unwrap();
+        prop_assert_eq!(header, whole);
+    }
+
+    #[test]
+    fn what_an_event_carries_fits_its_kind(event in event()) {
+        prop_assert!(Body::of(&event).is_ok());
+    }
+
+    #[test]
+    fn arbitrary_bytes_upset_no_decoder(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        decode_everything(&bytes);
+    }
+
+    #[test]
+    fn damaged_forms_upset_no_decoder(event in event(), at in any::<prop::sample::Index>(), with in any::<u8>()) {
+        for form in [binary::encode(&event), json::encode(&event).to_vec(), cloudevents::encode(&event).to_vec()] {
+            let mut damaged = form.clone();
+            let index = at.index(damaged.len());
+            damaged[index] ^= with;
+            decode_everything(&damaged);
+            decode_everything(&form[..index]);
+        }
+    }
+
+    #[test]
+    fn a_record_that_was_cut_or_continued_is_refused(event in event(), at in any::<prop::sample::Index>()) {
+        let mut record = binary::encode(&event);
+        prop_assert!(binary::decode(&record[..at.index(record.len())]).is_err());
+        record.push(0);
+        prop_assert!(binary::decode(&record).is_err());
+    }
+}
+
+fn decode_everything(bytes: &[u8]) {
+    let document = DocumentId::new("doc").unwrap();
+    let _ = json::decode(bytes);
+    let _ = json::decode_draft(&document, bytes);
+    let _ = binary::decode(bytes);
+    let _ = cloudevents::decode(bytes);
+    let _ = cloudevents::decode_batch(bytes);
+    let _ = cloudevents::decode_draft(&document, bytes);
+    let _ = cloudevents::decode_draft_batch(&document, bytes);
+}
+
+#[test]
+fn a_record_of_a_later_version_is_refused_by_name() {
+    let error = binary::decode(&[9, 1, 2, 3]).unwrap_err().to_string();
+    assert!(error.contains("version 9"), "{error}");
+}
+
+#[test]
+fn a_length_that_asks_for_more_memory_than_there_is_is_refused() {
+    // Version 1, an id, and then a document of 2^63 bytes.
+    let mut bytes = vec![1, 7, 253];
+    bytes.extend((1u64 << 63).to_le_bytes());
+    assert!(binary::decode(&bytes).is_err());
+}
