@@ -19,6 +19,8 @@ use crate::time::Timestamp;
 ///
 /// # Contract
 /// - Drafts of one document that one caller publishes one after the other, each awaited, get growing seqs.
+/// - Nor need they be awaited one by one: while the document has a subscriber, durable drafts take their places in the
+///   order in which their futures are first polled.
 /// - A durable draft is answered when its event is as durable as configured; it has been, or is about to be, delivered
 ///   to every subscriber. An ephemeral one is answered at once.
 /// - A draft whose id was seen before in the document's recent history becomes no second event: the answer is the
