@@ -4,23 +4,11 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::{Events, Message, PATIENCE, Server, data};
-use tokio_tungstenite::tungstenite::{self, Message as Frame, WebSocket};
+use support::socket::{Incoming, Socket};
+use support::{Events, Message, Server, data};
 
 fn note(number: u64) -> Value {
     json!({"kind": "x-note", "payload": number})
-}
-
-fn join(server: &Server, document: &str) -> WebSocket<std::net::TcpStream> {
-    let stream = std::net::TcpStream::connect(server.address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let url = format!("ws://{}/socket/websocket?vsn=2.0.0&user=ada", server.address);
-    let (mut socket, _) = tungstenite::client(url, stream).unwrap();
-    let join = json!(["1", "1", format!("document:{document}"), "phx_join", {}]);
-    socket.send(Frame::text(join.to_string())).unwrap();
-    let reply: Value = serde_json::from_str(socket.read().unwrap().to_text().unwrap()).unwrap();
-    assert_eq!(reply[4]["status"], "ok");
-    socket
 }
 
 #[test]
@@ -29,20 +17,49 @@ fn at_sigterm_clients_are_told_to_come_back_and_the_server_ends_in_order() {
         let data = data();
         let server = Server::start(data.path());
         server.publish("notes", &note(1));
-        let mut socket = join(&server, "notes");
+        let mut socket = Socket::joined(server.address, "ada", "notes");
         let (_, mut stream) = Events::open(server.address, "notes", "", None);
         server.signal(signal);
 
-        let notice: Value = serde_json::from_str(socket.read().unwrap().to_text().unwrap()).unwrap();
+        let Incoming::Message(notice) = socket.next() else { panic!("no notice") };
         assert_eq!((&notice[3], &notice[4]["code"]), (&json!("system.notice"), &json!("reconnect")));
-        let Frame::Close(Some(close)) = socket.read().unwrap() else { panic!("no close") };
-        assert_eq!(u16::from(close.code), 1012);
-        while socket.read().is_ok() {}
+        assert_eq!(socket.closed(), 1012);
         let ended = stream.next().unwrap();
         assert_eq!((ended.name.as_str(), &ended.data["reason"]), ("relay.ended", &json!("closed")));
         assert_eq!(stream.next(), None);
         assert_eq!(server.ended().code(), Some(0), "{signal}");
     }
+}
+
+#[test]
+fn pushes_that_are_under_way_at_sigterm_are_answered_exactly_when_they_are_kept() {
+    const PUSHES: u64 = 1000;
+    let data = data();
+    let server = Server::start(data.path());
+    let mut socket = Socket::joined(server.address, "ada", "notes");
+    for number in 0..PUSHES {
+        socket.push("x-note", &json!(number)).unwrap();
+    }
+    assert_eq!(socket.reply()["status"], "ok");
+    let mut answered = vec![json!(1)];
+    server.signal("-TERM");
+    let mut noticed = false;
+    let code = loop {
+        match socket.next() {
+            Incoming::Message(message) if message[4]["status"] == "ok" => {
+                answered.push(message[4]["response"]["seq"].clone());
+            }
+            Incoming::Message(message) => noticed |= message[3] == "system.notice",
+            Incoming::Closed(code) => break code,
+            Incoming::Lost => panic!("the connection was lost after {} answers", answered.len()),
+        }
+    };
+    assert_eq!((noticed, code), (true, 1012));
+    assert_eq!(server.ended().code(), Some(0));
+
+    let (_, kept) = Server::start(data.path()).history("notes");
+    let kept: Vec<_> = kept.into_iter().map(|event| event["seq"].clone()).collect();
+    assert_eq!(kept, answered);
 }
 
 #[test]

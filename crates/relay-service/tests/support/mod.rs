@@ -5,6 +5,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses the part that it needs")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests say what they expect by unwrapping it")]
 
+pub mod socket;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;

@@ -4,6 +4,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 
 use anyhow::bail;
+use relay_log::RecoveryReport;
 use relay_service::RelayService;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -21,7 +22,7 @@ pub(crate) async fn serve(args: SettingsArgs) -> anyhow::Result<()> {
         name = signals.next() => bail!("stopped by {name} while starting"),
     };
     if let Some(recovery) = service.recovery() {
-        tracing::info!(?recovery, "log opened");
+        tell(recovery);
     }
     if let Some(address) = service.address() {
         announce(address, &settings)?;
@@ -34,6 +35,35 @@ pub(crate) async fn serve(args: SettingsArgs) -> anyhow::Result<()> {
     };
     tracing::info!(complete = stopped.complete, "stopped");
     Ok(())
+}
+
+/// What opening the log found: a warning for whatever an operator may have to act on.
+fn tell(recovery: &RecoveryReport) {
+    let last_offset = recovery.last_offset;
+    if recovery.created {
+        tracing::info!("log created");
+    } else {
+        tracing::info!(%last_offset, closed_in_order = recovery.closed_in_order, "log opened");
+    }
+    if let Some(cut) = &recovery.cut {
+        tracing::warn!(
+            file = %cut.file.display(),
+            position = cut.position,
+            bytes = cut.bytes,
+            "the log's last write was torn and has been cut off; it was not acknowledged as synced"
+        );
+    }
+    if recovery.without_witness {
+        tracing::warn!(
+            "the log's witness is missing or unreadable, so a loss at the log's very end could not be noticed"
+        );
+    }
+    if recovery.new_epoch {
+        tracing::warn!(
+            "acknowledged events may be gone, since the machine went down under durability `logged`; \
+             every document has a new epoch, so that clients start over"
+        );
+    }
 }
 
 /// The signals that stop the server.
