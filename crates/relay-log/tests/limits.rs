@@ -179,6 +179,23 @@ async fn old_events_of_an_idle_document_go_and_its_place_stays() {
 }
 
 #[tokio::test]
+async fn the_log_sweeps_by_itself_when_the_interval_is_over() {
+    let clock = Arc::new(ManualClock::new());
+    let (_directory, log) = open_with(Arc::clone(&clock) as _, |config| {
+        config.retention = Retention { max_age: Some(Duration::from_secs(3600)), ..Retention::default() };
+        config.sweep_interval = Duration::from_secs(60);
+    });
+    append(&log, "idle", "old").await;
+    clock.advance(Duration::from_secs(4000));
+    // The writer looks at the clock whenever it wakes up; who waits for the drop sees it, or hangs here.
+    while log.head(&document("idle")).await.unwrap().first == Seq::FIRST {
+        append(&log, "lively", "wakes the writer").await;
+    }
+    assert!(log.stats().dropped_events >= 1);
+    log.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn appends_that_wait_share_a_commit_and_are_counted() {
     let (_directory, log) = open_with(Arc::new(ManualClock::new()), |_| {});
     let mut tasks = tokio::task::JoinSet::new();

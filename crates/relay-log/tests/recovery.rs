@@ -7,10 +7,11 @@ mod common;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use common::{active_journal, append, content, copy, document, open, shrink, text, texts, try_open};
-use relay_core::{EventLog, LogError, Offset, Seq};
-use relay_log::{EmbeddedLog, OpenError};
+use relay_core::{EventLog, Head, LogError, Offset, Seq, SystemClock};
+use relay_log::{EmbeddedLog, LogConfig, LogDurability, OpenError, RecoveryReport};
 
 const EVENTS: usize = 12;
 /// No write of these tests is larger.
@@ -308,5 +309,92 @@ async fn an_unreadable_witness_is_reported_and_costs_nothing() {
     let (log, report) = try_open(died.path()).unwrap();
     assert!(report.without_witness);
     assert_eq!(all(&log).await, expected(EVENTS));
+    log.close().await.unwrap();
+}
+
+/// A log that died under `durability` with three events, as the next boot of the machine finds it.
+async fn log_of_an_earlier_boot(durability: LogDurability) -> (tempfile::TempDir, Head) {
+    let directory = tempfile::tempdir().unwrap();
+    let log = open_as(directory.path(), durability).unwrap().0;
+    for n in 0..3 {
+        append(&log, "d", &format!("event {n}")).await;
+    }
+    let head = log.head(&document("d")).await.unwrap();
+    let died = copy(directory.path());
+    log.close().await.unwrap();
+    shrink(&active_journal(died.path()));
+    rename_boot(died.path());
+    (died, head)
+}
+
+fn open_as(directory: &Path, durability: LogDurability) -> Result<(EmbeddedLog, RecoveryReport), OpenError> {
+    let config = LogConfig { durability, ..LogConfig::new(directory) };
+    EmbeddedLog::open(config, Arc::new(SystemClock::new()))
+}
+
+/// Lets the witness name another boot of the machine than this one.
+fn rename_boot(directory: &Path) {
+    let path = directory.join("witness");
+    let mut witness = fs::read(&path).unwrap();
+    witness[16..52].copy_from_slice(b"00000000-0000-4000-8000-000000000000");
+    let crc = crc32fast::hash(&witness[..60]);
+    witness[60..64].copy_from_slice(&crc.to_le_bytes());
+    fs::write(path, witness).unwrap();
+}
+
+fn lose_the_last_event(directory: &Path) {
+    let journal = active_journal(directory);
+    let bytes = fs::read(&journal).unwrap();
+    let last = bytes.windows(7).position(|window| window == b"event 2").unwrap();
+    fs::write(&journal, &bytes[..last]).unwrap();
+}
+
+#[tokio::test]
+async fn what_a_logged_log_lost_with_its_machine_is_told_by_a_new_epoch_and_no_offset_comes_twice() {
+    let (died, before) = log_of_an_earlier_boot(LogDurability::Logged).await;
+    lose_the_last_event(died.path());
+    assert!(relay_log::check(died.path()).unwrap().refusal.is_none());
+    let (log, report) = open_as(died.path(), LogDurability::Logged).unwrap();
+    assert!(report.new_epoch && report.cut.is_some() && !report.closed_in_order);
+    assert_eq!(all(&log).await, expected(2));
+    let head = log.head(&document("d")).await.unwrap();
+    assert_ne!(head.epoch, before.epoch, "seq 3 may come to mean another event");
+    let kept = log.read_document(&document("d"), Seq::ZERO, common::EVERYTHING).await.unwrap();
+    assert!(kept.iter().all(|event| event.epoch == head.epoch));
+    let (seq, offset) = append(&log, "d", "another").await;
+    assert!(seq == Seq::new(3) && offset > Offset::new(3), "{seq} {offset}");
+    log.close().await.unwrap();
+
+    let (log, report) = open_as(died.path(), LogDurability::Logged).unwrap();
+    assert!(!report.new_epoch, "once is enough");
+    assert_eq!(log.head(&document("d")).await.unwrap().epoch, head.epoch);
+    log.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_synced_log_that_lost_events_with_its_machine_is_refused() {
+    let (died, before) = log_of_an_earlier_boot(LogDurability::Synced).await;
+    let short = copy(died.path());
+    lose_the_last_event(short.path());
+    let refused = open_as(short.path(), LogDurability::Synced).unwrap_err();
+    assert!(matches!(refused, OpenError::Damaged { .. } | OpenError::Lost { .. }), "{refused}");
+
+    let (log, report) = open_as(died.path(), LogDurability::Synced).unwrap();
+    assert!(!report.new_epoch);
+    assert_eq!(log.head(&document("d")).await.unwrap(), before, "whole, it goes on as it was");
+    log.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_logged_log_that_was_closed_in_order_keeps_its_epoch_over_a_boot() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = open_as(directory.path(), LogDurability::Logged).unwrap().0;
+    append(&log, "d", "event 0").await;
+    let head = log.head(&document("d")).await.unwrap();
+    log.close().await.unwrap();
+    rename_boot(directory.path());
+    let (log, report) = open_as(directory.path(), LogDurability::Logged).unwrap();
+    assert!(!report.new_epoch);
+    assert_eq!(log.head(&document("d")).await.unwrap(), head);
     log.close().await.unwrap();
 }
