@@ -25,7 +25,7 @@ use crate::id::{InvalidId, excerpt};
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// The latest moment that can be named: the end of the year 9999.
+    /// The latest moment that can be named: late on the last day but one of the year 9999.
     pub const MAX: Self = Self(253_402_207_199_999_999);
     /// The earliest moment that can be named: 1970.
     pub const UNIX_EPOCH: Self = Self(0);

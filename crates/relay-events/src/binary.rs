@@ -4,25 +4,24 @@
 //! read by every later Relay. A change to what a record holds is a new version with a new struct here; the old ones
 //! stay. The golden files in `tests/golden` hold records of every version.
 //!
-//! The encoding within is bincode 2 (complete and frozen), and this is the only module that knows it.
+//! The encoding within is bincode 2 (complete and frozen), and this is the only module that knows it. There is no limit
+//! to a record's size here: what may be written must be readable. Damaged lengths ask for no memory all the same, for
+//! texts and bytes are borrowed from the record while it is read, and can be no longer than it is.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bincode::config::{self, Config};
+use bincode::config;
 use bytes::Bytes;
 use relay_core::{
-    Actor, DocumentId, Draft, Durability, Epoch, Event, EventId, InvalidId, JsonText, Kind, Metadata,
-    Payload, Seq, ServiceName, SessionId, Timestamp, TraceContext, UserId,
+    Actor, DocumentId, Draft, Epoch, Event, EventId, InvalidId, JsonText, Metadata, Payload, Seq,
+    ServiceName, SessionId, Timestamp, TraceContext, UserId,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::vocabulary;
 
 const VERSION_1: u8 = 1;
-
-/// No record is larger than this many bytes; it keeps damaged lengths from asking for more memory than there is.
-const MAX_RECORD_BYTES: usize = 64 * 1024 * 1024;
 
 /// Why bytes are not a record.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -91,10 +90,6 @@ enum PayloadV1<'a> {
     Binary(&'a [u8]),
 }
 
-fn encoding() -> impl Config {
-    config::standard().with_limit::<MAX_RECORD_BYTES>()
-}
-
 /// The event's record. Its offset is not part of it: that is where the record lies.
 pub fn encode(event: &Event) -> Vec<u8> {
     let record = RecordV1 {
@@ -121,7 +116,7 @@ pub fn encode(event: &Event) -> Vec<u8> {
     };
     let mut bytes = Vec::with_capacity(192 + event.payload.len());
     bytes.push(VERSION_1);
-    let written = bincode::serde::encode_into_std_write(&record, &mut bytes, encoding());
+    let written = bincode::serde::encode_into_std_write(&record, &mut bytes, config::standard());
     debug_assert!(written.is_ok(), "numbers and texts always encode, and a Vec takes every write");
     bytes
 }
@@ -138,7 +133,8 @@ pub fn decode(bytes: &[u8]) -> Result<Event, BinaryError> {
         return Err(BinaryError::UnknownVersion { version });
     }
     let (record, read): (RecordV1<'_>, usize) =
-        bincode::serde::borrow_decode_from_slice(body, encoding()).map_err(|e| BinaryError::malformed(&e))?;
+        bincode::serde::borrow_decode_from_slice(body, config::standard())
+            .map_err(|e| BinaryError::malformed(&e))?;
     if read != body.len() {
         return Err(BinaryError::malformed(&format!("{} bytes follow it", body.len() - read)));
     }
@@ -147,11 +143,8 @@ pub fn decode(bytes: &[u8]) -> Result<Event, BinaryError> {
 
 impl RecordV1<'_> {
     fn into_event(self) -> Result<Event, BinaryError> {
-        let kind = match vocabulary::kind(self.kind) {
-            Ok(kind) => kind,
-            Err(_) if self.seq.is_some() => Kind::new(self.kind, Durability::Durable)?,
-            Err(_) => Kind::new(self.kind, Durability::Ephemeral)?,
-        };
+        let seq = self.seq.map(Seq::new);
+        let kind = vocabulary::kind_of_event(self.kind, seq)?;
         let payload = match self.payload {
             PayloadV1::Json(text) => {
                 let text = Bytes::copy_from_slice(text.as_bytes());
@@ -175,6 +168,6 @@ impl RecordV1<'_> {
         draft.ttl = self.ttl_ms.map(Duration::from_millis);
         draft.trace = self.trace.map(|(parent, state)| TraceContext::new(parent, state)).transpose()?;
         let time = Timestamp::from_micros(self.time_micros);
-        Ok(draft.into_event(Epoch::from_u64(self.epoch), self.seq.map(Seq::new), time))
+        Ok(draft.into_event(Epoch::from_u64(self.epoch), seq, time))
     }
 }

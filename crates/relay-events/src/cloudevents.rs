@@ -1,5 +1,5 @@
-//! CloudEvents 1.0 in the JSON format (<https://github.com/cloudevents/spec>), single and batched: how events go to
-//! services, and how services that already speak it publish.
+//! CloudEvents 1.0 (<https://github.com/cloudevents/spec>): how events go to services, and how services that already
+//! speak it publish. Here is the JSON format, single and batched; [`http`] has the binary mode of its HTTP binding.
 //!
 //! | attribute | holds |
 //! | --- | --- |
@@ -21,19 +21,27 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use relay_core::{
-    Actor, DocumentId, Draft, Epoch, Event, EventId, InvalidId, Offset, Payload, Seq, SessionId, Timestamp,
-    TraceContext,
+    Actor, DocumentId, Draft, Epoch, Event, EventId, InvalidId, Kind, Offset, Payload, Seq, SessionId,
+    Timestamp, TraceContext,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::json::{self, JsonError};
 use crate::vocabulary;
 
+pub mod http;
+
 /// The media type of one event.
 pub const MEDIA_TYPE: &str = "application/cloudevents+json";
 /// The media type of several events.
 pub const BATCH_MEDIA_TYPE: &str = "application/cloudevents-batch+json";
+
+/// The media type of a JSON payload.
+const JSON_DATA: &str = "application/json";
+/// The media type of a binary payload.
+const BINARY_DATA: &str = "application/octet-stream";
 
 const SOURCE_PREFIX: &str = "/documents/";
 /// What RFC 3986 leaves unreserved.
@@ -41,6 +49,8 @@ const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove
 /// The metadata entry that keeps a foreign event's `source`.
 const SOURCE_METADATA: &str = "cloudevents.source";
 
+/// The attributes, and the data as the JSON format has it. What only events have is read when an event is wanted:
+/// drafts of foreign producers may hold there what they like.
 #[derive(Serialize, Deserialize)]
 struct CloudEvent<'a> {
     #[serde(borrow)]
@@ -52,11 +62,11 @@ struct CloudEvent<'a> {
     #[serde(borrow, rename = "type")]
     kind: Cow<'a, str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    time: Option<Timestamp>,
+    time: Option<Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     datacontenttype: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    sequence: Option<String>,
+    sequence: Option<Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     relayepoch: Option<Epoch>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -82,10 +92,19 @@ struct CloudEvent<'a> {
 }
 
 impl<'a> CloudEvent<'a> {
+    /// The event in the JSON format.
     fn of(event: &'a Event) -> Self {
-        let (media_type, data, data_base64) = match &event.payload {
-            Payload::Json(text) => ("application/json", serde_json::from_str(text.as_str()).ok(), None),
-            Payload::Binary(bytes) => ("application/octet-stream", None, Some(STANDARD.encode(bytes))),
+        let (data, data_base64) = match &event.payload {
+            Payload::Json(text) => (serde_json::from_str(text.as_str()).ok(), None),
+            Payload::Binary(bytes) => (None, Some(STANDARD.encode(bytes))),
+        };
+        Self { data, data_base64, ..Self::attributes_of(event) }
+    }
+
+    fn attributes_of(event: &'a Event) -> Self {
+        let media_type = match &event.payload {
+            Payload::Json(_) => JSON_DATA,
+            Payload::Binary(_) => BINARY_DATA,
         };
         let source = utf8_percent_encode(event.document.as_str(), UNRESERVED);
         Self {
@@ -93,9 +112,9 @@ impl<'a> CloudEvent<'a> {
             id: Cow::Owned(event.id.to_string()),
             source: Cow::Owned(format!("{SOURCE_PREFIX}{source}")),
             kind: Cow::Borrowed(event.kind.as_str()),
-            time: Some(event.time),
+            time: Some(Value::String(event.time.to_string())),
             datacontenttype: Some(Cow::Borrowed(media_type)),
-            sequence: event.seq.map(|seq| format!("{:020}", seq.get())),
+            sequence: event.seq.map(|seq| Value::String(format!("{:020}", seq.get()))),
             relayepoch: Some(event.epoch),
             relayoffset: event.offset.map(|offset| format!("{:020}", offset.get())),
             relayactor: Some(event.actor.clone()),
@@ -106,8 +125,8 @@ impl<'a> CloudEvent<'a> {
                 .then(|| serde_json::to_string(&event.metadata).unwrap_or_default()),
             traceparent: event.trace.as_ref().map(|trace| trace.traceparent().to_owned()),
             tracestate: event.trace.as_ref().and_then(|trace| trace.tracestate()).map(str::to_owned),
-            data,
-            data_base64,
+            data: None,
+            data_base64: None,
         }
     }
 
@@ -118,10 +137,13 @@ impl<'a> CloudEvent<'a> {
         Err(malformed(format!("`specversion` is `{}`; only `1.0` is understood", excerpt(&self.specversion))))
     }
 
+    /// The payload in the JSON format.
+    fn payload(&self) -> Result<Payload, JsonError> {
+        json::payload(("data", self.data), ("data_base64", self.data_base64.as_deref()))
+    }
+
     /// The part that events and drafts share.
-    fn to_draft(&self, document: DocumentId) -> Result<Draft, JsonError> {
-        let kind = vocabulary::kind(&self.kind)?;
-        let payload = json::payload(("data", self.data), ("data_base64", self.data_base64.as_deref()))?;
+    fn to_draft(&self, document: DocumentId, kind: Kind, payload: Payload) -> Result<Draft, JsonError> {
         let mut draft = Draft::new(document, kind, payload);
         draft.actor = self.relayactor.clone().unwrap_or(Actor::System);
         draft.session = self.relaysession;
@@ -138,7 +160,7 @@ impl<'a> CloudEvent<'a> {
         Ok(draft)
     }
 
-    fn into_event(self) -> Result<Event, JsonError> {
+    fn into_event(self, payload: Payload) -> Result<Event, JsonError> {
         self.check_version()?;
         let encoded = self.source.strip_prefix(SOURCE_PREFIX).ok_or_else(|| {
             malformed(format!(
@@ -148,28 +170,32 @@ impl<'a> CloudEvent<'a> {
         })?;
         let document =
             percent_decode_str(encoded).decode_utf8().map_err(|e| malformed(format!("`source`: {e}")))?;
-        let mut draft = self.to_draft(DocumentId::new(document)?)?;
+        let seq = number("sequence", text("sequence", self.sequence.as_ref())?)?.map(Seq::new);
+        let kind = vocabulary::kind_of_event(&self.kind, seq)?;
+        let mut draft = self.to_draft(DocumentId::new(document)?, kind, payload)?;
         draft.id = Some(self.id.parse()?);
         let epoch = self.relayepoch.ok_or_else(|| malformed("`relayepoch` is missing".to_owned()))?;
-        let time = self.time.ok_or_else(|| malformed("`time` is missing".to_owned()))?;
-        let seq = number("sequence", self.sequence.as_deref())?.map(Seq::new);
+        let time = text("time", self.time.as_ref())?
+            .ok_or_else(|| malformed("`time` is missing".to_owned()))?
+            .parse::<Timestamp>()?;
         let mut event = draft.into_event(epoch, seq, time);
         event.offset = number("relayoffset", self.relayoffset.as_deref())?.map(Offset::new);
         Ok(event)
     }
 
-    fn into_draft(self, document: &DocumentId) -> Result<Draft, JsonError> {
+    fn into_draft(self, document: &DocumentId, payload: Payload) -> Result<Draft, JsonError> {
         self.check_version()?;
-        let mut draft = self.to_draft(document.clone())?;
-        vocabulary::check(&draft.kind, &draft.payload)?;
+        let kind = vocabulary::kind(&self.kind)?;
+        vocabulary::check(&kind, &payload)?;
+        let mut draft = self.to_draft(document.clone(), kind, payload)?;
         if self.id.is_empty() || self.source.is_empty() {
             return Err(malformed("`id` and `source` must not be empty".to_owned()));
         }
-        // Producers name their events by source and id together; a UUID is unique by itself.
-        let unique = self
-            .id
-            .parse()
-            .unwrap_or_else(|_: InvalidId| EventId::from_name(&format!("{} {}", self.source, self.id)));
+        // Producers name their events by source and id together; a UUID is unique by itself. The length keeps apart
+        // what would read the same when the two are joined.
+        let unique = self.id.parse().unwrap_or_else(|_: InvalidId| {
+            EventId::from_name(&format!("{} {} {}", self.source.len(), self.source, self.id))
+        });
         draft.id = Some(unique);
         draft.metadata.insert(SOURCE_METADATA, self.source)?;
         Ok(draft)
@@ -182,6 +208,12 @@ fn malformed(message: String) -> JsonError {
 
 fn excerpt(text: &str) -> String {
     text.chars().take(32).collect()
+}
+
+fn text<'a>(attribute: &str, value: Option<&'a Value>) -> Result<Option<&'a str>, JsonError> {
+    let text =
+        |value: &'a Value| value.as_str().ok_or_else(|| malformed(format!("`{attribute}` is not text")));
+    value.map(text).transpose()
 }
 
 fn number(attribute: &str, text: Option<&str>) -> Result<Option<u64>, JsonError> {
@@ -211,7 +243,9 @@ pub fn encode_batch<'a>(events: impl IntoIterator<Item = &'a Event>) -> Bytes {
 /// # Errors
 /// [`JsonError`], naming the attribute that is missing or wrong.
 pub fn decode(json: &[u8]) -> Result<Event, JsonError> {
-    serde_json::from_slice::<CloudEvent<'_>>(json)?.into_event()
+    let event: CloudEvent<'_> = json::read(json).map_err(malformed)?;
+    let payload = event.payload()?;
+    event.into_event(payload)
 }
 
 /// Reads a batch that [`encode_batch`] wrote.
@@ -219,7 +253,8 @@ pub fn decode(json: &[u8]) -> Result<Event, JsonError> {
 /// # Errors
 /// As [`decode`].
 pub fn decode_batch(json: &[u8]) -> Result<Vec<Event>, JsonError> {
-    serde_json::from_slice::<Vec<CloudEvent<'_>>>(json)?.into_iter().map(CloudEvent::into_event).collect()
+    let batch: Vec<&RawValue> = json::read(json).map_err(malformed)?;
+    batch.into_iter().map(|one| decode(one.get().as_bytes())).collect()
 }
 
 /// Reads a CloudEvent of any producer as a draft for `document`: its `type` is the kind, its `data` the payload, and
@@ -240,7 +275,9 @@ pub fn decode_batch(json: &[u8]) -> Result<Vec<Event>, JsonError> {
 /// # Errors
 /// [`JsonError`], naming the attribute that is missing or wrong.
 pub fn decode_draft(document: &DocumentId, json: &[u8]) -> Result<Draft, JsonError> {
-    serde_json::from_slice::<CloudEvent<'_>>(json)?.into_draft(document)
+    let event: CloudEvent<'_> = json::read(json).map_err(malformed)?;
+    let payload = event.payload()?;
+    event.into_draft(document, payload)
 }
 
 /// Reads a batch of CloudEvents of any producer. Each is good or bad by itself.
@@ -251,6 +288,6 @@ pub fn decode_draft_batch(
     document: &DocumentId,
     json: &[u8],
 ) -> Result<Vec<Result<Draft, JsonError>>, JsonError> {
-    let batch: Vec<&RawValue> = serde_json::from_slice(json)?;
+    let batch: Vec<&RawValue> = json::read(json).map_err(malformed)?;
     Ok(batch.into_iter().map(|one| decode_draft(document, one.get().as_bytes())).collect())
 }

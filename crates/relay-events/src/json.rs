@@ -51,7 +51,33 @@ impl JsonError {
 
 impl From<serde_json::Error> for JsonError {
     fn from(error: serde_json::Error) -> Self {
-        Self::Malformed(error.to_string())
+        Self::Malformed(shortened(error.to_string()))
+    }
+}
+
+/// Reads one JSON value, or says where in it what is wrong. What is wrong is read twice: keeping track of the place
+/// costs, and good input should not pay for it.
+pub(crate) fn read<'de, T: Deserialize<'de>>(json: &'de [u8]) -> Result<T, String> {
+    serde_json::from_slice(json).map_err(|error| {
+        let mut again = serde_json::Deserializer::from_slice(json);
+        shortened(match serde_path_to_error::deserialize::<_, T>(&mut again) {
+            Err(located) if located.path().iter().next().is_some() => {
+                format!("`{}`: {}", located.path(), located.inner())
+            }
+            _ => error.to_string(),
+        })
+    })
+}
+
+/// A message without its middle when it is long: such errors quote what was refused, which may be megabytes.
+fn shortened(message: String) -> String {
+    const SIDE: usize = 160;
+    let ends = (message.char_indices().nth(SIDE), message.char_indices().nth_back(SIDE - 1));
+    match ends {
+        (Some((head, _)), Some((tail, _))) if head < tail => {
+            format!("{} … {}", &message[..head], &message[tail..])
+        }
+        _ => message,
     }
 }
 
@@ -146,13 +172,13 @@ pub fn encode_header(event: &Event) -> Vec<u8> {
     out
 }
 
-/// Reads an event's JSON envelope.
+/// Reads an event's JSON envelope. Kinds that the vocabulary does not know (any more, or yet) are read as they are.
 ///
 /// # Errors
 /// [`JsonError`], when it is none.
 pub fn decode(json: &[u8]) -> Result<Event, JsonError> {
-    let envelope: Envelope<'_> = serde_json::from_slice(json)?;
-    let kind = vocabulary::kind(&envelope.kind)?;
+    let envelope: Envelope<'_> = read(json).map_err(JsonError::Malformed)?;
+    let kind = vocabulary::kind_of_event(&envelope.kind, envelope.seq)?;
     let payload =
         payload(("payload", envelope.payload), ("payload_base64", envelope.payload_base64.as_deref()))?;
     let mut draft = Draft::new(envelope.document.into_owned(), kind, payload);
@@ -215,7 +241,7 @@ const MAX_KEY_BYTES: usize = 256;
 /// # Errors
 /// [`JsonError`]; an unknown field is named.
 pub fn decode_draft(document: &DocumentId, json: &[u8]) -> Result<Draft, JsonError> {
-    let request: Request<'_> = serde_json::from_slice(json)?;
+    let request: Request<'_> = read(json).map_err(JsonError::Malformed)?;
     let kind = vocabulary::kind(&request.kind)?;
     let payload =
         payload(("payload", request.payload), ("payload_base64", request.payload_base64.as_deref()))?;

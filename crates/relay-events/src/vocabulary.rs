@@ -10,6 +10,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::json;
+
 /// A payload type of the vocabulary and the kind it belongs to.
 pub trait TypedPayload: Serialize + DeserializeOwned {
     /// The kind whose events carry it.
@@ -20,7 +22,7 @@ pub trait TypedPayload: Serialize + DeserializeOwned {
     /// # Errors
     /// When a free-form part of it cannot be JSON.
     fn to_payload(&self) -> Result<Payload, PayloadError> {
-        Payload::json(self).map_err(|e| PayloadError::invalid(&Self::KIND, &e))
+        Payload::json(self).map_err(|e| PayloadError::Invalid { kind: Self::KIND, detail: e.to_string() })
     }
 }
 
@@ -54,10 +56,6 @@ pub enum PayloadError {
 }
 
 impl PayloadError {
-    fn invalid(kind: &Kind, error: &serde_json::Error) -> Self {
-        Self::Invalid { kind: kind.clone(), detail: error.to_string() }
-    }
-
     /// A short stable name for wire protocols and counters.
     pub const fn code(&self) -> &'static str {
         match self {
@@ -104,9 +102,9 @@ macro_rules! vocabulary {
                     Payload::Binary(_) => return Err(PayloadError::NotBinary { kind: kind.clone() }),
                 };
                 match kind.as_str() {
-                    $( $name => serde_json::from_str(text.as_str())
+                    $( $name => json::read(text.as_bytes())
                         .map(Self::$payload)
-                        .map_err(|e| PayloadError::invalid(kind, &e)), )*
+                        .map_err(|detail| PayloadError::Invalid { kind: kind.clone(), detail }), )*
                     name if name.starts_with(CUSTOM_PREFIX) => Ok(Self::Custom(text.clone())),
                     name => Err(PayloadError::UnknownKind { name: name.to_owned() }),
                 }
@@ -183,12 +181,58 @@ pub fn kind(name: &str) -> Result<Kind, PayloadError> {
     Ok(Kind::new(name, durability)?)
 }
 
-/// Checks that `payload` is what events of `kind` carry. Every edge does this before it publishes.
+/// The kind of an event that has happened. Unlike a draft's it need not be of this vocabulary: events outlive the
+/// vocabularies that they were written with. That it has a seq, or none, says whether it is kept.
+pub(crate) fn kind_of_event(name: &str, seq: Option<Seq>) -> Result<Kind, InvalidId> {
+    let durability = if seq.is_some() { Durability::Durable } else { Durability::Ephemeral };
+    match kind(name) {
+        Ok(kind) if kind.durability() == durability => Ok(kind),
+        _ => Kind::new(name, durability),
+    }
+}
+
+/// How many arrays and objects may lie in one another in a payload. Many JSON readers give up at 100 or 128 levels,
+/// envelope and frame included; none of them should be stopped by what another client sent.
+const MAX_DEPTH: usize = 64;
+
+/// Checks that `payload` is what events of `kind` carry, and is nested in no more than 64 levels. Every edge does this
+/// before it publishes.
 ///
 /// # Errors
 /// As [`Body::parse`].
 pub fn check(kind: &Kind, payload: &Payload) -> Result<(), PayloadError> {
+    if let Payload::Json(text) = payload
+        && is_deeper_than(MAX_DEPTH, text.as_bytes())
+    {
+        let detail = format!("it is nested deeper than {MAX_DEPTH} levels");
+        return Err(PayloadError::Invalid { kind: kind.clone(), detail });
+    }
     Body::parse(kind, payload).map(|_| ())
+}
+
+/// Whether more than `levels` arrays and objects lie in one another in `json`, which is valid.
+fn is_deeper_than(levels: usize, json: &[u8]) -> bool {
+    let opens = |byte: &u8| matches!(byte, b'[' | b'{');
+    // Most payloads have so few of them that nothing needs to be tracked.
+    if json.iter().filter(|byte| opens(byte)).count() <= levels {
+        return false;
+    }
+    let (mut depth, mut in_text, mut escaped) = (0_usize, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            _ if in_text => {}
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > levels {
+            return true;
+        }
+    }
+    false
 }
 
 fn takes_binary(kind: &Kind) -> bool {
@@ -267,10 +311,7 @@ fn not_null<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Value, 
 /// The document's content changed: text patches, or a change in the editor's own format. (Binary formats such as
 /// Yjs updates are sent as binary payloads instead.)
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "expected `patches`: [[position, deleted, inserted], …], or `format` (text) with `change`"
-)]
+#[serde(untagged, try_from = "EditedFields")]
 pub enum DocumentEdited {
     /// Patches to plain text, applied one after the other.
     Patches {
@@ -287,6 +328,37 @@ pub enum DocumentEdited {
         /// The change.
         change: Value,
     },
+}
+
+/// The fields of both forms, read in one pass: trying one form after the other would first copy everything, and could
+/// not say which field was wrong.
+#[derive(Deserialize)]
+struct EditedFields {
+    patches: Option<Vec<Patch>>,
+    base: Option<Seq>,
+    format: Option<String>,
+    #[serde(default, deserialize_with = "even_null")]
+    change: Option<Value>,
+}
+
+fn even_null<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
+}
+
+impl TryFrom<EditedFields> for DocumentEdited {
+    type Error = &'static str;
+
+    fn try_from(fields: EditedFields) -> Result<Self, Self::Error> {
+        match fields {
+            EditedFields { patches: Some(patches), base, .. } => Ok(Self::Patches { patches, base }),
+            EditedFields { format: Some(format), change: Some(change), .. } => {
+                Ok(Self::Other { format, change })
+            }
+            _ => Err(
+                "expected `patches`: [[position, deleted, inserted], …], or `format` (text) with `change`",
+            ),
+        }
+    }
 }
 
 /// One patch to plain text, as `[position, deleted, inserted]`. Positions and lengths count Unicode code points.

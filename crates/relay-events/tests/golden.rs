@@ -15,7 +15,7 @@ use relay_core::{
     Actor, DocumentId, Draft, Durability, Epoch, Event, EventId, JsonText, Kind, Metadata, Payload, Seq,
     ServiceName, SessionId, Timestamp, TraceContext, UserId,
 };
-use relay_events::{binary, json};
+use relay_events::{Body, binary, json};
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
@@ -48,7 +48,7 @@ fn at(draft: Draft, seq: Option<u64>) -> Event {
 }
 
 /// What the records of version 1 were made of.
-fn version_1() -> Vec<(&'static str, Event)> {
+fn version_1() -> Vec<(String, Event)> {
     let text =
         |json: &'static str| Payload::Json(JsonText::parse(Bytes::from_static(json.as_bytes())).unwrap());
     let edit = text(r#"{"patches":[[0,0,"h"],[1,2,"é"]],"base":6}"#);
@@ -68,14 +68,42 @@ fn version_1() -> Vec<(&'static str, Event)> {
             .actor(Actor::Service(ServiceName::new("stitch").unwrap()));
     let cursor = draft(relay_events::CURSOR_MOVED, text(r#"{"position":7}"#)).key("connection 1");
     let forgotten = Kind::new("document.exploded", Durability::Durable).unwrap();
-    vec![
-        ("v1-every-field", at(full, Some(7))),
-        ("v1-binary-payload", at(binary, Some(u64::MAX))),
-        ("v1-ephemeral", at(cursor, None)),
-        ("v1-custom-kind", at(draft(relay_events::kind("x-note").unwrap(), text("null")), Some(1))),
-        ("v1-unknown-kind", at(draft(forgotten, text("[1, 2]")), Some(250))),
-    ]
+    let mut records = vec![
+        ("v1-every-field".to_owned(), at(full, Some(7))),
+        ("v1-binary-payload".to_owned(), at(binary, Some(u64::MAX))),
+        ("v1-ephemeral".to_owned(), at(cursor, None)),
+        (
+            "v1-custom-kind".to_owned(),
+            at(draft(relay_events::kind("x-note").unwrap(), text("null")), Some(1)),
+        ),
+        ("v1-unknown-kind".to_owned(), at(draft(forgotten, text("[1, 2]")), Some(250))),
+    ];
+    for (kind, json) in PAYLOADS_1 {
+        let kind = relay_events::kind(kind).unwrap();
+        let name = format!("v1-{kind}");
+        let seq = kind.is_durable().then_some(9);
+        records.push((name, at(draft(kind, text(json)), seq)));
+    }
+    records
 }
+
+/// What the payloads of each kind were when version 1 was written. As little to be changed as the files.
+const PAYLOADS_1: &[(&str, &str)] = &[
+    ("session.started", r#"{"started_at":"2026-01-02T03:04:05Z"}"#),
+    ("session.ended", r#"{"reason":"stale"}"#),
+    ("user.joined", r#"{"user":"ada","name":"Ada"}"#),
+    ("user.left", r#"{"user":"ada","reason":"left"}"#),
+    ("presence.updated", r#"{"state":{"typing":true}}"#),
+    ("cursor.moved", r#"{"position":7,"anchor":{"path":[1,2]}}"#),
+    ("document.edited", r#"{"format":"quill-delta","change":{"ops":[{"retain":3}]}}"#),
+    ("document.saved", r#"{"through":42,"revision":"r1"}"#),
+    ("document.locked", r#"{"holder":"ada","token":9,"expires_at":"2026-01-02T03:04:05Z","region":"intro"}"#),
+    ("document.unlocked", r#"{"holder":"ada","token":9,"reason":"expired"}"#),
+    ("annotation.added", r#"{"annotation":"a1","text":"why?","range":[3,9],"tags":["question"]}"#),
+    ("annotation.resolved", r#"{"annotation":"a1","resolution":"accepted"}"#),
+    ("service.changed", r#"{"service":"sift","state":"degraded","reason":"slow"}"#),
+    ("system.notice", r#"{"level":"warning","code":"reconnect","message":"come back"}"#),
+];
 
 #[test]
 fn the_records_on_the_disk_are_read_as_what_they_were() {
@@ -97,6 +125,9 @@ fn the_records_on_the_disk_are_read_as_what_they_were() {
         let envelope = fs::read(folder().join(format!("{name}.json"))).unwrap();
         assert_eq!(json::encode(&decoded), envelope, "{name}");
         assert_eq!(decoded.kind.durability(), event.kind.durability(), "{name}");
+        if !name.ends_with("unknown-kind") {
+            Body::of(&decoded).unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
     }
 }
 

@@ -3,8 +3,10 @@
 
 mod support;
 
+use bytes::Bytes;
 use proptest::prelude::*;
-use relay_core::DocumentId;
+use relay_core::{DocumentId, Draft, Epoch, Payload, Seq, Timestamp};
+use relay_events::cloudevents::http;
 use relay_events::{Body, binary, cloudevents, json};
 use support::event;
 
@@ -26,6 +28,15 @@ proptest! {
     #[test]
     fn an_event_comes_back_from_a_cloud_event(event in event()) {
         prop_assert_eq!(&cloudevents::decode(&cloudevents::encode(&event)).unwrap(), &event);
+    }
+
+    #[test]
+    fn an_event_comes_back_from_headers_and_a_body(event in event()) {
+        let http::Message { headers, body } = http::encode(&event);
+        let visible = |text: &str| text.bytes().all(|byte| matches!(byte, b'!'..=b'~'));
+        prop_assert!(headers.iter().all(|(name, value)| visible(name) && visible(value)), "{:?}", headers);
+        let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        prop_assert_eq!(&http::decode(headers, body).unwrap(), &event);
     }
 
     #[test]
@@ -64,6 +75,17 @@ proptest! {
     }
 
     #[test]
+    fn arbitrary_headers_upset_no_decoder(
+        headers in prop::collection::vec(("(ce-)?(id|type|time|sequence|relay[a-z]{3,8}|data|content-type)", ".{0,20}"), 0..8),
+        body in prop::collection::vec(any::<u8>(), 0..20),
+    ) {
+        let headers = || headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let body = Bytes::from(body);
+        let _ = http::decode(headers(), body.clone());
+        let _ = http::decode_draft(&DocumentId::new("doc").unwrap(), headers(), body);
+    }
+
+    #[test]
     fn a_record_that_was_cut_or_continued_is_refused(event in event(), at in any::<prop::sample::Index>()) {
         let mut record = binary::encode(&event);
         prop_assert!(binary::decode(&record[..at.index(record.len())]).is_err());
@@ -95,4 +117,13 @@ fn a_length_that_asks_for_more_memory_than_there_is_is_refused() {
     let mut bytes = vec![1, 7, 253];
     bytes.extend((1u64 << 63).to_le_bytes());
     assert!(binary::decode(&bytes).is_err());
+}
+
+#[test]
+fn whatever_size_was_written_is_read() {
+    let payload = Payload::Binary(Bytes::from(vec![7; 65 << 20]));
+    let kind = relay_events::kind("x-large").unwrap();
+    let draft = Draft::new(DocumentId::new("doc").unwrap(), kind, payload);
+    let event = draft.into_event(Epoch::from_u64(1), Some(Seq::FIRST), Timestamp::UNIX_EPOCH);
+    assert!(binary::decode(&binary::encode(&event)).unwrap() == event);
 }

@@ -5,7 +5,7 @@ mod support;
 
 use bytes::Bytes;
 use relay_core::{DocumentId, JsonText, Payload};
-use relay_events::{Body, KINDS, PayloadError, cloudevents, json};
+use relay_events::{Body, DocumentEdited, KINDS, PayloadError, TypedPayload, cloudevents, json};
 use support::PAYLOADS;
 
 fn parse(kind: &str, json: &str) -> Result<Body, PayloadError> {
@@ -38,23 +38,73 @@ fn a_payload_that_does_not_fit_is_refused_with_what_is_wrong() {
         ("session.ended", r#"{"reason": "boredom"}"#, "boredom"),
         ("user.joined", r#"{"name": "Ada"}"#, "user"),
         ("user.left", r#"{"user": "ada"}"#, "reason"),
-        ("presence.updated", r#"{"state": 7}"#, "expected a map"),
+        ("presence.updated", r#"{"state": 7}"#, "`state`: "),
         ("cursor.moved", r#"{"position": null}"#, "position"),
-        ("document.edited", r#"{"patches": [[0, -1, "x"]]}"#, "patches"),
+        ("document.edited", r#"{"patches": [[0, 0, "h"], [0, -1, "x"]]}"#, "`patches[1][1]`: "),
+        ("document.edited", r#"{"patches": [[0, 0]]}"#, "patches[0]"),
+        ("document.edited", r#"{"format": "quill-delta"}"#, "change"),
+        ("document.edited", r#"{"format": 7, "change": []}"#, "`format`: "),
         ("document.edited", r#"{"text": "x"}"#, "patches"),
-        ("document.saved", r#"{"through": "all"}"#, "expected u64"),
+        ("document.saved", r#"{"through": "all"}"#, "`through`: "),
         ("document.locked", r#"{"holder": "ada", "token": 1}"#, "expires_at"),
         ("document.unlocked", r#"{"holder": "ada", "token": 1, "reason": "whim"}"#, "whim"),
         ("annotation.added", r#"{"annotation": "a"}"#, "text"),
         ("annotation.resolved", r"[]", "annotation"),
         ("service.changed", r#"{"service": "sift", "state": "sleepy"}"#, "sleepy"),
         ("system.notice", r#"{"level": "loud", "code": "c", "message": "m"}"#, "loud"),
+        ("system.notice", r#"{"level": "info", "code": 1e400, "message": "m"}"#, "number out of range"),
+        ("user.joined", r#"{"user": "a", "user": "b"}"#, "duplicate field `user`"),
     ];
     for (kind, json, mention) in wrong {
         let error = parse(kind, json).expect_err(kind);
         assert_eq!(error.code(), "invalid_payload", "{kind}");
         let message = error.to_string();
         assert!(message.contains(kind) && message.contains(mention), "{kind}: {message}");
+    }
+}
+
+#[test]
+fn an_edit_may_be_a_change_that_only_clients_understand() {
+    let change = |json: &str| DocumentEdited::Other {
+        format: "quill-delta".to_owned(),
+        change: serde_json::from_str(json).unwrap(),
+    };
+    for json in [r#"{"ops": [{"retain": 3}]}"#, "null"] {
+        let payload = format!(r#"{{"format": "quill-delta", "change": {json}}}"#);
+        assert_eq!(parse("document.edited", &payload).unwrap(), Body::DocumentEdited(change(json)));
+        let written = change(json).to_payload().unwrap();
+        assert_eq!(Body::parse(&DocumentEdited::KIND, &written).unwrap(), Body::DocumentEdited(change(json)));
+    }
+}
+
+#[test]
+fn a_payload_may_be_64_levels_deep_and_not_one_more() {
+    let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+    let check = |json: String| {
+        let payload = Payload::Json(JsonText::parse(json.into()).unwrap());
+        relay_events::check(&relay_events::kind("x-a").unwrap(), &payload)
+    };
+    assert!(check(nested(64)).is_ok());
+    assert!(check(nested(65)).unwrap_err().to_string().contains("64 levels"));
+    assert!(check(nested(100_000)).is_err());
+    // Many one after the other are not deep, and those in texts are none.
+    assert!(check(format!("[{}0]", "[[]],".repeat(1000))).is_ok());
+    assert!(check(format!(r#"{{"\\\"{}": "{}"}}"#, "[".repeat(100), "{".repeat(100))).is_ok());
+}
+
+#[test]
+fn an_error_says_no_more_than_its_reader_can_read() {
+    let long = "x".repeat(1_000_000);
+    let document = DocumentId::new("doc").unwrap();
+    for draft in [
+        format!(r#"{{"kind": "user.left", "payload": {{"user": "ada", "reason": "{long}"}}}}"#),
+        format!(r#"{{"kind": "presence.updated", "payload": {{"state": {{"{long}": 1e999}}}}}}"#),
+        format!(r#"{{"kind": "x-a", "payload": 1, "{long}": 1}}"#),
+        format!(r#"{{"kind": "{long}", "payload": 1}}"#),
+        format!(r#"{{"kind": "x-a", "payload": 1, "ttl_ms": "{long}"}}"#),
+    ] {
+        let message = json::decode_draft(&document, draft.as_bytes()).unwrap_err().to_string();
+        assert!(message.len() < 1000, "{} bytes", message.len());
     }
 }
 
@@ -84,6 +134,10 @@ fn a_draft_that_is_malformed_is_refused_by_what_is_wrong() {
         (r#"{"kind": "x-a", "payload": 1, "colour": 2}"#, "invalid_request", "colour"),
         (r#"{"kind": "x-a"}"#, "invalid_request", "payload"),
         (r#"{"payload": 1}"#, "invalid_request", "kind"),
+        (r#"{"kind": 7, "payload": 1}"#, "invalid_request", "`kind`: "),
+        (r#"{"kind": "x-a", "payload": 1, "ttl_ms": -1}"#, "invalid_request", "`ttl_ms`: "),
+        (r#"{"kind": "x-a", "payload": 1, "metadata": {"a": 1}}"#, "invalid_request", "`metadata.a`: "),
+        (r#"{"kind": "x-a", "kind": "x-b", "payload": 1}"#, "invalid_request", "duplicate field `kind`"),
         (r#"{"kind": "x-a", "payload": 1, "payload_base64": "AA=="}"#, "invalid_request", "exclude"),
         (r#"{"kind": "x-a", "payload_base64": "~"}"#, "invalid_request", "base64"),
         (r#"{"kind": "x-a", "payload": 1, "id": "7"}"#, "invalid_request", "UUID"),
@@ -123,6 +177,7 @@ fn a_foreign_cloud_event_becomes_a_draft_with_an_id_of_its_own() {
     assert_eq!(draft.id, of("/a", "1").id, "sent again, it is the same");
     assert_ne!(draft.id, of("/a", "2").id);
     assert_ne!(draft.id, of("/b", "1").id, "another producer's is another");
+    assert_ne!(of("/a 1", "2").id, of("/a", "1 2").id, "however their names are cut");
     #[rustfmt::skip]
     let wrong = [
         (r#"{"specversion": "0.3", "source": "/a", "id": "1", "type": "x-a", "data": 1}"#, "0.3"),
@@ -135,4 +190,64 @@ fn a_foreign_cloud_event_becomes_a_draft_with_an_id_of_its_own() {
         let error = cloudevents::decode_draft(&document, json.as_bytes()).expect_err(json).to_string();
         assert!(error.contains(mention), "{json}: {error}");
     }
+}
+
+#[test]
+fn what_a_foreign_producer_says_for_others_stops_no_draft() {
+    let document = DocumentId::new("doc").unwrap();
+    let json = br#"{"specversion": "1.0", "source": "/a", "id": "1", "type": "x-a", "data": 1,
+        "time": "0001-01-01T00:00:00Z", "sequence": 7, "subject": "s", "dataschema": "/x", "other": {"a": [1]}}"#;
+    assert!(cloudevents::decode_draft(&document, json).is_ok());
+}
+
+#[test]
+fn a_foreign_cloud_event_in_headers_becomes_the_same_draft_as_in_json() {
+    let document = DocumentId::new("doc").unwrap();
+    let of = |more: &[(&'static str, &'static str)], body: &'static str| {
+        let mut headers =
+            vec![("ce-specversion", "1.0"), ("Ce-Id", "1"), ("ce-source", "/a"), ("ce-type", "x-a")];
+        headers.extend(more.iter().copied());
+        cloudevents::http::decode_draft(&document, headers, body.into())
+    };
+    let json = br#"{"specversion": "1.0", "source": "/a", "id": "1", "type": "x-a", "data": {"a": 1}}"#;
+    let expected = cloudevents::decode_draft(&document, json).unwrap();
+    let draft =
+        of(&[("host", "x"), ("Content-Type", "application/json; charset=utf-8")], r#"{"a": 1}"#).unwrap();
+    assert_eq!((draft.id, draft.metadata), (expected.id, expected.metadata));
+    assert_eq!(draft.payload, expected.payload);
+
+    let binary =
+        of(&[("content-type", "application/octet-stream"), ("ce-data", "no attribute")], "[").unwrap();
+    assert_eq!(binary.payload, Payload::Binary(Bytes::from_static(b"[")));
+    let quoted = of(&[("ce-relaykey", r#""a \"b\" %E2%82%AC""#)], "1").unwrap();
+    assert_eq!(quoted.key.as_deref(), Some("a \"b\" €"));
+
+    let wrong = [
+        (of(&[], "["), "body"),
+        (of(&[("ce-id", "2")], "1"), "duplicate field `id`"),
+        (of(&[("ce-relaykey", "%ff")], "1"), "ce-relaykey"),
+        (of(&[("ce-relayactor", "ada")], "1"), "actor"),
+        (cloudevents::http::decode_draft(&document, [("ce-id", "1")], "1".into()), "specversion"),
+    ];
+    for (result, mention) in wrong {
+        let error = result.expect_err(mention).to_string();
+        assert!(error.contains(mention), "{mention}: {error}");
+    }
+}
+
+#[test]
+fn an_event_of_another_vocabulary_is_read_as_it_is() {
+    let event = |kind: &str, seq: &str| {
+        let json = format!(
+            r#"{{"id": "0199c9a2-6a51-7cc0-8f3e-2b7d5c6f1a90", "document": "notes", "kind": "{kind}", {seq}
+                "epoch": "00c0ffee00c0ffee", "time": "2026-01-02T03:04:05Z", "actor": "system", "payload": 1}}"#
+        );
+        json::decode(json.as_bytes())
+    };
+    // It has a seq, so it was kept; it has none, so it was not, whatever this vocabulary says of its kind.
+    for kind in ["document.exploded", "document.edited", "cursor.moved", "x-a"] {
+        assert!(event(kind, r#""seq": 7,"#).unwrap().kind.is_durable(), "{kind}");
+        assert!(!event(kind, "").unwrap().kind.is_durable(), "{kind}");
+    }
+    assert!(event("Document Exploded", "").is_err());
 }
