@@ -64,7 +64,7 @@ impl EmbeddedLog {
     /// when to sweep.
     ///
     /// # Errors
-    /// See [`OpenError`]. With [`OpenError::Damaged`] and [`OpenError::Lost`] nothing was changed.
+    /// See [`OpenError`]. With [`OpenError::Damaged`] and [`OpenError::Lost`] no acknowledged event was touched.
     pub fn open(config: LogConfig, clock: Arc<dyn Clock>) -> Result<(Self, RecoveryReport), OpenError> {
         config.validate()?;
         let Opened { store, epoch, last_offset, witness, report } = recovery::open(&config)?;

@@ -50,9 +50,9 @@ pub enum OpenError {
         #[source]
         source: io::Error,
     },
-    /// Events that may have been acknowledged are damaged or gone. Nothing was changed.
+    /// Events that may have been acknowledged are damaged or gone. Nothing that was acknowledged was changed.
     #[error(
-        "the log in `{}` is damaged in `{}` at byte {position}: {what}. Nothing was changed. \
+        "the log in `{}` is damaged in `{}` at byte {position}: {what}. No acknowledged event was touched. \
          `relay log check {}` shows what can be saved, `relay log export` writes that out, `relay log repair` makes a log of it",
         directory.display(), file.display(), directory.display()
     )]

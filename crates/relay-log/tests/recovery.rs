@@ -398,3 +398,33 @@ async fn a_logged_log_that_was_closed_in_order_keeps_its_epoch_over_a_boot() {
     assert_eq!(log.head(&document("d")).await.unwrap(), head);
     log.close().await.unwrap();
 }
+
+#[tokio::test]
+async fn an_acknowledged_write_that_is_missing_without_a_trace_is_noticed() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = open(directory.path());
+    append(&log, "d", "event 0").await;
+    let before = copy(directory.path());
+    append(&log, "d", "event 1").await;
+    let after = copy(directory.path());
+    log.close().await.unwrap();
+    // The journal ends where a write ends, as if the last one had never been; only the witness knows better.
+    fs::copy(active_journal(before.path()), active_journal(after.path())).unwrap();
+
+    let lost = |error: Option<OpenError>| match error {
+        Some(OpenError::Lost { last, acknowledged, .. }) => (last, acknowledged),
+        other => panic!("{other:?}"),
+    };
+    let expected = (Offset::new(1), Offset::new(2));
+    assert_eq!(lost(relay_log::check(after.path()).unwrap().refusal), expected);
+    for _ in 0..2 {
+        assert_eq!(lost(try_open(after.path()).err()), expected, "opening again does not help");
+    }
+    let report = relay_log::repair(after.path()).unwrap();
+    assert_eq!(report.events, 1);
+    let log = open(after.path());
+    assert_eq!(log.head(&document("d")).await.unwrap().epoch, report.epoch);
+    let (_, offset) = append(&log, "d", "another").await;
+    assert!(offset > Offset::new(2), "the lost event's offset does not come twice");
+    log.close().await.unwrap();
+}
