@@ -50,6 +50,11 @@ fn plain(event: &Event) -> Plain {
     }
 }
 
+fn draft(event: &Event) -> String {
+    let Payload::Json(payload) = &event.payload else { unreachable!("made as JSON") };
+    format!(r#"{{"kind":"{}","payload":{},"actor":"{}"}}"#, event.kind, payload.as_str(), event.actor)
+}
+
 fn codec(criterion: &mut Criterion) {
     for (size, inserted) in [("edit", 1), ("4KiB", 4096)] {
         let event = event(inserted);
@@ -73,6 +78,13 @@ fn codec(criterion: &mut Criterion) {
         });
         group.bench_function(BenchmarkId::new("decode", "json"), |b| {
             b.iter(|| json::decode(black_box(&form)));
+        });
+
+        // What a server does with what a client pushes: it reads the draft, and checks that the payload fits its kind.
+        let form = draft(&event);
+        group.throughput(Throughput::Bytes(form.len() as u64));
+        group.bench_function(BenchmarkId::new("decode", "draft"), |b| {
+            b.iter(|| json::decode_draft(&event.document, black_box(form.as_bytes())));
         });
 
         let form = binary::encode(&event);

@@ -92,15 +92,7 @@ struct CloudEvent<'a> {
 }
 
 impl<'a> CloudEvent<'a> {
-    /// The event in the JSON format.
-    fn of(event: &'a Event) -> Self {
-        let (data, data_base64) = match &event.payload {
-            Payload::Json(text) => (serde_json::from_str(text.as_str()).ok(), None),
-            Payload::Binary(bytes) => (None, Some(STANDARD.encode(bytes))),
-        };
-        Self { data, data_base64, ..Self::attributes_of(event) }
-    }
-
+    /// All but the data.
     fn attributes_of(event: &'a Event) -> Self {
         let media_type = match &event.payload {
             Payload::Json(_) => JSON_DATA,
@@ -223,19 +215,40 @@ fn number(attribute: &str, text: Option<&str>) -> Result<Option<u64>, JsonError>
     text.map(parse).transpose()
 }
 
-fn write(value: &impl Serialize) -> Bytes {
-    // Texts and JSON that was checked: every part serialises.
-    serde_json::to_vec(value).unwrap_or_default().into()
+/// Appends the event in the JSON format to `out`. The payload's JSON is copied as it is.
+fn write(event: &Event, out: &mut Vec<u8>) {
+    let mut attributes = CloudEvent::attributes_of(event);
+    if let Payload::Binary(bytes) = &event.payload {
+        attributes.data_base64 = Some(STANDARD.encode(bytes));
+    }
+    let written = serde_json::to_writer(&mut *out, &attributes);
+    debug_assert!(written.is_ok(), "texts always serialise, and a Vec takes every write");
+    if let Payload::Json(text) = &event.payload {
+        out.pop(); // the closing brace
+        out.extend_from_slice(b",\"data\":");
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'}');
+    }
 }
 
 /// The event as a CloudEvent, of media type [`MEDIA_TYPE`].
 pub fn encode(event: &Event) -> Bytes {
-    write(&CloudEvent::of(event))
+    let mut out = Vec::with_capacity(512 + event.payload.len());
+    write(event, &mut out);
+    out.into()
 }
 
 /// The events as one batch, of media type [`BATCH_MEDIA_TYPE`].
 pub fn encode_batch<'a>(events: impl IntoIterator<Item = &'a Event>) -> Bytes {
-    write(&events.into_iter().map(CloudEvent::of).collect::<Vec<_>>())
+    let mut out = vec![b'['];
+    for (index, event) in events.into_iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        write(event, &mut out);
+    }
+    out.push(b']');
+    out.into()
 }
 
 /// Reads an event that [`encode`] wrote.
