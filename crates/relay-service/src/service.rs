@@ -46,6 +46,9 @@ impl fmt::Debug for RelayService {
     }
 }
 
+/// No event's envelope takes more bytes than this: metadata is the largest part of it, with 35 KiB at most.
+const MAX_ENVELOPE_BYTES: usize = 64 * 1024;
+
 /// Why a service does not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -55,6 +58,18 @@ pub enum StartError {
     ZeroHttpLimit {
         /// The field's name.
         field: &'static str,
+    },
+    /// The log would refuse events that the channels take.
+    #[error(
+        "`bus.max_payload_bytes` is {payload}, for which `log.max_event_bytes` must be at least {needed}; it is {event}"
+    )]
+    EventLimit {
+        /// The largest payload, in bytes.
+        payload: usize,
+        /// The largest event that the log takes, in bytes.
+        event: u32,
+        /// What it would have to take.
+        needed: usize,
     },
     /// The WebSocket limits are not usable.
     #[error("ws: {0}")]
@@ -106,6 +121,13 @@ impl RelayService {
         config.ws.validate()?;
         if let Some(field) = config.http.zero_field() {
             return Err(StartError::ZeroHttpLimit { field });
+        }
+        if let Storage::Log(log) = &config.storage {
+            let payload = config.bus.max_payload_bytes;
+            let needed = payload.saturating_add(MAX_ENVELOPE_BYTES);
+            if usize::try_from(log.max_event_bytes).is_ok_and(|max| max < needed) {
+                return Err(StartError::EventLimit { payload, event: log.max_event_bytes, needed });
+            }
         }
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let (log, recovery) = match config.storage {
@@ -246,4 +268,19 @@ pub(crate) async fn publish(bus: &Bus, draft: Draft) -> Result<Receipt, PublishE
 async fn open(config: LogConfig, clock: Arc<dyn Clock>) -> Result<(EmbeddedLog, RecoveryReport), StartError> {
     let opened = tokio::task::spawn_blocking(move || EmbeddedLog::open(config, clock)).await;
     Ok(opened.map_err(StartError::LogPanicked)??)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_log_that_would_refuse_what_the_channels_take_is_refused_at_start() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = LogConfig::new(directory.path().join("log"));
+        let bus = relay_bus::BusConfig { max_payload_bytes: 4 * 1024 * 1024, ..Default::default() };
+        let config = ServiceConfig { storage: Storage::Log(log), bus, ..ServiceConfig::in_process() };
+        let refused = RelayService::start(config).await.unwrap_err();
+        assert!(matches!(refused, StartError::EventLimit { event: 4_194_304, .. }), "{refused}");
+    }
 }
