@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use relay_core::{
     Actor, Clock, DocumentId, Epoch, EventId, Head, InvalidId, ManualClock, Metadata, Opening, Recovery,
-    ResetReason, Seq, Start, SystemClock, Timestamp, TraceContext,
+    ResetReason, Seq, ServiceName, Start, SystemClock, Timestamp, TraceContext, UserId,
 };
 
 #[test]
@@ -15,6 +15,15 @@ fn an_id_takes_its_limit_in_bytes_and_not_one_more() {
     let error = DocumentId::new("é".repeat(128) + "x").unwrap_err();
     assert!(matches!(error, InvalidId::TooLong { bytes: 257, max: 256, .. }), "{error}");
     assert!(matches!(DocumentId::new(""), Err(InvalidId::Empty { .. })));
+    assert!(UserId::new("u".repeat(256)).is_ok() && UserId::new("u".repeat(257)).is_err());
+    assert!(ServiceName::new("s".repeat(128)).is_ok() && ServiceName::new("s".repeat(129)).is_err());
+}
+
+#[test]
+fn an_epoch_is_16_hexadecimal_digits_and_nothing_else() {
+    for text in ["", "7", "00c0ffee00c0ffe", "000c0ffee00c0ffee", "00c0ffee00c0ffeg", "+0c0ffee00c0ffee"] {
+        assert!(text.parse::<Epoch>().is_err(), "{text:?}");
+    }
 }
 
 #[test]
@@ -57,6 +66,8 @@ fn metadata_keeps_its_limits_and_changes_nothing_when_it_refuses() {
     metadata.insert("key 0", "another").unwrap();
     assert!(metadata.insert("key 0", "v".repeat(Metadata::MAX_VALUE_BYTES + 1)).is_err());
     assert!(metadata.insert("", "v").is_err());
+    assert!(Metadata::default().insert("k".repeat(Metadata::MAX_KEY_BYTES), "v").is_ok());
+    assert!(Metadata::default().insert("k".repeat(Metadata::MAX_KEY_BYTES + 1), "v").is_err());
     assert_eq!((metadata.iter().count(), metadata.get("key 0")), (32, Some("another")));
 }
 
