@@ -119,15 +119,7 @@ impl Bus {
         on_lag: LagPolicy,
     ) -> Result<(Opening, Subscription), SubscribeError> {
         let channel = self.channel(document).await?;
-        let cached = channel.head();
-        let in_memory = match start {
-            Start::Live => true,
-            Start::After { epoch, seq } => {
-                seq.next() >= cached.first && epoch.is_none_or(|epoch| epoch == cached.epoch)
-            }
-        };
-        let head = if in_memory { cached } else { self.kept_head(&channel).await? };
-        let opening = Opening::decide(start, head);
+        let opening = Opening::decide(start, self.kept_head(&channel).await?);
         let subscription =
             Subscription::new(channel, Arc::clone(&self.inner.shared), opening.position, filter, on_lag);
         Ok((opening, subscription))
@@ -176,17 +168,17 @@ impl Bus {
         let channel = self.inner.registry.open_to_read(document, &self.inner.shared).await?;
         let page = channel.recent(after, limit);
         let head = self.kept_head(&channel).await?;
-        if let Some(page) = page {
-            return Ok((head, page));
-        }
-        match &self.inner.shared.log {
-            None => Err(LogError::Trimmed { document: document.clone(), first: head.first }.into()),
-            Some(log) => {
+        let is_kept = after.next() >= head.first;
+        match (page, &self.inner.shared.log) {
+            // What retention has dropped is gone, though memory may still have it.
+            (Some(page), _) if is_kept => Ok((head, page)),
+            (_, Some(log)) if is_kept => {
                 let page = log.read_document(document, after, limit).await?;
                 // The log may be ahead of what is visible.
                 let visible = page.into_iter().filter(|event| event.seq.is_some_and(|seq| seq <= head.last));
                 Ok((head, visible.map(Arc::new).collect()))
             }
+            _ => Err(LogError::Trimmed { document: document.clone(), first: head.first }.into()),
         }
     }
 
@@ -253,10 +245,10 @@ impl Bus {
 impl Inner {
     fn sweep(&self) -> usize {
         let wall = self.shared.clock.now();
+        for channel in self.registry.channels() {
+            channel.expire(wall);
+        }
         if self.shared.log.is_none() {
-            for channel in self.registry.channels() {
-                channel.expire(wall);
-            }
             return 0;
         }
         let now = self.shared.clock.monotonic();

@@ -127,8 +127,12 @@ impl Channel {
     pub(crate) fn new(document: DocumentId, head: Head, recent: Vec<Event>, shared: Arc<Shared>) -> Self {
         let config = &shared.config;
         let limits = if shared.log.is_some() {
-            let max_bytes = Some(config.cache_bytes as u64);
-            Retention { max_events: config.cache_events.max(1) as u64, max_age: None, max_bytes }
+            let cache_bytes = config.cache_bytes as u64;
+            Retention {
+                max_events: config.retention.max_events.min(config.cache_events.max(1) as u64),
+                max_bytes: Some(config.retention.max_bytes.map_or(cache_bytes, |max| max.min(cache_bytes))),
+                max_age: config.retention.max_age,
+            }
         } else {
             config.retention
         };

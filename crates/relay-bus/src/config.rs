@@ -28,7 +28,8 @@ pub struct BusConfig {
     /// With a log: how much of it one reader that is behind reads at a time, which is what each such reader takes of
     /// memory. Default 128 events, 128 KiB.
     pub replay_page: ReadLimit,
-    /// Without a log: how much of each document's history memory holds. Default 10,000 events.
+    /// How much of each document's history is served. Without a log, memory holds all of it; with one, give the log the
+    /// same retention. Default 10,000 events.
     pub retention: Retention,
     /// How many different ephemeral events (by kind, actor and key) each document holds for slow readers; the
     /// longest unchanged goes first. Default 1,000.
