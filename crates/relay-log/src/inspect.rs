@@ -102,14 +102,19 @@ pub fn export(
 
 /// Makes a whole log of every event that can be read. Offsets stay; seqs close up where events of a document are lost;
 /// every document gets a new epoch, so that clients start again rather than trust seqs that mean other events now. The
-/// damaged files stay beside the log, in the directory that the report names.
+/// damaged files stay beside the log, in the directory that the report names. A log that is whole is left as it is:
+/// there is no report then.
 ///
 /// # Errors
 /// As [`check`]. What was there is then still there.
-pub fn repair(directory: &Path) -> Result<RepairReport, OpenError> {
+pub fn repair(directory: &Path) -> Result<Option<RepairReport>, OpenError> {
     let home = Directory::new(directory);
     let fresh = home.path().join("engine.repaired");
     finish_interrupted(&home, &fresh)?;
+    let found = check(directory)?;
+    if found.refusal.is_none() && found.problems == 0 {
+        return Ok(None);
+    }
     let mut salvage = Salvage::begin(directory)?;
     if fresh.exists() {
         fs::remove_dir_all(&fresh).map_err(OpenError::io("remove the unfinished", &fresh))?;
@@ -133,7 +138,7 @@ pub fn repair(directory: &Path) -> Result<RepairReport, OpenError> {
         .map_err(OpenError::io("write", &path))?;
     home.sync()?;
     let Findings { events, problems, details, .. } = salvage.findings;
-    Ok(RepairReport { events, renumbered, problems, details, epoch, kept })
+    Ok(Some(RepairReport { events, renumbered, problems, details, epoch, kept }))
 }
 
 /// A repair that was interrupted after it took the damaged files away had finished the new ones.

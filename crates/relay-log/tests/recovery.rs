@@ -274,7 +274,7 @@ async fn a_damaged_log_can_be_checked_exported_and_repaired() {
     assert_eq!(exported, saved);
     assert_eq!(content(died.path()), before, "looking changes nothing");
 
-    let report = relay_log::repair(died.path()).unwrap();
+    let report = relay_log::repair(died.path()).unwrap().unwrap();
     assert_eq!((report.events, report.renumbered), (EVENTS as u64 - 1, 2));
     assert_ne!(report.epoch, old_epoch);
     assert!(report.kept.is_dir());
@@ -287,6 +287,11 @@ async fn a_damaged_log_can_be_checked_exported_and_repaired() {
     log.close().await.unwrap();
     let report = relay_log::check(died.path()).unwrap();
     assert_eq!((report.problems, report.refusal.is_none()), (0, true), "{:?}", report.details);
+
+    // What is whole is left as it is, its epoch above all.
+    let whole = content(died.path());
+    assert_eq!(relay_log::repair(died.path()).unwrap(), None);
+    assert_eq!(content(died.path()), whole);
 }
 
 #[tokio::test]
@@ -295,7 +300,7 @@ async fn records_are_saved_even_when_the_engine_cannot_open_its_files() {
     fs::write(died.path().join("engine/keyspaces/0/current"), b"rubbish").unwrap();
     let refused = try_open(died.path()).unwrap_err();
     assert!(matches!(refused, OpenError::Damaged { .. }), "{refused}");
-    let report = relay_log::repair(died.path()).unwrap();
+    let report = relay_log::repair(died.path()).unwrap().unwrap();
     assert_eq!(report.events, EVENTS as u64);
     let log = open(died.path());
     assert_eq!(all(&log).await, expected(EVENTS));
@@ -420,7 +425,7 @@ async fn an_acknowledged_write_that_is_missing_without_a_trace_is_noticed() {
     for _ in 0..2 {
         assert_eq!(lost(try_open(after.path()).err()), expected, "opening again does not help");
     }
-    let report = relay_log::repair(after.path()).unwrap();
+    let report = relay_log::repair(after.path()).unwrap().unwrap();
     assert_eq!(report.events, 1);
     let log = open(after.path());
     assert_eq!(log.head(&document("d")).await.unwrap().epoch, report.epoch);

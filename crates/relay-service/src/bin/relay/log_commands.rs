@@ -67,6 +67,9 @@ fn repair(args: &LogArgs) -> anyhow::Result<()> {
     let report = relay_log::repair(&args.directory)
         .with_context(|| format!("`{}` was not repaired", args.directory.display()))?;
     let mut out = std::io::stdout().lock();
+    let Some(report) = report else {
+        return Ok(writeln!(out, "the log is whole; nothing was changed")?);
+    };
     for detail in &report.details {
         writeln!(out, "problem: {detail}")?;
     }
