@@ -52,7 +52,7 @@ pub enum OpenError {
     },
     /// Events that may have been acknowledged are damaged or gone. Nothing that was acknowledged was changed.
     #[error(
-        "the log in `{}` is damaged in `{}` at byte {position}: {what}. No acknowledged event was touched. \
+        "the log in `{}` is damaged in `{}` at byte {position}: {what}. Refusing it changed nothing that was acknowledged. \
          `relay log check {}` shows what can be saved, `relay log export` writes that out, `relay log repair` makes a log of it",
         directory.display(), file.display(), directory.display()
     )]

@@ -35,6 +35,12 @@ fn what_is_published_is_read_back_in_order_page_by_page() {
         (&json!(1), &json!(4), &json!(3))
     );
     assert_eq!(page["epoch"], first.json()["epoch"]);
+    let beyond = server.get(&format!("{NOTES}?after_seq=99999")).json();
+    assert_eq!(
+        (&beyond["events"], &beyond["next_after_seq"]),
+        (&json!([]), &json!(4)),
+        "asking on comes to an end"
+    );
     let (_, all) = server.history("notes");
     assert_eq!(texts(&all), ["one", "two", "three", "four"]);
 }
@@ -225,6 +231,25 @@ fn pages_of_other_hosts_may_not_publish_unless_they_are_listed() {
     let headers = [("origin", "https://evil.example")];
     let read = request(server.address, "GET", NOTES, &headers, b"");
     assert_eq!(read.header("access-control-allow-origin"), None);
+}
+
+#[test]
+fn what_retention_has_dropped_is_gone_while_the_document_is_in_use_too() {
+    let data = data();
+    let server = Server::start_with(data.path(), &["--set", "retention.max_events=8"]);
+    for number in 0..40 {
+        assert_eq!(server.post(NOTES, &note(&number.to_string())).status, 201);
+    }
+    let gone = server.get(&format!("{NOTES}?after_seq=0"));
+    assert_eq!((gone.status, &gone.json()["reason"]), (410, &json!("trimmed")));
+    let first = gone.json()["first_seq"].as_u64().unwrap();
+    assert!(
+        (32..=33).contains(&first),
+        "of 40 events, 8 are kept, and up to an eighth more: from {first} on"
+    );
+    let page = server.get(&format!("{NOTES}?after_seq={}", first - 1)).json();
+    assert_eq!(page["first_seq"], json!(first));
+    assert_eq!(page["events"].as_array().unwrap().len() as u64, 41 - first);
 }
 
 #[test]

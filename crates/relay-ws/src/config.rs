@@ -9,7 +9,8 @@ pub struct WsConfig {
     pub max_connections: usize,
     /// Topics that one connection may have joined at once.
     pub max_topics: usize,
-    /// Size of one incoming message in bytes. A larger one closes the connection with 1009.
+    /// Size of one incoming message in bytes. A larger one closes the connection with 1009. By default a payload of
+    /// 1 MiB, the most that a channel takes by default, and 64 KiB for what is around it.
     pub max_frame_bytes: usize,
     /// Pushes of one connection that are not answered yet. With so many the connection reads nothing more until
     /// answers have come and been sent.
@@ -38,7 +39,7 @@ impl Default for WsConfig {
         Self {
             max_connections: 10_000,
             max_topics: 100,
-            max_frame_bytes: 1024 * 1024,
+            max_frame_bytes: 1024 * 1024 + 64 * 1024,
             max_pending_pushes: 256,
             max_pending_push_bytes: 1024 * 1024,
             write_buffer_bytes: 64 * 1024,

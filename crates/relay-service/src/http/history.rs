@@ -53,7 +53,7 @@ pub(crate) async fn history(
         last_seq: head.last,
         // Each was encoded as JSON a line above; what is not JSON cannot be among them.
         events: encoded.iter().filter_map(|event| serde_json::from_slice(event).ok()).collect(),
-        next_after_seq: events.last().and_then(|event| event.seq).unwrap_or(query.after_seq),
+        next_after_seq: events.last().and_then(|event| event.seq).unwrap_or(query.after_seq.min(head.last)),
     };
     let body = serde_json::to_vec(&page).map_err(|error| Problem::invalid_request(error.to_string()))?;
     Ok(([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response())

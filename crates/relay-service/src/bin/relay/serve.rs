@@ -31,7 +31,7 @@ pub(crate) async fn serve(args: SettingsArgs) -> anyhow::Result<()> {
     tracing::info!(signal = name, "stopping");
     let stopped = tokio::select! {
         stopped = service.stop() => stopped?,
-        name = signals.next() => bail!("stopped at once by a second signal ({name})"),
+        () = signals.second_interrupt() => bail!("stopped at once by a second Ctrl-C (SIGINT)"),
     };
     tracing::info!(complete = stopped.complete, "stopped");
     Ok(())
@@ -75,6 +75,12 @@ struct Signals {
 impl Signals {
     fn new() -> std::io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Somebody at a terminal who does not want to wait. A second SIGTERM does not mean that: supervisors send it to a
+    /// process and to its group alike.
+    async fn second_interrupt(&mut self) {
+        self.interrupt.recv().await;
     }
 
     async fn next(&mut self) -> &'static str {
