@@ -178,7 +178,8 @@ impl Event {
     /// About how many bytes it takes in memory, wire forms not counted.
     pub fn approx_bytes(&self) -> usize {
         let metadata: usize = self.metadata.iter().map(|(k, v)| k.len() + v.len() + 48).sum();
-        size_of::<Self>() + self.payload.len() + metadata
+        let key = self.key.as_ref().map_or(0, |key| key.len());
+        size_of::<Self>() + self.payload.len() + metadata + key
     }
 }
 

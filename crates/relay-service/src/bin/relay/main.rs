@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // One line: what was wrong, and why.
-            eprintln!("relay: {error:#}");
+            eprintln!("relay: {}", in_one_line(&error));
             ExitCode::FAILURE
         }
     }
@@ -40,6 +40,13 @@ fn run(command: Command) -> anyhow::Result<()> {
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+/// The error and its causes, without those that it quotes already.
+fn in_one_line(error: &anyhow::Error) -> String {
+    error.chain().skip(1).map(ToString::to_string).fold(error.to_string(), |text, cause| {
+        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+    })
 }
 
 /// Whoever read our output has enough of it (`relay tail notes | head`), which is no error.
