@@ -244,9 +244,11 @@ impl Bus {
 
 impl Inner {
     fn sweep(&self) -> usize {
-        let wall = self.shared.clock.now();
-        for channel in self.registry.channels() {
-            channel.expire(wall);
+        if self.shared.config.retention.max_age.is_some() {
+            let wall = self.shared.clock.now();
+            for channel in self.registry.channels() {
+                channel.expire(wall);
+            }
         }
         if self.shared.log.is_none() {
             return 0;

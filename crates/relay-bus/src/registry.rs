@@ -67,10 +67,10 @@ impl Registry {
         document: &DocumentId,
         shared: &Arc<Shared>,
     ) -> Result<Arc<Channel>, SubscribeError> {
-        let entry = self.entry(document, shared)?;
-        if let Some(channel) = entry.channel.get() {
-            return Ok(Arc::clone(channel));
+        if let Some(channel) = self.opened(document) {
+            return Ok(channel);
         }
+        let entry = self.entry(document, shared)?;
         match entry.channel.get_or_try_init(|| load(document, shared)).await {
             Ok(channel) => Ok(Arc::clone(channel)),
             Err(error) => {
@@ -81,14 +81,8 @@ impl Registry {
         }
     }
 
+    /// The document's entry, a new one if there is none that is whole.
     fn entry(&self, document: &DocumentId, shared: &Shared) -> Result<Arc<Entry>, SubscribeError> {
-        {
-            let inner = self.inner.read();
-            match inner.entries.get(document) {
-                Some(entry) if !entry.is_broken() => return Ok(Arc::clone(entry)),
-                _ => {}
-            }
-        }
         let mut inner = self.inner.write();
         if inner.entries.get(document).is_some_and(|entry| entry.is_broken()) {
             inner.entries.remove(document);

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::Serialize;
 
 use crate::event::{Draft, Event};
 use crate::id::{DocumentId, EventId};
@@ -35,8 +36,8 @@ pub trait EventSink: Send + Sync + 'static {
     async fn publish(&self, draft: Draft) -> Result<Receipt, PublishError>;
 }
 
-/// What a publisher gets: the event's place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a publisher gets: the event's place. Serialised, it is the receipt of the wire protocols.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Receipt {
     /// The event's id.
@@ -44,8 +45,10 @@ pub struct Receipt {
     /// The document's epoch.
     pub epoch: Epoch,
     /// The event's seq; none for ephemeral kinds.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub seq: Option<Seq>,
     /// The event's offset; none for ephemeral kinds and where there is no log.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub offset: Option<Offset>,
     /// When it got its place.
     pub time: Timestamp,
@@ -145,8 +148,9 @@ pub enum Start {
     },
 }
 
-/// What a subscriber learns first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a subscriber learns first. Serialised, it is what the wire protocols say of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(into = "OpeningForm")]
 #[non_exhaustive]
 pub struct Opening {
     /// Where the document stands.
@@ -174,6 +178,37 @@ impl Opening {
             Start::After { seq, .. } => (seq, Recovery::Recovered),
         };
         Self { head, position, recovery }
+    }
+}
+
+/// An [`Opening`] on the wire.
+#[derive(Serialize)]
+struct OpeningForm {
+    epoch: Epoch,
+    seq: Seq,
+    first_seq: Seq,
+    position: Seq,
+    reset: bool,
+    recovered: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reset_reason: Option<&'static str>,
+}
+
+impl From<Opening> for OpeningForm {
+    fn from(Opening { head, position, recovery }: Opening) -> Self {
+        let reset_reason = match recovery {
+            Recovery::Reset(reason) => Some(reason.code()),
+            Recovery::Live | Recovery::Recovered => None,
+        };
+        Self {
+            epoch: head.epoch,
+            seq: head.last,
+            first_seq: head.first,
+            position,
+            reset: reset_reason.is_some(),
+            recovered: recovery == Recovery::Recovered,
+            reset_reason,
+        }
     }
 }
 
@@ -300,4 +335,14 @@ pub enum StreamError {
     /// The history cannot be read.
     #[error(transparent)]
     Log(#[from] LogError),
+}
+
+impl StreamError {
+    /// A short stable name for wire protocols and counters.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Lagged { .. } => "lagged",
+            Self::Log(_) => "log_failed",
+        }
+    }
 }

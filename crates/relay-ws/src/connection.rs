@@ -39,7 +39,7 @@ use crate::config::WsConfig;
 use crate::farewell::Farewell;
 use crate::meter::Metered;
 use crate::registry::{Alarm, Registry};
-use crate::request::{Identity, JoinReply, ReceiptReply, Refusal};
+use crate::request::{Identity, JoinReply, Refusal};
 use crate::rooms::Rooms;
 use crate::stats::Counters;
 
@@ -397,7 +397,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         match result {
             Ok((opening, stream)) => {
                 self.shared.counters.joins.increment();
-                let reply = JoinReply::new(&opening, &self.identity);
+                let Identity { user, connection, .. } = &self.identity;
+                let reply = JoinReply { opening, user, connection: *connection };
                 let frame = codec::encode_reply(join_ref, reference, &channel.topic, Status::Ok, &reply);
                 self.enqueue(frame);
                 let membership = self.shared.rooms.enter(document, &self.identity);
@@ -426,7 +427,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let frame = match result {
                 Ok(receipt) => {
                     counters.pushes.increment();
-                    let receipt = ReceiptReply::from(&receipt);
                     codec::encode_reply(join_ref, reference, topic, Status::Ok, &receipt)
                 }
                 Err(error) => {
@@ -521,10 +521,11 @@ struct Empty {}
 fn reason_of(cause: Option<&StreamError>, channel: &ChannelRef) -> &'static str {
     match cause {
         None => "closed",
-        Some(StreamError::Lagged { .. }) => "lagged",
         Some(error) => {
-            tracing::warn!(topic = %channel.topic, %error, "a channel ends: its history cannot be read");
-            "log_failed"
+            if let StreamError::Log(error) = error {
+                tracing::warn!(topic = %channel.topic, %error, "a channel ends: its history cannot be read");
+            }
+            error.code()
         }
     }
 }

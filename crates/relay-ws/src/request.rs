@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use relay_core::{
-    Actor, ConnectionId, DocumentId, Draft, Epoch, EventId, Offset, Opening, Payload, PublishError, Receipt,
-    Recovery, Seq, Start, SubscribeError, Timestamp, UserId,
+    Actor, ConnectionId, DocumentId, Draft, Epoch, Opening, Payload, PublishError, Seq, Start,
+    SubscribeError, UserId,
 };
 use relay_events::json::{self, JsonError};
 use relay_events::{PayloadError, check, kind};
@@ -151,59 +151,8 @@ pub(crate) fn draft(
 /// The body of the reply to a join.
 #[derive(Debug, Serialize)]
 pub(crate) struct JoinReply<'a> {
-    epoch: Epoch,
-    seq: Seq,
-    first_seq: Seq,
-    position: Seq,
-    user: &'a UserId,
-    connection: ConnectionId,
-    reset: bool,
-    recovered: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reset_reason: Option<&'static str>,
-}
-
-impl<'a> JoinReply<'a> {
-    pub(crate) fn new(opening: &Opening, identity: &'a Identity) -> Self {
-        Self {
-            epoch: opening.head.epoch,
-            seq: opening.head.last,
-            first_seq: opening.head.first,
-            position: opening.position,
-            user: &identity.user,
-            connection: identity.connection,
-            reset: matches!(opening.recovery, Recovery::Reset(_)),
-            recovered: opening.recovery == Recovery::Recovered,
-            reset_reason: match opening.recovery {
-                Recovery::Reset(reason) => Some(reason.code()),
-                Recovery::Live | Recovery::Recovered => None,
-            },
-        }
-    }
-}
-
-/// The body of the reply to a push.
-#[derive(Debug, Serialize)]
-pub(crate) struct ReceiptReply {
-    id: EventId,
-    epoch: Epoch,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    seq: Option<Seq>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    offset: Option<Offset>,
-    time: Timestamp,
-    duplicate: bool,
-}
-
-impl From<&Receipt> for ReceiptReply {
-    fn from(receipt: &Receipt) -> Self {
-        Self {
-            id: receipt.id,
-            epoch: receipt.epoch,
-            seq: receipt.seq,
-            offset: receipt.offset,
-            time: receipt.time,
-            duplicate: receipt.duplicate,
-        }
-    }
+    #[serde(flatten)]
+    pub(crate) opening: Opening,
+    pub(crate) user: &'a UserId,
+    pub(crate) connection: ConnectionId,
 }

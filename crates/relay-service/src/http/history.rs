@@ -1,15 +1,16 @@
 //! `GET /v1/documents/{id}/events`: what is kept, page by page.
 
+use std::sync::Arc;
+
 use axum::extract::Query;
 use axum::extract::State;
 use axum::extract::rejection::QueryRejection;
 use axum::response::{IntoResponse, Response};
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
-use relay_core::{Epoch, ReadLimit, Seq};
+use relay_core::{Epoch, Event, ReadLimit, Seq};
 use relay_events::json;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
 use super::problem::Problem;
 use super::{Api, Document};
@@ -24,13 +25,30 @@ pub(crate) struct PageQuery {
     limit: Option<usize>,
 }
 
+/// A page but for its events.
 #[derive(Serialize)]
-struct Page<'a> {
+struct Page {
     epoch: Epoch,
     first_seq: Seq,
     last_seq: Seq,
-    events: Vec<&'a RawValue>,
     next_after_seq: Seq,
+}
+
+impl Page {
+    /// The page with `events` as its last field. Their JSON is copied as it is, not read again.
+    fn with(&self, events: &[Arc<Event>]) -> serde_json::Result<Vec<u8>> {
+        let mut body = serde_json::to_vec(self)?;
+        body.pop(); // the closing brace
+        body.extend_from_slice(b",\"events\":[");
+        for (index, event) in events.iter().enumerate() {
+            if index > 0 {
+                body.push(b',');
+            }
+            body.extend_from_slice(&json::encode(event));
+        }
+        body.extend_from_slice(b"]}");
+        Ok(body)
+    }
 }
 
 pub(crate) async fn history(
@@ -46,16 +64,13 @@ pub(crate) async fn history(
     }
     let limit = ReadLimit { events, ..ReadLimit::default() };
     let (head, events) = api.source.history(&document, query.after_seq, limit).await?;
-    let encoded: Vec<_> = events.iter().map(|event| json::encode(event)).collect();
     let page = Page {
         epoch: head.epoch,
         first_seq: head.first,
         last_seq: head.last,
-        // Each was encoded as JSON a line above; what is not JSON cannot be among them.
-        events: encoded.iter().filter_map(|event| serde_json::from_slice(event).ok()).collect(),
         next_after_seq: events.last().and_then(|event| event.seq).unwrap_or(query.after_seq.min(head.last)),
     };
-    let body = serde_json::to_vec(&page).map_err(|error| Problem::invalid_request(error.to_string()))?;
+    let body = page.with(&events).map_err(|error| Problem::invalid_request(error.to_string()))?;
     Ok(([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response())
 }
 

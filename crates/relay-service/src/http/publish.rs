@@ -13,7 +13,7 @@ use futures_util::stream::{FuturesOrdered, StreamExt};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use relay_core::{DocumentId, Draft, Epoch, EventId, Offset, Receipt, Seq, Timestamp};
+use relay_core::{DocumentId, Draft, Receipt};
 use relay_events::{cloudevents, json};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -35,7 +35,7 @@ pub(crate) async fn publish(
             let draft = form.decode(&document, text)?;
             let receipt = api.sink.publish(draft).await?;
             let status = if receipt.duplicate { StatusCode::OK } else { StatusCode::CREATED };
-            Ok((status, Json(ReceiptBody::from(receipt))).into_response())
+            Ok((status, Json(receipt)).into_response())
         }
         Drafts::Many(texts) => {
             let drafts = texts.into_iter().map(|text| form.decode(&document, text)).collect();
@@ -70,7 +70,7 @@ async fn publish_one(api: &Api, draft: Result<Draft, Problem>) -> Outcome {
         Err(problem) => return Outcome::Refused(problem),
     };
     match api.sink.publish(draft).await {
-        Ok(receipt) => Outcome::Kept(receipt.into()),
+        Ok(receipt) => Outcome::Kept(receipt),
         Err(error) => Outcome::Refused(error.into()),
     }
 }
@@ -79,27 +79,8 @@ async fn publish_one(api: &Api, draft: Result<Draft, Problem>) -> Outcome {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Outcome {
-    Kept(ReceiptBody),
+    Kept(Receipt),
     Refused(Problem),
-}
-
-#[derive(Serialize)]
-struct ReceiptBody {
-    id: EventId,
-    epoch: Epoch,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    seq: Option<Seq>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    offset: Option<Offset>,
-    time: Timestamp,
-    duplicate: bool,
-}
-
-impl From<Receipt> for ReceiptBody {
-    fn from(receipt: Receipt) -> Self {
-        let Receipt { id, epoch, seq, offset, time, duplicate, .. } = receipt;
-        Self { id, epoch, seq, offset, time, duplicate }
-    }
 }
 
 /// How a body says what is to be published.

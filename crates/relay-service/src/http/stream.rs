@@ -14,9 +14,9 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue};
-use relay_core::{Epoch, Event, EventStream, Opening, Recovery, Seq, Start, StreamError};
+use relay_core::{Epoch, Event, EventStream, Opening, Seq, Start};
 use relay_events::json;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use tokio::time::{Instant, Interval, interval_at};
 use tokio_util::sync::CancellationToken;
 
@@ -104,9 +104,7 @@ impl Feed {
             Some(Ok(event)) => Some(event_frame(&event)),
             Some(Err(error)) => {
                 self.events = None;
-                let reason =
-                    if matches!(error, StreamError::Lagged { .. }) { "lagged" } else { "log_failed" };
-                Some(end_frame(reason, &error.to_string()))
+                Some(end_frame(error.code(), &error.to_string()))
             }
             None => {
                 self.events = None;
@@ -116,34 +114,9 @@ impl Feed {
     }
 }
 
-#[derive(Serialize)]
-struct OpeningBody {
-    epoch: Epoch,
-    seq: Seq,
-    first_seq: Seq,
-    position: Seq,
-    reset: bool,
-    recovered: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reset_reason: Option<&'static str>,
-}
-
 fn opening_frame(opening: &Opening) -> Bytes {
-    let Opening { head, position, recovery, .. } = opening;
-    let reset_reason = match recovery {
-        Recovery::Reset(reason) => Some(reason.code()),
-        Recovery::Live | Recovery::Recovered => None,
-    };
-    let body = OpeningBody {
-        epoch: head.epoch,
-        seq: head.last,
-        first_seq: head.first,
-        position: *position,
-        reset: reset_reason.is_some(),
-        recovered: *recovery == Recovery::Recovered,
-        reset_reason,
-    };
-    frame(Some((head.epoch, *position)), "relay.opening", &serde_json::to_vec(&body).unwrap_or_default())
+    let id = (opening.head.epoch, opening.position);
+    frame(Some(id), "relay.opening", &serde_json::to_vec(opening).unwrap_or_default())
 }
 
 fn event_frame(event: &Event) -> Bytes {
