@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use relay_core::{
     Clock, DocumentId, Draft, Event, EventLog, EventSink, EventSource, EventStream, Head, LogError, Opening,
-    PublishError, ReadLimit, Receipt, Seq, Start, SubscribeError,
+    PlacementGuard, PublishError, ReadLimit, Receipt, Seq, Start, SubscribeError,
 };
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -56,10 +56,33 @@ impl Bus {
     /// # Panics
     /// Outside a Tokio runtime: the bus runs its writers on the present one.
     pub fn new(config: BusConfig, log: Option<Arc<dyn EventLog>>, clock: Arc<dyn Clock>) -> Self {
+        Self::build(config, log, None, clock)
+    }
+
+    /// A bus whose every event `guard` has let pass: see [`PlacementGuard`].
+    ///
+    /// # Panics
+    /// As [`Bus::new`].
+    pub fn guarded(
+        config: BusConfig,
+        log: Option<Arc<dyn EventLog>>,
+        guard: Arc<dyn PlacementGuard>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self::build(config, log, Some(guard), clock)
+    }
+
+    fn build(
+        config: BusConfig,
+        log: Option<Arc<dyn EventLog>>,
+        guard: Option<Arc<dyn PlacementGuard>>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let sweep_interval = config.sweep_interval.max(Duration::from_millis(1));
         let shared = Arc::new(Shared {
             config,
             log,
+            guard,
             clock,
             counters: Arc::new(Counters::default()),
             mailboxes: Mailboxes::default(),

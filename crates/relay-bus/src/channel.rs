@@ -15,7 +15,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use relay_core::{
     DocumentId, Draft, Epoch, Event, EventLog, Head, LogError, Offset, PublishError, Receipt, Retention, Seq,
-    Timestamp,
+    StreamPosition, Timestamp,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -122,6 +122,13 @@ pub(crate) struct Reader {
     place: Option<Place>,
 }
 
+impl Reader {
+    /// What it has.
+    pub(crate) fn position(&self) -> StreamPosition {
+        StreamPosition { seq: self.seq, ephemeral: self.ephemeral_version }
+    }
+}
+
 impl Channel {
     /// A channel that goes on from `head`, with `recent` (its latest events, without a gap) in memory.
     pub(crate) fn new(document: DocumentId, head: Head, recent: Vec<Event>, shared: Arc<Shared>) -> Self {
@@ -185,6 +192,7 @@ impl Channel {
     }
 
     fn publish_ephemeral(&self, draft: Draft) -> Result<Receipt, PublishError> {
+        self.shared.check(&draft)?;
         let event = Arc::new(draft.into_event(self.epoch, None, self.shared.clock.now()));
         let receipt = Receipt::of(&event, false);
         let mut wakers = {
@@ -214,6 +222,7 @@ impl Channel {
                 }
                 return known;
             }
+            self.shared.check(&draft)?;
             state.touched = true;
             let seq = state.history.last().next();
             let event = Arc::new(draft.into_event(self.epoch, Some(seq), self.shared.clock.now()));
@@ -300,7 +309,10 @@ impl Channel {
                     }
                     pending.publisher.answer(known);
                 }
-                None => batch.push(pending, self.epoch, now),
+                None => match self.shared.check(&pending.draft) {
+                    Ok(()) => batch.push(pending, self.epoch, now),
+                    Err(refused) => pending.publisher.answer(Err(refused)),
+                },
             }
         }
         Some(batch)
@@ -409,6 +421,12 @@ impl Channel {
         state.subscribers += 1;
         state.touched = true;
         Reader { seq, ephemeral_version: state.ephemerals.version(), place: None }
+    }
+
+    /// Begins to read where `other` stands.
+    pub(crate) fn enter_at(&self, other: &Reader) -> Reader {
+        self.state.lock().subscribers += 1;
+        Reader { seq: other.seq, ephemeral_version: other.ephemeral_version, place: None }
     }
 
     /// Ends reading.

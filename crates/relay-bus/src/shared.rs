@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use relay_core::{Clock, EventLog};
+use relay_core::{Clock, Draft, EventLog, PlacementGuard, PublishError};
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
@@ -14,12 +14,20 @@ use crate::mailbox::Mailboxes;
 pub(crate) struct Shared {
     pub(crate) config: BusConfig,
     pub(crate) log: Option<Arc<dyn EventLog>>,
+    pub(crate) guard: Option<Arc<dyn PlacementGuard>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) mailboxes: Mailboxes,
     pub(crate) runtime: Handle,
     /// The channels' writers, waited for when the bus stops.
     pub(crate) writers: TaskTracker,
+}
+
+impl Shared {
+    /// Whether `draft` may have its place now.
+    pub(crate) fn check(&self, draft: &Draft) -> Result<(), PublishError> {
+        self.guard.as_ref().map_or(Ok(()), |guard| guard.check(draft))
+    }
 }
 
 impl fmt::Debug for Shared {

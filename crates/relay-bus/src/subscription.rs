@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use relay_core::{Event, EventStream, LogError, Seq, StreamError};
+use relay_core::{Event, EventStream, LogError, Seq, StreamError, StreamPosition};
 
 use crate::channel::{Channel, Found, Reader};
 use crate::filter::Filter;
@@ -168,6 +168,31 @@ impl EventStream for Subscription {
                     return Poll::Ready(Some(Err(error)));
                 }
             }
+        }
+    }
+
+    fn position(&self) -> Option<StreamPosition> {
+        self.ready.is_empty().then(|| self.reader.position())
+    }
+
+    fn fork(&self) -> Box<dyn EventStream> {
+        Box::new(self.forked())
+    }
+}
+
+impl Subscription {
+    fn forked(&self) -> Self {
+        self.shared.counters.subscribed.add(1);
+        Self {
+            channel: Arc::clone(&self.channel),
+            shared: Arc::clone(&self.shared),
+            reader: self.channel.enter_at(&self.reader),
+            ready: self.ready.clone(),
+            // What the other is reading from the log is read again.
+            fetch: Fetch(None),
+            filter: self.filter.clone(),
+            on_lag: self.on_lag,
+            over: self.over,
         }
     }
 }

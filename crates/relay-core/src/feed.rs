@@ -11,7 +11,8 @@ use async_trait::async_trait;
 use serde::Serialize;
 
 use crate::event::{Draft, Event};
-use crate::id::{DocumentId, EventId};
+use crate::id::{DocumentId, EventId, UserId};
+use crate::lock::{FencingToken, LockScope};
 use crate::log::{Head, LogError, ReadLimit};
 use crate::position::{Epoch, Offset, Seq};
 use crate::time::Timestamp;
@@ -110,6 +111,30 @@ pub enum PublishError {
         /// How many are open.
         open: usize,
     },
+    /// Somebody else holds a lock on what the draft edits.
+    #[error("{scope} is locked by `{holder}`; wait until it is released")]
+    Locked {
+        /// What is locked.
+        scope: LockScope,
+        /// Who holds the lock.
+        holder: UserId,
+    },
+    /// The draft was made under a lock that has ended since. Acquire the lock again, and look at what happened meanwhile.
+    #[error("the lock with token {token} has ended; acquire it again before editing")]
+    StaleLock {
+        /// The draft's token.
+        token: FencingToken,
+        /// Who holds the lock now, if somebody does.
+        holder: Option<UserId>,
+    },
+    /// The metadata with which the draft names its region or its lock is malformed.
+    #[error("metadata `{key}`: {detail}")]
+    InvalidClaim {
+        /// The key.
+        key: &'static str,
+        /// What is wrong with its value.
+        detail: String,
+    },
     /// The server is stopping. Publish elsewhere, or later.
     #[error("the server is stopping and takes no more events")]
     Closed,
@@ -127,8 +152,20 @@ impl PublishError {
             Self::Overloaded { .. } | Self::Log(LogError::Overloaded { .. }) => "overloaded",
             Self::IdConflict { .. } => "id_conflict",
             Self::TooManyDocuments { .. } => "too_many_documents",
+            Self::Locked { .. } => "locked",
+            Self::StaleLock { .. } => "stale_lock",
+            Self::InvalidClaim { .. } => "invalid_request",
             Self::Closed | Self::Log(LogError::Closed) => "closed",
             Self::Log(_) => "log_failed",
+        }
+    }
+
+    /// The user who holds the lock that stands in the way, where one does.
+    pub const fn holder(&self) -> Option<&UserId> {
+        match self {
+            Self::Locked { holder, .. } => Some(holder),
+            Self::StaleLock { holder, .. } => holder.as_ref(),
+            _ => None,
         }
     }
 }
@@ -288,6 +325,22 @@ pub trait EventStream: Send {
     /// The next event. On `Pending` the task of `cx` is woken when there is one; only the last task that polled is.
     /// `None` when the source is stopping.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Arc<Event>, StreamError>>>;
+
+    /// What was delivered so far: two streams of one document at the same position deliver the same from there on.
+    /// `None` while the stream holds events that it has still to deliver; poll on until it is `Pending`.
+    fn position(&self) -> Option<StreamPosition>;
+
+    /// A second stream that goes on where this one stands. Quick: nothing is read.
+    fn fork(&self) -> Box<dyn EventStream>;
+}
+
+/// How far a stream has delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamPosition {
+    /// The last durable event that was delivered.
+    pub seq: Seq,
+    /// How far ephemeral events were delivered: a number that grows with each of them, for comparing alone.
+    pub ephemeral: u64,
 }
 
 /// Why a subscription could not begin.

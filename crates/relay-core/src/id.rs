@@ -140,6 +140,11 @@ text_id! {
     ServiceName, "service name", 128
 }
 
+text_id! {
+    /// A part of a document that can be locked by itself, as the clients name it: UTF-8 text of 1 to 256 bytes.
+    Region, "region", 256
+}
+
 macro_rules! uuid_id {
     ($(#[$doc:meta])* $name:ident, $what:literal) => {
         $(#[$doc])*

@@ -22,10 +22,12 @@
 //! ```
 
 mod annotations;
+mod attendance;
 mod event;
 mod feed;
 mod id;
 mod kind;
+mod lock;
 mod log;
 mod payload;
 mod position;
@@ -34,13 +36,17 @@ pub mod testing;
 mod time;
 
 pub use annotations::{Metadata, TraceContext};
+pub use attendance::{
+    Arrival, Attendance, Attended, Departure, PresenceChange, PresenceStream, RequestError, Seat, Sign,
+};
 pub use event::{Draft, Event, WireFormat, WireForms};
 pub use feed::{
     EventSink, EventSource, EventStream, Opening, PublishError, Receipt, Recovery, ResetReason, Start,
-    StreamError, SubscribeError,
+    StreamError, StreamPosition, SubscribeError,
 };
-pub use id::{Actor, ConnectionId, DocumentId, EventId, InvalidId, ServiceName, SessionId, UserId};
+pub use id::{Actor, ConnectionId, DocumentId, EventId, InvalidId, Region, ServiceName, SessionId, UserId};
 pub use kind::{Durability, Kind};
+pub use lock::{FencingToken, LockScope, PlacementGuard};
 pub use log::{EventLog, Head, LogError, ReadLimit, Retention};
 pub use payload::{JsonText, Payload};
 pub use position::{Epoch, Offset, Seq};

@@ -47,6 +47,14 @@ pub enum PayloadError {
         /// What is wrong with it, and where.
         detail: String,
     },
+    /// The kind is one that only Relay itself publishes.
+    #[error(
+        "`{kind}` events are made by the server alone; ask for what leads to them, or use a kind beginning with `x-`"
+    )]
+    Reserved {
+        /// The kind.
+        kind: Kind,
+    },
     /// The kind's payload is JSON, and bytes were given.
     #[error("`{kind}` carries JSON, not binary data; binary data fits `document.edited` and `x-…` kinds")]
     NotBinary {
@@ -60,6 +68,7 @@ impl PayloadError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::UnknownKind { .. } | Self::InvalidKind(_) => "unknown_event",
+            Self::Reserved { .. } => "reserved_event",
             Self::Invalid { .. } | Self::NotBinary { .. } => "invalid_payload",
         }
     }
@@ -195,12 +204,26 @@ pub(crate) fn kind_of_event(name: &str, seq: Option<Seq>) -> Result<Kind, Invali
 /// envelope and frame included; none of them should be stopped by what another client sent.
 const MAX_DEPTH: usize = 64;
 
-/// Checks that `payload` is what events of `kind` carry, and is nested in no more than 64 levels. Every edge does this
-/// before it publishes.
+/// Kinds whose events tell what the server has decided. Who could publish them could lie about sessions and locks.
+const RESERVED: &[Kind] = &[
+    SESSION_STARTED,
+    SESSION_ENDED,
+    USER_JOINED,
+    USER_LEFT,
+    DOCUMENT_LOCKED,
+    DOCUMENT_UNLOCKED,
+    SERVICE_CHANGED,
+];
+
+/// Checks that `kind` may be published from outside, and that `payload` is what its events carry and is nested in no more
+/// than 64 levels. Every edge does this before it publishes.
 ///
 /// # Errors
-/// As [`Body::parse`].
+/// [`PayloadError::Reserved`], and as [`Body::parse`].
 pub fn check(kind: &Kind, payload: &Payload) -> Result<(), PayloadError> {
+    if RESERVED.contains(kind) {
+        return Err(PayloadError::Reserved { kind: kind.clone() });
+    }
     if let Payload::Json(text) = payload
         && is_deeper_than(MAX_DEPTH, text.as_bytes())
     {
@@ -436,6 +459,8 @@ pub enum UnlockReason {
     HolderGone,
     /// An administrator took it away.
     Forced,
+    /// The server stopped.
+    Shutdown,
 }
 
 /// A comment, suggestion or mark was added.
@@ -503,6 +528,9 @@ pub struct SystemNotice {
     pub code: String,
     /// The text that people read.
     pub message: String,
+    /// With the code `reconnect`: after how many milliseconds the client should connect again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reconnect_after_ms: Option<u64>,
 }
 
 /// How much a notice matters.

@@ -1,0 +1,141 @@
+//! Who is in a document: [`Attendance`] is told by the edges (sockets, HTTP) who comes and goes, shows everyone who else is
+//! there, and takes what participants ask for besides publishing.
+//!
+//! It is how connections reach presence, sessions and locks without knowing who keeps them.
+
+use std::fmt;
+use std::task::{Context, Poll};
+
+use async_trait::async_trait;
+
+use crate::id::{ConnectionId, DocumentId, SessionId, UserId};
+use crate::payload::JsonText;
+
+/// One connection of one user in one document.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Seat {
+    /// The document.
+    pub document: DocumentId,
+    /// The user.
+    pub user: UserId,
+    /// The connection.
+    pub connection: ConnectionId,
+}
+
+/// What somebody brings who joins.
+#[derive(Debug, Clone, Default)]
+pub struct Arrival {
+    /// The connection with which the same user was here before: the new one takes its place, state included. Without
+    /// it, the place of a connection of this user that was lost is taken, if there is one.
+    pub resume: Option<ConnectionId>,
+    /// The state to begin with, a JSON object.
+    pub state: Option<JsonText>,
+}
+
+/// How somebody goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Departure {
+    /// On purpose: the others are told at once.
+    Left,
+    /// The connection broke: the others are told when it has not come back within a grace time.
+    Lost,
+}
+
+/// A sign of life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sign {
+    /// It is there: a heartbeat.
+    Alive,
+    /// It does something: a push.
+    Active,
+}
+
+/// What somebody gets who joins.
+pub struct Attended {
+    /// The session that they are part of now.
+    pub session: SessionId,
+    /// The locks that are held in the document, as the JSON array of the wire protocols.
+    pub locks: JsonText,
+    /// Who is there: the whole state first, then changes.
+    pub presence: Box<dyn PresenceStream>,
+}
+
+impl fmt::Debug for Attended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attended").field("session", &self.session).finish_non_exhaustive()
+    }
+}
+
+/// Knows who is in which document.
+///
+/// # Contract
+/// - A seat is held from [`join`](Attendance::join) until [`leave`](Attendance::leave). Leaving a seat that is not held,
+///   or giving signs from it, does nothing.
+/// - Everything but [`request`](Attendance::request) is quick and never blocks.
+#[async_trait]
+pub trait Attendance: Send + Sync + 'static {
+    /// Takes a seat. Joining with a seat that is held already replaces its state and gives a new stream.
+    ///
+    /// # Errors
+    /// See [`RequestError`]: a malformed state, or no room.
+    fn join(&self, seat: &Seat, arrival: Arrival) -> Result<Attended, RequestError>;
+
+    /// Gives up a seat.
+    fn leave(&self, seat: &Seat, departure: Departure);
+
+    /// Notes a sign of life.
+    fn sign(&self, seat: &Seat, sign: Sign);
+
+    /// Does what a participant asks for by the `name` of a request, such as `lock:acquire`, and gives the answer's body.
+    /// `None` when there is no such request.
+    ///
+    /// Cancel-safe: dropped, what waits is withdrawn.
+    ///
+    /// # Errors
+    /// See [`RequestError`].
+    async fn request(
+        &self,
+        seat: &Seat,
+        name: &str,
+        payload: &JsonText,
+    ) -> Option<Result<JsonText, RequestError>>;
+}
+
+/// Why a participant does not get what they ask for, in the terms of the wire protocols.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct RequestError {
+    /// A short stable name, documented in the protocol.
+    pub code: &'static str,
+    /// What was wrong, with which value, and what to do.
+    pub message: String,
+    /// The user who stands in the way, where somebody does.
+    pub holder: Option<UserId>,
+}
+
+/// What a participant is told of who is there. The texts are JSON objects as the `phoenix` client's `Presence` takes them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PresenceChange {
+    /// Everyone who is there (`presence_state`). Comes first, and again where a reader is too far behind for changes.
+    State(JsonText),
+    /// Who came, went or changed (`presence_diff`).
+    Diff(JsonText),
+}
+
+/// Who is in a document, from one reader's point of view.
+///
+/// # Contract
+/// - The state comes first, then changes that lead from it to the present one. A slow reader gets fewer, larger
+///   changes, and takes no memory for those that it has not read.
+/// - After `None` the stream is over. Dropping it ends it.
+pub trait PresenceStream: Send {
+    /// The next change. On `Pending` the task of `cx` is woken when there is one; only the last task that polled is.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<PresenceChange>>;
+
+    /// What was read so far, as a number: two streams of one document that have read equally far give the same from
+    /// there on.
+    fn position(&self) -> u64;
+
+    /// A second stream that goes on where this one stands.
+    fn fork(&self) -> Box<dyn PresenceStream>;
+}
