@@ -13,6 +13,7 @@ pub mod codec;
 mod config;
 mod connection;
 mod farewell;
+pub mod framing;
 mod handshake;
 mod meter;
 mod registry;
