@@ -71,6 +71,8 @@ pub struct HttpConfig {
     pub body_timeout: Duration,
     /// A stream of events on which nothing was sent for this long gets a comment. Default 15 s.
     pub keep_alive: Duration,
+    /// Whether there is `/socket/echo`, which sends every WebSocket message back. Default no.
+    pub echo: bool,
 }
 
 impl Default for HttpConfig {
@@ -83,6 +85,7 @@ impl Default for HttpConfig {
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
             keep_alive: Duration::from_secs(15),
+            echo: false,
         }
     }
 }

@@ -46,6 +46,7 @@ pub(crate) fn router(api: Api) -> Router {
     Router::new()
         .merge(page::routes())
         .route("/socket/websocket", get(websocket))
+        .merge(echo(&api.config))
         .route("/v1/documents/{id}/events", post(publish::publish).get(history::history))
         .route("/v1/documents/{id}/events/stream", get(stream::stream))
         .route("/v1/stats", get(stats))
@@ -58,8 +59,16 @@ pub(crate) fn router(api: Api) -> Router {
         .with_state(api)
 }
 
+/// Where every message comes back, if that is wanted.
+fn echo(config: &HttpConfig) -> Router<Api> {
+    let echo = async |State(api): State<Api>, request: Request| {
+        api.gauges.ws.upgrade_to_echo(request).await.map(Body::new)
+    };
+    if config.echo { Router::new().route("/socket/echo", get(echo)) } else { Router::new() }
+}
+
 async fn websocket(State(api): State<Api>, request: Request) -> Response {
-    api.gauges.ws.upgrade(request).map(Body::new)
+    api.gauges.ws.upgrade(request).await.map(Body::new)
 }
 
 async fn stats(State(api): State<Api>) -> Json<ServiceStats> {

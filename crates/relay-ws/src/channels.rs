@@ -4,30 +4,43 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use relay_core::{DocumentId, Draft, Event, EventStream, Start, StreamError};
+use relay_core::{DocumentId, Draft};
 
 use crate::codec::ClientMessage;
-use crate::request::{self, Identity, Refusal};
-use crate::rooms::Membership;
+use crate::feed::{Feed, Item};
+use crate::request::{self, Identity, JoinWish, Refusal};
+use crate::room::{RoomId, RoomKey, Rooms};
 
 /// A topic that was joined, and the `ref` of that join. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ChannelRef {
-    pub(crate) topic: Arc<str>,
+    pub(crate) document: DocumentId,
     pub(crate) join_ref: Option<Arc<str>>,
 }
 
-struct Channel {
-    name: ChannelRef,
-    document: DocumentId,
-    /// None while the join is being made.
-    live: Option<Live>,
+impl ChannelRef {
+    /// Its topic.
+    pub(crate) fn topic(&self) -> String {
+        request::topic(&self.document)
+    }
 }
 
-/// What a channel has once it is joined. Dropped, it ends the subscription and leaves the room.
-pub(crate) struct Live {
-    pub(crate) stream: Box<dyn EventStream>,
-    pub(crate) _membership: Membership,
+/// One topic of a connection.
+pub(crate) struct Channel {
+    pub(crate) name: ChannelRef,
+    /// Whether the member is shown to others, and told of them.
+    pub(crate) presence: bool,
+    pub(crate) place: Place,
+}
+
+/// Where a channel gets its events from.
+pub(crate) enum Place {
+    /// The join is being made.
+    Joining,
+    /// From a place of its own: it is catching up.
+    Own(Feed),
+    /// From the room.
+    Room(RoomId),
 }
 
 /// What has to be done for a message.
@@ -35,11 +48,13 @@ pub(crate) enum Action {
     /// Reply to a heartbeat.
     Heartbeat,
     /// Subscribe to the document, then reply. `replaced` is the channel that this join closes.
-    Join { channel: ChannelRef, document: DocumentId, start: Start, replaced: Option<ChannelRef> },
+    Join { channel: ChannelRef, wish: Box<JoinWish>, replaced: Option<Channel> },
     /// Reply ok, then close the channel if there was one.
-    Leave { closed: Option<ChannelRef> },
+    Leave { closed: Option<Channel> },
     /// Publish the draft and reply how it went.
     Publish { channel: ChannelRef, draft: Box<Draft> },
+    /// Ask whoever knows of participants, and reply what they say.
+    Request { channel: ChannelRef },
     /// Reply with an error.
     Refuse(Refusal),
     /// Nothing: the message belongs to a channel that was closed while it was on its way.
@@ -48,14 +63,7 @@ pub(crate) enum Action {
     Park,
 }
 
-/// What a channel's stream gave.
-pub(crate) enum Delivery {
-    /// An event to send.
-    Event(Arc<Event>),
-    /// The stream ended, and the channel with it. Without a cause the source is stopping.
-    Ended { channel: ChannelRef, cause: Option<StreamError> },
-}
-
+/// The topics of one connection.
 #[derive(Default)]
 pub(crate) struct Channels {
     list: Vec<Channel>,
@@ -77,8 +85,9 @@ impl Channels {
                 _ => Action::Refuse(Refusal::UNMATCHED_TOPIC),
             };
         }
-        let joined = self.list.iter().position(|channel| *channel.name.topic == *message.topic);
-        if joined.is_some_and(|at| self.list[at].live.is_none()) {
+        let id = request::document_id(&message.topic);
+        let joined = self.list.iter().position(|channel| Some(channel.name.document.as_str()) == id);
+        if joined.is_some_and(|at| matches!(self.list[at].place, Place::Joining)) {
             return Action::Park;
         }
         match (message.event.as_ref(), joined) {
@@ -88,10 +97,13 @@ impl Channels {
             (_, Some(at)) if self.list[at].name.join_ref.as_deref() != message.join_ref.as_deref() => {
                 Action::Ignore
             }
-            ("phx_leave", Some(at)) => Action::Leave { closed: Some(self.list.remove(at).name) },
+            ("phx_leave", Some(at)) => Action::Leave { closed: Some(self.list.remove(at)) },
             (_, Some(at)) => {
                 let channel = &self.list[at];
-                match request::draft(message, &channel.document, identity) {
+                if request::is_request(message) && channel.presence {
+                    return Action::Request { channel: channel.name.clone() };
+                }
+                match request::draft(message, &channel.name.document, identity) {
                     Ok(draft) => Action::Publish { channel: channel.name.clone(), draft: Box::new(draft) },
                     Err(refusal) => Action::Refuse(refusal),
                 }
@@ -101,55 +113,92 @@ impl Channels {
 
     fn join(&mut self, message: &ClientMessage<'_>, joined: Option<usize>, max_topics: usize) -> Action {
         let wanted = request::document(&message.topic)
-            .and_then(|document| Ok((document, request::start(message.payload)?)));
-        let (document, start) = match wanted {
+            .and_then(|document| Ok((document, request::join_wish(message.payload)?)));
+        let (document, wish) = match wanted {
             Ok(wanted) => wanted,
             Err(refusal) => return Action::Refuse(refusal),
         };
         if joined.is_none() && self.list.len() >= max_topics {
             return Action::Refuse(Refusal::too_many_channels(max_topics));
         }
-        let replaced = joined.map(|at| self.list.remove(at).name);
-        let channel = ChannelRef {
-            topic: Arc::from(message.topic.as_ref()),
-            join_ref: message.join_ref.as_deref().map(Arc::from),
-        };
-        self.list.push(Channel { name: channel.clone(), document: document.clone(), live: None });
-        Action::Join { channel, document, start, replaced }
+        let replaced = joined.map(|at| self.list.remove(at));
+        let name = ChannelRef { document, join_ref: message.join_ref.as_deref().map(Arc::from) };
+        // Most connections join one topic, and thousands of them should not pay for room that they do not use.
+        self.list.reserve_exact(1);
+        self.list.push(Channel { name: name.clone(), presence: wish.presence, place: Place::Joining });
+        Action::Join { channel: name, wish: Box::new(wish), replaced }
     }
 
-    /// The join of `channel` was made.
-    pub(crate) fn opened(&mut self, channel: &ChannelRef, live: Live) {
-        if let Some(channel) = self.list.iter_mut().find(|one| one.name == *channel) {
-            channel.live = Some(live);
+    /// The join of `name` was made: its channel goes on from `feed`.
+    pub(crate) fn opened(&mut self, name: &ChannelRef, feed: Feed) {
+        if let Some(channel) = self.list.iter_mut().find(|one| one.name == *name) {
+            channel.place = Place::Own(feed);
         }
     }
 
-    /// The join of `channel` failed.
-    pub(crate) fn failed(&mut self, channel: &ChannelRef) {
-        self.list.retain(|one| one.name != *channel);
+    /// The join of `name` failed.
+    pub(crate) fn failed(&mut self, name: &ChannelRef) {
+        self.list.retain(|one| one.name != *name);
     }
 
-    /// The next thing that a joined channel has, each channel in its turn.
-    pub(crate) fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<Delivery> {
+    /// The next thing that a channel with a place of its own has, each in its turn. A channel that has nothing more is
+    /// offered to its room, which it enters if it is level.
+    pub(crate) fn poll_own(
+        &mut self,
+        cx: &mut Context<'_>,
+        rooms: &mut Rooms,
+        connection: usize,
+    ) -> Option<(usize, Item)> {
         for step in 0..self.list.len() {
             let at = (self.turn + step) % self.list.len();
-            let Some(live) = &mut self.list[at].live else { continue };
-            let Poll::Ready(next) = live.stream.poll_next(cx) else { continue };
-            self.turn = at + 1;
-            let cause = match next {
-                Some(Ok(event)) => return Poll::Ready(Delivery::Event(event)),
-                Some(Err(error)) => Some(error),
-                None => None,
+            let channel = &mut self.list[at];
+            let Place::Own(feed) = &mut channel.place else { continue };
+            if let Poll::Ready(item) = feed.poll_next(cx) {
+                self.turn = at + 1;
+                return Some((at, item));
+            }
+            let Place::Own(feed) = std::mem::replace(&mut channel.place, Place::Joining) else { continue };
+            let key = RoomKey { document: channel.name.document.clone(), presence: channel.presence };
+            channel.place = match rooms.enter(&key, connection, feed) {
+                Ok(room) => {
+                    channel.name.document = rooms.document(room).clone();
+                    Place::Room(room)
+                }
+                Err(feed) => Place::Own(feed),
             };
-            let channel = self.list.remove(at).name;
-            return Poll::Ready(Delivery::Ended { channel, cause });
         }
-        Poll::Pending
+        None
+    }
+
+    /// The channel at `index`.
+    pub(crate) fn at(&self, index: usize) -> &Channel {
+        &self.list[index]
+    }
+
+    /// Takes out the channel at `index`, whose feed is over.
+    pub(crate) fn remove(&mut self, index: usize) -> Channel {
+        self.list.remove(index)
+    }
+
+    /// The index of the channel that is in `room`.
+    pub(crate) fn in_room(&self, room: RoomId) -> Option<usize> {
+        self.list.iter().position(|channel| matches!(channel.place, Place::Room(id) if id == room))
+    }
+
+    /// The channel in `room` goes on from a place of its own.
+    pub(crate) fn detached(&mut self, room: RoomId, feed: Feed) {
+        if let Some(index) = self.in_room(room) {
+            self.list[index].place = Place::Own(feed);
+        }
     }
 
     /// The joined channels.
-    pub(crate) fn joined(&self) -> impl Iterator<Item = &ChannelRef> {
-        self.list.iter().filter(|channel| channel.live.is_some()).map(|channel| &channel.name)
+    pub(crate) fn joined(&self) -> impl Iterator<Item = &Channel> {
+        self.list.iter().filter(|channel| !matches!(channel.place, Place::Joining))
+    }
+
+    /// Takes out all of them.
+    pub(crate) fn drain(&mut self) -> Vec<Channel> {
+        std::mem::take(&mut self.list)
     }
 }

@@ -1,8 +1,5 @@
 //! Why this side closes a connection, and with which code.
 
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-
 /// Why this side closes a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CloseReason {
@@ -23,15 +20,16 @@ pub(crate) enum CloseReason {
 }
 
 impl CloseReason {
-    pub(crate) const fn code(self) -> CloseCode {
+    /// The code of RFC 6455 and its registry.
+    pub(crate) const fn code(self) -> u16 {
         match self {
-            Self::Stale => CloseCode::Away,
-            Self::NotWebSocket => CloseCode::Protocol,
-            Self::Malformed => CloseCode::Unsupported,
-            Self::NotUtf8 => CloseCode::Invalid,
-            Self::TooLarge => CloseCode::Size,
-            Self::Restart => CloseCode::Restart,
-            Self::TooSlow => CloseCode::Again,
+            Self::Stale => 1001,
+            Self::NotWebSocket => 1002,
+            Self::Malformed => 1003,
+            Self::NotUtf8 => 1007,
+            Self::TooLarge => 1009,
+            Self::Restart => 1012,
+            Self::TooSlow => 1013,
         }
     }
 
@@ -40,8 +38,9 @@ impl CloseReason {
         matches!(self, Self::NotWebSocket | Self::NotUtf8 | Self::TooLarge)
     }
 
-    pub(crate) fn frame(self) -> CloseFrame {
-        let reason = match self {
+    /// What people read.
+    pub(crate) const fn text(self) -> &'static str {
+        match self {
             Self::Stale => "nothing was heard for too long",
             Self::NotWebSocket => "not a WebSocket frame",
             Self::Malformed => "not a message of Phoenix serializer 2.0.0",
@@ -49,7 +48,6 @@ impl CloseReason {
             Self::TooLarge => "the message is too large",
             Self::Restart => "the server restarts; come back",
             Self::TooSlow => "what was sent was not read; come back and recover",
-        };
-        CloseFrame { code: self.code(), reason: reason.into() }
+        }
     }
 }

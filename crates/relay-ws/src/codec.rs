@@ -19,7 +19,7 @@ mod encode;
 pub use decode::{ClientMessage, ClientPayload, DecodeError, decode_binary, decode_text};
 pub use encode::{
     FieldTooLong, Frame, Status, encode_binary_push, encode_binary_reply, encode_broadcast, encode_close,
-    encode_error, encode_push, encode_reply,
+    encode_error, encode_presence, encode_push, encode_reply,
 };
 
 /// The first byte of a binary push, of a client as of a server.

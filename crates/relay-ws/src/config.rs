@@ -2,11 +2,21 @@
 
 use std::time::Duration;
 
+use crate::admission::Limits;
+
 /// Limits and time-outs of a [`WsServer`](crate::WsServer).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WsConfig {
     /// Connections that are open at once. More are refused with 503.
     pub max_connections: usize,
+    /// Of them from one address, where addresses are known; `None`: as many as there may be. More are refused with 503.
+    pub max_connections_per_address: Option<usize>,
+    /// Connections that are let in per second. Who comes too early waits for its turn.
+    pub admission_rate: u32,
+    /// Connections that may come at once before the rate counts.
+    pub admission_burst: u32,
+    /// The longest time that a connection waits for its turn; beyond that it is refused with 503.
+    pub admission_wait: Duration,
     /// Topics that one connection may have joined at once.
     pub max_topics: usize,
     /// Size of one incoming message in bytes. A larger one closes the connection with 1009. By default a payload of
@@ -28,16 +38,31 @@ pub struct WsConfig {
     pub close_timeout: Duration,
     /// How often the time-outs above are looked at; they are exact to this much.
     pub tick: Duration,
+    /// How long an upgrade may take from its answer until the socket is there.
+    pub handshake_timeout: Duration,
+    /// Shards, each a task that owns a share of the connections. `None`: as many as the machine has cores.
+    pub shards: Option<usize>,
+    /// Whether `permessage-deflate` (RFC 7692) is agreed to when a client offers it. Without it, and with it, no
+    /// connection has compression state of its own: each message is compressed by itself, a broadcast once for all.
+    pub compression: bool,
+    /// How many connections are closed per second when the server stops, so that not all clients come back at once.
+    pub drain_rate: u32,
     /// Which web pages may connect.
     pub origins: OriginPolicy,
 }
 
 impl Default for WsConfig {
-    /// 10,000 connections; 100 topics; messages of 1 MiB; 256 pending pushes of 1 MiB together; 64 KiB write
-    /// buffer; stale after 60 s; stalled after 30 s; 5 s to close; looked at every second; pages of the same host.
+    /// 10,000 connections, all of which may come from one address (a proxy, or an office), 2,000 of them a second after
+    /// the first 2,000, each waiting for 5 s at most; 100 topics; messages of 1 MiB; 256 pending pushes of 1 MiB together; 64 KiB write
+    /// buffer; stale after 60 s; stalled after 30 s; 5 s to close; looked at every second; 10 s for an upgrade; a shard for
+    /// each core; no compression; 2,000 closed per second when stopping; pages of the same host.
     fn default() -> Self {
         Self {
             max_connections: 10_000,
+            max_connections_per_address: None,
+            admission_rate: 2_000,
+            admission_burst: 2_000,
+            admission_wait: Duration::from_secs(5),
             max_topics: 100,
             max_frame_bytes: 1024 * 1024 + 64 * 1024,
             max_pending_pushes: 256,
@@ -47,12 +72,27 @@ impl Default for WsConfig {
             write_stall_timeout: Duration::from_secs(30),
             close_timeout: Duration::from_secs(5),
             tick: Duration::from_secs(1),
+            handshake_timeout: Duration::from_secs(10),
+            shards: None,
+            compression: false,
+            drain_rate: 2_000,
             origins: OriginPolicy::SameHost,
         }
     }
 }
 
 impl WsConfig {
+    /// Who is let in.
+    pub(crate) fn admission(&self) -> Limits {
+        Limits {
+            connections: self.max_connections,
+            per_address: self.max_connections_per_address.unwrap_or(usize::MAX),
+            rate: self.admission_rate,
+            burst: self.admission_burst,
+            max_wait: self.admission_wait,
+        }
+    }
+
     /// Checks that the server can work with these values.
     ///
     /// # Errors
@@ -60,17 +100,23 @@ impl WsConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         let counts = [
             ("max_connections", self.max_connections),
+            ("max_connections_per_address", self.max_connections_per_address.unwrap_or(1)),
+            ("shards", self.shards.unwrap_or(1)),
+            ("admission_rate", self.admission_rate as usize),
+            ("admission_burst", self.admission_burst as usize),
             ("max_topics", self.max_topics),
             ("max_frame_bytes", self.max_frame_bytes),
             ("max_pending_pushes", self.max_pending_pushes),
             ("max_pending_push_bytes", self.max_pending_push_bytes),
             ("write_buffer_bytes", self.write_buffer_bytes),
+            ("drain_rate", self.drain_rate as usize),
         ];
         let spans = [
             ("stale_after", self.stale_after),
             ("write_stall_timeout", self.write_stall_timeout),
             ("close_timeout", self.close_timeout),
             ("tick", self.tick),
+            ("handshake_timeout", self.handshake_timeout),
         ];
         let zero_count = counts.iter().find(|(_, value)| *value == 0).map(|(field, _)| *field);
         let zero_span = spans.iter().find(|(_, value)| value.is_zero()).map(|(field, _)| *field);

@@ -1,91 +1,98 @@
-//! One connection: a single task that reads its socket, publishes its pushes, and writes what its documents give.
+//! One connection: a state machine that its shard polls when its socket or something it waits for has woken up. It reads
+//! its socket, publishes its pushes, and writes the answers, and, while a channel catches up, what its document gives.
 //!
-//! There is no queue between a document and a socket. The task polls the documents' streams only when the socket has
-//! taken what it was given before, so a slow client falls behind in history, where catching up costs nothing, and
-//! slows nobody. In the other direction the task reads only while there is room for answers.
+//! Idle, it holds no buffer and no task: what it needs while something is under way is in [`Busy`], which comes and goes.
 //!
 //! What must hold:
 //! - An answer is written before any event of the channel that it opens.
-//! - Answers come in the order of what they answer, heartbeats excepted.
+//! - Answers come in the order of what they answer, save for heartbeats, joins and requests that have to wait.
 //! - Drafts of one connection reach the sink in the order of its pushes: each publish is polled once, at once.
 //! - Publishes are polled even while the socket is full, so that a slow client holds no place in anybody's queue.
 
-use std::collections::VecDeque;
-use std::future::{poll_fn, ready};
-use std::pin::Pin;
+mod busy;
+mod ending;
+mod reading;
+
+use std::io::IoSlice;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
-use futures_util::stream::{FuturesOrdered, FuturesUnordered};
-use futures_util::{FutureExt, Sink, StreamExt};
 use relay_core::{
-    Clock, DocumentId, Draft, EventSink, EventSource, EventStream, Opening, Start, StreamError,
-    SubscribeError,
+    Attendance, Clock, ConnectionId, Departure, DocumentId, EventSink, EventSource, Seat, Sign, StreamError,
+    UserId,
 };
-use relay_events::{NoticeLevel, SYSTEM_NOTICE, SystemNotice};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::frame::Frame as RawFrame;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{self, Message};
+use serde::Serialize;
 
-use crate::channels::{Action, ChannelRef, Channels, Delivery, Live};
+use self::busy::Busy;
+use self::ending::Farewell;
+use crate::admission::Permit;
+use crate::channels::{Channel, ChannelRef, Channels, Place};
 use crate::close::CloseReason;
-use crate::codec::{self, ClientMessage, Frame, Status};
+use crate::codec::{self, Frame};
 use crate::config::WsConfig;
-use crate::farewell::Farewell;
-use crate::meter::Metered;
-use crate::registry::{Alarm, Registry};
-use crate::request::{Identity, JoinReply, Refusal};
-use crate::rooms::Rooms;
+use crate::directory::{Directory, Member};
+use crate::feed::Item;
+use crate::framing::{Agreement, Decoder};
+use crate::output::Output;
+use crate::pen::Pen;
+use crate::request::Identity;
+use crate::room::{RoomId, Rooms};
+use crate::shard::ShardWakeup;
+use crate::socket::Socket;
 use crate::stats::Counters;
+use crate::wheel::Tick;
 
-/// What all connections of a server share.
+/// What connections serve.
 #[derive(Clone)]
-pub(crate) struct Shared {
-    pub(crate) config: Arc<WsConfig>,
+pub(crate) struct Backend {
     pub(crate) sink: Arc<dyn EventSink>,
     pub(crate) source: Arc<dyn EventSource>,
+    pub(crate) attendance: Option<Arc<dyn Attendance>>,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) registry: Arc<Registry>,
-    pub(crate) rooms: Arc<Rooms>,
+}
+
+/// What all connections of a shard share.
+pub(crate) struct Shared {
+    pub(crate) config: Arc<WsConfig>,
+    pub(crate) backend: Backend,
+    pub(crate) directory: Arc<Directory>,
     pub(crate) counters: Arc<Counters>,
 }
 
-/// Messages that are read, or events that are written, before the others get their turn.
-const BATCH: usize = 64;
-/// Turns before the task lets other tasks run.
+/// What a shard lends a connection that it polls.
+pub(crate) struct Env<'a> {
+    pub(crate) rooms: &'a mut Rooms,
+    pub(crate) pen: &'a mut Pen,
+    /// The monotonic time.
+    pub(crate) now: Duration,
+    /// The connection's key in its shard.
+    pub(crate) key: usize,
+}
+
+/// Messages that are read, or items that are written, before the others get their turn.
+pub(crate) const BATCH: usize = 64;
+/// Turns before other connections get theirs.
 const TURNS: usize = 4;
-/// What is read from a socket at once.
-const READ_BUFFER_BYTES: usize = 8 * 1024;
 
 /// How a connection's life ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     /// This side closes it.
     Close(CloseReason),
-    /// The client closed it.
-    ClosedByClient,
+    /// The client closed it, with this code.
+    ClosedByClient(Option<u16>),
     /// It broke.
     Lost,
 }
 
-/// A subscription that was asked for.
-struct Joined {
-    channel: ChannelRef,
-    reference: Option<Arc<str>>,
-    document: DocumentId,
-    result: Result<(Opening, Box<dyn EventStream>), SubscribeError>,
-}
-
-/// An answer that waits for its turn, so that answers come in the order of what they answer.
-struct Answer {
-    frame: Frame,
-    /// Bytes of the payload whose publishing is over now.
-    released: usize,
+/// What the bytes on the socket mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// Phoenix Channels.
+    Phoenix,
+    /// Every message comes back as it is: for trying out what is between client and server.
+    Echo,
 }
 
 /// The socket takes nothing.
@@ -95,104 +102,139 @@ struct Stall {
     written: u64,
 }
 
-pub(crate) struct Connection<S> {
-    socket: WebSocketStream<Metered<S>>,
-    shared: Shared,
-    alarm: Arc<Alarm>,
-    identity: Identity,
-    channels: Channels,
-    joins: FuturesUnordered<BoxFuture<'static, Joined>>,
-    answers: FuturesOrdered<BoxFuture<'static, Answer>>,
-    /// Bytes of the payloads that are being published.
-    pending_bytes: usize,
-    /// What is to be written before any event.
-    outbox: VecDeque<Frame>,
-    outbox_bytes: usize,
-    /// A message whose turn has not come: one for a topic whose join is still being made, or a join while answers are
-    /// awaited. Nothing is read until it is dealt with.
-    parked: Option<Message>,
-    heard_at: Duration,
-    stall: Option<Stall>,
-    /// The server stops: nothing is read, and what was pushed is still answered.
-    draining: bool,
+/// Whether the server wants the connection to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Drain {
+    No,
+    /// At this moment.
+    At(Duration),
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    pub(crate) async fn new(io: S, shared: Shared, alarm: Arc<Alarm>, identity: Identity) -> Self {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER_BYTES)
-            .write_buffer_size(shared.config.write_buffer_bytes)
-            .max_message_size(Some(shared.config.max_frame_bytes))
-            .max_frame_size(Some(shared.config.max_frame_bytes));
-        let io = Metered::new(io, Arc::clone(&shared.counters));
+/// Numbers of one connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ConnectionStats {
+    /// The connection.
+    pub connection: ConnectionId,
+    /// Its user.
+    pub user: UserId,
+    /// The shard that it lives on, from 0.
+    pub shard: usize,
+    /// The documents that it has joined.
+    pub documents: Vec<DocumentId>,
+    /// Messages that came in.
+    pub messages_in: u64,
+    /// Messages that went out.
+    pub messages_out: u64,
+    /// Bytes that came in, framing included.
+    pub bytes_in: u64,
+    /// Bytes that its socket has taken, framing included.
+    pub bytes_out: u64,
+    /// Bytes that wait for its socket.
+    pub bytes_waiting: u64,
+    /// How often its socket was full when an event came.
+    pub slow: u64,
+}
+
+pub(crate) struct Connection {
+    socket: Socket,
+    decoder: Decoder,
+    output: Output,
+    /// What both sides agreed on about compression.
+    compressed: Option<Agreement>,
+    protocol: Protocol,
+    identity: Identity,
+    channels: Channels,
+    busy: Option<Box<Busy>>,
+    heard_at: Duration,
+    stall: Option<Stall>,
+    drain: Drain,
+    /// Set once it is being closed.
+    farewell: Option<Farewell>,
+    departure: Departure,
+    messages_in: u64,
+    messages_out: u64,
+    slow: u64,
+    shared: Arc<Shared>,
+    wakeup: Arc<ShardWakeup>,
+    /// When the shard's wheel will look at it.
+    pub(crate) scheduled: Tick,
+    _permit: Permit,
+}
+
+/// What a connection begins with.
+pub(crate) struct Newcomer {
+    pub(crate) socket: Socket,
+    pub(crate) identity: Identity,
+    pub(crate) protocol: Protocol,
+    pub(crate) compressed: Option<Agreement>,
+    pub(crate) permit: Permit,
+}
+
+impl Connection {
+    pub(crate) fn new(newcomer: Newcomer, shared: Arc<Shared>, wakeup: Arc<ShardWakeup>) -> Self {
+        let Newcomer { socket, identity, protocol, compressed, permit } = newcomer;
         Self {
-            socket: WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await,
-            heard_at: shared.clock.monotonic(),
-            shared,
-            alarm,
+            socket,
+            decoder: Decoder::new(shared.config.max_frame_bytes, compressed.is_some()),
+            output: Output::default(),
+            compressed,
+            protocol,
             identity,
             channels: Channels::default(),
-            joins: FuturesUnordered::new(),
-            answers: FuturesOrdered::new(),
-            pending_bytes: 0,
-            outbox: VecDeque::new(),
-            outbox_bytes: 0,
-            parked: None,
+            busy: None,
+            heard_at: shared.backend.clock.monotonic(),
             stall: None,
-            draining: false,
+            drain: Drain::No,
+            farewell: None,
+            departure: Departure::Lost,
+            messages_in: 0,
+            messages_out: 0,
+            slow: 0,
+            shared,
+            wakeup,
+            scheduled: Tick::MAX,
+            _permit: permit,
         }
     }
 
-    /// Serves the connection until it ends.
-    pub(crate) async fn run(mut self) {
-        let end = poll_fn(|cx| self.poll(cx)).await;
-        tracing::debug!(connection = %self.identity.connection, ?end, "connection ends");
-        let counters = &self.shared.counters;
-        match end {
-            End::Close(reason) => counters.closed.increment(reason.code().into()),
-            End::ClosedByClient => counters.closed_by_client.increment(),
-            End::Lost => counters.lost.increment(),
+    /// Does what there is to do. Returns whether the connection goes on.
+    ///
+    /// `scratch` is where its socket is read into.
+    pub(crate) fn poll(&mut self, env: &mut Env<'_>, scratch: &mut [u8]) -> bool {
+        self.wakeup.begin();
+        let waker = Waker::from(Arc::clone(&self.wakeup));
+        let cx = &mut Context::from_waker(&waker);
+        if self.farewell.is_none() {
+            let end = match self.turns(env, scratch, cx) {
+                Err(end) => end,
+                Ok(()) => match self.overdue(env.now) {
+                    Some(reason) => End::Close(reason),
+                    None => return true,
+                },
+            };
+            if !self.end(end, env) {
+                return false;
+            }
         }
-        // Nobody is in a room any more whose connection only waits for the other side to say goodbye.
-        self.channels = Channels::default();
-        self.joins.clear();
-        self.answers.clear();
-        let farewell = Farewell {
-            socket: &mut self.socket,
-            clock: &*self.shared.clock,
-            alarm: &self.alarm,
-            patience: self.shared.config.close_timeout,
-        };
-        match end {
-            End::Close(reason) => farewell.close(reason).await,
-            End::ClosedByClient => farewell.answer_close().await,
-            End::Lost => {}
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        self.alarm.register(cx.waker());
-        if self.shared.registry.is_stopping() && !self.draining {
-            self.begin_draining();
-        }
-        match self.turns(cx) {
-            Err(end) => Poll::Ready(end),
-            Ok(()) => match self.overdue() {
-                Some(reason) => Poll::Ready(End::Close(reason)),
-                None => Poll::Pending,
-            },
-        }
+        self.poll_farewell(env, scratch, cx)
     }
 
     /// Writes and reads in turns until there is nothing left to do, or enough was done for now.
-    fn turns(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+    fn turns(&mut self, env: &mut Env<'_>, scratch: &mut [u8], cx: &mut Context<'_>) -> Result<(), End> {
         for _ in 0..TURNS {
-            let answered = self.collect_answers(cx);
-            let wrote = self.write(cx)?;
-            if self.draining && self.answers.is_empty() && self.outbox.is_empty() && self.stall.is_none() {
+            if self.is_draining(env.now)
+                && let Some(busy) = &mut self.busy
+            {
+                busy.stop();
+            }
+            let answered = self.collect_answers(env, cx);
+            let wrote = self.write(env, cx)?;
+            let is_quiet = self.busy.is_none() && self.output.is_empty();
+            if self.is_draining(env.now) && is_quiet {
                 return Err(End::Close(CloseReason::Restart));
             }
-            let read = self.read(cx)?;
+            let read = self.read(env, scratch, cx)?;
             if !answered && !wrote && !read {
                 return Ok(());
             }
@@ -201,73 +243,48 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(())
     }
 
-    /// Takes finished joins and answers into the outbox. Returns whether there were any.
-    fn collect_answers(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut any = false;
-        while let Poll::Ready(Some(answer)) = self.answers.poll_next_unpin(cx) {
-            self.pending_bytes -= answer.released;
-            self.enqueue(answer.frame);
-            any = true;
-        }
-        while let Poll::Ready(Some(joined)) = self.joins.poll_next_unpin(cx) {
-            self.finish_join(joined);
-            any = true;
-        }
-        any
-    }
-
-    /// Writes the outbox, then events. Returns whether anything was written.
-    fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        if self.flush(cx)?.is_pending() {
+    /// Writes the answers, then what channels that catch up are given. Returns whether anything was written.
+    fn write(&mut self, env: &mut Env<'_>, cx: &mut Context<'_>) -> Result<bool, End> {
+        let mut wrote = !env.pen.is_empty();
+        if self.flush(env.pen, cx)?.is_pending() {
             return Ok(false);
         }
-        let mut wrote = false;
-        while let Some(frame) = self.outbox.pop_front() {
-            self.outbox_bytes -= frame.bytes().len();
-            self.send(frame)?;
-            wrote = true;
-        }
-        let (mut events, mut bytes) = (0, 0);
-        while events < BATCH && bytes < self.shared.config.write_buffer_bytes && !self.draining {
-            let Poll::Ready(delivery) = self.channels.poll_delivery(cx) else { break };
-            let frame = match delivery {
-                Delivery::Event(event) => {
+        let mut items = 0;
+        let max_bytes = self.shared.config.write_buffer_bytes;
+        while items < BATCH && env.pen.len() + self.output.bytes() < max_bytes && !self.is_draining(env.now) {
+            let Some((index, item)) = self.channels.poll_own(cx, env.rooms, env.key) else { break };
+            items += 1;
+            match item {
+                Item::Event(event) => {
                     self.shared.counters.deliveries.increment();
-                    codec::encode_broadcast(&event)
+                    self.send(&codec::encode_broadcast(&event), env.pen);
                 }
-                Delivery::Ended { channel, cause } => {
-                    let reason = reason_of(cause.as_ref(), &channel);
-                    self.shared.counters.channel_errors.increment(reason);
-                    codec::encode_error(channel.join_ref.as_deref(), &channel.topic, reason)
+                Item::Presence(change) => {
+                    let frame = env.pen.presence(&self.channels.at(index).name.document, &change);
+                    self.send(&frame, env.pen);
                 }
-            };
-            events += 1;
-            bytes += frame.bytes().len();
-            self.send(frame)?;
+                Item::Ended(cause) => self.channel_ended(index, cause.as_ref(), env),
+            }
         }
-        wrote |= events > 0;
-        if wrote {
-            let _ = self.flush(cx)?;
+        wrote |= items > 0;
+        if items > 0 {
+            let _ = self.flush(env.pen, cx)?;
         }
         Ok(wrote)
     }
 
-    /// Hands a message to the WebSocket, which keeps what the socket does not take at once.
-    fn send(&mut self, frame: Frame) -> Result<(), End> {
+    /// Puts a message behind those that wait to be written.
+    fn send(&mut self, frame: &Frame, pen: &mut Pen) {
+        self.messages_out += 1;
         self.shared.counters.messages_out.increment();
-        // A raw frame, since the text is known to be UTF-8 and need not be checked for every receiver.
-        let (bytes, kind) = match frame {
-            Frame::Text(bytes) => (bytes, Data::Text),
-            Frame::Binary(bytes) => (bytes, Data::Binary),
-        };
-        let message = Message::Frame(RawFrame::message(bytes, OpCode::Data(kind), true));
-        Pin::new(&mut self.socket).start_send(message).map_err(|_| End::Lost)
+        pen.write(frame, self.compressed, &mut self.output);
     }
 
-    /// Pushes what was written into the socket, and takes note of whether the socket takes it.
-    fn flush(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, End> {
-        let flushed = Pin::new(&mut self.socket).poll_flush(cx);
-        let written = self.socket.get_ref().written();
+    /// Writes what waits, and takes note of whether the socket takes it.
+    fn flush(&mut self, pen: &mut Pen, cx: &mut Context<'_>) -> Result<Poll<()>, End> {
+        let before = self.socket.bytes_out;
+        let flushed = pen.flush(&mut self.socket, &mut self.output, cx);
+        self.shared.counters.bytes_out.add(self.socket.bytes_out - before);
         match flushed {
             Poll::Ready(Ok(())) => {
                 self.stall = None;
@@ -275,247 +292,179 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             Poll::Ready(Err(_)) => Err(End::Lost),
             Poll::Pending => {
-                if self.stall.is_none_or(|stall| stall.written != written) {
-                    self.stall = Some(Stall { since: self.shared.clock.monotonic(), written });
-                }
+                self.note_stall();
                 Ok(Poll::Pending)
             }
         }
     }
 
-    /// Whether there is room for what another message may lead to.
-    fn may_read(&self) -> bool {
-        let config = &self.shared.config;
-        !self.draining
-            && self.parked.is_none()
-            && self.answers.len() + self.joins.len() + self.outbox.len() < config.max_pending_pushes
-            && self.pending_bytes < config.max_pending_push_bytes
-            && self.outbox_bytes < config.write_buffer_bytes
-    }
-
-    /// Reads and deals with messages. Returns whether there were any.
-    fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        let mut any = false;
-        if let Some(parked) = self.parked.take() {
-            self.receive(parked, cx)?;
-            any = self.parked.is_none();
-        }
-        for _ in 0..BATCH {
-            if !self.may_read() {
-                // Who is not listened to is not silent.
-                self.heard_at = self.shared.clock.monotonic();
-                break;
-            }
-            let message = match self.socket.poll_next_unpin(cx) {
-                Poll::Pending => break,
-                Poll::Ready(None) => return Err(End::Lost),
-                Poll::Ready(Some(Err(error))) => return Err(end_of(&error)),
-                Poll::Ready(Some(Ok(message))) => message,
-            };
-            any = true;
-            self.heard_at = self.shared.clock.monotonic();
-            self.shared.counters.messages_in.increment();
-            self.receive(message, cx)?;
-        }
-        Ok(any)
-    }
-
-    fn receive(&mut self, message: Message, cx: &mut Context<'_>) -> Result<(), End> {
-        let decoded = match &message {
-            Message::Text(text) => codec::decode_text(text),
-            Message::Binary(bytes) => codec::decode_binary(bytes),
-            Message::Close(_) => return Err(End::ClosedByClient),
-            // Pings are answered by the WebSocket itself.
-            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => return Ok(()),
-        };
-        let decoded = decoded.map_err(|error| {
-            tracing::debug!(connection = %self.identity.connection, %error, "malformed message");
-            End::Close(CloseReason::Malformed)
-        })?;
-        // The reply to a join comes after the answers to what was sent before it.
-        if decoded.event == "phx_join" && !self.answers.is_empty() {
-            self.parked = Some(message);
-            return Ok(());
-        }
-        match self.channels.receive(&decoded, &self.identity, self.shared.config.max_topics) {
-            Action::Park => self.parked = Some(message),
-            action => self.act(action, &decoded, cx),
-        }
-        Ok(())
-    }
-
-    fn act(&mut self, action: Action, message: &ClientMessage<'_>, cx: &mut Context<'_>) {
-        let (join_ref, reference) = (message.join_ref.as_deref(), message.reference.as_deref());
-        let ok = |topic: &str| codec::encode_reply(join_ref, reference, topic, Status::Ok, &Empty {});
-        match action {
-            Action::Heartbeat => {
-                self.shared.counters.heartbeats.increment();
-                self.enqueue(ok("phoenix"));
-            }
-            Action::Join { channel, document, start, replaced } => {
-                if let Some(replaced) = replaced {
-                    self.enqueue(codec::encode_close(replaced.join_ref.as_deref(), &replaced.topic));
-                }
-                let reference = reference.map(Arc::from);
-                self.joins.push(self.subscribe(channel, reference, document, start));
-            }
-            Action::Leave { closed } => {
-                self.answer(ok(&message.topic));
-                if let Some(closed) = closed {
-                    self.answer(codec::encode_close(closed.join_ref.as_deref(), &closed.topic));
-                }
-            }
-            Action::Publish { channel, draft } => self.publish(channel, reference, *draft, cx),
-            Action::Refuse(refusal) => {
-                let refused = self.refusal(join_ref, reference, &message.topic, &refusal);
-                self.answer(refused);
-            }
-            Action::Ignore => self.shared.counters.stale_messages.increment(),
-            // Dealt with by `receive`, which still has the message.
-            Action::Park => {}
+    fn note_stall(&mut self) {
+        let written = self.socket.bytes_out;
+        if self.stall.is_none_or(|stall| stall.written != written) {
+            self.stall = Some(Stall { since: self.shared.backend.clock.monotonic(), written });
         }
     }
 
-    fn subscribe(
-        &self,
-        channel: ChannelRef,
-        reference: Option<Arc<str>>,
-        document: DocumentId,
-        start: Start,
-    ) -> BoxFuture<'static, Joined> {
-        let source = Arc::clone(&self.shared.source);
-        async move {
-            let result = source.subscribe(&document, start).await;
-            Joined { channel, reference, document, result }
-        }
-        .boxed()
-    }
-
-    fn finish_join(&mut self, joined: Joined) {
-        let Joined { channel, reference, document, result } = joined;
-        let (join_ref, reference) = (channel.join_ref.as_deref(), reference.as_deref());
-        match result {
-            Ok((opening, stream)) => {
-                self.shared.counters.joins.increment();
-                let Identity { user, connection, .. } = &self.identity;
-                let reply = JoinReply { opening, user, connection: *connection };
-                let frame = codec::encode_reply(join_ref, reference, &channel.topic, Status::Ok, &reply);
-                self.enqueue(frame);
-                let membership = self.shared.rooms.enter(document, &self.identity);
-                self.channels.opened(&channel, Live { stream, _membership: membership });
-            }
-            Err(error) => {
-                let refusal = Refusal::from(&error);
-                if refusal.reason == "log_failed" {
-                    tracing::warn!(%document, %error, "a join failed: the history cannot be read");
-                }
-                let frame = self.refusal(join_ref, reference, &channel.topic, &refusal);
-                self.enqueue(frame);
-                self.channels.failed(&channel);
-            }
-        }
-    }
-
-    fn publish(&mut self, channel: ChannelRef, reference: Option<&str>, draft: Draft, cx: &mut Context<'_>) {
-        let (sink, counters) = (Arc::clone(&self.shared.sink), Arc::clone(&self.shared.counters));
-        let reference: Option<Arc<str>> = reference.map(Arc::from);
-        let released = draft.payload.len();
-        let mut answer = async move {
-            let result = sink.publish(draft).await;
-            let ChannelRef { topic, join_ref } = &channel;
-            let (join_ref, reference) = (join_ref.as_deref(), reference.as_deref());
-            let frame = match result {
-                Ok(receipt) => {
-                    counters.pushes.increment();
-                    codec::encode_reply(join_ref, reference, topic, Status::Ok, &receipt)
-                }
-                Err(error) => {
-                    let refusal = Refusal::from(&error);
-                    if refusal.reason == "log_failed" {
-                        tracing::warn!(%topic, %error, "a push failed: the log did not take it");
+    /// Gives the connection what everybody in `room` gets. One whose socket does not take all of it leaves the room.
+    pub(crate) fn deliver(&mut self, room: RoomId, env: &mut Env<'_>) {
+        let batch = env.rooms.get_mut(room).and_then(|room| room.batch(self.compressed, env.pen));
+        let (Some((messages, bytes)), None) = (batch, &self.farewell) else { return };
+        let waker = Waker::from(Arc::clone(&self.wakeup));
+        let cx = &mut Context::from_waker(&waker);
+        let counters = Arc::clone(&self.shared.counters);
+        self.messages_out += messages;
+        counters.messages_out.add(messages);
+        counters.deliveries.add(messages);
+        let mut taken = 0;
+        if self.output.is_empty() {
+            while taken < bytes.len() {
+                match self.socket.poll_write(cx, &[IoSlice::new(&bytes[taken..])]) {
+                    Poll::Ready(Ok(count)) => taken += count,
+                    // Polled, the connection will find out for itself.
+                    Poll::Ready(Err(_)) => {
+                        waker.wake_by_ref();
+                        return;
                     }
-                    counters.errors.increment(refusal.reason);
-                    codec::encode_reply(join_ref, reference, topic, Status::Error, &refusal)
+                    Poll::Pending => break,
                 }
-            };
-            Answer { frame, released }
+            }
+            counters.bytes_out.add(taken as u64);
         }
-        .boxed();
-        self.pending_bytes += released;
-        // The first poll puts the draft into the sink's queue, behind those of the pushes before it.
-        match answer.poll_unpin(cx) {
-            Poll::Pending => self.answers.push_back(answer),
-            Poll::Ready(answer) => self.answers.push_back(ready(answer).boxed()),
+        if taken == bytes.len() {
+            // What a layer such as TLS has buffered has to be pushed on.
+            if !matches!(self.socket.poll_flush(cx), Poll::Ready(Ok(()))) {
+                waker.wake_by_ref();
+            }
+            return;
         }
-    }
-
-    fn refusal(
-        &self,
-        join_ref: Option<&str>,
-        reference: Option<&str>,
-        topic: &str,
-        refusal: &Refusal,
-    ) -> Frame {
-        self.shared.counters.errors.increment(refusal.reason);
-        codec::encode_reply(join_ref, reference, topic, Status::Error, refusal)
-    }
-
-    /// Sends `frame` after the answers that are still awaited.
-    fn answer(&mut self, frame: Frame) {
-        if self.answers.is_empty() {
-            self.enqueue(frame);
-        } else {
-            self.answers.push_back(ready(Answer { frame, released: 0 }).boxed());
+        self.output.push(bytes.slice(taken..));
+        self.note_stall();
+        self.slow += 1;
+        counters.slow.increment();
+        if let Some(feed) = env.rooms.detach(room, env.key) {
+            self.channels.detached(room, feed);
         }
+        // So that its time-out is set.
+        waker.wake_by_ref();
     }
 
-    fn enqueue(&mut self, frame: Frame) {
-        self.outbox_bytes += frame.bytes().len();
-        self.outbox.push_back(frame);
+    /// Ends the channel in `room`, which is over.
+    pub(crate) fn room_over(&mut self, room: RoomId, cause: Option<&StreamError>, env: &mut Env<'_>) {
+        if let Some(index) = self.channels.in_room(room) {
+            self.channel_ended(index, cause, env);
+            env.pen.put_into(&mut self.output);
+        }
+        Waker::from(Arc::clone(&self.wakeup)).wake();
     }
 
-    /// Tells every channel that the server stops. Pushes that came before are still answered.
-    fn begin_draining(&mut self) {
-        self.draining = true;
-        self.parked = None;
-        self.joins.clear();
-        let notice = SystemNotice {
-            level: NoticeLevel::Info,
-            code: "reconnect".to_owned(),
-            message: "the server restarts; connect again".to_owned(),
-        };
-        let notices: Vec<Frame> = self
-            .channels
-            .joined()
-            .map(|channel| {
-                let join_ref = channel.join_ref.as_deref();
-                codec::encode_push(join_ref, &channel.topic, SYSTEM_NOTICE.as_str(), &notice)
-            })
-            .collect();
-        for notice in notices {
-            self.enqueue(notice);
+    fn channel_ended(&mut self, index: usize, cause: Option<&StreamError>, env: &mut Env<'_>) {
+        let channel = self.channels.remove(index);
+        let reason = reason_of(cause, &channel.name);
+        self.shared.counters.channel_errors.increment(reason);
+        let frame = codec::encode_error(channel.name.join_ref.as_deref(), &channel.name.topic(), reason);
+        self.send(&frame, env.pen);
+        self.close_channel(&channel, Departure::Lost, env);
+    }
+
+    /// What has to be done when a channel is no more.
+    fn close_channel(&self, channel: &Channel, departure: Departure, env: &mut Env<'_>) {
+        if let Place::Room(room) = channel.place {
+            env.rooms.leave(room, env.key);
+        }
+        self.give_up(channel, departure);
+    }
+
+    /// Gives up what a channel holds outside of its shard.
+    fn give_up(&self, channel: &Channel, departure: Departure) {
+        if matches!(channel.place, Place::Joining) {
+            return;
+        }
+        self.shared.directory.leave(&channel.name.document);
+        if let (true, Some(attendance)) = (channel.presence, &self.shared.backend.attendance) {
+            attendance.leave(&self.seat(&channel.name.document), departure);
         }
     }
 
-    /// Whether a time-out is over; if not, sets the alarm for the next.
-    fn overdue(&mut self) -> Option<CloseReason> {
-        let (config, now) = (&self.shared.config, self.shared.clock.monotonic());
-        let stale_at = self.heard_at.saturating_add(config.stale_after);
+    fn seat(&self, document: &DocumentId) -> Seat {
+        let Identity { user, connection, .. } = &self.identity;
+        Seat { document: document.clone(), user: user.clone(), connection: *connection }
+    }
+
+    /// Tells whoever knows of participants that this one is there.
+    fn sign(&self, channel: &Channel, sign: Sign) {
+        if let (true, Some(attendance)) = (channel.presence, &self.shared.backend.attendance) {
+            attendance.sign(&self.seat(&channel.name.document), sign);
+        }
+    }
+
+    fn is_draining(&self, now: Duration) -> bool {
+        matches!(self.drain, Drain::At(at) if now >= at)
+    }
+
+    /// Whether a time-out is over.
+    fn overdue(&self, now: Duration) -> Option<CloseReason> {
+        let config = &self.shared.config;
         let stalled_at = self.stall.map(|stall| stall.since.saturating_add(config.write_stall_timeout));
         if stalled_at.is_some_and(|at| now >= at) {
             return Some(CloseReason::TooSlow);
         }
-        if now >= stale_at && self.may_read() {
-            return Some(CloseReason::Stale);
+        let is_stale = now >= self.heard_at.saturating_add(config.stale_after);
+        (is_stale && self.may_read(now)).then_some(CloseReason::Stale)
+    }
+
+    /// When it has to be polled even if nothing wakes it.
+    pub(crate) fn deadline(&self) -> Duration {
+        let config = &self.shared.config;
+        if let Some(farewell) = &self.farewell {
+            return farewell.give_up_at;
         }
-        self.alarm.set(stalled_at.map_or(stale_at, |at| at.min(stale_at)));
-        None
+        let mut deadline = self.heard_at.saturating_add(config.stale_after);
+        if let Some(stall) = self.stall {
+            deadline = deadline.min(stall.since.saturating_add(config.write_stall_timeout));
+        }
+        if let Drain::At(at) = self.drain {
+            deadline = deadline.min(at);
+        }
+        deadline
+    }
+
+    /// Its id.
+    pub(crate) fn id(&self) -> ConnectionId {
+        self.identity.connection
+    }
+
+    /// What it is in `document`, if it has joined that.
+    pub(crate) fn member_of(&self, document: &DocumentId) -> Option<Member> {
+        self.channels.joined().find(|channel| channel.name.document == *document)?;
+        let Identity { user, connection, .. } = &self.identity;
+        Some(Member { connection: *connection, user: user.clone() })
+    }
+
+    /// Its numbers. `shard` is the one it lives on.
+    pub(crate) fn stats(&self, shard: usize) -> ConnectionStats {
+        ConnectionStats {
+            connection: self.identity.connection,
+            user: self.identity.user.clone(),
+            shard,
+            documents: self.channels.joined().map(|channel| channel.name.document.clone()).collect(),
+            messages_in: self.messages_in,
+            messages_out: self.messages_out,
+            bytes_in: self.socket.bytes_in,
+            bytes_out: self.socket.bytes_out,
+            bytes_waiting: self.output.bytes() as u64,
+            slow: self.slow,
+        }
     }
 }
 
-/// The response of replies that have nothing to say.
-#[derive(serde::Serialize)]
-struct Empty {}
+/// Wherever it ends, by a panic too, nobody is left in a document.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        for channel in self.channels.drain() {
+            self.give_up(&channel, self.departure);
+        }
+    }
+}
 
 /// What a client is told of the end of a channel. What the log says is for operators.
 fn reason_of(cause: Option<&StreamError>, channel: &ChannelRef) -> &'static str {
@@ -523,20 +472,9 @@ fn reason_of(cause: Option<&StreamError>, channel: &ChannelRef) -> &'static str 
         None => "closed",
         Some(error) => {
             if let StreamError::Log(error) = error {
-                tracing::warn!(topic = %channel.topic, %error, "a channel ends: its history cannot be read");
+                tracing::warn!(document = %channel.document, %error, "a channel ends: its history cannot be read");
             }
             error.code()
         }
-    }
-}
-
-fn end_of(error: &tungstenite::Error) -> End {
-    use tungstenite::Error;
-    use tungstenite::error::ProtocolError;
-    match error {
-        Error::Utf8(_) => End::Close(CloseReason::NotUtf8),
-        Error::Capacity(_) => End::Close(CloseReason::TooLarge),
-        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) | Error::Io(_) => End::Lost,
-        _ => End::Close(CloseReason::NotWebSocket),
     }
 }

@@ -1,57 +1,75 @@
-//! WebSocket framing (RFC 6455) of the server's side, with compression (RFC 7692), without any I/O.
+//! WebSocket messages (RFC 6455) to bytes and back, without any I/O.
 //!
-//! A shard reads all of its sockets into one buffer, so a connection must keep nothing of its own while it is idle.
-//! A [`Decoder`] is a few words then; it takes heap only for what arrived in part, and gives it back with the
-//! message. Whole messages, which is nearly all, are unmasked in the buffer and never copied. Headers are parsed
-//! by `tungstenite`.
+//! Sockets of a shard are read into one buffer that they share, and messages are taken straight out of it. So a
+//! [`Decoder`] holds memory only while a message has come in part: an idle connection costs a few words. The libraries
+//! that there are keep a buffer of several KiB for each connection. Reading and writing frame headers is tungstenite's
+//! work.
 //!
-//! What must hold:
-//! - Memory follows what arrived, never what a header claims, and ends at the limit, also when inflating.
-//! - What is wrong is refused with the first byte that shows it, also in the middle of a frame.
-//! - However bytes are cut into reads, the messages are the same.
-//!
-//! ```
-//! use relay_ws::framing::{Compression, Decoder, Message};
-//!
-//! let mut decoder = Decoder::new(1024, Compression::Off);
-//! // Two frames of a client, masked with zeros: a ping, and the text "hi".
-//! let mut read = *b"\x89\x80\0\0\0\0\x81\x82\0\0\0\0hi";
-//! let mut input = &mut read[..];
-//! assert_eq!(decoder.next(&mut input)?, Some(Message::Ping(b"")));
-//! assert_eq!(decoder.next(&mut input)?, Some(Message::Text("hi")));
-//! assert_eq!(decoder.next(&mut input)?, None);
-//! # Ok::<(), relay_ws::framing::FramingError>(())
-//! ```
+//! What must hold: nothing is allocated because a header claims a length; a text is refused with its first byte that is
+//! not UTF-8, whole frame or not.
 
-mod decode;
-mod encode;
+mod decoder;
+mod deflate;
+mod utf8;
 
-pub use decode::{Decoder, FramingError, Message, Violation};
-pub use encode::{encode, encode_close};
+use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode as RawOpCode};
 
-/// What a frame or message is.
+pub use self::decoder::{Decoder, FramingError, Message};
+pub use self::deflate::{Agreement, Deflater, negotiate};
+
+/// What a frame is that is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpCode {
-    /// A message of UTF-8.
+    /// A text message.
     Text,
-    /// A message of bytes.
+    /// A binary message.
     Binary,
-    /// Asks for a pong with the same bytes.
+    /// A ping.
     Ping,
-    /// Answers a ping.
+    /// The answer to a ping.
     Pong,
-    /// Ends the connection.
+    /// The end.
     Close,
 }
 
-/// Whether a connection agreed on `permessage-deflate`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
-    /// No message may be compressed.
-    Off,
-    /// Each message may be compressed, by itself: no side keeps a context.
-    Deflate,
+impl From<OpCode> for RawOpCode {
+    fn from(op_code: OpCode) -> Self {
+        match op_code {
+            OpCode::Text => Self::Data(Data::Text),
+            OpCode::Binary => Self::Data(Data::Binary),
+            OpCode::Ping => Self::Control(Control::Ping),
+            OpCode::Pong => Self::Control(Control::Pong),
+            OpCode::Close => Self::Control(Control::Close),
+        }
+    }
 }
 
 /// The most bytes that a control frame carries.
 const MAX_CONTROL_BYTES: usize = 125;
+
+fn put_header(out: &mut Vec<u8>, op_code: OpCode, length: usize, compressed: bool) {
+    let header = FrameHeader { opcode: op_code.into(), rsv1: compressed, ..FrameHeader::default() };
+    // Writing into a vector does not fail.
+    let _ = header.format(length as u64, out);
+}
+
+/// Writes the header of a message of `length` bytes that is sent in one frame. The payload is to follow.
+pub fn encode_header(out: &mut Vec<u8>, op_code: OpCode, length: usize) {
+    put_header(out, op_code, length, false);
+}
+
+/// Writes a message in one frame.
+pub fn encode(out: &mut Vec<u8>, op_code: OpCode, payload: &[u8]) {
+    encode_header(out, op_code, payload.len());
+    out.extend_from_slice(payload);
+}
+
+/// Writes a close message. The reason is cut to what a control frame takes.
+pub fn encode_close(out: &mut Vec<u8>, code: u16, reason: &str) {
+    let fits = (0..=reason.len().min(MAX_CONTROL_BYTES - 2)).rev().find(|end| reason.is_char_boundary(*end));
+    let reason = &reason[..fits.unwrap_or(0)];
+    encode_header(out, OpCode::Close, 2 + reason.len());
+    out.extend_from_slice(&code.to_be_bytes());
+    out.extend_from_slice(reason.as_bytes());
+}

@@ -1,13 +1,14 @@
 //! Whether a request may become a WebSocket, and as whom. Pure: a request's head in, an answer out.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
+    SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -16,7 +17,9 @@ use relay_core::UserId;
 use serde::Serialize;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::config::OriginPolicy;
+use crate::config::{OriginPolicy, WsConfig};
+use crate::connection::Protocol;
+use crate::framing::{self, Agreement};
 use crate::request::excerpt;
 
 /// The serializer's version that is spoken here.
@@ -29,11 +32,18 @@ const SUBPROTOCOL: &str = "phoenix";
 pub(crate) struct Accepted {
     accept_key: String,
     subprotocol: bool,
+    /// The answer to an offer of compression that is taken.
+    compression: Option<(Agreement, HeaderValue)>,
     /// The user that the client gave.
     pub(crate) user: Option<UserId>,
 }
 
 impl Accepted {
+    /// What was agreed on about compression.
+    pub(crate) fn compression(&self) -> Option<Agreement> {
+        self.compression.as_ref().map(|(agreed, _)| *agreed)
+    }
+
     /// The answer after which both sides speak WebSocket.
     pub(crate) fn response(self) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::default());
@@ -43,6 +53,9 @@ impl Accepted {
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
         if let Ok(accept) = HeaderValue::try_from(self.accept_key) {
             headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+        }
+        if let Some((_, compression)) = self.compression {
+            headers.insert(SEC_WEBSOCKET_EXTENSIONS, compression);
         }
         if self.subprotocol {
             headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
@@ -57,27 +70,20 @@ pub(crate) struct Rejection {
     status: StatusCode,
     pub(crate) reason: &'static str,
     message: String,
+    /// When it is worth trying again.
+    retry_after: Option<Duration>,
 }
 
 impl Rejection {
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, reason: "bad_request", message: message.into() }
+        let (status, reason) = (StatusCode::BAD_REQUEST, "bad_request");
+        Self { status, reason, message: message.into(), retry_after: None }
     }
 
-    pub(crate) fn too_many_connections(max: usize) -> Self {
-        Self {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            reason: "too_many_connections",
-            message: format!("{max} connections are open, the most that are allowed; try again later"),
-        }
-    }
-
-    pub(crate) fn closed() -> Self {
-        Self {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            reason: "closed",
-            message: "the server is stopping; connect again".to_owned(),
-        }
+    /// There is no room at the moment.
+    pub(crate) fn unavailable(reason: &'static str, message: String, retry_after: Duration) -> Self {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self { status, reason, message, retry_after: Some(retry_after) }
     }
 
     pub(crate) fn response(self) -> Response<Full<Bytes>> {
@@ -91,6 +97,10 @@ impl Rejection {
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(wait) = self.retry_after {
+            // Whole seconds, and never 0: that would be at once.
+            headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
+        }
         if self.status == StatusCode::UPGRADE_REQUIRED {
             headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         }
@@ -99,7 +109,11 @@ impl Rejection {
 }
 
 /// Checks everything about a request but whether there is room for another connection.
-pub(crate) fn check<B>(request: &Request<B>, origins: &OriginPolicy) -> Result<Accepted, Rejection> {
+pub(crate) fn check<B>(
+    request: &Request<B>,
+    protocol: Protocol,
+    config: &WsConfig,
+) -> Result<Accepted, Rejection> {
     let headers = request.headers();
     if request.method() != Method::GET {
         return Err(Rejection {
@@ -123,10 +137,11 @@ pub(crate) fn check<B>(request: &Request<B>, origins: &OriginPolicy) -> Result<A
         .map(HeaderValue::as_bytes)
         .filter(|key| STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16))
         .ok_or_else(|| Rejection::bad_request("`Sec-WebSocket-Key` must be 16 bytes in base64"))?;
-    check_origin(headers, request.uri().authority().map(http::uri::Authority::as_str), origins)?;
+    check_origin(headers, request.uri().authority().map(http::uri::Authority::as_str), &config.origins)?;
     let query = request.uri().query().unwrap_or_default();
     match parameter(query, "vsn")?.as_deref() {
         Some(VSN) => {}
+        _ if protocol == Protocol::Echo => {}
         given => {
             let given = given.map_or("none".to_owned(), |vsn| format!("`{}`", excerpt(vsn, 64)));
             return Err(Rejection::bad_request(format!(
@@ -141,6 +156,7 @@ pub(crate) fn check<B>(request: &Request<B>, origins: &OriginPolicy) -> Result<A
     Ok(Accepted {
         accept_key: derive_accept_key(key),
         subprotocol: has_token(headers, &SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL),
+        compression: if config.compression { framing::negotiate(headers) } else { None },
         user,
     })
 }
@@ -160,6 +176,7 @@ fn check_origin(
         status: StatusCode::FORBIDDEN,
         reason: "origin",
         message: format!("pages of `{}` may not connect; the operator allows origins", excerpt(&origin, 64)),
+        retry_after: None,
     })
 }
 

@@ -7,22 +7,32 @@
 //!
 #![doc = include_str!("../README.md")]
 
+mod admission;
+mod batch;
 mod channels;
 mod close;
 pub mod codec;
 mod config;
 mod connection;
-mod farewell;
+mod directory;
+mod feed;
 pub mod framing;
 mod handshake;
-mod meter;
-mod registry;
+mod inbox;
+mod output;
+mod pen;
 mod request;
-mod rooms;
+mod room;
 mod server;
+mod shard;
+mod socket;
 mod stats;
+mod wheel;
 
+pub use admission::ClientAddress;
 pub use config::{ConfigError, OriginPolicy, WsConfig};
-pub use rooms::{Member, RoomStats};
+pub use connection::ConnectionStats;
+pub use directory::{Member, RoomStats};
 pub use server::WsServer;
+pub use shard::ShardStats;
 pub use stats::WsStats;

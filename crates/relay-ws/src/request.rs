@@ -4,12 +4,13 @@
 use std::sync::Arc;
 
 use relay_core::{
-    Actor, ConnectionId, DocumentId, Draft, Epoch, Opening, Payload, PublishError, Seq, Start,
-    SubscribeError, UserId,
+    Actor, Arrival, ConnectionId, DocumentId, Draft, Epoch, JsonText, Opening, Payload, PublishError,
+    RequestError, Seq, SessionId, Start, SubscribeError, UserId,
 };
 use relay_events::json::{self, JsonError};
 use relay_events::{PayloadError, check, kind};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::codec::{ClientMessage, ClientPayload};
 
@@ -41,17 +42,25 @@ pub(crate) struct Refusal {
     /// What was wrong, with which value, and what to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) message: Option<String>,
+    /// The user who stands in the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) holder: Option<UserId>,
 }
 
 impl Refusal {
-    pub(crate) const UNMATCHED_TOPIC: Self = Self { reason: "unmatched topic", message: None };
+    pub(crate) const UNMATCHED_TOPIC: Self = Self { reason: "unmatched topic", message: None, holder: None };
 
     fn new(reason: &'static str, message: &impl ToString) -> Self {
-        Self { reason, message: Some(excerpt(&message.to_string(), MAX_MESSAGE_CHARS)) }
+        Self { reason, message: Some(excerpt(&message.to_string(), MAX_MESSAGE_CHARS)), holder: None }
     }
 
     fn invalid_request(message: &impl ToString) -> Self {
         Self::new("invalid_request", message)
+    }
+
+    pub(crate) fn unknown_event(name: &str) -> Self {
+        let name = excerpt(name, 64);
+        Self::new("unknown_event", &format!("there is no request `{name}` on this topic"))
     }
 
     pub(crate) fn too_many_channels(max: usize) -> Self {
@@ -69,8 +78,14 @@ impl From<&PublishError> for Refusal {
     fn from(error: &PublishError) -> Self {
         match error.code() {
             code @ "log_failed" => Self::new(code, &LOG_FAILED),
-            code => Self::new(code, error),
+            code => Self { holder: error.holder().cloned(), ..Self::new(code, error) },
         }
+    }
+}
+
+impl From<RequestError> for Refusal {
+    fn from(error: RequestError) -> Self {
+        Self { holder: error.holder.clone(), ..Self::new(error.code, &error) }
     }
 }
 
@@ -95,33 +110,67 @@ impl From<JsonError> for Refusal {
     }
 }
 
+/// The topic of a document.
+pub(crate) fn topic(document: &DocumentId) -> String {
+    format!("{TOPIC_PREFIX}{document}")
+}
+
+/// The id in a document's topic, whether it is valid or not.
+pub(crate) fn document_id(topic: &str) -> Option<&str> {
+    topic.strip_prefix(TOPIC_PREFIX)
+}
+
 /// The document that `topic` names.
 pub(crate) fn document(topic: &str) -> Result<DocumentId, Refusal> {
-    let id = topic.strip_prefix(TOPIC_PREFIX).ok_or(Refusal::UNMATCHED_TOPIC)?;
+    let id = document_id(topic).ok_or(Refusal::UNMATCHED_TOPIC)?;
     DocumentId::new(id).map_err(|error| Refusal::invalid_request(&error))
 }
 
-/// From where a join wants events, by its payload.
-pub(crate) fn start(payload: ClientPayload<'_>) -> Result<Start, Refusal> {
+/// What a join wants.
+#[derive(Debug)]
+pub(crate) struct JoinWish {
+    pub(crate) start: Start,
+    pub(crate) presence: bool,
+    pub(crate) arrival: Arrival,
+}
+
+/// What a join wants, by its payload.
+pub(crate) fn join_wish(payload: ClientPayload<'_>) -> Result<JoinWish, Refusal> {
     #[derive(Deserialize)]
-    struct Params {
+    struct Params<'a> {
         #[serde(default)]
         epoch: Option<Epoch>,
         #[serde(default)]
         seq: Option<Seq>,
+        #[serde(default)]
+        presence: Option<bool>,
+        #[serde(default)]
+        resume: Option<ConnectionId>,
+        #[serde(default, borrow)]
+        state: Option<&'a RawValue>,
     }
     let ClientPayload::Json(raw) = payload else {
         return Err(Refusal::invalid_request(&"the payload of a join is a JSON object, not binary data"));
     };
-    let params: Params = serde_json::from_str(raw.get())
+    let params: Params<'_> = serde_json::from_str(raw.get())
         .map_err(|error| Refusal::invalid_request(&format!("join payload: {error}")))?;
-    match params {
-        Params { epoch: None, seq: None } => Ok(Start::Live),
-        Params { epoch, seq: Some(seq) } => Ok(Start::After { epoch, seq }),
-        Params { epoch: Some(_), seq: None } => Err(Refusal::invalid_request(
-            &"join payload: `epoch` without `seq`; give both, or neither for live events alone",
-        )),
-    }
+    let start = match (params.epoch, params.seq) {
+        (None, None) => Start::Live,
+        (epoch, Some(seq)) => Start::After { epoch, seq },
+        (Some(_), None) => {
+            return Err(Refusal::invalid_request(
+                &"join payload: `epoch` without `seq`; give both, or neither for live events alone",
+            ));
+        }
+    };
+    let arrival = Arrival { resume: params.resume, state: params.state.map(JsonText::from_raw) };
+    Ok(JoinWish { start, presence: params.presence.unwrap_or(true), arrival })
+}
+
+/// Whether a message asks for something other than an event: those names have a colon, which no kind has, or are
+/// `cursor`.
+pub(crate) fn is_request(message: &ClientMessage<'_>) -> bool {
+    message.event.contains(':') || message.event == "cursor"
 }
 
 /// The draft that a push on the topic of `document` is.
@@ -155,4 +204,8 @@ pub(crate) struct JoinReply<'a> {
     pub(crate) opening: Opening,
     pub(crate) user: &'a UserId,
     pub(crate) connection: ConnectionId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) session: Option<SessionId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) locks: Option<&'a JsonText>,
 }

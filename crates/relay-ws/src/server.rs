@@ -1,26 +1,28 @@
-//! [`WsServer`]: takes upgrades, runs a task for each connection, and ends them all when it is told to.
+//! [`WsServer`]: answers upgrades, hands the connections to its shards, and ends them all when it is told to.
 
-use std::panic::AssertUnwindSafe;
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
-use relay_core::{Clock, DocumentId, EventSink, EventSource, UserId};
-use tokio::time::MissedTickBehavior;
+use relay_core::{Attendance, Clock, ConnectionId, DocumentId, EventSink, EventSource, UserId};
+use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use crate::admission::{Admissions, ClientAddress, Permit};
 use crate::config::WsConfig;
-use crate::connection::{Connection, Shared};
+use crate::connection::{Backend, ConnectionStats, Newcomer, Protocol, Shared};
+use crate::directory::{Directory, Member, RoomStats};
+use crate::framing::Agreement;
 use crate::handshake::{self, Rejection};
-use crate::registry::{Admission, NotAdmitted, Registry};
 use crate::request::Identity;
-use crate::rooms::{Member, RoomStats, Rooms};
+use crate::shard::{Order, Shard, ShardInbox, ShardStats};
+use crate::socket::Socket;
 use crate::stats::{Counters, WsStats};
 
 /// The server side of WebSocket connections that speak Phoenix Channels. Cloning is cheap; all clones are one
@@ -32,17 +34,32 @@ pub struct WsServer {
 }
 
 struct Inner {
-    shared: Shared,
-    connections: TaskTracker,
-    ticker: TaskTracker,
+    config: Arc<WsConfig>,
+    clock: Arc<dyn Clock>,
+    admissions: Admissions,
+    directory: Arc<Directory>,
+    shards: Vec<Handle>,
+    /// Whose turn it is to get a connection.
+    turn: AtomicUsize,
+    /// What happened before a connection reached its shard.
+    counters: Counters,
+    /// Upgrades that were answered and have no socket yet.
+    upgrades: TaskTracker,
+    running: TaskTracker,
     /// Cancelled, everything ends at once.
     cut_off: CancellationToken,
     _cut_off_on_drop: DropGuard,
 }
 
+/// A shard, from outside.
+struct Handle {
+    inbox: Arc<ShardInbox>,
+    counters: Arc<Counters>,
+}
+
 impl WsServer {
     /// A server whose clients publish to `sink` and get their documents' events from `source`. Time-outs are
-    /// reckoned by `clock`.
+    /// reckoned by `clock`. Nobody is told who else is in a document; see [`WsServer::with_attendance`].
     ///
     /// # Panics
     /// Outside a tokio runtime with time enabled.
@@ -52,128 +69,216 @@ impl WsServer {
         source: Arc<dyn EventSource>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let cut_off = CancellationToken::new();
-        let shared = Shared {
-            registry: Arc::new(Registry::new(config.max_connections)),
-            config: Arc::new(config),
-            sink,
-            source,
-            clock,
-            rooms: Arc::new(Rooms::default()),
-            counters: Arc::new(Counters::default()),
-        };
-        let ticker = TaskTracker::new();
-        let ticking = tick(shared.config.tick, Arc::clone(&shared.registry), Arc::clone(&shared.clock));
-        let until = cut_off.clone();
-        ticker.spawn(async move { until.run_until_cancelled(ticking).await });
-        ticker.close();
+        Self::build(config, Backend { sink, source, attendance: None, clock })
+    }
+
+    /// A server that besides tells `attendance` who comes and goes, and its clients who else is there.
+    ///
+    /// # Panics
+    /// As [`WsServer::new`].
+    pub fn with_attendance(
+        config: WsConfig,
+        sink: Arc<dyn EventSink>,
+        source: Arc<dyn EventSource>,
+        attendance: Arc<dyn Attendance>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self::build(config, Backend { sink, source, attendance: Some(attendance), clock })
+    }
+
+    fn build(config: WsConfig, backend: Backend) -> Self {
+        let config = Arc::new(config);
+        let directory = Arc::new(Directory::default());
+        let (cut_off, running) = (CancellationToken::new(), TaskTracker::new());
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let count = config.shards.unwrap_or_else(cores).max(1);
+        let shards = (0..count).map(|index| {
+            let (inbox, counters) = (Arc::new(ShardInbox::new()), Arc::new(Counters::default()));
+            let shared = Arc::new(Shared {
+                config: Arc::clone(&config),
+                backend: backend.clone(),
+                directory: Arc::clone(&directory),
+                counters: Arc::clone(&counters),
+            });
+            let serving = Shard::new(shared, index, Arc::clone(&inbox)).run();
+            let until = cut_off.clone();
+            running.spawn(async move { until.run_until_cancelled(serving).await });
+            Handle { inbox, counters }
+        });
         let inner = Inner {
-            shared,
-            connections: TaskTracker::new(),
-            ticker,
+            shards: shards.collect(),
+            admissions: Admissions::new(config.admission()),
+            config,
+            clock: backend.clock,
+            directory,
+            turn: AtomicUsize::new(0),
+            counters: Counters::default(),
+            upgrades: TaskTracker::new(),
+            running,
             _cut_off_on_drop: cut_off.clone().drop_guard(),
             cut_off,
         };
         Self { inner: Arc::new(inner) }
     }
 
-    /// Answers a request to `/socket/websocket`: with 101, and then serves the connection in a task of its own, or
-    /// with an error whose JSON body says what is wrong: 400, 403, 405 or 426 for the request, 503 when there is no
-    /// room for it. Needs hyper's upgrade in the request's extensions, where `hyper` and `axum` put it.
-    pub fn upgrade<B>(&self, mut request: Request<B>) -> Response<Full<Bytes>> {
-        match self.try_upgrade(&mut request) {
-            Ok(response) => response,
-            Err(rejection) => {
-                tracing::debug!(?rejection, "an upgrade is refused");
-                self.inner.shared.counters.refused.increment(rejection.reason);
-                rejection.response()
+    /// Answers a request to `/socket/websocket`: with 101, and then serves the connection, or with an error whose JSON
+    /// body says what is wrong: 400, 403, 405 or 426 for the request, 503 with `Retry-After` when there is no room for
+    /// it. When clients come faster than they are admitted, the answer waits for the client's turn.
+    ///
+    /// Needs hyper's upgrade in the request's extensions, where `hyper` and `axum` put it, and counts connections per
+    /// address where there is a [`ClientAddress`].
+    ///
+    /// Cancel-safe: dropped, the connection's place is free again.
+    pub async fn upgrade<B>(&self, request: Request<B>) -> Response<Full<Bytes>> {
+        self.answer(request, Protocol::Phoenix).await
+    }
+
+    /// As [`WsServer::upgrade`], for a connection on which every message comes back as it is. It is for trying out what
+    /// is between a client and this server, and for conformance tests.
+    pub async fn upgrade_to_echo<B>(&self, request: Request<B>) -> Response<Full<Bytes>> {
+        self.answer(request, Protocol::Echo).await
+    }
+
+    async fn answer<B>(&self, mut request: Request<B>, protocol: Protocol) -> Response<Full<Bytes>> {
+        let upgrade = request.extensions_mut().remove::<OnUpgrade>();
+        let address = request.extensions().get::<ClientAddress>().map(|address| address.0);
+        let checked = handshake::check(&request, protocol, &self.inner.config);
+        // The request may not be shared between threads, and is not needed any more.
+        drop(request);
+        let answered = async { self.admit(checked?, upgrade, address, protocol).await }.await;
+        answered.unwrap_or_else(|rejection: Rejection| {
+            tracing::debug!(?rejection, "an upgrade is refused");
+            self.inner.counters.refused.increment(rejection.reason);
+            rejection.response()
+        })
+    }
+
+    async fn admit(
+        &self,
+        mut accepted: handshake::Accepted,
+        upgrade: Option<OnUpgrade>,
+        address: Option<IpAddr>,
+        protocol: Protocol,
+    ) -> Result<Response<Full<Bytes>>, Rejection> {
+        let inner = &self.inner;
+        let upgrade = upgrade
+            .ok_or_else(|| Rejection::bad_request("this connection cannot be upgraded; use HTTP/1.1"))?;
+        let admitted = inner.admissions.admit(address, inner.clock.monotonic())?;
+        if !admitted.wait.is_zero() {
+            tokio::time::sleep(admitted.wait).await;
+        }
+        let connection = ConnectionId::new();
+        let user = match accepted.user.take() {
+            Some(user) => user,
+            None => UserId::new(format!("guest-{connection}"))
+                .map_err(|error| Rejection::bad_request(error.to_string()))?,
+        };
+        let identity = Identity { connection, user };
+        let serving = self.serve(upgrade, identity, protocol, accepted.compression(), admitted.permit);
+        let until = inner.cut_off.clone();
+        inner.upgrades.spawn(async move { until.run_until_cancelled_owned(serving).await });
+        Ok(accepted.response())
+    }
+
+    /// Waits for the socket and hands it to a shard.
+    fn serve(
+        &self,
+        upgrade: OnUpgrade,
+        identity: Identity,
+        protocol: Protocol,
+        compressed: Option<Agreement>,
+        permit: Permit,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let inner = Arc::clone(&self.inner);
+        async move {
+            match tokio::time::timeout(inner.config.handshake_timeout, upgrade).await {
+                Ok(Ok(upgraded)) => {
+                    let socket = Socket::new(upgraded);
+                    let newcomer = Newcomer { socket, identity, protocol, compressed, permit };
+                    let turn = inner.turn.fetch_add(1, Ordering::Relaxed) % inner.shards.len();
+                    inner.shards[turn].inbox.order(Order::Serve(Box::new(newcomer)));
+                }
+                Ok(Err(error)) => {
+                    tracing::debug!(connection = %identity.connection, %error, "the upgrade was not finished");
+                    inner.counters.lost.increment();
+                }
+                Err(_elapsed) => {
+                    tracing::debug!(connection = %identity.connection, "the upgrade took too long");
+                    inner.counters.lost.increment();
+                }
             }
         }
     }
 
-    fn try_upgrade<B>(&self, request: &mut Request<B>) -> Result<Response<Full<Bytes>>, Rejection> {
-        let shared = &self.inner.shared;
-        let mut accepted = handshake::check(request, &shared.config.origins)?;
-        let upgrade = request
-            .extensions_mut()
-            .remove::<OnUpgrade>()
-            .ok_or_else(|| Rejection::bad_request("this connection cannot be upgraded; use HTTP/1.1"))?;
-        let admission = shared.registry.admit().map_err(|refused| match refused {
-            NotAdmitted::Full { max } => Rejection::too_many_connections(max),
-            NotAdmitted::Stopping => Rejection::closed(),
-        })?;
-        let user = match accepted.user.take() {
-            Some(user) => user,
-            None => UserId::new(format!("guest-{}", admission.connection))
-                .map_err(|error| Rejection::bad_request(error.to_string()))?,
-        };
-        let identity = Identity { connection: admission.connection, user };
-        shared.counters.connections.increment();
-        let serving = serve(upgrade, shared.clone(), admission, identity);
-        let until = self.inner.cut_off.clone();
-        self.inner.connections.spawn(async move { until.run_until_cancelled(serving).await });
-        Ok(accepted.response())
+    /// What has happened so far, on all shards together.
+    pub fn stats(&self) -> WsStats {
+        let inner = &self.inner;
+        let shards = inner.shards.iter().map(|shard| shard.counters.snapshot());
+        let mut stats = shards.fold(inner.counters.snapshot(), WsStats::plus);
+        stats.connections_open = inner.admissions.open() as u64;
+        stats.rooms_open = inner.directory.count() as u64;
+        stats
     }
 
-    /// What has happened so far.
-    pub fn stats(&self) -> WsStats {
-        let shared = &self.inner.shared;
-        shared.counters.snapshot(shared.registry.open_connections(), shared.rooms.count())
+    /// What has happened so far on each shard.
+    pub fn shards(&self) -> Vec<ShardStats> {
+        let shards = self.inner.shards.iter().enumerate();
+        shards.map(|(shard, handle)| ShardStats { shard, stats: handle.counters.snapshot() }).collect()
     }
 
     /// The documents that somebody has joined, in no order.
     pub fn rooms(&self) -> Vec<RoomStats> {
-        self.inner.shared.rooms.list()
+        self.inner.directory.list()
     }
 
-    /// Who has joined `document`, in no order.
-    pub fn members(&self, document: &DocumentId) -> Vec<Member> {
-        self.inner.shared.rooms.members(document)
+    /// Who has joined `document`, in no order. Asks every shard; cancel-safe.
+    pub async fn members(&self, document: &DocumentId) -> Vec<Member> {
+        self.ask(|answer| Order::Members(document.clone(), answer)).await
     }
 
-    /// Stops: refuses new connections, answers what was pushed, tells every channel to reconnect, and closes every
-    /// connection with 1012. Connections that are not over after `deadline` are cut off. Returns when all tasks
-    /// have ended. Called again, it waits for the same.
+    /// The numbers of the connection `wanted`, or of all of them, in no order. Asks every shard; cancel-safe.
+    pub async fn connections(&self, wanted: Option<ConnectionId>) -> Vec<ConnectionStats> {
+        self.ask(|answer| Order::Connections(wanted, answer)).await
+    }
+
+    async fn ask<T>(&self, order: impl Fn(oneshot::Sender<Vec<T>>) -> Order) -> Vec<T> {
+        let mut all = Vec::new();
+        for shard in &self.inner.shards {
+            let (sender, answer) = oneshot::channel();
+            shard.inbox.order(order(sender));
+            // A shard that has ended has nobody.
+            all.extend(answer.await.unwrap_or_default());
+        }
+        all
+    }
+
+    /// Stops: refuses new connections, tells every channel to reconnect, answers what was pushed, and closes every
+    /// connection with 1012, [`drain_rate`](WsConfig::drain_rate) of them a second, in at most half of `deadline`.
+    /// Connections that are not over after `deadline` are cut off. Returns when all tasks have ended. Called again, it
+    /// waits for the same.
     ///
     /// Not cancel-safe in this sense: dropped, the deadline is forgotten, and the connections end in their own time.
     pub async fn shutdown(&self, deadline: Duration) {
-        self.inner.shared.registry.stop();
-        self.inner.connections.close();
-        if tokio::time::timeout(deadline, self.inner.connections.wait()).await.is_err() {
-            let open = self.inner.connections.len();
+        let inner = &self.inner;
+        inner.admissions.stop();
+        inner.upgrades.close();
+        inner.running.close();
+        let open = u32::try_from(inner.admissions.open()).unwrap_or(u32::MAX);
+        let over = Duration::from_secs(open.into()) / inner.config.drain_rate.max(1);
+        // What would be over before anybody looks is over at once.
+        let over = if over < inner.config.tick { Duration::ZERO } else { over.min(deadline / 2) };
+        inner.shards.iter().for_each(|shard| shard.inbox.order(Order::Drain { over }));
+        let ending = async {
+            inner.upgrades.wait().await;
+            inner.shards.iter().for_each(|shard| shard.inbox.order(Order::End));
+            inner.running.wait().await;
+        };
+        if tokio::time::timeout(deadline, ending).await.is_err() {
+            let open = inner.admissions.open();
             tracing::warn!(open, "connections that did not close in time are cut off");
         }
-        self.inner.cut_off.cancel();
-        self.inner.connections.wait().await;
-        self.inner.ticker.wait().await;
-    }
-}
-
-async fn serve(upgrade: OnUpgrade, shared: Shared, admission: Admission, identity: Identity) {
-    let counters = Arc::clone(&shared.counters);
-    let (connection, alarm) = (identity.connection, Arc::clone(&admission.alarm));
-    let serving = async move {
-        match upgrade.await {
-            Ok(io) => Connection::new(TokioIo::new(io), shared, alarm, identity).await.run().await,
-            Err(error) => {
-                tracing::debug!(%connection, %error, "the upgrade was not finished");
-                shared.counters.lost.increment();
-            }
-        }
-    };
-    if AssertUnwindSafe(serving).catch_unwind().await.is_err() {
-        tracing::error!(%connection, "a connection ended by a panic, which is a bug; the others go on");
-        counters.panicked.increment();
-    }
-    drop(admission);
-}
-
-/// Wakes connections whose time has come, for ever.
-async fn tick(every: Duration, registry: Arc<Registry>, clock: Arc<dyn Clock>) {
-    let mut interval = tokio::time::interval(every.max(Duration::from_millis(1)));
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        interval.tick().await;
-        registry.tick(clock.monotonic());
+        inner.cut_off.cancel();
+        inner.upgrades.wait().await;
+        inner.running.wait().await;
     }
 }

@@ -42,6 +42,8 @@ pub struct WsStats {
     pub pushes: u64,
     /// Events that were sent to members.
     pub deliveries: u64,
+    /// How often a member's socket was full when an event came, so that it went on at its own pace.
+    pub slow: u64,
     /// Messages that came for a channel that was closed already.
     pub stale_messages: u64,
     /// Error replies, by the reason in them.
@@ -50,7 +52,39 @@ pub struct WsStats {
     pub channel_errors: BTreeMap<&'static str, u64>,
 }
 
-/// A number that only grows.
+impl WsStats {
+    /// These numbers and those of `other` together.
+    pub(crate) fn plus(mut self, other: Self) -> Self {
+        fn add<K: Ord>(to: &mut BTreeMap<K, u64>, from: BTreeMap<K, u64>) {
+            for (key, count) in from {
+                *to.entry(key).or_default() += count;
+            }
+        }
+        self.connections_open += other.connections_open;
+        self.rooms_open += other.rooms_open;
+        self.connections += other.connections;
+        add(&mut self.refused, other.refused);
+        add(&mut self.closed, other.closed);
+        self.closed_by_client += other.closed_by_client;
+        self.lost += other.lost;
+        self.panicked += other.panicked;
+        self.messages_in += other.messages_in;
+        self.messages_out += other.messages_out;
+        self.bytes_in += other.bytes_in;
+        self.bytes_out += other.bytes_out;
+        self.heartbeats += other.heartbeats;
+        self.joins += other.joins;
+        self.pushes += other.pushes;
+        self.deliveries += other.deliveries;
+        self.slow += other.slow;
+        self.stale_messages += other.stale_messages;
+        add(&mut self.errors, other.errors);
+        add(&mut self.channel_errors, other.channel_errors);
+        self
+    }
+}
+
+/// A number that only grows, or that is set.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 
@@ -61,6 +95,10 @@ impl Counter {
 
     pub(crate) fn increment(&self) {
         self.add(1);
+    }
+
+    pub(crate) fn set(&self, to: u64) {
+        self.0.store(to, Ordering::Relaxed);
     }
 
     fn get(&self) -> u64 {
@@ -90,6 +128,8 @@ impl<K: Ord + Copy> Tally<K> {
 
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
+    pub(crate) connections_open: Counter,
+    pub(crate) rooms_open: Counter,
     pub(crate) connections: Counter,
     pub(crate) refused: Tally<&'static str>,
     pub(crate) closed: Tally<u16>,
@@ -104,16 +144,17 @@ pub(crate) struct Counters {
     pub(crate) joins: Counter,
     pub(crate) pushes: Counter,
     pub(crate) deliveries: Counter,
+    pub(crate) slow: Counter,
     pub(crate) stale_messages: Counter,
     pub(crate) errors: Tally<&'static str>,
     pub(crate) channel_errors: Tally<&'static str>,
 }
 
 impl Counters {
-    pub(crate) fn snapshot(&self, connections_open: usize, rooms_open: usize) -> WsStats {
+    pub(crate) fn snapshot(&self) -> WsStats {
         WsStats {
-            connections_open: connections_open as u64,
-            rooms_open: rooms_open as u64,
+            connections_open: self.connections_open.get(),
+            rooms_open: self.rooms_open.get(),
             connections: self.connections.get(),
             refused: self.refused.get(),
             closed: self.closed.get(),
@@ -128,6 +169,7 @@ impl Counters {
             joins: self.joins.get(),
             pushes: self.pushes.get(),
             deliveries: self.deliveries.get(),
+            slow: self.slow.get(),
             stale_messages: self.stale_messages.get(),
             errors: self.errors.get(),
             channel_errors: self.channel_errors.get(),

@@ -1,7 +1,7 @@
 //! What the server sends. Broadcasts, the only messages that many receive, are made once per event.
 
 use bytes::{BufMut, Bytes};
-use relay_core::{Event, Payload, WireFormat};
+use relay_core::{DocumentId, Event, Payload, PresenceChange, WireFormat};
 use relay_events::json;
 use serde::Serialize;
 
@@ -110,6 +110,22 @@ pub fn encode_broadcast(event: &Event) -> Frame {
     });
     // The form follows from the first byte: text is a JSON array.
     if bytes.first() == Some(&BROADCAST) { Frame::Binary(bytes) } else { Frame::Text(bytes) }
+}
+
+/// Who is in a document, as every member of it is told.
+pub fn encode_presence(document: &DocumentId, change: &PresenceChange) -> Frame {
+    let (name, payload) = match change {
+        PresenceChange::State(payload) => ("presence_state", payload),
+        PresenceChange::Diff(payload) => ("presence_diff", payload),
+    };
+    let message = text(&((), (), format!("{TOPIC_PREFIX}{document}"), name));
+    // Put together rather than serialised: the text of a large document's state is not read again.
+    let mut bytes = Vec::with_capacity(message.bytes().len() + payload.as_bytes().len() + 1);
+    bytes.extend_from_slice(&message.bytes()[..message.bytes().len() - 1]); // without the closing bracket
+    bytes.push(b',');
+    bytes.extend_from_slice(payload.as_bytes());
+    bytes.push(b']');
+    Frame::Text(bytes.into())
 }
 
 fn text_broadcast(event: &Event) -> Bytes {

@@ -171,13 +171,24 @@ async fn more_topics_than_allowed_are_refused_until_one_is_left() {
 }
 
 #[tokio::test]
-async fn a_panic_in_one_connection_ends_that_connection_alone() {
+async fn a_panic_in_a_document_ends_its_channels_alone_and_one_in_a_connection_that_connection_alone() {
     let (server, mut mallory, mut bob) = scene().await;
     mallory.join_as("p", "document:panic", json!({})).await;
     mallory.send(json!(["p", "1", "document:panic", "document.edited", edit("a")])).await;
-    let stats = server.until("the panic is counted", |stats| stats.panicked == 1).await;
+    server.until("the room's panic is counted", |stats| stats.panicked == 1).await;
+    loop {
+        let message = mallory.next().await;
+        if message[3] == "phx_error" {
+            assert_eq!(message, json!(["p", "p", "document:panic", "phx_error", {"reason": "closed"}]));
+            break;
+        }
+    }
+    mallory.is_alive().await;
+    // Now it reads that document by itself, to catch up.
+    mallory.send(json!(["q", "q", "document:panic", "phx_join", {"seq": 0}])).await;
+    let stats = server.until("the connection's panic is counted", |stats| stats.panicked == 2).await;
     assert_eq!(stats.connections_open, 1);
-    assert_eq!(server.ws.members(&"notes".parse().unwrap()).len(), 1);
+    assert_eq!(server.ws.members(&"notes".parse().unwrap()).await.len(), 1);
     works(&server, &mut bob).await;
     server.ws.shutdown(Duration::from_secs(10)).await;
 }

@@ -84,7 +84,7 @@ async fn a_client_that_does_not_read_delays_nobody_and_is_closed_after_30_second
     assert_eq!(server.ws.stats().closed.get(&1013), None);
     server.clock.advance(Duration::from_secs(1));
     server.until("the slow one is closed", |stats| stats.closed.get(&1013) == Some(&1)).await;
-    assert_eq!(server.ws.members(&"notes".parse().unwrap()).len(), 2);
+    assert_eq!(server.ws.members(&"notes".parse().unwrap()).await.len(), 2);
     ada.is_alive().await;
 }
 

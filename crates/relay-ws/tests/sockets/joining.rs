@@ -126,7 +126,7 @@ async fn leaving_is_answered_ends_the_subscription_and_closes_the_channel() {
     let server = Server::start().await;
     let mut ada = server.connect("ada").await;
     ada.join_as("1", "document:notes", json!({})).await;
-    assert_eq!(server.ws.members(&"notes".parse().unwrap()).len(), 1);
+    assert_eq!(server.ws.members(&"notes".parse().unwrap()).await.len(), 1);
     ada.send(json!(["1", "5", "document:notes", "phx_leave", {}])).await;
     assert_eq!(
         ada.next().await,

@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use relay_core::{
     Clock, DocumentId, Draft, Epoch, Event, EventSink, EventSource, EventStream, Head, LogError, ManualClock,
-    Opening, PublishError, ReadLimit, Receipt, Seq, Start, StreamError, SubscribeError,
+    Opening, PublishError, ReadLimit, Receipt, Seq, Start, StreamError, StreamPosition, SubscribeError,
 };
 use relay_ws::{WsConfig, WsServer, WsStats};
 use serde_json::{Value, json};
@@ -44,6 +44,8 @@ pub(crate) struct Feed {
 #[derive(Default)]
 struct Document {
     trimmed: u64,
+    /// How many ephemeral events there were.
+    version: u64,
     events: Vec<Arc<Event>>,
     streams: Vec<Arc<Mutex<Inbox>>>,
     waiting: VecDeque<Waker>,
@@ -51,6 +53,8 @@ struct Document {
 
 #[derive(Default)]
 struct Inbox {
+    /// How many ephemeral events there were.
+    version: u64,
     ephemeral: BTreeMap<String, Arc<Event>>,
     waker: Option<Waker>,
 }
@@ -115,11 +119,13 @@ impl Feed {
             document.events.push(Arc::clone(&event));
         }
         document.streams.retain(|inbox| Arc::strong_count(inbox) > 1);
+        document.version += u64::from(seq.is_none());
         for inbox in &document.streams {
             let mut inbox = inbox.lock();
             if seq.is_none() {
                 let key = format!("{}/{}/{:?}", event.kind, event.actor, event.key);
                 inbox.ephemeral.insert(key, Arc::clone(&event));
+                inbox.version += 1;
             }
             inbox.waker.take().into_iter().for_each(Waker::wake);
         }
@@ -162,7 +168,8 @@ impl EventSource for Shared {
         let mut documents = self.0.documents.lock();
         let entry = documents.entry(document.clone()).or_default();
         let opening = Opening::decide(start, entry.head());
-        let inbox = Arc::new(Mutex::new(Inbox::default()));
+        let inbox = Inbox { version: entry.version, ..Inbox::default() };
+        let inbox = Arc::new(Mutex::new(inbox));
         entry.streams.push(Arc::clone(&inbox));
         let stream = Cursor {
             feed: Arc::clone(&self.0),
@@ -213,6 +220,24 @@ impl EventStream for Cursor {
         inbox.waker = Some(cx.waker().clone());
         Poll::Pending
     }
+
+    fn position(&self) -> Option<StreamPosition> {
+        let inbox = self.inbox.lock();
+        let ephemeral = inbox.version;
+        inbox.ephemeral.is_empty().then_some(StreamPosition { seq: self.position, ephemeral })
+    }
+
+    fn fork(&self) -> Box<dyn EventStream> {
+        let mut documents = self.feed.documents.lock();
+        let inbox = {
+            let inbox = self.inbox.lock();
+            let (version, ephemeral) = (inbox.version, inbox.ephemeral.clone());
+            Arc::new(Mutex::new(Inbox { version, ephemeral, waker: None }))
+        };
+        documents.entry(self.document.clone()).or_default().streams.push(Arc::clone(&inbox));
+        let (feed, document) = (Arc::clone(&self.feed), self.document.clone());
+        Box::new(Self { feed, document, position: self.position, inbox })
+    }
 }
 
 /// A server on a port of its own.
@@ -257,7 +282,7 @@ impl Server {
                 let ws = upgrades.clone();
                 let service = service_fn(move |request| {
                     let ws = ws.clone();
-                    async move { Ok::<_, std::convert::Infallible>(ws.upgrade(request)) }
+                    async move { Ok::<_, std::convert::Infallible>(ws.upgrade(request).await) }
                 });
                 serving.spawn(
                     hyper::server::conn::http1::Builder::new()

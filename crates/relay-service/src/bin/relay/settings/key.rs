@@ -105,6 +105,24 @@ keys! {
         "How often idle documents are looked at for events that are too old.";
     "ws.max_connections" => ws.max_connections,
         "WebSocket connections that are open at once; more are refused with 503.";
+    "ws.max_connections_per_address" => ws.max_connections_per_address,
+        "Of them from one address, behind a proxy the one that it names; more are refused with 503.";
+    "ws.admission_rate" => ws.admission_rate,
+        "WebSocket connections that are let in per second; who comes too early waits for its turn.";
+    "ws.admission_burst" => ws.admission_burst,
+        "How many may come at once before the rate counts.";
+    "ws.admission_wait" => ws.admission_wait,
+        "The longest time that one waits for its turn; beyond that it is refused with 503.";
+    "ws.handshake_timeout" => ws.handshake_timeout,
+        "How long an upgrade may take from its answer until the socket is there.";
+    "ws.shards" => ws.shards,
+        "Tasks that own the connections; `none`: as many as the machine has cores.";
+    "ws.compression" => ws.compression,
+        "Whether `permessage-deflate` is agreed to when a client offers it.";
+    "ws.echo" => http.echo,
+        "Whether there is `/socket/echo`, which sends every message back: for trying out what is between client and server.";
+    "ws.drain_rate" => ws.drain_rate,
+        "How many connections are closed per second when the server stops.";
     "ws.max_topics" => ws.max_topics,
         "Documents that one connection may have joined at once.";
     "ws.max_frame_bytes" => ws.max_frame_bytes,

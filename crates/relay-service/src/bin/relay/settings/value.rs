@@ -58,6 +58,20 @@ macro_rules! whole_number {
 }
 whole_number!(usize, u64, u32);
 
+impl Value for bool {
+    fn allowed() -> String {
+        "`true` or `false`".to_owned()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
 /// Units of time, the largest first, with their milliseconds.
 const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 

@@ -1,0 +1,371 @@
+//! What comes from a client: bytes in whatever pieces the network gives them, messages out.
+
+use std::io::Cursor;
+use std::ops::Range;
+
+use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
+
+use super::MAX_CONTROL_BYTES;
+use super::deflate::{InflateError, inflate};
+use super::utf8::Utf8;
+
+/// A whole message from a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Message<'a> {
+    /// Text.
+    Text(&'a str),
+    /// Bytes.
+    Binary(&'a [u8]),
+    /// To be answered with a pong of the same content.
+    Ping(&'a [u8]),
+    /// An answer to a ping, or a sign of life.
+    Pong(&'a [u8]),
+    /// The end, with its code and reason. Nothing that comes after it counts.
+    Close(Option<(u16, &'a str)>),
+}
+
+/// Why bytes are not what a client may send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FramingError {
+    /// They break the rules of RFC 6455.
+    #[error("not WebSocket: {detail}")]
+    Protocol {
+        /// Which rule.
+        detail: &'static str,
+    },
+    /// A text, or the reason of a close, is not UTF-8.
+    #[error("text that is not UTF-8")]
+    NotUtf8,
+    /// A message is larger than allowed.
+    #[error("a message of more than {max} bytes")]
+    TooLarge {
+        /// The limit.
+        max: usize,
+    },
+}
+
+const fn protocol(detail: &'static str) -> FramingError {
+    FramingError::Protocol { detail }
+}
+
+/// Takes messages out of the bytes of one connection. Idle, it holds no memory but itself.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    assembly: Assembly,
+    /// Bytes whose turn has not come, from `at` on: the beginning of a header or of a control frame, or what
+    /// [`Decoder::hold`] was given.
+    held: Vec<u8>,
+    at: usize,
+}
+
+/// Puts messages together.
+#[derive(Debug, Default)]
+struct Assembly {
+    max_message_bytes: usize,
+    compression: bool,
+    /// Set while a message has come in part.
+    partial: Option<Box<Partial>>,
+    /// The message that was put together last, as long as it is looked at.
+    given: Vec<u8>,
+}
+
+/// A message that has come in part.
+#[derive(Debug)]
+struct Partial {
+    is_text: bool,
+    is_compressed: bool,
+    utf8: Utf8,
+    payload: Vec<u8>,
+    /// The frame whose payload is coming.
+    frame: Option<Frame>,
+}
+
+#[derive(Debug)]
+struct Frame {
+    /// Bytes of its payload that are still to come.
+    left: usize,
+    is_final: bool,
+    /// Turned so that it begins with the byte for what comes next.
+    mask: [u8; 4],
+}
+
+/// A frame's header, checked.
+struct Header {
+    /// What kind of message begins; `None` when one goes on.
+    op_code: Option<OpCode>,
+    is_final: bool,
+    is_compressed: bool,
+    mask: [u8; 4],
+    /// Its own size.
+    bytes: usize,
+    /// Its payload's.
+    length: usize,
+}
+
+/// What kind of message was found.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Text,
+    Binary,
+    Ping,
+    Pong,
+    Close,
+}
+
+/// What was found, and where it lies.
+enum Found {
+    /// Nothing whole.
+    Nothing,
+    /// In these of the bytes.
+    InPlace(Kind, Range<usize>),
+    /// In [`Assembly::given`].
+    Assembled(Kind),
+}
+
+impl Decoder {
+    /// A decoder for messages of at most `max_message_bytes`, whose client may compress them if `compression`.
+    pub fn new(max_message_bytes: usize, compression: bool) -> Self {
+        let assembly = Assembly { max_message_bytes, compression, ..Assembly::default() };
+        Self { assembly, ..Self::default() }
+    }
+
+    /// Keeps bytes whose turn has not come. [`Decoder::next`] takes them before its input.
+    pub fn hold(&mut self, rest: &[u8]) {
+        self.held.extend_from_slice(rest);
+    }
+
+    /// Whether bytes are held in which there may be a whole message.
+    pub fn has_held(&self) -> bool {
+        self.at < self.held.len()
+    }
+
+    /// The next message, out of what is held and then out of `input`, which goes on to what was not needed. `None` when
+    /// all of it was taken in and more has to come.
+    ///
+    /// # Errors
+    /// See [`FramingError`]. Nothing can be read any more then.
+    #[allow(clippy::mut_mut, reason = "the input is advanced, as `Read` for slices does it")]
+    pub fn next<'m, 'i: 'm>(
+        &'m mut self,
+        input: &mut &'i mut [u8],
+    ) -> Result<Option<Message<'m>>, FramingError> {
+        if self.has_held() {
+            let (used, found) = self.assembly.step(&mut self.held[self.at..])?;
+            let begin = self.at;
+            self.at += used;
+            match found {
+                Found::Nothing if input.is_empty() => return Ok(None),
+                // The rest of what is held needs what comes after it.
+                Found::Nothing => {
+                    self.held.drain(..self.at);
+                    self.at = 0;
+                    if !self.held.is_empty() {
+                        let more = std::mem::take(input);
+                        self.held.extend_from_slice(more);
+                        return self.next(input);
+                    }
+                }
+                Found::InPlace(kind, range) => {
+                    let bytes = &self.held[begin + range.start..begin + range.end];
+                    return message(kind, bytes).map(Some);
+                }
+                Found::Assembled(kind) => return message(kind, &self.assembly.given).map(Some),
+            }
+        }
+        self.held = Vec::new();
+        self.at = 0;
+        let bytes = std::mem::take(input);
+        let (used, found) = self.assembly.step(bytes)?;
+        let (taken, rest) = bytes.split_at_mut(used);
+        match found {
+            Found::Nothing => {
+                self.held.extend_from_slice(rest);
+                Ok(None)
+            }
+            Found::InPlace(kind, range) => {
+                *input = rest;
+                message(kind, &taken[range]).map(Some)
+            }
+            Found::Assembled(kind) => {
+                *input = rest;
+                message(kind, &self.assembly.given).map(Some)
+            }
+        }
+    }
+}
+
+impl Assembly {
+    /// Looks for the next message in `bytes`. Returns how many of them are done with.
+    fn step(&mut self, bytes: &mut [u8]) -> Result<(usize, Found), FramingError> {
+        self.given = Vec::new();
+        let mut used = 0;
+        loop {
+            if let Some(partial) = &mut self.partial
+                && partial.frame.is_some()
+            {
+                used += partial.take(&mut bytes[used..], self.max_message_bytes)?;
+                match &partial.frame {
+                    Some(frame) if frame.left > 0 => return Ok((used, Found::Nothing)),
+                    Some(frame) if frame.is_final => return Ok((used, self.finish()?)),
+                    _ => partial.frame = None,
+                }
+            }
+            let Some(header) = self.header(&bytes[used..])? else { return Ok((used, Found::Nothing)) };
+            let payload = used + header.bytes..(used + header.bytes).saturating_add(header.length);
+            let is_here = payload.end <= bytes.len();
+            let kind = match header.op_code {
+                Some(OpCode::Control(Control::Ping)) => Kind::Ping,
+                Some(OpCode::Control(Control::Pong)) => Kind::Pong,
+                Some(OpCode::Control(_)) => Kind::Close,
+                Some(OpCode::Data(Data::Text)) if header.is_final && !header.is_compressed && is_here => {
+                    Kind::Text
+                }
+                Some(OpCode::Data(Data::Binary)) if header.is_final && !header.is_compressed && is_here => {
+                    Kind::Binary
+                }
+                begins => {
+                    self.begin_frame(&header, begins);
+                    used += header.bytes;
+                    continue;
+                }
+            };
+            // Control frames are small: they are waited for.
+            if !is_here {
+                return Ok((used, Found::Nothing));
+            }
+            unmask(&mut bytes[payload.clone()], header.mask);
+            return Ok((payload.end, Found::InPlace(kind, payload)));
+        }
+    }
+
+    fn begin_frame(&mut self, header: &Header, begins: Option<OpCode>) {
+        let Header { is_final, mask, length, .. } = *header;
+        let frame = Some(Frame { left: length, is_final, mask });
+        match (&mut self.partial, begins) {
+            (Some(partial), None) => partial.frame = frame,
+            (_, begins) => {
+                self.partial = Some(Box::new(Partial {
+                    is_text: matches!(begins, Some(OpCode::Data(Data::Text))),
+                    is_compressed: header.is_compressed,
+                    utf8: Utf8::default(),
+                    payload: Vec::new(),
+                    frame,
+                }));
+            }
+        }
+    }
+
+    /// Reads and checks a header. `None` when it has not come whole.
+    fn header(&self, bytes: &[u8]) -> Result<Option<Header>, FramingError> {
+        let mut cursor = Cursor::new(bytes);
+        let parsed = FrameHeader::parse(&mut cursor).map_err(|_| protocol("a reserved opcode"))?;
+        let Some((header, length)) = parsed else { return Ok(None) };
+        if header.rsv2 || header.rsv3 {
+            return Err(protocol("a reserved bit is set"));
+        }
+        let mask = header.mask.ok_or(protocol("a frame of a client that is not masked"))?;
+        let begun = self.partial.as_deref();
+        let is_control = matches!(header.opcode, OpCode::Control(_));
+        match header.opcode {
+            OpCode::Control(_) if !header.is_final => return Err(protocol("a control frame in parts")),
+            OpCode::Control(_) if length > MAX_CONTROL_BYTES as u64 => {
+                return Err(protocol("a control frame of more than 125 bytes"));
+            }
+            OpCode::Data(Data::Continue) if begun.is_none() => {
+                return Err(protocol("the continuation of no message"));
+            }
+            OpCode::Data(Data::Text | Data::Binary) if begun.is_some() => {
+                return Err(protocol("a message within a message"));
+            }
+            _ => {}
+        }
+        let begins = header.opcode != OpCode::Data(Data::Continue);
+        if header.rsv1 && (is_control || !begins || !self.compression) {
+            return Err(protocol("a compressed frame where none may be"));
+        }
+        let before = begun.filter(|_| !is_control).map_or(0, |partial| partial.payload.len());
+        let max = self.max_message_bytes;
+        let length = usize::try_from(length)
+            .ok()
+            .filter(|length| is_control || before.saturating_add(*length) <= max)
+            .ok_or(FramingError::TooLarge { max })?;
+        Ok(Some(Header {
+            op_code: begins.then_some(header.opcode),
+            is_final: header.is_final,
+            is_compressed: header.rsv1,
+            mask,
+            bytes: usize::try_from(cursor.position()).unwrap_or(usize::MAX),
+            length,
+        }))
+    }
+
+    /// The message has come whole.
+    fn finish(&mut self) -> Result<Found, FramingError> {
+        let Some(partial) = self.partial.take() else { return Ok(Found::Nothing) };
+        let Partial { is_text, is_compressed, utf8, payload, .. } = *partial;
+        self.given = if is_compressed {
+            let max = self.max_message_bytes;
+            inflate(&payload, max).map_err(|error| match error {
+                InflateError::TooLarge => FramingError::TooLarge { max },
+                InflateError::Malformed => protocol("a compressed message that cannot be inflated"),
+            })?
+        } else if is_text && !utf8.is_whole() {
+            return Err(FramingError::NotUtf8);
+        } else {
+            payload
+        };
+        Ok(Found::Assembled(if is_text { Kind::Text } else { Kind::Binary }))
+    }
+}
+
+impl Partial {
+    /// Takes what `bytes` have of the present frame's payload. Returns how many that were.
+    fn take(&mut self, bytes: &mut [u8], max: usize) -> Result<usize, FramingError> {
+        let Some(frame) = &mut self.frame else { return Ok(0) };
+        let count = frame.left.min(bytes.len());
+        let bytes = &mut bytes[..count];
+        unmask(bytes, frame.mask);
+        frame.mask.rotate_left(count % 4);
+        frame.left -= count;
+        debug_assert!(self.payload.len() + count <= max, "the header was checked");
+        if self.is_text && !self.is_compressed && !self.utf8.take(bytes) {
+            return Err(FramingError::NotUtf8);
+        }
+        self.payload.extend_from_slice(bytes);
+        Ok(count)
+    }
+}
+
+fn message(kind: Kind, bytes: &[u8]) -> Result<Message<'_>, FramingError> {
+    let text = |bytes| std::str::from_utf8(bytes).map_err(|_| FramingError::NotUtf8);
+    Ok(match kind {
+        Kind::Text => Message::Text(text(bytes)?),
+        Kind::Binary => Message::Binary(bytes),
+        Kind::Ping => Message::Ping(bytes),
+        Kind::Pong => Message::Pong(bytes),
+        Kind::Close => Message::Close(match bytes {
+            [] => None,
+            [high, low, reason @ ..] => {
+                let code = u16::from_be_bytes([*high, *low]);
+                if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+                    return Err(protocol("a close with a code that is not to be sent"));
+                }
+                Some((code, text(reason)?))
+            }
+            [_] => return Err(protocol("a close with half a code")),
+        }),
+    })
+}
+
+/// Takes the mask off, or puts it on.
+fn unmask(bytes: &mut [u8], mask: [u8; 4]) {
+    let (words, rest) = bytes.as_chunks_mut::<4>();
+    for word in words {
+        *word = (u32::from_ne_bytes(*word) ^ u32::from_ne_bytes(mask)).to_ne_bytes();
+    }
+    for (byte, mask) in rest.iter_mut().zip(mask) {
+        *byte ^= mask;
+    }
+}

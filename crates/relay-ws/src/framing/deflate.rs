@@ -1,0 +1,224 @@
+//! Compression of messages, `permessage-deflate` (RFC 7692), without context takeover: every message is compressed by itself.
+//! That costs some of the compression, and spares the memory of a window for each connection, 256 KiB and more; and a
+//! broadcast is compressed once for all members that agreed to the same window.
+
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+use http::header::SEC_WEBSOCKET_EXTENSIONS;
+use http::{HeaderMap, HeaderValue};
+
+use super::{OpCode, put_header};
+
+/// Smaller messages are sent as they are: compressing them makes them larger or saves next to nothing.
+const MIN_BYTES: usize = 128;
+/// What a flush ends with, and senders leave out (RFC 7692, 7.2.1).
+const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
+/// What is inflated at once.
+const STEP_BYTES: usize = 16 * 1024;
+/// The largest window, which is used unless the client wants a smaller one.
+const MAX_WINDOW_BITS: u8 = 15;
+
+/// What was agreed on for what the server sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Agreement {
+    window_bits: u8,
+}
+
+/// The first of a client's offers that can be taken, and the answer to it.
+pub fn negotiate(headers: &HeaderMap) -> Option<(Agreement, HeaderValue)> {
+    let values = headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().filter_map(|value| value.to_str().ok());
+    let mut offers = values.flat_map(|value| value.split(','));
+    let window_bits = offers.find_map(accept)?;
+    let mut answer = "permessage-deflate; server_no_context_takeover; client_no_context_takeover".to_owned();
+    if window_bits < MAX_WINDOW_BITS {
+        answer.push_str("; server_max_window_bits=");
+        answer.push_str(&window_bits.to_string());
+    }
+    Some((Agreement { window_bits }, HeaderValue::from_str(&answer).ok()?))
+}
+
+/// The window for what the server sends, if the offer is well-formed and can be met.
+fn accept(offer: &str) -> Option<u8> {
+    let mut parts = offer.split(';').map(str::trim);
+    if parts.next()? != "permessage-deflate" {
+        return None;
+    }
+    let (mut seen, mut window_bits) = (Vec::new(), MAX_WINDOW_BITS);
+    for part in parts {
+        let (name, value) = match part.split_once('=') {
+            Some((name, value)) => (name.trim(), Some(value.trim().trim_matches('"'))),
+            None => (part, None),
+        };
+        if seen.contains(&name) {
+            return None;
+        }
+        seen.push(name);
+        let bits = value.map(|value| value.parse().ok().filter(|bits| (8..=MAX_WINDOW_BITS).contains(bits)));
+        match (name, bits) {
+            // Whatever window the client uses, the largest one can read it.
+            (
+                "server_no_context_takeover" | "client_no_context_takeover" | "client_max_window_bits",
+                None,
+            )
+            | ("client_max_window_bits", Some(Some(_))) => {}
+            // Deflate as it is in zlib has no window of 8 bits.
+            ("server_max_window_bits", Some(Some(bits))) if bits >= 9 => window_bits = bits,
+            _ => return None,
+        }
+    }
+    Some(window_bits)
+}
+
+/// Compresses messages. One serves all connections of a shard.
+#[derive(Debug, Default)]
+pub struct Deflater {
+    /// By window, from 9 bits on.
+    compressors: [Option<Box<Compress>>; 7],
+}
+
+impl Deflater {
+    /// Writes a message in one frame, compressed if that is worth it.
+    pub fn encode(&mut self, agreed: Agreement, op_code: OpCode, payload: &[u8], out: &mut Vec<u8>) {
+        match self.compress(agreed, payload) {
+            Some(compressed) if payload.len() >= MIN_BYTES => {
+                put_header(out, op_code, compressed.len(), true);
+                out.extend_from_slice(&compressed);
+            }
+            _ => super::encode(out, op_code, payload),
+        }
+    }
+
+    fn compress(&mut self, agreed: Agreement, payload: &[u8]) -> Option<Vec<u8>> {
+        if payload.len() < MIN_BYTES {
+            return None;
+        }
+        let slot = self.compressors.get_mut(usize::from(agreed.window_bits.checked_sub(9)?))?;
+        let compressor = slot.get_or_insert_with(|| {
+            Box::new(Compress::new_with_window_bits(Compression::fast(), false, agreed.window_bits))
+        });
+        compressor.reset();
+        let mut out = Vec::with_capacity(payload.len() / 2 + 64);
+        loop {
+            let taken = usize::try_from(compressor.total_in()).ok()?;
+            let room = out.capacity() - out.len();
+            compressor.compress_vec(payload.get(taken..)?, &mut out, FlushCompress::Sync).ok()?;
+            let taken = usize::try_from(compressor.total_in()).ok()?;
+            // A flush is whole when it leaves room over.
+            if taken == payload.len() && out.len() < out.capacity() && room > 0 {
+                break;
+            }
+            out.reserve(out.len().max(64));
+        }
+        let length = out.strip_suffix(&TAIL)?.len();
+        out.truncate(length);
+        (out.len() < payload.len()).then_some(out)
+    }
+}
+
+/// Why a message cannot be inflated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum InflateError {
+    Malformed,
+    TooLarge,
+}
+
+/// Inflates a message to at most `max` bytes.
+pub(super) fn inflate(payload: &[u8], max: usize) -> Result<Vec<u8>, InflateError> {
+    let mut inflater = Decompress::new_with_window_bits(false, MAX_WINDOW_BITS);
+    let mut out = Vec::new();
+    for piece in [payload, &TAIL] {
+        let begin = inflater.total_in();
+        loop {
+            let taken = usize::try_from(inflater.total_in() - begin).unwrap_or(piece.len());
+            if out.len() > max {
+                return Err(InflateError::TooLarge);
+            }
+            if out.len() == out.capacity() {
+                out.reserve(STEP_BYTES.min(max + 1 - out.len()).max(1));
+            }
+            let before = out.len();
+            let status = inflater
+                .decompress_vec(&piece[taken..], &mut out, FlushDecompress::Sync)
+                .map_err(|_| InflateError::Malformed)?;
+            let now_taken = usize::try_from(inflater.total_in() - begin).unwrap_or(piece.len());
+            let is_stuck = now_taken == taken && out.len() == before;
+            match status {
+                Status::StreamEnd => {
+                    // A last block ends the message; another may follow (RFC 7692, 7.2.3.5).
+                    if now_taken < piece.len() {
+                        inflater.reset(false);
+                        let rest = inflate(&[&piece[now_taken..], &TAIL[..0]].concat(), max)?;
+                        out.extend_from_slice(&rest);
+                    }
+                    return if out.len() > max { Err(InflateError::TooLarge) } else { Ok(out) };
+                }
+                _ if is_stuck && now_taken < piece.len() => return Err(InflateError::Malformed),
+                _ if now_taken == piece.len() && out.len() < out.capacity() => break,
+                _ => {}
+            }
+        }
+    }
+    if out.len() > max { Err(InflateError::TooLarge) } else { Ok(out) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(offer: &str, answer: Option<&str>) {
+        let mut headers = HeaderMap::new();
+        headers.insert(SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_str(offer).unwrap());
+        let taken = negotiate(&headers).map(|(_, answer)| answer);
+        let rest = taken.as_ref().and_then(|answer| answer.to_str().ok()).map(|answer| {
+            answer
+                .strip_prefix("permessage-deflate; server_no_context_takeover; client_no_context_takeover")
+                .unwrap()
+        });
+        assert_eq!(rest, answer, "{offer}");
+    }
+
+    #[test]
+    fn the_first_offer_that_can_be_met_is_taken() {
+        check("permessage-deflate", Some(""));
+        check("permessage-deflate; client_max_window_bits", Some(""));
+        check("x-webkit-deflate-frame, permessage-deflate; client_max_window_bits=\"10\"", Some(""));
+        check("permessage-deflate; server_max_window_bits=9", Some("; server_max_window_bits=9"));
+        check("permessage-deflate; server_max_window_bits=8, permessage-deflate", Some(""));
+        check("permessage-deflate; server_max_window_bits=16", None);
+        check("permessage-deflate; server_max_window_bits", None);
+        check("permessage-deflate; client_max_window_bits; client_max_window_bits", None);
+        check("permessage-deflate; whatever", None);
+        check("deflate", None);
+    }
+
+    #[test]
+    fn what_is_compressed_is_inflated_again_for_every_window() {
+        let long: Vec<u8> = (0..200_000_u32).flat_map(|n| (n / 7).wrapping_mul(n).to_le_bytes()).collect();
+        for bits in 9..=15 {
+            let mut deflater = Deflater::default();
+            for payload in [&b"abc".repeat(100)[..], &long, &long[..128]] {
+                let agreed = Agreement { window_bits: bits };
+                if let Some(compressed) = deflater.compress(agreed, payload) {
+                    assert!(
+                        inflate(&compressed, payload.len()).is_ok_and(|inflated| inflated == payload),
+                        "{bits} {}",
+                        payload.len()
+                    );
+                    assert_eq!(inflate(&compressed, payload.len() - 1), Err(InflateError::TooLarge));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_small_message_that_would_be_huge_is_refused_without_being_inflated_whole() {
+        let bomb = Deflater::default().compress(Agreement { window_bits: 15 }, &vec![0; 10_000_000]).unwrap();
+        assert!(bomb.len() < 200_000, "{}", bomb.len());
+        assert_eq!(inflate(&bomb, 1_000_000), Err(InflateError::TooLarge));
+    }
+
+    #[test]
+    fn what_is_not_deflate_is_refused() {
+        assert_eq!(inflate(&[0xff; 64], 1_000), Err(InflateError::Malformed));
+    }
+}

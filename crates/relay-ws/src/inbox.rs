@@ -1,0 +1,118 @@
+//! How a shard learns what it has to do: the one queue of everything that woke up, and the wakers that put it there.
+//!
+//! A connection or a room is in the queue at most once, so the queue is never longer than there are of them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Wake, Waker};
+
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+
+/// What can be woken in a shard, by its key there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target {
+    Connection(usize),
+    Room(usize),
+}
+
+/// A shard's queue. `A` is what is handed over to the shard from outside.
+#[derive(Debug)]
+pub(crate) struct Inbox<A> {
+    state: Mutex<State<A>>,
+    shard: AtomicWaker,
+}
+
+#[derive(Debug)]
+struct State<A> {
+    ready: Vec<Target>,
+    orders: Vec<A>,
+}
+
+impl<A: Send + 'static> Inbox<A> {
+    pub(crate) fn new() -> Self {
+        Self { state: Mutex::new(State { ready: Vec::new(), orders: Vec::new() }), shard: AtomicWaker::new() }
+    }
+
+    /// Hands something over.
+    pub(crate) fn order(&self, order: A) {
+        self.state.lock().orders.push(order);
+        self.shard.wake();
+    }
+
+    /// The shard's task waits here.
+    pub(crate) fn register(&self, waker: &Waker) {
+        self.shard.register(waker);
+    }
+
+    /// Takes all that came. `ready` must be empty; the vectors change places, so that neither is allocated anew.
+    pub(crate) fn take(&self, ready: &mut Vec<Target>) -> Vec<A> {
+        let mut state = self.state.lock();
+        std::mem::swap(&mut state.ready, ready);
+        std::mem::take(&mut state.orders)
+    }
+
+    /// Whether there is nothing in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        let state = self.state.lock();
+        state.ready.is_empty() && state.orders.is_empty()
+    }
+
+    fn push(&self, target: Target) {
+        self.state.lock().ready.push(target);
+        self.shard.wake();
+    }
+}
+
+/// Puts a target into its shard's queue when it is woken.
+#[derive(Debug)]
+pub(crate) struct Wakeup<A> {
+    inbox: Arc<Inbox<A>>,
+    target: Target,
+    queued: AtomicBool,
+}
+
+impl<A: Send + 'static> Wakeup<A> {
+    pub(crate) fn new(inbox: &Arc<Inbox<A>>, target: Target) -> Arc<Self> {
+        Arc::new(Self { inbox: Arc::clone(inbox), target, queued: AtomicBool::new(false) })
+    }
+
+    /// The shard begins to deal with the target: what wakes it from now on puts it into the queue again.
+    pub(crate) fn begin(&self) {
+        self.queued.store(false, Ordering::Release);
+    }
+}
+
+impl<A: Send + 'static> Wake for Wakeup<A> {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.queued.swap(true, Ordering::AcqRel) {
+            self.inbox.push(self.target);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_woken_often_is_queued_once_until_the_shard_begins_with_it() {
+        let inbox = Arc::new(Inbox::<()>::new());
+        let wakeup = Wakeup::new(&inbox, Target::Room(7));
+        let waker = Waker::from(Arc::clone(&wakeup));
+        waker.wake_by_ref();
+        waker.wake_by_ref();
+        let mut ready = Vec::new();
+        inbox.take(&mut ready);
+        assert_eq!(ready, [Target::Room(7)]);
+        wakeup.begin();
+        waker.wake_by_ref();
+        ready.clear();
+        inbox.take(&mut ready);
+        assert_eq!(ready, [Target::Room(7)]);
+    }
+}

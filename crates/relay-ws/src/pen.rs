@@ -1,0 +1,130 @@
+//! What a shard writes with: one buffer, one compressor, one memory of what was encoded last, lent to each connection in
+//! its turn.
+
+use std::io::{self, IoSlice};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use relay_core::{DocumentId, PresenceChange};
+
+use crate::batch::op_code;
+use crate::codec::{self, Frame};
+use crate::framing::{self, Agreement, Deflater, OpCode};
+use crate::output::Output;
+use crate::socket::Socket;
+
+/// A message of at least so many bytes is not copied to be written: its bytes are shared.
+const SHARED_BYTES: usize = 16 * 1024;
+
+#[derive(Default)]
+pub(crate) struct Pen {
+    buffer: Vec<u8>,
+    deflater: Deflater,
+    /// The state of a document as it was encoded last: many who join at once are given the same.
+    presence: Option<(DocumentId, Bytes, Frame)>,
+}
+
+impl Pen {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.buffer.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// The compressor.
+    pub(crate) fn deflater(&mut self) -> &mut Deflater {
+        &mut self.deflater
+    }
+
+    /// The message that tells who is in `document`.
+    pub(crate) fn presence(&mut self, document: &DocumentId, change: &PresenceChange) -> Frame {
+        let PresenceChange::State(state) = change else { return codec::encode_presence(document, change) };
+        match &self.presence {
+            Some((of, bytes, frame)) if of == document && bytes.as_ptr() == state.as_bytes().as_ptr() => {
+                frame.clone()
+            }
+            _ => {
+                let frame = codec::encode_presence(document, change);
+                self.presence = Some((document.clone(), state.as_bytes().clone(), frame.clone()));
+                frame
+            }
+        }
+    }
+
+    /// Forgets what was encoded last, so that it is not kept for ever.
+    pub(crate) fn forget(&mut self) {
+        self.presence = None;
+    }
+
+    /// Writes a message behind what `output` has. It is all there after [`Pen::flush`] or [`Pen::put_into`].
+    pub(crate) fn write(&mut self, frame: &Frame, compressed: Option<Agreement>, output: &mut Output) {
+        let (op_code, bytes) = (op_code(frame), frame.bytes());
+        if let Some(agreed) = compressed {
+            self.deflater.encode(agreed, op_code, bytes, &mut self.buffer);
+        } else if bytes.len() < SHARED_BYTES {
+            framing::encode(&mut self.buffer, op_code, bytes);
+        } else {
+            framing::encode_header(&mut self.buffer, op_code, bytes.len());
+            self.put_into(output);
+            output.push(bytes.clone());
+        }
+    }
+
+    /// Writes a ping or pong.
+    pub(crate) fn control(&mut self, op_code: OpCode, payload: &[u8]) {
+        framing::encode(&mut self.buffer, op_code, payload);
+    }
+
+    /// Writes a close message.
+    pub(crate) fn close(&mut self, code: u16, reason: &str) {
+        framing::encode_close(&mut self.buffer, code, reason);
+    }
+
+    /// Writes the answer to a close message, which has the same code.
+    pub(crate) fn answer_close(&mut self, code: Option<u16>) {
+        match code {
+            Some(code) => self.close(code, ""),
+            None => self.control(OpCode::Close, &[]),
+        }
+    }
+
+    /// Forgets what was not flushed.
+    pub(crate) fn clear(&mut self) {
+        self.buffer.clear();
+    }
+
+    /// Moves what was written into `output`.
+    pub(crate) fn put_into(&mut self, output: &mut Output) {
+        if !self.buffer.is_empty() {
+            output.push(Bytes::copy_from_slice(&self.buffer));
+            self.buffer.clear();
+        }
+    }
+
+    /// Writes as much as the socket takes; what it does not take is in `output` then. Ready when that is empty.
+    pub(crate) fn flush(
+        &mut self,
+        socket: &mut Socket,
+        output: &mut Output,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        if output.is_empty() && !self.buffer.is_empty() {
+            let mut taken = 0;
+            while taken < self.buffer.len() {
+                match socket.poll_write(cx, &[IoSlice::new(&self.buffer[taken..])]) {
+                    Poll::Ready(Ok(count)) => taken += count,
+                    Poll::Ready(Err(error)) => {
+                        self.buffer.clear();
+                        return Poll::Ready(Err(error));
+                    }
+                    Poll::Pending => break,
+                }
+            }
+            self.buffer.drain(..taken);
+        }
+        self.put_into(output);
+        output.poll_flush(socket, cx)
+    }
+}

@@ -1,0 +1,292 @@
+//! A shard: one task that owns a share of all connections, and the rooms that they are in.
+//!
+//! What happens in a document reaches the shard once, and the shard writes the same bytes to each of its members' sockets.
+//! Nothing in a shard is shared or locked: the rest of the world puts orders and wake-ups into its inbox.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use relay_core::{ConnectionId, DocumentId};
+use serde::Serialize;
+use slab::Slab;
+use tokio::sync::oneshot;
+use tokio::time::{Interval, MissedTickBehavior};
+
+use crate::connection::{Connection, ConnectionStats, Env, Newcomer, Shared};
+use crate::directory::Member;
+use crate::inbox::{Inbox, Target, Wakeup};
+use crate::pen::Pen;
+use crate::room::{RoomId, Rooms, Step};
+use crate::stats::WsStats;
+use crate::wheel::{Tick, Wheel};
+
+pub(crate) type ShardInbox = Inbox<Order>;
+pub(crate) type ShardWakeup = Wakeup<Order>;
+
+/// What a shard is told from outside.
+pub(crate) enum Order {
+    /// Take this connection.
+    Serve(Box<Newcomer>),
+    /// Tell all connections to come back, and close them over the given time.
+    Drain { over: Duration },
+    /// No connection comes any more: end with the last.
+    End,
+    /// Who has joined the document?
+    Members(DocumentId, oneshot::Sender<Vec<Member>>),
+    /// The numbers of the connections, of this one or all of them.
+    Connections(Option<ConnectionId>, oneshot::Sender<Vec<ConnectionStats>>),
+}
+
+/// Numbers of one shard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ShardStats {
+    /// The shard, from 0.
+    pub shard: usize,
+    /// What has happened on its connections. `rooms_open` counts the rooms of this shard: a document that has members on
+    /// several shards has a room on each, and so has one whose members partly want no presence.
+    #[serde(flatten)]
+    pub stats: WsStats,
+}
+
+/// Connections and members that are dealt with before other tasks of the runtime get their turn.
+const BUDGET: usize = 128;
+/// The most messages that are written to the members of a room together.
+const MAX_BATCH: usize = 64;
+/// What is read from a socket at once.
+const READ_BYTES: usize = 64 * 1024;
+
+pub(crate) struct Shard {
+    shared: Arc<Shared>,
+    index: usize,
+    inbox: Arc<ShardInbox>,
+    connections: Slab<Connection>,
+    rooms: Rooms,
+    wheel: Wheel,
+    ticks: Pin<Box<Interval>>,
+    pen: Pen,
+    scratch: Box<[u8]>,
+    /// What is to be dealt with now, the last first; and the vector that takes its place.
+    ready: Vec<Target>,
+    due: Vec<(Tick, usize)>,
+    /// Set while the server stops: over which time from which moment connections are closed.
+    draining: bool,
+    ending: bool,
+}
+
+impl Shard {
+    pub(crate) fn new(shared: Arc<Shared>, index: usize, inbox: Arc<ShardInbox>) -> Self {
+        let tick = shared.config.tick.max(Duration::from_millis(1));
+        let mut ticks = Box::pin(tokio::time::interval(tick));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            wheel: Wheel::new(tick, shared.backend.clock.monotonic()),
+            shared,
+            index,
+            connections: Slab::new(),
+            rooms: Rooms::new(Arc::clone(&inbox)),
+            inbox,
+            ticks,
+            pen: Pen::default(),
+            scratch: vec![0; READ_BYTES].into(),
+            ready: Vec::new(),
+            due: Vec::new(),
+            draining: false,
+            ending: false,
+        }
+    }
+
+    /// Runs until it was told to end and has no connection any more.
+    pub(crate) async fn run(mut self) {
+        // The shard sees to it by itself that other tasks get their turn.
+        tokio::task::unconstrained(std::future::poll_fn(|cx| self.poll(cx))).await;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.inbox.register(cx.waker());
+        self.tick(cx);
+        if self.ready.is_empty() {
+            let orders = self.inbox.take(&mut self.ready);
+            // Who woke first is dealt with first.
+            self.ready.reverse();
+            for order in orders {
+                self.obey(order);
+            }
+        }
+        let mut budget = BUDGET;
+        while budget > 0 {
+            match self.ready.pop() {
+                Some(Target::Connection(key)) => {
+                    budget -= 1;
+                    self.poll_connection(key);
+                }
+                Some(Target::Room(room)) => budget = self.poll_room(room, budget),
+                None => break,
+            }
+        }
+        let counters = &self.shared.counters;
+        counters.connections_open.set(self.connections.len() as u64);
+        counters.rooms_open.set(self.rooms.len() as u64);
+        if self.ending && self.connections.is_empty() {
+            return Poll::Ready(());
+        }
+        if !self.ready.is_empty() || !self.inbox.is_empty() {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    /// Looks at the connections whose moment has come.
+    fn tick(&mut self, cx: &mut Context<'_>) {
+        while self.ticks.as_mut().poll_tick(cx).is_ready() {
+            self.pen.forget();
+            let mut due = std::mem::take(&mut self.due);
+            self.wheel.advance(self.shared.backend.clock.monotonic(), &mut due);
+            for (tick, key) in due.drain(..) {
+                if let Some(connection) = self.connections.get_mut(key)
+                    && connection.scheduled == tick
+                {
+                    connection.scheduled = Tick::MAX;
+                    self.ready.insert(0, Target::Connection(key));
+                }
+            }
+            self.due = due;
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Serve(newcomer) => self.serve(*newcomer),
+            Order::Drain { over } => self.drain(over),
+            Order::End => self.ending = true,
+            Order::Members(document, answer) => {
+                let members = self.connections.iter().filter_map(|(_, one)| one.member_of(&document));
+                // Who asked may have gone.
+                let _ = answer.send(members.collect());
+            }
+            Order::Connections(wanted, answer) => {
+                let all = self.connections.iter().map(|(_, one)| one);
+                let wanted = all.filter(|one| wanted.is_none_or(|id| one.id() == id));
+                let _ = answer.send(wanted.map(|one| one.stats(self.index)).collect());
+            }
+        }
+    }
+
+    fn serve(&mut self, newcomer: Newcomer) {
+        self.shared.counters.connections.increment();
+        let entry = self.connections.vacant_entry();
+        let key = entry.key();
+        let wakeup = Wakeup::new(&self.inbox, Target::Connection(key));
+        entry.insert(Connection::new(newcomer, Arc::clone(&self.shared), wakeup));
+        if self.draining {
+            self.drain_one(key, Duration::ZERO, Duration::ZERO);
+        }
+        self.ready.push(Target::Connection(key));
+    }
+
+    fn poll_connection(&mut self, key: usize) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let now = self.shared.backend.clock.monotonic();
+        let mut env = Env { rooms: &mut self.rooms, pen: &mut self.pen, now, key };
+        let polled = catch_unwind(AssertUnwindSafe(|| connection.poll(&mut env, &mut self.scratch)));
+        self.pen.clear();
+        match polled {
+            Ok(true) => self.schedule(key),
+            Ok(false) => self.remove(key),
+            Err(_) => {
+                tracing::error!("a connection ended by a panic, which is a bug; the others go on");
+                self.shared.counters.panicked.increment();
+                self.remove(key);
+            }
+        }
+    }
+
+    /// Sees to it that the wheel looks at the connection when its next time-out may be over.
+    fn schedule(&mut self, key: usize) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let tick = self.wheel.at(connection.deadline());
+        if tick < connection.scheduled {
+            connection.scheduled = tick;
+            self.wheel.insert(key, tick);
+        }
+    }
+
+    fn remove(&mut self, key: usize) {
+        let Some(mut connection) = self.connections.try_remove(key) else { return };
+        let now = self.shared.backend.clock.monotonic();
+        connection.dissolve(&mut Env { rooms: &mut self.rooms, pen: &mut self.pen, now, key });
+    }
+
+    /// Goes on with a room, for at most `budget` members. Returns what is left of the budget.
+    fn poll_room(&mut self, id: RoomId, mut budget: usize) -> usize {
+        let now = self.shared.backend.clock.monotonic();
+        let Some(room) = self.rooms.get_mut(id) else { return budget };
+        let waker = room.begin();
+        let cx = &mut Context::from_waker(&waker);
+        while budget > 0 {
+            budget -= 1;
+            let Some(room) = self.rooms.get_mut(id) else { return budget };
+            let max_bytes = self.shared.config.write_buffer_bytes;
+            let step = catch_unwind(AssertUnwindSafe(|| room.step(cx, MAX_BATCH, max_bytes)));
+            match step {
+                Ok(Step::Deliver(key)) => {
+                    if let Some(connection) = self.connections.get_mut(key) {
+                        let mut env = Env { rooms: &mut self.rooms, pen: &mut self.pen, now, key };
+                        connection.deliver(id, &mut env);
+                    }
+                }
+                Ok(Step::Settled(seekers)) => {
+                    self.ready.extend(seekers.into_iter().map(Target::Connection));
+                    return budget;
+                }
+                Ok(Step::Over(members, cause)) => {
+                    self.end_room(id, &members, cause.as_ref());
+                    return budget;
+                }
+                Err(_) => {
+                    tracing::error!("a room ended by a panic, which is a bug; the others go on");
+                    self.shared.counters.panicked.increment();
+                    let members = self.rooms.get_mut(id).map(|room| room.members()).unwrap_or_default();
+                    self.end_room(id, &members, None);
+                    return budget;
+                }
+            }
+        }
+        self.ready.insert(0, Target::Room(id));
+        budget
+    }
+
+    fn end_room(&mut self, id: RoomId, members: &[usize], cause: Option<&relay_core::StreamError>) {
+        let now = self.shared.backend.clock.monotonic();
+        for &key in members {
+            if let Some(connection) = self.connections.get_mut(key) {
+                let mut env = Env { rooms: &mut self.rooms, pen: &mut self.pen, now, key };
+                connection.room_over(id, cause, &mut env);
+            }
+        }
+        self.rooms.remove(id);
+    }
+
+    fn drain(&mut self, over: Duration) {
+        self.draining = true;
+        let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
+        let count = u32::try_from(keys.len()).unwrap_or(u32::MAX).max(1);
+        for (place, key) in (0..).zip(keys) {
+            let wait = over / count * place;
+            self.drain_one(key, wait, over);
+            self.ready.push(Target::Connection(key));
+        }
+    }
+
+    fn drain_one(&mut self, key: usize, wait: Duration, over: Duration) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let now = self.shared.backend.clock.monotonic();
+        let mut env = Env { rooms: &mut self.rooms, pen: &mut self.pen, now, key };
+        // Others come back at other moments.
+        let return_after = over.saturating_sub(wait);
+        connection.begin_draining(now.saturating_add(wait), return_after, &mut env);
+    }
+}

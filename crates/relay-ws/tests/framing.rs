@@ -1,0 +1,209 @@
+//! The framing beside a plain list of messages: however they are cut, masked, compressed and handed over.
+
+#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
+
+use proptest::prelude::*;
+use relay_ws::framing::{Decoder, FramingError, Message, OpCode, encode, encode_close};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode as RawOpCode};
+use tokio_tungstenite::tungstenite::protocol::frame::{Frame, FrameHeader};
+
+const MAX: usize = 70_000;
+
+#[derive(Debug, Clone, PartialEq)]
+enum Sent {
+    Text(String),
+    Binary(Vec<u8>),
+    Ping(Vec<u8>),
+    Pong(Vec<u8>),
+}
+
+fn owned(message: Message<'_>) -> Sent {
+    match message {
+        Message::Text(text) => Sent::Text(text.to_owned()),
+        Message::Binary(bytes) => Sent::Binary(bytes.to_vec()),
+        Message::Ping(bytes) => Sent::Ping(bytes.to_vec()),
+        Message::Pong(bytes) => Sent::Pong(bytes.to_vec()),
+        Message::Close(close) => panic!("nobody sent {close:?}"),
+    }
+}
+
+/// A frame as a client sends it.
+fn frame(op_code: RawOpCode, is_final: bool, mask: [u8; 4], payload: &[u8]) -> Vec<u8> {
+    let header = FrameHeader { is_final, opcode: op_code, mask: Some(mask), ..FrameHeader::default() };
+    let mut bytes = Vec::new();
+    header.format(payload.len() as u64, &mut bytes).unwrap();
+    bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    bytes
+}
+
+/// The frames of a message, cut at `cuts`, with `between` put in after each but the last.
+fn frames(message: &Sent, cuts: &[prop::sample::Index], mask: [u8; 4], between: &[u8]) -> Vec<u8> {
+    let (first, payload) = match message {
+        Sent::Text(text) => (Data::Text, text.as_bytes()),
+        Sent::Binary(bytes) => (Data::Binary, bytes.as_slice()),
+        Sent::Ping(bytes) => return frame(RawOpCode::Control(Control::Ping), true, mask, bytes),
+        Sent::Pong(bytes) => return frame(RawOpCode::Control(Control::Pong), true, mask, bytes),
+    };
+    let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(payload.len() + 1)).collect();
+    at.sort_unstable();
+    let (mut bytes, mut begin) = (Vec::new(), 0);
+    for (index, end) in at.iter().copied().chain([payload.len()]).enumerate() {
+        let op_code = RawOpCode::Data(if index == 0 { first } else { Data::Continue });
+        bytes.extend(frame(op_code, index == at.len(), mask, &payload[begin..end]));
+        if index < at.len() {
+            bytes.extend_from_slice(between);
+        }
+        begin = end;
+    }
+    bytes
+}
+
+fn messages() -> impl Strategy<Value = Sent> {
+    prop_oneof![
+        ".{0,200}".prop_map(Sent::Text),
+        prop::collection::vec(any::<u8>(), 0..300).prop_map(Sent::Binary),
+        (60_000_usize..MAX).prop_map(|length| Sent::Text("é".repeat(length / 2))),
+        prop::collection::vec(any::<u8>(), 0..126).prop_map(Sent::Ping),
+        prop::collection::vec(any::<u8>(), 0..126).prop_map(Sent::Pong),
+    ]
+}
+
+/// Hands `bytes` over in pieces of these sizes, and now and then stops in the middle to hold the rest.
+fn decode(bytes: &[u8], pieces: &[usize], stops: &[bool]) -> Result<Vec<Sent>, FramingError> {
+    let mut decoder = Decoder::new(MAX, false);
+    let (mut received, mut rest) = (Vec::new(), bytes.to_vec());
+    let (mut pieces, mut stops) = (pieces.iter().cycle(), stops.iter().cycle());
+    while !rest.is_empty() {
+        let length = (*pieces.next().unwrap()).clamp(1, rest.len());
+        let mut piece: Vec<u8> = rest.drain(..length).collect();
+        let mut input = piece.as_mut_slice();
+        while let Some(message) = decoder.next(&mut input)? {
+            received.push(owned(message));
+            if *stops.next().unwrap() {
+                break;
+            }
+        }
+        decoder.hold(input);
+    }
+    while let Some(message) = decoder.next(&mut [].as_mut_slice())? {
+        received.push(owned(message));
+    }
+    Ok(received)
+}
+
+proptest! {
+    #[test]
+    fn messages_arrive_as_they_were_sent_however_they_are_cut(
+        sent in prop::collection::vec((messages(), prop::collection::vec(any::<prop::sample::Index>(), 0..4)), 0..8),
+        mask in any::<[u8; 4]>(),
+        pieces in prop::collection::vec(prop_oneof![1_usize..20, 1_000_usize..100_000], 1..10),
+        stops in prop::collection::vec(any::<bool>(), 1..5),
+    ) {
+        let ping = frame(RawOpCode::Control(Control::Ping), true, mask, b"between");
+        let mut bytes = Vec::new();
+        let mut expected = Vec::new();
+        for (message, cuts) in &sent {
+            bytes.extend(frames(message, cuts, mask, &ping));
+            if matches!(message, Sent::Text(_) | Sent::Binary(_)) {
+                expected.extend(cuts.iter().map(|_| Sent::Ping(b"between".to_vec())));
+            }
+            expected.push(message.clone());
+        }
+        prop_assert_eq!(decode(&bytes, &pieces, &stops).unwrap(), expected);
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), piece in 1_usize..50) {
+        let mut decoder = Decoder::new(100, true);
+        for piece in bytes.chunks(piece) {
+            let mut piece = piece.to_vec();
+            let mut input = piece.as_mut_slice();
+            while let Ok(Some(_)) = decoder.next(&mut input) {}
+        }
+    }
+}
+
+#[track_caller]
+fn refused(bytes: &[u8]) -> FramingError {
+    let at_once = decode(bytes, &[usize::MAX], &[false]).unwrap_err();
+    let byte_by_byte = decode(bytes, &[1], &[false]).unwrap_err();
+    assert_eq!(at_once, byte_by_byte);
+    at_once
+}
+
+#[track_caller]
+fn breaks_the_protocol(bytes: &[u8]) {
+    assert!(matches!(refused(bytes), FramingError::Protocol { .. }));
+}
+
+const MASK: [u8; 4] = [1, 2, 3, 4];
+
+fn data(data: Data, is_final: bool, payload: &[u8]) -> Vec<u8> {
+    frame(RawOpCode::Data(data), is_final, MASK, payload)
+}
+
+fn control(control: Control, is_final: bool, payload: &[u8]) -> Vec<u8> {
+    frame(RawOpCode::Control(control), is_final, MASK, payload)
+}
+
+#[test]
+fn what_rfc_6455_forbids_is_refused() {
+    let mut unmasked = Vec::new();
+    encode(&mut unmasked, OpCode::Text, b"hello");
+    breaks_the_protocol(&unmasked);
+    for bit in [0x40, 0x20, 0x10] {
+        let mut reserved = data(Data::Text, true, b"hello");
+        reserved[0] |= bit;
+        breaks_the_protocol(&reserved);
+    }
+    for op_code in [3, 7, 11, 15] {
+        let mut reserved = data(Data::Text, true, b"");
+        reserved[0] = 0x80 | op_code;
+        breaks_the_protocol(&reserved);
+    }
+    breaks_the_protocol(&control(Control::Ping, false, b""));
+    breaks_the_protocol(&control(Control::Ping, true, &[0; 126]));
+    breaks_the_protocol(&data(Data::Continue, true, b""));
+    breaks_the_protocol(&[data(Data::Text, false, b"a"), data(Data::Text, true, b"b")].concat());
+    breaks_the_protocol(&control(Control::Close, true, &[3]));
+    for code in [0_u16, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000] {
+        breaks_the_protocol(&control(Control::Close, true, &code.to_be_bytes()));
+    }
+}
+
+#[test]
+fn text_that_is_not_utf8_is_refused_with_the_first_wrong_byte() {
+    assert_eq!(refused(&data(Data::Text, true, b"\xff")), FramingError::NotUtf8);
+    assert_eq!(refused(&data(Data::Text, true, b"\xce")), FramingError::NotUtf8);
+    assert_eq!(refused(&control(Control::Close, true, b"\x03\xe8\xff")), FramingError::NotUtf8);
+    // Neither the frame nor the message has ended.
+    let begun = data(Data::Text, false, b"\xed\xa0\x80 and much more to come");
+    assert_eq!(decode(&begun[..10], &[1], &[false]), Err(FramingError::NotUtf8));
+    // A character may lie in two frames.
+    let whole = [data(Data::Text, false, b"\xce"), data(Data::Continue, true, b"\xba")].concat();
+    assert_eq!(decode(&whole, &[1], &[false]).unwrap(), [Sent::Text("κ".to_owned())]);
+}
+
+#[test]
+fn a_message_is_too_large_over_all_its_frames_and_by_its_header_alone() {
+    let too_large = FramingError::TooLarge { max: MAX };
+    let half = vec![0; MAX / 2 + 1];
+    let halves = [data(Data::Binary, false, &half), data(Data::Continue, true, &half)].concat();
+    assert_eq!(refused(&halves), too_large);
+    // A header that claims 4 GiB, and nothing else.
+    assert_eq!(refused(&[0x82, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 1, 2, 3, 4]), too_large);
+    assert_eq!(refused(&[0x82, 0xff, 0xff, 0, 0, 1, 0, 0, 0, 0, 1, 2, 3, 4]), too_large);
+}
+
+#[test]
+fn a_close_has_its_code_and_a_reason_that_fits() {
+    let mut decoder = Decoder::new(MAX, false);
+    let mut bytes = control(Control::Close, true, b"\x03\xe8bye");
+    assert_eq!(decoder.next(&mut bytes.as_mut_slice()).unwrap(), Some(Message::Close(Some((1000, "bye")))));
+    let mut out = Vec::new();
+    encode_close(&mut out, 1013, &"é".repeat(100));
+    let payload = bytes::Bytes::copy_from_slice(&out[2..]);
+    let header = FrameHeader { opcode: RawOpCode::Control(Control::Close), ..FrameHeader::default() };
+    let close = Frame::from_payload(header, payload);
+    assert!(close.payload().len() <= 125 && std::str::from_utf8(&close.payload()[2..]).is_ok());
+}
