@@ -215,7 +215,7 @@ mod tests {
     fn each_key_changes_a_value_of_its_own() {
         for key in KEYS {
             let mut settings = Settings::default();
-            let other = ["7", "7s", "json", "memory", "http://x", "127.0.0.1:7", "changed"]
+            let other = ["7", "7s", "true", "json", "memory", "http://x", "127.0.0.1:7", "changed"]
                 .into_iter()
                 .find(|text| (key.set)(&mut settings, text).is_ok());
             assert!(other.is_some(), "{} takes none of the samples", key.name);
