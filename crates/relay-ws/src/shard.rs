@@ -63,7 +63,7 @@ pub(crate) struct Shard {
     shared: Arc<Shared>,
     index: usize,
     inbox: Arc<ShardInbox>,
-    connections: Slab<Connection>,
+    connections: Slab<Box<Connection>>,
     rooms: Rooms,
     wheel: Wheel,
     ticks: Pin<Box<Interval>>,
@@ -180,7 +180,8 @@ impl Shard {
         let entry = self.connections.vacant_entry();
         let key = entry.key();
         let wakeup = Wakeup::new(&self.inbox, Target::Connection(key));
-        entry.insert(Connection::new(newcomer, Arc::clone(&self.shared), wakeup));
+        // Boxed, since a growing slab would move them all and keep room for twice as many.
+        entry.insert(Box::new(Connection::new(newcomer, Arc::clone(&self.shared), wakeup)));
         if self.draining {
             self.drain_one(key, Duration::ZERO, Duration::ZERO);
         }

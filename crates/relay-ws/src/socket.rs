@@ -34,6 +34,8 @@ impl Socket {
             Ok(parts) => (Io::Tcp(parts.io.into_inner()), parts.read_buf),
             Err(upgraded) => (Io::Other(TokioIo::new(upgraded)), Bytes::new()),
         };
+        // Empty, it would still keep hyper's buffer of 8 KiB.
+        let early = if early.is_empty() { Bytes::new() } else { early };
         Self { io, early, bytes_in: 0, bytes_out: 0 }
     }
 

@@ -190,5 +190,5 @@ async fn a_panic_in_a_document_ends_its_channels_alone_and_one_in_a_connection_t
     assert_eq!(stats.connections_open, 1);
     assert_eq!(server.ws.members(&"notes".parse().unwrap()).await.len(), 1);
     works(&server, &mut bob).await;
-    server.ws.shutdown(Duration::from_secs(10)).await;
+    server.ws.shutdown(Duration::from_millis(100)).await;
 }

@@ -5,6 +5,7 @@
     reason = "a test's helpers fail by panicking, as tests do"
 )]
 
+mod attending;
 mod bad_input;
 mod connecting;
 mod ending;

@@ -14,8 +14,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use relay_core::{
-    Clock, DocumentId, Draft, Epoch, Event, EventSink, EventSource, EventStream, Head, LogError, ManualClock,
-    Opening, PublishError, ReadLimit, Receipt, Seq, Start, StreamError, StreamPosition, SubscribeError,
+    Attendance, Clock, DocumentId, Draft, Epoch, Event, EventSink, EventSource, EventStream, Head, LogError,
+    ManualClock, Opening, PublishError, ReadLimit, Receipt, Seq, Start, StreamError, StreamPosition,
+    SubscribeError,
 };
 use relay_ws::{WsConfig, WsServer, WsStats};
 use serde_json::{Value, json};
@@ -263,14 +264,31 @@ impl Server {
         Self::with_feed(config, |_| ()).await
     }
 
+    pub(crate) async fn with_attendance(config: WsConfig, attendance: Arc<dyn Attendance>) -> Self {
+        Self::build(config, |_| (), Some(attendance)).await
+    }
+
     pub(crate) async fn with_feed(config: WsConfig, adjust: impl FnOnce(&mut Feed)) -> Self {
+        Self::build(config, adjust, None).await
+    }
+
+    async fn build(
+        config: WsConfig,
+        adjust: impl FnOnce(&mut Feed),
+        attendance: Option<Arc<dyn Attendance>>,
+    ) -> Self {
         let clock = Arc::new(ManualClock::new());
         let mut feed = Feed::new(Arc::clone(&clock));
         adjust(&mut feed);
         let feed = Arc::new(feed);
         let source = Arc::new(Shared(Arc::clone(&feed)));
         let time: Arc<dyn Clock> = Arc::clone(&clock) as _;
-        let ws = WsServer::new(config, Arc::clone(&feed) as _, source, time);
+        let ws = match attendance {
+            None => WsServer::new(config, Arc::clone(&feed) as _, source, time),
+            Some(attendance) => {
+                WsServer::with_attendance(config, Arc::clone(&feed) as _, source, attendance, time)
+            }
+        };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut accepting = JoinSet::new();

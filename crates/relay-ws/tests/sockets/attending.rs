@@ -1,0 +1,250 @@
+//! Who is there: what the server tells an attendance, and what its members are told of each other.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use relay_core::{
+    Arrival, Attendance, Attended, Departure, JsonText, PresenceChange, PresenceStream, RequestError, Seat,
+    SessionId, Sign, UserId,
+};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+
+use crate::support::{Server, edit, quick};
+
+/// An honest attendance without any time: everyone who is there, in one version after the other.
+#[derive(Default)]
+pub(crate) struct Roster {
+    state: Mutex<State>,
+    granted: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// What happened, in words.
+    told: Vec<String>,
+    present: BTreeMap<String, Value>,
+    /// What was there after each change.
+    versions: Vec<BTreeMap<String, Value>>,
+    waiting: Vec<Waker>,
+}
+
+impl State {
+    fn changed(&mut self) {
+        self.versions.push(self.present.clone());
+        self.waiting.drain(..).for_each(Waker::wake);
+    }
+}
+
+struct Stream {
+    roster: Arc<Roster>,
+    /// The versions that were given; 0 before the state.
+    position: usize,
+}
+
+impl PresenceStream for Stream {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<PresenceChange>> {
+        let mut state = self.roster.state.lock();
+        let newest = state.versions.len();
+        if self.position == newest {
+            state.waiting.push(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let now = &state.versions[newest - 1];
+        let change = if self.position == 0 {
+            PresenceChange::State(text(&json!(now)))
+        } else {
+            let before = &state.versions[self.position - 1];
+            let joins: BTreeMap<_, _> = now.iter().filter(|(key, _)| !before.contains_key(*key)).collect();
+            let leaves: BTreeMap<_, _> = before.iter().filter(|(key, _)| !now.contains_key(*key)).collect();
+            PresenceChange::Diff(text(&json!({"joins": joins, "leaves": leaves})))
+        };
+        self.position = newest;
+        Poll::Ready(Some(change))
+    }
+
+    fn position(&self) -> u64 {
+        self.position as u64
+    }
+
+    fn fork(&self) -> Box<dyn PresenceStream> {
+        Box::new(Self { roster: Arc::clone(&self.roster), position: self.position })
+    }
+}
+
+fn text(value: &Value) -> JsonText {
+    JsonText::parse(value.to_string().into()).unwrap()
+}
+
+struct Desk(Arc<Roster>);
+
+#[async_trait]
+impl Attendance for Desk {
+    fn join(&self, seat: &Seat, arrival: Arrival) -> Result<Attended, RequestError> {
+        if seat.user.as_str() == "banned" {
+            let message = "the document is closed to you".to_owned();
+            return Err(RequestError { code: "banned", message, holder: None });
+        }
+        let mut state = self.0.state.lock();
+        let given = arrival.state.map_or(String::new(), |state| format!(" with {}", state.as_str()));
+        state.told.push(format!("{} joined{given}", seat.user));
+        state.present.insert(seat.user.to_string(), json!({"metas": [{"phx_ref": "r"}]}));
+        state.changed();
+        let presence = Box::new(Stream { roster: Arc::clone(&self.0), position: 0 });
+        Ok(Attended { session: SessionId::from_u128(7), locks: text(&json!([])), presence })
+    }
+
+    fn leave(&self, seat: &Seat, departure: Departure) {
+        let mut state = self.0.state.lock();
+        state.told.push(format!("{} {departure:?}", seat.user));
+        state.present.remove(seat.user.as_str());
+        state.changed();
+    }
+
+    fn sign(&self, seat: &Seat, sign: Sign) {
+        self.0.state.lock().told.push(format!("{} {sign:?}", seat.user));
+    }
+
+    async fn request(
+        &self,
+        seat: &Seat,
+        name: &str,
+        payload: &JsonText,
+    ) -> Option<Result<JsonText, RequestError>> {
+        match name {
+            "lock:acquire" => {
+                self.0.granted.notified().await;
+                Some(Ok(text(&json!({"token": 1}))))
+            }
+            "lock:renew" => Some(Err(RequestError {
+                code: "locked",
+                message: "held".to_owned(),
+                holder: UserId::new("eve").ok(),
+            })),
+            "cursor" => Some(Ok(text(&json!({"of": seat.user, "is": payload})))),
+            _ => None,
+        }
+    }
+}
+
+async fn scene() -> (Server, Arc<Roster>) {
+    let roster = Arc::new(Roster::default());
+    let desk = Arc::new(Desk(Arc::clone(&roster)));
+    (Server::with_attendance(quick(), desk).await, roster)
+}
+
+impl Roster {
+    fn told(&self) -> Vec<String> {
+        std::mem::take(&mut self.state.lock().told)
+    }
+
+    async fn until(&self, wanted: &str) {
+        let waiting = async {
+            while !self.state.lock().told.iter().any(|told| told == wanted) {
+                tokio::task::yield_now().await;
+            }
+        };
+        let waited = tokio::time::timeout(std::time::Duration::from_secs(20), waiting).await;
+        waited.unwrap_or_else(|_| panic!("nobody told `{wanted}`, only {:?}", self.state.lock().told));
+    }
+}
+
+#[tokio::test]
+async fn the_state_comes_after_the_reply_and_before_any_change() {
+    let (server, _roster) = scene().await;
+    let mut ada = server.connect("ada").await;
+    let reply = ada.join_as("1", "document:notes", json!({})).await;
+    assert_eq!(reply["response"]["session"], json!(SessionId::from_u128(7)));
+    assert_eq!(reply["response"]["locks"], json!([]));
+    let meta = json!({"metas": [{"phx_ref": "r"}]});
+    assert_eq!(ada.next().await, json!([null, null, "document:notes", "presence_state", {"ada": meta}]));
+    let mut bob = server.connect("bob").await;
+    bob.join("document:notes", json!({})).await;
+    let diff = json!({"joins": {"bob": meta}, "leaves": {}});
+    assert_eq!(ada.next().await, json!([null, null, "document:notes", "presence_diff", diff]));
+    assert_eq!(bob.next().await[4], json!({"ada": meta, "bob": meta}));
+    bob.send_raw(Message::Close(Some(CloseFrame { code: 1000.into(), reason: "".into() }))).await;
+    let diff = json!({"joins": {}, "leaves": {"bob": meta}});
+    assert_eq!(ada.next().await, json!([null, null, "document:notes", "presence_diff", diff]));
+}
+
+#[tokio::test]
+async fn who_wants_no_presence_is_neither_shown_nor_told_and_gets_the_events() {
+    let (server, roster) = scene().await;
+    let (mut ada, mut observer) = (server.connect("ada").await, server.connect("observer").await);
+    ada.join_as("1", "document:notes", json!({})).await;
+    ada.next().await;
+    let reply = observer.join("document:notes", json!({"presence": false})).await;
+    assert_eq!((reply["status"].clone(), reply["response"].get("session")), (json!("ok"), None));
+    ada.push("1", "document:notes", "document.edited", edit("a")).await;
+    assert_eq!(observer.next().await[3], "document.edited");
+    assert_eq!(roster.told(), ["ada joined", "ada Active"]);
+}
+
+#[tokio::test]
+async fn a_departure_says_whether_it_was_meant() {
+    let (server, roster) = scene().await;
+    let close = |code: u16| Message::Close(Some(CloseFrame { code: code.into(), reason: "".into() }));
+    let mut ada = server.connect("ada").await;
+    ada.join_as("1", "document:notes", json!({"state": {"name": "Ada"}})).await;
+    ada.send(json!(["1", "l", "document:notes", "phx_leave", {}])).await;
+    ada.reply("l").await;
+    assert_eq!(roster.told(), [r#"ada joined with {"name":"Ada"}"#, "ada Left"]);
+    for (code, departure) in [(1000, "ada Left"), (1001, "ada Lost"), (3000, "ada Lost")] {
+        let mut ada = server.connect("ada").await;
+        ada.join("document:notes", json!({})).await;
+        ada.send_raw(close(code)).await;
+        roster.until(departure).await;
+        roster.told();
+    }
+    let mut ada = server.connect("ada").await;
+    ada.join("document:notes", json!({})).await;
+    drop(ada);
+    roster.until("ada Lost").await;
+}
+
+#[tokio::test]
+async fn heartbeats_and_pushes_are_signs_of_life() {
+    let (server, roster) = scene().await;
+    let mut ada = server.connect("ada").await;
+    ada.join_as("1", "document:notes", json!({})).await;
+    roster.told();
+    ada.is_alive().await;
+    ada.push("1", "document:notes", "cursor.moved", json!({"position": 1})).await;
+    assert_eq!(roster.told(), ["ada Alive", "ada Active"]);
+}
+
+#[tokio::test]
+async fn requests_are_answered_by_whoever_knows_of_participants() {
+    let (server, roster) = scene().await;
+    let mut ada = server.connect("ada").await;
+    ada.join_as("1", "document:notes", json!({})).await;
+    let answer = ada.push("1", "document:notes", "cursor", json!({"position": 3})).await;
+    assert_eq!(answer, json!({"status": "ok", "response": {"of": "ada", "is": {"position": 3}}}));
+    let answer = ada.push("1", "document:notes", "lock:renew", json!({})).await;
+    assert_eq!(answer["response"], json!({"reason": "locked", "message": "held", "holder": "eve"}));
+    let answer = ada.push("1", "document:notes", "lock:explode", json!({})).await;
+    assert_eq!(answer["response"]["reason"], "unknown_event");
+    // One that has to wait keeps nobody else waiting.
+    ada.send(json!(["1", "w", "document:notes", "lock:acquire", {}])).await;
+    ada.is_alive().await;
+    assert_eq!(ada.push("1", "document:notes", "document.edited", edit("a")).await["status"], "ok");
+    roster.granted.notify_one();
+    assert_eq!(ada.reply("w").await["response"], json!({"token": 1}));
+}
+
+#[tokio::test]
+async fn a_join_that_is_refused_leaves_nothing_behind() {
+    let (server, roster) = scene().await;
+    let mut banned = server.connect("banned").await;
+    let reply = banned.join("document:notes", json!({})).await;
+    assert_eq!(reply["response"]["reason"], "banned");
+    banned.is_alive().await;
+    assert_eq!((server.feed.subscriptions("notes"), server.ws.rooms().len()), (0, 0));
+    assert!(roster.told().is_empty());
+}
