@@ -58,6 +58,8 @@ pub struct Decoder {
     /// [`Decoder::hold`] was given.
     held: Vec<u8>,
     at: usize,
+    /// What is held is the beginning of something, which nothing can be made of before more comes.
+    is_starved: bool,
 }
 
 /// Puts messages together.
@@ -133,12 +135,16 @@ impl Decoder {
 
     /// Keeps bytes whose turn has not come. [`Decoder::next`] takes them before its input.
     pub fn hold(&mut self, rest: &[u8]) {
-        self.held.extend_from_slice(rest);
+        if !rest.is_empty() {
+            self.held.extend_from_slice(rest);
+            self.is_starved = false;
+        }
     }
 
-    /// Whether bytes are held in which there may be a whole message.
+    /// Whether bytes are held whose turn has not come: the next call to [`Decoder::next`] needs no input. Never after
+    /// it has returned `None`.
     pub fn has_held(&self) -> bool {
-        self.at < self.held.len()
+        self.at < self.held.len() && !self.is_starved
     }
 
     /// The next message, out of what is held and then out of `input`, which goes on to what was not needed. `None` when
@@ -151,12 +157,16 @@ impl Decoder {
         &'m mut self,
         input: &mut &'i mut [u8],
     ) -> Result<Option<Message<'m>>, FramingError> {
+        self.is_starved = false;
         if self.has_held() {
             let (used, found) = self.assembly.step(&mut self.held[self.at..])?;
             let begin = self.at;
             self.at += used;
             match found {
-                Found::Nothing if input.is_empty() => return Ok(None),
+                Found::Nothing if input.is_empty() => {
+                    self.is_starved = true;
+                    return Ok(None);
+                }
                 // The rest of what is held needs what comes after it.
                 Found::Nothing => {
                     self.held.drain(..self.at);
@@ -182,6 +192,7 @@ impl Decoder {
         match found {
             Found::Nothing => {
                 self.held.extend_from_slice(rest);
+                self.is_starved = true;
                 Ok(None)
             }
             Found::InPlace(kind, range) => {
@@ -262,6 +273,9 @@ impl Assembly {
         let mut cursor = Cursor::new(bytes);
         let parsed = FrameHeader::parse(&mut cursor).map_err(|_| protocol("a reserved opcode"))?;
         let Some((header, length)) = parsed else { return Ok(None) };
+        if cursor.position() != header.len(length) as u64 {
+            return Err(protocol("a length in more bytes than it needs"));
+        }
         if header.rsv2 || header.rsv3 {
             return Err(protocol("a reserved bit is set"));
         }
