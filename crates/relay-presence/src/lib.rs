@@ -2,4 +2,27 @@
 //!
 #![doc = include_str!("../README.md")]
 
+mod commands;
+mod config;
+pub mod crdt;
+mod document;
+mod hub;
 mod locks;
+mod query;
+mod roster;
+mod session;
+mod state;
+mod stats;
+mod stream;
+mod tokens;
+
+pub use config::{PresenceConfig, PresenceConfigError};
+pub use hub::Presence;
+pub use locks::{
+    AcquireRequest, Lease, LockChange, LockConfig, LockConfigError, LockError, LockStats, Locks, Publication,
+    held_json, request,
+};
+pub use query::{Participant, SessionInfo, SessionQuery};
+pub use session::{IllegalTransition, SessionCounters, SessionState, Transition};
+pub use stats::PresenceStats;
+pub use tokens::{FileTokens, MemoryTokens, TokenError, TokenSource};

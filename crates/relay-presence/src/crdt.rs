@@ -1,0 +1,227 @@
+//! Presence as data that merges: an observed-remove map in which an addition wins, with a causal context instead of
+//! tombstones (Almeida, Shoker and Baquero, "Delta State Replicated Data Types", 2018: the optimised add-wins set; Phoenix's
+//! tracker is built on the same).
+//!
+//! Each change by a node has a *dot*: the node and a number that only grows. An entry carries the dot of the change that
+//! made it; the context says which dots were seen. An entry whose dot the other side has seen, and which it does not
+//! have, was removed there. So merging is commutative, associative and idempotent, what was removed does not come back
+//! with an old delta, and a delta that was lost is made good by any later exchange of whole states.
+//!
+//! An entry is changed by the node alone whose connection it belongs to.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use relay_core::{ConnectionId, UserId};
+
+/// One server process: a number that no other process has, of this or an earlier start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(u64);
+
+impl NodeId {
+    /// A number that no other call gives: 64 bits of a random UUID.
+    pub fn random() -> Self {
+        Self(relay_core::Epoch::random().as_u64())
+    }
+
+    /// The node with the given bits.
+    pub const fn from_u64(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// Its bits.
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+}
+
+/// The number of a change among those of its node: 1 for the first.
+pub type Counter = u64;
+
+/// Whose presence it is: a connection of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EntryKey {
+    /// The node that the connection belongs to.
+    pub node: NodeId,
+    /// The connection with which the presence began.
+    pub connection: ConnectionId,
+}
+
+/// One connection's presence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The change that made it.
+    pub counter: Counter,
+    /// The change that it replaced.
+    pub previous: Option<Counter>,
+    /// The user.
+    pub user: UserId,
+    /// The state: the text of a JSON object without its braces, so empty for `{}`.
+    pub state: Box<str>,
+}
+
+/// Which changes were seen.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Context {
+    /// Of each node, everything up to this.
+    seen: BTreeMap<NodeId, Counter>,
+    /// And these, before which some are missing.
+    beyond: BTreeSet<(NodeId, Counter)>,
+}
+
+impl Context {
+    /// Whether the change was seen.
+    pub fn contains(&self, node: NodeId, counter: Counter) -> bool {
+        self.seen.get(&node).is_some_and(|seen| counter <= *seen) || self.beyond.contains(&(node, counter))
+    }
+
+    fn add(&mut self, node: NodeId, counter: Counter) {
+        self.beyond.insert((node, counter));
+    }
+
+    fn merge(&mut self, other: &Self) {
+        for (&node, &counter) in &other.seen {
+            let seen = self.seen.entry(node).or_default();
+            *seen = counter.max(*seen);
+        }
+        self.beyond.extend(&other.beyond);
+        self.compact();
+    }
+
+    /// Moves what follows on what was seen into it.
+    fn compact(&mut self) {
+        let Self { seen, beyond } = self;
+        beyond.retain(|&(node, counter)| {
+            let seen = seen.entry(node).or_default();
+            if counter == *seen + 1 {
+                *seen = counter;
+            }
+            counter > *seen
+        });
+        seen.retain(|_, counter| *counter > 0);
+    }
+}
+
+/// What one replica tells another: a few changes, or all that it has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Delta {
+    entries: HashMap<EntryKey, Entry>,
+    context: Context,
+}
+
+impl Delta {
+    fn of(dots: impl IntoIterator<Item = (NodeId, Counter)>) -> Self {
+        let mut delta = Self::default();
+        for (node, counter) in dots {
+            delta.context.add(node, counter);
+        }
+        delta.context.compact();
+        delta
+    }
+}
+
+/// What a merge has done to the entries.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Merged {
+    /// Entries that are new, or in the place of one that was removed.
+    pub added: Vec<EntryKey>,
+    /// Entries that are gone or were replaced.
+    pub removed: Vec<(EntryKey, Entry)>,
+}
+
+/// One document's presence, as one node knows it.
+#[derive(Debug, Clone)]
+pub struct Replica {
+    node: NodeId,
+    entries: HashMap<EntryKey, Entry>,
+    context: Context,
+}
+
+impl Replica {
+    /// Nobody is there, as far as `node` knows.
+    pub fn new(node: NodeId) -> Self {
+        Self { node, entries: HashMap::new(), context: Context::default() }
+    }
+
+    /// The key of a connection of this node.
+    pub fn key(&self, connection: ConnectionId) -> EntryKey {
+        EntryKey { node: self.node, connection }
+    }
+
+    /// The presence of `key`.
+    pub fn get(&self, key: EntryKey) -> Option<&Entry> {
+        self.entries.get(&key)
+    }
+
+    /// Everyone who is there, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&EntryKey, &Entry)> {
+        self.entries.iter()
+    }
+
+    /// How many are there.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether nobody is.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Puts in the presence of a connection of this node, in the place of what was there. Returns what was, and the delta for
+    /// the others.
+    pub fn put(&mut self, connection: ConnectionId, user: UserId, state: Box<str>) -> (Option<Entry>, Delta) {
+        let (node, key) = (self.node, self.key(connection));
+        let counter = self.context.seen.get(&node).copied().unwrap_or_default() + 1;
+        self.context.seen.insert(node, counter);
+        let previous = self.entries.get(&key).map(|entry| entry.counter);
+        let entry = Entry { counter, previous, user, state };
+        let replaced = self.entries.insert(key, entry.clone());
+        let mut delta = Delta::of(previous.into_iter().chain([counter]).map(|counter| (node, counter)));
+        delta.entries.insert(key, entry);
+        (replaced, delta)
+    }
+
+    /// Takes out the presence of a connection of this node. Returns it, and the delta for the others.
+    pub fn remove(&mut self, connection: ConnectionId) -> Option<(Entry, Delta)> {
+        let entry = self.entries.remove(&self.key(connection))?;
+        let delta = Delta::of([(self.node, entry.counter)]);
+        Some((entry, delta))
+    }
+
+    /// Takes out everybody of a node that is gone. What it may still have sent is not heard any more only if it is not
+    /// merged: a node that comes back has another id.
+    pub fn remove_node(&mut self, node: NodeId) -> Merged {
+        let removed = self.entries.extract_if(|key, _| key.node == node).collect();
+        Merged { added: Vec::new(), removed }
+    }
+
+    /// All that this replica knows.
+    pub fn whole(&self) -> Delta {
+        Delta { entries: self.entries.clone(), context: self.context.clone() }
+    }
+
+    /// Takes in what another replica tells.
+    pub fn merge(&mut self, delta: &Delta) -> Merged {
+        let mut merged = Merged::default();
+        // What the other has seen and no longer has was removed.
+        let is_removed = |key: &EntryKey, entry: &Entry| {
+            delta.context.contains(key.node, entry.counter)
+                && delta.entries.get(key).is_none_or(|other| other.counter != entry.counter)
+        };
+        merged.removed.extend(self.entries.extract_if(|key, entry| is_removed(key, entry)));
+        for (key, entry) in &delta.entries {
+            if self.context.contains(key.node, entry.counter) {
+                continue;
+            }
+            // An entry that is older and still here was replaced by one whose delta did not come.
+            match self.entries.get(key) {
+                Some(newer) if newer.counter > entry.counter => continue,
+                _ => {}
+            }
+            merged.removed.extend(self.entries.insert(*key, entry.clone()).map(|old| (*key, old)));
+            merged.added.push(*key);
+        }
+        self.context.merge(&delta.context);
+        merged
+    }
+}

@@ -1,0 +1,399 @@
+//! One document's people: seats, users, the session, and the events about them. Pure: it is told what happens, and when, and
+//! keeps what is to be published.
+
+use std::collections::{HashMap, VecDeque};
+use std::task::Waker;
+use std::time::Duration;
+
+use relay_core::{
+    Actor, Arrival, ConnectionId, DocumentId, Draft, Kind, Payload, RequestError, Seat, SessionId, Sign,
+    Timestamp, UserId,
+};
+use relay_events::{
+    EndReason, SESSION_ENDED, SESSION_STARTED, SessionEnded, SessionStarted, USER_JOINED, USER_LEFT,
+    UserJoined, UserLeft,
+};
+use serde::Serialize;
+
+use crate::config::PresenceConfig;
+use crate::roster::{Roster, Version};
+use crate::session::{Session, SessionState, Transition};
+use crate::state;
+
+/// A connection that is in the document.
+#[derive(Debug)]
+struct Seated {
+    /// The connection under which the others see it: the first of those that took the place over from one another.
+    shown_as: ConnectionId,
+    user: UserId,
+    heard_at: Duration,
+    /// When it was lost, if it is.
+    lost_at: Option<Duration>,
+}
+
+/// An event on its way.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) draft: Draft,
+    /// The session that has begun when it is kept.
+    pub(crate) opens: Option<SessionId>,
+}
+
+/// The present, by both clocks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    pub(crate) now: Duration,
+    pub(crate) wall: Timestamp,
+}
+
+/// What sweeping has found.
+#[derive(Debug, Default)]
+pub(crate) struct Swept {
+    /// Users whose locks are to be released.
+    pub(crate) gone: Vec<UserId>,
+    /// Connections that were removed.
+    pub(crate) removed: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Document {
+    id: DocumentId,
+    pub(crate) session: Option<Session>,
+    pub(crate) roster: Roster,
+    seats: HashMap<ConnectionId, Seated>,
+    /// How many seats each user has.
+    users: HashMap<UserId, usize>,
+    /// Users without a seat, and since when: they may still come back to their locks.
+    left: Vec<(UserId, Duration)>,
+    pub(crate) outbox: VecDeque<Outgoing>,
+    /// Whether a task publishes what is in the outbox.
+    pub(crate) publishing: bool,
+    /// Up to which version readers are told.
+    pub(crate) visible: Version,
+    /// Whether a flush is to come.
+    pub(crate) dirty: bool,
+    pub(crate) flushed_at: Option<Duration>,
+    pub(crate) readers: HashMap<u64, Waker>,
+}
+
+impl Document {
+    pub(crate) fn new(id: DocumentId, roster: Roster) -> Self {
+        Self {
+            id,
+            session: None,
+            visible: roster.version(),
+            roster,
+            seats: HashMap::new(),
+            users: HashMap::new(),
+            left: Vec::new(),
+            outbox: VecDeque::new(),
+            publishing: false,
+            dirty: false,
+            flushed_at: None,
+            readers: HashMap::new(),
+        }
+    }
+
+    /// Whether nothing is left to remember.
+    pub(crate) fn is_over(&self) -> bool {
+        self.session.is_none()
+            && self.roster.replica().is_empty()
+            && self.outbox.is_empty()
+            && !self.publishing
+            && self.left.is_empty()
+    }
+
+    /// Takes a seat. Returns the session, and whether a lost connection has come back.
+    pub(crate) fn join(
+        &mut self,
+        seat: &Seat,
+        arrival: &Arrival,
+        config: &PresenceConfig,
+        at: Moment,
+        version: Version,
+    ) -> Result<(SessionId, bool), RequestError> {
+        if self.outbox.len() >= config.max_waiting_events {
+            return Err(RequestError {
+                code: "overloaded",
+                message: format!(
+                    "{} events about who is here wait to be kept, the most that are allowed; try again later",
+                    self.outbox.len()
+                ),
+                holder: None,
+            });
+        }
+        let former = self.former(seat, arrival.resume);
+        let shown_as =
+            former.and_then(|former| self.seats.get(&former)).map_or(seat.connection, |one| one.shown_as);
+        let before = self.state_of(shown_as);
+        let state = match &arrival.state {
+            Some(change) => state::merge(&before, change, config.max_state_bytes)?,
+            None => before.clone(),
+        };
+        if let Some(former) = former {
+            self.seats.remove(&former);
+        }
+        let is_new = self.roster.replica().get(self.roster.replica().key(shown_as)).is_none();
+        if is_new || state != before {
+            self.roster.put(version, shown_as, seat.user.clone(), state);
+        }
+        let seated = Seated { shown_as, user: seat.user.clone(), heard_at: at.now, lost_at: None };
+        self.seats.insert(seat.connection, seated);
+        let session = self.attend(at, former.is_some());
+        self.left.retain(|(user, _)| *user != seat.user);
+        if former.is_none() {
+            let seats = self.users.entry(seat.user.clone()).or_default();
+            *seats += 1;
+            if *seats == 1 {
+                let joined = UserJoined { user: seat.user.to_string(), name: self.name_of(shown_as) };
+                self.publish(session, USER_JOINED, Actor::User(seat.user.clone()), &joined, None);
+            }
+        }
+        let users = self.users.len();
+        if let Some(session) = &mut self.session {
+            session.counters.most_users = session.counters.most_users.max(users);
+        }
+        Ok((session, former.is_some()))
+    }
+
+    /// The session, begun if there is none, now that somebody is there.
+    fn attend(&mut self, at: Moment, is_return: bool) -> SessionId {
+        if let Some(session) = &mut self.session {
+            session.take(Transition::Returned);
+            let counters = &mut session.counters;
+            *(if is_return { &mut counters.returns } else { &mut counters.joins }) += 1;
+            return session.id;
+        }
+        let mut session = Session::new(at.wall, at.now);
+        session.counters.joins = 1;
+        let id = session.id;
+        self.session = Some(session);
+        let started = SessionStarted { started_at: at.wall };
+        self.publish(id, SESSION_STARTED, Actor::System, &started, Some(id));
+        id
+    }
+
+    /// The seat that a newcomer takes over: the one that it names or has, or else the one of the same user that was lost
+    /// last.
+    fn former(&self, seat: &Seat, resume: Option<ConnectionId>) -> Option<ConnectionId> {
+        let is_theirs =
+            |connection: &ConnectionId| self.seats.get(connection).is_some_and(|one| one.user == seat.user);
+        resume.filter(is_theirs).or(Some(seat.connection).filter(is_theirs)).or_else(|| {
+            if !self.users.contains_key(&seat.user) {
+                return None;
+            }
+            let lost = self.seats.iter().filter(|(_, one)| one.user == seat.user && one.lost_at.is_some());
+            lost.max_by_key(|(_, one)| one.lost_at).map(|(connection, _)| *connection)
+        })
+    }
+
+    fn state_of(&self, shown_as: ConnectionId) -> Box<str> {
+        let replica = self.roster.replica();
+        replica.get(replica.key(shown_as)).map_or_else(Box::default, |entry| entry.state.clone())
+    }
+
+    fn name_of(&self, shown_as: ConnectionId) -> Option<String> {
+        #[derive(serde::Deserialize)]
+        struct Named {
+            name: Option<String>,
+        }
+        let state = format!("{{{}}}", self.state_of(shown_as));
+        serde_json::from_str::<Named>(&state).ok()?.name
+    }
+
+    /// Gives up a seat on purpose.
+    pub(crate) fn leave(&mut self, seat: &Seat, at: Moment, version: Version) {
+        if self.is_seated(seat) {
+            self.remove(seat.connection, EndReason::Left, at, version);
+        }
+    }
+
+    /// A connection is lost, and may come back.
+    pub(crate) fn lose(&mut self, seat: &Seat, at: Moment) {
+        if !self.is_seated(seat) {
+            return;
+        }
+        if let Some(seated) = self.seats.get_mut(&seat.connection) {
+            seated.lost_at = Some(at.now);
+        }
+        self.note_emptied();
+    }
+
+    fn is_seated(&self, seat: &Seat) -> bool {
+        self.seats.get(&seat.connection).is_some_and(|one| one.user == seat.user)
+    }
+
+    fn note_emptied(&mut self) {
+        if self.seats.values().all(|one| one.lost_at.is_some())
+            && let Some(session) = &mut self.session
+        {
+            session.take(Transition::Emptied);
+        }
+    }
+
+    /// Notes a sign of life. Whether the seat is held.
+    pub(crate) fn sign(&mut self, seat: &Seat, sign: Sign, at: Moment) -> bool {
+        let Some(seated) = self.seats.get_mut(&seat.connection) else { return false };
+        seated.heard_at = at.now;
+        if sign == Sign::Active
+            && let Some(session) = &mut self.session
+        {
+            session.act(at.wall, at.now);
+        }
+        true
+    }
+
+    /// Changes a participant's state. Returns whether it has changed.
+    pub(crate) fn update(
+        &mut self,
+        seat: &Seat,
+        change: &relay_core::JsonText,
+        config: &PresenceConfig,
+        version: Version,
+    ) -> Result<bool, RequestError> {
+        let Some(seated) = self.seats.get(&seat.connection).filter(|one| one.user == seat.user) else {
+            return Err(not_joined(&self.id));
+        };
+        let shown_as = seated.shown_as;
+        let before = self.state_of(shown_as);
+        let state = state::merge(&before, change, config.max_state_bytes)?;
+        if state == before {
+            return Ok(false);
+        }
+        self.roster.put(version, shown_as, seat.user.clone(), state);
+        if let Some(session) = &mut self.session {
+            session.counters.presence_updates += 1;
+        }
+        Ok(true)
+    }
+
+    /// Looks at all times: who was lost for too long, who is silent, whose locks are to go, whether nothing happens.
+    pub(crate) fn sweep(&mut self, config: &PresenceConfig, at: Moment, version: Version) -> Swept {
+        let is_over = |since: Duration, span: Duration| at.now.saturating_sub(since) >= span;
+        let gone: Vec<ConnectionId> = self
+            .seats
+            .iter()
+            .filter(|(_, one)| match one.lost_at {
+                Some(lost_at) => is_over(lost_at, config.grace),
+                None => is_over(one.heard_at, config.stale_after),
+            })
+            .map(|(connection, _)| *connection)
+            .collect();
+        for connection in &gone {
+            let since = self.seats.get(connection).and_then(|one| one.lost_at);
+            self.remove(*connection, EndReason::Stale, at, version);
+            // Its grace time has run already.
+            if let (Some(since), Some(last)) = (since, self.left.last_mut()) {
+                last.1 = since.min(last.1);
+            }
+        }
+        let mut swept = Swept { removed: gone.len(), ..Swept::default() };
+        self.left.retain(|(user, since)| {
+            let is_gone = is_over(*since, config.grace);
+            if is_gone {
+                swept.gone.push(user.clone());
+            }
+            !is_gone
+        });
+        if let Some(session) = &mut self.session {
+            session.settle(at.now, config.idle_after);
+        }
+        swept
+    }
+
+    /// Removes everybody, because the server stops.
+    pub(crate) fn shut_down(&mut self, at: Moment, version: Version) {
+        let all: Vec<ConnectionId> = self.seats.keys().copied().collect();
+        for connection in all {
+            self.remove(connection, EndReason::Shutdown, at, version);
+        }
+        self.left.clear();
+    }
+
+    fn remove(&mut self, connection: ConnectionId, reason: EndReason, at: Moment, version: Version) {
+        let Some(Seated { shown_as, user, .. }) = self.seats.remove(&connection) else { return };
+        self.roster.remove(version, shown_as);
+        let Some(session) = self.session.as_ref().map(|session| session.id) else { return };
+        if let Some(seats) = self.users.get_mut(&user) {
+            *seats -= 1;
+            if *seats == 0 {
+                self.users.remove(&user);
+                let left = UserLeft { user: user.to_string(), reason };
+                self.publish(session, USER_LEFT, Actor::User(user.clone()), &left, None);
+                self.left.push((user, at.now));
+            }
+        }
+        if !self.seats.is_empty() {
+            self.note_emptied();
+            return;
+        }
+        if let Some(mut over) = self.session.take() {
+            over.take(Transition::Emptied);
+            over.take(Transition::Ended);
+            self.publish(session, SESSION_ENDED, Actor::System, &SessionEnded { reason }, None);
+        }
+    }
+
+    /// Makes all changes visible. Returns the readers to wake.
+    pub(crate) fn flush(&mut self, now: Duration) -> Vec<Waker> {
+        self.dirty = false;
+        self.visible = self.roster.version();
+        self.flushed_at = Some(now);
+        self.readers.drain().map(|(_, waker)| waker).collect()
+    }
+
+    /// The beginning of a session is kept.
+    pub(crate) fn opened(&mut self, id: SessionId) {
+        if let Some(session) = self.session.as_mut().filter(|session| session.id == id) {
+            session.take(Transition::Opened);
+        }
+    }
+
+    fn publish(
+        &mut self,
+        session: SessionId,
+        kind: Kind,
+        actor: Actor,
+        payload: &impl Serialize,
+        opens: Option<SessionId>,
+    ) {
+        match Payload::json(payload) {
+            Ok(payload) => {
+                let draft = Draft::new(self.id.clone(), kind, payload).actor(actor).session(session);
+                // So that sending it again makes no second event.
+                let draft = draft.id(relay_core::EventId::new());
+                self.outbox.push_back(Outgoing { draft, opens });
+            }
+            Err(error) => {
+                tracing::error!(document = %self.id, %error, "an event about a session cannot be JSON")
+            }
+        }
+    }
+
+    /// Each user, with how many connections they have.
+    pub(crate) fn users(&self) -> impl Iterator<Item = (&UserId, usize)> {
+        self.users.iter().map(|(user, seats)| (user, *seats))
+    }
+
+    /// How many connections there are, lost ones that may come back included.
+    pub(crate) fn connections(&self) -> usize {
+        self.seats.len()
+    }
+
+    pub(crate) fn has_user(&self, user: &UserId) -> bool {
+        self.users.contains_key(user)
+    }
+
+    pub(crate) fn state(&self) -> SessionState {
+        self.session.as_ref().map_or(SessionState::Ended, |session| session.state)
+    }
+}
+
+/// Who asks without having joined.
+pub(crate) fn not_joined(document: &DocumentId) -> RequestError {
+    RequestError {
+        code: "not_joined",
+        message: format!("this connection has not joined `{document}`, or was gone for too long; join again"),
+        holder: None,
+    }
+}

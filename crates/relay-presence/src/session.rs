@@ -1,0 +1,197 @@
+//! A document's live collaboration as a state machine. Pure: it is told what happens, and when.
+//!
+//! ```text
+//! opening --opened--> active <--resumed-- idle      closing --ended--> ended
+//!    |                 | | ^  \-went quiet-^ |          ^ |
+//!    |                 | |  \----------------|-returned-|-/
+//!    \----emptied------|-\------emptied------/----------/
+//! ```
+
+use std::fmt;
+use std::time::Duration;
+
+use relay_core::{SessionId, Timestamp};
+use serde::Serialize;
+
+/// Where a session stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SessionState {
+    /// Somebody has joined; that it began is not kept yet.
+    Opening,
+    /// Somebody is there and does something.
+    Active,
+    /// Somebody is there, and nothing has happened for a while.
+    Idle,
+    /// Everybody's connection is lost, and may still come back.
+    Closing,
+    /// Nobody is there any more. The next to join begins another session.
+    Ended,
+}
+
+/// What happens to a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Transition {
+    /// Its beginning is kept.
+    Opened,
+    /// Nothing has happened for a while.
+    WentQuiet,
+    /// Somebody does something again.
+    Resumed,
+    /// The last connection is lost or has left.
+    Emptied,
+    /// Somebody is there again.
+    Returned,
+    /// Nobody has come back.
+    Ended,
+}
+
+/// A transition that is not possible from where a session stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a session that is {state} cannot take the transition {transition:?}")]
+pub struct IllegalTransition {
+    /// Where it stands.
+    pub state: SessionState,
+    /// What was to happen.
+    pub transition: Transition,
+}
+
+impl SessionState {
+    /// Every state, in the order of a session's life.
+    pub const ALL: [Self; 5] = [Self::Opening, Self::Active, Self::Idle, Self::Closing, Self::Ended];
+
+    /// Where it stands after `transition`.
+    ///
+    /// # Errors
+    /// [`IllegalTransition`] for everything but the arrows of the module's picture.
+    pub const fn after(self, transition: Transition) -> Result<Self, IllegalTransition> {
+        match (self, transition) {
+            (Self::Opening, Transition::Opened)
+            | (Self::Idle, Transition::Resumed)
+            | (Self::Closing, Transition::Returned) => Ok(Self::Active),
+            (Self::Active, Transition::WentQuiet) => Ok(Self::Idle),
+            (Self::Opening | Self::Active | Self::Idle, Transition::Emptied) => Ok(Self::Closing),
+            (Self::Closing, Transition::Ended) => Ok(Self::Ended),
+            _ => Err(IllegalTransition { state: self, transition }),
+        }
+    }
+
+    /// Its name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Opening => "opening",
+            Self::Active => "active",
+            Self::Idle => "idle",
+            Self::Closing => "closing",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+impl fmt::Display for SessionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What has happened in a session, in numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct SessionCounters {
+    /// Connections that joined.
+    pub joins: u64,
+    /// Connections that came back within the grace time.
+    pub returns: u64,
+    /// The most users at once.
+    pub most_users: usize,
+    /// What participants have done: pushes and requests.
+    pub actions: u64,
+    /// Changes of participants' states.
+    pub presence_updates: u64,
+}
+
+/// One session.
+#[derive(Debug, Clone)]
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
+    pub(crate) state: SessionState,
+    pub(crate) started_at: Timestamp,
+    pub(crate) last_activity_at: Timestamp,
+    /// The same, by the monotonic clock.
+    active_at: Duration,
+    pub(crate) counters: SessionCounters,
+}
+
+impl Session {
+    pub(crate) fn new(wall: Timestamp, now: Duration) -> Self {
+        Self {
+            id: SessionId::new(),
+            state: SessionState::Opening,
+            started_at: wall,
+            last_activity_at: wall,
+            active_at: now,
+            counters: SessionCounters::default(),
+        }
+    }
+
+    /// Takes a transition if it is possible, and says whether it was.
+    pub(crate) fn take(&mut self, transition: Transition) -> bool {
+        match self.state.after(transition) {
+            Ok(state) => {
+                self.state = state;
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Somebody does something.
+    pub(crate) fn act(&mut self, wall: Timestamp, now: Duration) {
+        self.last_activity_at = wall;
+        self.active_at = now;
+        self.counters.actions += 1;
+        self.take(Transition::Resumed);
+    }
+
+    /// Looks whether nothing has happened for `idle_after`.
+    pub(crate) fn settle(&mut self, now: Duration, idle_after: Duration) {
+        if now.saturating_sub(self.active_at) >= idle_after {
+            self.take(Transition::WentQuiet);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_named_transitions_are_possible() {
+        use SessionState::{Active, Closing, Ended, Idle, Opening};
+        use Transition as T;
+        let legal = [
+            (Opening, T::Opened, Active),
+            (Opening, T::Emptied, Closing),
+            (Active, T::WentQuiet, Idle),
+            (Active, T::Emptied, Closing),
+            (Idle, T::Resumed, Active),
+            (Idle, T::Emptied, Closing),
+            (Closing, T::Returned, Active),
+            (Closing, T::Ended, Ended),
+        ];
+        let transitions = [T::Opened, T::WentQuiet, T::Resumed, T::Emptied, T::Returned, T::Ended];
+        for state in SessionState::ALL {
+            for transition in transitions {
+                let to = legal.iter().find(|(from, by, _)| (*from, *by) == (state, transition));
+                let expected = to.map(|(_, _, to)| *to).ok_or(IllegalTransition { state, transition });
+                assert_eq!(state.after(transition), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn a_refused_transition_says_from_where() {
+        let error = SessionState::Ended.after(Transition::Returned).unwrap_err();
+        assert_eq!(error.to_string(), "a session that is ended cannot take the transition Returned");
+    }
+}

@@ -1,0 +1,144 @@
+//! Replicas that tell each other what they do, over a network that loses, doubles and reorders.
+
+#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use relay_core::{ConnectionId, UserId};
+use relay_presence::crdt::{Delta, NodeId, Replica};
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// A connection of a replica's node comes or changes.
+    Put(usize, u128, u8),
+    Remove(usize, u128),
+    /// A delta reaches a replica; it may be lost for others, and come again.
+    Deliver(usize, prop::sample::Index),
+    /// Everything that one knows reaches the other.
+    Sync(usize, usize),
+}
+
+const REPLICAS: usize = 3;
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let replica = 0..REPLICAS;
+    let step = prop_oneof![
+        3 => (replica.clone(), 0_u128..3, any::<u8>()).prop_map(|(at, who, state)| Step::Put(at, who, state)),
+        2 => (replica.clone(), 0_u128..3).prop_map(|(at, who)| Step::Remove(at, who)),
+        4 => (replica.clone(), any::<prop::sample::Index>()).prop_map(|(to, which)| Step::Deliver(to, which)),
+        1 => (replica.clone(), replica).prop_map(|(from, to)| Step::Sync(from, to)),
+    ];
+    prop::collection::vec(step, 1..100)
+}
+
+/// What a replica shows: by node and connection, the state.
+fn shown(replica: &Replica) -> BTreeMap<(u64, u128), String> {
+    let entry = |key: &relay_presence::crdt::EntryKey, state: &str| {
+        ((key.node.as_u64(), key.connection.as_u128()), state.to_owned())
+    };
+    replica.iter().map(|(key, one)| entry(key, &one.state)).collect()
+}
+
+proptest! {
+    #[test]
+    fn replicas_agree_with_each_other_and_with_what_was_done(steps in steps()) {
+        let mut replicas: Vec<Replica> =
+            (0..REPLICAS).map(|node| Replica::new(NodeId::from_u64(node as u64))).collect();
+        let mut model: BTreeMap<(u64, u128), String> = BTreeMap::new();
+        let mut deltas: Vec<Delta> = Vec::new();
+        let user = UserId::new("ada").unwrap();
+        for step in steps {
+            match step {
+                Step::Put(at, who, state) => {
+                    let state = format!("\"v\":{state}");
+                    let connection = ConnectionId::from_u128(who);
+                    let (_, delta) = replicas[at].put(connection, user.clone(), state.clone().into());
+                    model.insert((at as u64, who), state);
+                    deltas.push(delta);
+                }
+                Step::Remove(at, who) => {
+                    let removed = replicas[at].remove(ConnectionId::from_u128(who));
+                    prop_assert_eq!(removed.is_some(), model.remove(&(at as u64, who)).is_some());
+                    deltas.extend(removed.map(|(_, delta)| delta));
+                }
+                Step::Deliver(to, which) => if !deltas.is_empty() {
+                    let delta = which.get(&deltas).clone();
+                    replicas[to].merge(&delta);
+                    // Once more changes nothing.
+                    let before = replicas[to].whole();
+                    let again = replicas[to].merge(&delta);
+                    prop_assert!(again.added.is_empty() && again.removed.is_empty());
+                    prop_assert_eq!(replicas[to].whole(), before);
+                },
+                Step::Sync(from, to) => {
+                    let whole = replicas[from].whole();
+                    replicas[to].merge(&whole);
+                }
+            }
+            // Nobody's own people are ever touched by what others tell.
+            for (node, replica) in replicas.iter().enumerate() {
+                let own = |(key, _): &(&(u64, u128), &String)| key.0 == node as u64;
+                let shown = shown(replica);
+                prop_assert!(shown.iter().filter(own).eq(model.iter().filter(own)));
+            }
+        }
+        // What was lost is made good when everybody has told everybody everything.
+        for _ in 0..2 {
+            for from in 0..REPLICAS {
+                for to in 0..REPLICAS {
+                    let whole = replicas[from].whole();
+                    replicas[to].merge(&whole);
+                }
+            }
+        }
+        for replica in &replicas {
+            prop_assert_eq!(shown(replica), model.clone());
+        }
+        // No old delta brings anything back.
+        for delta in &deltas {
+            let merged = replicas[0].merge(delta);
+            prop_assert!(merged.added.is_empty() && merged.removed.is_empty());
+        }
+        // And a node that is gone takes its people with it, for good.
+        replicas[0].remove_node(NodeId::from_u64(1));
+        let others = replicas[2].whole();
+        deltas.iter().chain([&others]).for_each(|delta| { replicas[0].merge(delta); });
+        prop_assert!(replicas[0].iter().all(|(key, _)| key.node != NodeId::from_u64(1)));
+    }
+
+    #[test]
+    fn the_order_of_merging_makes_no_difference(steps in steps(), order in any::<prop::sample::Index>()) {
+        let mut author: Vec<Replica> =
+            (0..REPLICAS).map(|node| Replica::new(NodeId::from_u64(node as u64))).collect();
+        let user = UserId::new("ada").unwrap();
+        let mut deltas = Vec::new();
+        for step in steps {
+            match step {
+                Step::Put(at, who, state) => {
+                    let state = format!("\"v\":{state}").into();
+                    deltas.push(author[at].put(ConnectionId::from_u128(who), user.clone(), state).1);
+                }
+                Step::Remove(at, who) => {
+                    deltas.extend(author[at].remove(ConnectionId::from_u128(who)).map(|(_, delta)| delta));
+                }
+                Step::Deliver(..) | Step::Sync(..) => {}
+            }
+        }
+        let merged = |deltas: &[Delta]| {
+            let mut replica = Replica::new(NodeId::from_u64(99));
+            for delta in deltas {
+                replica.merge(delta);
+            }
+            replica.whole()
+        };
+        let forward = merged(&deltas);
+        let mut other = deltas.clone();
+        other.reverse();
+        if !other.is_empty() {
+            let at = order.index(other.len());
+            other.rotate_left(at);
+        }
+        prop_assert_eq!(merged(&other), forward);
+    }
+}

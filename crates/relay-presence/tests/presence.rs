@@ -1,0 +1,318 @@
+//! Who is told what when people come and go.
+
+#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
+
+mod support;
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use relay_core::{Arrival, Attendance, Departure, LogError, PublishError, Seat, Sign};
+use relay_presence::{PresenceConfig, SessionQuery, SessionState};
+use serde_json::json;
+
+use support::{Reader, Scene, sorted, text};
+
+#[tokio::test]
+async fn a_session_and_a_user_begin_once_and_end_once_however_many_tabs_there_are() {
+    let scene = Scene::new();
+    let (first, attended) = scene.join("ada");
+    let (second, _) = scene.join("ada");
+    let (bob, _) = scene.join("bob");
+    scene.sink.until(3).await;
+    scene.presence.leave(&first, Departure::Left);
+    scene.presence.leave(&bob, Departure::Left);
+    scene.presence.leave(&second, Departure::Left);
+    let told = scene.sink.until(6).await;
+    assert_eq!(
+        told,
+        [
+            "session.started",
+            "user.joined ada",
+            "user.joined bob",
+            "user.left bob left",
+            "user.left ada left",
+            "session.ended left"
+        ]
+    );
+    assert!(scene.sink.events().iter().all(|event| event.session == Some(attended.session)));
+    let (_, again) = scene.join("ada");
+    assert_ne!(again.session, attended.session);
+}
+
+#[tokio::test]
+async fn a_lost_connection_that_is_back_in_time_is_not_noticed_by_anybody() {
+    let scene = Scene::new();
+    let (ada, _) = scene.join("ada");
+    scene.presence.request(&ada, "presence:update", &text(&json!({"name": "Ada"}))).await.unwrap().unwrap();
+    let (_bob, attended) = scene.join("bob");
+    let mut reader = Reader::new(attended.presence);
+    scene.clock.advance(Duration::from_secs(1));
+    scene.presence.sweep();
+    reader.read();
+    let before = (reader.known(), reader.diffs.len());
+    scene.presence.leave(&ada, Departure::Lost);
+    scene.advance(Duration::from_millis(4_999));
+    scene.join("ada");
+    scene.advance(Duration::from_secs(50));
+    reader.read();
+    assert_eq!((reader.known(), reader.diffs.len()), before);
+    assert_eq!(scene.roster()["ada"], json!({"metas": [{"name": "Ada"}]}));
+    assert_eq!(scene.sink.until(3).await.len(), 3);
+    assert_eq!(scene.presence.stats().returns, 1);
+}
+
+#[tokio::test]
+async fn a_lost_connection_that_is_not_back_in_time_is_gone_for_everybody() {
+    let scene = Scene::new();
+    let (ada, _) = scene.join("ada");
+    let (_bob, attended) = scene.join("bob");
+    let mut reader = Reader::new(attended.presence);
+    reader.read();
+    scene.presence.leave(&ada, Departure::Lost);
+    scene.advance(Duration::from_millis(4_999));
+    assert_eq!(scene.roster()["ada"], json!({"metas": [{}]}));
+    scene.advance(Duration::from_millis(1));
+    // What follows close upon another change becomes visible a little later.
+    scene.advance(Duration::from_secs(1));
+    reader.read();
+    assert_eq!(scene.roster(), json!({"bob": {"metas": [{}]}}));
+    assert_eq!(reader.known().as_object().unwrap().keys().collect::<Vec<_>>(), ["bob"]);
+    assert_eq!(scene.sink.until(4).await[3], "user.left ada stale");
+}
+
+#[tokio::test]
+async fn a_new_connection_takes_over_the_one_that_it_names_even_if_that_seems_alive() {
+    let scene = Scene::new();
+    let (half_open, _) = scene.join("ada");
+    let (tab, _) = scene.join("ada");
+    scene.presence.request(&half_open, "presence:update", &text(&json!({"tab": 1}))).await;
+    scene.presence.request(&tab, "presence:update", &text(&json!({"tab": 2}))).await;
+    let seat = scene.seat("ada");
+    let arrival = Arrival { resume: Some(half_open.connection), state: Some(text(&json!({"tab": 3}))) };
+    scene.join_as(&seat, arrival).unwrap();
+    assert_eq!(scene.roster(), json!({"ada": {"metas": [{"tab": 2}, {"tab": 3}]}}));
+    // What the old connection still does or suffers counts for nothing.
+    scene.presence.leave(&half_open, Departure::Lost);
+    scene.presence.sign(&seat, Sign::Alive);
+    scene.advance(Duration::from_secs(30));
+    assert_eq!(scene.roster(), json!({"ada": {"metas": [{"tab": 2}, {"tab": 3}]}}));
+    // Nobody takes over what is somebody else's.
+    let mallory = scene.seat("mallory");
+    scene.join_as(&mallory, Arrival { resume: Some(seat.connection), state: None }).unwrap();
+    assert_eq!(scene.roster()["ada"]["metas"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn who_is_silent_for_too_long_is_gone() {
+    let scene = Scene::new();
+    let (ada, _) = scene.join("ada");
+    let (_silent, _) = scene.join("silent");
+    scene.advance(Duration::from_secs(59));
+    scene.presence.sign(&ada, Sign::Alive);
+    scene.advance(Duration::from_secs(1));
+    assert_eq!(scene.roster(), json!({"ada": {"metas": [{}]}}));
+    assert_eq!(scene.sink.until(4).await[3], "user.left silent stale");
+    scene.advance(Duration::from_secs(59));
+    assert_eq!(scene.sink.until(6).await[4..], ["user.left ada stale", "session.ended stale"]);
+    // Nothing is left of the document.
+    scene.advance(Duration::from_secs(60));
+    let stats = scene.presence.stats();
+    assert_eq!((stats.sessions, stats.users, stats.connections, stats.waiting_events), (0, 0, 0, 0));
+    assert_eq!(stats.expired, 2);
+}
+
+#[tokio::test]
+async fn a_session_goes_through_its_states() {
+    let scene = Scene::new();
+    let state = || scene.presence.session(&scene.document).map(|session| session.state);
+    scene
+        .sink
+        .refuse(Some(PublishError::Overloaded { document: scene.document.clone(), waited: Duration::ZERO }));
+    let (ada, _) = scene.join("ada");
+    assert_eq!(state(), Some(SessionState::Opening));
+    scene.sink.refuse(None);
+    scene.sink.until(2).await;
+    assert_eq!(state(), Some(SessionState::Active));
+    for _ in 0..6 {
+        scene.presence.sign(&ada, Sign::Alive);
+        scene.advance(Duration::from_secs(50));
+    }
+    assert_eq!(state(), Some(SessionState::Idle));
+    scene.presence.sign(&ada, Sign::Active);
+    assert_eq!(state(), Some(SessionState::Active));
+    scene.presence.leave(&ada, Departure::Lost);
+    assert_eq!(state(), Some(SessionState::Closing));
+    let (_ada, _) = scene.join("ada");
+    assert_eq!(state(), Some(SessionState::Active));
+    let query =
+        SessionQuery { user: Some(ada.user.clone()), state: Some(SessionState::Active), document: None };
+    let found = scene.presence.sessions(&query);
+    assert_eq!((found.len(), found[0].counters.returns, found[0].counters.actions), (1, 1, 1));
+    assert!(scene.presence.sessions(&SessionQuery { state: Some(SessionState::Idle), ..query }).is_empty());
+    assert!(scene.presence.shutdown(Duration::from_secs(20)).await);
+    assert_eq!(state(), None);
+    assert_eq!(scene.sink.told()[2..], ["user.left ada shutdown", "session.ended shutdown"]);
+}
+
+#[tokio::test]
+async fn an_overloaded_log_delays_events_and_keeps_newcomers_out_when_too_many_wait() {
+    let scene = Scene::with(PresenceConfig { max_waiting_events: 3, ..PresenceConfig::default() });
+    let overloaded = PublishError::Overloaded { document: scene.document.clone(), waited: Duration::ZERO };
+    scene.sink.refuse(Some(overloaded));
+    scene.join("ada");
+    scene.join("bob");
+    let refused = scene.join_as(&scene.seat("cleo"), Arrival::default()).unwrap_err();
+    assert_eq!(refused.code, "overloaded");
+    while scene.presence.stats().retries == 0 {
+        tokio::task::yield_now().await;
+    }
+    scene.sink.refuse(None);
+    assert_eq!(scene.sink.until(3).await, ["session.started", "user.joined ada", "user.joined bob"]);
+}
+
+#[tokio::test]
+async fn an_event_that_the_log_does_not_take_is_counted_and_the_others_go_on() {
+    let scene = Scene::new();
+    scene.sink.refuse(Some(PublishError::Log(LogError::Corrupt { detail: "on fire".to_owned() })));
+    let (ada, _) = scene.join("ada");
+    while scene.presence.stats().failed < 2 {
+        tokio::task::yield_now().await;
+    }
+    scene.sink.refuse(None);
+    scene.presence.leave(&ada, Departure::Left);
+    assert_eq!(scene.sink.until(2).await, ["user.left ada left", "session.ended left"]);
+}
+
+#[tokio::test]
+async fn requests_of_participants_are_answered() {
+    let scene = Scene::new();
+    let (ada, _) = scene.join("ada");
+    assert_eq!(scene.request(&ada, "presence:update", json!({"typing": true})).await.unwrap(), json!({}));
+    let refused = scene.request(&ada, "presence:update", json!({"phx_ref": 1})).await.unwrap_err();
+    assert_eq!(refused.code, "invalid_request");
+    let large = json!({"bio": "x".repeat(5_000)});
+    assert_eq!(scene.request(&ada, "presence:update", large).await.unwrap_err().code, "too_large");
+    let stranger = scene.seat("eve");
+    assert_eq!(scene.request(&stranger, "presence:update", json!({})).await.unwrap_err().code, "not_joined");
+    scene.request(&ada, "cursor", json!({"position": 7})).await.unwrap();
+    assert_eq!(scene.request(&ada, "cursor", json!({})).await.unwrap_err().code, "invalid_payload");
+    let cursor = scene.sink.events().into_iter().find(|event| event.kind.as_str() == "cursor.moved").unwrap();
+    assert_eq!(cursor.key.as_deref(), Some(ada.connection.to_string().as_str()));
+    let info = scene.request(&ada, "session:info", json!({})).await.unwrap();
+    assert_eq!(info["participants"], json!([{"user": "ada", "connections": 1}]));
+    assert!(scene.presence.request(&ada, "nonsense", &text(&json!({}))).await.is_none());
+}
+
+#[tokio::test]
+async fn what_two_servers_tell_each_other_is_one_presence() {
+    let (here, there) = (Scene::new(), Scene::new());
+    let (ada, attended) = here.join("ada");
+    let (bob, _) = there.join("bob");
+    let mut reader = Reader::new(attended.presence);
+    here.presence.merge(&here.document, &there.presence.whole(&there.document));
+    there.presence.merge(&there.document, &here.presence.whole(&here.document));
+    assert_eq!(here.roster(), json!({"ada": {"metas": [{}]}, "bob": {"metas": [{}]}}));
+    assert_eq!(there.roster(), here.roster());
+    let old = there.presence.whole(&there.document);
+    there.presence.leave(&bob, Departure::Left);
+    here.presence.merge(&here.document, &there.presence.whole(&there.document));
+    here.presence.merge(&here.document, &old);
+    here.advance(Duration::from_secs(1));
+    here.presence.merge(&here.document, &old);
+    reader.read();
+    assert_eq!(here.roster(), json!({"ada": {"metas": [{}]}}));
+    assert_eq!(reader.known().as_object().unwrap().len(), 1);
+    // A server that is gone takes its people with it.
+    there.presence.remove_node(here.presence.node());
+    assert_eq!(there.roster(), json!({}));
+    here.presence.leave(&ada, Departure::Left);
+}
+
+/// Something that happens to one of a few connections of two users.
+#[derive(Debug, Clone)]
+enum Step {
+    Join(usize),
+    Leave(usize),
+    Lose(usize),
+    Update(usize, u8),
+    Advance(u64),
+    /// This reader reads all that there is.
+    Read(usize),
+    /// This reader goes on where that one stands.
+    Fork(usize, usize),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        (0_usize..6).prop_map(Step::Join),
+        (0_usize..6).prop_map(Step::Leave),
+        (0_usize..6).prop_map(Step::Lose),
+        (0_usize..6, 0_u8..3).prop_map(|(who, what)| Step::Update(who, what)),
+        (0_u64..7_000).prop_map(Step::Advance),
+        (0_usize..3).prop_map(Step::Read),
+        (0_usize..3, 0_usize..3).prop_map(|(to, from)| Step::Fork(to, from)),
+    ];
+    prop::collection::vec(step, 1..80)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// A reader that follows by the npm client's rules knows who is there whenever it has read all, however slow it was; and
+    /// no leave and no meta comes that it has not seen (`Reader` checks that).
+    #[test]
+    fn state_and_changes_lead_to_who_is_there(steps in steps()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let scene = Scene::new();
+            // Somebody stays, so that the document lives on.
+            let (stays, attended) = scene.join("zoe");
+            let mut readers = vec![Reader::new(attended.presence)];
+            for _ in 1..3 {
+                readers.push(readers[0].fork());
+            }
+            let mut seats: Vec<Option<Seat>> = vec![None; 6];
+            let user = |who: usize| if who < 3 { "ada" } else { "bob" };
+            for step in steps {
+                match step {
+                    Step::Join(who) => {
+                        let seat = scene.seat(user(who));
+                        scene.join_as(&seat, Arrival::default()).unwrap();
+                        seats[who] = Some(seat);
+                    }
+                    Step::Leave(who) => seats[who].take().iter().for_each(|seat| scene.presence.leave(seat, Departure::Left)),
+                    Step::Lose(who) => seats[who].take().iter().for_each(|seat| scene.presence.leave(seat, Departure::Lost)),
+                    Step::Update(who, what) => if let Some(seat) = &seats[who] {
+                        let _ = scene.presence.request(seat, "presence:update", &text(&json!({"v": what}))).await;
+                    },
+                    Step::Advance(millis) => {
+                        scene.presence.sign(&stays, Sign::Alive);
+                        scene.advance(Duration::from_millis(millis));
+                    }
+                    Step::Read(reader) => readers[reader].read(),
+                    Step::Fork(to, from) => readers[to] = readers[from].fork(),
+                }
+            }
+            // Past every flush, so that all is visible: a change after a quiet time is shown at once.
+            scene.presence.sign(&stays, Sign::Alive);
+            scene.clock.advance(Duration::from_millis(100));
+            scene.presence.request(&stays, "presence:update", &text(&json!({"last": true}))).await.unwrap().unwrap();
+            while scene.presence.stats().waiting_events > 0 {
+                tokio::task::yield_now().await;
+            }
+            let roster = serde_json::from_str(scene.presence.roster(&scene.document).as_str()).unwrap();
+            for reader in &mut readers {
+                for _ in 0..100 {
+                    reader.read();
+                    if reader.known() == sorted(&roster) {
+                        break;
+                    }
+                    // A flush is still to come.
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                assert_eq!(reader.known(), sorted(&roster));
+            }
+        });
+    }
+}

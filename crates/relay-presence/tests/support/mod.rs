@@ -1,0 +1,242 @@
+//! A presence with a clock in the hand and an honest sink behind it.
+
+#![allow(dead_code, unreachable_pub, clippy::needless_pass_by_value, reason = "each test uses a part")]
+#![allow(clippy::expect_used, reason = "tests say what they expect")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use relay_core::{
+    Arrival, Attendance, Attended, Clock, ConnectionId, DocumentId, Draft, Epoch, Event, EventSink, JsonText,
+    ManualClock, PresenceChange, PresenceStream, PublishError, Receipt, RequestError, Seat, Seq, UserId,
+};
+use relay_presence::{LockConfig, Locks, MemoryTokens, Presence, PresenceConfig};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+/// After this a test that waits has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Takes events and gives them their places; while it is `overloaded` or `broken`, it says so.
+#[derive(Default)]
+pub struct Sink {
+    events: Mutex<Vec<Event>>,
+    trouble: Mutex<Option<PublishError>>,
+    changed: Notify,
+}
+
+impl Sink {
+    pub fn refuse(&self, trouble: Option<PublishError>) {
+        *self.trouble.lock() = trouble;
+    }
+
+    /// What has happened, as `kind of whom why`.
+    pub fn told(&self) -> Vec<String> {
+        self.events.lock().iter().map(tell).collect()
+    }
+
+    pub fn events(&self) -> Vec<Event> {
+        self.events.lock().clone()
+    }
+
+    /// Waits until that many events have happened.
+    pub async fn until(&self, count: usize) -> Vec<String> {
+        let waiting = async {
+            loop {
+                let changed = self.changed.notified();
+                if self.events.lock().len() >= count {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        let waited = tokio::time::timeout(PATIENCE, waiting).await;
+        waited.unwrap_or_else(|_| panic!("{count} events should have happened: {:?}", self.told()));
+        self.told()
+    }
+}
+
+fn tell(event: &Event) -> String {
+    let relay_core::Payload::Json(payload) = &event.payload else { panic!("{event:?}") };
+    let payload: Value = serde_json::from_str(payload.as_str()).unwrap();
+    let mut words = vec![event.kind.to_string()];
+    words.extend(
+        ["user", "holder", "reason"].iter().filter_map(|key| payload[key].as_str()).map(str::to_owned),
+    );
+    words.join(" ")
+}
+
+#[async_trait]
+impl EventSink for Sink {
+    async fn publish(&self, draft: Draft) -> Result<Receipt, PublishError> {
+        if let Some(trouble) = self.trouble.lock().clone() {
+            return Err(trouble);
+        }
+        let mut events = self.events.lock();
+        let seq = draft.kind.is_durable().then(|| Seq::new(events.len() as u64 + 1));
+        let event = draft.into_event(Epoch::from_u64(1), seq, relay_core::Timestamp::UNIX_EPOCH);
+        let receipt = Receipt::of(&event, false);
+        events.push(event);
+        self.changed.notify_waiters();
+        Ok(receipt)
+    }
+}
+
+pub struct Scene {
+    pub presence: Presence,
+    pub sink: Arc<Sink>,
+    pub clock: Arc<ManualClock>,
+    pub document: DocumentId,
+}
+
+impl Scene {
+    pub fn new() -> Self {
+        Self::with(PresenceConfig::default())
+    }
+
+    pub fn with(config: PresenceConfig) -> Self {
+        let (clock, sink) = (Arc::new(ManualClock::new()), Arc::new(Sink::default()));
+        let time: Arc<dyn Clock> = Arc::clone(&clock) as _;
+        // The ticker is to come seldom: these tests sweep by themselves.
+        let tick = Duration::from_secs(3600);
+        let config = PresenceConfig { tick, ..config };
+        let tokens = Arc::new(MemoryTokens::new(&*time));
+        let locks = Locks::new(LockConfig::default(), Arc::clone(&time), tokens);
+        let presence = Presence::new(config, Arc::clone(&sink) as _, locks, time);
+        Self { presence, sink, clock, document: DocumentId::new("notes").unwrap() }
+    }
+
+    pub fn seat(&self, user: &str) -> Seat {
+        let user = UserId::new(user).unwrap();
+        Seat { document: self.document.clone(), user, connection: ConnectionId::new() }
+    }
+
+    /// A new connection of `user` joins.
+    pub fn join(&self, user: &str) -> (Seat, Attended) {
+        let seat = self.seat(user);
+        let attended = self.join_as(&seat, Arrival::default()).unwrap();
+        (seat, attended)
+    }
+
+    pub fn join_as(&self, seat: &Seat, arrival: Arrival) -> Result<Attended, RequestError> {
+        self.presence.join(seat, arrival)
+    }
+
+    /// Time goes by, and is looked at.
+    pub fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+        self.presence.sweep();
+    }
+
+    /// Everyone who is there: the metas of each user, without their refs.
+    pub fn roster(&self) -> Value {
+        let mut roster: Value = serde_json::from_str(self.presence.roster(&self.document).as_str()).unwrap();
+        without_refs(&mut roster);
+        roster
+    }
+
+    pub async fn request(&self, seat: &Seat, name: &str, payload: Value) -> Result<Value, RequestError> {
+        let answer = self.presence.request(seat, name, &text(&payload)).await;
+        answer.expect("a request").map(|answer| serde_json::from_str(answer.as_str()).unwrap())
+    }
+}
+
+pub fn without_refs(roster: &mut Value) {
+    for user in roster.as_object_mut().unwrap().values_mut() {
+        for meta in user["metas"].as_array_mut().unwrap() {
+            meta.as_object_mut().unwrap().retain(|name, _| !name.starts_with("phx_ref"));
+        }
+    }
+}
+
+pub fn text(value: &Value) -> JsonText {
+    JsonText::parse(value.to_string().into()).unwrap()
+}
+
+/// A client that follows who is there by the rules of the npm client's `Presence`: `syncState` and `syncDiff`.
+pub struct Reader {
+    stream: Box<dyn PresenceStream>,
+    state: Option<BTreeMap<String, Vec<Value>>>,
+    pub states: usize,
+    pub diffs: Vec<Value>,
+}
+
+impl Reader {
+    pub fn new(stream: Box<dyn PresenceStream>) -> Self {
+        Self { stream, state: None, states: 0, diffs: Vec::new() }
+    }
+
+    pub fn fork(&self) -> Self {
+        let (state, diffs) = (self.state.clone(), self.diffs.clone());
+        Self { stream: self.stream.fork(), state, states: self.states, diffs }
+    }
+
+    /// Reads everything that there is.
+    pub fn read(&mut self) {
+        let cx = &mut Context::from_waker(Waker::noop());
+        while let Poll::Ready(Some(change)) = self.stream.poll_next(cx) {
+            self.take(&change);
+        }
+    }
+
+    fn take(&mut self, change: &PresenceChange) {
+        match change {
+            PresenceChange::State(state) => {
+                self.states += 1;
+                self.state = Some(metas(&serde_json::from_str(state.as_str()).unwrap()));
+            }
+            PresenceChange::Diff(diff) => {
+                let diff: Value = serde_json::from_str(diff.as_str()).unwrap();
+                let state = self.state.as_mut().expect("the state comes before any change");
+                for (user, joined) in metas(&diff["joins"]) {
+                    let present = state.entry(user).or_default();
+                    let is_new = |meta: &Value| joined.iter().all(|one| one["phx_ref"] != meta["phx_ref"]);
+                    present.retain(is_new);
+                    present.extend(joined);
+                }
+                for (user, left) in metas(&diff["leaves"]) {
+                    let present = state.get_mut(&user).expect("nobody leaves who was not seen");
+                    for meta in &left {
+                        let before = present.len();
+                        present.retain(|one| one["phx_ref"] != meta["phx_ref"]);
+                        assert_eq!(present.len() + 1, before, "no meta leaves that was not seen: {meta}");
+                    }
+                    if present.is_empty() {
+                        state.remove(&user);
+                    }
+                }
+                self.diffs.push(diff);
+            }
+        }
+    }
+
+    /// What it knows, in the form of [`Presence::roster`], metas in the order of their refs.
+    pub fn known(&self) -> Value {
+        sorted(&json!(
+            self.state
+                .clone()
+                .unwrap_or_default()
+                .into_iter()
+                .map(|(user, metas)| (user, json!({"metas": metas})))
+                .collect::<BTreeMap<_, _>>()
+        ))
+    }
+}
+
+/// A roster with its metas in the order of their refs.
+pub fn sorted(roster: &Value) -> Value {
+    let mut roster = roster.clone();
+    for user in roster.as_object_mut().unwrap().values_mut() {
+        user["metas"].as_array_mut().unwrap().sort_by_key(|meta| meta["phx_ref"].to_string());
+    }
+    roster
+}
+
+fn metas(object: &Value) -> BTreeMap<String, Vec<Value>> {
+    let users = object.as_object().unwrap().iter();
+    users.map(|(user, one)| (user.clone(), one["metas"].as_array().unwrap().clone())).collect()
+}
