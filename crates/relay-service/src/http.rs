@@ -5,6 +5,7 @@
 
 mod health;
 mod history;
+pub(crate) mod host;
 mod origin;
 mod page;
 mod problem;
@@ -23,7 +24,8 @@ use http::{Method, StatusCode, Uri};
 use relay_core::{DocumentId, EventSink, EventSource};
 use tokio_util::sync::CancellationToken;
 
-use self::problem::Problem;
+use self::host::Hosts;
+pub(crate) use self::problem::Problem;
 use crate::config::HttpConfig;
 use crate::stats::{Gauges, ServiceStats};
 
@@ -35,6 +37,7 @@ pub(crate) struct Api {
     pub(crate) gauges: Gauges,
     pub(crate) config: HttpConfig,
     pub(crate) origins: relay_ws::OriginPolicy,
+    pub(crate) hosts: Hosts,
     /// Cancelled when the server begins to stop.
     pub(crate) closing: CancellationToken,
 }
@@ -43,6 +46,7 @@ pub(crate) struct Api {
 pub(crate) fn router(api: Api) -> Router {
     let cors = origin::cors(&api.origins);
     let guard = middleware::from_fn_with_state(api.origins.clone(), origin::refuse_foreign_pages);
+    let names = middleware::from_fn_with_state(api.hosts.clone(), host::refuse_other_names);
     Router::new()
         .merge(page::routes())
         .route("/socket/websocket", get(websocket))
@@ -56,6 +60,7 @@ pub(crate) fn router(api: Api) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(guard)
         .layer(cors)
+        .layer(names)
         .with_state(api)
 }
 

@@ -36,8 +36,9 @@ mod server;
 mod service;
 mod stats;
 
-pub use config::{HttpConfig, ServiceConfig, Storage};
+pub use config::{HostPolicy, HttpConfig, ServiceConfig, Storage, TlsConfig};
 pub use participant::Participant;
+pub use server::{HttpStats, RefusedConnections, TimedOut, TlsError};
 pub use service::{PublishError, RelayService, StartError, Stopped};
 pub use stats::ServiceStats;
 

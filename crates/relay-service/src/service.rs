@@ -13,15 +13,16 @@ use relay_core::{
 use relay_events::PayloadError;
 use relay_log::{EmbeddedLog, LogConfig, OpenError, RecoveryReport};
 use relay_ws::WsServer;
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::{ServiceConfig, Storage};
+use crate::http::host::Hosts;
 use crate::http::{Api, router};
 use crate::participant::Participant;
-use crate::server::serve;
+use crate::server::{Server, TlsError};
 use crate::stats::{Gauges, ServiceStats};
 
 /// A running service. See the [crate's documentation](crate) for an example.
@@ -49,6 +50,9 @@ impl fmt::Debug for RelayService {
 /// No event's envelope takes more bytes than this: metadata is the largest part of it, with 35 KiB at most.
 const MAX_ENVELOPE_BYTES: usize = 64 * 1024;
 
+/// How many connections may wait to be accepted; the operating system may allow fewer.
+const BACKLOG: u32 = 4096;
+
 /// Why a service does not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -74,6 +78,9 @@ pub enum StartError {
     /// The WebSocket limits are not usable.
     #[error("ws: {0}")]
     Ws(#[from] relay_ws::ConfigError),
+    /// The certificate or its key cannot be used.
+    #[error("tls: {0}")]
+    Tls(#[from] TlsError),
     /// The log cannot be opened.
     #[error(transparent)]
     Log(#[from] OpenError),
@@ -129,6 +136,14 @@ impl RelayService {
                 return Err(StartError::EventLimit { payload, event: log.max_event_bytes, needed });
             }
         }
+        // Before the log is opened, so that a server that cannot serve leaves nothing behind.
+        let server = match config.listen {
+            None => None,
+            Some(wanted) => {
+                let bound = bind(wanted).map_err(|source| StartError::Listen { address: wanted, source })?;
+                Some((bound, wanted, Server::new(config.http.clone(), config.tls).await?))
+            }
+        };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let (log, recovery) = match config.storage {
             Storage::Memory => (None, None),
@@ -141,23 +156,25 @@ impl RelayService {
         let origins = config.ws.origins.clone();
         let ws = WsServer::new(config.ws, Arc::new(bus.clone()), Arc::new(bus.clone()), Arc::clone(&clock));
         let started = clock.monotonic();
-        let gauges = Gauges { bus: bus.clone(), ws: ws.clone(), log: log.clone(), clock, started };
+        let http = server.as_ref().map(|(_, _, server)| server.clone());
+        let gauges = Gauges { bus: bus.clone(), http, ws: ws.clone(), log: log.clone(), clock, started };
         let closing = CancellationToken::new();
-        let (address, acceptor) = match config.listen {
+        let (address, acceptor) = match server {
             None => (None, None),
-            Some(wanted) => {
-                let bound = |source| StartError::Listen { address: wanted, source };
-                let listener = TcpListener::bind(wanted).await.map_err(bound)?;
-                let address = listener.local_addr().map_err(bound)?;
+            Some((bound, wanted, server)) => {
+                let unusable = |source| StartError::Listen { address: wanted, source };
+                let listener = bound.listen(BACKLOG).map_err(unusable)?;
+                let address = listener.local_addr().map_err(unusable)?;
                 let api = Api {
                     sink: Arc::new(bus.clone()),
                     source: Arc::new(bus.clone()),
                     gauges: gauges.clone(),
-                    config: config.http.clone(),
+                    hosts: Hosts::new(&config.http.allowed_hosts, address),
+                    config: config.http,
                     origins,
                     closing: closing.clone(),
                 };
-                let acceptor = tokio::spawn(serve(listener, router(api), config.http, closing.clone()));
+                let acceptor = tokio::spawn(server.serve(listener, router(api), closing.clone()));
                 (Some(address), Some(AbortOnDropHandle::new(acceptor)))
             }
         };
@@ -229,6 +246,20 @@ impl RelayService {
         Ok(Participant::new(self.bus.clone(), document, user, opening, events))
     }
 
+    /// Reads the certificate and its key again, for connections that are accepted from now on. False when the service
+    /// has none.
+    ///
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    /// [`TlsError`]; the certificate that was in use stays in use.
+    pub async fn reload_certificate(&self) -> Result<bool, TlsError> {
+        match &self.gauges.http {
+            Some(server) => server.reload_certificate().await,
+            None => Ok(false),
+        }
+    }
+
     /// What the service has done so far.
     pub fn stats(&self) -> ServiceStats {
         self.gauges.read()
@@ -263,6 +294,16 @@ impl RelayService {
 pub(crate) async fn publish(bus: &Bus, draft: Draft) -> Result<Receipt, PublishError> {
     relay_events::check(&draft.kind, &draft.payload)?;
     Ok(bus.publish(draft).await?)
+}
+
+/// Takes an address, at which nobody is listened to yet.
+fn bind(address: SocketAddr) -> std::io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // An address whose last connections are still ending may be taken again.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
 }
 
 async fn open(config: LogConfig, clock: Arc<dyn Clock>) -> Result<(EmbeddedLog, RecoveryReport), StartError> {

@@ -9,6 +9,8 @@ use relay_log::{EmbeddedLog, LogStats};
 use relay_ws::{WsServer, WsStats};
 use serde::{Serialize, Serializer};
 
+use crate::server::{HttpStats, Server};
+
 /// A snapshot of the numbers of all parts. They are read one after the other, not at one instant.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
@@ -17,6 +19,8 @@ pub struct ServiceStats {
     pub uptime_seconds: f64,
     /// Channels: publishing, subscriptions, replay.
     pub bus: BusStats,
+    /// Connections as they are accepted, and HTTP. All 0 when the service does not listen.
+    pub http: HttpStats,
     /// WebSocket connections.
     pub ws: WsStats,
     /// The log. `None` when histories are in memory.
@@ -52,6 +56,8 @@ fn log_stats<S: Serializer>(stats: &Option<LogStats>, serializer: S) -> Result<S
 #[derive(Clone)]
 pub(crate) struct Gauges {
     pub(crate) bus: Bus,
+    /// `None` when the service does not listen.
+    pub(crate) http: Option<Server>,
     pub(crate) ws: WsServer,
     pub(crate) log: Option<EmbeddedLog>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -64,6 +70,7 @@ impl Gauges {
         ServiceStats {
             uptime_seconds: self.clock.monotonic().saturating_sub(self.started).as_secs_f64(),
             bus: self.bus.stats(),
+            http: self.http.as_ref().map(Server::stats).unwrap_or_default(),
             ws: self.ws.stats(),
             log: self.log.as_ref().map(EmbeddedLog::stats),
         }

@@ -35,4 +35,5 @@ pub use connection::ConnectionStats;
 pub use directory::{Member, RoomStats};
 pub use server::WsServer;
 pub use shard::ShardStats;
+pub use socket::{Stream, Transport, Unwrap};
 pub use stats::WsStats;

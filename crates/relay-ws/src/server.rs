@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use hyper::upgrade::OnUpgrade;
 use relay_core::{Attendance, Clock, ConnectionId, DocumentId, EventSink, EventSource, UserId};
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -22,7 +21,7 @@ use crate::framing::Agreement;
 use crate::handshake::{self, Rejection};
 use crate::request::Identity;
 use crate::shard::{Order, Shard, ShardInbox, ShardStats};
-use crate::socket::Socket;
+use crate::socket::Upgrade;
 use crate::stats::{Counters, WsStats};
 
 /// The server side of WebSocket connections that speak Phoenix Channels. Cloning is cheap; all clones are one
@@ -140,7 +139,7 @@ impl WsServer {
     }
 
     async fn answer<B>(&self, mut request: Request<B>, protocol: Protocol) -> Response<Full<Bytes>> {
-        let upgrade = request.extensions_mut().remove::<OnUpgrade>();
+        let upgrade = Upgrade::of(&mut request);
         let address = request.extensions().get::<ClientAddress>().map(|address| address.0);
         let checked = handshake::check(&request, protocol, &self.inner.config);
         // The request may not be shared between threads, and is not needed any more.
@@ -156,7 +155,7 @@ impl WsServer {
     async fn admit(
         &self,
         mut accepted: handshake::Accepted,
-        upgrade: Option<OnUpgrade>,
+        upgrade: Option<Upgrade>,
         address: Option<IpAddr>,
         protocol: Protocol,
     ) -> Result<Response<Full<Bytes>>, Rejection> {
@@ -183,7 +182,7 @@ impl WsServer {
     /// Waits for the socket and hands it to a shard.
     fn serve(
         &self,
-        upgrade: OnUpgrade,
+        upgrade: Upgrade,
         identity: Identity,
         protocol: Protocol,
         compressed: Option<Agreement>,
@@ -191,9 +190,8 @@ impl WsServer {
     ) -> impl Future<Output = ()> + Send + 'static {
         let inner = Arc::clone(&self.inner);
         async move {
-            match tokio::time::timeout(inner.config.handshake_timeout, upgrade).await {
-                Ok(Ok(upgraded)) => {
-                    let socket = Socket::new(upgraded);
+            match tokio::time::timeout(inner.config.handshake_timeout, upgrade.socket()).await {
+                Ok(Ok(socket)) => {
                     let newcomer = Newcomer { socket, identity, protocol, compressed, permit };
                     let turn = inner.turn.fetch_add(1, Ordering::Relaxed) % inner.shards.len();
                     inner.shards[turn].inbox.order(Order::Serve(Box::new(newcomer)));

@@ -5,21 +5,62 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use hyper::upgrade::Upgraded;
+use http::Request;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 /// What reads and writes the bytes.
-enum Io {
+pub enum Transport {
     /// A socket without anything around it.
     Tcp(TcpStream),
     /// TLS, or whatever else a server puts around its sockets.
-    Other(TokioIo<Upgraded>),
+    Other(Box<dyn Stream>),
+}
+
+/// Bytes in both directions.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// How to take off what a server has put around its sockets for HTTP alone, such as time-outs: a request's extension.
+/// The function gives the transport and the bytes that were read from it already, or back what it does not know.
+///
+/// Without this, a `TokioIo<TcpStream>` is taken apart, and everything else is used as it is.
+#[derive(Clone, Copy)]
+pub struct Unwrap(pub fn(Upgraded) -> Result<(Transport, Bytes), Upgraded>);
+
+impl Default for Unwrap {
+    fn default() -> Self {
+        Self(|upgraded| {
+            let parts = upgraded.downcast::<TokioIo<TcpStream>>()?;
+            Ok((Transport::Tcp(parts.io.into_inner()), parts.read_buf))
+        })
+    }
+}
+
+/// A request that may become a socket.
+pub(crate) struct Upgrade {
+    on: OnUpgrade,
+    unwrap: Unwrap,
+}
+
+impl Upgrade {
+    /// `None` when the server cannot upgrade the request's connection.
+    pub(crate) fn of<B>(request: &mut Request<B>) -> Option<Self> {
+        let on = request.extensions_mut().remove::<OnUpgrade>()?;
+        Some(Self { on, unwrap: request.extensions().get().copied().unwrap_or_default() })
+    }
+
+    /// The socket, once the request has been answered.
+    pub(crate) async fn socket(self) -> hyper::Result<Socket> {
+        self.on.await.map(|upgraded| Socket::new(upgraded, self.unwrap))
+    }
 }
 
 pub(crate) struct Socket {
-    io: Io,
+    io: Transport,
     /// What the client sent with or right after its request, and hyper has read already.
     early: Bytes,
     /// Bytes that came in.
@@ -29,11 +70,9 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    pub(crate) fn new(upgraded: Upgraded) -> Self {
-        let (io, early) = match upgraded.downcast::<TokioIo<TcpStream>>() {
-            Ok(parts) => (Io::Tcp(parts.io.into_inner()), parts.read_buf),
-            Err(upgraded) => (Io::Other(TokioIo::new(upgraded)), Bytes::new()),
-        };
+    fn new(upgraded: Upgraded, unwrap: Unwrap) -> Self {
+        let (io, early) = (unwrap.0)(upgraded)
+            .unwrap_or_else(|upgraded| (Transport::Other(Box::new(TokioIo::new(upgraded))), Bytes::new()));
         // Empty, it would still keep hyper's buffer of 8 KiB.
         let early = if early.is_empty() { Bytes::new() } else { early };
         Self { io, early, bytes_in: 0, bytes_out: 0 }
@@ -52,8 +91,8 @@ impl Socket {
         }
         let mut buffer = ReadBuf::new(buffer);
         ready!(match &mut self.io {
-            Io::Tcp(io) => Pin::new(io).poll_read(cx, &mut buffer),
-            Io::Other(io) => Pin::new(io).poll_read(cx, &mut buffer),
+            Transport::Tcp(io) => Pin::new(io).poll_read(cx, &mut buffer),
+            Transport::Other(io) => Pin::new(io).poll_read(cx, &mut buffer),
         })?;
         let length = buffer.filled().len();
         self.bytes_in += length as u64;
@@ -67,8 +106,8 @@ impl Socket {
         chunks: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let taken = ready!(match &mut self.io {
-            Io::Tcp(io) => Pin::new(io).poll_write_vectored(cx, chunks),
-            Io::Other(io) => Pin::new(io).poll_write_vectored(cx, chunks),
+            Transport::Tcp(io) => Pin::new(io).poll_write_vectored(cx, chunks),
+            Transport::Other(io) => Pin::new(io).poll_write_vectored(cx, chunks),
         })?;
         if taken == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -80,16 +119,16 @@ impl Socket {
     /// Pushes on what is buffered below, as TLS does.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.io {
-            Io::Tcp(_) => Poll::Ready(Ok(())),
-            Io::Other(io) => Pin::new(io).poll_flush(cx),
+            Transport::Tcp(_) => Poll::Ready(Ok(())),
+            Transport::Other(io) => Pin::new(io).poll_flush(cx),
         }
     }
 
     /// Says that nothing more is sent.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.io {
-            Io::Tcp(io) => Pin::new(io).poll_shutdown(cx),
-            Io::Other(io) => Pin::new(io).poll_shutdown(cx),
+            Transport::Tcp(io) => Pin::new(io).poll_shutdown(cx),
+            Transport::Other(io) => Pin::new(io).poll_shutdown(cx),
         }
     }
 }

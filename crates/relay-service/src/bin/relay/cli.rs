@@ -38,6 +38,12 @@ pub(crate) struct SettingsArgs {
     /// Where to serve, for instance 127.0.0.1:7400; port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
+    /// Serve over TLS, with the certificate in this PEM file; read again on SIGHUP.
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<String>,
+    /// The certificate's private key, a PEM file.
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<String>,
     /// Where the log is kept.
     #[arg(long, value_name = "DIRECTORY")]
     data_dir: Option<String>,
@@ -76,6 +82,8 @@ impl SettingsArgs {
         }
         let flags = [
             ("listen", "--listen", &self.listen),
+            ("tls.cert", "--tls-cert", &self.tls_cert),
+            ("tls.key", "--tls-key", &self.tls_key),
             ("data_dir", "--data-dir", &self.data_dir),
             ("durability", "--durability", &self.durability),
             ("log_format", "--log-format", &self.log_format),

@@ -14,12 +14,10 @@ pub(crate) fn run(args: &ConfigArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One line per key: `key = "value"  # source`.
+/// One line per key: `key = value  # source`.
 fn in_force(layered: &Layered) -> String {
-    let lines: Vec<_> = layered
-        .values()
-        .map(|(key, value, source)| (format!("{} = {}", key.name, toml::Value::String(value)), source))
-        .collect();
+    let lines: Vec<_> =
+        layered.values().map(|(key, value, source)| (format!("{} = {value}", key.name), source)).collect();
     let width = lines.iter().map(|(line, _)| line.chars().count()).max().unwrap_or(0);
     lines.iter().fold(String::new(), |mut text, (line, source)| {
         let _ = writeln!(text, "{line:width$}  # {source}");
@@ -56,12 +54,35 @@ mod tests {
 
     #[test]
     fn what_is_printed_can_be_used_as_a_file() {
+        let mut given = Layered::defaults();
+        for assignment in
+            ["allowed_origins=https://a.example,https://b.example", "ws.compression=true", "tls.cert=a\"b"]
+        {
+            given.assignment(assignment).unwrap();
+        }
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), in_force(&Layered::defaults())).unwrap();
+        std::fs::write(file.path(), in_force(&given)).unwrap();
         let mut layered = Layered::defaults();
         layered.file(file.path()).unwrap();
-        for ((key, value, _), (_, default, _)) in layered.values().zip(Layered::defaults().values()) {
-            assert_eq!(value, default, "{}", key.name);
+        for ((key, value, _), (_, expected, _)) in layered.values().zip(given.values()) {
+            assert_eq!(value, expected, "{}", key.name);
+        }
+    }
+
+    #[test]
+    fn each_value_is_printed_as_what_it_is() {
+        let mut layered = Layered::defaults();
+        layered.assignment("allowed_hosts=a.example,b.example").unwrap();
+        let text = in_force(&layered);
+        for line in [
+            "ws.max_topics = 100",
+            "ws.compression = false",
+            "ws.stale_after = \"1m\"",
+            "retention.max_age = \"none\"",
+            "allowed_origins = []",
+            "allowed_hosts = [\"a.example\", \"b.example\"]",
+        ] {
+            assert!(text.contains(&format!("{line} ")), "{line} is not in\n{text}");
         }
     }
 }

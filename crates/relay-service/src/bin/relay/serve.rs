@@ -17,8 +17,9 @@ pub(crate) async fn serve(args: SettingsArgs) -> anyhow::Result<()> {
     write_log(&settings)?;
     // From here on a signal stops the server; before, it would have ended the process.
     let mut signals = Signals::new()?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let service = tokio::select! {
-        service = RelayService::start(settings.clone().service()) => service?,
+        service = RelayService::start(settings.clone().service()?) => service?,
         name = signals.next() => bail!("stopped by {name} while starting"),
     };
     if let Some(recovery) = service.recovery() {
@@ -27,7 +28,12 @@ pub(crate) async fn serve(args: SettingsArgs) -> anyhow::Result<()> {
     if let Some(address) = service.address() {
         announce(address, &settings)?;
     }
-    let name = signals.next().await;
+    let name = loop {
+        tokio::select! {
+            name = signals.next() => break name,
+            _ = hangup.recv() => reload(&service).await,
+        }
+    };
     tracing::info!(signal = name, "stopping");
     let stopped = tokio::select! {
         stopped = service.stop() => stopped?,
@@ -63,6 +69,17 @@ fn tell(recovery: &RecoveryReport) {
             "acknowledged events may be gone, since the machine went down under durability `logged`; \
              every document has a new epoch, so that clients start over"
         );
+    }
+}
+
+/// Reads again what may have changed: the certificate.
+async fn reload(service: &RelayService) {
+    match service.reload_certificate().await {
+        Ok(true) => tracing::info!("SIGHUP: the certificate was read again"),
+        Ok(false) => tracing::info!(
+            "SIGHUP: there is no certificate to read again; nothing else changes while running"
+        ),
+        Err(error) => tracing::error!(%error, "SIGHUP: the new certificate is not used; the old one stays"),
     }
 }
 
@@ -121,7 +138,8 @@ fn announce(address: SocketAddr, settings: &Settings) -> std::io::Result<()> {
 
 /// What to try first.
 fn invitation(address: SocketAddr, settings: &Settings) -> String {
-    let url = format!("http://{address}");
+    let scheme = if settings.tls_cert.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{address}");
     let option = if address.port() == 7400 { String::new() } else { format!(" --url {url}") };
     let kept = match settings.durability {
         Durability::Memory => "in memory".to_owned(),

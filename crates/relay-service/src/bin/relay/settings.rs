@@ -10,18 +10,24 @@ pub(crate) mod layers;
 pub(crate) mod value;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use relay_bus::BusConfig;
 use relay_core::Retention;
 use relay_log::{LogConfig, LogDurability};
-use relay_service::{HttpConfig, ServiceConfig, Storage};
+use relay_service::{HttpConfig, ServiceConfig, Storage, TlsConfig};
 use relay_ws::WsConfig;
+
+use self::layers::SettingsError;
 
 /// All values that can be configured.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) listen: SocketAddr,
+    pub(crate) tls_cert: Option<PathBuf>,
+    pub(crate) tls_key: Option<PathBuf>,
+    pub(crate) tls_handshake_timeout: Duration,
     pub(crate) durability: Durability,
     pub(crate) stop_timeout: Duration,
     pub(crate) log_format: LogFormat,
@@ -38,6 +44,9 @@ impl Default for Settings {
         let service = ServiceConfig::default();
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 7400)),
+            tls_cert: None,
+            tls_key: None,
+            tls_handshake_timeout: TlsConfig::HANDSHAKE_TIMEOUT,
             durability: Durability::Synced,
             stop_timeout: service.stop_timeout,
             log_format: LogFormat::Pretty,
@@ -53,12 +62,20 @@ impl Default for Settings {
 
 impl Settings {
     /// The service that these settings describe.
-    pub(crate) fn service(self) -> ServiceConfig {
+    pub(crate) fn service(self) -> Result<ServiceConfig, SettingsError> {
+        let handshake_timeout = self.tls_handshake_timeout;
+        let tls = match (self.tls_cert, self.tls_key) {
+            (None, None) => None,
+            (Some(cert), Some(key)) => Some(TlsConfig { cert, key, handshake_timeout }),
+            (Some(_), None) => return Err(SettingsError::HalfTls { given: "tls.cert", missing: "tls.key" }),
+            (None, Some(_)) => return Err(SettingsError::HalfTls { given: "tls.key", missing: "tls.cert" }),
+        };
         let log = |durability| {
             Storage::Log(LogConfig { durability, retention: self.retention, ..self.log.clone() })
         };
-        ServiceConfig {
+        Ok(ServiceConfig {
             listen: Some(self.listen),
+            tls,
             storage: match self.durability {
                 Durability::Memory => Storage::Memory,
                 Durability::Logged => log(LogDurability::Logged),
@@ -68,7 +85,7 @@ impl Settings {
             ws: self.ws,
             http: self.http,
             stop_timeout: self.stop_timeout,
-        }
+        })
     }
 }
 

@@ -13,6 +13,8 @@ pub(crate) struct Key {
     pub(crate) set: fn(&mut Settings, &str) -> Result<(), String>,
     /// The value that the settings have, as text.
     pub(crate) get: fn(&Settings) -> String,
+    /// That value as a file has it.
+    pub(crate) toml: fn(&Settings) -> toml::Value,
 }
 
 impl Key {
@@ -38,6 +40,7 @@ macro_rules! keys {
             meaning: $meaning,
             set: |settings, text| assign(&mut settings.$($field).+, text),
             get: |settings| settings.$($field).+.show(),
+            toml: |settings| settings.$($field).+.toml(),
         }),*];
     };
 }
@@ -53,10 +56,18 @@ keys! {
         "How long stopping may take, after SIGTERM or SIGINT.";
     "allowed_origins" => ws.origins,
         "Web pages of other hosts that may connect and publish. Empty: pages of the same host only.";
+    "allowed_hosts" => http.allowed_hosts,
+        "Names by which clients may call the server, besides IP addresses and `localhost`; `*` for any. Empty: any, but on a loopback address only what trusted proxies ask for.";
     "log_format" => log_format,
         "How the server's own log is written to standard output: `pretty` for people, `json` for machines.";
     "log_filter" => log_filter,
         "What is written there: a level, or directives such as `info,relay_ws=debug`.";
+    "tls.cert" => tls_cert,
+        "A PEM file with the server's certificate and those that lead to its root: clients are served over TLS. Read again on SIGHUP.";
+    "tls.key" => tls_key,
+        "A PEM file with the certificate's private key. Read again on SIGHUP.";
+    "tls.handshake_timeout" => tls_handshake_timeout,
+        "How long a TLS handshake may take.";
     "retention.max_events" => retention.max_events,
         "How many events of each document are kept.";
     "retention.max_age" => retention.max_age,
@@ -142,7 +153,11 @@ keys! {
     "ws.tick" => ws.tick,
         "How often those times are looked at.";
     "http.max_connections" => http.max_connections,
-        "HTTP connections that are open at once, event streams among them; further ones wait.";
+        "HTTP connections that are open at once, event streams among them; more are refused with 503. WebSockets are counted by `ws.max_connections`.";
+    "http.max_connections_per_address" => http.max_connections_per_address,
+        "Of them from one address, trusted proxies excepted; more are refused with 503.";
+    "http.trusted_proxies" => http.trusted_proxies,
+        "Addresses and networks of proxies that are believed where a request comes from (`X-Forwarded-For`).";
     "http.max_body_bytes" => http.max_body_bytes,
         "Size of a request's body.";
     "http.max_batch_events" => http.max_batch_events,
@@ -153,6 +168,8 @@ keys! {
         "How long a connection may take to send a request's head, and how long it may idle between two requests.";
     "http.body_timeout" => http.body_timeout,
         "How long a request's body may take.";
+    "http.write_timeout" => http.write_timeout,
+        "A client that takes nothing of its answer for this long is cut off; an event stream's client comes back and goes on where it was.";
     "http.keep_alive" => http.keep_alive,
         "A stream of events on which nothing was sent for this long gets a comment.";
 }
@@ -215,9 +232,10 @@ mod tests {
     fn each_key_changes_a_value_of_its_own() {
         for key in KEYS {
             let mut settings = Settings::default();
-            let other = ["7", "7s", "true", "json", "memory", "http://x", "127.0.0.1:7", "changed"]
-                .into_iter()
-                .find(|text| (key.set)(&mut settings, text).is_ok());
+            let other =
+                ["7", "7s", "true", "json", "memory", "http://x", "127.0.0.1:7", "10.0.0.0/8", "changed"]
+                    .into_iter()
+                    .find(|text| (key.set)(&mut settings, text).is_ok());
             assert!(other.is_some(), "{} takes none of the samples", key.name);
             let changed: Vec<_> =
                 KEYS.iter().filter(|k| (k.get)(&settings) != (k.get)(&Settings::default())).collect();

@@ -39,6 +39,8 @@ pub(crate) enum SettingsError {
     BadValue { source_name: String, key: &'static str, value: String, allowed: String },
     #[error("`--set {given}` must be `--set key=value`, for instance `--set ws.max_topics=50`")]
     MalformedSet { given: String },
+    #[error("`{given}` is given without `{missing}`; a certificate is of use with its key alone")]
+    HalfTls { given: &'static str, missing: &'static str },
 }
 
 /// Settings, and where each key's value came from.
@@ -55,8 +57,8 @@ impl Layered {
     }
 
     /// Every key with its value in force and that value's source.
-    pub(crate) fn values(&self) -> impl Iterator<Item = (&'static Key, String, &Source)> {
-        KEYS.iter().zip(&self.sources).map(|(key, source)| (key, (key.get)(&self.settings), source))
+    pub(crate) fn values(&self) -> impl Iterator<Item = (&'static Key, toml::Value, &Source)> {
+        KEYS.iter().zip(&self.sources).map(|(key, source)| (key, (key.toml)(&self.settings), source))
     }
 
     /// Sets one key.

@@ -1,8 +1,11 @@
 //! The forms of configuration values: what each looks like as text, and what is allowed.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+
+use ipnet::IpNet;
+use relay_service::HostPolicy;
 
 /// A type that configuration values have.
 pub(crate) trait Value: Sized {
@@ -12,6 +15,10 @@ pub(crate) trait Value: Sized {
     fn read(text: &str) -> Option<Self>;
     /// Writes it so that [`Value::read`] gives it back.
     fn show(&self) -> String;
+    /// Writes it as a TOML file has it.
+    fn toml(&self) -> toml::Value {
+        toml::Value::String(self.show())
+    }
 }
 
 /// A value that is one of a few words.
@@ -53,6 +60,11 @@ macro_rules! whole_number {
             fn show(&self) -> String {
                 self.to_string()
             }
+
+            fn toml(&self) -> toml::Value {
+                // TOML's numbers end at 2^63; beyond, the text means the same.
+                i64::try_from(*self).map_or_else(|_| toml::Value::String(self.show()), toml::Value::Integer)
+            }
         }
     )+};
 }
@@ -69,6 +81,10 @@ impl Value for bool {
 
     fn show(&self) -> String {
         self.to_string()
+    }
+
+    fn toml(&self) -> toml::Value {
+        toml::Value::Boolean(*self)
     }
 }
 
@@ -110,6 +126,10 @@ impl<V: Value> Value for Option<V> {
 
     fn show(&self) -> String {
         self.as_ref().map_or_else(|| NONE.to_owned(), V::show)
+    }
+
+    fn toml(&self) -> toml::Value {
+        self.as_ref().map_or_else(|| toml::Value::String(NONE.to_owned()), V::toml)
     }
 }
 
@@ -168,6 +188,72 @@ impl Value for relay_ws::OriginPolicy {
             Self::AnyOf(origins) => origins.join(","),
         }
     }
+
+    fn toml(&self) -> toml::Value {
+        list(&self.show())
+    }
+}
+
+impl Value for HostPolicy {
+    fn allowed() -> String {
+        "a list of names without ports such as `relay.example.com`, separated by commas; `*` for any"
+            .to_owned()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        match text {
+            "" => return Some(Self::Automatic),
+            "*" => return Some(Self::Any),
+            _ => {}
+        }
+        let is_name = |name: &&str| {
+            !name.is_empty()
+                && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
+        };
+        let names: Vec<&str> = text.split(',').map(str::trim).collect();
+        names.iter().all(is_name).then(|| Self::AnyOf(names.into_iter().map(str::to_owned).collect()))
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::Automatic => String::new(),
+            Self::Any => "*".to_owned(),
+            Self::AnyOf(names) => names.join(","),
+        }
+    }
+
+    fn toml(&self) -> toml::Value {
+        list(&self.show())
+    }
+}
+
+impl Value for Vec<IpNet> {
+    fn allowed() -> String {
+        "a list of addresses or networks such as `10.0.0.7` or `10.0.0.0/8`, separated by commas".to_owned()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        if text.is_empty() {
+            return Some(Self::new());
+        }
+        let net =
+            |text: &str| text.parse().or_else(|_| text.parse().map(|address: IpAddr| address.into())).ok();
+        text.split(',').map(|one| net(one.trim())).collect()
+    }
+
+    fn show(&self) -> String {
+        self.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    }
+
+    fn toml(&self) -> toml::Value {
+        list(&self.show())
+    }
+}
+
+/// The array that a file has for a list whose items are separated by commas.
+fn list(shown: &str) -> toml::Value {
+    let items = shown.split(',').filter(|item| !item.is_empty());
+    toml::Value::Array(items.map(|item| toml::Value::String(item.to_owned())).collect())
 }
 
 #[cfg(test)]
@@ -221,6 +307,28 @@ mod tests {
             ["a.example", "https://", "https://a.example/", "https://*.example", "*,https://a.example"]
         {
             assert_eq!(OriginPolicy::read(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn proxies_are_addresses_or_networks() {
+        let read = Vec::<IpNet>::read("10.0.0.7, 192.168.0.0/16,::1").unwrap();
+        assert_eq!(read.show(), "10.0.0.7/32,192.168.0.0/16,::1/128");
+        assert_eq!(Vec::<IpNet>::read(&read.show()), Some(read));
+        assert_eq!(Vec::<IpNet>::read(""), Some(Vec::new()));
+        for wrong in ["proxy.example", "10.0.0.0/33", "10.0.0.7,", "10.0.0.7:80"] {
+            assert_eq!(Vec::<IpNet>::read(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_names_without_ports() {
+        let read = HostPolicy::read("relay.example, www_1.example").unwrap();
+        assert_eq!(HostPolicy::read(&read.show()), Some(read));
+        assert_eq!(HostPolicy::read(""), Some(HostPolicy::Automatic));
+        assert_eq!(HostPolicy::read("*"), Some(HostPolicy::Any));
+        for wrong in ["relay.example:7400", "https://relay.example", "*,a.example", "a.example,"] {
+            assert_eq!(HostPolicy::read(wrong), None, "{wrong}");
         }
     }
 }

@@ -1,0 +1,90 @@
+//! Where a request comes from when proxies stand between. Pure: headers in, an address out.
+//!
+//! Each proxy adds the address that it sees to the right of `X-Forwarded-For`; what is further left came from outside
+//! and may be invented. So the list is read from the right for as long as trusted proxies have written it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::{HeaderMap, HeaderName};
+use ipnet::IpNet;
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// Whether `address` is one of the proxies whose word is taken.
+pub(crate) fn is_trusted(proxies: &[IpNet], address: IpAddr) -> bool {
+    proxies.iter().any(|net| net.contains(&address))
+}
+
+/// The client's address, for a request that came over a connection from `peer`: the rightmost one that is no trusted
+/// proxy's. When a proxy has written something else than an address, the proxy's own.
+pub(crate) fn client_address(proxies: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    let mut client = peer;
+    // Several headers of the name are one list, in their order.
+    let lists = headers.get_all(FORWARDED_FOR).iter().rev();
+    let mut hops = lists.flat_map(|list| list.as_bytes().rsplit(|byte| *byte == b','));
+    while is_trusted(proxies, client) {
+        match hops.next().and_then(address) {
+            Some(hop) => client = hop,
+            None => break,
+        }
+    }
+    client
+}
+
+/// Proxies write an address, and some a port behind it.
+fn address(hop: &[u8]) -> Option<IpAddr> {
+    let hop = std::str::from_utf8(hop).ok()?.trim();
+    let bare = hop.strip_prefix('[').and_then(|hop| hop.strip_suffix(']')).unwrap_or(hop);
+    let with_port = || hop.parse::<SocketAddr>().map(|address| address.ip());
+    bare.parse().or_else(|_| with_port()).ok().map(|address: IpAddr| address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    /// What a server makes of a connection from `peer` that trusts 10.0.0.0/8 and `::1`.
+    #[track_caller]
+    fn check(peer: &str, forwarded: &[&str], client: &str) {
+        let proxies = ["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
+        let mut headers = HeaderMap::new();
+        for list in forwarded {
+            headers.append(FORWARDED_FOR, HeaderValue::from_bytes(list.as_bytes()).unwrap());
+        }
+        let found = client_address(&proxies, peer.parse().unwrap(), &headers);
+        assert_eq!(found, client.parse::<IpAddr>().unwrap(), "{peer} {forwarded:?}");
+    }
+
+    #[test]
+    fn the_rightmost_address_that_is_no_proxys_is_the_clients() {
+        check("10.0.0.1", &["203.0.113.7"], "203.0.113.7");
+        check("10.0.0.1", &["1.2.3.4, 203.0.113.7"], "203.0.113.7");
+        check("10.0.0.1", &["1.2.3.4, 203.0.113.7, 10.2.0.1"], "203.0.113.7");
+        check("10.0.0.1", &["1.2.3.4", "203.0.113.7,10.2.0.1"], "203.0.113.7");
+        check("::1", &["2001:db8::7"], "2001:db8::7");
+    }
+
+    #[test]
+    fn who_is_no_proxy_cannot_name_another_address() {
+        check("203.0.113.9", &["1.2.3.4"], "203.0.113.9");
+    }
+
+    #[test]
+    fn a_proxy_that_names_no_address_stands_for_its_clients() {
+        check("10.0.0.1", &[], "10.0.0.1");
+        check("10.0.0.1", &["unknown"], "10.0.0.1");
+        check("10.0.0.1", &["1.2.3.4, "], "10.0.0.1");
+        check("10.0.0.1", &["1.2.3.4, \u{e9}, 10.2.0.1"], "10.2.0.1");
+        check("10.0.0.1", &["10.2.0.1"], "10.2.0.1");
+    }
+
+    #[test]
+    fn ports_and_mapped_addresses_are_the_same_client() {
+        check("10.0.0.1", &["203.0.113.7:4711"], "203.0.113.7");
+        check("10.0.0.1", &["[2001:db8::7]:4711"], "2001:db8::7");
+        check("10.0.0.1", &["[2001:db8::7]"], "2001:db8::7");
+        check("10.0.0.1", &["::ffff:203.0.113.7"], "203.0.113.7");
+    }
+}
