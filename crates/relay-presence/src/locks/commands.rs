@@ -1,0 +1,118 @@
+//! Locks on the wire: requests as JSON, leases as JSON.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use relay_core::{FencingToken, JsonText, LockScope, Region, RequestError, Seat, Timestamp, UserId};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{AcquireRequest, Lease, Locks};
+use relay_core::DocumentId;
+
+#[derive(Deserialize)]
+struct Acquire {
+    region: Option<Region>,
+    ttl_ms: Option<u64>,
+    wait_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Renew {
+    token: FencingToken,
+    ttl_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Release {
+    token: FencingToken,
+}
+
+/// A lease on the wire.
+#[derive(Serialize)]
+struct LeaseForm<'a> {
+    token: FencingToken,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    region: Option<&'a Region>,
+    holder: &'a UserId,
+    expires_at: Timestamp,
+    ttl_ms: u64,
+}
+
+impl<'a> From<&'a Lease> for LeaseForm<'a> {
+    fn from(lease: &'a Lease) -> Self {
+        Self {
+            token: lease.token,
+            region: lease.scope.region(),
+            holder: &lease.holder,
+            expires_at: lease.expires_at,
+            ttl_ms: u64::try_from(lease.ttl.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// The locks that are held in a document, as a JSON array.
+pub fn held_json(locks: &Locks, document: &DocumentId) -> JsonText {
+    let held = locks.held(document);
+    let forms: Vec<LeaseForm<'_>> = held.iter().map(LeaseForm::from).collect();
+    json(&forms).unwrap_or_else(|_| JsonText::from_raw(serde_json::value::RawValue::NULL))
+}
+
+/// Does what a participant asks for: `lock:acquire` `{region?, ttl_ms?, wait_ms?}`, `lock:renew` `{token, ttl_ms?}` or
+/// `lock:release` `{token}`. The answer is the lease, `{token, region?, holder, expires_at, ttl_ms}`. `None` when it is none of
+/// them.
+///
+/// Cancel-safe, as [`Locks::acquire`], [`Locks::renew`] and [`Locks::release`] are.
+///
+/// # Errors
+/// `invalid_request`, and those of [`LockError`](super::LockError).
+pub async fn request(
+    locks: &Locks,
+    seat: &Seat,
+    name: &str,
+    payload: &JsonText,
+) -> Option<Result<JsonText, RequestError>> {
+    Some(match name {
+        "lock:acquire" => acquire(locks, seat, payload).await,
+        "lock:renew" => renew(locks, seat, payload).await,
+        "lock:release" => release(locks, seat, payload).await,
+        _ => return None,
+    })
+}
+
+async fn acquire(locks: &Locks, seat: &Seat, payload: &JsonText) -> Result<JsonText, RequestError> {
+    let Acquire { region, ttl_ms, wait_ms } = parse(payload)?;
+    let request = AcquireRequest {
+        scope: LockScope::of(region),
+        ttl: ttl_ms.map(Duration::from_millis),
+        wait: Duration::from_millis(wait_ms.unwrap_or(0)),
+    };
+    lease(&locks.acquire(&seat.document, &seat.user, request).await?)
+}
+
+async fn renew(locks: &Locks, seat: &Seat, payload: &JsonText) -> Result<JsonText, RequestError> {
+    let Renew { token, ttl_ms } = parse(payload)?;
+    lease(&locks.renew(&seat.document, &seat.user, token, ttl_ms.map(Duration::from_millis)).await?)
+}
+
+async fn release(locks: &Locks, seat: &Seat, payload: &JsonText) -> Result<JsonText, RequestError> {
+    let Release { token } = parse(payload)?;
+    lease(&locks.release(&seat.document, &seat.user, token).await?)
+}
+
+fn parse<T: DeserializeOwned>(payload: &JsonText) -> Result<T, RequestError> {
+    serde_json::from_str(payload.as_str()).map_err(|error| RequestError {
+        code: "invalid_request",
+        message: format!("the payload is not what this request takes: {error}"),
+        holder: None,
+    })
+}
+
+fn lease(lease: &Lease) -> Result<JsonText, RequestError> {
+    json(&LeaseForm::from(lease))
+}
+
+fn json(value: &impl Serialize) -> Result<JsonText, RequestError> {
+    let text = serde_json::to_vec(value).and_then(|text| JsonText::parse(Bytes::from(text)));
+    text.map_err(|error| RequestError { code: "internal", message: error.to_string(), holder: None })
+}

@@ -1,0 +1,367 @@
+//! One document's locks and those who wait for them, as a state machine: it is handed the time and the tokens, and hands
+//! back what changed. It does no I/O and waits for nothing.
+//!
+//! What always holds:
+//! - Two users never hold scopes that overlap. A lock that is ending counts as held until [`LockTable::remove`].
+//! - Whoever asks waits behind everyone who asked before for something that overlaps, not only behind holders. So a
+//!   request for the whole document is not starved by requests for regions that come after it, and the queue is fair
+//!   within every region.
+//! - Tokens are taken in the order in which locks are granted.
+//!
+//! A user's own locks and requests never stand in their own way. Asking for exactly the scope that one holds already
+//! renews that lease under its token, for instance from a second tab.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
+
+use relay_core::{FencingToken, LockScope, Timestamp, UserId};
+
+/// A lock as its holder and everybody else sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The lock's number, larger than those of all locks before it.
+    pub token: FencingToken,
+    /// What is locked.
+    pub scope: LockScope,
+    /// Who holds it.
+    pub holder: UserId,
+    /// When it ends unless it is renewed, by the wall clock.
+    pub expires_at: Timestamp,
+    /// For how long it was granted or last renewed.
+    pub ttl: Duration,
+}
+
+/// The present moment by both clocks: leases are measured by the one and shown by the other.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Now {
+    pub(crate) monotonic: Duration,
+    pub(crate) wall: Timestamp,
+}
+
+/// A request's number in its table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Ticket(u64);
+
+/// Who wants what, for how long, and until when they would wait for it.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    pub(crate) user: UserId,
+    pub(crate) scope: LockScope,
+    pub(crate) ttl: Duration,
+    /// By the monotonic clock; not later than now for those who do not wait.
+    pub(crate) wait_until: Duration,
+}
+
+/// How many there may be in one document.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TableLimits {
+    pub(crate) max_locks: usize,
+    pub(crate) max_waiters: usize,
+}
+
+/// What somebody else has or wanted first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Claim {
+    Held,
+    Awaited,
+}
+
+/// Who stands in the way of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Obstacle {
+    pub(crate) user: UserId,
+    pub(crate) scope: LockScope,
+    pub(crate) claim: Claim,
+}
+
+/// Why a request does not become a lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Somebody stands in the way, and the time to wait is over.
+    Busy(Obstacle),
+    TooManyLocks,
+    TooManyWaiters,
+}
+
+/// What changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// A request became a lock.
+    Granted(Ticket, Lease),
+    /// A request renewed the lease that its user has already.
+    Renewed(Ticket, Lease),
+    /// A request came to nothing.
+    Refused(Ticket, Refusal),
+    /// A lock was not renewed in time, and is gone.
+    Expired(Lease),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Held,
+    /// Its end is decided, and not known to the world yet: it still keeps others out, and what its holder did before
+    /// still counts.
+    Ending,
+    /// Its end has its place in the document's order. Nothing that comes after is under this lock.
+    Over,
+}
+
+#[derive(Debug)]
+struct Held {
+    lease: Lease,
+    /// When the lease ends by the monotonic clock.
+    until: Duration,
+    /// The request that it came from.
+    ticket: Ticket,
+    /// Whether it was renewed since, so that it is not that request's alone.
+    is_renewed: bool,
+    phase: Phase,
+}
+
+impl Held {
+    fn is_live(&self, monotonic: Duration) -> bool {
+        self.phase != Phase::Over && monotonic < self.until
+    }
+
+    /// A lease is never shortened by a renewal: somebody else may count on it, in another tab.
+    fn renew(&mut self, ttl: Duration, now: Now) -> Lease {
+        self.is_renewed = true;
+        if now.monotonic + ttl > self.until {
+            self.until = now.monotonic + ttl;
+            self.lease.expires_at = now.wall.saturating_add(ttl);
+            self.lease.ttl = ttl;
+        }
+        self.lease.clone()
+    }
+}
+
+#[derive(Debug)]
+struct Waiter {
+    ticket: Ticket,
+    wanted: Wanted,
+}
+
+/// The locks of one document.
+#[derive(Debug)]
+pub(crate) struct LockTable {
+    limits: TableLimits,
+    held: BTreeMap<FencingToken, Held>,
+    waiting: VecDeque<Waiter>,
+    last_ticket: u64,
+}
+
+impl LockTable {
+    pub(crate) fn new(limits: TableLimits) -> Self {
+        Self { limits, held: BTreeMap::new(), waiting: VecDeque::new(), last_ticket: 0 }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.held.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Takes a request, whose answer comes as a [`Change`] with its ticket: now or later.
+    pub(crate) fn acquire(
+        &mut self,
+        wanted: Wanted,
+        now: Now,
+        issue: &mut dyn FnMut() -> FencingToken,
+        changes: &mut Vec<Change>,
+    ) -> Ticket {
+        self.last_ticket += 1;
+        let ticket = Ticket(self.last_ticket);
+        self.waiting.push_back(Waiter { ticket, wanted });
+        self.settle(now, issue, changes);
+        if self.waiting.len() > self.limits.max_waiters {
+            self.waiting.pop_back();
+            changes.push(Change::Refused(ticket, Refusal::TooManyWaiters));
+        }
+        ticket
+    }
+
+    /// The lease, prolonged; `None` unless `user` holds a lock with this token.
+    pub(crate) fn renew(
+        &mut self,
+        user: &UserId,
+        token: FencingToken,
+        ttl: Duration,
+        now: Now,
+    ) -> Option<Lease> {
+        let held = self.held.get_mut(&token)?;
+        let is_theirs =
+            held.phase == Phase::Held && held.is_live(now.monotonic) && held.lease.holder == *user;
+        is_theirs.then(|| held.renew(ttl, now))
+    }
+
+    /// Begins the end of every lock for which `ends` is true, and gives them in the order of their tokens. Each keeps
+    /// others out until it is [removed](Self::remove).
+    pub(crate) fn end(&mut self, ends: impl Fn(&Lease) -> bool) -> Vec<Lease> {
+        let mut ended = Vec::new();
+        for held in self.held.values_mut() {
+            if held.phase == Phase::Held && ends(&held.lease) {
+                held.phase = Phase::Ending;
+                ended.push(held.lease.clone());
+            }
+        }
+        ended
+    }
+
+    /// Takes back a request that nobody waits for any more. If it became a lock, that begins to end and is given, unless
+    /// another request of the same user has come to count on it.
+    pub(crate) fn withdraw(&mut self, ticket: Ticket) -> Option<Lease> {
+        if let Some(index) = self.waiting.iter().position(|waiter| waiter.ticket == ticket) {
+            self.waiting.remove(index);
+            return None;
+        }
+        let unshared = self.held.values().find(|held| held.ticket == ticket && !held.is_renewed)?;
+        let token = unshared.lease.token;
+        self.end(|lease| lease.token == token).pop()
+    }
+
+    /// Forgets everyone who waits.
+    pub(crate) fn dismiss(&mut self) {
+        self.waiting.clear();
+    }
+
+    /// Notes that the end of a lock has its place in the document's order.
+    pub(crate) fn note_over(&mut self, token: FencingToken) {
+        if let Some(held) = self.held.get_mut(&token) {
+            held.phase = Phase::Over;
+        }
+    }
+
+    /// Removes a lock: it is over, and the world knows. Its scope is free after the next [`settle`](Self::settle).
+    pub(crate) fn remove(&mut self, token: FencingToken) {
+        self.held.remove(&token);
+    }
+
+    /// The locks that count at this moment, in the order of their tokens.
+    pub(crate) fn live(&self, monotonic: Duration) -> impl Iterator<Item = &Lease> {
+        self.held.values().filter(move |held| held.is_live(monotonic)).map(|held| &held.lease)
+    }
+
+    /// Brings the table to `now`: removes the locks that have expired, gives those who wait what they can have, and
+    /// sends those away whose time to wait is over. Somebody whose turn has come gets the lock even when their time is over
+    /// by now: they are still there.
+    ///
+    /// One pass over locks and waiters.
+    pub(crate) fn settle(
+        &mut self,
+        now: Now,
+        issue: &mut dyn FnMut() -> FencingToken,
+        changes: &mut Vec<Change>,
+    ) {
+        self.held.retain(|_, held| {
+            let has_expired = now.monotonic >= held.until;
+            if has_expired && held.phase == Phase::Held {
+                changes.push(Change::Expired(held.lease.clone()));
+            }
+            !has_expired
+        });
+        if self.waiting.is_empty() {
+            return;
+        }
+        let mut claims = Claims::default();
+        let mut renewable = HashMap::new();
+        for held in self.held.values() {
+            let Lease { token, scope, holder, .. } = &held.lease;
+            claims.add(holder, scope, Claim::Held);
+            if held.phase == Phase::Held {
+                renewable.insert((holder.clone(), scope.clone()), *token);
+            }
+        }
+        for waiter in std::mem::take(&mut self.waiting) {
+            let Waiter { ticket, wanted } = waiter;
+            let own = renewable.get(&(wanted.user.clone(), wanted.scope.clone()));
+            if let Some(held) = own.and_then(|token| self.held.get_mut(token)) {
+                changes.push(Change::Renewed(ticket, held.renew(wanted.ttl, now)));
+                continue;
+            }
+            match claims.against(&wanted.user, &wanted.scope) {
+                None if self.held.len() >= self.limits.max_locks => {
+                    changes.push(Change::Refused(ticket, Refusal::TooManyLocks));
+                }
+                None => {
+                    claims.add(&wanted.user, &wanted.scope, Claim::Held);
+                    let lease = self.grant(ticket, wanted, now, issue());
+                    renewable.insert((lease.holder.clone(), lease.scope.clone()), lease.token);
+                    changes.push(Change::Granted(ticket, lease));
+                }
+                Some(obstacle) if now.monotonic >= wanted.wait_until => {
+                    changes.push(Change::Refused(ticket, Refusal::Busy(obstacle.clone())));
+                }
+                Some(_) => {
+                    claims.add(&wanted.user, &wanted.scope, Claim::Awaited);
+                    self.waiting.push_back(Waiter { ticket, wanted });
+                }
+            }
+        }
+    }
+
+    fn grant(&mut self, ticket: Ticket, wanted: Wanted, now: Now, token: FencingToken) -> Lease {
+        let lease = Lease {
+            token,
+            scope: wanted.scope,
+            holder: wanted.user,
+            expires_at: now.wall.saturating_add(wanted.ttl),
+            ttl: wanted.ttl,
+        };
+        let held = Held {
+            lease: lease.clone(),
+            until: now.monotonic + wanted.ttl,
+            ticket,
+            is_renewed: false,
+            phase: Phase::Held,
+        };
+        self.held.insert(token, held);
+        lease
+    }
+}
+
+/// What is held and awaited up to some place in the queue, so that whether somebody stands in the way of the next
+/// request is answered without going through all of it.
+#[derive(Debug, Default)]
+struct Claims {
+    all: Claimants,
+    by_scope: HashMap<LockScope, Claimants>,
+}
+
+/// The first claims of two different users: one of them is not by the user who asks.
+#[derive(Debug, Default)]
+struct Claimants([Option<Obstacle>; 2]);
+
+impl Claims {
+    fn add(&mut self, user: &UserId, scope: &LockScope, claim: Claim) {
+        let obstacle = Obstacle { user: user.clone(), scope: scope.clone(), claim };
+        self.by_scope.entry(scope.clone()).or_default().add(&obstacle);
+        self.all.add(&obstacle);
+    }
+
+    /// The claim of somebody else that overlaps `scope`.
+    fn against(&self, user: &UserId, scope: &LockScope) -> Option<&Obstacle> {
+        match scope {
+            LockScope::Document => self.all.by_another(user),
+            LockScope::Region(_) => [&LockScope::Document, scope]
+                .into_iter()
+                .find_map(|scope| self.by_scope.get(scope)?.by_another(user)),
+        }
+    }
+}
+
+impl Claimants {
+    fn add(&mut self, obstacle: &Obstacle) {
+        for place in &mut self.0 {
+            match place {
+                Some(present) if present.user == obstacle.user => return,
+                Some(_) => {}
+                None => {
+                    *place = Some(obstacle.clone());
+                    return;
+                }
+            }
+        }
+    }
+
+    fn by_another(&self, user: &UserId) -> Option<&Obstacle> {
+        self.0.iter().flatten().find(|obstacle| obstacle.user != *user)
+    }
+}

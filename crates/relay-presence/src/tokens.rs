@@ -1,0 +1,240 @@
+//! Where fencing tokens come from: numbers that only grow, over restarts too.
+//!
+//! Getting a token has two steps, because the moment at which a lock is granted must not wait for a disk: a request first
+//! [reserves](TokenSource::reserve) one, which may wait, and whoever grants the lock [issues](TokenSource::issue) one,
+//! which cannot fail. Numbers are given out when they are issued, so that they grow in the order of grants and not of
+//! requests. A reservation that comes to nothing costs a number.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use relay_core::{Clock, FencingToken};
+
+/// Gives out fencing tokens.
+///
+/// # Contract
+/// - Every token is larger than all that were issued before it, by this source and by those that it replaces.
+/// - [`issue`](Self::issue) is called at most once for each [`reserve`](Self::reserve) that has succeeded, at any later time.
+#[async_trait]
+pub trait TokenSource: fmt::Debug + Send + Sync + 'static {
+    /// Makes sure of one token that can be issued later.
+    ///
+    /// Cancel-safe: dropped, it may have cost a number.
+    ///
+    /// # Errors
+    /// See [`TokenError`].
+    async fn reserve(&self) -> Result<(), TokenError>;
+
+    /// The next token. Quick; never waits.
+    fn issue(&self) -> FencingToken;
+}
+
+/// Why there is no token.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenError {
+    /// The file cannot be read or written.
+    #[error("cannot {action} the fencing tokens' file {}: {source}; see to it that it can be read and written", path.display())]
+    Io {
+        /// What failed, as a verb.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Arc<io::Error>,
+    },
+    /// The file holds something else than it should.
+    #[error(
+        "the fencing tokens' file {} is damaged: it holds `{found}`; restore it from a backup, or move it away: a new one \
+         begins at the wall clock's microseconds, which is above all tokens so far if the clock is right", path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The start of what it holds.
+        found: String,
+    },
+    /// The thread that writes the file is gone: the runtime is stopping.
+    #[error("the runtime is stopping: the fencing tokens' file {} was not written", path.display())]
+    Stopping {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// Tokens for a server that keeps nothing: they begin at the wall clock's microseconds, and so grow over restarts as
+/// long as the clock does and fewer than a million locks are granted in a second.
+#[derive(Debug)]
+pub struct MemoryTokens {
+    next: AtomicU64,
+}
+
+impl MemoryTokens {
+    /// Tokens from now on.
+    pub fn new(clock: &dyn Clock) -> Self {
+        Self { next: AtomicU64::new(wall_micros(clock)) }
+    }
+}
+
+#[async_trait]
+impl TokenSource for MemoryTokens {
+    async fn reserve(&self) -> Result<(), TokenError> {
+        Ok(())
+    }
+
+    fn issue(&self) -> FencingToken {
+        FencingToken::new(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// Tokens that grow whatever the clock does: a file says below which number all may have been given out.
+///
+/// Numbers are reserved in blocks. The file is written, atomically and durably, before the first number of a block can
+/// be issued; after a restart the numbers go on after the last block, so what is lost in a crash is numbers that nobody
+/// got. One reservation in a block's length waits for the disk, on a thread for blocking work.
+///
+/// Let one process at a time use a file. Nothing checks that here: keep it in a directory that is locked.
+#[derive(Debug)]
+pub struct FileTokens {
+    file: Arc<BlockFile>,
+    /// The next number to be issued.
+    next: AtomicU64,
+    /// The smallest number that no reservation stands for. Never below `next`.
+    unreserved: AtomicU64,
+    /// Lets one reservation at a time wait for the disk, and the others for that one, without a thread each.
+    writing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct BlockFile {
+    path: PathBuf,
+    block: u64,
+    /// The number in the file: all below it may be issued. Held while the file is written, so that a write whose
+    /// reservation was dropped meanwhile is over before the next one begins.
+    limit: Mutex<u64>,
+    /// `limit`, for a look without waiting for a write.
+    known_limit: AtomicU64,
+}
+
+impl FileTokens {
+    /// How many numbers are reserved at once.
+    pub const BLOCK: u64 = 1_000;
+
+    /// Opens the file, or makes it: a new one begins at the wall clock's microseconds, so above what
+    /// [`MemoryTokens`] or a file that was lost have given out. A first block is reserved, so that a file that cannot be
+    /// written is noticed now.
+    ///
+    /// Blocks on the disk: not for an asynchronous task.
+    ///
+    /// # Errors
+    /// [`TokenError::Io`] and [`TokenError::Damaged`].
+    pub fn open(path: impl Into<PathBuf>, clock: &dyn Clock) -> Result<Self, TokenError> {
+        let path = path.into();
+        let start = match fs::read(&path) {
+            Ok(content) => parse(&content)
+                .ok_or_else(|| TokenError::Damaged { path: path.clone(), found: excerpt(&content) })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => wall_micros(clock),
+            Err(source) => return Err(TokenError::Io { action: "read", path, source: Arc::new(source) }),
+        };
+        let file = Arc::new(BlockFile {
+            path,
+            block: Self::BLOCK,
+            limit: Mutex::new(start),
+            known_limit: AtomicU64::new(start),
+        });
+        file.extend_beyond(start)?;
+        Ok(Self {
+            file,
+            next: AtomicU64::new(start),
+            unreserved: AtomicU64::new(start),
+            writing: tokio::sync::Mutex::new(()),
+        })
+    }
+}
+
+#[async_trait]
+impl TokenSource for FileTokens {
+    async fn reserve(&self) -> Result<(), TokenError> {
+        // The n-th reservation stands for the n-th number, whichever request it is issued to.
+        let number = self.unreserved.fetch_add(1, Ordering::SeqCst);
+        if number < self.file.known_limit.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let _turn = self.writing.lock().await;
+        if number < self.file.known_limit.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let file = Arc::clone(&self.file);
+        let written = tokio::task::spawn_blocking(move || file.extend_beyond(number)).await;
+        written.unwrap_or_else(|_| Err(TokenError::Stopping { path: self.file.path.clone() }))
+    }
+
+    fn issue(&self) -> FencingToken {
+        FencingToken::new(self.next.fetch_add(1, Ordering::SeqCst))
+    }
+}
+
+impl BlockFile {
+    /// Makes sure that `number` may be issued, once this has returned without an error. Blocks on the disk.
+    fn extend_beyond(&self, number: u64) -> Result<(), TokenError> {
+        let mut limit = self.limit.lock();
+        if number < *limit {
+            return Ok(());
+        }
+        let extended = number + self.block;
+        self.write(extended)?;
+        *limit = extended;
+        self.known_limit.store(extended, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Writes the file so that after a crash it is there whole, with the old number or the new one.
+    fn write(&self, limit: u64) -> Result<(), TokenError> {
+        let failed = |action| {
+            move |source| TokenError::Io { action, path: self.path.clone(), source: Arc::new(source) }
+        };
+        let mut draft_name = self.path.as_os_str().to_owned();
+        draft_name.push(".new");
+        let draft = PathBuf::from(draft_name);
+        let mut file = File::create(&draft).map_err(failed("create the draft of"))?;
+        file.write_all(format(limit).as_bytes()).map_err(failed("write"))?;
+        file.sync_all().map_err(failed("sync"))?;
+        fs::rename(&draft, &self.path).map_err(failed("replace"))?;
+        let directory = match self.path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        File::open(directory)
+            .and_then(|directory| directory.sync_all())
+            .map_err(failed("sync the directory of"))
+    }
+}
+
+/// The largest number that every client reads exactly from JSON: JavaScript's `Number.MAX_SAFE_INTEGER`.
+const MAX_NUMBER: u64 = (1 << 53) - 1;
+
+/// The number twice, in different digits, so that damage shows.
+fn format(limit: u64) -> String {
+    format!("relay fencing tokens: reserved below {limit} ({limit:#x})\n")
+}
+
+fn parse(content: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(content).ok()?;
+    let number = text.strip_prefix("relay fencing tokens: reserved below ")?.split(' ').next()?;
+    let limit = number.parse().ok().filter(|limit| *limit <= MAX_NUMBER)?;
+    (format(limit) == text).then_some(limit)
+}
+
+fn excerpt(content: &[u8]) -> String {
+    String::from_utf8_lossy(content).chars().take(64).collect::<String>().escape_debug().to_string()
+}
+
+fn wall_micros(clock: &dyn Clock) -> u64 {
+    clock.now().as_micros().unsigned_abs()
+}
