@@ -85,8 +85,8 @@ fn decode(bytes: &[u8], pieces: &[usize], stops: &[bool]) -> Result<Vec<Sent>, F
         }
         decoder.hold(input);
     }
-    while let Some(message) = decoder.next(&mut [].as_mut_slice())? {
-        received.push(owned(message));
+    while decoder.has_held() {
+        received.extend(decoder.next(&mut [].as_mut_slice())?.map(owned));
     }
     Ok(received)
 }
@@ -193,6 +193,39 @@ fn a_message_is_too_large_over_all_its_frames_and_by_its_header_alone() {
     // A header that claims 4 GiB, and nothing else.
     assert_eq!(refused(&[0x82, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 1, 2, 3, 4]), too_large);
     assert_eq!(refused(&[0x82, 0xff, 0xff, 0, 0, 1, 0, 0, 0, 0, 1, 2, 3, 4]), too_large);
+}
+
+#[test]
+fn a_part_of_a_header_or_of_a_control_frame_waits_for_more_bytes() {
+    let bytes = control(Control::Ping, true, b"hello");
+    for end in 1..bytes.len() {
+        let mut decoder = Decoder::new(MAX, false);
+        let (mut begin, mut rest) = (bytes[..end].to_vec(), bytes[end..].to_vec());
+        assert_eq!(decoder.next(&mut begin.as_mut_slice()).unwrap(), None);
+        decoder.hold(&[]);
+        // Who asked again instead of reading would do so for ever.
+        assert!(!decoder.has_held(), "{end}");
+        assert_eq!(decoder.next(&mut rest.as_mut_slice()).unwrap(), Some(Message::Ping(b"hello")));
+    }
+}
+
+#[test]
+fn bytes_that_are_held_come_before_those_that_are_read() {
+    let mut decoder = Decoder::new(MAX, false);
+    let [one, mut two] = [b"one", b"two"].map(|payload| data(Data::Binary, true, payload));
+    decoder.hold(&one);
+    assert!(decoder.has_held());
+    let mut input = two.as_mut_slice();
+    assert_eq!(decoder.next(&mut input).unwrap(), Some(Message::Binary(b"one")));
+    assert_eq!(decoder.next(&mut input).unwrap(), Some(Message::Binary(b"two")));
+    assert_eq!(decoder.next(&mut input).unwrap(), None);
+    assert!(!decoder.has_held());
+}
+
+#[test]
+fn a_length_is_written_in_the_fewest_bytes() {
+    breaks_the_protocol(&[0x82, 0xfe, 0, 125, 1, 2, 3, 4]);
+    breaks_the_protocol(&[0x82, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 1, 2, 3, 4]);
 }
 
 #[test]

@@ -26,23 +26,16 @@ pub struct Agreement {
 /// The first of a client's offers that can be taken, and the answer to it.
 pub fn negotiate(headers: &HeaderMap) -> Option<(Agreement, HeaderValue)> {
     let values = headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().filter_map(|value| value.to_str().ok());
-    let mut offers = values.flat_map(|value| value.split(','));
-    let window_bits = offers.find_map(accept)?;
-    let mut answer = "permessage-deflate; server_no_context_takeover; client_no_context_takeover".to_owned();
-    if window_bits < MAX_WINDOW_BITS {
-        answer.push_str("; server_max_window_bits=");
-        answer.push_str(&window_bits.to_string());
-    }
-    Some((Agreement { window_bits }, HeaderValue::from_str(&answer).ok()?))
+    values.flat_map(|value| value.split(',')).find_map(accept)
 }
 
-/// The window for what the server sends, if the offer is well-formed and can be met.
-fn accept(offer: &str) -> Option<u8> {
+/// The answer to an offer that is well-formed and can be met.
+fn accept(offer: &str) -> Option<(Agreement, HeaderValue)> {
     let mut parts = offer.split(';').map(str::trim);
     if parts.next()? != "permessage-deflate" {
         return None;
     }
-    let (mut seen, mut window_bits) = (Vec::new(), MAX_WINDOW_BITS);
+    let (mut seen, mut asked) = (Vec::new(), None);
     for part in parts {
         let (name, value) = match part.split_once('=') {
             Some((name, value)) => (name.trim(), Some(value.trim().trim_matches('"'))),
@@ -52,7 +45,10 @@ fn accept(offer: &str) -> Option<u8> {
             return None;
         }
         seen.push(name);
-        let bits = value.map(|value| value.parse().ok().filter(|bits| (8..=MAX_WINDOW_BITS).contains(bits)));
+        // Without sign or leading zeros.
+        let written_as = |bits: &u8| value.is_some_and(|value| value == bits.to_string());
+        let bits = value.map(|value| value.parse().ok().filter(written_as));
+        let bits = bits.map(|bits| bits.filter(|bits| (8..=MAX_WINDOW_BITS).contains(bits)));
         match (name, bits) {
             // Whatever window the client uses, the largest one can read it.
             (
@@ -61,11 +57,17 @@ fn accept(offer: &str) -> Option<u8> {
             )
             | ("client_max_window_bits", Some(Some(_))) => {}
             // Deflate as it is in zlib has no window of 8 bits.
-            ("server_max_window_bits", Some(Some(bits))) if bits >= 9 => window_bits = bits,
+            ("server_max_window_bits", Some(Some(bits))) if bits >= 9 => asked = Some(bits),
             _ => return None,
         }
     }
-    Some(window_bits)
+    let mut answer = "permessage-deflate; server_no_context_takeover; client_no_context_takeover".to_owned();
+    if let Some(bits) = asked {
+        answer.push_str("; server_max_window_bits=");
+        answer.push_str(&bits.to_string());
+    }
+    let agreement = Agreement { window_bits: asked.unwrap_or(MAX_WINDOW_BITS) };
+    Some((agreement, HeaderValue::from_str(&answer).ok()?))
 }
 
 /// Compresses messages. One serves all connections of a shard.
@@ -125,39 +127,33 @@ pub(super) enum InflateError {
 pub(super) fn inflate(payload: &[u8], max: usize) -> Result<Vec<u8>, InflateError> {
     let mut inflater = Decompress::new_with_window_bits(false, MAX_WINDOW_BITS);
     let mut out = Vec::new();
-    for piece in [payload, &TAIL] {
-        let begin = inflater.total_in();
+    for mut rest in [payload, &TAIL] {
         loop {
-            let taken = usize::try_from(inflater.total_in() - begin).unwrap_or(piece.len());
+            if out.len() == out.capacity() {
+                // One byte more than allowed tells what is too large from what just fits.
+                out.reserve(STEP_BYTES.min((max + 1).saturating_sub(out.len())));
+            }
+            let (taken, length) = (inflater.total_in(), out.len());
+            let status = inflater
+                .decompress_vec(rest, &mut out, FlushDecompress::Sync)
+                .map_err(|_| InflateError::Malformed)?;
             if out.len() > max {
                 return Err(InflateError::TooLarge);
             }
-            if out.len() == out.capacity() {
-                out.reserve(STEP_BYTES.min(max + 1 - out.len()).max(1));
+            let taken = usize::try_from(inflater.total_in() - taken).unwrap_or(rest.len());
+            rest = rest.get(taken..).unwrap_or_default();
+            if status == Status::StreamEnd {
+                // Its sender marked a block as the last. Others may follow (RFC 7692, 7.2.3.4).
+                inflater.reset(false);
+            } else if taken == 0 && out.len() == length && !rest.is_empty() {
+                return Err(InflateError::Malformed);
             }
-            let before = out.len();
-            let status = inflater
-                .decompress_vec(&piece[taken..], &mut out, FlushDecompress::Sync)
-                .map_err(|_| InflateError::Malformed)?;
-            let now_taken = usize::try_from(inflater.total_in() - begin).unwrap_or(piece.len());
-            let is_stuck = now_taken == taken && out.len() == before;
-            match status {
-                Status::StreamEnd => {
-                    // A last block ends the message; another may follow (RFC 7692, 7.2.3.5).
-                    if now_taken < piece.len() {
-                        inflater.reset(false);
-                        let rest = inflate(&[&piece[now_taken..], &TAIL[..0]].concat(), max)?;
-                        out.extend_from_slice(&rest);
-                    }
-                    return if out.len() > max { Err(InflateError::TooLarge) } else { Ok(out) };
-                }
-                _ if is_stuck && now_taken < piece.len() => return Err(InflateError::Malformed),
-                _ if now_taken == piece.len() && out.len() < out.capacity() => break,
-                _ => {}
+            if rest.is_empty() && out.len() < out.capacity() {
+                break;
             }
         }
     }
-    if out.len() > max { Err(InflateError::TooLarge) } else { Ok(out) }
+    Ok(out)
 }
 
 #[cfg(test)]
@@ -184,7 +180,11 @@ mod tests {
         check("x-webkit-deflate-frame, permessage-deflate; client_max_window_bits=\"10\"", Some(""));
         check("permessage-deflate; server_max_window_bits=9", Some("; server_max_window_bits=9"));
         check("permessage-deflate; server_max_window_bits=8, permessage-deflate", Some(""));
+        // Who asks for a window is told which one it gets, also when it is the largest.
+        check("permessage-deflate; server_max_window_bits=15", Some("; server_max_window_bits=15"));
         check("permessage-deflate; server_max_window_bits=16", None);
+        check("permessage-deflate; server_max_window_bits=09", None);
+        check("permessage-deflate; server_max_window_bits=+9", None);
         check("permessage-deflate; server_max_window_bits", None);
         check("permessage-deflate; client_max_window_bits; client_max_window_bits", None);
         check("permessage-deflate; whatever", None);
@@ -215,6 +215,29 @@ mod tests {
         let bomb = Deflater::default().compress(Agreement { window_bits: 15 }, &vec![0; 10_000_000]).unwrap();
         assert!(bomb.len() < 200_000, "{}", bomb.len());
         assert_eq!(inflate(&bomb, 1_000_000), Err(InflateError::TooLarge));
+    }
+
+    #[test]
+    fn the_examples_of_the_rfc_are_inflated() {
+        // RFC 7692, 7.2.3.1 to 7.2.3.5: a compressed block, one that is not, one marked as the last, two blocks.
+        let examples: [&[u8]; 5] = [
+            &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00],
+            &[0x00, 0x05, 0x00, 0xfa, 0xff, 0x48, 0x65, 0x6c, 0x6c, 0x6f, 0x00],
+            &[0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00, 0x00],
+            &[0xf2, 0x48, 0x05, 0x00, 0x00, 0x00, 0xff, 0xff, 0xca, 0xc9, 0xc9, 0x07, 0x00],
+            &[0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00],
+        ];
+        for example in examples {
+            assert_eq!(inflate(example, 5).unwrap(), b"Hello", "{example:02x?}");
+        }
+        assert_eq!(inflate(&[0], 0).unwrap(), b"");
+        assert_eq!(inflate(&[], 0).unwrap(), b"");
+    }
+
+    #[test]
+    fn a_message_of_very_many_last_blocks_needs_no_more_memory_than_another() {
+        // Each is an empty block that says that it is the last.
+        assert_eq!(inflate(&[0x03, 0x00].repeat(200_000), 1_000).unwrap(), b"");
     }
 
     #[test]
