@@ -4,31 +4,15 @@
 mod support;
 
 use std::io::Write;
-use std::thread;
-use std::time::Instant;
 
 use serde_json::{Value, json};
 use support::socket::{Incoming, Socket};
-use support::{PATIENCE, Server, data};
+use support::{Server, data};
 
 const MAX_FRAME: usize = 4096;
 
 fn start(data: &std::path::Path) -> Server {
     Server::start_with(data, &["--set", &format!("ws.max_frame_bytes={MAX_FRAME}")])
-}
-
-/// Waits until the server's numbers show `expected` at `pointer`.
-#[track_caller]
-fn counted(server: &Server, pointer: &str, expected: &Value) {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let stats = server.get("/v1/stats").json();
-        if stats.pointer(pointer) == Some(expected) {
-            return;
-        }
-        assert!(Instant::now() < deadline, "not {expected} at {pointer}: {stats:#}");
-        thread::yield_now();
-    }
 }
 
 /// Somebody who has joined, pushes and gets the event back: the `number`-th of the document.
@@ -74,8 +58,8 @@ fn what_is_no_message_closes_its_own_connection_with_the_code_that_says_why() {
         assert_eq!(socket.closed(), code, "{what}");
         goes_on(&mut witness, number);
     }
-    counted(&server, "/ws/closed", &json!({"1002": 1, "1003": 2, "1007": 1, "1009": 1}));
-    counted(&server, "/ws/connections_open", &json!(1));
+    server.counted("/ws/closed", &json!({"1002": 1, "1003": 2, "1007": 1, "1009": 1}));
+    server.counted("/ws/connections_open", &json!(1));
 }
 
 #[test]
@@ -106,6 +90,6 @@ fn what_is_a_message_but_cannot_be_done_gets_an_error_reply_and_the_connection_g
     goes_on(&mut witness, 4);
     socket.push("x-note", &json!("good")).unwrap();
     assert_eq!(socket.reply()["status"], "ok");
-    counted(&server, "/ws/errors", &json!({"invalid_payload": 1, "invalid_request": 2, "unknown_event": 1}));
-    counted(&server, "/ws/closed", &json!({}));
+    server.counted("/ws/errors", &json!({"invalid_payload": 1, "invalid_request": 2, "unknown_event": 1}));
+    server.counted("/ws/closed", &json!({}));
 }

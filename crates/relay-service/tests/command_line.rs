@@ -75,13 +75,13 @@ fn a_server_that_cannot_listen_says_why() {
         .output()
         .unwrap();
     assert!(failure(&second).starts_with(&format!("relay: cannot listen at {address}: ")));
-    let kept = relay()
-        .args(["serve", "--listen", &address])
-        .current_dir(other.path())
-        .output()
-        .unwrap();
+    let kept = relay().args(["serve", "--listen", &address]).current_dir(other.path()).output().unwrap();
     assert!(failure(&kept).starts_with(&format!("relay: cannot listen at {address}: ")));
-    assert_eq!(std::fs::read_dir(other.path()).unwrap().count(), 0, "a start that failed leaves nothing behind");
+    assert_eq!(
+        std::fs::read_dir(other.path()).unwrap().count(),
+        0,
+        "a start that failed leaves nothing behind"
+    );
 }
 
 #[test]

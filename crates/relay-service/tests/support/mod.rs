@@ -56,6 +56,8 @@ pub fn success(output: &Output) -> String {
 pub struct Server {
     child: Child,
     pub address: SocketAddr,
+    /// What it logs after it has said where it listens.
+    log: Receiver<String>,
 }
 
 impl Server {
@@ -77,15 +79,40 @@ impl Server {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let lines = lines(child.stdout.take().unwrap());
+        let log = lines(child.stdout.take().unwrap());
         let address = loop {
-            let line = lines.recv_timeout(PATIENCE).expect("the server says where it listens");
+            let line = log.recv_timeout(PATIENCE).expect("the server says where it listens");
             let line: Value = serde_json::from_str(&line).unwrap();
             if let Some(address) = line["address"].as_str() {
                 break address.parse().unwrap();
             }
         };
-        Self { child, address }
+        Self { child, address, log }
+    }
+
+    /// The next line of the log that holds `text`.
+    #[track_caller]
+    pub fn logged(&self, text: &str) -> Value {
+        loop {
+            let line = self.log.recv_timeout(PATIENCE).expect("a line of the log");
+            if line.contains(text) {
+                return serde_json::from_str(&line).unwrap();
+            }
+        }
+    }
+
+    /// Waits until the server's numbers show `expected` at `pointer`.
+    #[track_caller]
+    pub fn counted(&self, pointer: &str, expected: &Value) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let stats = self.get("/v1/stats").json();
+            if stats.pointer(pointer) == Some(expected) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not {expected} at {pointer}: {stats:#}");
+            thread::yield_now();
+        }
     }
 
     pub fn url(&self) -> String {

@@ -1,0 +1,245 @@
+//! What a client may cost: connections, time and memory have an end, and who is refused is told.
+#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
+
+mod support;
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use support::socket::Socket;
+use support::{Events, PATIENCE, Server, data};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::{self, WebSocket};
+
+fn start(directory: &std::path::Path, settings: &[&str]) -> Server {
+    let mut arguments = vec!["--durability", "memory"];
+    for setting in settings {
+        arguments.extend(["--set", setting]);
+    }
+    Server::start_with(directory, &arguments)
+}
+
+fn connect(server: &Server) -> TcpStream {
+    let stream = TcpStream::connect(server.address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// A connection from another address of this machine.
+fn connect_from(last: u8, server: &Server) -> TcpStream {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let stream = runtime.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, last)), 0)).unwrap();
+        socket.connect(server.address).await.unwrap().into_std().unwrap()
+    });
+    stream.set_nonblocking(false).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// All that comes until the connection ends.
+fn rest(mut stream: TcpStream) -> String {
+    let mut all = String::new();
+    stream.read_to_string(&mut all).unwrap();
+    all
+}
+
+/// Sends a request and returns its answer.
+fn ask(mut stream: TcpStream, host: &str) -> String {
+    write!(stream, "GET /health/live HTTP/1.0\r\nhost: {host}\r\n\r\n").unwrap();
+    rest(stream)
+}
+
+#[track_caller]
+fn ok(answer: &str) {
+    assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{answer}");
+}
+
+/// Checks that an answer is a refusal that says when to come back.
+#[track_caller]
+fn unavailable(answer: &str, reason: &str) {
+    assert!(answer.starts_with("HTTP/1.0 503 "), "{answer}");
+    let after = answer.lines().find_map(|line| line.strip_prefix("retry-after: ")).unwrap();
+    assert!((1..=10).contains(&after.parse::<u64>().unwrap()), "{answer}");
+    let body: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert_eq!(body["reason"], reason);
+}
+
+/// Asks until there is room.
+fn until_let_in(server: &Server) {
+    let deadline = Instant::now() + PATIENCE;
+    while !ask(connect(server), "localhost").starts_with("HTTP/1.0 200 ") {
+        assert!(Instant::now() < deadline, "there is never room");
+    }
+}
+
+#[test]
+fn who_sends_nothing_or_half_a_head_or_no_second_request_is_cut_off() {
+    let data = data();
+    let server = start(data.path(), &["http.header_timeout=200ms"]);
+    let silent = connect(&server);
+    assert_eq!(rest(silent), "");
+    let mut half = connect(&server);
+    half.write_all(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\nx-one: ").unwrap();
+    assert_eq!(rest(half), "");
+    let mut idle = connect(&server);
+    idle.write_all(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+    let answer = rest(idle);
+    assert!(
+        answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("{\"status\":\"live\"}"),
+        "{answer}"
+    );
+    server.counted("/http/timed_out/head", &json!(3));
+}
+
+#[test]
+fn a_head_has_a_largest_size() {
+    let data = data();
+    let server = start(data.path(), &[]);
+    let mut stream = connect(&server);
+    let begun = b"GET / HTTP/1.0\r\nx-long: ";
+    stream.write_all(begun).unwrap();
+    stream.write_all(&vec![b'x'; 64 * 1024 - begun.len()]).unwrap();
+    let answer = rest(stream);
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+}
+
+#[test]
+fn a_body_that_does_not_arrive_is_not_waited_for() {
+    let data = data();
+    let server = start(data.path(), &["http.body_timeout=200ms"]);
+    let mut stream = connect(&server);
+    let head =
+        "POST /v1/documents/notes/events HTTP/1.0\r\nhost: localhost\r\ncontent-type: application/json\r\n";
+    write!(stream, "{head}content-length: 100\r\n\r\n{{").unwrap();
+    let answer = rest(stream);
+    assert!(answer.starts_with("HTTP/1.0 408 ") && answer.contains("request_timeout"), "{answer}");
+}
+
+#[test]
+fn a_stream_that_nobody_reads_is_cut_off_and_its_client_goes_on_where_it_was() {
+    let data = data();
+    let server = start(data.path(), &["http.write_timeout=200ms"]);
+    let (_, mut unread) = Events::open(server.address, "notes", "?after_seq=0", None);
+    let large = json!({"kind": "x-note", "payload": "x".repeat(1_000_000)});
+    // More than both sides' socket buffers hold.
+    for _ in 0..20 {
+        server.publish("notes", &large);
+    }
+    server.counted("/http/timed_out/write", &json!(1));
+
+    let mut last = None;
+    let mut received = 0;
+    while let Some(event) = unread.next() {
+        received += 1;
+        last = event.id;
+    }
+    assert!(received < 20);
+    let (_, mut again) = Events::open(server.address, "notes", "?after_seq=0", last.as_deref());
+    for seq in received + 1..=20 {
+        assert_eq!(again.next().unwrap().data["seq"], seq);
+    }
+}
+
+#[test]
+fn a_full_server_says_when_to_come_back_and_lets_in_who_comes_when_there_is_room() {
+    let data = data();
+    let server = start(data.path(), &["http.max_connections=2"]);
+    let held = [connect(&server), connect(&server)];
+    unavailable(&ask(connect(&server), "localhost"), "too_many_connections");
+    drop(held);
+    until_let_in(&server);
+    let stats = server.get("/v1/stats").json();
+    assert!(stats["http"]["refused"]["too_many_connections"].as_u64() >= Some(1), "{stats}");
+    server.counted("/http/connections_open", &json!(1));
+}
+
+#[test]
+fn a_websocket_is_not_one_of_the_http_connections() {
+    let data = data();
+    let server = start(data.path(), &["http.max_connections=1"]);
+    let mut socket = Socket::joined(server.address, "ada", "notes");
+    until_let_in(&server);
+    socket.push("x-note", &json!(1)).unwrap();
+    assert_eq!(socket.reply()["status"], "ok");
+}
+
+#[test]
+fn one_address_does_not_take_everybodys_room() {
+    let data = data();
+    let server = start(data.path(), &["http.max_connections_per_address=1"]);
+    let held = connect_from(7, &server);
+    unavailable(&ask(connect_from(7, &server), "localhost"), "too_many_connections_from_address");
+    ok(&ask(connect_from(8, &server), "localhost"));
+    drop(held);
+    server.counted("/http/refused/too_many_connections_from_address", &json!(1));
+}
+
+#[test]
+fn a_proxy_is_not_limited_as_if_it_were_one_client() {
+    let data = data();
+    let settings = ["http.max_connections_per_address=1", "http.trusted_proxies=127.0.0.7"];
+    let server = start(data.path(), &settings);
+    let _held = connect_from(7, &server);
+    ok(&ask(connect_from(7, &server), "localhost"));
+}
+
+/// Opens a WebSocket over a connection whose request says that it comes from `client`; the status when it is refused.
+fn forwarded(stream: TcpStream, client: &str) -> Result<WebSocket<TcpStream>, u16> {
+    let mut request = "ws://localhost/socket/websocket?vsn=2.0.0".into_client_request().unwrap();
+    request.headers_mut().insert("x-forwarded-for", client.parse().unwrap());
+    match tungstenite::client(request, stream) {
+        Ok((socket, _)) => Ok(socket),
+        Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(refused))) => {
+            assert!(refused.headers().contains_key("retry-after"));
+            Err(refused.status().as_u16())
+        }
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_trusted_proxy_says_where_a_websocket_comes_from_and_nobody_else_does() {
+    let data = data();
+    let settings = ["ws.max_connections_per_address=1", "http.trusted_proxies=127.0.0.7, 10.0.0.0/8"];
+    let server = start(data.path(), &settings);
+    let proxied = |client: &str| forwarded(connect_from(7, &server), client);
+    let _first = proxied("203.0.113.1").unwrap();
+    let _second = proxied("203.0.113.2").unwrap();
+    assert_eq!(proxied("203.0.113.2").unwrap_err(), 503);
+    assert_eq!(
+        proxied("203.0.113.3, 203.0.113.2, 10.0.0.1").unwrap_err(),
+        503,
+        "what is further left is not believed"
+    );
+
+    let direct = |client: &str| forwarded(connect_from(8, &server), client);
+    let _third = direct("203.0.113.3").unwrap();
+    assert_eq!(direct("203.0.113.4").unwrap_err(), 503);
+    server.counted("/ws/refused/too_many_connections_from_address", &json!(3));
+}
+
+#[test]
+fn a_server_on_a_loopback_address_answers_to_its_own_names_alone() {
+    let data = data();
+    let server = start(data.path(), &["http.trusted_proxies=127.0.0.7"]);
+    for own in ["localhost", "localhost:7400", "127.0.0.1:80", "[::1]"] {
+        ok(&ask(connect(&server), own));
+    }
+    let refused = ask(connect(&server), "evil.example");
+    assert!(refused.starts_with("HTTP/1.0 421 ") && refused.contains("allowed_hosts"), "{refused}");
+    ok(&ask(connect_from(7, &server), "relay.example"));
+    let (status, reason) = (421, "unknown_host");
+    let posted =
+        support::request(server.address, "POST", "http://evil.example/v1/documents/notes/events", &[], b"{}");
+    assert_eq!((posted.status, &posted.json()["reason"]), (status, &json!(reason)));
+
+    let data = support::data();
+    let server = start(data.path(), &["allowed_hosts=relay.example"]);
+    ok(&ask(connect(&server), "relay.example"));
+    ok(&ask(connect(&server), "localhost"));
+    assert!(ask(connect(&server), "evil.example").starts_with("HTTP/1.0 421 "));
+}
