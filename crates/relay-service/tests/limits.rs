@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use support::socket::Socket;
+use support::socket::{Incoming, Socket};
 use support::{Events, PATIENCE, Server, data};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::{self, WebSocket};
@@ -141,6 +141,24 @@ fn a_stream_that_nobody_reads_is_cut_off_and_its_client_goes_on_where_it_was() {
     let (_, mut again) = Events::open(server.address, "notes", "?after_seq=0", last.as_deref());
     for seq in received + 1..=20 {
         assert_eq!(again.next().unwrap().data["seq"], seq);
+    }
+}
+
+#[test]
+fn a_websocket_has_time_outs_of_its_own() {
+    let data = data();
+    let server = start(data.path(), &["http.write_timeout=200ms"]);
+    let mut socket = Socket::joined(server.address, "ada", "notes");
+    let (_, unread) = Events::open(server.address, "notes", "?after_seq=0", None);
+    let large = json!({"kind": "x-note", "payload": "x".repeat(1_000_000)});
+    for _ in 0..20 {
+        server.publish("notes", &large);
+    }
+    server.counted("/http/timed_out/write", &json!(1));
+    drop(unread);
+    for seq in 1..=20 {
+        let Incoming::Message(message) = socket.next() else { panic!("the WebSocket was cut off") };
+        assert_eq!(message[4]["seq"], seq);
     }
 }
 

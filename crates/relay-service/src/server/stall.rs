@@ -114,7 +114,8 @@ mod tests {
         server.write_all(&[7; 16]).await.unwrap();
         let _client = slow.await.unwrap();
 
-        let error = server.write_all(&[7; 16]).await.unwrap_err();
+        let written = tokio::time::timeout(Duration::from_secs(60), server.write_all(&[7; 16])).await;
+        let error = written.unwrap().unwrap_err();
         let cause = error.get_ref().unwrap();
         assert!(cause.is::<Stalled>(), "{cause}");
     }
