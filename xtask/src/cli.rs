@@ -29,6 +29,12 @@ pub(crate) enum Task {
     ///
     /// Needs Rust, a C compiler and an otherwise idle machine. What is given is handed to criterion.
     Bench(BenchOptions),
+    /// Runs the cases of the Autobahn testsuite, and two more WebSocket clients, against the real server.
+    ///
+    /// Writes `docs/conformance.md`, and fails when a case fails. Needs Rust, a C compiler and python3 with venv, which
+    /// gets its packages from `PyPI` into the target folder; node and npm for the client `ws`. What is missing is skipped
+    /// by name, but with `CI=true` that is a failure.
+    Conformance(ConformanceOptions),
     /// Checks that every crate depends only on layers below its own.
     ///
     /// Needs Rust alone.
@@ -50,6 +56,13 @@ pub(crate) struct BenchOptions {
     /// Filters and options of criterion, for instance `publish --quick`.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) criterion: Vec<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct ConformanceOptions {
+    /// Uses the development build, and leaves out or shortens the cases that send much. Writes nothing.
+    #[arg(long)]
+    pub(crate) quick: bool,
 }
 
 #[derive(Args, Clone)]

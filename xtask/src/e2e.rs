@@ -38,7 +38,7 @@ pub(crate) fn run(tally: &mut Tally) -> anyhow::Result<Outcome> {
         return Ok(Outcome::Skipped(missing.join("\n")));
     }
     build_server()?;
-    install_packages(&folder)?;
+    install_packages()?;
     let mut command = Command::new("node");
     command
         .args(["--test", "--test-reporter=spec", "--test-concurrency=1"])
@@ -65,7 +65,8 @@ pub(crate) fn build_server() -> anyhow::Result<()> {
 }
 
 /// Installs exactly what the lock file names, unless that is what is there.
-fn install_packages(folder: &Path) -> anyhow::Result<()> {
+pub(crate) fn install_packages() -> anyhow::Result<()> {
+    let folder = workspace::root().join("e2e");
     let modified = |file: PathBuf| fs::metadata(file).and_then(|metadata| metadata.modified()).ok();
     let locked = modified(folder.join("package-lock.json"));
     let installed = modified(folder.join("node_modules/.package-lock.json"));

@@ -12,6 +12,7 @@ use crate::cli::{Cli, Task};
 mod bench;
 mod ci;
 mod cli;
+mod conformance;
 mod e2e;
 mod layers;
 mod peers;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         Task::Ci => Ok(ci::run()),
         Task::Test => Ok(ci::test()),
         Task::Bench(options) => bench::run(&options),
+        Task::Conformance(options) => Ok(conformance::run(&options)),
         Task::Layers => layers::run(),
         Task::Tidy => tidy::run(),
         Task::Replay(options) => replay::run(&options),

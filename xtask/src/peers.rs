@@ -11,6 +11,8 @@ pub(crate) struct Peer {
 
 pub(crate) const NODE: Peer = Peer { names: &["node"], install: "apt-get install nodejs" };
 pub(crate) const NPM: Peer = Peer { names: &["npm"], install: "apt-get install npm" };
+pub(crate) const PYTHON: Peer =
+    Peer { names: &["python3"], install: "apt-get install python3-pip python3-venv" };
 pub(crate) const CHROMIUM: Peer =
     Peer { names: &["chromium", "chromium-browser", "google-chrome"], install: "apt-get install chromium" };
 pub(crate) const NEXTEST: Peer =

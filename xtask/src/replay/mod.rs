@@ -25,7 +25,7 @@ mod follower;
 mod linear;
 mod phoenix;
 mod progress;
-mod server;
+pub(crate) mod server;
 mod subscriber;
 mod text;
 mod trace;

@@ -23,11 +23,17 @@ pub(crate) struct Server {
 impl Server {
     /// Starts `program` on a free port and waits until it says where it listens.
     pub(crate) fn start(program: &Path) -> anyhow::Result<Self> {
+        Self::start_with(program, &[])
+    }
+
+    /// As [`Server::start`], with settings such as `ws.echo=true`.
+    pub(crate) fn start_with(program: &Path, settings: &[&str]) -> anyhow::Result<Self> {
         let data = TempDir::new()?;
         let mut command = Command::new(program);
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--data-dir"])
             .arg(data.path());
+        command.args(settings.iter().flat_map(|setting| ["--set", setting]));
         command.current_dir(data.path()).stdin(Stdio::null()).stdout(Stdio::piped());
         // A developer's own settings stay out of the measurement.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("RELAY_"))

@@ -1,0 +1,157 @@
+//! `cargo xtask conformance`: WebSocket as others understand it, against the real server over real sockets.
+//!
+//! The judges are the Autobahn testsuite (its own cases, see `suite.py`), the npm package `ws` and the Python package
+//! `websockets`. The server serves `/socket/echo`, which is the same code that serves documents, below the messages.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, bail};
+
+use self::report::Results;
+use crate::cli::ConformanceOptions;
+use crate::peers::{NODE, NPM, PYTHON, Peer, in_ci};
+use crate::process::{cargo, run as run_command};
+use crate::replay::server::Server;
+use crate::steps::{Outcome, Steps};
+use crate::tally::Tally;
+use crate::{e2e, workspace};
+
+mod report;
+
+/// What the server is told: an echo, compression, room for the largest case, and nothing that slows many connections
+/// from one address.
+const SETTINGS: [&str; 5] = [
+    "ws.echo=true",
+    "ws.compression=true",
+    "ws.max_frame_bytes=16777216",
+    "ws.admission_rate=10000",
+    "ws.admission_burst=10000",
+];
+/// The sections of the suite.
+const ALL: [&str; 11] = ["1", "2", "3", "4", "5", "6", "7", "9", "10", "12", "13"];
+/// All that does not send much, and an example of each kind that does.
+const QUICK: [&str; 24] = [
+    "1", "2", "3", "4", "5", "6", "7", "10", "9.1.1", "9.2.1", "9.3.5", "9.7", "9.8", "12.1.5", "12.2.5",
+    "12.3.5", "12.4.5", "12.5.15", "13.1.5", "13.2.5", "13.3.5", "13.4.5", "13.5.5", "13.7.11",
+];
+/// Messages of a case that sends many, when quick.
+const QUICK_MESSAGES: &str = "20";
+
+/// Runs the task.
+pub(crate) fn run(options: &ConformanceOptions) -> ExitCode {
+    let mut steps = Steps::default();
+    if options.quick {
+        steps.run("development build", |_| e2e::build_server().map(|()| Outcome::Done));
+        steps.run("conformance", quick);
+    } else {
+        steps.run("release build", |_| {
+            let mut build = cargo();
+            build.args(["build", "--release", "--package", "relay-service"]);
+            run_command(&mut build, "correct what the compiler names above").map(|()| Outcome::Done)
+        });
+        steps.run("conformance", |tally| judge("release", true, tally));
+    }
+    steps.finish()
+}
+
+/// Runs the quick part against the development build, which must be there.
+pub(crate) fn quick(tally: &mut Tally) -> anyhow::Result<Outcome> {
+    judge("debug", false, tally)
+}
+
+fn judge(profile: &str, whole: bool, tally: &mut Tally) -> anyhow::Result<Outcome> {
+    let missing: Vec<String> =
+        [PYTHON, NODE, NPM].iter().filter(|peer| peer.find().is_none()).map(Peer::missing).collect();
+    if in_ci() && !missing.is_empty() {
+        bail!("{}", missing.join("\n"));
+    }
+    let server = Server::start_with(&workspace::built(profile, "relay")?, &SETTINGS)?;
+    let url = format!("{}/socket/echo", server.url());
+    if PYTHON.find().is_some() {
+        autobahn(&url, whole, tally)?;
+        client(Command::new(python()?).arg(here("websockets_client.py")).arg(&url), tally)?;
+    } else {
+        println!("skipped: the cases of the Autobahn testsuite\nskipped: the client websockets");
+        tally.skipped += 2;
+    }
+    if NODE.find().is_some() && NPM.find().is_some() {
+        e2e::install_packages()?;
+        client(Command::new("node").arg(workspace::root().join("e2e/echo.mjs")).arg(&url), tally)?;
+    } else {
+        println!("skipped: the client ws");
+        tally.skipped += 1;
+    }
+    server.stop()?;
+    Ok(if missing.is_empty() { Outcome::Done } else { Outcome::Skipped(missing.join("\n")) })
+}
+
+/// Runs the suite, and writes the report of a whole run.
+fn autobahn(url: &str, whole: bool, tally: &mut Tally) -> anyhow::Result<()> {
+    let file = folder()?.join("results.json");
+    let mut suite = Command::new(python()?);
+    suite.arg(here("suite.py")).arg(url).arg(&file);
+    if whole {
+        suite.args(ALL);
+    } else {
+        suite.args(QUICK).args(["--messages", QUICK_MESSAGES]);
+    }
+    run_command(&mut suite, "read what the suite says above")?;
+    let text = fs::read_to_string(&file).with_context(|| format!("{} cannot be read", file.display()))?;
+    let results: Results = serde_json::from_str(&text).context("the suite's results cannot be read")?;
+    let failed: Vec<String> = results.failed().map(|case| format!("{}: {}", case.id, case.reason)).collect();
+    tally.failed += failed.len() as u64;
+    tally.passed += (results.cases.len() - failed.len()) as u64;
+    if whole {
+        fs::write(workspace::root().join("docs/conformance.md"), results.page())?;
+    }
+    if !failed.is_empty() {
+        bail!("cases of the Autobahn testsuite failed:\n{}", failed.join("\n"));
+    }
+    Ok(())
+}
+
+/// Runs a program that ends with success when all went well.
+fn client(command: &mut Command, tally: &mut Tally) -> anyhow::Result<()> {
+    run_command(command, "read what the client says above")?;
+    tally.passed += 1;
+    Ok(())
+}
+
+/// The Python that has the packages, which are installed where they are missing.
+fn python() -> anyhow::Result<PathBuf> {
+    let venv = folder()?.join("python");
+    let python = venv.join("bin/python");
+    let wanted = [here("requirements.txt"), here("suite.requirements.txt")];
+    let (mut lists, stamp) = (String::new(), venv.join("installed.txt"));
+    for list in &wanted {
+        lists.push_str(&fs::read_to_string(list)?);
+    }
+    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == lists) {
+        return Ok(python);
+    }
+    run_command(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv), PYTHON.install)?;
+    let fix = "pip needs PyPI once: check the network";
+    let install = || {
+        let mut command = Command::new(&python);
+        command.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+        command
+    };
+    run_command(install().arg("--requirement").arg(&wanted[0]), fix)?;
+    run_command(install().args(["--no-deps", "--no-compile", "--requirement"]).arg(&wanted[1]), fix)?;
+    fs::write(stamp, lists)?;
+    Ok(python)
+}
+
+/// Where the packages and results are, which git ignores.
+fn folder() -> anyhow::Result<PathBuf> {
+    let folder = workspace::metadata()?.target_directory.into_std_path_buf().join("conformance");
+    fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
+
+/// A file beside this one.
+fn here(name: &str) -> PathBuf {
+    workspace::root().join("xtask/src/conformance").join(name)
+}
