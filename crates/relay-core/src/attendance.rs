@@ -30,6 +30,8 @@ pub struct Arrival {
     pub resume: Option<ConnectionId>,
     /// The state to begin with, a JSON object.
     pub state: Option<JsonText>,
+    /// Whether the seat is held until it is given up, without signs of life: for participants within this process.
+    pub is_permanent: bool,
 }
 
 /// How somebody goes.

@@ -26,7 +26,8 @@ struct Seated {
     /// The connection under which the others see it: the first of those that took the place over from one another.
     shown_as: ConnectionId,
     user: UserId,
-    heard_at: Duration,
+    /// When it was heard last; `None` when it need not be heard.
+    heard_at: Option<Duration>,
     /// When it was lost, if it is.
     lost_at: Option<Duration>,
 }
@@ -137,7 +138,8 @@ impl Document {
         if is_new || state != before {
             self.roster.put(version, shown_as, seat.user.clone(), state);
         }
-        let seated = Seated { shown_as, user: seat.user.clone(), heard_at: at.now, lost_at: None };
+        let heard_at = (!arrival.is_permanent).then_some(at.now);
+        let seated = Seated { shown_as, user: seat.user.clone(), heard_at, lost_at: None };
         self.seats.insert(seat.connection, seated);
         let session = self.attend(at, former.is_some());
         self.left.retain(|(user, _)| *user != seat.user);
@@ -234,7 +236,7 @@ impl Document {
     /// Notes a sign of life. Whether the seat is held.
     pub(crate) fn sign(&mut self, seat: &Seat, sign: Sign, at: Moment) -> bool {
         let Some(seated) = self.seats.get_mut(&seat.connection) else { return false };
-        seated.heard_at = at.now;
+        seated.heard_at = seated.heard_at.map(|_| at.now);
         if sign == Sign::Active
             && let Some(session) = &mut self.session
         {
@@ -275,7 +277,7 @@ impl Document {
             .iter()
             .filter(|(_, one)| match one.lost_at {
                 Some(lost_at) => is_over(lost_at, config.grace),
-                None => is_over(one.heard_at, config.stale_after),
+                None => one.heard_at.is_some_and(|heard_at| is_over(heard_at, config.stale_after)),
             })
             .map(|(connection, _)| *connection)
             .collect();

@@ -89,7 +89,11 @@ async fn a_new_connection_takes_over_the_one_that_it_names_even_if_that_seems_al
     scene.presence.request(&half_open, "presence:update", &text(&json!({"tab": 1}))).await;
     scene.presence.request(&tab, "presence:update", &text(&json!({"tab": 2}))).await;
     let seat = scene.seat("ada");
-    let arrival = Arrival { resume: Some(half_open.connection), state: Some(text(&json!({"tab": 3}))) };
+    let arrival = Arrival {
+        resume: Some(half_open.connection),
+        state: Some(text(&json!({"tab": 3}))),
+        ..Arrival::default()
+    };
     scene.join_as(&seat, arrival).unwrap();
     assert_eq!(scene.roster(), json!({"ada": {"metas": [{"tab": 2}, {"tab": 3}]}}));
     // What the old connection still does or suffers counts for nothing.
@@ -99,7 +103,7 @@ async fn a_new_connection_takes_over_the_one_that_it_names_even_if_that_seems_al
     assert_eq!(scene.roster(), json!({"ada": {"metas": [{"tab": 2}, {"tab": 3}]}}));
     // Nobody takes over what is somebody else's.
     let mallory = scene.seat("mallory");
-    scene.join_as(&mallory, Arrival { resume: Some(seat.connection), state: None }).unwrap();
+    scene.join_as(&mallory, Arrival { resume: Some(seat.connection), ..Arrival::default() }).unwrap();
     assert_eq!(scene.roster()["ada"]["metas"].as_array().unwrap().len(), 2);
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use relay_bus::BusConfig;
 use relay_log::LogConfig;
+use relay_presence::{LockConfig, PresenceConfig};
 use relay_ws::WsConfig;
 
 /// How a [`RelayService`](crate::RelayService) runs.
@@ -24,6 +25,10 @@ pub struct ServiceConfig {
     pub bus: BusConfig,
     /// Limits of WebSocket connections, and which web pages may connect and publish.
     pub ws: WsConfig,
+    /// Who is in a document: times and limits.
+    pub presence: PresenceConfig,
+    /// Times and limits of locks.
+    pub locks: LockConfig,
     /// Limits of HTTP requests.
     pub http: HttpConfig,
     /// How long [`RelayService::stop`](crate::RelayService::stop) may take. Default 10 s.
@@ -45,6 +50,8 @@ impl Default for ServiceConfig {
             storage: Storage::Log(LogConfig::new("relay-data")),
             bus: BusConfig::default(),
             ws: WsConfig::default(),
+            presence: PresenceConfig::default(),
+            locks: LockConfig::default(),
             http: HttpConfig::default(),
             stop_timeout: Duration::from_secs(10),
         }

@@ -6,22 +6,28 @@
 mod health;
 mod history;
 pub(crate) mod host;
+mod locks;
 mod origin;
 mod page;
+mod participants;
 mod problem;
 mod publish;
+mod sessions;
 mod stream;
 
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{FromRequestParts, Path, Request, State};
+use axum::extract::{FromRequest, FromRequestParts, Path, Request, State};
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router, middleware};
+use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{Method, StatusCode, Uri};
 use relay_core::{DocumentId, EventSink, EventSource};
+use relay_presence::Presence;
+use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use self::host::Hosts;
@@ -34,6 +40,7 @@ use crate::stats::{Gauges, ServiceStats};
 pub(crate) struct Api {
     pub(crate) sink: Arc<dyn EventSink>,
     pub(crate) source: Arc<dyn EventSource>,
+    pub(crate) presence: Presence,
     pub(crate) gauges: Gauges,
     pub(crate) config: HttpConfig,
     pub(crate) origins: relay_ws::OriginPolicy,
@@ -53,6 +60,19 @@ pub(crate) fn router(api: Api) -> Router {
         .merge(echo(&api.config))
         .route("/v1/documents/{id}/events", post(publish::publish).get(history::history))
         .route("/v1/documents/{id}/events/stream", get(stream::stream))
+        .route("/v1/documents/{id}/session", get(sessions::of_document))
+        .route("/v1/documents/{id}/presence", get(participants::presence))
+        .route("/v1/documents/{id}/participants", post(participants::join))
+        .route(
+            "/v1/documents/{id}/participants/{connection}",
+            put(participants::stay).delete(participants::leave),
+        )
+        .route("/v1/documents/{id}/locks", get(locks::held).post(locks::acquire))
+        .route("/v1/documents/{id}/locks/{token}", put(locks::renew).delete(locks::release))
+        .route("/v1/sessions", get(sessions::list))
+        .route("/v1/rooms", get(rooms))
+        .route("/v1/connections", get(connections))
+        .route("/v1/shards", get(shards))
         .route("/v1/stats", get(stats))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
@@ -80,6 +100,18 @@ async fn stats(State(api): State<Api>) -> Json<ServiceStats> {
     Json(api.gauges.read())
 }
 
+async fn rooms(State(api): State<Api>) -> Json<Vec<relay_ws::RoomStats>> {
+    Json(api.gauges.ws.rooms())
+}
+
+async fn connections(State(api): State<Api>) -> Json<Vec<relay_ws::ConnectionStats>> {
+    Json(api.gauges.ws.connections(None).await)
+}
+
+async fn shards(State(api): State<Api>) -> Json<Vec<relay_ws::ShardStats>> {
+    Json(api.gauges.ws.shards())
+}
+
 async fn unknown_path(uri: Uri) -> Problem {
     let path: String = uri.path().chars().take(64).collect();
     Problem::new(
@@ -100,6 +132,28 @@ async fn wrong_method(method: Method, uri: Uri) -> Problem {
     )
 }
 
+/// A body of JSON, read within the limits of size and time.
+struct JsonBody<T>(T);
+
+impl<T: DeserializeOwned> FromRequest<Api> for JsonBody<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self, Problem> {
+        // Foreign web pages cannot send this type without being asked about.
+        let is_json = request.headers().get(CONTENT_TYPE).is_some_and(|kind| {
+            kind.to_str()
+                .is_ok_and(|kind| kind.split(';').next().unwrap_or_default().trim() == "application/json")
+        });
+        if !is_json {
+            let message = "send the body as JSON, with `content-type: application/json`";
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message));
+        }
+        let body = publish::read(request.into_body(), &api.config).await?;
+        let parsed = serde_json::from_slice(&body);
+        parsed.map(Self).map_err(|error| Problem::invalid_request(format!("the body does not fit: {error}")))
+    }
+}
+
 /// The document that a path names.
 struct Document(DocumentId);
 
@@ -107,7 +161,11 @@ impl<S: Send + Sync> FromRequestParts<S> for Document {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let Path(id) = Path::<String>::from_request_parts(parts, state).await.map_err(|rejection| {
+        #[derive(serde::Deserialize)]
+        struct Id {
+            id: String,
+        }
+        let Path(Id { id }) = Path::<Id>::from_request_parts(parts, state).await.map_err(|rejection| {
             Problem::invalid_request(format!(
                 "the document id in the path is malformed: {}",
                 rejection.body_text()

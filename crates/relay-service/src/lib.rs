@@ -39,7 +39,7 @@ mod stats;
 pub use config::{HostPolicy, HttpConfig, ServiceConfig, Storage, TlsConfig};
 pub use participant::Participant;
 pub use server::{HttpStats, RefusedConnections, TimedOut, TlsError};
-pub use service::{PublishError, RelayService, StartError, Stopped};
+pub use service::{JoinError, PublishError, RelayService, StartError, Stopped};
 pub use stats::ServiceStats;
 
 #[cfg(doctest)]

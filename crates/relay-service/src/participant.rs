@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use relay_bus::{Bus, Subscription};
-use relay_core::{Actor, DocumentId, Draft, Event, Kind, Opening, Payload, Receipt, StreamError, UserId};
+use relay_core::{
+    Actor, Attendance, Departure, Draft, Event, JsonText, Kind, Opening, Payload, Receipt, RequestError,
+    Seat, SessionId, Sign, StreamError,
+};
+use relay_presence::Presence;
 
 use crate::service::{PublishError, publish};
 
@@ -13,8 +17,9 @@ use crate::service::{PublishError, publish};
 #[derive(Debug)]
 pub struct Participant {
     bus: Bus,
-    document: DocumentId,
-    user: UserId,
+    presence: Presence,
+    seat: Seat,
+    session: SessionId,
     opening: Opening,
     events: Subscription,
 }
@@ -22,12 +27,29 @@ pub struct Participant {
 impl Participant {
     pub(crate) fn new(
         bus: Bus,
-        document: DocumentId,
-        user: UserId,
+        presence: Presence,
+        seat: Seat,
+        session: SessionId,
         opening: Opening,
         events: Subscription,
     ) -> Self {
-        Self { bus, document, user, opening, events }
+        Self { bus, presence, seat, session, opening, events }
+    }
+
+    /// The session that they are part of.
+    pub fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// Does what a WebSocket client asks for by such a request, `presence:update` or `lock:acquire` for instance; the
+    /// protocol's documentation lists them all. `None` when there is no such request.
+    ///
+    /// Cancel-safe: dropped, what waits is withdrawn.
+    ///
+    /// # Errors
+    /// See [`RequestError`].
+    pub async fn request(&self, name: &str, payload: &JsonText) -> Option<Result<JsonText, RequestError>> {
+        self.presence.request(&self.seat, name, payload).await
     }
 
     /// Where the document stood when the participant joined, and how the wanted start was met.
@@ -40,8 +62,10 @@ impl Participant {
     /// # Errors
     /// See [`PublishError`].
     pub async fn publish(&self, kind: Kind, payload: Payload) -> Result<Receipt, PublishError> {
-        let draft = Draft::new(self.document.clone(), kind, payload).actor(Actor::User(self.user.clone()));
-        publish(&self.bus, draft).await
+        self.presence.sign(&self.seat, Sign::Active);
+        let Seat { document, user, .. } = &self.seat;
+        let draft = Draft::new(document.clone(), kind, payload).actor(Actor::User(user.clone()));
+        publish(&self.bus, draft.session(self.session)).await
     }
 
     /// The next event. `None` when the service is stopping. Cancel-safe.
@@ -55,5 +79,11 @@ impl Participant {
     /// Leaves the document. Dropping the participant does the same.
     pub fn leave(self) {
         drop(self);
+    }
+}
+
+impl Drop for Participant {
+    fn drop(&mut self) {
+        self.presence.leave(&self.seat, Departure::Left);
     }
 }

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use relay_bus::{Bus, Filter, LagPolicy, Subscription};
 use relay_core::{
-    Clock, DocumentId, Draft, EventLog, LogError, Opening, Receipt, Start, SubscribeError, SystemClock,
-    UserId,
+    Arrival, Attendance, Attended, Clock, ConnectionId, DocumentId, Draft, EventLog, LogError, Opening,
+    Receipt, RequestError, Seat, Start, SubscribeError, SystemClock, UserId,
 };
 use relay_events::PayloadError;
 use relay_log::{EmbeddedLog, LogConfig, OpenError, RecoveryReport};
+use relay_presence::{FileTokens, Locks, MemoryTokens, Presence, TokenError, TokenSource};
 use relay_ws::WsServer;
 use tokio::net::TcpSocket;
 use tokio::time::Instant;
@@ -31,6 +32,7 @@ use crate::stats::{Gauges, ServiceStats};
 /// acknowledged is kept all the same.
 pub struct RelayService {
     bus: Bus,
+    presence: Presence,
     ws: WsServer,
     log: Option<EmbeddedLog>,
     recovery: Option<RecoveryReport>,
@@ -49,6 +51,9 @@ impl fmt::Debug for RelayService {
 
 /// No event's envelope takes more bytes than this: metadata is the largest part of it, with 35 KiB at most.
 const MAX_ENVELOPE_BYTES: usize = 64 * 1024;
+
+/// The file of the fencing tokens in the log's directory.
+const TOKENS: &str = "fencing-tokens";
 
 /// How many connections may wait to be accepted; the operating system may allow fewer.
 const BACKLOG: u32 = 4096;
@@ -78,6 +83,15 @@ pub enum StartError {
     /// The WebSocket limits are not usable.
     #[error("ws: {0}")]
     Ws(#[from] relay_ws::ConfigError),
+    /// The times or limits of presence are not usable.
+    #[error("presence: {0}")]
+    Presence(#[from] relay_presence::PresenceConfigError),
+    /// The times or limits of locks are not usable.
+    #[error("locks: {0}")]
+    Locks(#[from] relay_presence::LockConfigError),
+    /// The fencing tokens of locks cannot be kept.
+    #[error(transparent)]
+    Tokens(#[from] TokenError),
     /// The certificate or its key cannot be used.
     #[error("tls: {0}")]
     Tls(#[from] TlsError),
@@ -109,6 +123,18 @@ pub enum PublishError {
     Channel(#[from] relay_core::PublishError),
 }
 
+/// Why somebody could not join.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// The document cannot be followed.
+    #[error(transparent)]
+    Subscribe(#[from] SubscribeError),
+    /// The participant is not let in.
+    #[error(transparent)]
+    Refused(#[from] RequestError),
+}
+
 /// How [`RelayService::stop`] went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stopped {
@@ -126,6 +152,8 @@ impl RelayService {
     /// See [`StartError`].
     pub async fn start(config: ServiceConfig) -> Result<Self, StartError> {
         config.ws.validate()?;
+        config.presence.validate()?;
+        config.locks.validate()?;
         if let Some(field) = config.http.zero_field() {
             return Err(StartError::ZeroHttpLimit { field });
         }
@@ -145,19 +173,36 @@ impl RelayService {
             }
         };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let (log, recovery) = match config.storage {
-            Storage::Memory => (None, None),
-            Storage::Log(log) => {
-                open(log, Arc::clone(&clock)).await.map(|(log, recovery)| (Some(log), Some(recovery)))?
+        let (log, recovery, tokens) = match config.storage {
+            Storage::Memory => (None, None, Arc::new(MemoryTokens::new(&*clock)) as Arc<dyn TokenSource>),
+            Storage::Log(config) => {
+                let (log, recovery, tokens) = open(config, Arc::clone(&clock)).await?;
+                (Some(log), Some(recovery), Arc::new(tokens) as Arc<dyn TokenSource>)
             }
         };
         let shared_log = log.clone().map(|log| Arc::new(log) as Arc<dyn EventLog>);
-        let bus = Bus::new(config.bus, shared_log, Arc::clone(&clock));
+        let locks = Locks::new(config.locks, Arc::clone(&clock), tokens);
+        let bus = Bus::guarded(config.bus, shared_log, Arc::new(locks.clone()), Arc::clone(&clock));
+        let presence = Presence::new(config.presence, Arc::new(bus.clone()), locks, Arc::clone(&clock));
         let origins = config.ws.origins.clone();
-        let ws = WsServer::new(config.ws, Arc::new(bus.clone()), Arc::new(bus.clone()), Arc::clone(&clock));
+        let ws = WsServer::with_attendance(
+            config.ws,
+            Arc::new(bus.clone()),
+            Arc::new(bus.clone()),
+            Arc::new(presence.clone()),
+            Arc::clone(&clock),
+        );
         let started = clock.monotonic();
         let http = server.as_ref().map(|(_, _, server)| server.clone());
-        let gauges = Gauges { bus: bus.clone(), http, ws: ws.clone(), log: log.clone(), clock, started };
+        let gauges = Gauges {
+            bus: bus.clone(),
+            presence: presence.clone(),
+            http,
+            ws: ws.clone(),
+            log: log.clone(),
+            clock,
+            started,
+        };
         let closing = CancellationToken::new();
         let (address, acceptor) = match server {
             None => (None, None),
@@ -168,6 +213,7 @@ impl RelayService {
                 let api = Api {
                     sink: Arc::new(bus.clone()),
                     source: Arc::new(bus.clone()),
+                    presence: presence.clone(),
                     gauges: gauges.clone(),
                     hosts: Hosts::new(&config.http.allowed_hosts, address),
                     config: config.http,
@@ -180,6 +226,7 @@ impl RelayService {
         };
         Ok(Self {
             bus,
+            presence,
             ws,
             log,
             recovery,
@@ -204,6 +251,11 @@ impl RelayService {
     /// The channels, for what goes beyond one document: filters, subscriptions to all documents, handlers.
     pub fn bus(&self) -> &Bus {
         &self.bus
+    }
+
+    /// Who is where: sessions, participants, locks.
+    pub fn presence(&self) -> &Presence {
+        &self.presence
     }
 
     /// Publishes `draft`, after checking that its payload fits its kind.
@@ -235,15 +287,18 @@ impl RelayService {
     /// Cancel-safe.
     ///
     /// # Errors
-    /// See [`SubscribeError`].
+    /// See [`JoinError`].
     pub async fn join(
         &self,
         document: DocumentId,
         user: UserId,
         start: Start,
-    ) -> Result<Participant, SubscribeError> {
+    ) -> Result<Participant, JoinError> {
         let (opening, events) = self.subscribe(&document, start).await?;
-        Ok(Participant::new(self.bus.clone(), document, user, opening, events))
+        let seat = Seat { document, user, connection: ConnectionId::new() };
+        let arrival = Arrival { is_permanent: true, ..Arrival::default() };
+        let Attended { session, .. } = self.presence.join(&seat, arrival)?;
+        Ok(Participant::new(self.bus.clone(), self.presence.clone(), seat, session, opening, events))
     }
 
     /// Reads the certificate and its key again, for connections that are accepted from now on. False when the service
@@ -266,8 +321,8 @@ impl RelayService {
     }
 
     /// Stops, in this order: no new connection is accepted; WebSocket clients and event streams are told to come
-    /// back; requests under way are answered; what was accepted is written; streams end; the log is closed. What is
-    /// not done within [`stop_timeout`](ServiceConfig::stop_timeout) is given up, except closing the log.
+    /// back; requests under way are answered; sessions and locks end; what was accepted is written; streams end; the log
+    /// is closed. What is not done within [`stop_timeout`](ServiceConfig::stop_timeout) is given up, except closing the log.
     ///
     /// # Errors
     /// [`LogError::Failed`] when the log could not be flushed; what was acknowledged before is kept all the same.
@@ -283,11 +338,12 @@ impl RelayService {
             }
         };
         let ((), answered) = tokio::join!(self.ws.shutdown(left()), answered);
+        let told = self.presence.shutdown(left()).await;
         let drained = self.bus.shutdown(left()).await;
         if let Some(log) = self.log {
             log.close().await?;
         }
-        Ok(Stopped { complete: answered && drained.complete })
+        Ok(Stopped { complete: answered && told && drained.complete })
     }
 }
 
@@ -306,9 +362,17 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpSocket> {
     Ok(socket)
 }
 
-async fn open(config: LogConfig, clock: Arc<dyn Clock>) -> Result<(EmbeddedLog, RecoveryReport), StartError> {
-    let opened = tokio::task::spawn_blocking(move || EmbeddedLog::open(config, clock)).await;
-    Ok(opened.map_err(StartError::LogPanicked)??)
+/// Opens the log, and beside it, in the directory that the log has locked, the file of the fencing tokens.
+async fn open(
+    config: LogConfig,
+    clock: Arc<dyn Clock>,
+) -> Result<(EmbeddedLog, RecoveryReport, FileTokens), StartError> {
+    let opening = tokio::task::spawn_blocking(move || {
+        let tokens = config.directory.join(TOKENS);
+        let (log, recovery) = EmbeddedLog::open(config, Arc::clone(&clock))?;
+        Ok((log, recovery, FileTokens::open(tokens, &*clock)?))
+    });
+    opening.await.map_err(StartError::LogPanicked)?
 }
 
 #[cfg(test)]

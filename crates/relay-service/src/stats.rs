@@ -6,6 +6,7 @@ use std::time::Duration;
 use relay_bus::{Bus, BusStats};
 use relay_core::{Clock, DocumentId, EventLog, LogError};
 use relay_log::{EmbeddedLog, LogStats};
+use relay_presence::{LockStats, Presence, PresenceStats};
 use relay_ws::{WsServer, WsStats};
 use serde::{Serialize, Serializer};
 
@@ -21,6 +22,10 @@ pub struct ServiceStats {
     pub bus: BusStats,
     /// Connections as they are accepted, and HTTP. All 0 when the service does not listen.
     pub http: HttpStats,
+    /// Who is where.
+    pub presence: PresenceStats,
+    /// Locks.
+    pub locks: LockStats,
     /// WebSocket connections.
     pub ws: WsStats,
     /// The log. `None` when histories are in memory.
@@ -56,6 +61,7 @@ fn log_stats<S: Serializer>(stats: &Option<LogStats>, serializer: S) -> Result<S
 #[derive(Clone)]
 pub(crate) struct Gauges {
     pub(crate) bus: Bus,
+    pub(crate) presence: Presence,
     /// `None` when the service does not listen.
     pub(crate) http: Option<Server>,
     pub(crate) ws: WsServer,
@@ -70,6 +76,8 @@ impl Gauges {
         ServiceStats {
             uptime_seconds: self.clock.monotonic().saturating_sub(self.started).as_secs_f64(),
             bus: self.bus.stats(),
+            presence: self.presence.stats(),
+            locks: self.presence.locks().stats(),
             http: self.http.as_ref().map(Server::stats).unwrap_or_default(),
             ws: self.ws.stats(),
             log: self.log.as_ref().map(EmbeddedLog::stats),

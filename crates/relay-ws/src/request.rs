@@ -163,7 +163,8 @@ pub(crate) fn join_wish(payload: ClientPayload<'_>) -> Result<JoinWish, Refusal>
             ));
         }
     };
-    let arrival = Arrival { resume: params.resume, state: params.state.map(JsonText::from_raw) };
+    let arrival =
+        Arrival { resume: params.resume, state: params.state.map(JsonText::from_raw), is_permanent: false };
     Ok(JoinWish { start, presence: params.presence.unwrap_or(true), arrival })
 }
 

@@ -1,10 +1,11 @@
 //! Errors as HTTP clients see them: a status, a stable `reason`, and a `message` that says what to do.
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::response::{IntoResponse, Response};
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
-use relay_core::{InvalidId, LogError, PublishError, Seq, SubscribeError};
+use relay_core::{InvalidId, LogError, PublishError, RequestError, Seq, SubscribeError, UserId};
 use relay_events::json::JsonError;
 use serde::Serialize;
 
@@ -18,11 +19,14 @@ pub(crate) struct Problem {
     /// Where what is kept begins, when the events that were asked for are not.
     #[serde(skip_serializing_if = "Option::is_none")]
     first_seq: Option<Seq>,
+    /// The user who stands in the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    holder: Option<UserId>,
 }
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { status, reason, message: message.into(), first_seq: None }
+        Self { status, reason, message: message.into(), first_seq: None, holder: None }
     }
 
     pub(crate) fn invalid_request(message: impl Into<String>) -> Self {
@@ -43,7 +47,11 @@ impl Problem {
             "unknown_event" | "invalid_payload" => StatusCode::UNPROCESSABLE_ENTITY,
             "too_large" => StatusCode::PAYLOAD_TOO_LARGE,
             "overloaded" => StatusCode::TOO_MANY_REQUESTS,
-            "id_conflict" => StatusCode::CONFLICT,
+            "id_conflict" | "stale_lock" => StatusCode::CONFLICT,
+            "locked" | "wait_timeout" => StatusCode::LOCKED,
+            "reserved_event" => StatusCode::FORBIDDEN,
+            "not_joined" => StatusCode::NOT_FOUND,
+            "too_many_locks" | "too_many_waiters" => StatusCode::TOO_MANY_REQUESTS,
             "trimmed" => StatusCode::GONE,
             "closed" | "log_failed" | "too_many_documents" => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::BAD_REQUEST,
@@ -66,7 +74,19 @@ impl From<InvalidId> for Problem {
 
 impl From<PublishError> for Problem {
     fn from(error: PublishError) -> Self {
-        Self::of(error.code(), error.to_string())
+        Self { holder: error.holder().cloned(), ..Self::of(error.code(), error.to_string()) }
+    }
+}
+
+impl From<PathRejection> for Problem {
+    fn from(rejection: PathRejection) -> Self {
+        Self::invalid_request(format!("the path is malformed: {}", rejection.body_text()))
+    }
+}
+
+impl From<RequestError> for Problem {
+    fn from(error: RequestError) -> Self {
+        Self { holder: error.holder, ..Self::of(error.code, error.message) }
     }
 }
 

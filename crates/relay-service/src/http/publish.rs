@@ -149,7 +149,7 @@ impl Form {
 }
 
 /// The whole body, within the limits of size and time.
-async fn read(body: Body, config: &HttpConfig) -> Result<Bytes, Problem> {
+pub(crate) async fn read(body: Body, config: &HttpConfig) -> Result<Bytes, Problem> {
     let max = config.max_body_bytes;
     match tokio::time::timeout(config.body_timeout, Limited::new(body, max).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),

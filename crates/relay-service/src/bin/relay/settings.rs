@@ -16,6 +16,7 @@ use std::time::Duration;
 use relay_bus::BusConfig;
 use relay_core::Retention;
 use relay_log::{LogConfig, LogDurability};
+use relay_presence::{LockConfig, PresenceConfig};
 use relay_service::{HttpConfig, ServiceConfig, Storage, TlsConfig};
 use relay_ws::WsConfig;
 
@@ -36,6 +37,8 @@ pub(crate) struct Settings {
     pub(crate) bus: BusConfig,
     pub(crate) log: LogConfig,
     pub(crate) ws: WsConfig,
+    pub(crate) presence: PresenceConfig,
+    pub(crate) locks: LockConfig,
     pub(crate) http: HttpConfig,
 }
 
@@ -55,6 +58,8 @@ impl Default for Settings {
             bus: service.bus,
             log: LogConfig::new("relay-data"),
             ws: service.ws,
+            presence: service.presence,
+            locks: service.locks,
             http: service.http,
         }
     }
@@ -83,6 +88,8 @@ impl Settings {
             },
             bus: BusConfig { retention: self.retention, ..self.bus },
             ws: self.ws,
+            presence: self.presence,
+            locks: self.locks,
             http: self.http,
             stop_timeout: self.stop_timeout,
         })

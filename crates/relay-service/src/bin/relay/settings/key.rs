@@ -152,6 +152,34 @@ keys! {
         "How long a client may take to answer the closing of its connection.";
     "ws.tick" => ws.tick,
         "How often those times are looked at.";
+    "presence.grace" => presence.grace,
+        "How long a lost connection may take to come back before anybody is told; its user's locks are kept as long.";
+    "presence.stale_after" => presence.stale_after,
+        "A participant from which no sign of life came for this long is gone.";
+    "presence.idle_after" => presence.idle_after,
+        "A session in which nobody has done anything for this long is idle.";
+    "presence.max_state_bytes" => presence.max_state_bytes,
+        "The largest state of one participant, as JSON.";
+    "presence.flush_interval" => presence.flush_interval,
+        "Changes of presence that come within this time are told together.";
+    "presence.max_waiting_events" => presence.max_waiting_events,
+        "Events about who comes and goes that may wait for the log in each document; with so many nobody more is let in.";
+    "presence.tick" => presence.tick,
+        "How often the times of presence and locks are looked at.";
+    "locks.default_ttl" => locks.default_ttl,
+        "How long a lease lasts that is acquired or renewed without a time of its own.";
+    "locks.max_ttl" => locks.max_ttl,
+        "The longest lease that can be asked for.";
+    "locks.max_wait" => locks.max_wait,
+        "The longest that a request may wait for its lock.";
+    "locks.max_locks" => locks.max_locks,
+        "Locks in one document at once.";
+    "locks.max_waiters" => locks.max_waiters,
+        "Requests that wait for locks in one document at once.";
+    "locks.max_documents" => locks.max_documents,
+        "Documents that have locks at once.";
+    "locks.max_unpublished" => locks.max_unpublished,
+        "Changes of one document's locks that may wait for the log; with so many nothing more is acquired there.";
     "http.max_connections" => http.max_connections,
         "HTTP connections that are open at once, event streams among them; more are refused with 503. WebSockets are counted by `ws.max_connections`.";
     "http.max_connections_per_address" => http.max_connections_per_address,

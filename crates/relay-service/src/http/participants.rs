@@ -1,0 +1,97 @@
+//! Taking part without a socket: joining, staying, leaving, and seeing who is there.
+//!
+//! A participant that is not heard of for a minute is gone, as one whose socket is silent: stay by asking again in time.
+
+use axum::Json;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use relay_core::{Arrival, Attendance, ConnectionId, Departure, JsonText, Seat, SessionId, Sign, UserId};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::problem::Problem;
+use super::{Api, Document, JsonBody};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct JoinBody {
+    user: UserId,
+    state: Option<Box<RawValue>>,
+    resume: Option<ConnectionId>,
+}
+
+#[derive(Serialize)]
+struct Joined {
+    connection: ConnectionId,
+    session: SessionId,
+    locks: JsonText,
+}
+
+pub(crate) async fn join(
+    State(api): State<Api>,
+    Document(document): Document,
+    JsonBody(body): JsonBody<JoinBody>,
+) -> Result<Response, Problem> {
+    let JoinBody { user, state, resume } = body;
+    let seat = Seat { document, user, connection: ConnectionId::new() };
+    let state = state.as_deref().map(JsonText::from_raw);
+    let attended = api.presence.join(&seat, Arrival { resume, state, ..Arrival::default() })?;
+    let joined = Joined { connection: seat.connection, session: attended.session, locks: attended.locks };
+    Ok((StatusCode::CREATED, Json(joined)).into_response())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StayBody {
+    user: UserId,
+    state: Option<Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct SeatPath {
+    connection: ConnectionId,
+}
+
+pub(crate) async fn stay(
+    State(api): State<Api>,
+    Document(document): Document,
+    path: Result<Path<SeatPath>, PathRejection>,
+    JsonBody(body): JsonBody<StayBody>,
+) -> Result<StatusCode, Problem> {
+    let (Path(SeatPath { connection }), StayBody { user, state }) = (path?, body);
+    let seat = Seat { document, user, connection };
+    api.presence.sign(&seat, Sign::Alive);
+    // An empty change asks whether the seat is still held.
+    let change =
+        state.as_deref().map_or_else(|| JsonText::parse("{}".into()), |raw| Ok(JsonText::from_raw(raw)));
+    let change = change.map_err(|error| Problem::invalid_request(error.to_string()))?;
+    match api.presence.request(&seat, "presence:update", &change).await {
+        Some(Err(error)) => Err(error.into()),
+        _ => Ok(StatusCode::NO_CONTENT),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LeaveQuery {
+    user: UserId,
+}
+
+pub(crate) async fn leave(
+    State(api): State<Api>,
+    Document(document): Document,
+    path: Result<Path<SeatPath>, PathRejection>,
+    query: Result<Query<LeaveQuery>, QueryRejection>,
+) -> Result<StatusCode, Problem> {
+    let (Path(SeatPath { connection }), Query(LeaveQuery { user })) = (path?, query?);
+    api.presence.leave(&Seat { document, user, connection }, Departure::Left);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(crate) async fn presence(State(api): State<Api>, Document(document): Document) -> Response {
+    let roster = api.presence.roster(&document);
+    ([(CONTENT_TYPE, "application/json")], roster.as_bytes().clone()).into_response()
+}

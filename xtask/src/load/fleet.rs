@@ -1,0 +1,143 @@
+//! All worker processes of one run, as one.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use anyhow::{Context, bail};
+
+use super::wire::{Answer, Assignment, Collected, Order};
+
+/// Members of one process: under the files that one may open on common machines, with room.
+const MEMBERS_OF_A_WORKER: u32 = 9_000;
+
+/// A run's worker processes. Dropping it ends them.
+pub(crate) struct Fleet {
+    workers: Vec<Worker>,
+    /// How the joining went.
+    pub(crate) joined: Joined,
+}
+
+/// How the members of a fleet joined. Instants are of the machine's monotonic clock in ns.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Joined {
+    pub(crate) first_connect: u64,
+    pub(crate) last_join: u64,
+    /// Members that were told who is there by a message of its own, and when the last was.
+    pub(crate) states: u32,
+    pub(crate) last_state: u64,
+}
+
+struct Worker {
+    child: Child,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Fleet {
+    /// Starts as many processes as `whole` needs and waits until all members have joined.
+    pub(crate) fn start(whole: &Assignment) -> anyhow::Result<Self> {
+        let mut workers = Vec::new();
+        for (first, members) in shares(whole.members, whole.per_document) {
+            let share = Assignment { first_member: whole.first_member + first, members, ..whole.clone() };
+            workers.push(Worker::start(&share)?);
+        }
+        let mut joined = Joined { first_connect: u64::MAX, ..Joined::default() };
+        for worker in &mut workers {
+            let Answer::Ready { first_connect, last_join, states, last_state } = worker.answer()? else {
+                bail!("a worker process began with another answer")
+            };
+            joined.first_connect = joined.first_connect.min(first_connect);
+            joined.last_join = joined.last_join.max(last_join);
+            joined.states += states;
+            joined.last_state = joined.last_state.max(last_state);
+        }
+        Ok(Self { workers, joined })
+    }
+
+    /// Lets all members do something, and waits until they have.
+    pub(crate) fn order(&mut self, order: &Order) -> anyhow::Result<Vec<Answer>> {
+        for worker in &mut self.workers {
+            worker.order(order)?;
+        }
+        self.workers.iter_mut().map(Worker::answer).collect()
+    }
+
+    /// Lets the members publish; gives how many messages that were and when the first was sent.
+    pub(crate) fn publish(&mut self, order: &Order) -> anyhow::Result<(u64, u64)> {
+        let (mut all, mut begin) = (0, u64::MAX);
+        for answer in self.order(order)? {
+            let Answer::Published { count, first } = answer else { bail!("a worker process did not publish") };
+            all += count;
+            begin = begin.min(first);
+        }
+        Ok((all, begin))
+    }
+
+    /// What the members got since the last time; waits for `expected` messages, each worker for its share.
+    pub(crate) fn collect(&mut self, expected: &[u64]) -> anyhow::Result<Collected> {
+        for (worker, expected) in self.workers.iter_mut().zip(expected) {
+            worker.order(&Order::Collect { expected: *expected })?;
+        }
+        let mut all = Collected::default();
+        for worker in &mut self.workers {
+            let Answer::Collected(part) = worker.answer()? else { bail!("a worker process did not report") };
+            all.merge(part);
+        }
+        Ok(all)
+    }
+}
+
+/// The first member and the number of members of each process; a document's members are together.
+pub(crate) fn shares(members: u32, per_document: u32) -> Vec<(u32, u32)> {
+    let workers = members.div_ceil(MEMBERS_OF_A_WORKER).max(1);
+    let unit = if per_document < MEMBERS_OF_A_WORKER { per_document.max(1) } else { 1 };
+    let share = members.div_ceil(workers).next_multiple_of(unit);
+    (0..members).step_by(share.max(1) as usize).map(|first| (first, share.min(members - first))).collect()
+}
+
+impl Worker {
+    fn start(assignment: &Assignment) -> anyhow::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("bench-worker").arg(serde_json::to_string(assignment)?);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let orders = child.stdin.take().context("a worker process has no input")?;
+        let answers = BufReader::new(child.stdout.take().context("a worker process has no output")?);
+        Ok(Self { child, orders, answers })
+    }
+
+    fn order(&mut self, order: &Order) -> anyhow::Result<()> {
+        serde_json::to_writer(&mut self.orders, order)?;
+        self.orders.write_all(b"\n")?;
+        Ok(self.orders.flush()?)
+    }
+
+    fn answer(&mut self) -> anyhow::Result<Answer> {
+        let mut line = String::new();
+        self.answers.read_line(&mut line)?;
+        match serde_json::from_str(&line).context("a worker process ended early")? {
+            Answer::Failed(why) => bail!("{why}"),
+            answer => Ok(answer),
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shares;
+
+    #[test]
+    fn members_are_shared_out_evenly_with_each_document_in_one_process() {
+        assert_eq!(shares(1_000, 1_000), [(0, 1_000)]);
+        assert_eq!(shares(10_000, 10_000), [(0, 5_000), (5_000, 5_000)]);
+        assert_eq!(shares(10_000, 10), [(0, 5_000), (5_000, 5_000)]);
+        assert_eq!(shares(9_030, 100), [(0, 4_600), (4_600, 4_430)]);
+    }
+}

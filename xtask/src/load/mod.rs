@@ -1,0 +1,133 @@
+//! `cargo xtask bench load`: the server, its peers and the floor under the same load over real sockets, side by side.
+//!
+//! The command starts one system at a time and some processes of members ([`worker`]), which only count and read
+//! stamps. Rounds go over all systems before the next begins, so that what else the machine does meets all alike.
+
+use std::collections::BTreeMap;
+use std::process::{Command, ExitCode};
+
+use anyhow::Context;
+
+
+use self::servers::Launcher;
+pub(crate) use self::system::System;
+
+pub(crate) use self::workloads::Workload;
+use self::workloads::{Measured, Scale};
+use crate::cli::LoadOptions;
+use crate::process::{cargo, run as run_command};
+use crate::workspace;
+
+mod fleet;
+mod floor;
+mod frame;
+mod picture;
+mod report;
+mod servers;
+mod system;
+mod wire;
+mod worker;
+mod workloads;
+
+
+/// A process of members, told what to do on its standard input.
+pub(crate) fn run_worker(assignment: &str) -> anyhow::Result<ExitCode> {
+    worker::run(assignment)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The floor, until it is killed.
+pub(crate) fn run_floor(message_bytes: usize) -> anyhow::Result<ExitCode> {
+    floor::run(message_bytes)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs the task. The release build of this program does the work: a slow client would measure itself.
+pub(crate) fn run(options: &LoadOptions) -> anyhow::Result<ExitCode> {
+    if cfg!(debug_assertions) {
+        let mut build = cargo();
+        build.args(["build", "--release", "--package", "xtask"]);
+        if options.relay.is_none() {
+            build.args(["--package", "relay-service"]);
+        }
+        run_command(&mut build, "correct what the compiler names above")?;
+        let mut load = Command::new(workspace::built("release", "xtask")?);
+        let status = load.args(std::env::args_os().skip(1)).status()?;
+        return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    measure(options, "release")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The floor and the server's development build under a little load: that the generator and the server still fit.
+pub(crate) fn run_short() -> anyhow::Result<()> {
+    let options = LoadOptions {
+        quick: true,
+        seconds: Some(0.5),
+        workloads: Vec::new(),
+        systems: vec![System::Floor, System::Relay],
+        relay: None,
+        out: None,
+    };
+    measure(&options, "debug")
+}
+
+fn measure(options: &LoadOptions, profile: &str) -> anyhow::Result<()> {
+    let scale = Scale {
+        seconds: options.seconds.unwrap_or(if options.quick { 1.0 } else { 5.0 }),
+        divisor: if options.quick { 10 } else { 1 },
+    };
+    let relay = options.relay.clone().map_or_else(|| servers::relay(profile), Ok)?;
+    let launcher = Launcher::new(relay, workloads::MESSAGE_BYTES)?;
+    let chosen = |system: &System| options.systems.is_empty() || options.systems.contains(system);
+    let mut systems = Vec::new();
+    for system in System::ALL.into_iter().filter(chosen) {
+        match launcher.prepare(system)? {
+            Ok(()) => systems.push(system),
+            Err(missing) => println!("skipped: {}: {missing}", system.name()),
+        }
+    }
+    let all = <Workload as clap::ValueEnum>::value_variants().to_vec();
+    let workloads = if options.workloads.is_empty() { all } else { options.workloads.clone() };
+    let mut results = Vec::new();
+    for workload in workloads {
+        let mut rounds: BTreeMap<System, Vec<Vec<Measured>>> = BTreeMap::new();
+        let times = if options.quick { 1 } else { workload.rounds() };
+        for round in 1..=times {
+            for system in systems.iter().copied().filter(|system| workload.is_for(*system)) {
+                eprintln!("{workload:?}, round {round} of {times}: {}", system.name());
+                let measured = workload.run(&launcher, system, scale);
+                match measured {
+                    Ok(measured) => rounds.entry(system).or_default().push(measured),
+                    // A peer that gives up under the load is a result too; Relay and the floor must not.
+                    Err(error) if system.is_peer() => println!("failed: {}: {error:#}", system.name()),
+                    Err(error) => return Err(error).with_context(|| format!("{}, {workload:?}", system.name())),
+                }
+            }
+        }
+        let first = results.len();
+        for rounds in rounds.into_values() {
+            results.extend(median(rounds));
+        }
+        print!("{}", report::table(&results[first..]));
+    }
+    let out = options.out.clone().or_else(|| (!options.quick).then(|| workspace::root().join("docs/benchmarks")));
+    if let Some(folder) = out {
+        report::write(&folder, &results)?;
+        picture::draw(&folder, &results)?;
+        println!("written to {}", folder.display());
+    }
+    Ok(())
+}
+
+/// Of each phase the round in the middle (with two rounds, the better one).
+fn median(rounds: Vec<Vec<Measured>>) -> Vec<Measured> {
+    let phases = rounds.iter().map(Vec::len).max().unwrap_or(0);
+    (0..phases)
+        .filter_map(|phase| {
+            let mut of_phase: Vec<&Measured> = rounds.iter().filter_map(|round| round.get(phase)).collect();
+            of_phase.sort_by(|one, other| one.cost().total_cmp(&other.cost()));
+            of_phase.get((of_phase.len().max(1) - 1) / 2).map(|measured| (*measured).clone())
+        })
+        .collect()
+}

@@ -1,0 +1,530 @@
+//! One worker process: up to some thousand members on one thread, one `epoll`, and no more work per message than finding
+//! its stamp. The command starts several of them, since one process may open only so many files.
+
+use std::io::{BufRead, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use hdrhistogram::Histogram;
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token, Waker};
+use rustix::process::{Resource, getrlimit};
+use rustix::time::{ClockId, clock_gettime};
+use socket2::{Domain, Socket, Type};
+
+use super::frame::{self, Kind, MARK};
+use super::system::{Opening, contains};
+use super::wire::{Answer, Assignment, Collected, Order, pairs};
+
+/// How long nothing may happen before a phase is given up.
+const STALL_NS: u64 = 10_000_000_000;
+/// How long nothing may come before a collection ends without all messages.
+const QUIET_NS: u64 = 3_000_000_000;
+/// How long joined members wait for the presence of a server that may not send any.
+const STATE_PATIENCE_NS: u64 = 1_500_000_000;
+/// Bytes of one message of a server; a member list is the longest.
+const MAX_MESSAGE_BYTES: usize = 16 << 20;
+/// Files that a process has open beside its members.
+const OTHER_FILES: u64 = 64;
+const WAKER: Token = Token(usize::MAX);
+
+/// The machine's monotonic clock, which is the same in every process.
+pub(crate) fn now() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
+/// Refuses to begin what the limit of open files would end halfway.
+pub(crate) fn check_open_files(members: u32) -> anyhow::Result<()> {
+    enough_open_files(members, getrlimit(Resource::Nofile).current)
+}
+
+fn enough_open_files(members: u32, limit: Option<u64>) -> anyhow::Result<()> {
+    let needed = u64::from(members) + OTHER_FILES;
+    match limit {
+        Some(limit) if limit < needed => bail!(
+            "{members} connections in one process need {needed} open files, and its limit is {limit}\nfix: ulimit -n {needed}"
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Runs a worker to the end of its standard input.
+pub(crate) fn run(assignment: &str) -> anyhow::Result<()> {
+    let assignment = serde_json::from_str(assignment).context("a worker's assignment is one JSON object")?;
+    let done = Worker::new(assignment).and_then(Worker::serve);
+    if let Err(error) = &done {
+        answer(&Answer::Failed(format!("{error:#}")))?;
+    }
+    done
+}
+
+fn answer(answer: &Answer) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer(&mut out, answer)?;
+    out.write_all(b"\n")?;
+    Ok(out.flush()?)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Connecting,
+    Upgrading,
+    Joining,
+    Joined,
+    Gone,
+}
+
+struct Member {
+    stream: TcpStream,
+    stage: Stage,
+    slow: bool,
+    reading: bool,
+    /// The beginning of a frame whose rest has not come.
+    rest: Vec<u8>,
+    /// What the socket did not take.
+    out: Vec<u8>,
+}
+
+struct Worker {
+    plan: Assignment,
+    poll: Poll,
+    members: Vec<Member>,
+    documents: Vec<String>,
+    orders: mpsc::Receiver<Order>,
+    buffer: Vec<u8>,
+    joined: u32,
+    last_join: u64,
+    states: u32,
+    last_state: u64,
+    /// Messages that the first member got: what a publisher's window is measured by.
+    first_got: u64,
+    last_event: u64,
+    latencies: Histogram<u64>,
+    collected: Collected,
+    disconnected: u32,
+}
+
+impl Worker {
+    fn new(plan: Assignment) -> anyhow::Result<Self> {
+        check_open_files(plan.members)?;
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), WAKER)?;
+        let (sender, orders) = mpsc::sync_channel(1);
+        // Ends with the input, or with the process.
+        thread::spawn(move || {
+            for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+                let Ok(order) = serde_json::from_str(&line) else { break };
+                if sender.send(order).is_err() || waker.wake().is_err() {
+                    break;
+                }
+            }
+            drop(sender);
+            // The worker learns of the end by the closed channel; it may be gone already.
+            let _ = waker.wake();
+        });
+        let last = (plan.first_member + plan.members).div_ceil(plan.per_document.max(1));
+        Ok(Self {
+            documents: (0..last).map(|number| format!("bench-{number}")).collect(),
+            members: Vec::with_capacity(plan.members as usize),
+            plan,
+            poll,
+            orders,
+            buffer: vec![0; 256 << 10],
+            joined: 0,
+            last_join: 0,
+            states: 0,
+            last_state: 0,
+            first_got: 0,
+            last_event: now(),
+            latencies: Histogram::new(3)?,
+            collected: Collected::default(),
+            disconnected: 0,
+        })
+    }
+
+    fn serve(mut self) -> anyhow::Result<()> {
+        let first_connect = now();
+        self.join_all()?;
+        answer(&Answer::Ready {
+            first_connect,
+            last_join: self.last_join,
+            states: self.states,
+            last_state: self.last_state,
+        })?;
+        loop {
+            match self.orders.try_recv() {
+                Ok(order) => answer(&self.carry_out(order)?)?,
+                Err(mpsc::TryRecvError::Disconnected) => return Ok(()),
+                Err(mpsc::TryRecvError::Empty) => self.turn(Some(Duration::from_millis(500)))?,
+            }
+        }
+    }
+
+    fn carry_out(&mut self, order: Order) -> anyhow::Result<Answer> {
+        Ok(match order {
+            Order::Publish { rate, seconds, window } => self.publish(rate, seconds, window)?,
+            Order::Type { per_member, seconds } => self.type_all(per_member, seconds)?,
+            Order::Collect { expected } => {
+                self.last_event = now();
+                while self.collected.delivered < expected && now() - self.last_event < QUIET_NS {
+                    self.turn(Some(Duration::from_millis(100)))?;
+                }
+                let mut collected = std::mem::take(&mut self.collected);
+                collected.latencies = pairs(&self.latencies);
+                collected.disconnected = self.disconnected;
+                self.latencies.reset();
+                Answer::Collected(collected)
+            }
+            Order::Heartbeat => {
+                if let Some(heartbeat) = self.plan.system.heartbeat() {
+                    for index in 0..self.members.len() {
+                        self.send(index, &heartbeat);
+                        if index % 64 == 0 {
+                            self.turn(Some(Duration::ZERO))?;
+                        }
+                    }
+                }
+                Answer::Done
+            }
+            Order::StopReading => {
+                for member in self.members.iter_mut().filter(|member| member.slow) {
+                    member.reading = false;
+                    self.poll.registry().deregister(&mut member.stream)?;
+                }
+                Answer::Done
+            }
+        })
+    }
+
+    fn document(&self, index: usize) -> usize {
+        (self.plan.first_member as usize + index) / self.plan.per_document.max(1) as usize
+    }
+
+    fn join_all(&mut self) -> anyhow::Result<()> {
+        let started = now();
+        self.last_event = started;
+        while self.joined < self.plan.members {
+            let on_their_way = self.members.len() - self.joined as usize;
+            let room = (self.plan.in_flight as usize).saturating_sub(on_their_way);
+            let left = self.plan.members as usize - self.members.len();
+            for _ in 0..room.min(left) {
+                self.connect()?;
+            }
+            self.turn(Some(Duration::from_millis(100)))?;
+            ensure!(
+                now() - self.last_event < STALL_NS,
+                "{} of {} members had joined when nothing came any more",
+                self.joined,
+                self.plan.members
+            );
+        }
+        // A server with presence tells everybody who is there; one without says nothing of the kind.
+        while self.plan.presence
+            && self.states < self.plan.members
+            && now() - self.last_state.max(self.last_join) < STATE_PATIENCE_NS
+            && self.plan.system == super::system::System::Relay
+        {
+            self.turn(Some(Duration::from_millis(100)))?;
+        }
+        Ok(())
+    }
+
+    fn connect(&mut self) -> anyhow::Result<()> {
+        let number = u32::try_from(self.members.len())? + self.plan.first_member;
+        let slow = self.plan.slow_every.is_some_and(|every| number % every == every / 2);
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        if slow {
+            // A far client's: Ethernet's segments and a small buffer. The loopback's own would hide the slowness for long.
+            socket.set_tcp_mss(1_460)?;
+            socket.set_recv_buffer_size(8 << 10)?;
+        }
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.plan.port));
+        match socket.connect(&address.into()) {
+            Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {
+                return Err(error).context("a connection cannot be opened");
+            }
+            _ => {}
+        }
+        let mut stream = TcpStream::from_std(socket.into());
+        let token = Token(self.members.len());
+        self.poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+        let (rest, out) = (Vec::new(), Vec::new());
+        self.members.push(Member { stream, stage: Stage::Connecting, slow, reading: true, rest, out });
+        Ok(())
+    }
+
+    /// Waits for sockets once and does what they are ready for.
+    fn turn(&mut self, timeout: Option<Duration>) -> anyhow::Result<()> {
+        let mut events = Events::with_capacity(1_024);
+        match self.poll.poll(&mut events, timeout) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
+            done => done?,
+        }
+        for event in events.iter().filter(|event| event.token() != WAKER) {
+            let Token(index) = event.token();
+            if event.is_writable() {
+                self.writable(index)?;
+            }
+            if event.is_readable() {
+                self.readable(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn writable(&mut self, index: usize) -> anyhow::Result<()> {
+        if self.members[index].stage == Stage::Connecting {
+            if let Some(error) = self.members[index].stream.take_error()? {
+                return Err(error).context("a connection was refused");
+            }
+            let number = u32::try_from(index)? + self.plan.first_member;
+            if let Some(request) = self.plan.system.upgrade(self.plan.port, number) {
+                self.members[index].stage = Stage::Upgrading;
+                self.send(index, request.as_bytes());
+            } else {
+                self.has_joined(index);
+            }
+        } else if !self.members[index].out.is_empty() {
+            self.flush(index);
+        }
+        Ok(())
+    }
+
+    fn has_joined(&mut self, index: usize) {
+        self.members[index].stage = Stage::Joined;
+        self.joined += 1;
+        self.last_join = now();
+        self.last_event = self.last_join;
+    }
+
+    fn send(&mut self, index: usize, bytes: &[u8]) {
+        let member = &mut self.members[index];
+        if member.stage != Stage::Gone {
+            member.out.extend_from_slice(bytes);
+            self.flush(index);
+        }
+    }
+
+    fn flush(&mut self, index: usize) {
+        let member = &mut self.members[index];
+        while !member.out.is_empty() {
+            match member.stream.write(&member.out) {
+                Ok(written) => drop(member.out.drain(..written)),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                // Reading tells that the connection has ended.
+                Err(_) => member.out.clear(),
+            }
+        }
+    }
+
+    fn readable(&mut self, index: usize) -> anyhow::Result<()> {
+        loop {
+            let mut buffer = std::mem::take(&mut self.buffer);
+            let member = &mut self.members[index];
+            if member.stage == Stage::Gone || !member.reading {
+                self.buffer = buffer;
+                return Ok(());
+            }
+            let held = member.rest.len();
+            if buffer.len() < held + (64 << 10) {
+                ensure!(held < MAX_MESSAGE_BYTES, "a message is longer than {MAX_MESSAGE_BYTES} bytes");
+                buffer.resize(2 * held + (64 << 10), 0);
+            }
+            buffer[..held].copy_from_slice(&member.rest);
+            member.rest.clear();
+            let read = member.stream.read(&mut buffer[held..]);
+            let (got, full) = match read {
+                Ok(got) => (got, held + got == buffer.len()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    member.rest.extend_from_slice(&buffer[..held]);
+                    self.buffer = buffer;
+                    return Ok(());
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {
+                    member.rest.extend_from_slice(&buffer[..held]);
+                    self.buffer = buffer;
+                    continue;
+                }
+                Err(_) => (0, false),
+            };
+            if got == 0 {
+                self.buffer = buffer;
+                return self.gone(index);
+            }
+            if self.members[index].stage == Stage::Joined && !self.members[index].slow {
+                self.collected.bytes += got as u64;
+            }
+            let done = self.scan(index, &buffer[..held + got]);
+            let used = done.as_ref().copied().unwrap_or(0);
+            self.members[index].rest.extend_from_slice(&buffer[used..held + got]);
+            self.buffer = buffer;
+            done?;
+            // Edge-triggered: a read that did not fill the buffer has emptied the socket.
+            if !full {
+                return Ok(());
+            }
+        }
+    }
+
+    fn gone(&mut self, index: usize) -> anyhow::Result<()> {
+        let stage = std::mem::replace(&mut self.members[index].stage, Stage::Gone);
+        ensure!(stage == Stage::Joined, "the server closed the connection of a member that was joining");
+        self.disconnected += 1;
+        Ok(self.poll.registry().deregister(&mut self.members[index].stream)?)
+    }
+
+    /// Takes in what is whole of `bytes` and says how much that was.
+    fn scan(&mut self, index: usize, bytes: &[u8]) -> anyhow::Result<usize> {
+        let mut used = 0;
+        if self.members[index].stage == Stage::Upgrading {
+            let Some(end) = memchr::memmem::find(bytes, b"\r\n\r\n") else { return Ok(0) };
+            let head = String::from_utf8_lossy(&bytes[..end]);
+            let status = head.lines().next().unwrap_or_default();
+            ensure!(status.contains(" 101"), "the server refused a connection: {status}");
+            self.members[index].stage = Stage::Joining;
+            let document = self.document(index);
+            let greeting = self.plan.system.greeting(&self.documents[document], self.plan.presence);
+            self.send(index, &greeting);
+            used = end + 4;
+        }
+        let read_at = now();
+        while let Some((frame, length)) = frame::first(&bytes[used..])? {
+            used += length;
+            match frame.kind {
+                Kind::Data => self.message(index, frame.payload, read_at)?,
+                Kind::Ping => {
+                    let mut pong = Vec::new();
+                    frame::write(&mut pong, 10, frame.payload);
+                    self.send(index, &pong);
+                }
+                // The end of the connection follows a close.
+                Kind::Pong | Kind::Close => {}
+            }
+        }
+        Ok(used)
+    }
+
+    fn message(&mut self, index: usize, message: &[u8], read_at: u64) -> anyhow::Result<()> {
+        let (mut at, mut found) = (0, 0);
+        while let Some(mark) = memchr::memmem::find(&message[at..], MARK) {
+            at += mark + MARK.len();
+            if let Some(stamp) = frame::stamp(&message[at..]) {
+                found += 1;
+                if !self.members[index].slow {
+                    self.latencies.record(read_at.saturating_sub(stamp).max(1))?;
+                }
+            }
+        }
+        if found > 0 {
+            self.last_event = read_at;
+            if !self.members[index].slow {
+                self.collected.delivered += found;
+                self.collected.last = read_at;
+            }
+            if index == 0 {
+                self.first_got += found;
+            }
+            return Ok(());
+        }
+        if let Some(reply) = self.plan.system.keep_alive(message) {
+            self.send(index, &reply);
+        } else if self.members[index].stage == Stage::Joining {
+            let document = self.document(index);
+            match self.plan.system.opening(message, &self.documents[document]) {
+                Opening::Wait => {}
+                Opening::Send(reply) => self.send(index, &reply),
+                Opening::Joined => self.has_joined(index),
+                Opening::Refused => bail!("the server refused a join: {}", String::from_utf8_lossy(message)),
+            }
+        } else if contains(message, br#""status":"error""#) {
+            bail!("the server refused a message: {}", String::from_utf8_lossy(message));
+        }
+        if self.plan.presence && contains(message, br#""presence_state""#) {
+            self.states += 1;
+            self.last_state = read_at;
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, rate: Option<f64>, seconds: f64, window: u64) -> anyhow::Result<Answer> {
+        let (first, length) = (now(), (seconds * 1e9) as u64);
+        let (before, mut sent) = (self.first_got, 0u64);
+        let mut batch = Vec::new();
+        let document = self.document(0);
+        self.last_event = first;
+        loop {
+            let elapsed = now() - first;
+            let due = match rate {
+                Some(rate) => (elapsed.min(length) as f64 / 1e9 * rate) as u64 + 1,
+                None if elapsed < length => self.first_got - before + window,
+                None => sent,
+            };
+            while sent < due && elapsed < length {
+                let message = frame::message(now(), self.plan.message_bytes);
+                self.plan.system.publish(&mut batch, &self.documents[document], &message);
+                sent += 1;
+            }
+            if !batch.is_empty() {
+                self.send(0, &batch);
+                batch.clear();
+            }
+            let waiting = self.first_got - before < sent;
+            if elapsed >= length && (!waiting || now() - self.last_event > QUIET_NS) {
+                return Ok(Answer::Published { count: sent, first });
+            }
+            ensure!(self.members[0].stage == Stage::Joined, "the server disconnected the publisher");
+            ensure!(
+                rate.is_some() || !waiting || now() - self.last_event < STALL_NS,
+                "the publisher got {} of its {sent} messages back, and then nothing",
+                self.first_got - before
+            );
+            let pause = rate.map_or(100_000_000, |rate| {
+                let next = ((sent as f64 / rate) * 1e9) as u64;
+                next.saturating_sub(now() - first).clamp(1, 100_000_000)
+            });
+            self.turn(Some(Duration::from_nanos(pause)))?;
+        }
+    }
+
+    fn type_all(&mut self, per_member: f64, seconds: f64) -> anyhow::Result<Answer> {
+        let (first, length) = (now(), (seconds * 1e9) as u64);
+        let rate = per_member * self.members.len() as f64;
+        let mut sent = 0u64;
+        loop {
+            let elapsed = now() - first;
+            if elapsed >= length {
+                return Ok(Answer::Published { count: sent, first });
+            }
+            let due = (elapsed as f64 / 1e9 * rate) as u64 + 1;
+            while sent < due {
+                let index = usize::try_from(sent)? % self.members.len();
+                let mut batch = Vec::new();
+                let message = frame::message(now(), self.plan.message_bytes);
+                self.plan.system.publish(&mut batch, &self.documents[self.document(index)], &message);
+                self.send(index, &batch);
+                sent += 1;
+            }
+            self.turn(Some(Duration::from_millis(1)))?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::enough_open_files;
+
+    #[test]
+    fn too_few_open_files_are_named_with_what_to_do() {
+        assert!(enough_open_files(9_000, Some(20_000)).is_ok());
+        assert!(enough_open_files(9_000, None).is_ok());
+        let error = enough_open_files(9_000, Some(1_024)).unwrap_err().to_string();
+        assert!(error.contains("limit is 1024") && error.contains("ulimit -n 9064"), "{error}");
+    }
+}

@@ -1,0 +1,362 @@
+//! The workloads: who joins what, who publishes how fast, and what is measured of it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::fleet::{Fleet, shares};
+use super::servers::{Launcher, Server, resident_kib};
+use super::system::System;
+use super::wire::{Assignment, Collected, Order};
+
+/// Bytes of every message but the slow workload's.
+pub(crate) const MESSAGE_BYTES: usize = 128;
+/// Bytes of a message while some do not read: so many that their sockets are full soon.
+const SLOW_MESSAGE_BYTES: usize = 4_096;
+/// Messages that a publisher may be ahead of what it got back itself.
+const WINDOW: u64 = 256;
+const IN_FLIGHT: u32 = 256;
+/// Settings that let the generator's one address connect as fast as it can, and messages live in memory as the peers' do.
+const RELAY_SETTINGS: [&str; 4] =
+    ["durability=memory", "ws.max_connections=20000", "ws.admission_rate=100000", "ws.admission_burst=20000"];
+
+/// A workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Workload {
+    /// One document of 1,000 members, paced and then flat out.
+    #[value(name = "broadcast-1000")]
+    #[serde(rename = "broadcast-1000")]
+    Broadcast1000,
+    /// One document of 10,000 members, paced and then flat out.
+    #[value(name = "broadcast-10000")]
+    #[serde(rename = "broadcast-10000")]
+    Broadcast10000,
+    /// 1,000 documents of 10 members, and everybody types.
+    Documents,
+    /// 10,000 connections in documents of 10, with heartbeats and nothing else.
+    Idle,
+    /// 10,000 joins of documents of 100, as fast as the server takes them.
+    JoinStorm,
+    /// 1,000 members, of whom one in a hundred stops reading.
+    Slow,
+}
+
+/// What one phase of one workload gave for one system.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Measured {
+    pub(crate) system: System,
+    pub(crate) workload: Workload,
+    pub(crate) phase: &'static str,
+    pub(crate) members: u32,
+    /// What the workload is about.
+    #[serde(flatten)]
+    pub(crate) result: Outcome,
+    pub(crate) resident_kib: u64,
+    pub(crate) cpu_seconds: f64,
+}
+
+impl Measured {
+    /// What the phase is compared by: the smaller, the better.
+    pub(crate) fn cost(&self) -> f64 {
+        match &self.result {
+            Outcome::Delivery(delivery) if self.phase == "flat out" => -delivery.per_second,
+            Outcome::Delivery(delivery) => delivery.latency_ms.p99,
+            Outcome::Memory { bytes_per_connection } => *bytes_per_connection,
+            Outcome::Storm { seconds, .. } => *seconds,
+        }
+    }
+}
+
+/// The numbers of a phase.
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Outcome {
+    Delivery(Delivery),
+    Memory { bytes_per_connection: f64 },
+    Storm { seconds: f64, presence: bool },
+}
+
+/// What was delivered, and how late.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Delivery {
+    pub(crate) published: u64,
+    pub(crate) delivered: u64,
+    pub(crate) missing: u64,
+    pub(crate) disconnected: u32,
+    pub(crate) seconds: f64,
+    pub(crate) per_second: f64,
+    pub(crate) wire_bytes_per_message: f64,
+    pub(crate) latency_ms: Latency,
+    /// Percentiles for the picture: (percentile, ms).
+    pub(crate) distribution: Vec<(f64, f64)>,
+    /// Seconds since the phases began and the server's resident memory in KiB.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) memory: Vec<(f64, u64)>,
+}
+
+/// Percentiles in milliseconds.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Latency {
+    pub(crate) p50: f64,
+    pub(crate) p90: f64,
+    pub(crate) p99: f64,
+    pub(crate) p999: f64,
+    pub(crate) max: f64,
+}
+
+/// How long and how large.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scale {
+    /// Length of each measured phase.
+    pub(crate) seconds: f64,
+    /// What the numbers of members are divided by.
+    pub(crate) divisor: u32,
+}
+
+impl Workload {
+    /// In how many rounds over all systems it is repeated, of which the median counts.
+    pub(crate) fn rounds(self) -> u32 {
+        match self {
+            Self::Broadcast1000 => 3,
+            Self::Broadcast10000 | Self::JoinStorm => 2,
+            Self::Documents | Self::Idle | Self::Slow => 1,
+        }
+    }
+
+    /// Whether the workload says anything about the system: the floor has no documents and holds no members.
+    pub(crate) fn is_for(self, system: System) -> bool {
+        system != System::Floor || matches!(self, Self::Broadcast1000 | Self::Broadcast10000)
+    }
+
+    pub(crate) fn message_bytes(self) -> usize {
+        if self == Self::Slow { SLOW_MESSAGE_BYTES } else { MESSAGE_BYTES }
+    }
+
+    pub(crate) fn run(self, launcher: &Launcher, system: System, scale: Scale) -> anyhow::Result<Vec<Measured>> {
+        let members = match self {
+            Self::Broadcast1000 | Self::Slow => 1_000,
+            _ => 10_000,
+        } / scale.divisor;
+        let server = launcher.start(system, &RELAY_SETTINGS)?;
+        let mut run = Run { workload: self, system, members, server, scale };
+        match self {
+            Self::Broadcast1000 => run.broadcast(100.0, true),
+            Self::Broadcast10000 => run.broadcast(10.0, false),
+            Self::Documents => run.documents(),
+            Self::Idle => run.idle(),
+            Self::JoinStorm => run.join_storm(),
+            Self::Slow => run.slow(),
+        }
+    }
+}
+
+/// One workload on one started system.
+struct Run {
+    workload: Workload,
+    system: System,
+    members: u32,
+    server: Server,
+    scale: Scale,
+}
+
+impl Run {
+    fn assignment(&self, per_document: u32, presence: bool) -> Assignment {
+        Assignment {
+            system: self.system,
+            port: self.server.port,
+            first_member: 0,
+            members: self.members,
+            per_document,
+            in_flight: IN_FLIGHT,
+            presence,
+            slow_every: None,
+            message_bytes: self.workload.message_bytes(),
+        }
+    }
+
+    /// The publisher is a process of its own, so that it is on time however much the members have to read.
+    fn publisher(&self) -> anyhow::Result<Fleet> {
+        Fleet::start(&Assignment {
+            // Far from the members' names, and yet in the first document.
+            members: 1,
+            per_document: u32::MAX,
+            first_member: 1_000_000,
+            ..self.assignment(1, false)
+        })
+    }
+
+    /// What each worker process is to get of one message to everybody.
+    fn shares(&self, per_document: u32, slow_every: Option<u32>) -> Vec<u64> {
+        let slow = |first: u32, members: u32| {
+            slow_every.map_or(0, |every| (first..first + members).filter(|n| n % every == every / 2).count())
+        };
+        shares(self.members, per_document)
+            .into_iter()
+            .map(|(first, members)| u64::from(members) - slow(first, members) as u64)
+            .collect()
+    }
+
+    fn broadcast(&mut self, rate: f64, presence: bool) -> anyhow::Result<Vec<Measured>> {
+        let mut members = Fleet::start(&self.assignment(self.members, presence))?;
+        let mut publisher = self.publisher()?;
+        let shares = self.shares(self.members, None);
+        let paced = self.phase("paced", Some(rate), &mut publisher, &mut members, &shares)?;
+        let flat_out = self.phase("flat out", None, &mut publisher, &mut members, &shares)?;
+        Ok(vec![paced, flat_out])
+    }
+
+    fn phase(
+        &self,
+        phase: &'static str,
+        rate: Option<f64>,
+        publisher: &mut Fleet,
+        members: &mut Fleet,
+        shares: &[u64],
+    ) -> anyhow::Result<Measured> {
+        self.phase_of(phase, rate, self.scale.seconds, publisher, members, shares)
+    }
+
+    fn phase_of(
+        &self,
+        phase: &'static str,
+        rate: Option<f64>,
+        seconds: f64,
+        publisher: &mut Fleet,
+        members: &mut Fleet,
+        shares: &[u64],
+    ) -> anyhow::Result<Measured> {
+        let cpu = self.server.cpu_seconds()?;
+        let order = Order::Publish { rate, seconds, window: WINDOW };
+        let (published, first) = publisher.publish(&order)?;
+        let expected: Vec<u64> = shares.iter().map(|share| share * published).collect();
+        let collected = members.collect(&expected)?;
+        self.delivery(phase, published, first, expected.iter().sum(), &collected, cpu)
+    }
+
+    fn delivery(
+        &self,
+        phase: &'static str,
+        published: u64,
+        first: u64,
+        expected: u64,
+        collected: &Collected,
+        cpu_before: f64,
+    ) -> anyhow::Result<Measured> {
+        let histogram = collected.histogram()?;
+        let ms = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1e6;
+        let seconds = collected.last.saturating_sub(first).max(1) as f64 / 1e9;
+        let distribution = (0..=50).map(|step| {
+            let nines = f64::from(step) / 10.0;
+            let quantile = 1.0 - 10f64.powf(-nines);
+            (quantile * 100.0, ms(quantile))
+        });
+        let delivery = Delivery {
+            published,
+            delivered: collected.delivered,
+            missing: expected.saturating_sub(collected.delivered),
+            disconnected: collected.disconnected,
+            seconds,
+            per_second: collected.delivered as f64 / seconds,
+            wire_bytes_per_message: collected.bytes as f64 / collected.delivered.max(1) as f64,
+            latency_ms: Latency { p50: ms(0.5), p90: ms(0.9), p99: ms(0.99), p999: ms(0.999), max: ms(1.0) },
+            distribution: distribution.collect(),
+            memory: Vec::new(),
+        };
+        self.measured(phase, Outcome::Delivery(delivery), cpu_before)
+    }
+
+    fn measured(&self, phase: &'static str, result: Outcome, cpu_before: f64) -> anyhow::Result<Measured> {
+        Ok(Measured {
+            system: self.system,
+            workload: self.workload,
+            phase,
+            members: self.members,
+            result,
+            resident_kib: self.server.resident_kib()?,
+            cpu_seconds: self.server.cpu_seconds()? - cpu_before,
+        })
+    }
+
+    fn documents(&mut self) -> anyhow::Result<Vec<Measured>> {
+        const PER_DOCUMENT: u32 = 10;
+        let mut members = Fleet::start(&self.assignment(PER_DOCUMENT, true))?;
+        // What the joining itself had to tell is past.
+        members.collect(&[0, 0])?;
+        let cpu = self.server.cpu_seconds()?;
+        let order = Order::Type { per_member: 1.0, seconds: self.scale.seconds };
+        let (published, first) = members.publish(&order)?;
+        let expected = published * u64::from(PER_DOCUMENT);
+        let shares = self.shares(PER_DOCUMENT, None);
+        let each = vec![expected / shares.len() as u64; shares.len()];
+        let collected = members.collect(&each)?;
+        Ok(vec![self.delivery("everybody types", published, first, expected, &collected, cpu)?])
+    }
+
+    fn idle(&mut self) -> anyhow::Result<Vec<Measured>> {
+        let (before, cpu) = (self.server.resident_kib()?, self.server.cpu_seconds()?);
+        let mut members = Fleet::start(&self.assignment(10, true))?;
+        members.order(&Order::Heartbeat)?;
+        // Socket.IO's servers ask by themselves every 5 s.
+        thread::sleep(Duration::from_secs_f64(self.scale.seconds + 1.0));
+        members.order(&Order::Heartbeat)?;
+        thread::sleep(Duration::from_secs(1));
+        let grown = self.server.resident_kib()?.saturating_sub(before);
+        let bytes_per_connection = grown as f64 * 1024.0 / f64::from(self.members);
+        Ok(vec![self.measured("idle", Outcome::Memory { bytes_per_connection }, cpu)?])
+    }
+
+    fn join_storm(&mut self) -> anyhow::Result<Vec<Measured>> {
+        let cpu = self.server.cpu_seconds()?;
+        let joined = Fleet::start(&self.assignment(100, true))?.joined;
+        let presence = joined.states >= self.members;
+        let end = if presence { joined.last_join.max(joined.last_state) } else { joined.last_join };
+        let seconds = end.saturating_sub(joined.first_connect) as f64 / 1e9;
+        Ok(vec![self.measured("joins", Outcome::Storm { seconds, presence }, cpu)?])
+    }
+
+    fn slow(&mut self) -> anyhow::Result<Vec<Measured>> {
+        const EVERY: u32 = 100;
+        let assignment = Assignment { slow_every: Some(EVERY), ..self.assignment(self.members, false) };
+        let mut members = Fleet::start(&assignment)?;
+        let mut publisher = self.publisher()?;
+        let shares = self.shares(self.members, Some(EVERY));
+        let (stop, id, begun) = (AtomicBool::new(false), self.server.id(), Instant::now());
+        thread::scope(|scope| {
+            let sampler = scope.spawn(|| {
+                let mut curve = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    if let Ok(kib) = resident_kib(id) {
+                        curve.push((begun.elapsed().as_secs_f64(), kib));
+                    }
+                    thread::sleep(Duration::from_millis(250));
+                }
+                curve
+            });
+            let measured = self.slow_phases(&mut publisher, &mut members, &shares);
+            stop.store(true, Ordering::Relaxed);
+            let curve = sampler.join().map_err(|_| anyhow::anyhow!("reading the memory failed"))?;
+            let mut measured = measured?;
+            if let Some(Measured { result: Outcome::Delivery(delivery), .. }) = measured.last_mut() {
+                delivery.memory = curve;
+            }
+            Ok(measured)
+        })
+    }
+
+    fn slow_phases(
+        &self,
+        publisher: &mut Fleet,
+        members: &mut Fleet,
+        shares: &[u64],
+    ) -> anyhow::Result<Vec<Measured>> {
+        const RATE: f64 = 25.0;
+        let all_read = self.phase("all read", Some(RATE), publisher, members, shares)?;
+        members.order(&Order::StopReading)?;
+        let seconds = self.scale.seconds * 2.0;
+        Ok(vec![all_read, self.phase_of("1 % stopped", Some(RATE), seconds, publisher, members, shares)?])
+    }
+}
