@@ -4,13 +4,12 @@ use std::process::ExitCode;
 
 use cargo_metadata::TargetKind;
 
-use crate::cli::BenchOptions;
 use crate::process::{self, cargo};
 use crate::workspace;
 
 /// Runs every benchmark of the workspace. They are named one by one, since `cargo bench` alone would also run the
 /// libraries' unit tests, which do not take criterion's options.
-pub(crate) fn run(options: &BenchOptions) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(options: &[String]) -> anyhow::Result<ExitCode> {
     let metadata = workspace::metadata()?;
     let mut command = cargo();
     command.arg("bench");
@@ -23,7 +22,7 @@ pub(crate) fn run(options: &BenchOptions) -> anyhow::Result<ExitCode> {
             command.args(["--bench", &target.name]);
         }
     }
-    command.arg("--").args(&options.criterion);
-    process::run(&mut command, "read the error above; what there is: cargo xtask bench --list")?;
+    command.arg("--").args(options);
+    process::run(&mut command, "read the error above; what there is: cargo xtask bench criterion --list")?;
     Ok(ExitCode::SUCCESS)
 }

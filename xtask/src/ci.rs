@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use crate::peers::DENY;
 use crate::process::{cargo, run as run_command};
 use crate::steps::{Outcome, Steps};
-use crate::{conformance, e2e, layers, replay, rust_tests, tidy};
+use crate::{conformance, e2e, layers, load, replay, rust_tests, tidy};
 
 /// Everything that continuous integration runs, the quick checks first.
 pub(crate) fn run() -> ExitCode {
@@ -21,6 +21,7 @@ pub(crate) fn run() -> ExitCode {
     tests(&mut steps);
     steps.run("conformance", conformance::quick);
     steps.run("replay of a short trace", |_| done(replay::run_short()));
+    steps.run("a little load", |_| done(load::run_short()));
     steps.run("documentation", |_| {
         let mut command = cargo();
         command.args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "--deny warnings");

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::load::{System, Workload};
+
 /// The tasks of this workspace.
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask", arg_required_else_help = true)]
@@ -25,10 +27,15 @@ pub(crate) enum Task {
     /// Needs Rust and a C compiler; uses cargo-nextest where it is installed. The end-to-end tests need node, npm and
     /// chromium: without them they are skipped by name, but with `CI=true` that is a failure.
     Test,
-    /// Runs the benchmarks of all crates.
-    ///
-    /// Needs Rust, a C compiler and an otherwise idle machine. What is given is handed to criterion.
-    Bench(BenchOptions),
+    /// Measures: the crates' own benchmarks, or the whole server under load beside what one could use instead.
+    #[command(subcommand)]
+    Bench(BenchTask),
+    /// One process of the load generator, which `bench load` starts.
+    #[command(hide = true)]
+    BenchWorker { assignment: String },
+    /// The floor, which `bench load` starts.
+    #[command(hide = true)]
+    BenchFloor { message_bytes: usize },
     /// Runs the cases of the Autobahn testsuite, and two more WebSocket clients, against the real server.
     ///
     /// Writes `docs/conformance.md`, and fails when a case fails. Needs Rust, a C compiler and python3 with venv, which
@@ -51,11 +58,44 @@ pub(crate) enum Task {
     Replay(ReplayOptions),
 }
 
-#[derive(Args)]
-pub(crate) struct BenchOptions {
-    /// Filters and options of criterion, for instance `publish --quick`.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub(crate) criterion: Vec<String>,
+#[derive(Subcommand)]
+pub(crate) enum BenchTask {
+    /// Runs the crates' own benchmarks.
+    ///
+    /// Needs Rust, a C compiler and an otherwise idle machine. What is given is handed to criterion.
+    Criterion {
+        /// Filters and options of criterion, for instance `publish --quick`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
+    /// Puts the server and its peers under the same load over real sockets, side by side.
+    ///
+    /// Writes a table and pictures to docs/benchmarks. Needs Rust, a C compiler and an otherwise idle machine; fetches the
+    /// peers from npm, PyPI and crates.io into ignored folders, for which it needs node, npm and python3: a peer
+    /// for which something is missing is named and left out.
+    Load(LoadOptions),
+}
+
+#[derive(Args, Clone)]
+pub(crate) struct LoadOptions {
+    /// Short and small: shows that everything works, and measures nothing worth keeping.
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Seconds of each measured phase; 5 when absent, 1 with `--quick`.
+    #[arg(long, value_parser = positive)]
+    pub(crate) seconds: Option<f64>,
+    /// Only these workloads.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) workloads: Vec<Workload>,
+    /// Only these systems.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) systems: Vec<System>,
+    /// Measures this build of the server instead of the workspace's.
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) relay: Option<PathBuf>,
+    /// Where the table, the raw results and the pictures go; docs/benchmarks when absent, nowhere with `--quick`.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -101,12 +141,23 @@ fn positive(text: &str) -> Result<f64, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{CommandFactory, Parser};
 
     use super::Cli;
 
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_cannot_be_measured_is_named() {
+        let wrong = |argument: &str| {
+            let words = ["xtask", "bench", "load", argument];
+            Cli::try_parse_from(words).err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert!(wrong("--seconds=0").contains("not a number above zero"));
+        assert!(wrong("--systems=redis").contains("socket-io"), "{}", wrong("--systems=redis"));
+        assert!(wrong("--workloads=none").contains("join-storm"), "{}", wrong("--workloads=none"));
     }
 }

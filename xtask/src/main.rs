@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Task};
+use crate::cli::{BenchTask, Cli, Task};
 
 mod bench;
 mod ci;
@@ -15,6 +15,7 @@ mod cli;
 mod conformance;
 mod e2e;
 mod layers;
+mod load;
 mod peers;
 mod process;
 mod replay;
@@ -28,7 +29,10 @@ fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Ci => Ok(ci::run()),
         Task::Test => Ok(ci::test()),
-        Task::Bench(options) => bench::run(&options),
+        Task::Bench(BenchTask::Criterion { options }) => bench::run(&options),
+        Task::Bench(BenchTask::Load(options)) => load::run(&options),
+        Task::BenchWorker { assignment } => load::run_worker(&assignment),
+        Task::BenchFloor { message_bytes } => load::run_floor(message_bytes),
         Task::Conformance(options) => Ok(conformance::run(&options)),
         Task::Layers => layers::run(),
         Task::Tidy => tidy::run(),

@@ -66,7 +66,9 @@ impl Fleet {
     pub(crate) fn publish(&mut self, order: &Order) -> anyhow::Result<(u64, u64)> {
         let (mut all, mut begin) = (0, u64::MAX);
         for answer in self.order(order)? {
-            let Answer::Published { count, first } = answer else { bail!("a worker process did not publish") };
+            let Answer::Published { count, first } = answer else {
+                bail!("a worker process did not publish")
+            };
             all += count;
             begin = begin.min(first);
         }

@@ -8,7 +8,6 @@ use std::process::{Command, ExitCode};
 
 use anyhow::Context;
 
-
 use self::servers::Launcher;
 pub(crate) use self::system::System;
 
@@ -28,7 +27,6 @@ mod system;
 mod wire;
 mod worker;
 mod workloads;
-
 
 /// A process of members, told what to do on its standard input.
 pub(crate) fn run_worker(assignment: &str) -> anyhow::Result<ExitCode> {
@@ -55,7 +53,11 @@ pub(crate) fn run(options: &LoadOptions) -> anyhow::Result<ExitCode> {
         let status = load.args(std::env::args_os().skip(1)).status()?;
         return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
-    measure(options, "release")?;
+    let scale = Scale {
+        seconds: options.seconds.unwrap_or(if options.quick { 1.0 } else { 5.0 }),
+        divisor: if options.quick { 10 } else { 1 },
+    };
+    measure(options, "release", scale)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -63,20 +65,16 @@ pub(crate) fn run(options: &LoadOptions) -> anyhow::Result<ExitCode> {
 pub(crate) fn run_short() -> anyhow::Result<()> {
     let options = LoadOptions {
         quick: true,
-        seconds: Some(0.5),
+        seconds: None,
         workloads: Vec::new(),
         systems: vec![System::Floor, System::Relay],
         relay: None,
         out: None,
     };
-    measure(&options, "debug")
+    measure(&options, "debug", Scale { seconds: 0.25, divisor: 100 })
 }
 
-fn measure(options: &LoadOptions, profile: &str) -> anyhow::Result<()> {
-    let scale = Scale {
-        seconds: options.seconds.unwrap_or(if options.quick { 1.0 } else { 5.0 }),
-        divisor: if options.quick { 10 } else { 1 },
-    };
+fn measure(options: &LoadOptions, profile: &str, scale: Scale) -> anyhow::Result<()> {
     let relay = options.relay.clone().map_or_else(|| servers::relay(profile), Ok)?;
     let launcher = Launcher::new(relay, workloads::MESSAGE_BYTES)?;
     let chosen = |system: &System| options.systems.is_empty() || options.systems.contains(system);
@@ -101,7 +99,9 @@ fn measure(options: &LoadOptions, profile: &str) -> anyhow::Result<()> {
                     Ok(measured) => rounds.entry(system).or_default().push(measured),
                     // A peer that gives up under the load is a result too; Relay and the floor must not.
                     Err(error) if system.is_peer() => println!("failed: {}: {error:#}", system.name()),
-                    Err(error) => return Err(error).with_context(|| format!("{}, {workload:?}", system.name())),
+                    Err(error) => {
+                        return Err(error).with_context(|| format!("{}, {workload:?}", system.name()));
+                    }
                 }
             }
         }
@@ -111,7 +111,8 @@ fn measure(options: &LoadOptions, profile: &str) -> anyhow::Result<()> {
         }
         print!("{}", report::table(&results[first..]));
     }
-    let out = options.out.clone().or_else(|| (!options.quick).then(|| workspace::root().join("docs/benchmarks")));
+    let out =
+        options.out.clone().or_else(|| (!options.quick).then(|| workspace::root().join("docs/benchmarks")));
     if let Some(folder) = out {
         report::write(&folder, &results)?;
         picture::draw(&folder, &results)?;

@@ -138,11 +138,8 @@ fn lines(path: &Path, title: &str, axes: &Axes, systems: &[Line]) -> anyhow::Res
     let logarithmic = axes.logarithmic == Logarithmic::Y;
     // plotters' logarithmic axis is a type of its own; the logarithm of the value keeps this one function.
     let scaled = |y: f64| if logarithmic { y.log10() } else { y };
-    let bottom = if logarithmic {
-        points().map(|(_, y)| scaled(*y)).fold(f64::MAX, f64::min).floor()
-    } else {
-        0.0
-    };
+    let bottom =
+        if logarithmic { points().map(|(_, y)| scaled(*y)).fold(f64::MAX, f64::min).floor() } else { 0.0 };
     let area = SVGBackend::new(path, SIZE).into_drawing_area();
     area.fill(&WHITE).map_err(failed)?;
     let mut chart = ChartBuilder::on(&area)
@@ -218,10 +215,7 @@ mod tests {
 
     #[test]
     fn labels_are_read_at_a_glance() {
-        assert_eq!(
-            [0.0, 1.0, 2.0, 3.0, 4.0].map(percentile_label),
-            ["p0", "p90", "p99", "p99.9", "p99.99"]
-        );
+        assert_eq!([0.0, 1.0, 2.0, 3.0, 4.0].map(percentile_label), ["p0", "p90", "p99", "p99.9", "p99.99"]);
         assert_eq!([0.0, 950.0, 1_000.0, 1_250_000.0].map(thousands), ["0", "950", "1,000", "1,250,000"]);
     }
 }

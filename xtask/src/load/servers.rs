@@ -72,7 +72,9 @@ impl Launcher {
             System::Socketioxide => {
                 let mut build = cargo();
                 build.current_dir(self.peers.join("socketioxide"));
-                build.args(["build", "--release", "--locked", "--quiet", "--target-dir"]).arg(&self.socketioxide);
+                build
+                    .args(["build", "--release", "--locked", "--quiet", "--target-dir"])
+                    .arg(&self.socketioxide);
                 run_command(&mut build, fix)?;
             }
             _ => {}
@@ -122,7 +124,8 @@ impl Launcher {
             }
         };
         // A developer's own settings stay out of the measurement.
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("RELAY_")) {
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("RELAY_"))
+        {
             command.env_remove(name);
         }
         command.current_dir(data.path()).stdin(Stdio::null()).stdout(Stdio::piped());
@@ -184,7 +187,10 @@ impl Drop for Server {
 pub(crate) fn resident_kib(id: u32) -> anyhow::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{id}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    Ok(line.and_then(|line| line.split_whitespace().next()).context("/proc/<pid>/status has no VmRSS")?.parse()?)
+    Ok(line
+        .and_then(|line| line.split_whitespace().next())
+        .context("/proc/<pid>/status has no VmRSS")?
+        .parse()?)
 }
 
 /// User and system time in `/proc/<pid>/stat`; the name before them may hold anything, even a `)`.
@@ -221,7 +227,8 @@ mod tests {
     #[test]
     fn every_server_says_where_it_listens_in_its_own_way() {
         assert_eq!(listening_port("listening 4100"), Some(4100));
-        let relay = r#"{"level":"INFO","message":"listening","address":"127.0.0.1:4101","durability":"Memory"}"#;
+        let relay =
+            r#"{"level":"INFO","message":"listening","address":"127.0.0.1:4101","durability":"Memory"}"#;
         assert_eq!(listening_port(relay), Some(4101));
         let nats = "[1] 2026/01/01 00:00:00 [INF] Listening for websocket clients on ws://127.0.0.1:4102";
         assert_eq!(listening_port(nats), Some(4102));

@@ -96,7 +96,9 @@ impl System {
             Self::Ws if message.starts_with(b"joined") => Opening::Joined,
             Self::SocketIo | Self::Socketioxide => match message {
                 [b'0', ..] => Opening::Send(client_frame(TEXT, "40")),
-                [b'4', b'0', ..] => Opening::Send(client_frame(TEXT, &format!(r#"420["join","{document}"]"#))),
+                [b'4', b'0', ..] => {
+                    Opening::Send(client_frame(TEXT, &format!(r#"420["join","{document}"]"#)))
+                }
                 [b'4', b'3', ..] => Opening::Joined,
                 [b'4', b'4', ..] => Opening::Refused,
                 _ => Opening::Wait,

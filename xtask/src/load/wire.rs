@@ -102,7 +102,12 @@ mod tests {
                 part.record(value * (worker + 1) * 1_000).unwrap();
                 whole.record(value * (worker + 1) * 1_000).unwrap();
             }
-            merged.merge(Collected { delivered: 1_000, last: worker, latencies: pairs(&part), ..Collected::default() });
+            merged.merge(Collected {
+                delivered: 1_000,
+                last: worker,
+                latencies: pairs(&part),
+                ..Collected::default()
+            });
         }
         let found = merged.histogram().unwrap();
         assert_eq!((merged.delivered, merged.last, found.len()), (3_000, 2, 3_000));

@@ -16,8 +16,10 @@ use super::wire::{Assignment, Collected, Order};
 pub(crate) const MESSAGE_BYTES: usize = 128;
 /// Bytes of a message while some do not read: so many that their sockets are full soon.
 const SLOW_MESSAGE_BYTES: usize = 4_096;
-/// Messages that a publisher may be ahead of what it got back itself.
+/// Messages that a publisher may be ahead of what it got back itself, at most.
 const WINDOW: u64 = 256;
+/// Deliveries that may be on their way at once: fewer messages for more members.
+const WINDOW_DELIVERIES: u64 = 256_000;
 const IN_FLIGHT: u32 = 256;
 /// Settings that let the generator's one address connect as fast as it can, and messages live in memory as the peers' do.
 const RELAY_SETTINGS: [&str; 4] =
@@ -136,7 +138,12 @@ impl Workload {
         if self == Self::Slow { SLOW_MESSAGE_BYTES } else { MESSAGE_BYTES }
     }
 
-    pub(crate) fn run(self, launcher: &Launcher, system: System, scale: Scale) -> anyhow::Result<Vec<Measured>> {
+    pub(crate) fn run(
+        self,
+        launcher: &Launcher,
+        system: System,
+        scale: Scale,
+    ) -> anyhow::Result<Vec<Measured>> {
         let members = match self {
             Self::Broadcast1000 | Self::Slow => 1_000,
             _ => 10_000,
@@ -230,7 +237,8 @@ impl Run {
         shares: &[u64],
     ) -> anyhow::Result<Measured> {
         let cpu = self.server.cpu_seconds()?;
-        let order = Order::Publish { rate, seconds, window: WINDOW };
+        let window = (WINDOW_DELIVERIES / u64::from(self.members.max(1))).clamp(1, WINDOW);
+        let order = Order::Publish { rate, seconds, window };
         let (published, first) = publisher.publish(&order)?;
         let expected: Vec<u64> = shares.iter().map(|share| share * published).collect();
         let collected = members.collect(&expected)?;
