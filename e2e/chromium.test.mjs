@@ -9,6 +9,7 @@ import { after, before, test } from "node:test"
 import { launch, missing } from "./chromium.mjs"
 import { scenarios } from "./scenarios.mjs"
 import { Server } from "./server.mjs"
+import { Wire } from "./wire.mjs"
 
 // What the page loads, from the server's own origin; phoenix is the bundle that npm installs, as it is.
 const files = {
@@ -30,36 +31,40 @@ after(async () => {
   await server?.close()
 })
 
-async function openPage() {
+async function openPage(wire) {
   const page = await browser.newPage()
   for (const [name, path] of Object.entries(files)) {
     await page.route(`**/e2e/${name}`, (route) => route.fulfill({ contentType: "text/javascript", path }))
   }
   await page.exposeFunction("publish", (document, draft) => server.publish(document, draft))
   await page.exposeFunction("restart", (signal) => server.restart(signal))
+  await page.exposeFunction("cut", (user, forGood) => wire.cut(user, forGood))
+  await page.exposeFunction("mend", (user) => wire.mend(user))
   // Any answer of the server will do: browsers let only a page of this machine connect to this machine.
-  await page.goto(`${server.url}/health/live`)
+  await page.goto(`${wire.url}/health/live`)
   return page
 }
 
 for (const { name } of scenarios) {
   test(`in Chromium: ${name}`, { skip: missing }, async () => {
-    const page = await openPage()
+    const wire = await Wire.open(server)
+    const page = await openPage(wire)
     try {
       await page.evaluate(
         async ({ name, document }) => {
-          const { Socket } = await import("/e2e/phoenix.mjs")
+          const phoenix = await import("/e2e/phoenix.mjs")
           const { Participant } = await import("/e2e/participant.mjs")
           const { scenarios } = await import("/e2e/scenarios.mjs")
-          const participant = (user, options) => new Participant(Socket, location.origin, user, options)
+          const participant = (user, options) => new Participant(phoenix, location.origin, user, options)
           const { run } = scenarios.find((scenario) => scenario.name === name)
           const newId = () => crypto.randomUUID()
-          await run({ document, participant, newId, publish, restart })
+          await run({ document, participant, newId, publish, restart, cut, mend })
         },
         { name, document: randomUUID() },
       )
     } finally {
       await page.close()
+      await wire.close()
     }
   })
 }

@@ -6,12 +6,13 @@ const PATIENCE_MS = 30_000
 export class Participant {
   #waiting = new Set()
 
-  // `Socket` is phoenix's; `options` go to it.
-  constructor(Socket, url, user, options = {}) {
+  // `phoenix` is the package; `options` go to its socket.
+  constructor(phoenix, url, user, options = {}) {
+    this.phoenix = phoenix
     this.user = user
     this.heartbeats = 0
     this.closes = []
-    this.socket = new Socket(`${url.replace("http", "ws")}/socket`, { params: { user }, ...options })
+    this.socket = new phoenix.Socket(`${url.replace("http", "ws")}/socket`, { params: { user }, ...options })
     this.socket.onMessage(({ topic, event }) => {
       if (topic === "phoenix" && event === "phx_reply") this.#note(() => this.heartbeats++)
     })
@@ -24,17 +25,19 @@ export class Participant {
     for (const check of this.#waiting) check()
   }
 
-  // Joins a document and follows it; `position` is what this participant has, `null` for live events alone.
-  follow(document, position = { seq: 0 }) {
+  // Joins a document and follows it; `position` is what this participant has, `null` for live events alone. Most scenarios
+  // are about what is published, so events about who comes and goes are not among their `wishes`.
+  follow(document, position = { seq: 0 }, wishes = { presence: false }) {
     const followed = new Followed(document, position, (change) => this.#note(change))
-    followed.channel = this.socket.channel(`document:${document}`, () => followed.position ?? {})
+    followed.channel = this.socket.channel(`document:${document}`, () => ({ ...followed.position, ...wishes }))
+    followed.watch(this.phoenix.Presence)
     followed.listen()
     return followed
   }
 
   // Joins and waits for the reply.
-  async join(document, position) {
-    const followed = this.follow(document, position)
+  async join(document, position, wishes) {
+    const followed = this.follow(document, position, wishes)
     followed.joining = followed.channel.join()
     followed.joining.receive("ok", (reply) => this.#note(() => followed.joins.push(reply)))
     await this.until(() => followed.joins.length > 0, `${this.user} joins ${document}`)
@@ -72,7 +75,7 @@ export class Participant {
 // What a participant has of one document.
 class Followed {
   constructor(document, position, note) {
-    Object.assign(this, { document, position, note, events: [], ephemeral: [], joins: [], closed: false, errors: 0 })
+    Object.assign(this, { document, position, note, events: [], ephemeral: [], joins: [], closed: false, errors: 0, seen: [] })
   }
 
   listen() {
@@ -83,6 +86,28 @@ class Followed {
     }
     this.channel.onClose(() => this.note(() => (this.closed = true)))
     this.channel.onError(() => this.note(() => this.errors++))
+  }
+
+  // Follows who is there with phoenix's own Presence, and writes down its callbacks: who, and with how many connections
+  // before and after.
+  watch(Presence) {
+    this.presence = new Presence(this.channel)
+    const count = (presence) => presence?.metas.length ?? 0
+    const refs = (presence) => presence.metas.map((meta) => meta.phx_ref)
+    this.presence.onJoin((user, before, joined) => {
+      const isUpdate = joined.metas.some((meta) => refs(before ?? { metas: [] }).includes(meta.phx_ref_prev))
+      this.note(() => this.seen.push(`${isUpdate ? "update" : "join"} ${user} ${count(before)}`))
+    })
+    this.presence.onLeave((user, left, gone) => {
+      this.note(() => this.seen.push(`leave ${user} ${left.metas.length}`))
+    })
+    this.presence.onSync(() => this.note(() => this.seen.push("sync")))
+  }
+
+  // Who is there, each with their connections' states.
+  get present() {
+    const users = this.presence.list((user, { metas }) => [user, metas.map(({ phx_ref, phx_ref_prev, ...state }) => state)])
+    return Object.fromEntries(users.sort(([one], [other]) => (one < other ? -1 : 1)))
   }
 
   #take(event) {

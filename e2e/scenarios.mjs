@@ -1,7 +1,7 @@
 // What must hold for the unmodified client, wherever it runs: every scenario is run in Node and in Chromium.
 //
 // A scenario is handed its world: `document`, a fresh document's name; `participant(user, options)`, who connects;
-// `newId()`; and the server, of which `publish(document, draft)` publishes over HTTP across restarts and `restart(signal)`
+// `newId()`; `cut(user, forGood)`, which breaks a user's connections without a word, and `mend(user)`; and the server, of which `publish(document, draft)` publishes over HTTP across restarts and `restart(signal)`
 // says with which code the old process ended.
 
 export const scenarios = []
@@ -183,4 +183,113 @@ scenario("a server that stops tells its clients to come back", async ({ document
   await restart("SIGTERM")
   await ada.until(() => notes.joins.length === 2, "the client rejoins by itself")
   equal([notice?.level, notice?.code], ["info", "reconnect"], "the notice")
+})
+
+scenario("everybody sees who is there, however many tabs somebody has", async ({ document, participant }) => {
+  const bob = participant("bob")
+  const his = await bob.join(document, null, {})
+  await bob.until(() => his.seen.includes("sync"), "the state arrives")
+  equal(his.present, { bob: [{}] }, "who is there")
+  const tabs = [participant("ada"), participant("ada")]
+  const first = await tabs[0].join(document, null, {})
+  await bob.until(() => his.present.ada?.length === 1, "ada is there")
+  const second = await tabs[1].join(document, null, {})
+  await bob.until(() => his.present.ada?.length === 2, "ada's second tab is there")
+  equal(first.joins[0].session, second.joins[0].session, "the session of both tabs")
+  first.channel.leave()
+  await bob.until(() => his.present.ada?.length === 1, "one tab is left")
+  await tabs[1].leave()
+  await bob.until(() => his.present.ada === undefined, "ada is gone")
+  const changes = his.seen.filter((seen) => seen !== "sync")
+  // Beginning with bob himself; after every change there is a sync.
+  equal(changes, ["join bob 0", "join ada 0", "join ada 1", "leave ada 1", "leave ada 0"], "the callbacks")
+  equal([his.seen[0], his.seen.at(-1)], ["join bob 0", "sync"], "the first and the last callback")
+  await bob.until(() => his.events.some((event) => event.kind === "user.left"), "the event arrives")
+  const told = his.events.filter((event) => event.payload.user === "ada").map((event) => event.kind)
+  equal(told, ["user.joined", "user.left"], "the events about ada")
+})
+
+scenario("who types, and under which name, is seen by the others", async ({ document, participant }) => {
+  const [ada, bob] = [participant("ada"), participant("bob")]
+  const his = await bob.join(document, null, {})
+  const hers = await ada.join(document, null, { state: { name: "Ada", colour: "teal" } })
+  await bob.until(() => his.present.ada?.[0].name === "Ada", "the name arrives")
+  await hers.push("presence:update", { typing: true, colour: null })
+  await bob.until(() => his.present.ada?.[0].typing, "that she types arrives")
+  equal(his.present.ada, [{ name: "Ada", typing: true }], "her state")
+  equal(his.seen.filter((seen) => seen.includes("ada")), ["join ada 0", "update ada 1", "leave ada 1"], "the callbacks")
+  const refused = await refusal(hers.push("presence:update", { phx_ref: "mine" }))
+  equal(refused.reason, "invalid_request", "a reserved name")
+  await hers.push("cursor", { position: 4 })
+  await bob.until(() => his.ephemeral.some((event) => event.payload.position === 4), "her cursor arrives")
+})
+
+scenario("a connection that breaks and is back soon is noticed by nobody", async (world) => {
+  const { document, participant, cut } = world
+  const [ada, bob] = [participant("ada", { rejoinAfterMs: () => 50, reconnectAfterMs: () => 50 }), participant("bob")]
+  const his = await bob.join(document, null, {})
+  const hers = await ada.join(document, null, { state: { name: "Ada" } })
+  await bob.until(() => his.present.ada, "ada is there")
+  const before = his.seen.length
+  await cut("ada")
+  await ada.until(() => hers.joins.length === 2, "the client is back by itself")
+  await hers.push("presence:update", { back: true })
+  await bob.until(() => his.present.ada?.[0].back, "what she does then arrives")
+  equal(his.present.ada, [{ back: true, name: "Ada" }], "her state has outlived the break")
+  const since = his.seen.slice(before).filter((seen) => seen !== "sync")
+  equal(since, ["update ada 1", "leave ada 1"], "the callbacks since")
+  equal(his.events.filter((event) => event.kind === "user.left"), [], "nobody has left")
+})
+
+scenario("who does not come back is gone after the grace time, and so are their locks", async (world) => {
+  const { document, participant, cut, mend } = world
+  const [ada, bob] = [participant("ada", { reconnectAfterMs: () => 50 }), participant("bob")]
+  const his = await bob.join(document, null, {})
+  const hers = await ada.join(document, null, {})
+  await bob.until(() => his.present.ada, "ada is there")
+  await hers.push("lock:acquire", { region: "intro" })
+  await cut("ada", true)
+  await bob.until(() => his.present.ada === undefined, "ada is gone")
+  equal(his.seen.at(-2), "leave ada 0", "the callback")
+  await bob.until(() => his.events.some((event) => event.kind === "document.unlocked"), "the lock is free")
+  const kinds = his.events.filter(({ payload }) => [payload.user, payload.holder].includes("ada"))
+  equal(kinds.map(({ kind, payload }) => [kind, payload.reason]), [
+    ["user.joined", undefined], ["document.locked", undefined], ["user.left", "stale"], ["document.unlocked", "holder_gone"],
+  ], "the events about ada")
+  await mend("ada")
+  await bob.until(() => his.present.ada, "ada is there again")
+})
+
+scenario("a lock keeps the others' edits out until it is released", async ({ document, participant, publish }) => {
+  const [ada, bob] = [participant("ada"), participant("bob")]
+  const [hers, his] = [await ada.join(document, undefined, {}), await bob.join(document, undefined, {})]
+  const lock = await hers.push("lock:acquire", { ttl_ms: 60_000 })
+  equal([lock.holder, lock.token > 0], ["ada", true], "the lock")
+  const refused = await refusal(his.type("no"))
+  equal([refused.reason, refused.holder], ["locked", "ada"], "an edit under somebody else's lock")
+  equal((await refusal(his.push("lock:acquire", {}))).holder, "ada", "who holds the lock")
+  equal((await refusal(his.push("lock:release", { token: lock.token }))).reason, "stale_lock", "releasing it")
+  await hers.push("publish", {
+    kind: "document.edited", payload: { patches: [[0, 0, "yes"]] }, metadata: { lock_token: `${lock.token}` },
+  })
+  // Bob waits for his turn.
+  const waiting = his.push("lock:acquire", { wait_ms: 8_000 })
+  const renewed = await hers.push("lock:renew", { token: lock.token, ttl_ms: 90_000 })
+  equal(renewed.expires_at > lock.expires_at, true, "the lease is longer")
+  await hers.push("lock:release", { token: lock.token })
+  const next = await waiting
+  equal([next.holder, next.token > lock.token], ["bob", true], "the next lock")
+  const stale = await refusal(hers.push("publish", {
+    kind: "document.edited", payload: { patches: [[0, 0, "late"]] }, metadata: { lock_token: `${lock.token}` },
+  }))
+  equal([stale.reason, stale.holder], ["stale_lock", "bob"], "an edit under a lock that has ended")
+  await his.type("mine")
+  const forged = await refusal(hers.push("document.unlocked", { holder: "bob", token: next.token, reason: "forced" }))
+  equal(forged.reason, "reserved_event", "a client that tells of locks itself")
+  const info = await hers.push("session:info", {})
+  equal(info.participants.map(({ user }) => user), ["ada", "bob"], "who is in the session")
+  await his.push("lock:release", { token: next.token })
+  await ada.until(() => hers.events.filter(({ kind }) => kind === "document.unlocked").length === 2, "the events arrive")
+  const text = hers.events.filter(({ kind }) => kind === "document.edited").map(({ payload }) => payload.patches[0][2])
+  equal(text, ["yes", "mine"], "the edits")
 })

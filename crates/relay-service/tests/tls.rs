@@ -132,7 +132,7 @@ fn exchange(socket: &mut WebSocket<TlsStream>, message: &Value) -> Value {
 }
 
 fn join() -> Value {
-    json!(["1", "1", "document:notes", "phx_join", {}])
+    json!(["1", "1", "document:notes", "phx_join", {"presence": false}])
 }
 
 fn note(reference: &str) -> Value {

@@ -84,9 +84,10 @@ pub(crate) async fn connect(url: &str, user: &str) -> anyhow::Result<Socket> {
     connected.await.map_err(anyhow::Error::from).flatten().with_context(|| format!("no connection to {url}"))
 }
 
-/// Joins a topic from a position, which is a join payload.
+/// Joins a topic from a position, the text of a JSON object. Nobody is told of it: edits alone are to be counted.
 pub(crate) async fn join(socket: &mut Socket, topic: &str, position: &str) -> anyhow::Result<Joined> {
-    let frame = format!(r#"["{JOIN_REF}","{JOIN_REF}","{topic}","phx_join",{position}]"#);
+    let position = position.trim_start_matches('{');
+    let frame = format!(r#"["{JOIN_REF}","{JOIN_REF}","{topic}","phx_join",{{"presence":false,{position}]"#);
     let answered = timeout(ANSWER_TIMEOUT, async {
         socket.send(Message::text(frame)).await?;
         while let Some(message) = socket.next().await {
