@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
 
+use http::header::{HeaderMap, HeaderValue, SEC_WEBSOCKET_EXTENSIONS};
 use proptest::prelude::*;
-use relay_ws::framing::{Decoder, FramingError, Message, OpCode, encode, encode_close};
+use relay_ws::framing::{
+    Agreement, Decoder, Deflater, FramingError, Message, OpCode, encode, encode_close, negotiate,
+};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode as RawOpCode};
 use tokio_tungstenite::tungstenite::protocol::frame::{Frame, FrameHeader};
 
@@ -226,6 +229,81 @@ fn bytes_that_are_held_come_before_those_that_are_read() {
 fn a_length_is_written_in_the_fewest_bytes() {
     breaks_the_protocol(&[0x82, 0xfe, 0, 125, 1, 2, 3, 4]);
     breaks_the_protocol(&[0x82, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 1, 2, 3, 4]);
+}
+
+/// What a client gets that makes this offer.
+fn agreed(offer: &'static str) -> Agreement {
+    let headers = HeaderMap::from_iter([(SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(offer))]);
+    negotiate(&headers).unwrap().0
+}
+
+/// The payload of a message as the server sends it, and whether it is compressed.
+fn sent_by_server(agreed: Agreement, payload: &[u8]) -> (Vec<u8>, bool) {
+    let mut bytes = Vec::new();
+    Deflater::default().encode(agreed, OpCode::Binary, payload, &mut bytes);
+    let mut cursor = std::io::Cursor::new(&bytes);
+    let (header, length) = FrameHeader::parse(&mut cursor).unwrap().unwrap();
+    let payload = bytes[usize::try_from(cursor.position()).unwrap()..].to_vec();
+    assert_eq!(payload.len() as u64, length);
+    (payload, header.rsv1)
+}
+
+/// The frames of a compressed message, the first of which says so.
+fn compressed_frames(payload: &[u8], frames: usize) -> Vec<u8> {
+    let size = payload.len().div_ceil(frames);
+    let mut bytes = Vec::new();
+    for (index, part) in payload.chunks(size).enumerate() {
+        let begin = bytes.len();
+        let kind = if index == 0 { Data::Binary } else { Data::Continue };
+        bytes.extend(data(kind, (index + 1) * size >= payload.len(), part));
+        bytes[begin] |= if index == 0 { 0x40 } else { 0 };
+    }
+    bytes
+}
+
+#[test]
+fn a_compressed_message_is_read_in_one_frame_and_in_many() {
+    let text = "to whom it may concern ".repeat(1_000);
+    let windows = ["permessage-deflate", "permessage-deflate; server_max_window_bits=9"];
+    for (agreed, frames) in windows.into_iter().map(agreed).zip([1, 3]) {
+        let (payload, compressed) = sent_by_server(agreed, text.as_bytes());
+        assert!(compressed && payload.len() < text.len() / 10);
+        let mut bytes = compressed_frames(&payload, frames);
+        let mut decoder = Decoder::new(text.len(), true);
+        let read = decoder.next(&mut bytes.as_mut_slice()).unwrap();
+        assert_eq!(read, Some(Message::Binary(text.as_bytes())));
+        // Who has not agreed to compression must not use it.
+        breaks_the_protocol(&compressed_frames(&payload, frames));
+        let mut bytes = compressed_frames(&payload, frames);
+        let too_small = Decoder::new(text.len() - 1, true).next(&mut bytes.as_mut_slice()).unwrap_err();
+        assert_eq!(too_small, FramingError::TooLarge { max: text.len() - 1 });
+    }
+}
+
+#[test]
+fn what_compression_makes_larger_is_sent_as_it_is_and_taken_as_it_comes() {
+    let mut state = 1_u32;
+    let noise: Vec<u8> = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_be_bytes()[0]
+    })
+    .take(10_000)
+    .collect();
+    let (payload, compressed) = sent_by_server(agreed("permessage-deflate"), &noise);
+    assert!(!compressed && payload == noise);
+    // A client may do otherwise. A block that is stored, and the empty block's beginning.
+    let stored = [&[0, 0x10, 0x27, 0xef, 0xd8][..], &noise, &[0]].concat();
+    let mut bytes = compressed_frames(&stored, 1);
+    let mut decoder = Decoder::new(noise.len(), true);
+    assert_eq!(decoder.next(&mut bytes.as_mut_slice()).unwrap(), Some(Message::Binary(&noise)));
+}
+
+#[test]
+fn a_compressed_text_is_utf8_when_it_is_inflated() {
+    let stored = [&[0, 2, 0, 0xfd, 0xff][..], b"\xc3\x28", &[0]].concat();
+    let mut bytes = data(Data::Text, true, &stored);
+    bytes[0] |= 0x40;
+    assert_eq!(Decoder::new(MAX, true).next(&mut bytes.as_mut_slice()), Err(FramingError::NotUtf8));
 }
 
 #[test]

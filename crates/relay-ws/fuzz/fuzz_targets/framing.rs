@@ -20,7 +20,11 @@ fn decode(bytes: &[u8], piece: usize) -> (Vec<String>, Option<FramingError>) {
                     }
                     messages.push(format!("{message:?}"));
                 }
-                Ok(None) => break,
+                // Who would ask again, as long as something is held, would ask for ever.
+                Ok(None) => {
+                    assert!(input.is_empty() && !decoder.has_held());
+                    break;
+                }
                 Err(error) => return (messages, Some(error)),
             }
         }

@@ -216,7 +216,7 @@ impl Assembly {
             if let Some(partial) = &mut self.partial
                 && partial.frame.is_some()
             {
-                used += partial.take(&mut bytes[used..], self.max_message_bytes)?;
+                used += partial.take(&mut bytes[used..])?;
                 match &partial.frame {
                     Some(frame) if frame.left > 0 => return Ok((used, Found::Nothing)),
                     Some(frame) if frame.is_final => return Ok((used, self.finish()?)),
@@ -301,9 +301,11 @@ impl Assembly {
         }
         let before = begun.filter(|_| !is_control).map_or(0, |partial| partial.payload.len());
         let max = self.max_message_bytes;
+        let is_compressed = begun.map_or(header.rsv1, |partial| partial.is_compressed);
+        let most = if is_compressed { most_compressed(max) } else { max };
         let length = usize::try_from(length)
             .ok()
-            .filter(|length| is_control || before.saturating_add(*length) <= max)
+            .filter(|length| is_control || before.saturating_add(*length) <= most)
             .ok_or(FramingError::TooLarge { max })?;
         Ok(Some(Header {
             op_code: begins.then_some(header.opcode),
@@ -336,20 +338,24 @@ impl Assembly {
 
 impl Partial {
     /// Takes what `bytes` have of the present frame's payload. Returns how many that were.
-    fn take(&mut self, bytes: &mut [u8], max: usize) -> Result<usize, FramingError> {
+    fn take(&mut self, bytes: &mut [u8]) -> Result<usize, FramingError> {
         let Some(frame) = &mut self.frame else { return Ok(0) };
         let count = frame.left.min(bytes.len());
         let bytes = &mut bytes[..count];
         unmask(bytes, frame.mask);
         frame.mask.rotate_left(count % 4);
         frame.left -= count;
-        debug_assert!(self.payload.len() + count <= max, "the header was checked");
         if self.is_text && !self.is_compressed && !self.utf8.take(bytes) {
             return Err(FramingError::NotUtf8);
         }
         self.payload.extend_from_slice(bytes);
         Ok(count)
     }
+}
+
+/// The most bytes that a message of `bytes` takes when compressing it makes it larger: a few for each block.
+const fn most_compressed(bytes: usize) -> usize {
+    bytes.saturating_add(bytes / 1024).saturating_add(64)
 }
 
 fn message(kind: Kind, bytes: &[u8]) -> Result<Message<'_>, FramingError> {
@@ -381,5 +387,25 @@ fn unmask(bytes: &mut [u8], mask: [u8; 4]) {
     }
     for (byte, mask) in rest.iter_mut().zip(mask) {
         *byte ^= mask;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_without_a_message_under_way_holds_no_memory_but_itself() {
+        const LENGTH: usize = 100_000;
+        assert!(size_of::<Decoder>() <= 12 * size_of::<usize>());
+        let mut message = [&[0x82, 0xff][..], &(LENGTH as u64).to_be_bytes(), &[0; 4 + LENGTH]].concat();
+        let mut decoder = Decoder::new(LENGTH, false);
+        for piece in message.chunks_mut(1_500) {
+            let mut input = &mut *piece;
+            while decoder.next(&mut input).is_ok_and(|message| message.is_some()) {}
+        }
+        let Decoder { assembly, held, .. } = decoder;
+        assert!(assembly.partial.is_none());
+        assert_eq!((assembly.given.capacity(), held.capacity()), (0, 0));
     }
 }
