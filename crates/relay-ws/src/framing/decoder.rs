@@ -398,7 +398,7 @@ mod tests {
     fn a_connection_without_a_message_under_way_holds_no_memory_but_itself() {
         const LENGTH: usize = 100_000;
         assert!(size_of::<Decoder>() <= 12 * size_of::<usize>());
-        let mut message = [&[0x82, 0xff][..], &(LENGTH as u64).to_be_bytes(), &[0; 4 + LENGTH]].concat();
+        let mut message = [&[0x82, 0xff][..], &(LENGTH as u64).to_be_bytes(), &vec![0; 4 + LENGTH]].concat();
         let mut decoder = Decoder::new(LENGTH, false);
         for piece in message.chunks_mut(1_500) {
             let mut input = &mut *piece;
