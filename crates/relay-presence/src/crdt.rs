@@ -7,7 +7,9 @@
 //! have, was removed there. So merging is commutative, associative and idempotent, what was removed does not come back
 //! with an old delta, and a delta that was lost is made good by any later exchange of whole states.
 //!
-//! An entry is changed by the node alone whose connection it belongs to.
+//! An entry is changed by the node alone whose connection it belongs to: what others tell of a node's own people is passed
+//! over there. A node that is gone is seen to its end, so that nothing of it, however late, is news to anybody who is
+//! told.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -92,7 +94,7 @@ impl Context {
         let Self { seen, beyond } = self;
         beyond.retain(|&(node, counter)| {
             let seen = seen.entry(node).or_default();
-            if counter == *seen + 1 {
+            if seen.checked_add(1) == Some(counter) {
                 *seen = counter;
             }
             counter > *seen
@@ -188,9 +190,15 @@ impl Replica {
         Some((entry, delta))
     }
 
-    /// Takes out everybody of a node that is gone. What it may still have sent is not heard any more only if it is not
-    /// merged: a node that comes back has another id.
+    /// Takes out everybody of a node that is gone, for good: what it has sent and is still under way counts for nothing,
+    /// and those who are told all that this replica knows take them out, too. A node that comes back has another id. The
+    /// replica's own node is never taken out.
     pub fn remove_node(&mut self, node: NodeId) -> Merged {
+        if node == self.node {
+            return Merged::default();
+        }
+        self.context.seen.insert(node, Counter::MAX);
+        self.context.compact();
         let removed = self.entries.extract_if(|key, _| key.node == node).collect();
         Merged { added: Vec::new(), removed }
     }
@@ -205,12 +213,13 @@ impl Replica {
         let mut merged = Merged::default();
         // What the other has seen and no longer has was removed.
         let is_removed = |key: &EntryKey, entry: &Entry| {
-            delta.context.contains(key.node, entry.counter)
+            key.node != self.node
+                && delta.context.contains(key.node, entry.counter)
                 && delta.entries.get(key).is_none_or(|other| other.counter != entry.counter)
         };
         merged.removed.extend(self.entries.extract_if(|key, entry| is_removed(key, entry)));
         for (key, entry) in &delta.entries {
-            if self.context.contains(key.node, entry.counter) {
+            if key.node == self.node || self.context.contains(key.node, entry.counter) {
                 continue;
             }
             // An entry that is older and still here was replaced by one whose delta did not come.
@@ -221,7 +230,12 @@ impl Replica {
             merged.removed.extend(self.entries.insert(*key, entry.clone()).map(|old| (*key, old)));
             merged.added.push(*key);
         }
+        let own = self.context.seen.get(&self.node).copied();
         self.context.merge(&delta.context);
+        match own {
+            Some(counter) => self.context.seen.insert(self.node, counter),
+            None => self.context.seen.remove(&self.node),
+        };
         merged
     }
 }

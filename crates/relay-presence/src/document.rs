@@ -123,6 +123,10 @@ impl Document {
                 holder: None,
             });
         }
+        if self.seats.get(&seat.connection).is_some_and(|one| one.user != seat.user) {
+            let message = format!("connection {} is somebody else's; use one of your own", seat.connection);
+            return Err(RequestError { code: "invalid_request", message, holder: None });
+        }
         let former = self.former(seat, arrival.resume);
         let shown_as =
             former.and_then(|former| self.seats.get(&former)).map_or(seat.connection, |one| one.shown_as);
@@ -175,12 +179,12 @@ impl Document {
         id
     }
 
-    /// The seat that a newcomer takes over: the one that it names or has, or else the one of the same user that was lost
-    /// last.
+    /// The seat that a newcomer takes over: the one that it has, the one that it names, or else the one of the same user
+    /// that was lost last. Only one is taken over, and who has one leaves none behind.
     fn former(&self, seat: &Seat, resume: Option<ConnectionId>) -> Option<ConnectionId> {
         let is_theirs =
             |connection: &ConnectionId| self.seats.get(connection).is_some_and(|one| one.user == seat.user);
-        resume.filter(is_theirs).or(Some(seat.connection).filter(is_theirs)).or_else(|| {
+        Some(seat.connection).filter(is_theirs).or(resume.filter(is_theirs)).or_else(|| {
             if !self.users.contains_key(&seat.user) {
                 return None;
             }
@@ -206,7 +210,7 @@ impl Document {
     /// Gives up a seat on purpose.
     pub(crate) fn leave(&mut self, seat: &Seat, at: Moment, version: Version) {
         if self.is_seated(seat) {
-            self.remove(seat.connection, EndReason::Left, at, version);
+            self.remove(seat.connection, EndReason::Left, at.now, version);
         }
     }
 
@@ -235,7 +239,9 @@ impl Document {
 
     /// Notes a sign of life. Whether the seat is held.
     pub(crate) fn sign(&mut self, seat: &Seat, sign: Sign, at: Moment) -> bool {
-        let Some(seated) = self.seats.get_mut(&seat.connection) else { return false };
+        let Some(seated) = self.seats.get_mut(&seat.connection).filter(|one| one.user == seat.user) else {
+            return false;
+        };
         seated.heard_at = seated.heard_at.map(|_| at.now);
         if sign == Sign::Active
             && let Some(session) = &mut self.session
@@ -282,12 +288,9 @@ impl Document {
             .map(|(connection, _)| *connection)
             .collect();
         for connection in &gone {
-            let since = self.seats.get(connection).and_then(|one| one.lost_at);
-            self.remove(*connection, EndReason::Stale, at, version);
-            // Its grace time has run already.
-            if let (Some(since), Some(last)) = (since, self.left.last_mut()) {
-                last.1 = since.min(last.1);
-            }
+            // The grace time of a lost one has run already.
+            let since = self.seats.get(connection).and_then(|one| one.lost_at).unwrap_or(at.now);
+            self.remove(*connection, EndReason::Stale, since, version);
         }
         let mut swept = Swept { removed: gone.len(), ..Swept::default() };
         self.left.retain(|(user, since)| {
@@ -307,12 +310,13 @@ impl Document {
     pub(crate) fn shut_down(&mut self, at: Moment, version: Version) {
         let all: Vec<ConnectionId> = self.seats.keys().copied().collect();
         for connection in all {
-            self.remove(connection, EndReason::Shutdown, at, version);
+            self.remove(connection, EndReason::Shutdown, at.now, version);
         }
         self.left.clear();
     }
 
-    fn remove(&mut self, connection: ConnectionId, reason: EndReason, at: Moment, version: Version) {
+    /// Removes a connection that has been gone `since` then.
+    fn remove(&mut self, connection: ConnectionId, reason: EndReason, since: Duration, version: Version) {
         let Some(Seated { shown_as, user, .. }) = self.seats.remove(&connection) else { return };
         self.roster.remove(version, shown_as);
         let Some(session) = self.session.as_ref().map(|session| session.id) else { return };
@@ -322,7 +326,7 @@ impl Document {
                 self.users.remove(&user);
                 let left = UserLeft { user: user.to_string(), reason };
                 self.publish(session, USER_LEFT, Actor::User(user.clone()), &left, None);
-                self.left.push((user, at.now));
+                self.left.push((user, since));
             }
         }
         if !self.seats.is_empty() {

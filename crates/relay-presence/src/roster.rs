@@ -108,14 +108,16 @@ impl Roster {
     }
 
     /// What a reader that has read up to `position` is told next, and where it stands then. One that has read nothing gets
-    /// the state; a state that was made for another reader before is good enough if what came since can be told.
-    pub(crate) fn read(&mut self, position: Option<Version>) -> (PresenceChange, Version) {
+    /// the state. A text that was made for another reader is good enough if it leads to `visible` at least, so that while
+    /// many come at once a text is made for each time that changes become visible, and not for each who comes.
+    pub(crate) fn read(&mut self, position: Option<Version>, visible: Version) -> (PresenceChange, Version) {
         match position {
             Some(position) if position >= self.floor => {
-                (PresenceChange::Diff(self.diff(position)), self.version)
+                let (version, diff) = self.diff(position, visible);
+                (PresenceChange::Diff(diff), version)
             }
             _ => {
-                let (version, state) = self.state();
+                let (version, state) = self.state(visible);
                 (PresenceChange::State(state), version)
             }
         }
@@ -135,9 +137,9 @@ impl Roster {
         self.diffs.clear();
     }
 
-    fn state(&mut self) -> (Version, JsonText) {
+    fn state(&mut self, visible: Version) -> (Version, JsonText) {
         if let Some((version, state)) = &self.state
-            && *version >= self.floor
+            && *version >= self.floor.max(visible)
         {
             return (*version, state.clone());
         }
@@ -146,11 +148,12 @@ impl Roster {
         (self.version, state)
     }
 
-    fn diff(&mut self, from: Version) -> JsonText {
-        let to = self.version;
-        if let Some((.., diff)) = self.diffs.iter().find(|(of, until, _)| (*of, *until) == (from, to)) {
-            return diff.clone();
+    fn diff(&mut self, from: Version, visible: Version) -> (Version, JsonText) {
+        let is_enough = |(of, until, _): &&(Version, Version, JsonText)| *of == from && *until >= visible;
+        if let Some((_, until, diff)) = self.diffs.iter().find(is_enough) {
+            return (*until, diff.clone());
         }
+        let to = self.version;
         let joins =
             self.replica.iter().filter(|(key, _)| self.came.get(key).is_some_and(|came| *came > from));
         let leaves = self.departed.iter().rev().take_while(|departed| departed.went > from);
@@ -162,7 +165,7 @@ impl Roster {
         if self.diffs.len() > KEPT_DIFFS {
             self.diffs.pop_front();
         }
-        diff
+        (to, diff)
     }
 }
 

@@ -30,7 +30,7 @@ impl PresenceStream for Stream {
                 entry.readers.insert(reader, cx.waker().clone());
                 return None;
             }
-            Some(entry.roster.read(position))
+            Some(entry.roster.read(position, entry.visible))
         });
         // A document that nobody is in has nothing to tell; who reads it is about to leave.
         let Some(Some((change, position))) = read else { return Poll::Pending };

@@ -142,3 +142,44 @@ proptest! {
         prop_assert_eq!(merged(&other), forward);
     }
 }
+
+fn replica(node: u64) -> Replica {
+    Replica::new(NodeId::from_u64(node))
+}
+
+fn put(replica: &mut Replica, connection: u128) -> Delta {
+    replica.put(ConnectionId::from_u128(connection), UserId::new("ada").unwrap(), Box::default()).1
+}
+
+#[test]
+fn nothing_of_a_node_that_is_gone_comes_back_however_late_it_is_told() {
+    let (mut here, mut there, mut dead) = (replica(1), replica(2), replica(3));
+    let (known, late) = (put(&mut dead, 1), put(&mut dead, 2));
+    here.merge(&known);
+    there.merge(&dead.whole());
+    assert_eq!(here.remove_node(NodeId::from_u64(3)).removed.len(), 1);
+    for delta in [&late, &there.whole(), &dead.whole()] {
+        assert!(here.merge(delta).added.is_empty());
+    }
+    // Who is told all by one that knows takes them out, too.
+    assert_eq!(there.merge(&here.whole()).removed.len(), 2);
+    assert!(there.merge(&late).added.is_empty() && there.is_empty());
+}
+
+#[test]
+fn a_node_that_others_take_for_gone_keeps_its_own_people() {
+    let (mut here, mut there) = (replica(1), replica(2));
+    put(&mut here, 1);
+    there.merge(&here.whole());
+    there.remove_node(NodeId::from_u64(1));
+    assert!(here.merge(&there.whole()).removed.is_empty());
+    put(&mut here, 2);
+    assert_eq!(here.len(), 2);
+    // Nor does it take itself out, or take from others what only it can say.
+    here.remove_node(NodeId::from_u64(1));
+    assert_eq!(here.len(), 2);
+    let old = here.whole();
+    here.remove(ConnectionId::from_u128(1));
+    here.merge(&old);
+    assert_eq!(here.len(), 1);
+}

@@ -7,8 +7,8 @@ mod support;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use relay_core::{Arrival, Attendance, Departure, LogError, PublishError, Seat, Sign};
-use relay_presence::{PresenceConfig, SessionQuery, SessionState};
+use relay_core::{Arrival, Attendance, Departure, LockScope, LogError, PublishError, Seat, Sign};
+use relay_presence::{AcquireRequest, PresenceConfig, SessionQuery, SessionState};
 use serde_json::json;
 
 use support::{Reader, Scene, sorted, text};
@@ -105,6 +105,81 @@ async fn a_new_connection_takes_over_the_one_that_it_names_even_if_that_seems_al
     let mallory = scene.seat("mallory");
     scene.join_as(&mallory, Arrival { resume: Some(seat.connection), ..Arrival::default() }).unwrap();
     assert_eq!(scene.roster()["ada"]["metas"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn who_has_a_seat_and_names_another_leaves_nothing_behind() {
+    let scene = Scene::new();
+    let (one, _) = scene.join("ada");
+    let (other, _) = scene.join("ada");
+    let arrival = Arrival { resume: Some(other.connection), ..Arrival::default() };
+    scene.join_as(&one, arrival).unwrap();
+    scene.presence.leave(&one, Departure::Left);
+    assert_eq!(scene.roster(), json!({"ada": {"metas": [{}]}}));
+    scene.presence.leave(&other, Departure::Left);
+    assert_eq!(scene.sink.until(4).await[2..], ["user.left ada left", "session.ended left"]);
+    let stats = scene.presence.stats();
+    assert_eq!((scene.roster(), stats.users, stats.connections), (json!({}), 0, 0));
+}
+
+#[tokio::test]
+async fn a_connection_belongs_to_one_user() {
+    let scene = Scene::new();
+    let (ada, _) = scene.join("ada");
+    let mallory = Seat { user: scene.seat("mallory").user, ..ada.clone() };
+    assert_eq!(scene.join_as(&mallory, Arrival::default()).unwrap_err().code, "invalid_request");
+    scene.presence.leave(&mallory, Departure::Left);
+    assert_eq!(scene.roster(), json!({"ada": {"metas": [{}]}}));
+    scene.advance(Duration::from_secs(59));
+    scene.presence.sign(&mallory, Sign::Alive);
+    scene.advance(Duration::from_secs(1));
+    assert_eq!(scene.roster(), json!({}));
+}
+
+#[tokio::test]
+async fn locks_end_when_their_holder_has_been_gone_for_the_grace_time_whatever_others_do() {
+    let scene = Scene::new();
+    let (bob, _) = scene.join("bob");
+    let (_tab, _) = scene.join("ada");
+    let (lost, _) = scene.join("ada");
+    let ask = AcquireRequest { scope: LockScope::Document, ttl: None, wait: Duration::ZERO };
+    scene.presence.locks().acquire(&scene.document, &bob.user, ask).await.unwrap();
+    let held = || scene.presence.locks().held(&scene.document).len();
+    scene.presence.leave(&lost, Departure::Lost);
+    scene.advance(Duration::from_secs(4));
+    scene.presence.leave(&bob, Departure::Left);
+    // Ada's tab is given up now; bob has been gone for a second.
+    scene.advance(Duration::from_secs(1));
+    assert_eq!((scene.presence.stats().connections, held()), (1, 1));
+    scene.advance(Duration::from_secs(4));
+    assert_eq!(scene.sink.until(6).await[5], "document.unlocked bob holder_gone");
+    assert_eq!(held(), 0);
+}
+
+#[tokio::test]
+async fn while_many_join_at_once_texts_are_made_once_for_all_of_them() {
+    let scene = Scene::new();
+    let (_first, attended) = scene.join("first");
+    let mut readers = vec![Reader::new(attended.presence)];
+    for n in 0..100 {
+        readers.push(Reader::new(scene.join(&format!("user-{n}")).1.presence));
+        // All read whenever somebody comes; that the clock stands still leaves changes to the flush.
+        readers.iter_mut().for_each(Reader::read);
+    }
+    let flush = async {
+        while readers.iter().any(|reader| reader.known().as_object().unwrap().len() < 101) {
+            tokio::task::yield_now().await;
+            readers.iter_mut().for_each(Reader::read);
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), flush).await.unwrap();
+    let mut texts: Vec<_> =
+        readers.iter().flat_map(|reader| &reader.texts).map(|text| text.as_ptr()).collect();
+    let told = texts.len();
+    texts.sort_unstable();
+    texts.dedup();
+    // One for each flush at most, and a state or two.
+    assert!(told > 100 && texts.len() <= 20, "{} texts were made for {told}", texts.len());
 }
 
 #[tokio::test]

@@ -163,16 +163,18 @@ pub struct Reader {
     state: Option<BTreeMap<String, Vec<Value>>>,
     pub states: usize,
     pub diffs: Vec<Value>,
+    /// What it was given, as it was given.
+    pub texts: Vec<bytes::Bytes>,
 }
 
 impl Reader {
     pub fn new(stream: Box<dyn PresenceStream>) -> Self {
-        Self { stream, state: None, states: 0, diffs: Vec::new() }
+        Self { stream, state: None, states: 0, diffs: Vec::new(), texts: Vec::new() }
     }
 
     pub fn fork(&self) -> Self {
         let (state, diffs) = (self.state.clone(), self.diffs.clone());
-        Self { stream: self.stream.fork(), state, states: self.states, diffs }
+        Self { stream: self.stream.fork(), state, states: self.states, diffs, texts: self.texts.clone() }
     }
 
     /// Reads everything that there is.
@@ -184,6 +186,8 @@ impl Reader {
     }
 
     fn take(&mut self, change: &PresenceChange) {
+        let (PresenceChange::State(text) | PresenceChange::Diff(text)) = change;
+        self.texts.push(text.as_bytes().clone());
         match change {
             PresenceChange::State(state) => {
                 self.states += 1;

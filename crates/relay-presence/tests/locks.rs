@@ -1,0 +1,515 @@
+//! Locks beside a plain model, with a clock in the hand: whatever happens in whatever order, nobody holds what somebody else
+//! holds, everybody gets their turn, tokens grow, and edits are let through just when they may be.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use relay_core::{
+    Actor, Clock, DocumentId, Draft, FencingToken, LockScope, ManualClock, Metadata, Payload, PlacementGuard,
+    PublishError, Region, UserId,
+};
+use relay_events::{DOCUMENT_EDITED, DOCUMENT_LOCKED, DOCUMENT_UNLOCKED};
+use relay_presence::{
+    AcquireRequest, FileTokens, Lease, LockConfig, LockError, Locks, MemoryTokens, TokenError, TokenSource,
+};
+
+type Asking = Pin<Box<dyn Future<Output = Result<Lease, LockError>>>>;
+
+struct Scene {
+    locks: Locks,
+    clock: Arc<ManualClock>,
+    document: DocumentId,
+    /// What was published, in order.
+    published: Vec<Draft>,
+    /// Whether publishing works.
+    trouble: Option<PublishError>,
+}
+
+fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+    Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self::with(LockConfig::default())
+    }
+
+    fn with(config: LockConfig) -> Self {
+        let clock = Arc::new(ManualClock::new());
+        let tokens = Arc::new(MemoryTokens::new(&*clock));
+        let locks = Locks::new(config, Arc::clone(&clock) as _, tokens);
+        let document = DocumentId::new("notes").unwrap();
+        Self { locks, clock, document, published: Vec::new(), trouble: None }
+    }
+
+    fn ask(&self, user: &str, scope: LockScope, ttl: Duration, wait: Duration) -> Asking {
+        let (locks, document, user) = (self.locks.clone(), self.document.clone(), user_id(user));
+        let request = AcquireRequest { scope, ttl: Some(ttl), wait };
+        Box::pin(async move { locks.acquire(&document, &user, request).await })
+    }
+
+    /// Publishes all changes.
+    fn publish(&mut self) {
+        loop {
+            let next = self.locks.next_change();
+            let Poll::Ready(Some(change)) = poll(&mut Box::pin(next)) else { return };
+            let outcome = self.trouble.clone().map_or(Ok(()), Err);
+            if outcome.is_ok() {
+                self.locks.check(&change.draft).unwrap();
+                self.published.push(change.draft);
+            }
+            change.publication.report(outcome);
+        }
+    }
+
+    /// Goes on with a request until it has to wait.
+    fn go_on(&mut self, asking: &mut Asking) -> Option<Result<Lease, LockError>> {
+        for _ in 0..3 {
+            if let Poll::Ready(answer) = poll(asking) {
+                return Some(answer);
+            }
+            self.publish();
+        }
+        None
+    }
+
+    #[track_caller]
+    fn acquire(&mut self, user: &str, scope: LockScope) -> Result<Lease, LockError> {
+        let mut asking = self.ask(user, scope, Duration::from_secs(30), Duration::ZERO);
+        self.go_on(&mut asking).expect("an answer, since nobody waits")
+    }
+
+    fn run(
+        &mut self,
+        asking: impl Future<Output = Result<Lease, LockError>> + 'static,
+    ) -> Result<Lease, LockError> {
+        let mut asking: Asking = Box::pin(asking);
+        self.go_on(&mut asking).expect("an answer")
+    }
+
+    fn release(&mut self, user: &str, token: FencingToken) -> Result<Lease, LockError> {
+        let (locks, document, user) = (self.locks.clone(), self.document.clone(), user_id(user));
+        self.run(async move { locks.release(&document, &user, token).await })
+    }
+
+    fn renew(&mut self, user: &str, token: FencingToken, ttl: Duration) -> Result<Lease, LockError> {
+        let (locks, document, user) = (self.locks.clone(), self.document.clone(), user_id(user));
+        self.run(async move { locks.renew(&document, &user, token, Some(ttl)).await })
+    }
+
+    fn force(&mut self, token: FencingToken) -> Result<Lease, LockError> {
+        let (locks, document) = (self.locks.clone(), self.document.clone());
+        self.run(async move { locks.force_release(&document, token).await })
+    }
+
+    fn advance(&mut self, by: Duration) {
+        self.clock.advance(by);
+        self.locks.sweep();
+        self.publish();
+    }
+
+    /// Whether an edit may have its place: its error's code if not.
+    fn edit(
+        &self,
+        user: &str,
+        region: Option<&str>,
+        token: Option<FencingToken>,
+    ) -> Result<(), &'static str> {
+        let mut metadata = Metadata::default();
+        if let Some(region) = region {
+            metadata.insert(LockScope::REGION_KEY, region).unwrap();
+        }
+        if let Some(token) = token {
+            metadata.insert(LockScope::TOKEN_KEY, token.to_string()).unwrap();
+        }
+        let payload = Payload::json(&serde_json::json!({"patches": []})).unwrap();
+        let draft = Draft::new(self.document.clone(), DOCUMENT_EDITED, payload)
+            .actor(Actor::User(user_id(user)))
+            .metadata(metadata);
+        self.locks.check(&draft).map_err(|error| error.code())
+    }
+}
+
+fn user_id(user: &str) -> UserId {
+    UserId::new(user).unwrap()
+}
+
+fn region(name: &str) -> LockScope {
+    LockScope::Region(Region::new(name).unwrap())
+}
+
+/// What the model knows of a lock or of somebody who waits.
+#[derive(Debug, Clone)]
+struct Held {
+    token: FencingToken,
+    user: &'static str,
+    scope: LockScope,
+    until: Duration,
+}
+
+#[derive(Debug, Clone)]
+struct Waiting {
+    id: usize,
+    user: &'static str,
+    scope: LockScope,
+    ttl: Duration,
+    until: Duration,
+}
+
+/// Who holds what and who waits, without any cleverness.
+#[derive(Debug, Default)]
+struct Model {
+    held: Vec<Held>,
+    waiting: Vec<Waiting>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Outcome {
+    New,
+    Renewed(FencingToken),
+    Refused,
+}
+
+impl Model {
+    /// What becomes of those who wait, in their order. New locks have no token yet.
+    fn settle(&mut self, now: Duration) -> Vec<(usize, Outcome)> {
+        self.held.retain(|held| now < held.until);
+        let mut outcomes = Vec::new();
+        let mut still: Vec<Waiting> = Vec::new();
+        for waiter in std::mem::take(&mut self.waiting) {
+            let own = |held: &&mut Held| held.user == waiter.user && held.scope == waiter.scope;
+            if let Some(held) = self.held.iter_mut().find(own) {
+                held.until = held.until.max(now + waiter.ttl);
+                outcomes.push((waiter.id, Outcome::Renewed(held.token)));
+                continue;
+            }
+            let overlaps =
+                |user: &str, scope: &LockScope| user != waiter.user && scope.overlaps(&waiter.scope);
+            let blocked = self.held.iter().any(|held| overlaps(held.user, &held.scope))
+                || still.iter().any(|other| overlaps(other.user, &other.scope));
+            if !blocked {
+                let (user, scope, until) = (waiter.user, waiter.scope, now + waiter.ttl);
+                self.held.push(Held { token: FencingToken::new(0), user, scope, until });
+                outcomes.push((waiter.id, Outcome::New));
+            } else if now >= waiter.until {
+                outcomes.push((waiter.id, Outcome::Refused));
+            } else {
+                still.push(waiter);
+            }
+        }
+        self.waiting = still;
+        outcomes
+    }
+
+    fn edit(&self, user: &str, scope: &LockScope, token: Option<FencingToken>) -> Result<(), &'static str> {
+        let covers = |held: &&Held| held.scope == LockScope::Document || held.scope == *scope;
+        let own = self.held.iter().filter(|held| held.user == user).find(|held| Some(held.token) == token);
+        if token.is_some() && own.filter(covers).is_none() {
+            return Err("stale_lock");
+        }
+        let in_the_way = self.held.iter().any(|held| held.user != user && held.scope.overlaps(scope));
+        if in_the_way { Err("locked") } else { Ok(()) }
+    }
+}
+
+const USERS: [&str; 3] = ["ada", "bob", "cleo"];
+
+#[derive(Debug, Clone)]
+enum Step {
+    Acquire(usize, usize, u64, u64),
+    Renew(usize, prop::sample::Index, u64),
+    Release(usize, prop::sample::Index),
+    Force(prop::sample::Index),
+    Gone(usize),
+    Advance(u64),
+    /// Nobody waits for this request any more.
+    Drop(prop::sample::Index),
+    Edit(usize, usize, Option<prop::sample::Index>),
+}
+
+fn scope(number: usize) -> LockScope {
+    [LockScope::Document, region("intro"), region("end")][number].clone()
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let (user, scope) = (0..USERS.len(), 0_usize..3);
+    let any = any::<prop::sample::Index>;
+    let step = prop_oneof![
+        5 => (user.clone(), scope.clone(), 1_u64..30, 0_u64..30).prop_map(|(u, s, t, w)| Step::Acquire(u, s, t, w)),
+        1 => (user.clone(), any(), 1_u64..30).prop_map(|(u, l, t)| Step::Renew(u, l, t)),
+        2 => (user.clone(), any()).prop_map(|(u, l)| Step::Release(u, l)),
+        1 => any().prop_map(Step::Force),
+        1 => user.clone().prop_map(Step::Gone),
+        3 => (0_u64..12).prop_map(Step::Advance),
+        1 => any().prop_map(Step::Drop),
+        4 => (user, scope, proptest::option::of(any())).prop_map(|(u, s, l)| Step::Edit(u, s, l)),
+    ];
+    prop::collection::vec(step, 1..120)
+}
+
+/// The real locks and the model, side by side.
+struct Pair {
+    scene: Scene,
+    model: Model,
+    asking: Vec<(usize, Asking)>,
+    /// Every token that was ever given out.
+    tokens: Vec<FencingToken>,
+    asked: usize,
+}
+
+impl Pair {
+    fn now(&self) -> Duration {
+        self.scene.clock.monotonic()
+    }
+
+    /// A token to speak of: of a lock that is or was.
+    fn token(&self, index: prop::sample::Index) -> FencingToken {
+        if self.tokens.is_empty() { FencingToken::new(1) } else { *index.get(&self.tokens) }
+    }
+
+    /// Brings both to the present and compares what became of everybody.
+    fn settle(&mut self) {
+        // Each lock that ends lets others have their turn.
+        self.scene.publish();
+        let expected = self.model.settle(self.now());
+        let mut answered = Vec::new();
+        let mut asking = std::mem::take(&mut self.asking);
+        // In the order of asking, which is that of tokens.
+        asking.retain_mut(|(id, future)| match self.scene.go_on(future) {
+            Some(answer) => {
+                answered.push((*id, answer));
+                false
+            }
+            None => true,
+        });
+        self.asking = asking;
+        let ids: Vec<usize> = answered.iter().map(|(id, _)| *id).collect();
+        assert_eq!(ids, expected.iter().map(|(id, _)| *id).collect::<Vec<_>>(), "who is answered");
+        let newest = self.tokens.iter().max().copied();
+        for ((_, answer), (_, outcome)) in answered.into_iter().zip(expected) {
+            match (answer, outcome) {
+                (Ok(lease), Outcome::New) => {
+                    // Locks that end together give way one after the other, so within one step the order may be another.
+                    assert!(newest < Some(lease.token) && !self.tokens.contains(&lease.token), "tokens grow");
+                    self.tokens.push(lease.token);
+                    let new = |held: &&mut Held| held.token.get() == 0 && held.user == lease.holder.as_str();
+                    let new = self.model.held.iter_mut().filter(new).find(|held| held.scope == lease.scope);
+                    new.unwrap().token = lease.token;
+                }
+                (Ok(lease), Outcome::Renewed(token)) => {
+                    // Granted to another request in the same pass, it had no token in the model yet.
+                    assert!(token.get() == 0 || lease.token == token, "{lease:?}");
+                }
+                (Err(error), Outcome::Refused) => {
+                    assert!(["locked", "wait_timeout"].contains(&error.code()), "{error}");
+                    assert!(error.holder().is_some());
+                }
+                (answer, outcome) => panic!("{answer:?} is not {outcome:?}"),
+            }
+        }
+        self.compare();
+    }
+
+    fn compare(&self) {
+        let held = self.scene.locks.held(&self.scene.document);
+        for (index, one) in held.iter().enumerate() {
+            let overlapping = held[index + 1..]
+                .iter()
+                .find(|other| other.scope.overlaps(&one.scope) && other.holder != one.holder);
+            assert!(overlapping.is_none(), "{one:?} and {overlapping:?}");
+        }
+        let mut shown: Vec<_> = held.iter().map(|lease| (lease.token, lease.holder.as_str())).collect();
+        let mut expected: Vec<_> = self.model.held.iter().map(|held| (held.token, held.user)).collect();
+        shown.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(shown, expected);
+    }
+
+    fn take(&mut self, step: Step) {
+        let seconds = Duration::from_secs;
+        match step {
+            Step::Acquire(user, number, ttl, wait) => {
+                let (user, ttl, wait) = (USERS[user], seconds(ttl), seconds(wait));
+                self.asked += 1;
+                let mut asking = self.scene.ask(user, scope(number), ttl, wait);
+                // It takes its place in the queue now, or is refused.
+                if let Poll::Ready(answer) = poll(&mut asking) {
+                    asking = Box::pin(std::future::ready(answer));
+                }
+                self.asking.push((self.asked, asking));
+                let until = self.now() + wait;
+                self.model.waiting.push(Waiting { id: self.asked, user, scope: scope(number), ttl, until });
+            }
+            Step::Renew(user, token, ttl) => {
+                let (user, token, ttl, now) = (USERS[user], self.token(token), seconds(ttl), self.now());
+                let renewed = self.scene.renew(user, token, ttl);
+                let held = self.model.held.iter_mut().find(|held| held.token == token && held.user == user);
+                assert_eq!(renewed.is_ok(), held.is_some());
+                held.into_iter().for_each(|held| held.until = held.until.max(now + ttl));
+            }
+            Step::Release(user, token) => {
+                let (user, token) = (USERS[user], self.token(token));
+                let released = self.scene.release(user, token);
+                let before = self.model.held.len();
+                self.model.held.retain(|held| held.token != token || held.user != user);
+                assert_eq!(released.is_ok(), self.model.held.len() < before);
+            }
+            Step::Force(token) => {
+                let token = self.token(token);
+                let released = self.scene.force(token);
+                let before = self.model.held.len();
+                self.model.held.retain(|held| held.token != token);
+                assert_eq!(released.is_ok(), self.model.held.len() < before);
+            }
+            Step::Gone(user) => {
+                self.scene.locks.user_gone(&self.scene.document, &user_id(USERS[user]));
+                self.model.held.retain(|held| held.user != USERS[user]);
+            }
+            Step::Advance(by) => {
+                self.scene.clock.advance(seconds(by));
+                self.scene.locks.sweep();
+            }
+            Step::Drop(index) => {
+                if !self.asking.is_empty() {
+                    let at = index.index(self.asking.len());
+                    let (id, _) = self.asking.remove(at);
+                    self.model.waiting.retain(|waiting| waiting.id != id);
+                }
+            }
+            Step::Edit(user, number, token) => {
+                let (user, scope) = (USERS[user], scope(number));
+                let token = token.map(|token| self.token(token));
+                let expected = self.model.edit(user, &scope, token);
+                assert_eq!(self.scene.edit(user, scope.region().map(Region::as_str), token), expected);
+            }
+        }
+        self.settle();
+    }
+}
+
+proptest! {
+    #[test]
+    fn locks_are_those_of_the_plain_model(steps in steps()) {
+        let (scene, model) = (Scene::new(), Model::default());
+        let mut pair = Pair { scene, model, asking: Vec::new(), tokens: Vec::new(), asked: 0 };
+        for step in steps {
+            pair.take(step);
+        }
+        // Everybody who waits is answered in the end, and nothing is left.
+        pair.scene.clock.advance(Duration::from_secs(60));
+        pair.scene.locks.sweep();
+        pair.settle();
+        pair.scene.clock.advance(Duration::from_secs(60));
+        pair.scene.locks.sweep();
+        pair.settle();
+        prop_assert!(pair.asking.is_empty());
+        prop_assert_eq!(pair.scene.locks.stats().documents, 0);
+        // The events tell the same: every lock begins once and ends once, and two that overlap never at the same time.
+        let mut open: Vec<(u64, String, Option<String>)> = Vec::new();
+        for draft in &pair.scene.published {
+            let Payload::Json(payload) = &draft.payload else { panic!("{draft:?}") };
+            let event: serde_json::Value = serde_json::from_str(payload.as_str()).unwrap();
+            let (token, holder) = (event["token"].as_u64().unwrap(), event["holder"].as_str().unwrap().to_owned());
+            let region = event["region"].as_str().map(str::to_owned);
+            if draft.kind == DOCUMENT_LOCKED {
+                if open.iter().any(|(known, ..)| *known == token) {
+                    continue; // renewed
+                }
+                let clash = open.iter().find(|(_, other, held)| {
+                    *other != holder && (held.is_none() || region.is_none() || *held == region)
+                });
+                prop_assert!(clash.is_none(), "{token} of {holder} and {clash:?}");
+                open.push((token, holder, region));
+            } else {
+                prop_assert_eq!(&draft.kind, &DOCUMENT_UNLOCKED);
+                let before = open.len();
+                open.retain(|(known, ..)| *known != token);
+                prop_assert_eq!(open.len() + 1, before);
+            }
+        }
+        prop_assert!(open.is_empty());
+    }
+}
+
+#[test]
+fn a_lock_whose_event_is_not_kept_is_no_lock() {
+    let mut scene = Scene::new();
+    scene.trouble = Some(PublishError::Closed);
+    let refused = scene.acquire("ada", LockScope::Document).unwrap_err();
+    assert_eq!(refused.code(), "closed");
+    assert_eq!(scene.edit("bob", None, None), Ok(()));
+    scene.trouble = None;
+    assert!(scene.acquire("bob", LockScope::Document).is_ok());
+}
+
+#[test]
+fn an_edit_is_kept_out_from_the_moment_of_the_grant_until_the_end_has_its_place() {
+    let mut scene = Scene::new();
+    let mut asking = scene.ask("ada", LockScope::Document, Duration::from_secs(30), Duration::ZERO);
+    assert!(poll(&mut asking).is_pending());
+    // Granted, and not published yet.
+    assert_eq!(scene.edit("bob", None, None), Err("locked"));
+    let lease = scene.go_on(&mut asking).unwrap().unwrap();
+    assert_eq!(scene.edit("ada", None, Some(lease.token)), Ok(()));
+    // Expired, though no sweep has come by.
+    scene.clock.advance(Duration::from_secs(30));
+    assert_eq!(scene.edit("bob", None, None), Ok(()));
+    assert_eq!(scene.edit("ada", None, Some(lease.token)), Err("stale_lock"));
+}
+
+#[test]
+fn what_is_no_claim_is_refused() {
+    let scene = Scene::new();
+    let payload = Payload::json(&serde_json::json!({"patches": []})).unwrap();
+    for (key, value) in [(LockScope::TOKEN_KEY, "seven"), (LockScope::REGION_KEY, "")] {
+        let mut metadata = Metadata::default();
+        metadata.insert(key, value).unwrap();
+        let draft = Draft::new(scene.document.clone(), DOCUMENT_EDITED, payload.clone()).metadata(metadata);
+        assert!(matches!(scene.locks.check(&draft), Err(PublishError::InvalidClaim { .. })), "{key}");
+    }
+}
+
+#[test]
+fn limits_are_kept() {
+    let mut scene = Scene::with(LockConfig { max_locks: 1, max_waiters: 1, ..LockConfig::default() });
+    let first = scene.acquire("ada", region("intro")).unwrap();
+    assert_eq!(scene.acquire("ada", region("end")).unwrap_err().code(), "too_many_locks");
+    let wait = Duration::from_secs(10);
+    let mut bob = scene.ask("bob", region("intro"), wait, wait);
+    assert!(scene.go_on(&mut bob).is_none());
+    let mut cleo = scene.ask("cleo", region("intro"), wait, wait);
+    assert_eq!(scene.go_on(&mut cleo).unwrap().unwrap_err().code(), "too_many_waiters");
+    scene.release("ada", first.token).unwrap();
+    assert!(scene.go_on(&mut bob).unwrap().is_ok());
+    scene.advance(Duration::from_secs(10));
+    assert_eq!(scene.locks.stats().documents, 0);
+}
+
+#[tokio::test]
+async fn tokens_in_a_file_grow_over_restarts_and_a_damaged_file_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, clock) = (directory.path().join("tokens"), ManualClock::new());
+    let mut last = FencingToken::new(0);
+    for restart in 0..4 {
+        // The clock goes backwards, as clocks do.
+        clock.set_wall(relay_core::Timestamp::from_micros(1_000_000 - restart));
+        let tokens = FileTokens::open(&path, &clock).unwrap();
+        for _ in 0..2_500 {
+            tokens.reserve().await.unwrap();
+            let token = tokens.issue();
+            assert!(token > last);
+            last = token;
+        }
+        // Reserved, and lost with the process.
+        tokens.reserve().await.unwrap();
+    }
+    std::fs::write(&path, "relay fencing tokens: reserved below 7 (0x8)\n").unwrap();
+    assert!(matches!(FileTokens::open(&path, &clock), Err(TokenError::Damaged { .. })));
+    assert!(clock.now().as_micros() < 1_000_001);
+}
