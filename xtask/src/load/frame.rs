@@ -56,18 +56,15 @@ pub(crate) fn first(bytes: &[u8]) -> anyhow::Result<Option<(Frame<'_>, usize)>> 
 /// Appends a client's frame. Its mask is zero, which leaves the payload as it is.
 pub(crate) fn write(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
     out.push(0x80 | opcode);
-    match payload.len() {
-        length @ 0..=125 => out.push(0x80 | u8::try_from(length).unwrap_or(125)),
-        length => match u16::try_from(length) {
-            Ok(length) => {
-                out.push(0x80 | 126);
-                out.extend(length.to_be_bytes());
-            }
-            Err(_) => {
-                out.push(0x80 | 127);
-                out.extend((length as u64).to_be_bytes());
-            }
-        },
+    let length = payload.len();
+    if let Some(length) = u8::try_from(length).ok().filter(|length| *length <= 125) {
+        out.push(0x80 | length);
+    } else if let Ok(length) = u16::try_from(length) {
+        out.push(0xfe);
+        out.extend(length.to_be_bytes());
+    } else {
+        out.push(0xff);
+        out.extend((length as u64).to_be_bytes());
     }
     out.extend([0; 4]);
     out.extend_from_slice(payload);

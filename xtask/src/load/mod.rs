@@ -107,7 +107,7 @@ fn measure(options: &LoadOptions, profile: &str, scale: Scale) -> anyhow::Result
         }
         let first = results.len();
         for rounds in rounds.into_values() {
-            results.extend(median(rounds));
+            results.extend(median(&rounds));
         }
         print!("{}", report::table(&results[first..]));
     }
@@ -122,7 +122,7 @@ fn measure(options: &LoadOptions, profile: &str, scale: Scale) -> anyhow::Result
 }
 
 /// Of each phase the round in the middle (with two rounds, the better one).
-fn median(rounds: Vec<Vec<Measured>>) -> Vec<Measured> {
+fn median(rounds: &[Vec<Measured>]) -> Vec<Measured> {
     let phases = rounds.iter().map(Vec::len).max().unwrap_or(0);
     (0..phases)
         .filter_map(|phase| {

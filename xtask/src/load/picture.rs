@@ -187,7 +187,7 @@ fn lines(path: &Path, title: &str, axes: &Axes, systems: &[Line]) -> anyhow::Res
 /// 0 is the 0th percentile, 1 the 90th, 2 the 99th, 3 the 99.9th.
 fn percentile_label(nines: f64) -> String {
     let percentile = 100.0 - 100.0 * 10f64.powf(-nines);
-    let decimals = if nines > 2.5 { (nines.round() as usize).saturating_sub(2) } else { 0 };
+    let decimals = [2.5, 3.5, 4.5].iter().filter(|step| nines > **step).count();
     format!("p{percentile:.decimals$}")
 }
 

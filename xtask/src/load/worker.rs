@@ -16,7 +16,7 @@ use rustix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Socket, Type};
 
 use super::frame::{self, Kind, MARK};
-use super::system::{Opening, contains};
+use super::system::{Opening, System, contains};
 use super::wire::{Answer, Assignment, Collected, Order, pairs};
 
 /// How long nothing may happen before a phase is given up.
@@ -35,6 +35,16 @@ const WAKER: Token = Token(usize::MAX);
 pub(crate) fn now() -> u64 {
     let time = clock_gettime(ClockId::Monotonic);
     u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
+/// The whole part of a time or count, which is positive and far below 2^53.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the whole part is what is wanted"
+)]
+fn whole(value: f64) -> u64 {
+    value as u64
 }
 
 /// Refuses to begin what the limit of open files would end halfway.
@@ -157,15 +167,15 @@ impl Worker {
         })?;
         loop {
             match self.orders.try_recv() {
-                Ok(order) => answer(&self.carry_out(order)?)?,
+                Ok(order) => answer(&self.carry_out(&order)?)?,
                 Err(mpsc::TryRecvError::Disconnected) => return Ok(()),
                 Err(mpsc::TryRecvError::Empty) => self.turn(Some(Duration::from_millis(500)))?,
             }
         }
     }
 
-    fn carry_out(&mut self, order: Order) -> anyhow::Result<Answer> {
-        Ok(match order {
+    fn carry_out(&mut self, order: &Order) -> anyhow::Result<Answer> {
+        Ok(match *order {
             Order::Publish { rate, seconds, window } => self.publish(rate, seconds, window)?,
             Order::Type { per_member, seconds } => self.type_all(per_member, seconds)?,
             Order::Collect { expected } => {
@@ -226,7 +236,7 @@ impl Worker {
         while self.plan.presence
             && self.states < self.plan.members
             && now() - self.last_state.max(self.last_join) < STATE_PATIENCE_NS
-            && self.plan.system == super::system::System::Relay
+            && self.plan.system == System::Relay
         {
             self.turn(Some(Duration::from_millis(100)))?;
         }
@@ -454,7 +464,7 @@ impl Worker {
     }
 
     fn publish(&mut self, rate: Option<f64>, seconds: f64, window: u64) -> anyhow::Result<Answer> {
-        let (first, length) = (now(), (seconds * 1e9) as u64);
+        let (first, length) = (now(), whole(seconds * 1e9));
         let (before, mut sent) = (self.first_got, 0u64);
         let mut batch = Vec::new();
         let document = self.document(0);
@@ -462,7 +472,7 @@ impl Worker {
         loop {
             let elapsed = now() - first;
             let due = match rate {
-                Some(rate) => (elapsed.min(length) as f64 / 1e9 * rate) as u64 + 1,
+                Some(rate) => whole(elapsed.min(length) as f64 / 1e9 * rate) + 1,
                 None if elapsed < length => self.first_got - before + window,
                 None => sent,
             };
@@ -486,7 +496,7 @@ impl Worker {
                 self.first_got - before
             );
             let pause = rate.map_or(100_000_000, |rate| {
-                let next = ((sent as f64 / rate) * 1e9) as u64;
+                let next = whole(sent as f64 / rate * 1e9);
                 next.saturating_sub(now() - first).clamp(1, 100_000_000)
             });
             self.turn(Some(Duration::from_nanos(pause)))?;
@@ -494,7 +504,7 @@ impl Worker {
     }
 
     fn type_all(&mut self, per_member: f64, seconds: f64) -> anyhow::Result<Answer> {
-        let (first, length) = (now(), (seconds * 1e9) as u64);
+        let (first, length) = (now(), whole(seconds * 1e9));
         let rate = per_member * self.members.len() as f64;
         let mut sent = 0u64;
         loop {
@@ -502,7 +512,7 @@ impl Worker {
             if elapsed >= length {
                 return Ok(Answer::Published { count: sent, first });
             }
-            let due = (elapsed as f64 / 1e9 * rate) as u64 + 1;
+            let due = whole(elapsed as f64 / 1e9 * rate) + 1;
             while sent < due {
                 let index = usize::try_from(sent)? % self.members.len();
                 let mut batch = Vec::new();

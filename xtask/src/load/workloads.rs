@@ -234,15 +234,15 @@ impl Run {
         seconds: f64,
         publisher: &mut Fleet,
         members: &mut Fleet,
-        shares: &[u64],
+        per_message: &[u64],
     ) -> anyhow::Result<Measured> {
         let cpu = self.server.cpu_seconds()?;
         let window = (WINDOW_DELIVERIES / u64::from(self.members.max(1))).clamp(1, WINDOW);
         let order = Order::Publish { rate, seconds, window };
-        let (published, first) = publisher.publish(&order)?;
-        let expected: Vec<u64> = shares.iter().map(|share| share * published).collect();
+        let (sent, first) = publisher.publish(&order)?;
+        let expected: Vec<u64> = per_message.iter().map(|count| count * sent).collect();
         let collected = members.collect(&expected)?;
-        self.delivery(phase, published, first, expected.iter().sum(), &collected, cpu)
+        self.delivery(phase, sent, first, expected.iter().sum(), &collected, cpu)
     }
 
     fn delivery(
@@ -296,12 +296,12 @@ impl Run {
         members.collect(&[0, 0])?;
         let cpu = self.server.cpu_seconds()?;
         let order = Order::Type { per_member: 1.0, seconds: self.scale.seconds };
-        let (published, first) = members.publish(&order)?;
-        let expected = published * u64::from(PER_DOCUMENT);
+        let (sent, first) = members.publish(&order)?;
+        let expected = sent * u64::from(PER_DOCUMENT);
         let shares = self.shares(PER_DOCUMENT, None);
         let each = vec![expected / shares.len() as u64; shares.len()];
         let collected = members.collect(&each)?;
-        Ok(vec![self.delivery("everybody types", published, first, expected, &collected, cpu)?])
+        Ok(vec![self.delivery("everybody types", sent, first, expected, &collected, cpu)?])
     }
 
     fn idle(&mut self) -> anyhow::Result<Vec<Measured>> {
