@@ -371,7 +371,7 @@ impl Document {
                 self.outbox.push_back(Outgoing { draft, opens });
             }
             Err(error) => {
-                tracing::error!(document = %self.id, %error, "an event about a session cannot be JSON")
+                tracing::error!(document = %self.id, %error, "an event about a session cannot be JSON");
             }
         }
     }
