@@ -52,6 +52,7 @@ test("in Chromium: what is typed in one tab shows in the other, with the same ev
   await shows(ada.page, text, 1)
   await shows(bob.page, text, (await seqs(ada.page)).length)
   assert.deepEqual(await seqs(bob.page), await seqs(ada.page))
+  for (const { page } of [ada, bob]) assert.equal(await page.textContent("#users"), "ada, bob")
   if (process.env.RELAY_SCREENSHOT) await bob.page.screenshot({ path: process.env.RELAY_SCREENSHOT })
   assert.deepEqual([ada.errors, bob.errors], [[], []])
   await Promise.all([ada.page.close(), bob.page.close()])
@@ -62,7 +63,11 @@ test("in Chromium: a tab that comes back shows the document as it is", { skip: m
   await ada.page.locator("#editor").pressSequentially("kept")
   const again = await openTab("return", "ada")
   await shows(again.page, "kept", 1)
-  await Promise.all([ada.page.close(), again.page.close()])
+  await again.page.waitForFunction(() => document.querySelector("#users").textContent === "ada ×2")
+  await ada.page.close()
+  // A closed tab may be one that is being loaded again, so it is there for the grace time.
+  await again.page.waitForFunction(() => document.querySelector("#users").textContent === "ada")
+  await again.page.close()
 })
 
 test("in Chromium: a tab goes on after the server was killed and started again", { skip: missing }, async () => {

@@ -28,6 +28,7 @@ class Session {
     this.channel = new Channel(url.href, `document:${name}`, () => this.#position(), {
       joined: (reply) => this.#joined(reply),
       event: (kind, envelope) => this.#event(envelope),
+      presence: (users) => showUsers(users),
       state: (state, detail) => show(state, detail),
     })
   }
@@ -198,6 +199,12 @@ function show(state, detail) {
   status.textContent = detail ? `${STATES[state]}: ${detail}` : STATES[state]
   if (state === "joined") $("notice").hidden = true
   else if (session) session.online = false
+}
+
+// Everybody who is there, with the number of their tabs where they have several.
+function showUsers(users) {
+  const names = Object.entries(users).map(([user, refs]) => (refs.length > 1 ? `${user} ×${refs.length}` : user))
+  $("users").textContent = names.sort().join(", ") || "–"
 }
 
 function showRecovery({ position, seq }) {

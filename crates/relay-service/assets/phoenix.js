@@ -14,6 +14,7 @@ export class Channel {
   #socket = null
   #ref = 0
   #joinRef = null
+  #users = {} // who is there: {user: [ref of each connection]}
   #waiting = new Map() // ref → what to do with the reply
   #attempts = 0
   #timers = new Set()
@@ -126,9 +127,27 @@ export class Channel {
     if (event === "phx_error" && joinRef === this.#joinRef) {
       this.#on.state("waiting", `the channel ended: ${payload.reason}`)
       this.#after(REJOIN_MS, () => this.#join())
+    } else if (event === "presence_state" || event === "presence_diff") {
+      this.#on.presence(this.#present(event, payload))
     } else if (!event.startsWith("phx_")) {
       this.#on.event(event, payload)
     }
+  }
+
+  // Who is there, as `{user: [ref of each connection]}`, after this message.
+  #present(event, payload) {
+    const refs = ({ metas }) => metas.map((meta) => meta.phx_ref)
+    const change = event === "presence_state" ? { joins: payload, leaves: {} } : payload
+    if (event === "presence_state") this.#users = {}
+    for (const [user, joined] of Object.entries(change.joins)) {
+      this.#users[user] = [...(this.#users[user] ?? []), ...refs(joined)]
+    }
+    for (const [user, left] of Object.entries(change.leaves)) {
+      const stay = (this.#users[user] ?? []).filter((ref) => !refs(left).includes(ref))
+      if (stay.length > 0) this.#users[user] = stay
+      else delete this.#users[user]
+    }
+    return this.#users
   }
 
   #reply(ref, { status, response }) {
