@@ -9,8 +9,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use super::worker::check_open_files;
 
-/// Bytes of a frame that holds a message of 128 bytes: as long as Relay's, so that both write the same.
-const ENVELOPE_BYTES: usize = 320;
+/// Bytes of a frame beside its head and message: with 128 bytes it is as long as Relay's, so that both write the same.
+const ENVELOPE_BYTES: usize = 249;
 const MAX_MEMBERS: u32 = 11_000;
 const LISTENER: Token = Token(usize::MAX);
 
