@@ -1,6 +1,9 @@
 //! Who is in a document: sessions, presence that merges between servers, and exclusive locks with fencing tokens.
 //!
 #![doc = include_str!("../README.md")]
+//!
+//! [`Presence`] is all of it together, and [`Locks`] work alone, too. What merges is in [`crdt`]; where a session stands is a
+//! [`SessionState`]; where tokens come from is a [`TokenSource`].
 
 mod commands;
 mod config;
