@@ -1,7 +1,12 @@
 //! Locks beside a plain model, with a clock in the hand: whatever happens in whatever order, nobody holds what somebody else
 //! holds, everybody gets their turn, tokens grow, and edits are let through just when they may be.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests say what they expect by unwrapping it"
+)]
 
 use std::future::Future;
 use std::pin::Pin;
@@ -208,9 +213,9 @@ impl Model {
     }
 
     fn edit(&self, user: &str, scope: &LockScope, token: Option<FencingToken>) -> Result<(), &'static str> {
-        let covers = |held: &&Held| held.scope == LockScope::Document || held.scope == *scope;
+        let covers = |held: &Held| held.scope == LockScope::Document || held.scope == *scope;
         let own = self.held.iter().filter(|held| held.user == user).find(|held| Some(held.token) == token);
-        if token.is_some() && own.filter(covers).is_none() {
+        if token.is_some() && !own.is_some_and(covers) {
             return Err("stale_lock");
         }
         let in_the_way = self.held.iter().any(|held| held.user != user && held.scope.overlaps(scope));
@@ -220,7 +225,7 @@ impl Model {
 
 const USERS: [&str; 3] = ["ada", "bob", "cleo"];
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Step {
     Acquire(usize, usize, u64, u64),
     Renew(usize, prop::sample::Index, u64),
@@ -351,7 +356,9 @@ impl Pair {
                 let renewed = self.scene.renew(user, token, ttl);
                 let held = self.model.held.iter_mut().find(|held| held.token == token && held.user == user);
                 assert_eq!(renewed.is_ok(), held.is_some());
-                held.into_iter().for_each(|held| held.until = held.until.max(now + ttl));
+                if let Some(held) = held {
+                    held.until = held.until.max(now + ttl);
+                }
             }
             Step::Release(user, token) => {
                 let (user, token) = (USERS[user], self.token(token));

@@ -146,8 +146,12 @@ fn round(server: &Server, connections: usize, hold: Duration) -> (Usage, Usage) 
     while rounds == 0 || begin.elapsed() < hold {
         rounds += 1;
         let heartbeat = json!([null, format!("h{rounds}"), "phoenix", "heartbeat", {}]);
-        clients.iter_mut().for_each(|client| client.send(&heartbeat));
-        clients.iter_mut().for_each(|client| drop(client.reply(&format!("h{rounds}"))));
+        for client in &mut clients {
+            client.send(&heartbeat);
+        }
+        for client in &mut clients {
+            client.reply(&format!("h{rounds}"));
+        }
     }
     let all = settled(server, &format!("after {rounds} rounds of heartbeats"), connections);
     // Dropped with unread data, a socket is reset; without, it is closed: neither says goodbye.

@@ -46,12 +46,11 @@ impl Problem {
         let status = match reason {
             "unknown_event" | "invalid_payload" => StatusCode::UNPROCESSABLE_ENTITY,
             "too_large" => StatusCode::PAYLOAD_TOO_LARGE,
-            "overloaded" => StatusCode::TOO_MANY_REQUESTS,
+            "overloaded" | "too_many_locks" | "too_many_waiters" => StatusCode::TOO_MANY_REQUESTS,
             "id_conflict" | "stale_lock" => StatusCode::CONFLICT,
             "locked" | "wait_timeout" => StatusCode::LOCKED,
             "reserved_event" => StatusCode::FORBIDDEN,
             "not_joined" => StatusCode::NOT_FOUND,
-            "too_many_locks" | "too_many_waiters" => StatusCode::TOO_MANY_REQUESTS,
             "trimmed" => StatusCode::GONE,
             "closed" | "log_failed" | "too_many_documents" => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::BAD_REQUEST,

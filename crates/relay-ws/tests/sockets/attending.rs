@@ -149,8 +149,10 @@ impl Roster {
                 tokio::task::yield_now().await;
             }
         };
-        let waited = tokio::time::timeout(std::time::Duration::from_secs(20), waiting).await;
-        waited.unwrap_or_else(|_| panic!("nobody told `{wanted}`, only {:?}", self.state.lock().told));
+        let patience = std::time::Duration::from_secs(20);
+        tokio::time::timeout(patience, waiting)
+            .await
+            .unwrap_or_else(|_| panic!("nobody told `{wanted}`, only {:?}", self.state.lock().told));
     }
 }
 
