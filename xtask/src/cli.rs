@@ -18,7 +18,8 @@ pub(crate) struct Cli {
 pub(crate) enum Task {
     /// Runs everything that continuous integration runs, and sums it up.
     ///
-    /// Format, clippy, layers, tidiness, all tests, documentation, licences, packaging, end-to-end tests, a short replay.
+    /// Format, clippy, layers, tidiness, all tests, WebSocket conformance, a short replay, a little load, documentation,
+    /// packaging, licences.
     /// Needs Rust and a C compiler; uses cargo-nextest and cargo-deny where they are installed. The end-to-end tests
     /// need node, npm and chromium: without them they are skipped by name, but with `CI=true` that is a failure.
     Ci,

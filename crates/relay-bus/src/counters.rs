@@ -52,6 +52,8 @@ counters! {
     refused_closed,
     /// Drafts refused because the log failed.
     refused_log_failed,
+    /// Drafts refused by the guard: somebody else's lock, or a lock that has ended.
+    refused_by_guard,
     /// Ephemeral events dropped because a document or a mailbox had too many different ones.
     ephemeral_dropped,
     /// Pages of history read from the log for readers that were behind.
@@ -80,7 +82,8 @@ impl Counters {
             "id_conflict" => self.refused_id_conflict.add(1),
             "too_many_documents" => self.refused_too_many_documents.add(1),
             "closed" => self.refused_closed.add(1),
-            _ => self.refused_log_failed.add(1),
+            "log_failed" => self.refused_log_failed.add(1),
+            _ => self.refused_by_guard.add(1),
         }
     }
 }

@@ -119,8 +119,11 @@ pub enum PublishError {
         /// Who holds the lock.
         holder: UserId,
     },
-    /// The draft was made under a lock that has ended since. Acquire the lock again, and look at what happened meanwhile.
-    #[error("the lock with token {token} has ended; acquire it again before editing")]
+    /// The draft names a lock that has ended since, or does not cover what it edits. Acquire the lock again, and look at
+    /// what happened meanwhile.
+    #[error(
+        "token {token} is of no lock of yours that covers this edit: it has ended, or is for another region; acquire one before editing"
+    )]
     StaleLock {
         /// The draft's token.
         token: FencingToken,

@@ -225,7 +225,7 @@ impl Document {
         self.note_emptied();
     }
 
-    fn is_seated(&self, seat: &Seat) -> bool {
+    pub(crate) fn is_seated(&self, seat: &Seat) -> bool {
         self.seats.get(&seat.connection).is_some_and(|one| one.user == seat.user)
     }
 

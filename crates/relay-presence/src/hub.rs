@@ -207,6 +207,11 @@ impl Presence {
         is_complete
     }
 
+    /// Whether a seat is held.
+    pub fn is_seated(&self, seat: &Seat) -> bool {
+        self.0.visit(&seat.document, |entry| entry.is_seated(seat)).unwrap_or(false)
+    }
+
     pub(crate) fn update(&self, seat: &Seat, change: &JsonText) -> Result<(), RequestError> {
         let inner = &self.0;
         let at = inner.moment();

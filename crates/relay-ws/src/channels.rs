@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use relay_core::{DocumentId, Draft};
+use relay_core::{DocumentId, Draft, SessionId};
 
 use crate::codec::ClientMessage;
 use crate::feed::{Feed, Item};
@@ -30,6 +30,8 @@ pub(crate) struct Channel {
     pub(crate) name: ChannelRef,
     /// Whether the member is shown to others, and told of them.
     pub(crate) presence: bool,
+    /// The session that the member is part of.
+    session: Option<SessionId>,
     pub(crate) place: Place,
 }
 
@@ -100,11 +102,17 @@ impl Channels {
             ("phx_leave", Some(at)) => Action::Leave { closed: Some(self.list.remove(at)) },
             (_, Some(at)) => {
                 let channel = &self.list[at];
-                if request::is_request(message) && channel.presence {
-                    return Action::Request { channel: channel.name.clone() };
+                if request::is_request(message) {
+                    let channel = channel.presence.then(|| channel.name.clone());
+                    return channel.map_or(Action::Refuse(Refusal::no_participant()), |channel| {
+                        Action::Request { channel }
+                    });
                 }
                 match request::draft(message, &channel.name.document, identity) {
-                    Ok(draft) => Action::Publish { channel: channel.name.clone(), draft: Box::new(draft) },
+                    Ok(mut draft) => {
+                        draft.session = channel.session;
+                        Action::Publish { channel: channel.name.clone(), draft: Box::new(draft) }
+                    }
                     Err(refusal) => Action::Refuse(refusal),
                 }
             }
@@ -125,13 +133,19 @@ impl Channels {
         let name = ChannelRef { document, join_ref: message.join_ref.as_deref().map(Arc::from) };
         // Most connections join one topic, and thousands of them should not pay for room that they do not use.
         self.list.reserve_exact(1);
-        self.list.push(Channel { name: name.clone(), presence: wish.presence, place: Place::Joining });
+        self.list.push(Channel {
+            name: name.clone(),
+            presence: wish.presence,
+            session: None,
+            place: Place::Joining,
+        });
         Action::Join { channel: name, wish: Box::new(wish), replaced }
     }
 
-    /// The join of `name` was made: its channel goes on from `feed`.
-    pub(crate) fn opened(&mut self, name: &ChannelRef, feed: Feed) {
+    /// The join of `name` was made: its channel goes on from `feed`, as part of `session`.
+    pub(crate) fn opened(&mut self, name: &ChannelRef, session: Option<SessionId>, feed: Feed) {
         if let Some(channel) = self.list.iter_mut().find(|one| one.name == *name) {
+            channel.session = session;
             channel.place = Place::Own(feed);
         }
     }

@@ -80,8 +80,8 @@ const TURNS: usize = 4;
 enum End {
     /// This side closes it.
     Close(CloseReason),
-    /// The client closed it, with this code.
-    ClosedByClient(Option<u16>),
+    /// The client closed it, with this code, and on purpose or not.
+    ClosedByClient(Option<u16>, Departure),
     /// It broke.
     Lost,
 }

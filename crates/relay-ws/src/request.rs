@@ -63,6 +63,14 @@ impl Refusal {
         Self::new("unknown_event", &format!("there is no request `{name}` on this topic"))
     }
 
+    /// Who takes no part in presence has nothing to ask of it.
+    pub(crate) fn no_participant() -> Self {
+        Self::new(
+            "not_joined",
+            &"this member takes no part in presence; join without `presence: false` to ask for this",
+        )
+    }
+
     pub(crate) fn too_many_channels(max: usize) -> Self {
         Self::new(
             "too many channels joined",

@@ -286,8 +286,8 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let now = self.shared.backend.clock.monotonic();
         let mut env = Env { rooms: &mut self.rooms, pen: &mut self.pen, now, key };
-        // Others come back at other moments.
-        let return_after = over.saturating_sub(wait);
+        // After the last was closed, and each at another moment.
+        let return_after = over.saturating_add(wait);
         connection.begin_draining(now.saturating_add(wait), return_after, &mut env);
     }
 }

@@ -86,8 +86,10 @@ pub(crate) async fn connect(url: &str, user: &str) -> anyhow::Result<Socket> {
 
 /// Joins a topic from a position, the text of a JSON object. Nobody is told of it: edits alone are to be counted.
 pub(crate) async fn join(socket: &mut Socket, topic: &str, position: &str) -> anyhow::Result<Joined> {
-    let position = position.trim_start_matches('{');
-    let frame = format!(r#"["{JOIN_REF}","{JOIN_REF}","{topic}","phx_join",{{"presence":false,{position}]"#);
+    let mut payload: serde_json::Map<String, serde_json::Value> = serde_json::from_str(position)?;
+    payload.insert("presence".to_owned(), false.into());
+    let payload = serde_json::Value::from(payload);
+    let frame = format!(r#"["{JOIN_REF}","{JOIN_REF}","{topic}","phx_join",{payload}]"#);
     let answered = timeout(ANSWER_TIMEOUT, async {
         socket.send(Message::text(frame)).await?;
         while let Some(message) = socket.next().await {

@@ -63,11 +63,16 @@ pub(crate) async fn stay(
 ) -> Result<StatusCode, Problem> {
     let (Path(SeatPath { connection }), StayBody { user, state }) = (path?, body);
     let seat = Seat { document, user, connection };
-    api.presence.sign(&seat, Sign::Alive);
-    // An empty change asks whether the seat is still held.
-    let change =
-        state.as_deref().map_or_else(|| JsonText::parse("{}".into()), |raw| Ok(JsonText::from_raw(raw)));
-    let change = change.map_err(|error| Problem::invalid_request(error.to_string()))?;
+    let Some(change) = state.as_deref().map(JsonText::from_raw) else {
+        if !api.presence.is_seated(&seat) {
+            let message = format!(
+                "connection {connection} is not in the document, or was silent for too long; join again"
+            );
+            return Err(Problem::new(StatusCode::NOT_FOUND, "not_joined", message));
+        }
+        api.presence.sign(&seat, Sign::Alive);
+        return Ok(StatusCode::NO_CONTENT);
+    };
     match api.presence.request(&seat, "presence:update", &change).await {
         Some(Err(error)) => Err(error.into()),
         _ => Ok(StatusCode::NO_CONTENT),

@@ -142,8 +142,9 @@ impl Connection {
                 };
                 let frame = codec::encode_reply(join_ref, reference, &channel.topic(), Status::Ok, &reply);
                 self.send(&frame, env.pen);
+                let session = attended.as_ref().map(|attended| attended.session);
                 let presence = attended.map(|attended| attended.presence);
-                self.channels.opened(&channel, Feed::new(events, presence));
+                self.channels.opened(&channel, session, Feed::new(events, presence));
             }
             Err(refusal) => {
                 let frame = self.refusal(join_ref, reference, &channel.topic(), &refusal);

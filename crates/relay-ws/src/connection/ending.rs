@@ -35,8 +35,8 @@ impl Connection {
         tracing::debug!(connection = %self.identity.connection, ?end, "connection ends");
         // Nobody is in a room any more whose connection only waits for the other side to say goodbye.
         self.departure = match end {
-            End::ClosedByClient(Some(1000)) => Departure::Left,
-            _ => Departure::Lost,
+            End::ClosedByClient(_, departure) => departure,
+            End::Close(_) | End::Lost => Departure::Lost,
         };
         self.dissolve(env);
         self.busy = None;
@@ -51,7 +51,7 @@ impl Connection {
                 env.pen.close(reason.code(), reason.text());
                 if reason.breaks_framing() { Goodbye::Discard } else { Goodbye::Read }
             }
-            End::ClosedByClient(code) => {
+            End::ClosedByClient(code, _) => {
                 counters.closed_by_client.increment();
                 env.pen.answer_close(code);
                 Goodbye::Said

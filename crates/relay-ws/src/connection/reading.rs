@@ -94,12 +94,18 @@ impl Connection {
 
     fn take(&mut self, message: &Message<'_>, env: &mut Env<'_>, cx: &mut Context<'_>) -> Result<(), End> {
         match (*message, self.protocol) {
-            (Message::Close(close), _) => Err(End::ClosedByClient(close.map(|(code, _)| code))),
+            (Message::Close(close), _) => {
+                Err(End::ClosedByClient(close.map(|(code, _)| code), departure(close)))
+            }
             (Message::Ping(payload), _) => {
                 env.pen.control(OpCode::Pong, payload);
+                self.alive();
                 Ok(())
             }
-            (Message::Pong(_), _) => Ok(()),
+            (Message::Pong(_), _) => {
+                self.alive();
+                Ok(())
+            }
             (Message::Text(text), Protocol::Phoenix) => {
                 self.receive(codec::decode_text(text), Raw::Text(text), env, cx)
             }
@@ -146,7 +152,7 @@ impl Connection {
         match action {
             Action::Heartbeat => {
                 self.shared.counters.heartbeats.increment();
-                self.channels.joined().for_each(|channel| self.sign(channel, Sign::Alive));
+                self.alive();
                 self.send(&ok("phoenix"), env.pen);
             }
             Action::Join { channel, wish, replaced } => {
@@ -182,11 +188,28 @@ impl Connection {
         }
     }
 
+    /// Tells whoever knows of participants that this one is there.
+    fn alive(&self) {
+        for channel in self.channels.joined() {
+            self.sign(channel, Sign::Alive);
+        }
+    }
+
     /// Tells whoever knows of participants that this one did something.
     fn active(&self, document: &relay_core::DocumentId) {
         if let Some(channel) = self.channels.joined().find(|channel| channel.name.document == *document) {
             self.sign(channel, Sign::Active);
         }
+    }
+}
+
+/// Whether a close was meant. `disconnect()` of the `phoenix` client gives no code, or one that its caller chose; a page
+/// that is closed or loaded again gives 1001; and the client itself gives 1000 when its heartbeat is not answered.
+fn departure(close: Option<(u16, &str)>) -> Departure {
+    match close {
+        None => Departure::Left,
+        Some((1000, reason)) if reason != "heartbeat timeout" => Departure::Left,
+        Some(_) => Departure::Lost,
     }
 }
 

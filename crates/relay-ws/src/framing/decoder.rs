@@ -71,6 +71,7 @@ struct Assembly {
     partial: Option<Box<Partial>>,
     /// The message that was put together last, as long as it is looked at.
     given: Vec<u8>,
+    has_failed: bool,
 }
 
 /// A message that has come in part.
@@ -210,6 +211,19 @@ impl Decoder {
 impl Assembly {
     /// Looks for the next message in `bytes`. Returns how many of them are done with.
     fn step(&mut self, bytes: &mut [u8]) -> Result<(usize, Found), FramingError> {
+        if self.has_failed {
+            return Err(protocol("nothing can be read after what could not be"));
+        }
+        let found = self.find(bytes);
+        if found.is_err() {
+            self.has_failed = true;
+            self.partial = None;
+        }
+        found
+    }
+
+    /// Looks for the next message in `bytes`. Returns how many of them are done with.
+    fn find(&mut self, bytes: &mut [u8]) -> Result<(usize, Found), FramingError> {
         self.given = Vec::new();
         let mut used = 0;
         loop {

@@ -184,23 +184,38 @@ async fn who_wants_no_presence_is_neither_shown_nor_told_and_gets_the_events() {
     let reply = observer.join("document:notes", json!({"presence": false})).await;
     assert_eq!((reply["status"].clone(), reply["response"].get("session")), (json!("ok"), None));
     ada.push("1", "document:notes", "document.edited", edit("a")).await;
-    assert_eq!(observer.next().await[3], "document.edited");
+    let event = observer.next().await;
+    assert_eq!(
+        (&event[3], &event[4]["session"]),
+        (&json!("document.edited"), &json!(SessionId::from_u128(7)))
+    );
+    let refused = observer.push("j1", "document:notes", "lock:acquire", json!({})).await;
+    assert_eq!(refused["response"]["reason"], "not_joined");
     assert_eq!(roster.told(), ["ada joined", "ada Active"]);
 }
 
 #[tokio::test]
 async fn a_departure_says_whether_it_was_meant() {
     let (server, roster) = scene().await;
-    let close = |code: u16| Message::Close(Some(CloseFrame { code: code.into(), reason: "".into() }));
+    let close = |code: u16, reason: &str| {
+        Message::Close(Some(CloseFrame { code: code.into(), reason: reason.to_owned().into() }))
+    };
     let mut ada = server.connect("ada").await;
     ada.join_as("1", "document:notes", json!({"state": {"name": "Ada"}})).await;
     ada.send(json!(["1", "l", "document:notes", "phx_leave", {}])).await;
     ada.reply("l").await;
     assert_eq!(roster.told(), [r#"ada joined with {"name":"Ada"}"#, "ada Left"]);
-    for (code, departure) in [(1000, "ada Left"), (1001, "ada Lost"), (3000, "ada Lost")] {
+    let closes = [
+        (Message::Close(None), "ada Left"),
+        (close(1000, ""), "ada Left"),
+        (close(1000, "heartbeat timeout"), "ada Lost"),
+        (close(1001, ""), "ada Lost"),
+        (close(3000, ""), "ada Lost"),
+    ];
+    for (close, departure) in closes {
         let mut ada = server.connect("ada").await;
         ada.join("document:notes", json!({})).await;
-        ada.send_raw(close(code)).await;
+        ada.send_raw(close).await;
         roster.until(departure).await;
         roster.told();
     }
@@ -218,7 +233,10 @@ async fn heartbeats_and_pushes_are_signs_of_life() {
     roster.told();
     ada.is_alive().await;
     ada.push("1", "document:notes", "cursor.moved", json!({"position": 1})).await;
-    assert_eq!(roster.told(), ["ada Alive", "ada Active"]);
+    ada.send_raw(Message::Ping("still here".into())).await;
+    while !matches!(ada.receive().await, Message::Pong(_)) {}
+    ada.is_alive().await;
+    assert_eq!(roster.told(), ["ada Alive", "ada Active", "ada Alive", "ada Alive"]);
 }
 
 #[tokio::test]
