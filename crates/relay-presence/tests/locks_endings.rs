@@ -1,0 +1,253 @@
+//! What becomes of a lock, and of those who count on it, when it ends: at which place in the document's order, when nobody
+//! waits for it any more, when its event is not kept, when the server stops.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use relay_core::{
+    Actor, DocumentId, Draft, FencingToken, LockScope, ManualClock, Metadata, Payload, PlacementGuard,
+    PublishError, ServiceName, UserId,
+};
+use relay_events::{DOCUMENT_EDITED, DOCUMENT_LOCKED, DOCUMENT_UNLOCKED};
+use relay_presence::{AcquireRequest, Lease, LockChange, LockConfig, LockError, Locks, MemoryTokens};
+
+type Asking = Pin<Box<dyn Future<Output = Result<Lease, LockError>>>>;
+
+fn poll<T>(future: &mut Pin<Box<dyn Future<Output = T> + '_>>) -> Poll<T> {
+    future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+}
+
+fn answer(asking: &mut Asking) -> Result<Lease, LockError> {
+    let Poll::Ready(answer) = poll(asking) else { panic!("there is no answer") };
+    answer
+}
+
+fn locks() -> Locks {
+    let clock = Arc::new(ManualClock::new());
+    let tokens = Arc::new(MemoryTokens::new(&*clock));
+    Locks::new(LockConfig::default(), clock, tokens)
+}
+
+fn document() -> DocumentId {
+    DocumentId::new("notes").unwrap()
+}
+
+fn user(name: &str) -> UserId {
+    UserId::new(name).unwrap()
+}
+
+/// Asks for the whole document, and takes a place in the queue.
+fn ask(locks: &Locks, name: &str, wait: Duration) -> Asking {
+    let (locks, holder) = (locks.clone(), user(name));
+    let request = AcquireRequest { scope: LockScope::Document, ttl: None, wait };
+    let mut asking: Asking = Box::pin(async move { locks.acquire(&document(), &holder, request).await });
+    assert!(poll(&mut asking).is_pending());
+    asking
+}
+
+fn release(locks: &Locks, name: &str, token: FencingToken) -> Asking {
+    let (locks, holder) = (locks.clone(), user(name));
+    let mut asking: Asking = Box::pin(async move { locks.release(&document(), &holder, token).await });
+    assert!(poll(&mut asking).is_pending());
+    asking
+}
+
+fn try_next(locks: &Locks) -> Poll<Option<LockChange>> {
+    let mut next: Pin<Box<dyn Future<Output = _> + '_>> = Box::pin(locks.next_change());
+    poll(&mut next)
+}
+
+fn next(locks: &Locks) -> LockChange {
+    let Poll::Ready(Some(change)) = try_next(locks) else { panic!("there is no change") };
+    change
+}
+
+/// Gives the change its place and keeps it.
+fn publish(locks: &Locks, change: LockChange) {
+    locks.check(&change.draft).unwrap();
+    change.publication.report(Ok(()));
+}
+
+fn acquire(locks: &Locks, name: &str) -> Lease {
+    let mut asking = ask(locks, name, Duration::ZERO);
+    publish(locks, next(locks));
+    answer(&mut asking).unwrap()
+}
+
+fn reason(change: &LockChange) -> String {
+    assert_eq!(change.draft.kind, DOCUMENT_UNLOCKED);
+    let Payload::Json(payload) = &change.draft.payload else { panic!("{change:?}") };
+    let event: serde_json::Value = serde_json::from_str(payload.as_str()).unwrap();
+    event["reason"].as_str().unwrap().to_owned()
+}
+
+/// The code of an edit's refusal.
+fn edit(locks: &Locks, actor: Actor, token: Option<FencingToken>) -> Option<&'static str> {
+    let mut metadata = Metadata::default();
+    if let Some(token) = token {
+        metadata.insert(LockScope::TOKEN_KEY, token.to_string()).unwrap();
+    }
+    let payload = Payload::json(&serde_json::json!({"patches": []})).unwrap();
+    let draft = Draft::new(document(), DOCUMENT_EDITED, payload).actor(actor).metadata(metadata);
+    locks.check(&draft).err().map(|error| error.code())
+}
+
+#[test]
+fn a_lock_that_is_given_back_counts_until_its_end_has_its_place_and_no_longer() {
+    let locks = locks();
+    let (ada, bob) = (Actor::User(user("ada")), Actor::User(user("bob")));
+    let token = acquire(&locks, "ada").token;
+    let mut releasing = release(&locks, "ada", token);
+    let change = next(&locks);
+    // Its end is on its way: what the holder sent before is still under the lock, and others wait.
+    assert_eq!(edit(&locks, ada.clone(), Some(token)), None);
+    assert_eq!(edit(&locks, bob.clone(), None), Some("locked"));
+    locks.check(&change.draft).unwrap();
+    // It has its place: the token is worth nothing, and nobody is kept out.
+    assert_eq!(edit(&locks, ada, Some(token)), Some("stale_lock"));
+    assert_eq!(edit(&locks, bob, None), None);
+    assert_eq!(locks.held(&document()), []);
+    assert!(poll(&mut releasing).is_pending(), "answered before the end is kept");
+    change.publication.report(Ok(()));
+    assert_eq!(answer(&mut releasing).unwrap().token, token);
+}
+
+#[test]
+fn an_event_that_only_looks_like_the_end_of_a_lock_ends_nothing() {
+    let locks = locks();
+    let token = acquire(&locks, "ada").token;
+    let _releasing = release(&locks, "ada", token);
+    let change = next(&locks);
+    let forged = Draft::new(document(), DOCUMENT_UNLOCKED, change.draft.payload.clone());
+    locks.check(&forged).unwrap();
+    locks.check(&forged.id(relay_core::EventId::new())).unwrap();
+    assert_eq!(edit(&locks, Actor::User(user("bob")), None), Some("locked"));
+}
+
+#[test]
+fn who_waits_gets_the_lock_when_the_end_of_the_one_before_is_kept() {
+    let locks = locks();
+    let first = acquire(&locks, "ada");
+    let mut waiting = ask(&locks, "bob", Duration::from_secs(10));
+    let _releasing = release(&locks, "ada", first.token);
+    publish(&locks, next(&locks));
+    publish(&locks, next(&locks));
+    let second = answer(&mut waiting).unwrap();
+    assert!(second.token > first.token);
+}
+
+#[test]
+fn a_lock_whose_asker_is_gone_before_the_answer_is_given_back() {
+    // Gone while its event waits, while it is published, and when the answer is there and not read.
+    for published in 0..3 {
+        let locks = locks();
+        let asking = ask(&locks, "ada", Duration::ZERO);
+        let mut under_way = (published > 0).then(|| next(&locks));
+        if published == 2 {
+            publish(&locks, under_way.take().unwrap());
+        }
+        drop(asking);
+        let granted = under_way.or_else(|| (published == 0).then(|| next(&locks)));
+        if let Some(change) = granted {
+            publish(&locks, change);
+        }
+        let ended = next(&locks);
+        assert_eq!(reason(&ended), "released");
+        publish(&locks, ended);
+        assert_eq!(locks.stats().documents, 0, "gone at step {published}");
+    }
+}
+
+#[test]
+fn a_lock_that_a_second_tab_counts_on_outlives_the_request_of_the_first() {
+    let locks = locks();
+    let first = ask(&locks, "ada", Duration::ZERO);
+    let mut second = ask(&locks, "ada", Duration::ZERO);
+    drop(first);
+    publish(&locks, next(&locks));
+    publish(&locks, next(&locks));
+    let lease = answer(&mut second).unwrap();
+    assert!(try_next(&locks).is_pending());
+    assert_eq!(locks.held(&document()), [lease]);
+}
+
+#[test]
+fn of_a_lock_whose_beginning_is_not_kept_nothing_more_is_told() {
+    let locks = locks();
+    let mut first = ask(&locks, "ada", Duration::ZERO);
+    let mut second = ask(&locks, "ada", Duration::ZERO);
+    let overloaded = PublishError::Overloaded { document: document(), waited: Duration::from_secs(5) };
+    next(&locks).publication.report(Err(overloaded));
+    assert_eq!(answer(&mut first).unwrap_err().code(), "overloaded");
+    assert_eq!(answer(&mut second).unwrap_err().code(), "overloaded");
+    assert!(try_next(&locks).is_pending());
+    assert_eq!(locks.stats().documents, 0);
+}
+
+#[test]
+fn a_change_that_nobody_reports_on_is_not_kept() {
+    let locks = locks();
+    let mut asking = ask(&locks, "ada", Duration::ZERO);
+    drop(next(&locks));
+    assert_eq!(answer(&mut asking).unwrap_err().code(), "closed");
+    assert_eq!(locks.held(&document()), []);
+    assert_eq!(locks.stats().failed_changes, 1);
+}
+
+#[test]
+fn a_lock_whose_end_is_not_kept_has_ended_nevertheless() {
+    let locks = locks();
+    let token = acquire(&locks, "ada").token;
+    let mut waiting = ask(&locks, "bob", Duration::from_secs(10));
+    let mut releasing = release(&locks, "ada", token);
+    next(&locks).publication.report(Err(PublishError::Closed));
+    assert_eq!(answer(&mut releasing).unwrap_err().code(), "closed");
+    publish(&locks, next(&locks));
+    assert_eq!(answer(&mut waiting).unwrap().holder, user("bob"));
+}
+
+#[test]
+fn a_shutdown_ends_every_lock_sends_away_who_waits_and_gives_out_no_more() {
+    let locks = locks();
+    acquire(&locks, "ada");
+    let mut waiting = ask(&locks, "bob", Duration::from_secs(10));
+    locks.shutdown();
+    assert_eq!(answer(&mut waiting).unwrap_err().code(), "closed");
+    let ended = next(&locks);
+    assert_eq!(reason(&ended), "shutdown");
+    assert!(try_next(&locks).is_pending(), "not over before the last change is reported");
+    publish(&locks, ended);
+    assert!(matches!(try_next(&locks), Poll::Ready(None)));
+    let request = AcquireRequest { scope: LockScope::Document, ttl: None, wait: Duration::ZERO };
+    let (notes, cleo) = (document(), user("cleo"));
+    let mut late: Pin<Box<dyn Future<Output = _> + '_>> = Box::pin(locks.acquire(&notes, &cleo, request));
+    assert!(matches!(poll(&mut late), Poll::Ready(Err(LockError::Closed))));
+}
+
+#[test]
+fn services_and_the_system_are_kept_out_like_anybody_else() {
+    let locks = locks();
+    let token = acquire(&locks, "ada").token;
+    let service = Actor::Service(ServiceName::new("ada").unwrap());
+    for actor in [service, Actor::System] {
+        assert_eq!(edit(&locks, actor.clone(), None), Some("locked"));
+        assert_eq!(edit(&locks, actor, Some(token)), Some("stale_lock"));
+    }
+}
+
+#[test]
+fn a_document_tells_its_changes_one_after_the_other() {
+    let locks = locks();
+    let first = acquire(&locks, "ada");
+    let _releasing = release(&locks, "ada", first.token);
+    let ending = next(&locks);
+    let _second = ask(&locks, "ada", Duration::ZERO);
+    assert!(try_next(&locks).is_pending(), "told before the one before was kept");
+    publish(&locks, ending);
+    assert_eq!(next(&locks).draft.kind, DOCUMENT_LOCKED);
+}
