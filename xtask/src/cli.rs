@@ -72,7 +72,7 @@ pub(crate) enum BenchTask {
     /// Puts the server and its peers under the same load over real sockets, side by side.
     ///
     /// Writes a table and pictures to docs/benchmarks. Needs Rust, a C compiler and an otherwise idle machine; fetches the
-    /// peers from npm, `PyPI` and crates.io into ignored folders, for which it needs node, npm and python3: a peer
+    /// peers from npm, `PyPI` and the crates' registry into ignored folders, for which it needs node, npm and python3: a peer
     /// for which something is missing is named and left out.
     Load(LoadOptions),
 }
