@@ -1,8 +1,9 @@
 //! Joins, leaves, and where events begin.
 
+use relay_ws::WsConfig;
 use serde_json::json;
 
-use crate::support::{EPOCH, Server, edit};
+use crate::support::{EPOCH, Server, edit, quick};
 
 #[tokio::test]
 async fn a_join_without_a_position_gets_live_events_alone() {
@@ -173,7 +174,7 @@ async fn a_join_that_the_feed_refuses_is_answered_without_telling_about_its_disk
 
 #[tokio::test]
 async fn a_client_that_falls_too_far_behind_is_told_to_rejoin_and_loses_nothing() {
-    let server = Server::with_feed(crate::support::quick(), |feed| feed.max_behind = 2).await;
+    let server = Server::with_feed(quick(), |feed| feed.max_behind = 2).await;
     let mut ada = server.connect("ada").await;
     ada.join_as("1", "document:notes", json!({})).await;
     for text in ["a", "b", "c", "d"] {
@@ -189,4 +190,38 @@ async fn a_client_that_falls_too_far_behind_is_told_to_rejoin_and_loses_nothing(
 
     bob.join("document:notes", json!({"epoch": EPOCH, "seq": 2})).await;
     assert_eq!(bob.event().await["seq"], 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_in_while_events_come_gets_each_once_and_in_order() {
+    let server = Server::with(WsConfig { shards: Some(1), ..quick() }).await;
+    let mut author = server.connect("author").await;
+    author.join_as("1", "document:notes", json!({})).await;
+    let mut newcomers = Vec::new();
+    for index in 0..40 {
+        newcomers.push(server.connect(&format!("newcomer-{index}")).await);
+    }
+    // All the time somebody comes in, and all the time something happens.
+    for newcomer in &mut newcomers {
+        for _ in 0..5 {
+            author.send(json!(["1", "p", "document:notes", "document.edited", edit("x")])).await;
+            author.send(json!(["1", "c", "document:notes", "cursor.moved", {"position": 1}])).await;
+        }
+        newcomer.send(json!(["1", "j", "document:notes", "phx_join", {}])).await;
+    }
+    for _ in 0..20 {
+        author.send(json!(["1", "p", "document:notes", "document.edited", edit("y")])).await;
+    }
+    for newcomer in &mut newcomers {
+        let reply = newcomer.reply("j").await;
+        let mut position = reply["response"]["position"].as_u64().unwrap();
+        while position < 220 {
+            let event = newcomer.event().await;
+            if let Some(seq) = event["seq"].as_u64() {
+                assert_eq!(seq, position + 1);
+                position = seq;
+            }
+        }
+        newcomer.is_alive().await;
+    }
 }
