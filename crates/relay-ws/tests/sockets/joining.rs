@@ -1,5 +1,8 @@
 //! Joins, leaves, and where events begin.
 
+use futures_util::FutureExt;
+use relay_core::{Draft, EventSink, Payload};
+use relay_events::DOCUMENT_EDITED;
 use relay_ws::WsConfig;
 use serde_json::json;
 
@@ -224,4 +227,28 @@ async fn who_comes_in_while_events_come_gets_each_once_and_in_order() {
         }
         newcomer.is_alive().await;
     }
+}
+
+#[tokio::test]
+async fn when_a_document_cannot_go_on_all_its_members_are_told_and_can_join_again() {
+    let server = Server::start().await;
+    let (mut ada, mut bob) = (server.connect("ada").await, server.connect("bob").await);
+    for client in [&mut ada, &mut bob] {
+        client.join_as("1", "document:notes", json!({})).await;
+        client.is_alive().await;
+    }
+    // Before anybody can read them, the events are gone.
+    for _ in 0..3 {
+        let payload = Payload::json(&edit("x")).unwrap();
+        let draft = Draft::new("notes".parse().unwrap(), DOCUMENT_EDITED, payload);
+        server.feed.publish(draft).now_or_never().unwrap().unwrap();
+    }
+    server.feed.trim("notes", 3);
+    for client in [&mut ada, &mut bob] {
+        let message = client.next().await;
+        assert_eq!(message, json!(["1", "1", "document:notes", "phx_error", {"reason": "lagged"}]));
+        let reply = client.join_as("2", "document:notes", json!({})).await;
+        assert_eq!(reply["status"], "ok");
+    }
+    assert_eq!(server.ws.stats().channel_errors["lagged"], 2);
 }
