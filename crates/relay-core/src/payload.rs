@@ -21,7 +21,7 @@ impl Payload {
     /// # Errors
     /// When `value` cannot be JSON, for instance a map whose keys are not text.
     pub fn json(value: &impl Serialize) -> Result<Self, serde_json::Error> {
-        Ok(Self::Json(JsonText(serde_json::to_vec(value)?.into())))
+        JsonText::of(value).map(Self::Json)
     }
 
     /// Size in bytes.
@@ -59,6 +59,14 @@ impl JsonText {
     pub fn parse(bytes: Bytes) -> Result<Self, serde_json::Error> {
         serde_json::from_slice::<&RawValue>(&bytes)?;
         Ok(Self(bytes))
+    }
+
+    /// The text of `value`.
+    ///
+    /// # Errors
+    /// When `value` cannot be JSON, for instance a map whose keys are not text.
+    pub fn of(value: &impl Serialize) -> Result<Self, serde_json::Error> {
+        serde_json::to_vec(value).map(|text| Self(text.into()))
     }
 
     /// The text of a value that was parsed already, without checking it again.

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use relay_core::{Actor, Draft, JsonText, Payload, RequestError, Seat};
 use relay_events::CURSOR_MOVED;
 use serde::Serialize;
@@ -42,10 +41,8 @@ fn refused(code: &'static str, error: &impl ToString) -> RequestError {
     RequestError { code, message: error.to_string(), holder: None }
 }
 
-fn json(value: &impl Serialize) -> Result<JsonText, RequestError> {
-    serde_json::to_vec(value)
-        .and_then(|text| JsonText::parse(Bytes::from(text)))
-        .map_err(|error| refused("internal", &error))
+pub(crate) fn json(value: &impl Serialize) -> Result<JsonText, RequestError> {
+    JsonText::of(value).map_err(|error| refused("internal", &error))
 }
 
 /// `{}`.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use relay_core::{
     Arrival, Attendance, Attended, Clock, Departure, DocumentId, Draft, EventSink, JsonText, PublishError,
     RequestError, Seat, Sign, UserId,
@@ -310,12 +310,7 @@ impl Inner {
         let mut shard = self.shard(id).lock();
         let entry = shard.get_mut(id)?;
         let result = change(entry, version);
-        let wakers = self.follow(id, entry);
-        if entry.is_over() {
-            shard.remove(id);
-        }
-        drop(shard);
-        wakers.into_iter().for_each(Waker::wake);
+        self.finish(shard, id);
         Some(result)
     }
 
@@ -331,13 +326,19 @@ impl Inner {
             Document::new(id.clone(), Roster::new(replica, self.next_version()))
         });
         let result = change(entry, self.next_version());
+        self.finish(shard, id);
+        result
+    }
+
+    /// Sees to what a change of the document has led to, and lets go of it and of the lock.
+    fn finish(self: &Arc<Self>, mut shard: MutexGuard<'_, HashMap<DocumentId, Document>>, id: &DocumentId) {
+        let Some(entry) = shard.get_mut(id) else { return };
         let wakers = self.follow(id, entry);
         if entry.is_over() {
             shard.remove(id);
         }
         drop(shard);
         wakers.into_iter().for_each(Waker::wake);
-        result
     }
 
     fn next_version(&self) -> Version {

@@ -72,7 +72,7 @@ pub(crate) struct Shard {
     /// What is to be dealt with now, the last first; and the vector that takes its place.
     ready: Vec<Target>,
     due: Vec<(Tick, usize)>,
-    /// Set while the server stops: over which time from which moment connections are closed.
+    /// Set while the server stops: who comes now is told to come back at once.
     draining: bool,
     ending: bool,
 }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use relay_core::{FencingToken, JsonText, LockScope, Region, RequestError, Seat, Timestamp, UserId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{AcquireRequest, Lease, Locks};
+use crate::commands::json;
 use relay_core::DocumentId;
 
 #[derive(Deserialize)]
@@ -110,9 +110,4 @@ fn parse<T: DeserializeOwned>(payload: &JsonText) -> Result<T, RequestError> {
 
 fn lease(lease: &Lease) -> Result<JsonText, RequestError> {
     json(&LeaseForm::from(lease))
-}
-
-fn json(value: &impl Serialize) -> Result<JsonText, RequestError> {
-    let text = serde_json::to_vec(value).and_then(|text| JsonText::parse(Bytes::from(text)));
-    text.map_err(|error| RequestError { code: "internal", message: error.to_string(), holder: None })
 }
