@@ -31,6 +31,7 @@ mod lock;
 mod log;
 mod payload;
 mod position;
+mod target;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod time;
@@ -50,6 +51,7 @@ pub use lock::{FencingToken, LockScope, PlacementGuard};
 pub use log::{EventLog, Head, LogError, ReadLimit, Retention};
 pub use payload::{JsonText, Payload};
 pub use position::{Epoch, Offset, Seq};
+pub use target::{Delivery, DeliveryError, HealthProbe, ProbeFailure, Target, Verdict};
 pub use time::{Clock, ManualClock, SystemClock, Timestamp};
 
 #[cfg(doctest)]

@@ -1,0 +1,1 @@
+//! The decision log: why each event went where it went.

@@ -1,0 +1,1 @@
+//! Whether a service works: what probes and deliveries say of it, and when it is left alone.

@@ -1,0 +1,1 @@
+//! What routing has done, in numbers: per rule and per target.

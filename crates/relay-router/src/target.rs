@@ -1,0 +1,1 @@
+//! Ways to a service: HTTP, and what is allowed to be reached.
