@@ -27,6 +27,7 @@ mod event;
 mod feed;
 mod id;
 mod kind;
+mod latency;
 mod lock;
 mod log;
 mod payload;
@@ -47,6 +48,7 @@ pub use feed::{
 };
 pub use id::{Actor, ConnectionId, DocumentId, EventId, InvalidId, Region, ServiceName, SessionId, UserId};
 pub use kind::{Durability, Kind};
+pub use latency::{LatencyStats, LatencyWindow};
 pub use lock::{FencingToken, LockScope, PlacementGuard};
 pub use log::{EventLog, Head, LogError, ReadLimit, Retention};
 pub use payload::{JsonText, Payload};
