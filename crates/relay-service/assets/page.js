@@ -5,6 +5,7 @@
 // else moves both over itself.
 
 import { Channel } from "./phoenix.js"
+import { showSummary } from "./summary.js"
 import { SharedText, apply, difference, moveCaret, operation, transform } from "./text.js"
 
 const NAMES = ["ada", "bob", "cleo", "dan", "eve", "finn", "gina", "hugo"]
@@ -40,6 +41,8 @@ class Session {
     this.shown = [] // the code points in the editor
     this.catchingUp = false
     this.online = false
+    this.summary = null // what the services have found
+    showSummary(null)
   }
 
   #position() {
@@ -55,6 +58,7 @@ class Session {
     this.online = true
     this.catchingUp = !returned && reply.position < reply.seq
     editor.disabled = this.catchingUp
+    $("annotation").disabled = $("add-annotation").disabled = false
     $("epoch").textContent = reply.epoch
     if (returned) showRecovery(reply)
     this.#facts()
@@ -81,6 +85,7 @@ class Session {
     const own = this.sent !== null && envelope.id === this.sent.id
     addRow(envelope, this.#latency(envelope, own), envelope.actor === `user:${this.user}`)
     if (!envelope.seq) return
+    if (envelope.kind === "x-summary" && envelope.actor.startsWith("service:")) this.#summary(envelope.payload)
     if (this.catchingUp) return this.#catchUp(envelope)
     if (own) this.#confirm(envelope)
     else this.#merge(envelope)
@@ -95,7 +100,27 @@ class Session {
     this.catchingUp = false
     editor.disabled = false
     this.#render([...this.text.points], [])
+    if (this.summary) showSummary(this.summary)
     this.#facts()
+  }
+
+  #summary(payload) {
+    this.summary = payload
+    if (!this.catchingUp) showSummary(payload)
+  }
+
+  // Says something about what is selected in the editor, or about all of it.
+  async annotate(text) {
+    const points = (units) => [...editor.value.slice(0, units)].length
+    const range = [points(editor.selectionStart), points(editor.selectionEnd)]
+    const payload = { annotation: uuid(), text, ...(range[0] < range[1] && { range }) }
+    try {
+      await this.channel.push("publish", { kind: "annotation.added", id: payload.annotation, payload })
+      return true
+    } catch (error) {
+      notice(`The annotation was not added: ${error.message}`)
+      return false
+    }
   }
 
   #latency(envelope, own) {
@@ -291,6 +316,11 @@ function join(name, user) {
 $("entry").addEventListener("submit", (event) => {
   event.preventDefault()
   join($("document-name").value, $("user-name").value)
+})
+$("annotate").addEventListener("submit", async (event) => {
+  event.preventDefault()
+  const input = $("annotation")
+  if (session && (await session.annotate(input.value))) input.value = ""
 })
 $("document-name").addEventListener("input", () => commands($("document-name").value || "notes"))
 editor.addEventListener("input", () => composing || session?.typed())

@@ -2,6 +2,7 @@
 // Run with: node --test crates/relay-service/tests/text.test.mjs
 
 import assert from "node:assert/strict"
+import { readFileSync } from "node:fs"
 import { test } from "node:test"
 import { SharedText, apply, difference, operation, transform } from "../assets/text.js"
 
@@ -77,4 +78,13 @@ test("patches that lie beyond the text are cut off alike everywhere", () => {
   const text = new SharedText()
   text.take({ seq: 1, kind: "document.edited", payload: { patches: [[1e15, 7, "end"], [1, 1e15, ""]] } })
   assert.equal(text.points.join(""), "e")
+})
+
+// The services keep the text, too: examples/support/shared_text.rs is held to the same cases.
+test("edits that were made at once come to the text that others, who keep it in another language, have", () => {
+  for (const { payloads, text } of JSON.parse(readFileSync(new URL("shared-text.json", import.meta.url)))) {
+    const shared = new SharedText()
+    for (const [index, payload] of payloads.entries()) shared.take({ seq: index + 1, kind: "document.edited", payload })
+    assert.equal(shared.points.join(""), text)
+  }
 })

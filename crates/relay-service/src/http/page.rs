@@ -1,4 +1,4 @@
-//! The page at `/`: three files that are part of the binary.
+//! The page at `/`: files that are part of the binary.
 
 use axum::Router;
 use axum::response::IntoResponse;
@@ -17,6 +17,7 @@ pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     let script = include_str!("../../assets/page.js");
     let phoenix = include_str!("../../assets/phoenix.js");
     let text = include_str!("../../assets/text.js");
+    let summary = include_str!("../../assets/summary.js");
     let style = include_str!("../../assets/page.css");
     let icon = include_str!("../../assets/icon.svg");
     Router::new()
@@ -24,6 +25,7 @@ pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
         .route("/page.js", get(async move || file("text/javascript; charset=utf-8", script)))
         .route("/phoenix.js", get(async move || file("text/javascript; charset=utf-8", phoenix)))
         .route("/text.js", get(async move || file("text/javascript; charset=utf-8", text)))
+        .route("/summary.js", get(async move || file("text/javascript; charset=utf-8", summary)))
         .route("/page.css", get(async move || file("text/css; charset=utf-8", style)))
         .route("/icon.svg", get(async move || file("image/svg+xml", icon)))
 }

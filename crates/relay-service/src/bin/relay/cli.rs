@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::settings::layers::{Layered, SettingsError, Source};
+#[cfg(feature = "demo")]
+use crate::settings::{LogFormat, value::Value as _};
 
 /// Events of shared documents: ordered, kept, and sent to everyone who is there.
 #[derive(Debug, Parser)]
@@ -18,6 +20,9 @@ pub(crate) struct Relay {
 pub(crate) enum Command {
     /// Run the server.
     Serve(SettingsArgs),
+    /// Run a server with four example services, and open a page that shows what they find while you type.
+    #[cfg(feature = "demo")]
+    Demo(DemoArgs),
     /// Follow a document: print what happens in it, one line per event, until interrupted.
     Tail(TailArgs),
     /// Publish one event, and print its receipt.
@@ -95,6 +100,29 @@ impl SettingsArgs {
         }
         Ok(layered)
     }
+}
+
+/// The demo.
+#[cfg(feature = "demo")]
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Where to serve; port 0 takes a free one. Without it: 127.0.0.1:7400, or a free port when that is taken.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<std::net::SocketAddr>,
+    /// Where events are kept. Without it they are gone when the demo ends.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Do not open the page; its address is in the log.
+    #[arg(long)]
+    pub(crate) no_open: bool,
+    /// How the log is written: pretty or json.
+    #[arg(long, value_name = "FORMAT", default_value = "pretty", value_parser = log_format)]
+    pub(crate) log_format: LogFormat,
+}
+
+#[cfg(feature = "demo")]
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    LogFormat::read(text).ok_or_else(|| format!("it must be {}", LogFormat::allowed()))
 }
 
 #[derive(Debug, Args)]

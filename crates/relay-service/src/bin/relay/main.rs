@@ -3,6 +3,8 @@
 mod cli;
 mod client;
 mod config_command;
+#[cfg(feature = "demo")]
+mod demo;
 mod log_commands;
 mod publish;
 mod serve;
@@ -31,6 +33,8 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve(args) => runtime()?.block_on(serve::serve(args)),
+        #[cfg(feature = "demo")]
+        Command::Demo(args) => runtime()?.block_on(demo::demo(args)),
         Command::Tail(args) => runtime()?.block_on(tail::tail(args)),
         Command::Publish(args) => runtime()?.block_on(publish::publish(args)),
         Command::Log(command) => log_commands::run(command),

@@ -84,23 +84,23 @@ async fn reload(service: &RelayService) {
 }
 
 /// The signals that stop the server.
-struct Signals {
+pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    fn new() -> std::io::Result<Self> {
+    pub(crate) fn new() -> std::io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
     /// Somebody at a terminal who does not want to wait. A second SIGTERM does not mean that: supervisors send it to a
     /// process and to its group alike.
-    async fn second_interrupt(&mut self) {
+    pub(crate) async fn second_interrupt(&mut self) {
         self.interrupt.recv().await;
     }
 
-    async fn next(&mut self) -> &'static str {
+    pub(crate) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
@@ -108,7 +108,7 @@ impl Signals {
     }
 }
 
-fn write_log(settings: &Settings) -> anyhow::Result<()> {
+pub(crate) fn write_log(settings: &Settings) -> anyhow::Result<()> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_new(&settings.log_filter.0)?)
         .with_ansi(std::io::stdout().is_terminal());

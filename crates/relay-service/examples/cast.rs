@@ -1,0 +1,14 @@
+//! CAST: key phrases of annotations. Because of annotation.added events it publishes `x-tags` events.
+//!
+//! ```sh
+//! cargo run --example cast -- --relay http://127.0.0.1:7400
+//! ```
+//!
+//! What it does is in `support/cast.rs`; what all services have in common, in `support/shell.rs`.
+
+#[path = "support/alone.rs"]
+mod alone;
+
+fn main() -> std::process::ExitCode {
+    alone::run("cast")
+}

@@ -1,0 +1,277 @@
+//! The relay as a service sees it: the few requests that it makes, and what can become of them.
+
+use std::time::Duration;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use relay_core::{DocumentId, Event, EventId, ServiceName};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+/// The metadata key under which a delivered event says which rules led to it. Copied into what is published because
+/// of it, so that the relay notices when events go round in a circle.
+const CAUSES: &str = "relay.causes";
+
+/// How long a request may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many events are asked for at once.
+const PAGE_EVENTS: u32 = 500;
+/// No answer is larger: pages end at 1 MiB, and one event may be larger than that.
+const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
+/// What stays as it is in a path segment.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Why a request to the relay came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RelayError {
+    /// No answer.
+    #[error("the relay at {url} cannot be reached: {source}; is `relay serve` running there?")]
+    Unreachable { url: String, source: reqwest::Error },
+    /// An answer that says no.
+    #[error("the relay answered {status} to {request}: {reason}: {message}")]
+    Refused { request: String, status: StatusCode, reason: String, message: String },
+    /// An answer that is none of the relay's.
+    #[error("the relay's answer to {request} cannot be read: {detail}; does its version fit this service's?")]
+    Unreadable { request: String, detail: String },
+}
+
+impl RelayError {
+    /// Whether asking the same again is of no use.
+    pub(crate) fn is_final(&self) -> bool {
+        let passing = [
+            StatusCode::REQUEST_TIMEOUT,
+            StatusCode::CONFLICT,
+            StatusCode::TOO_EARLY,
+            StatusCode::TOO_MANY_REQUESTS,
+        ];
+        matches!(self, Self::Refused { status, .. } if status.is_client_error() && !passing.contains(status))
+    }
+
+    /// Whether the relay no longer knows this registration, so that the service has to register again.
+    pub(crate) fn is_lease_gone(&self) -> bool {
+        matches!(self, Self::Refused { status, .. }
+            if matches!(*status, StatusCode::NOT_FOUND | StatusCode::CONFLICT))
+    }
+
+    fn is_not_found(&self) -> bool {
+        matches!(self, Self::Refused { status, .. } if *status == StatusCode::NOT_FOUND)
+    }
+}
+
+/// What a service says of itself when it registers.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Registration {
+    /// Where events are delivered.
+    pub(crate) url: String,
+    pub(crate) version: &'static str,
+    pub(crate) capabilities: Vec<&'static str>,
+    pub(crate) probe: Value,
+}
+
+/// The answer to a registration.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Registered {
+    pub(crate) lease: Lease,
+    /// What deliveries are signed with.
+    pub(crate) secret: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Lease {
+    pub(crate) id: Value,
+    pub(crate) heartbeat_every_ms: u64,
+}
+
+/// A page of a document's history.
+#[derive(Debug)]
+pub(crate) enum History {
+    /// Events, which may be none.
+    Page { epoch: String, events: Vec<Event>, next_after_seq: u64, last_seq: u64 },
+    /// What was asked for is no longer kept; the earliest that is has this seq.
+    Trimmed { first_seq: u64 },
+}
+
+/// A relay, and the name under which a service works for it.
+#[derive(Debug, Clone)]
+pub(crate) struct Relay {
+    http: reqwest::Client,
+    /// Without a slash at its end.
+    url: String,
+    service: ServiceName,
+}
+
+impl Relay {
+    /// The relay at `url`, for instance `http://127.0.0.1:7400`.
+    pub(crate) fn new(url: &str, service: ServiceName) -> anyhow::Result<Self> {
+        // The client wants one even when it speaks plain HTTP. An error says that there is one already.
+        let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder().no_proxy().timeout(REQUEST_TIMEOUT).build()?;
+        Ok(Self { http, url: url.trim_end_matches('/').to_owned(), service })
+    }
+
+    /// The name of the service.
+    pub(crate) fn service(&self) -> &ServiceName {
+        &self.service
+    }
+
+    /// Registers the service, anew or in the place of an earlier run of it.
+    pub(crate) async fn register(&self, registration: &Registration) -> Result<Registered, RelayError> {
+        self.ask(Method::PUT, &self.service_path(), |request| request.json(registration)).await
+    }
+
+    /// Says that the service is there; `trouble` is what it cannot do right now.
+    pub(crate) async fn heartbeat(&self, lease: &Lease, trouble: Option<&str>) -> Result<(), RelayError> {
+        let path = format!("{}/heartbeat", self.service_path());
+        let body = match trouble {
+            None => json!({"lease": lease.id, "state": "healthy"}),
+            Some(reason) => json!({"lease": lease.id, "state": "degraded", "reason": reason}),
+        };
+        self.ask::<Value>(Method::POST, &path, |request| request.json(&body)).await.map(drop)
+    }
+
+    /// Asks for no new events. What waits for the service is still delivered; see [`Relay::has_let_go`].
+    pub(crate) async fn deregister(&self, lease: &Lease) -> Result<(), RelayError> {
+        let id = lease.id.as_str().map_or_else(|| lease.id.to_string(), str::to_owned);
+        let path = format!("{}?lease={}", self.service_path(), utf8_percent_encode(&id, SEGMENT));
+        self.send(Method::DELETE, &path, |request| request).await.map(drop)
+    }
+
+    /// Whether the relay has delivered all that it still had for the service after [`Relay::deregister`].
+    pub(crate) async fn has_let_go(&self) -> Result<bool, RelayError> {
+        match self.send(Method::GET, &self.service_path(), |request| request).await {
+            Ok(_) => Ok(false),
+            Err(error) if error.is_not_found() => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Publishes a result as `service:<name>`.
+    ///
+    /// `because` is the event that was delivered, and `covers` the one that the result speaks of: publishing a result of
+    /// the same event again makes no second one.
+    pub(crate) async fn publish(
+        &self,
+        kind: &str,
+        payload: &Value,
+        because: &Event,
+        covers: EventId,
+    ) -> Result<(), RelayError> {
+        let mut draft = json!({
+            "id": EventId::from_name(&format!("{}:{covers}:{kind}", self.service)),
+            "kind": kind,
+            "actor": format!("service:{}", self.service),
+            "payload": payload,
+        });
+        if let Some(causes) = because.metadata.get(CAUSES) {
+            draft["metadata"] = json!({ CAUSES: causes });
+        }
+        self.ask::<Value>(Method::POST, &events_path(&because.document), |request| request.json(&draft))
+            .await
+            .map(drop)
+    }
+
+    /// The events of `document` that come after `after_seq`: as many of them as fit a page.
+    pub(crate) async fn history(&self, document: &DocumentId, after_seq: u64) -> Result<History, RelayError> {
+        #[derive(Deserialize)]
+        struct Page {
+            epoch: String,
+            last_seq: u64,
+            next_after_seq: u64,
+            events: Vec<Box<RawValue>>,
+        }
+        let path = format!("{}?after_seq={after_seq}&limit={PAGE_EVENTS}", events_path(document));
+        let (status, body) = self.answer(Method::GET, &path, |request| request).await?;
+        if status == StatusCode::GONE {
+            #[derive(Deserialize)]
+            struct Trimmed {
+                first_seq: u64,
+            }
+            let Trimmed { first_seq } = read(&Method::GET, &path, &body)?;
+            return Ok(History::Trimmed { first_seq });
+        }
+        let body = accepted(&Method::GET, &path, status, body)?;
+        let page: Page = read(&Method::GET, &path, &body)?;
+        let events = page.events.iter().map(|event| relay_events::json::decode(event.get().as_bytes()));
+        let events = events.collect::<Result<_, _>>().map_err(|error| RelayError::Unreadable {
+            request: format!("GET {path}"),
+            detail: error.to_string(),
+        })?;
+        let Page { epoch, last_seq, next_after_seq, .. } = page;
+        Ok(History::Page { epoch, events, next_after_seq, last_seq })
+    }
+
+    fn service_path(&self) -> String {
+        format!("/v1/services/{}", utf8_percent_encode(self.service.as_str(), SEGMENT))
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        complete: impl FnOnce(RequestBuilder) -> RequestBuilder,
+    ) -> Result<T, RelayError> {
+        let body = self.send(method.clone(), path, complete).await?;
+        read(&method, path, &body)
+    }
+
+    /// Sends a request that must be accepted, and returns the body of the answer.
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        complete: impl FnOnce(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Vec<u8>, RelayError> {
+        let (status, body) = self.answer(method.clone(), path, complete).await?;
+        accepted(&method, path, status, body)
+    }
+
+    async fn answer(
+        &self,
+        method: Method,
+        path: &str,
+        complete: impl FnOnce(RequestBuilder) -> RequestBuilder,
+    ) -> Result<(StatusCode, Vec<u8>), RelayError> {
+        let unreachable = |source| RelayError::Unreachable { url: self.url.clone(), source };
+        let request = complete(self.http.request(method.clone(), format!("{}{path}", self.url)));
+        let mut response: Response = request.send().await.map_err(unreachable)?;
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
+            if body.len() + chunk.len() > MAX_ANSWER_BYTES {
+                let detail = format!("it has more than {MAX_ANSWER_BYTES} bytes");
+                return Err(RelayError::Unreadable { request: format!("{method} {path}"), detail });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok((response.status(), body))
+    }
+}
+
+fn events_path(document: &DocumentId) -> String {
+    format!("/v1/documents/{}/events", utf8_percent_encode(document.as_str(), SEGMENT))
+}
+
+fn read<T: DeserializeOwned>(method: &Method, path: &str, body: &[u8]) -> Result<T, RelayError> {
+    serde_json::from_slice(body).map_err(|error| RelayError::Unreadable {
+        request: format!("{method} {path}"),
+        detail: error.to_string(),
+    })
+}
+
+/// The body of an answer that says yes; otherwise what is wrong.
+fn accepted(method: &Method, path: &str, status: StatusCode, body: Vec<u8>) -> Result<Vec<u8>, RelayError> {
+    #[derive(Deserialize)]
+    struct Problem {
+        reason: String,
+        message: String,
+    }
+    if status.is_success() {
+        return Ok(body);
+    }
+    let Problem { reason, message } = serde_json::from_slice(&body).unwrap_or_else(|_| Problem {
+        reason: "unknown".to_owned(),
+        message: "the answer does not say why; is it a Relay server?".to_owned(),
+    });
+    Err(RelayError::Refused { request: format!("{method} {path}"), status, reason, message })
+}
