@@ -6,6 +6,9 @@
 
 mod cast;
 mod documents;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
+mod fake_relay;
 mod prose;
 mod relay;
 mod seen;
@@ -14,6 +17,9 @@ mod shell;
 mod sift;
 mod spawn;
 mod stitch;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
+mod tests;
 
 use std::sync::Arc;
 
