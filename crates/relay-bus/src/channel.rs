@@ -205,6 +205,7 @@ impl Channel {
             state.waiters.take()
         };
         self.shared.counters.ephemeral_published.add(1);
+        self.shared.counters.kinds.count(&event.kind);
         self.shared.mailboxes.offer(&event, &mut wakers);
         wake(wakers);
         Ok(receipt)
@@ -213,6 +214,7 @@ impl Channel {
     fn publish_in_memory(&self, mut draft: Draft) -> Result<Receipt, PublishError> {
         let remember_id = draft.id.is_some();
         draft.id.get_or_insert_with(relay_core::EventId::new);
+        let kind = draft.kind.clone();
         let (receipt, wakers) = {
             let mut state = self.state.lock();
             state.check_open()?;
@@ -233,6 +235,7 @@ impl Channel {
             (receipt, wakers)
         };
         self.shared.counters.durable_published.add(1);
+        self.shared.counters.kinds.count(&kind);
         wake(wakers);
         Ok(receipt)
     }
@@ -322,6 +325,9 @@ impl Channel {
     fn commit(&self, batch: Batch, first: Offset) {
         let Batch { events, waiting, .. } = batch;
         let mut receipts = Vec::with_capacity(events.len());
+        for event in &events {
+            self.shared.counters.kinds.count(&event.kind);
+        }
         let wakers = {
             let mut state = self.state.lock();
             let mut wakers = state.waiters.take();

@@ -1,14 +1,20 @@
 //! What has happened on a bus, counted.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use relay_core::{DocumentId, Epoch, PublishError, Seq};
 use serde::Serialize;
 
+use crate::kinds::KindCounters;
+
 macro_rules! counters {
     ($( $(#[$doc:meta])* $name:ident, )*) => {
         #[derive(Debug, Default)]
-        pub(crate) struct Counters { $( pub(crate) $name: Counter, )* }
+        pub(crate) struct Counters {
+            $( pub(crate) $name: Counter, )*
+            pub(crate) kinds: KindCounters,
+        }
 
         /// Sums over all documents since the bus began, and what is held now. One consistent moment is not promised.
         #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -16,12 +22,15 @@ macro_rules! counters {
         pub struct BusStats {
             /// Documents that are in memory now.
             pub open_channels: usize,
+            /// Events published, durable and ephemeral ones, by kind: every kind of the vocabulary, the first 32 others
+            /// that came, and the rest together as `x-other`.
+            pub by_kind: BTreeMap<Box<str>, u64>,
             $( $(#[$doc])* pub $name: u64, )*
         }
 
         impl Counters {
             pub(crate) fn snapshot(&self, open_channels: usize) -> BusStats {
-                BusStats { open_channels, $( $name: self.$name.get(), )* }
+                BusStats { open_channels, by_kind: self.kinds.snapshot(), $( $name: self.$name.get(), )* }
             }
         }
     };

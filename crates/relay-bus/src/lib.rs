@@ -43,6 +43,7 @@ mod ephemeral;
 mod filter;
 mod handlers;
 mod history;
+mod kinds;
 mod listener;
 mod mailbox;
 mod registry;

@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use relay_core::{Clock, Draft, EventLog, PlacementGuard, PublishError};
+use relay_core::{Clock, Draft, EventLog, LatencyWindow, PlacementGuard, PublishError};
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
@@ -11,12 +12,17 @@ use crate::config::BusConfig;
 use crate::counters::Counters;
 use crate::mailbox::Mailboxes;
 
+/// Without a log, of how many durable events the publishing of one is timed.
+const SAMPLED: u64 = 64;
+
 pub(crate) struct Shared {
     pub(crate) config: BusConfig,
     pub(crate) log: Option<Arc<dyn EventLog>>,
     pub(crate) guard: Option<Arc<dyn PlacementGuard>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) counters: Arc<Counters>,
+    /// How long publishers of durable events wait for their receipts.
+    pub(crate) publishing: LatencyWindow,
     pub(crate) mailboxes: Mailboxes,
     pub(crate) runtime: Handle,
     /// The channels' writers, waited for when the bus stops.
@@ -24,6 +30,14 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// The moment from which the publishing of `draft` is timed, if it is: waiting for the log always is, while of what
+    /// takes less time than looking at the clock one in [`SAMPLED`] has to do.
+    pub(crate) fn timing(&self, draft: &Draft) -> Option<Duration> {
+        let is_timed = draft.kind.is_durable()
+            && (self.log.is_some() || self.counters.durable_published.get().is_multiple_of(SAMPLED));
+        is_timed.then(|| self.clock.monotonic())
+    }
+
     /// Whether `draft` may have its place now.
     pub(crate) fn check(&self, draft: &Draft) -> Result<(), PublishError> {
         self.guard.as_ref().map_or(Ok(()), |guard| guard.check(draft))

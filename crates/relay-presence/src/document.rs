@@ -19,6 +19,7 @@ use crate::config::PresenceConfig;
 use crate::roster::{Roster, Version};
 use crate::session::{Session, SessionState, Transition};
 use crate::state;
+use crate::stats::Uncounted;
 
 /// A connection that is in the document.
 #[derive(Debug)]
@@ -75,6 +76,7 @@ pub(crate) struct Document {
     pub(crate) dirty: bool,
     pub(crate) flushed_at: Option<Duration>,
     pub(crate) readers: HashMap<u64, Waker>,
+    pub(crate) uncounted: Uncounted,
 }
 
 impl Document {
@@ -92,6 +94,7 @@ impl Document {
             dirty: false,
             flushed_at: None,
             readers: HashMap::new(),
+            uncounted: Uncounted::default(),
         }
     }
 
@@ -172,6 +175,7 @@ impl Document {
         }
         let mut session = Session::new(at.wall, at.now);
         session.counters.joins = 1;
+        self.uncounted.sessions_started += 1;
         let id = session.id;
         self.session = Some(session);
         let started = SessionStarted { started_at: at.wall };
@@ -319,6 +323,7 @@ impl Document {
     fn remove(&mut self, connection: ConnectionId, reason: EndReason, since: Duration, version: Version) {
         let Some(Seated { shown_as, user, .. }) = self.seats.remove(&connection) else { return };
         self.roster.remove(version, shown_as);
+        self.uncounted.leaves += 1;
         let Some(session) = self.session.as_ref().map(|session| session.id) else { return };
         if let Some(seats) = self.users.get_mut(&user) {
             *seats -= 1;
@@ -336,6 +341,7 @@ impl Document {
         if let Some(mut over) = self.session.take() {
             over.take(Transition::Emptied);
             over.take(Transition::Ended);
+            self.uncounted.sessions_ended += 1;
             self.publish(session, SESSION_ENDED, Actor::System, &SessionEnded { reason }, None);
         }
     }

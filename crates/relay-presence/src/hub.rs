@@ -348,6 +348,7 @@ impl Inner {
     /// Sees to what a change leads to: events are published, and changes become visible, now or with others a little later.
     /// Returns whom to wake when the lock is released.
     fn follow(self: &Arc<Self>, id: &DocumentId, entry: &mut Document) -> Vec<Waker> {
+        self.counters.count(&std::mem::take(&mut entry.uncounted));
         if !entry.outbox.is_empty() && !entry.publishing {
             entry.publishing = true;
             let publishing = publish(Arc::clone(self), id.clone());

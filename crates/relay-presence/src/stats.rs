@@ -17,8 +17,15 @@ pub struct PresenceStats {
     pub connections: usize,
     /// Events about who comes and goes that wait to be published.
     pub waiting_events: usize,
+    /// Sessions that began.
+    pub sessions_started: u64,
+    /// Sessions that ended.
+    pub sessions_ended: u64,
     /// Connections that joined a document.
     pub joins: u64,
+    /// Connections that are in their document no more: those that left, those that were gone for too long or silent, and
+    /// those that were there when the server stopped.
+    pub leaves: u64,
     /// Connections that came back within the grace time.
     pub returns: u64,
     /// Connections that were gone for too long, or silent.
@@ -39,6 +46,9 @@ pub struct PresenceStats {
 
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
+    sessions_started: AtomicU64,
+    sessions_ended: AtomicU64,
+    leaves: AtomicU64,
     pub(crate) joins: AtomicU64,
     pub(crate) returns: AtomicU64,
     pub(crate) expired: AtomicU64,
@@ -50,7 +60,22 @@ pub(crate) struct Counters {
     pub(crate) failed: AtomicU64,
 }
 
+/// What has happened in a document and is not counted yet.
+#[derive(Debug, Default)]
+pub(crate) struct Uncounted {
+    pub(crate) sessions_started: u64,
+    pub(crate) sessions_ended: u64,
+    pub(crate) leaves: u64,
+}
+
 impl Counters {
+    pub(crate) fn count(&self, uncounted: &Uncounted) {
+        let Uncounted { sessions_started, sessions_ended, leaves } = uncounted;
+        self.sessions_started.fetch_add(*sessions_started, Ordering::Relaxed);
+        self.sessions_ended.fetch_add(*sessions_ended, Ordering::Relaxed);
+        self.leaves.fetch_add(*leaves, Ordering::Relaxed);
+    }
+
     pub(crate) fn count_change(&self, change: &PresenceChange) {
         let counter = match change {
             PresenceChange::State(_) => &self.states,
@@ -72,7 +97,10 @@ impl Counters {
             users,
             connections,
             waiting_events,
+            sessions_started: get(&self.sessions_started),
+            sessions_ended: get(&self.sessions_ended),
             joins: get(&self.joins),
+            leaves: get(&self.leaves),
             returns: get(&self.returns),
             expired: get(&self.expired),
             updates: get(&self.updates),

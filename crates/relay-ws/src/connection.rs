@@ -19,8 +19,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use relay_core::{
-    Attendance, Clock, ConnectionId, Departure, DocumentId, EventSink, EventSource, Seat, Sign, StreamError,
-    UserId,
+    Attendance, Clock, ConnectionId, Departure, DocumentId, EventSink, EventSource, LatencyWindow, Seat,
+    Sign, StreamError, UserId,
 };
 use serde::Serialize;
 
@@ -58,6 +58,8 @@ pub(crate) struct Shared {
     pub(crate) backend: Backend,
     pub(crate) directory: Arc<Directory>,
     pub(crate) counters: Arc<Counters>,
+    /// How long events take from their room's waking to the last member's socket, over all shards.
+    pub(crate) broadcasts: Arc<LatencyWindow>,
 }
 
 /// What a shard lends a connection that it polls.

@@ -3,11 +3,13 @@
 //! A connection or a room is in the queue at most once, so the queue is never longer than there are of them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Wake, Waker};
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
+use relay_core::Clock;
 
 /// What can be woken in a shard, by its key there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,11 +72,46 @@ pub(crate) struct Wakeup<A> {
     inbox: Arc<Inbox<A>>,
     target: Target,
     queued: AtomicBool,
+    /// Where it is noted when the target was woken.
+    woken_at: Option<WokenAt>,
+}
+
+/// When something was first woken since that was last asked for.
+#[derive(Debug)]
+struct WokenAt {
+    clock: Arc<dyn Clock>,
+    /// In nanoseconds of the clock's monotonic time, and one more, so that 0 means not at all.
+    nanos: AtomicU64,
+}
+
+impl WokenAt {
+    fn note(&self) {
+        if self.nanos.load(Ordering::Relaxed) == 0 {
+            let nanos = u64::try_from(self.clock.monotonic().as_nanos()).unwrap_or(u64::MAX);
+            self.nanos.store(nanos.saturating_add(1), Ordering::Relaxed);
+        }
+    }
+
+    fn take(&self) -> Option<Duration> {
+        self.nanos.swap(0, Ordering::Relaxed).checked_sub(1).map(Duration::from_nanos)
+    }
 }
 
 impl<A: Send + 'static> Wakeup<A> {
     pub(crate) fn new(inbox: &Arc<Inbox<A>>, target: Target) -> Arc<Self> {
-        Arc::new(Self { inbox: Arc::clone(inbox), target, queued: AtomicBool::new(false) })
+        Arc::new(Self { inbox: Arc::clone(inbox), target, queued: AtomicBool::new(false), woken_at: None })
+    }
+
+    /// As [`Wakeup::new`]; each waking is timed by `clock`.
+    pub(crate) fn timed(inbox: &Arc<Inbox<A>>, target: Target, clock: Arc<dyn Clock>) -> Arc<Self> {
+        let woken_at = Some(WokenAt { clock, nanos: AtomicU64::new(0) });
+        Arc::new(Self { inbox: Arc::clone(inbox), target, queued: AtomicBool::new(false), woken_at })
+    }
+
+    /// When the target was first woken since this was last asked for, by the monotonic time. `None` when it was not, or
+    /// is not timed.
+    pub(crate) fn woken_at(&self) -> Option<Duration> {
+        self.woken_at.as_ref()?.take()
     }
 
     /// The shard begins to deal with the target: what wakes it from now on puts it into the queue again.
@@ -89,6 +126,9 @@ impl<A: Send + 'static> Wake for Wakeup<A> {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
+        if let Some(woken_at) = &self.woken_at {
+            woken_at.note();
+        }
         if !self.queued.swap(true, Ordering::AcqRel) {
             self.inbox.push(self.target);
         }
@@ -114,5 +154,19 @@ mod tests {
         ready.clear();
         inbox.take(&mut ready);
         assert_eq!(ready, [Target::Room(7)]);
+    }
+    #[test]
+    fn the_first_of_several_wakings_is_the_one_that_is_timed() {
+        let clock = Arc::new(relay_core::ManualClock::new());
+        let inbox = Arc::new(Inbox::<()>::new());
+        let wakeup = Wakeup::timed(&inbox, Target::Room(7), Arc::clone(&clock) as Arc<dyn Clock>);
+        let waker = Waker::from(Arc::clone(&wakeup));
+        waker.wake_by_ref();
+        clock.advance(Duration::from_secs(1));
+        waker.wake_by_ref();
+        assert_eq!(wakeup.woken_at(), Some(Duration::ZERO));
+        assert_eq!(wakeup.woken_at(), None);
+        waker.wake_by_ref();
+        assert_eq!(wakeup.woken_at(), Some(Duration::from_secs(1)));
     }
 }

@@ -7,9 +7,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
-use relay_core::{DocumentId, StreamError};
+use relay_core::{Clock, DocumentId, StreamError};
 use slab::Slab;
 
 use crate::batch::Batch;
@@ -43,6 +44,8 @@ pub(crate) struct Room {
     /// Connections that wanted to come in and were not level.
     seekers: Vec<usize>,
     wakeup: Arc<ShardWakeup>,
+    /// When the room was woken for what it has not collected yet.
+    woken_at: Option<Duration>,
 }
 
 /// What the document gives is over, with the cause if there is one but the end of the source.
@@ -53,12 +56,16 @@ struct Sending {
     batch: Batch,
     next: usize,
     end: usize,
+    /// When the room was woken for the first of it, if that is known.
+    woken_at: Option<Duration>,
 }
 
 /// How a room goes on.
 pub(crate) enum Step {
     /// Give the batch to this connection; see [`Room::batch`].
     Deliver(usize),
+    /// Every member was given the batch, whose first event came at this monotonic time.
+    Sent(Duration),
     /// Nothing is left to do until the room is woken. These connections may find that they are level now.
     Settled(Vec<usize>),
     /// What the document gives is over, for all these connections.
@@ -93,8 +100,12 @@ impl Room {
                         return Step::Deliver(connection);
                     }
                 }
+                let woken_at = sending.woken_at;
                 self.sending = None;
                 self.members.retain(Option::is_some);
+                if let Some(woken_at) = woken_at {
+                    return Step::Sent(woken_at);
+                }
             }
             if let Some(Over(cause)) = self.over.take() {
                 return Step::Over(self.members(), cause);
@@ -107,10 +118,13 @@ impl Room {
 
     /// Makes a batch of what the document has given meanwhile. Returns whether there was anything.
     fn collect(&mut self, cx: &mut Context<'_>, max_messages: usize, max_bytes: usize) -> bool {
-        let (mut frames, mut bytes) = (Vec::new(), 0);
+        let (mut frames, mut bytes, mut is_level) = (Vec::new(), 0, false);
         while frames.len() < max_messages && bytes < max_bytes {
             match self.feed.poll_next(cx) {
-                Poll::Pending => break,
+                Poll::Pending => {
+                    is_level = true;
+                    break;
+                }
                 Poll::Ready(Item::Ended(cause)) => {
                     self.over = Some(Over(cause));
                     break;
@@ -122,11 +136,16 @@ impl Room {
             }
             bytes += frames.last().map_or(0, |frame| frame.bytes().len());
         }
+        // What wakes the room from here on is for later batches; what did not fit into this one has waited as long.
+        let woken_at = self.wakeup.woken_at().into_iter().chain(self.woken_at.take()).min();
+        if !is_level {
+            self.woken_at = woken_at;
+        }
         if frames.is_empty() {
             return self.over.is_some();
         }
         let batch = Batch::new(frames);
-        self.sending = Some(Sending { batch, next: 0, end: self.members.len() });
+        self.sending = Some(Sending { batch, next: 0, end: self.members.len(), woken_at });
         true
     }
 }
@@ -136,11 +155,12 @@ pub(crate) struct Rooms {
     list: Slab<Room>,
     by_key: HashMap<RoomKey, RoomId>,
     inbox: Arc<ShardInbox>,
+    clock: Arc<dyn Clock>,
 }
 
 impl Rooms {
-    pub(crate) fn new(inbox: Arc<ShardInbox>) -> Self {
-        Self { list: Slab::new(), by_key: HashMap::new(), inbox }
+    pub(crate) fn new(inbox: Arc<ShardInbox>, clock: Arc<dyn Clock>) -> Self {
+        Self { list: Slab::new(), by_key: HashMap::new(), inbox, clock }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -158,7 +178,7 @@ impl Rooms {
         let Some(&id) = self.by_key.get(key) else {
             let entry = self.list.vacant_entry();
             let id = entry.key();
-            let wakeup = Wakeup::new(&self.inbox, Target::Room(id));
+            let wakeup = Wakeup::timed(&self.inbox, Target::Room(id), Arc::clone(&self.clock));
             // Whatever the feed would have woken before, it is to wake the room now.
             Waker::from(Arc::clone(&wakeup)).wake();
             entry.insert(Room {
@@ -170,6 +190,7 @@ impl Rooms {
                 over: None,
                 seekers: Vec::new(),
                 wakeup,
+                woken_at: None,
             });
             self.by_key.insert(key.clone(), id);
             return Ok(id);

@@ -8,7 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use relay_core::{Attendance, Clock, ConnectionId, DocumentId, EventSink, EventSource, UserId};
+use relay_core::{
+    Attendance, Clock, ConnectionId, DocumentId, EventSink, EventSource, LatencyStats, LatencyWindow, UserId,
+};
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -42,6 +44,7 @@ struct Inner {
     turn: AtomicUsize,
     /// What happened before a connection reached its shard.
     counters: Counters,
+    broadcasts: Arc<LatencyWindow>,
     /// Upgrades that were answered and have no socket yet.
     upgrades: TaskTracker,
     running: TaskTracker,
@@ -87,7 +90,7 @@ impl WsServer {
 
     fn build(config: WsConfig, backend: Backend) -> Self {
         let config = Arc::new(config);
-        let directory = Arc::new(Directory::default());
+        let (directory, broadcasts) = (Arc::new(Directory::default()), Arc::new(LatencyWindow::new()));
         let (cut_off, running) = (CancellationToken::new(), TaskTracker::new());
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let count = config.shards.unwrap_or_else(cores).max(1);
@@ -98,6 +101,7 @@ impl WsServer {
                 backend: backend.clone(),
                 directory: Arc::clone(&directory),
                 counters: Arc::clone(&counters),
+                broadcasts: Arc::clone(&broadcasts),
             });
             let serving = Shard::new(shared, index, Arc::clone(&inbox)).run();
             let until = cut_off.clone();
@@ -112,6 +116,7 @@ impl WsServer {
             directory,
             turn: AtomicUsize::new(0),
             counters: Counters::default(),
+            broadcasts,
             upgrades: TaskTracker::new(),
             running,
             _cut_off_on_drop: cut_off.clone().drop_guard(),
@@ -216,6 +221,13 @@ impl WsServer {
         stats.connections_open = inner.admissions.open() as u64;
         stats.rooms_open = inner.directory.count() as u64;
         stats
+    }
+
+    /// How long it takes from the moment when a room on a shard is woken, since an event has become visible in its document,
+    /// until the event was written to, or left waiting for, every member's socket. Each batch of events that a room gives its
+    /// members counts once, with the time of its first event. Members that go on at their own pace are not in it.
+    pub fn broadcast_latency(&self) -> LatencyStats {
+        self.inner.broadcasts.stats(self.inner.clock.monotonic())
     }
 
     /// What has happened so far on each shard.

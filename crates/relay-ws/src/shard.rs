@@ -84,10 +84,10 @@ impl Shard {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             wheel: Wheel::new(tick, shared.backend.clock.monotonic()),
+            rooms: Rooms::new(Arc::clone(&inbox), Arc::clone(&shared.backend.clock)),
             shared,
             index,
             connections: Slab::new(),
-            rooms: Rooms::new(Arc::clone(&inbox)),
             inbox,
             ticks,
             pen: Pen::default(),
@@ -238,6 +238,10 @@ impl Shard {
                         let mut env = Env { rooms: &mut self.rooms, pen: &mut self.pen, now, key };
                         connection.deliver(id, &mut env);
                     }
+                }
+                Ok(Step::Sent(woken_at)) => {
+                    let now = self.shared.backend.clock.monotonic();
+                    self.shared.broadcasts.record(now, now.saturating_sub(woken_at));
                 }
                 Ok(Step::Settled(seekers)) => {
                     self.ready.extend(seekers.into_iter().map(Target::Connection));

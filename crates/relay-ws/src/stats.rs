@@ -40,6 +40,8 @@ pub struct WsStats {
     pub joins: u64,
     /// Pushes that became events.
     pub pushes: u64,
+    /// Requests besides joins and pushes that were granted, for instance `presence:update`.
+    pub requests: u64,
     /// Events that were sent to members.
     pub deliveries: u64,
     /// How often a member's socket was full when an event came, so that it went on at its own pace.
@@ -75,6 +77,7 @@ impl WsStats {
         self.heartbeats += other.heartbeats;
         self.joins += other.joins;
         self.pushes += other.pushes;
+        self.requests += other.requests;
         self.deliveries += other.deliveries;
         self.slow += other.slow;
         self.stale_messages += other.stale_messages;
@@ -143,6 +146,7 @@ pub(crate) struct Counters {
     pub(crate) heartbeats: Counter,
     pub(crate) joins: Counter,
     pub(crate) pushes: Counter,
+    pub(crate) requests: Counter,
     pub(crate) deliveries: Counter,
     pub(crate) slow: Counter,
     pub(crate) stale_messages: Counter,
@@ -168,6 +172,7 @@ impl Counters {
             heartbeats: self.heartbeats.get(),
             joins: self.joins.get(),
             pushes: self.pushes.get(),
+            requests: self.requests.get(),
             deliveries: self.deliveries.get(),
             slow: self.slow.get(),
             stale_messages: self.stale_messages.get(),

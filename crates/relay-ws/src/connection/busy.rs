@@ -234,7 +234,10 @@ impl Connection {
             };
             let (join_ref, reference) = (channel.join_ref.as_deref(), reference.as_deref());
             let frame = match outcome {
-                Ok(response) => codec::encode_reply(join_ref, reference, &topic, Status::Ok, &response),
+                Ok(response) => {
+                    counters.requests.increment();
+                    codec::encode_reply(join_ref, reference, &topic, Status::Ok, &response)
+                }
                 Err(refusal) => {
                     counters.errors.increment(refusal.reason);
                     codec::encode_reply(join_ref, reference, &topic, Status::Error, &refusal)

@@ -1,0 +1,93 @@
+//! Events counted by kind, in a bounded number of counters.
+//!
+//! Publishers choose the names of their own kinds, so a counter for each of them would be memory that anybody can take,
+//! here and in whatever collects the numbers. The vocabulary's kinds always have theirs; of the others the first that
+//! come do.
+
+use std::collections::{BTreeMap, HashMap};
+
+use parking_lot::RwLock;
+use relay_core::Kind;
+use relay_events::KINDS;
+
+use crate::counters::Counter;
+
+/// How many kinds outside the vocabulary are counted by name.
+const MAX_OWN: usize = 32;
+/// What all others are counted as.
+const OTHER: &str = "x-other";
+
+#[derive(Debug)]
+pub(crate) struct KindCounters {
+    /// In the order of the vocabulary.
+    vocabulary: [Counter; KINDS.len()],
+    /// At most [`MAX_OWN`].
+    own: RwLock<HashMap<Kind, Counter>>,
+    other: Counter,
+}
+
+impl Default for KindCounters {
+    fn default() -> Self {
+        Self {
+            vocabulary: std::array::from_fn(|_| Counter::default()),
+            own: RwLock::default(),
+            other: Counter::default(),
+        }
+    }
+}
+
+impl KindCounters {
+    pub(crate) fn count(&self, kind: &Kind) {
+        if let Some(index) = KINDS.iter().position(|known| known == kind) {
+            return self.vocabulary[index].add(1);
+        }
+        {
+            let own = self.own.read();
+            if let Some(counter) = own.get(kind) {
+                return counter.add(1);
+            }
+            if own.len() >= MAX_OWN {
+                return self.other.add(1);
+            }
+        }
+        let mut own = self.own.write();
+        // Others may have come in between.
+        if own.len() < MAX_OWN || own.contains_key(kind) {
+            own.entry(kind.clone()).or_default().add(1);
+        } else {
+            self.other.add(1);
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> BTreeMap<Box<str>, u64> {
+        let vocabulary =
+            KINDS.iter().zip(&self.vocabulary).map(|(kind, counter)| (kind.as_str().into(), counter.get()));
+        let mut all: BTreeMap<Box<str>, u64> = vocabulary.collect();
+        all.extend(self.own.read().iter().map(|(kind, counter)| (kind.as_str().into(), counter.get())));
+        // A publisher may have a kind of this name.
+        *all.entry(OTHER.into()).or_default() += self.other.get();
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use relay_core::Durability;
+
+    use super::*;
+
+    #[test]
+    fn kinds_beyond_the_limit_are_counted_together_and_the_vocabulary_by_name_all_the_same() {
+        let counters = KindCounters::default();
+        for number in 0..MAX_OWN + 8 {
+            let kind = Kind::new(&format!("x-{number}"), Durability::Durable).unwrap();
+            counters.count(&kind);
+            counters.count(&kind);
+        }
+        counters.count(&relay_events::DOCUMENT_EDITED);
+        let all = counters.snapshot();
+        assert_eq!(all.len(), KINDS.len() + MAX_OWN + 1);
+        assert_eq!((all["x-0"], all["x-31"], all["x-other"], all["document.edited"]), (2, 2, 16, 1));
+        assert_eq!(all["session.started"], 0);
+    }
+}
