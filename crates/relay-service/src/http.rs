@@ -7,7 +7,9 @@ mod health;
 mod history;
 pub(crate) mod host;
 mod locks;
+mod metrics;
 mod origin;
+pub(crate) mod outcomes;
 mod page;
 mod participants;
 mod problem;
@@ -54,10 +56,9 @@ pub(crate) fn router(api: Api) -> Router {
     let cors = origin::cors(&api.origins);
     let guard = middleware::from_fn_with_state(api.origins.clone(), origin::refuse_foreign_pages);
     let names = middleware::from_fn_with_state(api.hosts.clone(), host::refuse_other_names);
+    let counted = middleware::from_fn_with_state(api.clone(), outcomes::count);
     Router::new()
-        .merge(page::routes())
         .route("/socket/websocket", get(websocket))
-        .merge(echo(&api.config))
         .route("/v1/documents/{id}/events", post(publish::publish).get(history::history))
         .route("/v1/documents/{id}/events/stream", get(stream::stream))
         .route("/v1/documents/{id}/session", get(sessions::of_document))
@@ -70,10 +71,15 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/documents/{id}/locks", get(locks::held).post(locks::acquire))
         .route("/v1/documents/{id}/locks/{token}", put(locks::renew).delete(locks::release))
         .route("/v1/sessions", get(sessions::list))
+        // What stands above is what clients want of documents, and counts.
+        .route_layer(counted)
+        .merge(page::routes())
+        .merge(echo(&api.config))
         .route("/v1/rooms", get(rooms))
         .route("/v1/connections", get(connections))
         .route("/v1/shards", get(shards))
         .route("/v1/stats", get(stats))
+        .route("/metrics", get(metrics::metrics))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
         .fallback(unknown_path)

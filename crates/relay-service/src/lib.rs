@@ -40,7 +40,7 @@ pub use config::{HostPolicy, HttpConfig, ServiceConfig, Storage, TlsConfig};
 pub use participant::Participant;
 pub use server::{HttpStats, RefusedConnections, TimedOut, TlsError};
 pub use service::{JoinError, PublishError, RelayService, StartError, Stopped};
-pub use stats::ServiceStats;
+pub use stats::{RequestStats, ServiceStats};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -198,6 +198,7 @@ impl RelayService {
             bus: bus.clone(),
             presence: presence.clone(),
             http,
+            outcomes: Arc::default(),
             ws: ws.clone(),
             log: log.clone(),
             clock,

@@ -9,6 +9,8 @@ use relay_core::{InvalidId, LogError, PublishError, RequestError, Seq, Subscribe
 use relay_events::json::JsonError;
 use serde::Serialize;
 
+use super::outcomes::Reason;
+
 /// Why a request was not done.
 #[derive(Debug, Serialize)]
 pub(crate) struct Problem {
@@ -102,7 +104,9 @@ impl From<SubscribeError> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let later = matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+        let reason = Reason(self.reason);
         let mut response = (self.status, Json(self)).into_response();
+        response.extensions_mut().insert(reason);
         if later {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }

@@ -1,0 +1,272 @@
+//! `GET /metrics`: the numbers of [`ServiceStats`] in the text format of Prometheus.
+//!
+//! Written here and not by the `prometheus-client` crate, which has no summaries, and no other text format than
+//! `OpenMetrics`, whose counters are declared by another name than they are written with. Every scrape takes one snapshot,
+//! the same as `GET /v1/stats`. What labels can say is bounded: kinds by the bus, everything else by the program.
+
+use std::fmt::{Display, Write as _};
+
+use axum::extract::State;
+use axum::response::IntoResponse;
+use http::header::CONTENT_TYPE;
+use relay_bus::BusStats;
+use relay_core::LatencyStats;
+use relay_log::LogStats;
+use relay_presence::{LockStats, PresenceStats};
+use relay_ws::WsStats;
+
+use super::Api;
+use crate::server::HttpStats;
+use crate::stats::ServiceStats;
+
+/// Version 0.0.4, which every Prometheus reads.
+const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+pub(crate) async fn metrics(State(api): State<Api>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, MEDIA_TYPE)], render(&api.gauges.read()))
+}
+
+fn render(stats: &ServiceStats) -> String {
+    let mut page = Page(String::new());
+    let version = [("version", env!("CARGO_PKG_VERSION"))];
+    page.gauge("relay_build_info", "The server's version, in a label; always 1.").labelled(&version, 1);
+    page.gauge("relay_uptime_seconds", "Time since the service started.").value(stats.uptime_seconds);
+    requests(&mut page, stats);
+    bus(&mut page, &stats.bus);
+    page.summary(
+        "relay_publish_duration_seconds",
+        "From a durable draft's being handed in to its receipt; quantiles over the last minute. Without a log one in 64 is measured.",
+        &stats.publish_latency,
+    );
+    page.summary(
+        "relay_broadcast_duration_seconds",
+        "From an event's being visible to its being written to all members of a room; quantiles over the last minute, one for each batch of events.",
+        &stats.broadcast_latency,
+    );
+    presence(&mut page, &stats.presence, &stats.locks);
+    websocket(&mut page, &stats.ws);
+    http(&mut page, &stats.http);
+    if let Some(log) = &stats.log {
+        self::log(&mut page, log);
+    }
+    queues(&mut page, stats);
+    page.0
+}
+
+fn requests(page: &mut Page, stats: &ServiceStats) {
+    page.counter("relay_requests_succeeded_total", "Requests over HTTP and WebSocket that were granted.")
+        .value(stats.requests.successes);
+    let mut errors = page.counter(
+        "relay_request_errors_total",
+        "Requests over HTTP and WebSocket that were refused, by the reason in the answer.",
+    );
+    for (reason, count) in &stats.requests.errors {
+        errors.labelled(&[("reason", reason)], count);
+    }
+}
+
+fn bus(page: &mut Page, bus: &BusStats) {
+    let mut events = page.counter(
+        "relay_events_total",
+        "Events published, by kind; kinds of your own beyond the first 32 together as x-other.",
+    );
+    for (kind, count) in &bus.by_kind {
+        events.labelled(&[("kind", kind)], count);
+    }
+    page.counter("relay_publish_duplicates_total", "Drafts that were recognised as sent before.")
+        .value(bus.duplicates);
+    let mut refused =
+        page.counter("relay_publish_refused_total", "Drafts that the channels refused, by reason.");
+    for (reason, count) in [
+        ("too_large", bus.refused_too_large),
+        ("overloaded", bus.refused_overloaded),
+        ("id_conflict", bus.refused_id_conflict),
+        ("too_many_documents", bus.refused_too_many_documents),
+        ("closed", bus.refused_closed),
+        ("log_failed", bus.refused_log_failed),
+        ("locked", bus.refused_by_guard),
+    ] {
+        refused.labelled(&[("reason", reason)], count);
+    }
+    page.gauge("relay_channels", "Documents in memory now.").value(bus.open_channels);
+    page.counter("relay_channels_opened_total", "Documents brought into memory.").value(bus.channels_opened);
+    page.counter("relay_channels_evicted_total", "Idle documents dropped from memory.")
+        .value(bus.channels_evicted);
+    page.counter("relay_subscriptions_total", "Subscriptions begun.").value(bus.subscribed);
+    page.counter(
+        "relay_replay_pages_total",
+        "Pages of history read from the log for readers that were behind.",
+    )
+    .value(bus.replay_pages);
+    let mut calls =
+        page.counter("relay_handler_calls_total", "Calls of in-process handlers, by how they ended.");
+    for (outcome, count) in [
+        ("success", bus.handler_successes),
+        ("error", bus.handler_errors),
+        ("timeout", bus.handler_timeouts),
+        ("panic", bus.handler_panics),
+    ] {
+        calls.labelled(&[("outcome", outcome)], count);
+    }
+}
+
+fn presence(page: &mut Page, presence: &PresenceStats, locks: &LockStats) {
+    page.gauge("relay_sessions", "Documents that have a session now.").value(presence.sessions);
+    page.counter("relay_sessions_started_total", "Sessions that began.").value(presence.sessions_started);
+    page.counter("relay_sessions_ended_total", "Sessions that ended.").value(presence.sessions_ended);
+    page.gauge("relay_users", "Users now, counted in each document that they are in.").value(presence.users);
+    page.gauge(
+        "relay_participants",
+        "Connections that take part in a document now, counted in each document.",
+    )
+    .value(presence.connections);
+    page.counter("relay_participants_joined_total", "Connections that joined a document.")
+        .value(presence.joins);
+    page.counter("relay_participants_left_total", "Connections that are no longer in their document.")
+        .value(presence.leaves);
+    page.counter("relay_participants_returned_total", "Connections that came back within the grace time.")
+        .value(presence.returns);
+    page.counter("relay_presence_updates_total", "Changes of participants' states.").value(presence.updates);
+    page.counter("relay_locks_granted_total", "Locks granted.").value(locks.granted);
+    page.counter("relay_locks_renewed_total", "Leases of locks that were prolonged.").value(locks.renewed);
+    page.counter("relay_locks_ended_total", "Locks that ended, for whatever reason.").value(locks.ended);
+    page.counter("relay_locks_refused_total", "Requests for locks that were refused.").value(locks.refused);
+}
+
+fn websocket(page: &mut Page, ws: &WsStats) {
+    page.gauge("relay_websocket_connections", "WebSocket connections open now.").value(ws.connections_open);
+    page.counter("relay_websocket_connections_opened_total", "WebSocket connections ever opened.")
+        .value(ws.connections);
+    let mut ended = page.counter(
+        "relay_websocket_connections_ended_total",
+        "WebSocket connections that ended, by how: closed by the server or the client, lost, or by a bug.",
+    );
+    for (how, count) in [
+        ("server", ws.closed.values().sum()),
+        ("client", ws.closed_by_client),
+        ("lost", ws.lost),
+        ("panic", ws.panicked),
+    ] {
+        ended.labelled(&[("how", how)], count);
+    }
+    let mut refused = page.counter("relay_websocket_upgrades_refused_total", "Upgrades refused, by reason.");
+    for (reason, count) in &ws.refused {
+        refused.labelled(&[("reason", reason)], count);
+    }
+    page.gauge("relay_websocket_rooms", "Documents that a WebSocket connection has joined now.")
+        .value(ws.rooms_open);
+    page.counter("relay_websocket_received_messages_total", "WebSocket messages that came in.")
+        .value(ws.messages_in);
+    page.counter("relay_websocket_sent_messages_total", "WebSocket messages that went out.")
+        .value(ws.messages_out);
+    page.counter("relay_websocket_received_bytes_total", "Bytes that came in, framing included.")
+        .value(ws.bytes_in);
+    page.counter("relay_websocket_sent_bytes_total", "Bytes that went out, framing included.")
+        .value(ws.bytes_out);
+    page.counter("relay_websocket_deliveries_total", "Events sent to members, counted for each member.")
+        .value(ws.deliveries);
+    page.counter(
+        "relay_websocket_slow_members_total",
+        "How often a member's socket was full when an event came.",
+    )
+    .value(ws.slow);
+}
+
+fn http(page: &mut Page, http: &HttpStats) {
+    page.gauge("relay_http_connections", "HTTP connections open now, event streams among them.")
+        .value(http.connections_open);
+    page.counter(
+        "relay_http_connections_accepted_total",
+        "Connections ever accepted, refused ones included.",
+    )
+    .value(http.connections);
+    let mut refused = page.counter("relay_http_connections_refused_total", "Connections refused, by reason.");
+    for (reason, count) in [
+        ("too_many_connections", http.refused.too_many_connections),
+        ("too_many_connections_from_address", http.refused.too_many_connections_from_address),
+    ] {
+        refused.labelled(&[("reason", reason)], count);
+    }
+}
+
+fn log(page: &mut Page, log: &LogStats) {
+    page.counter("relay_log_commits_total", "Writes to the disk.").value(log.commits);
+    page.counter("relay_log_commit_seconds_total", "Time that the writes to the disk took together.")
+        .value(log.commit_time.as_secs_f64());
+    page.counter("relay_log_appended_events_total", "Events kept in the log.").value(log.appended_events);
+    page.counter("relay_log_appended_bytes_total", "Their size.").value(log.appended_bytes);
+    page.counter("relay_log_conflicts_total", "Appends that did not follow their document's head.")
+        .value(log.conflicts);
+    page.gauge("relay_log_disk_bytes", "What the log takes on the disk.").value(log.disk_bytes);
+    page.gauge("relay_log_queued_bytes", "Events that wait to be written, in bytes.").value(log.queued_bytes);
+}
+
+fn queues(page: &mut Page, stats: &ServiceStats) {
+    let mut depth = page.gauge("relay_queue_depth", "What waits now, by queue.");
+    for (queue, count) in &stats.queues {
+        depth.labelled(&[("queue", queue)], count);
+    }
+    let mut drops =
+        page.counter("relay_dropped_total", "What was given up since a limit was reached, by reason.");
+    for (reason, count) in &stats.drops {
+        drops.labelled(&[("reason", reason)], count);
+    }
+}
+
+/// The text as far as it is written.
+struct Page(String);
+
+/// A metric whose samples are being written.
+struct Family<'a> {
+    page: &'a mut Page,
+    name: &'static str,
+}
+
+impl Page {
+    fn counter(&mut self, name: &'static str, help: &str) -> Family<'_> {
+        self.family(name, "counter", help)
+    }
+
+    fn gauge(&mut self, name: &'static str, help: &str) -> Family<'_> {
+        self.family(name, "gauge", help)
+    }
+
+    fn summary(&mut self, name: &'static str, help: &str, latency: &LatencyStats) {
+        let mut family = self.family(name, "summary", help);
+        for (quantile, value) in [("0.5", latency.p50), ("0.95", latency.p95), ("0.99", latency.p99)] {
+            // Of nothing there is no quantile.
+            family.labelled(&[("quantile", quantile)], value.unwrap_or(f64::NAN));
+        }
+        self.sample(name, "_sum", &[], latency.total_sum);
+        self.sample(name, "_count", &[], latency.total_count);
+    }
+
+    fn family(&mut self, name: &'static str, kind: &str, help: &str) -> Family<'_> {
+        // Writing to a string does not fail.
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        Family { page: self, name }
+    }
+
+    fn sample(&mut self, name: &str, suffix: &str, labels: &[(&str, &str)], value: impl Display) {
+        self.0.push_str(name);
+        self.0.push_str(suffix);
+        for (place, (label, text)) in labels.iter().enumerate() {
+            let text = text.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n");
+            let _ = write!(self.0, "{}{label}=\"{text}\"", if place == 0 { '{' } else { ',' });
+        }
+        if !labels.is_empty() {
+            self.0.push('}');
+        }
+        let _ = writeln!(self.0, " {value}");
+    }
+}
+
+impl Family<'_> {
+    fn value(&mut self, value: impl Display) {
+        self.labelled(&[], value);
+    }
+
+    fn labelled(&mut self, labels: &[(&str, &str)], value: impl Display) {
+        self.page.sample(self.name, "", labels, value);
+    }
+}
