@@ -81,3 +81,46 @@ test("in Chromium: a tab goes on after the server was killed and started again",
   await shows(ada.page, "before after", 1)
   await Promise.all([ada.page.close(), bob.page.close()])
 })
+
+test("in Chromium: what the services find is shown, the latest of it, also to who comes later", { skip: missing }, async () => {
+  const publish = async (draft) => {
+    const headers = { "content-type": "application/json" }
+    const answer = await fetch(`${server.url}/v1/documents/found/events`, { method: "POST", headers, body: JSON.stringify(draft) })
+    assert.equal(answer.status, 201)
+  }
+  const summary = (title, ease) => ({
+    kind: "x-summary",
+    actor: "service:stitch",
+    payload: {
+      quality: { result: { reading_ease: ease, flags: [{ name: "doubled_word", count: 1, examples: ["the the"] }] } },
+      metadata: { result: { title, language: { name: "English" }, words: 120, reading_seconds: 31 } },
+      tags: [{ tag: "retry budget", annotations: 2 }],
+    },
+  })
+  const shown = (page) => page.waitForFunction(() => document.querySelector("#metadata").textContent.includes("The plan"))
+  const ada = await openTab("found", "ada")
+  assert.equal(await ada.page.isVisible("#no-summary"), true)
+  await publish(summary("A draft", 20))
+  await publish(summary("The plan", 64.6))
+  // Whoever is no service does not speak for them.
+  await publish({ ...summary("Nonsense", 1), actor: "user:mallory" })
+  await shown(ada.page)
+  const bob = await openTab("found", "bob")
+  await shown(bob.page)
+  for (const { page } of [ada, bob]) {
+    const text = async (selector) => (await page.locator(selector).innerText()).replaceAll(/\s+/g, " ")
+    assert.equal(await text("#metadata"), "title The plan language English words 120 reading time 31 s")
+    assert.equal(await text("#quality"), "reading ease 64.6 – standard")
+    assert.equal(await text("#flags"), "doubled words: 1 – “the the”")
+    assert.equal(await text("#tags"), "retry budget ×2")
+  }
+  await ada.page.fill("#annotation", "needs a retry budget")
+  await ada.page.press("#annotation", "Enter")
+  const row = bob.page.locator("#events tr", { hasText: "annotation.added" })
+  await row.waitFor()
+  assert.match(await row.innerText(), /user:ada.*"text":"needs a retry budget"/s)
+  assert.equal(await ada.page.inputValue("#annotation"), "")
+  if (process.env.RELAY_SCREENSHOT_FOUND) await bob.page.screenshot({ path: process.env.RELAY_SCREENSHOT_FOUND, fullPage: true })
+  assert.deepEqual([ada.errors, bob.errors], [[], []])
+  await Promise.all([ada.page.close(), bob.page.close()])
+})
