@@ -1,1 +1,16 @@
 //! The services that have registered, and how long they are believed to be there.
+//!
+//! A service registers by itself and gets a lease, which its heartbeats renew; one that is silent for longer is gone,
+//! and still remembered for a day, so that what waits for it is there when it comes back. A registration survives the
+//! relay's own restart, its lease beginning anew then. Values and rules only: the [`HealthMonitor`] keeps the time.
+//!
+//! [`HealthMonitor`]: crate::health::HealthMonitor
+
+mod service;
+mod table;
+
+pub use self::service::{
+    DeregisterError, Heartbeat, HeartbeatError, LeaseId, RegisterError, Registered, Registration,
+    ReportedState, ServiceChange, ServiceInfo, ServiceQuery, ServiceRecord,
+};
+pub(crate) use self::table::{Asked, Now, Registry, Subject};

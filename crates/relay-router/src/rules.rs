@@ -1,1 +1,53 @@
 //! Rules: which events go to which targets.
+//!
+//! A rule document (TOML or JSON) becomes a [`RuleSet`]: checked as a whole, never changed, shared as an `Arc`. Asked
+//! about an event, it names the rules that match ([`RuleSet::matches`], the hot path) or says of every rule why it does
+//! or does not ([`RuleSet::explain`]); both always agree. Which of a rule's targets then gets the event is decided
+//! by [`order`] when it is sent. Nothing here does I/O or knows who is registered.
+//!
+//! ```
+//! use relay_router::rules::{RuleFormat, RuleSet};
+//!
+//! let rules = RuleSet::parse(
+//!     r#"
+//!     [[rules]]
+//!     name = "english"
+//!     kinds = ["document.edited"]
+//!     documents = ["notes/*"]
+//!     when = 'event.metadata["lang"] == "en"'
+//!     targets = ["capability:quality"]
+//!     "#,
+//!     RuleFormat::Toml,
+//! )?;
+//! assert_eq!(&*rules.rules()[0].name, "english");
+//!
+//! let wrong = RuleSet::parse("[[rules]]\nname = 'a'\ntargets = ['b']\nwhen = 'event.knd == 1'", RuleFormat::Toml);
+//! assert!(wrong.unwrap_err().to_string().starts_with("line 4, rule a: "));
+//! # Ok::<(), relay_router::rules::RuleSetError>(())
+//! ```
+
+mod capability;
+mod condition;
+mod document;
+pub(crate) mod duration_text;
+mod index;
+mod probe_spec;
+mod problems;
+mod reading;
+mod rule;
+mod rule_set;
+mod strategy;
+mod target_spec;
+
+pub use self::capability::{Capability, InvalidCapability};
+pub use self::condition::Condition;
+pub use self::probe_spec::{ProbeCheck, ProbeSpec};
+pub use self::problems::{Problem, RuleSetError};
+pub use self::rule::{Pattern, Rule, TargetRef};
+pub use self::rule_set::{Matches, RuleFormat, RuleSet, RuleVerdict, VerdictReason};
+pub use self::strategy::{Candidate, Strategy, order};
+pub use self::target_spec::{DeliveryFormat, Ordering, RetryPolicy, RetryStatuses, TargetPolicy, TargetSpec};
+
+/// The rules that ship with Relay: the four services of the first installation, each by what it can do. Where no
+/// service has the capability, a rule costs nothing.
+pub const DEFAULT_RULES: &str = include_str!("rules/default.toml");

@@ -1,0 +1,90 @@
+//! The decision log's files: JSON lines, in files that begin anew when they are full, of which so many are kept. Their
+//! names sort by the number of their first record.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+
+use super::record::{DecisionFilter, DecisionRecord};
+
+const SUFFIX: &str = ".jsonl";
+
+/// Writes records.
+pub(super) struct Files {
+    directory: PathBuf,
+    file_bytes: u64,
+    file_count: usize,
+    open: Option<(BufWriter<File>, u64)>,
+}
+
+impl Files {
+    pub(super) fn open(directory: &Path, file_bytes: u64, file_count: usize) -> io::Result<Self> {
+        fs::create_dir_all(directory)?;
+        Ok(Self { directory: directory.to_owned(), file_bytes, file_count, open: None })
+    }
+
+    /// Adds a record; it is in the file after [`Files::flush`].
+    pub(super) fn write(&mut self, record: &DecisionRecord) -> io::Result<()> {
+        let mut line = serde_json::to_vec(record)?;
+        line.push(b'\n');
+        if self.open.as_ref().is_some_and(|(_, bytes)| *bytes >= self.file_bytes) {
+            self.flush()?;
+            self.open = None;
+        }
+        let (mut file, bytes) = match self.open.take() {
+            Some(open) => open,
+            None => (self.begin(record.number)?, 0),
+        };
+        file.write_all(&line)?;
+        self.open = Some((file, bytes + line.len() as u64));
+        Ok(())
+    }
+
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.open.as_mut().map_or(Ok(()), |(file, _)| file.flush())
+    }
+
+    fn begin(&self, number: u64) -> io::Result<BufWriter<File>> {
+        let names = names(&self.directory)?;
+        for oldest in names.iter().take((names.len() + 1).saturating_sub(self.file_count)) {
+            fs::remove_file(oldest)?;
+        }
+        let path = self.directory.join(format!("{number:020}{SUFFIX}"));
+        Ok(BufWriter::new(OpenOptions::new().create(true).append(true).open(path)?))
+    }
+}
+
+/// The files, oldest first.
+fn names(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().ends_with(SUFFIX)) {
+            names.push(path);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// The newest `limit` records that are meant and come before `number`, newest first. A last line that was torn by a
+/// crash is passed over.
+pub(super) fn read(
+    directory: &Path,
+    filter: &DecisionFilter,
+    before: u64,
+    limit: usize,
+) -> io::Result<Vec<DecisionRecord>> {
+    let mut found = Vec::new();
+    for path in names(directory)?.into_iter().rev() {
+        if found.len() >= limit {
+            break;
+        }
+        // One that was removed meanwhile made room for newer ones.
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        let records = text.lines().rev().filter_map(|line| serde_json::from_str::<DecisionRecord>(line).ok());
+        let meant = records.filter(|record| record.number < before && filter.matches(record));
+        found.extend(meant.take(limit - found.len()));
+    }
+    Ok(found)
+}

@@ -1,0 +1,237 @@
+//! The log itself: a bounded queue, a thread, a bounded memory, and those who follow.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
+use relay_core::Timestamp;
+use serde::Serialize;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::config::{DecisionLogConfig, DecisionLogError};
+use super::files::{self, Files};
+use super::record::{Decision, DecisionFilter, DecisionRecord};
+
+/// How many decisions a follower may be behind before it misses some.
+const FOLLOWED: usize = 1_024;
+
+/// Keeps decisions. Clones are handles to the same log.
+#[derive(Clone)]
+pub struct DecisionLog(Arc<Inner>);
+
+struct Inner {
+    queue: Mutex<Option<Sender<Decision>>>,
+    /// Of all numbers of 64 bits those up to here are sampled.
+    sampled: u64,
+    shared: Arc<Shared>,
+    /// None when nothing is written.
+    directory: Option<PathBuf>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the thread shares with those who ask.
+struct Shared {
+    records: Mutex<VecDeque<Arc<DecisionRecord>>>,
+    followers: broadcast::Sender<Arc<DecisionRecord>>,
+    kept: AtomicU64,
+    dropped: AtomicU64,
+    unsampled: AtomicU64,
+    unwritten: AtomicU64,
+}
+
+/// What the decision log has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct DecisionLogStats {
+    /// Decisions that were kept.
+    pub kept: u64,
+    /// Those that sampling left out.
+    pub unsampled: u64,
+    /// Those that came faster than they could be kept.
+    pub dropped: u64,
+    /// Those that could not be written to disk.
+    pub unwritten: u64,
+}
+
+impl DecisionLog {
+    /// Begins to keep decisions, with files in `directory` if the configuration wants some.
+    ///
+    /// # Errors
+    /// See [`DecisionLogError`].
+    pub fn start(config: &DecisionLogConfig, directory: PathBuf) -> Result<Self, DecisionLogError> {
+        config.validate()?;
+        let io = |source| DecisionLogError::Io { directory: directory.display().to_string(), source };
+        let open = || Files::open(&directory, config.max_file_bytes, config.max_files).map_err(io);
+        let files = config.disk.then(open).transpose()?;
+        let shared = Arc::new(Shared {
+            records: Mutex::new(VecDeque::new()),
+            followers: broadcast::Sender::new(FOLLOWED),
+            kept: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            unsampled: AtomicU64::new(0),
+            unwritten: AtomicU64::new(0),
+        });
+        let (queue, waiting) = bounded(config.queue);
+        let thread = {
+            let shared = Arc::clone(&shared);
+            let thread = std::thread::Builder::new().name("relay-decisions".to_owned());
+            let records = config.memory_records;
+            thread.spawn(move || keep(&shared, &waiting, files, records)).map_err(io)?
+        };
+        // A share of all numbers; the cast saturates at the ends.
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share between 0 and 1 fits"
+        )]
+        let sampled = (config.sample * u64::MAX as f64) as u64;
+        Ok(Self(Arc::new(Inner {
+            queue: Mutex::new(Some(queue)),
+            sampled,
+            shared,
+            directory: config.disk.then_some(directory),
+            thread: Mutex::new(Some(thread)),
+        })))
+    }
+
+    /// Keeps `decision`, if it is sampled. Never waits.
+    pub fn record(&self, decision: Decision) {
+        let shared = &self.0.shared;
+        if !decision.outcome.is_trouble()
+            && xxh3_64(&decision.event.id.as_u128().to_be_bytes()) > self.0.sampled
+        {
+            shared.unsampled.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let sent = self.0.queue.lock().as_ref().is_some_and(|queue| queue.try_send(decision).is_ok());
+        if !sent {
+            shared.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The newest decisions that are meant, at most `limit`, newest first: from memory, and from the files where memory
+    /// does not reach back.
+    ///
+    /// # Errors
+    /// [`DecisionLogError::Io`], [`DecisionLogError::Panicked`].
+    pub async fn query(
+        &self,
+        filter: DecisionFilter,
+        limit: usize,
+    ) -> Result<Vec<Arc<DecisionRecord>>, DecisionLogError> {
+        let (mut found, before) = {
+            let records = self.0.shared.records.lock();
+            let found: Vec<_> =
+                records.iter().rev().filter(|record| filter.matches(record)).take(limit).cloned().collect();
+            (found, records.front().map_or(u64::MAX, |oldest| oldest.number))
+        };
+        if let Some(directory) = self.0.directory.clone().filter(|_| found.len() < limit) {
+            let left = limit - found.len();
+            let name = directory.display().to_string();
+            let reading = tokio::task::spawn_blocking(move || files::read(&directory, &filter, before, left));
+            let older = reading.await.map_err(DecisionLogError::Panicked)?;
+            let older = older.map_err(|source| DecisionLogError::Io { directory: name, source })?;
+            found.extend(older.into_iter().map(Arc::new));
+        }
+        Ok(found)
+    }
+
+    /// Follows the decisions that are meant, from now on.
+    pub fn follow(&self, filter: DecisionFilter) -> DecisionStream {
+        DecisionStream { records: self.0.shared.followers.subscribe(), filter }
+    }
+
+    /// What the log has done.
+    pub fn stats(&self) -> DecisionLogStats {
+        let Shared { kept, dropped, unsampled, unwritten, .. } = &*self.0.shared;
+        DecisionLogStats {
+            kept: kept.load(Ordering::Relaxed),
+            unsampled: unsampled.load(Ordering::Relaxed),
+            dropped: dropped.load(Ordering::Relaxed),
+            unwritten: unwritten.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Keeps what waits and ends the thread. Later decisions are dropped.
+    pub async fn close(&self) {
+        self.0.queue.lock().take();
+        let Some(thread) = self.0.thread.lock().take() else { return };
+        let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+        if !matches!(joined, Ok(Ok(()))) {
+            tracing::error!("the decision log's thread ended by a bug");
+        }
+    }
+}
+
+/// Decisions as they are made.
+pub struct DecisionStream {
+    records: broadcast::Receiver<Arc<DecisionRecord>>,
+    filter: DecisionFilter,
+}
+
+/// What a follower sees.
+#[derive(Debug, Clone)]
+pub enum Followed {
+    /// A decision.
+    Decision(Arc<DecisionRecord>),
+    /// The follower was too slow and has missed so many decisions, meant or not.
+    Missed(u64),
+}
+
+impl DecisionStream {
+    /// The next one; none when the log is closed. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Followed> {
+        loop {
+            match self.records.recv().await {
+                Ok(record) if self.filter.matches(&record) => return Some(Followed::Decision(record)),
+                Ok(_) => {}
+                Err(RecvError::Lagged(missed)) => return Some(Followed::Missed(missed)),
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+}
+
+/// The thread: takes what waits until the queue is closed.
+fn keep(shared: &Shared, waiting: &Receiver<Decision>, mut files: Option<Files>, max_records: usize) {
+    let mut number = 0;
+    while let Ok(decision) = waiting.recv() {
+        for decision in std::iter::once(decision).chain(waiting.try_iter().take(FOLLOWED)) {
+            number = next_number(number, decision.at);
+            let record = Arc::new(decision.into_record(number));
+            if let Some(Err(error)) = files.as_mut().map(|files| files.write(&record)) {
+                report(shared, &error);
+            }
+            shared.kept.fetch_add(1, Ordering::Relaxed);
+            {
+                let mut records = shared.records.lock();
+                if records.len() >= max_records {
+                    records.pop_front();
+                }
+                records.push_back(Arc::clone(&record));
+            }
+            // Nobody need follow.
+            let _ = shared.followers.send(record);
+        }
+        if let Some(Err(error)) = files.as_mut().map(Files::flush) {
+            report(shared, &error);
+        }
+    }
+}
+
+/// Numbers grow also over restarts, since they are at least the time in microseconds.
+fn next_number(last: u64, at: Timestamp) -> u64 {
+    u64::try_from(at.as_micros()).unwrap_or(0).max(last + 1)
+}
+
+fn report(shared: &Shared, error: &std::io::Error) {
+    if shared.unwritten.fetch_add(1, Ordering::Relaxed) == 0 {
+        tracing::error!(%error, "decisions cannot be written to disk; they are kept in memory alone");
+    }
+}

@@ -1,0 +1,262 @@
+//! One attempt: its events are read, delivered, and what became of each is kept before anybody else gets the place.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use relay_core::{Delivery, DeliveryError, Event, LogError, Offset, ReadLimit, ServiceName, Target, Verdict};
+
+use super::engine::Engine;
+use super::entry::{Attempt, DeadLetter, DeadLetterId, DeadReason, RouteId, RouteKey, Waiting};
+use super::lanes::{Entry, Taken};
+use super::pool::Ended;
+use crate::causes;
+use crate::decisions::Outcome;
+use crate::health::Ticket;
+use crate::rules::{RetryPolicy, TargetPolicy};
+use crate::store::{Batch, StoreError};
+
+/// How long what cannot be read from the log waits before it is tried again.
+pub(crate) const LOG_RETRY: Duration = Duration::from_secs(1);
+
+/// An attempt that has its place at a target.
+pub(crate) struct Begun {
+    pub(crate) route: RouteId,
+    pub(crate) key: RouteKey,
+    pub(crate) taken: Taken,
+    pub(crate) name: ServiceName,
+    pub(crate) target: Arc<dyn Target>,
+    pub(crate) policy: TargetPolicy,
+    pub(crate) ticket: Ticket,
+    pub(crate) is_fallback: bool,
+}
+
+/// What becomes of one event of an attempt.
+pub(crate) enum Fate {
+    /// It need not be delivered any more.
+    Done(Outcome),
+    /// It is tried again, with what is known of it now.
+    Again(Arc<Waiting>),
+    /// It is given up, with what is known of it.
+    Dead(Waiting, DeadReason),
+}
+
+impl Fate {
+    pub(crate) fn outcome(&self) -> Outcome {
+        match self {
+            Self::Done(outcome) => *outcome,
+            Self::Again(_) => Outcome::Retrying,
+            Self::Dead(..) => Outcome::DeadLettered,
+        }
+    }
+}
+
+/// What came of an attempt.
+pub(crate) struct Ending {
+    /// The attempt's events; those that neither the log nor anybody else has any more are missing.
+    pub(crate) events: Vec<Option<Arc<Event>>>,
+    /// One for each of them.
+    pub(crate) fates: Vec<Fate>,
+    /// None when the target was not asked.
+    pub(crate) answer: Option<Result<(), DeliveryError>>,
+    /// How long the target took.
+    pub(crate) took: Duration,
+    /// How long those that are tried again wait.
+    pub(crate) rest: Duration,
+}
+
+impl Begun {
+    /// Makes the attempt, and keeps what came of it. `None` when the engine has stopped meanwhile: what was under way
+    /// is then delivered again after the next start.
+    ///
+    /// # Errors
+    /// See [`StoreError`]: what came of it is not kept.
+    pub(crate) async fn run(&self, engine: &Engine) -> Result<Option<Ending>, StoreError> {
+        let mut ending = match self.load(engine).await {
+            Ok(events) => match self.try_to_deliver(engine, events).await {
+                Some(ending) => ending,
+                None => return Ok(None),
+            },
+            Err(error) => {
+                tracing::error!(%error, target = %self.name, "what waits cannot be read from the log; it is tried again");
+                let again = |entry: &Entry| Fate::Again(Arc::clone(&entry.waiting));
+                let fates: Vec<_> = self.taken.entries.iter().map(again).collect();
+                let events = vec![None; fates.len()];
+                return Ok(Some(Ending {
+                    events,
+                    fates,
+                    answer: None,
+                    took: Duration::ZERO,
+                    rest: LOG_RETRY,
+                }));
+            }
+        };
+        self.keep(engine, &mut ending).await?;
+        Ok(Some(ending))
+    }
+
+    /// The events, from memory or from where they are kept.
+    async fn load(&self, engine: &Engine) -> Result<Vec<Option<Arc<Event>>>, LogError> {
+        let mut events = Vec::with_capacity(self.taken.entries.len());
+        for entry in &self.taken.entries {
+            events.push(match (&entry.event, &entry.waiting.body) {
+                (Some(event), _) => Some(Arc::clone(event)),
+                (None, Some(body)) => match relay_events::json::decode(body.as_bytes()) {
+                    Ok(event) => Some(Arc::new(event)),
+                    Err(error) => {
+                        tracing::error!(%error, event = %entry.waiting.event, "a dead letter cannot be read");
+                        None
+                    }
+                },
+                (None, None) => {
+                    let before = Offset::new(entry.offset.get().saturating_sub(1));
+                    let limit = ReadLimit { events: 1, ..ReadLimit::default() };
+                    let read = engine.parts().log.read(before, limit).await?;
+                    // Another event is there when this one is no longer kept.
+                    read.into_iter().find(|event| event.id == entry.waiting.event).map(Arc::new)
+                }
+            });
+        }
+        Ok(events)
+    }
+
+    async fn try_to_deliver(&self, engine: &Engine, events: Vec<Option<Arc<Event>>>) -> Option<Ending> {
+        let clock = &engine.parts().clock;
+        let (now, started) = (clock.now(), clock.monotonic());
+        let unneeded = |event: &Option<Arc<Event>>| match event {
+            None => Some(Outcome::Lost),
+            Some(event) if event.is_expired(now) => Some(Outcome::Expired),
+            Some(_) => None,
+        };
+        let unneeded: Vec<_> = events.iter().map(unneeded).collect();
+        let needed = events.iter().zip(&unneeded).filter(|(_, unneeded)| unneeded.is_none());
+        let needed: Vec<_> =
+            needed.filter_map(|(event, _)| event.as_ref()).map(|event| self.marked(event)).collect();
+        let is_alone = needed.len() == 1;
+        let answer = if needed.is_empty() { None } else { Some(self.ask(engine, needed).await?) };
+        let took = clock.monotonic().saturating_sub(started);
+        let judged = |(entry, unneeded): (&Entry, &Option<Outcome>)| match (unneeded, &answer) {
+            (Some(outcome), _) => Fate::Done(*outcome),
+            (None, Some(Err(error))) => {
+                let mut waiting = Waiting::clone(&entry.waiting);
+                waiting.push(Attempt::new(now, self.name.clone(), error, took));
+                judge(waiting, error.verdict, is_alone, &self.policy.retry)
+            }
+            (None, _) => Fate::Done(Outcome::Delivered),
+        };
+        let fates: Vec<_> = self.taken.entries.iter().zip(&unneeded).map(judged).collect();
+        let tried = self.taken.entries.first().map_or(0, |entry| entry.waiting.tried);
+        let wanted = answer.as_ref().and_then(|answer| answer.as_ref().err()?.retry_after);
+        let rest = backoff(&self.policy.retry, tried).max(wanted.unwrap_or_default());
+        Some(Ending { events, fates, answer, took, rest })
+    }
+
+    /// The event with what led to it.
+    fn marked(&self, event: &Arc<Event>) -> Arc<Event> {
+        match self.key.rule() {
+            Some(rule) => causes::marked(event, rule),
+            None => Arc::clone(event),
+        }
+    }
+
+    /// The target's answer; a target that takes too long, or panics, has failed. `None` when the engine stops.
+    async fn ask(&self, engine: &Engine, events: Vec<Arc<Event>>) -> Option<Result<(), DeliveryError>> {
+        let head = self.taken.entries.first();
+        let mut delivery =
+            Delivery::new(events).attempt(head.map_or(1, |head| head.waiting.tried.saturating_add(1)));
+        if head.is_some_and(|head| head.waiting.is_replay) {
+            delivery = delivery.replay();
+        }
+        let call = AssertUnwindSafe(self.target.deliver(delivery)).catch_unwind();
+        tokio::select! {
+            answer = tokio::time::timeout(self.policy.timeout, call) => Some(match answer {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(_panic)) => Err(DeliveryError::new(Verdict::Retry, "the target panicked")),
+                Err(_elapsed) => {
+                    let detail = format!("no answer within {} ms", self.policy.timeout.as_millis());
+                    Err(DeliveryError::new(Verdict::Retry, detail))
+                }
+            }),
+            () = engine.aborting() => None,
+        }
+    }
+
+    async fn keep(&self, engine: &Engine, ending: &mut Ending) -> Result<(), StoreError> {
+        let parts = engine.parts();
+        let mut batch = Batch::default();
+        for ((entry, fate), event) in self.taken.entries.iter().zip(&ending.fates).zip(&ending.events) {
+            match (fate, event) {
+                (Fate::Again(waiting), _) => batch.wait(self.route, entry.offset, waiting),
+                (Fate::Dead(waiting, reason), Some(event)) => {
+                    batch.done(self.route, entry.offset);
+                    let letter = self.letter(entry.offset, waiting, event, *reason, parts.clock.now())?;
+                    let dropped = parts.dead_letters.add(&mut batch, &letter).await?;
+                    for _ in 0..dropped {
+                        parts.metrics.dead_letter_dropped(&self.name);
+                    }
+                }
+                (Fate::Done(_) | Fate::Dead(..), _) => batch.done(self.route, entry.offset),
+            }
+        }
+        parts.store.commit(batch).await
+    }
+
+    fn letter(
+        &self,
+        offset: Offset,
+        waiting: &Waiting,
+        event: &Event,
+        reason: DeadReason,
+        at: relay_core::Timestamp,
+    ) -> Result<DeadLetter, StoreError> {
+        let json = relay_events::json::encode(event);
+        let event = serde_json::from_slice(&json).map_err(|error| StoreError::Failed {
+            directory: "".into(),
+            detail: format!("event {} cannot be written as JSON: {error}", event.id),
+        })?;
+        Ok(DeadLetter {
+            id: DeadLetterId { offset, route: self.route },
+            target: self.name.clone(),
+            rule: self.key.rule().cloned(),
+            event_id: waiting.event,
+            document: waiting.document.clone(),
+            at,
+            reason,
+            attempts: waiting.attempts.clone(),
+            event,
+        })
+    }
+}
+
+impl Ending {
+    /// What the attempt says of the target.
+    pub(crate) fn of_target(&self) -> Ended {
+        match &self.answer {
+            None => Ended::Untried,
+            // A refusal is an answer too.
+            Some(Ok(())) => Ended::Worked,
+            Some(Err(error)) if error.verdict == Verdict::Reject => Ended::Worked,
+            Some(Err(error)) => {
+                Ended::Failed { leave_alone: error.retry_after, is_gone: error.verdict == Verdict::Gone }
+            }
+        }
+    }
+}
+
+/// What becomes of an event that was not taken. One of several that were refused together is tried alone first: it need
+/// not be the one that was meant.
+fn judge(waiting: Waiting, verdict: Verdict, is_alone: bool, retry: &RetryPolicy) -> Fate {
+    let is_final = match verdict {
+        Verdict::Reject => is_alone,
+        _ => waiting.tried >= retry.max_attempts.get(),
+    };
+    if is_final { Fate::Dead(waiting, DeadReason::of(verdict)) } else { Fate::Again(Arc::new(waiting)) }
+}
+
+/// How long an event waits that failed after `tried` earlier attempts: twice as long each time, and of that between
+/// half and all, so that what failed together does not come back together.
+fn backoff(retry: &RetryPolicy, tried: u32) -> Duration {
+    let whole = retry.initial.saturating_mul(1_u32.checked_shl(tried).unwrap_or(u32::MAX)).min(retry.max);
+    whole.mul_f64(rand::random_range(0.5..=1.0))
+}

@@ -1,0 +1,72 @@
+//! Dead letters: what a target did not take, however often it was tried. Kept until somebody retries or drops them; of
+//! each target so many, of which the oldest make room for new ones.
+
+use std::collections::HashMap;
+
+use parking_lot::Mutex;
+use relay_core::ServiceName;
+
+use super::entry::{DeadLetter, DeadLetterId};
+use crate::store::{Batch, Store, StoreError};
+
+/// How many dead letters one page has at most.
+pub(crate) const MAX_PAGE: usize = 1_000;
+
+/// The dead letters of all targets.
+pub(crate) struct DeadLetters {
+    store: Store,
+    /// The most that are kept for each target.
+    max_per_target: usize,
+    counts: Mutex<HashMap<ServiceName, usize>>,
+}
+
+impl DeadLetters {
+    pub(crate) fn new(
+        store: Store,
+        max_per_target: usize,
+        counts: impl IntoIterator<Item = (ServiceName, usize)>,
+    ) -> Self {
+        Self { store, max_per_target, counts: Mutex::new(counts.into_iter().collect()) }
+    }
+
+    /// How many the target has.
+    pub(crate) fn count(&self, target: &ServiceName) -> usize {
+        self.counts.lock().get(target).copied().unwrap_or(0)
+    }
+
+    /// Adds `letter` to `batch`. Returns how many were dropped to make room for it.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub(crate) async fn add(&self, batch: &mut Batch, letter: &DeadLetter) -> Result<usize, StoreError> {
+        let count = {
+            let mut counts = self.counts.lock();
+            let count = counts.entry(letter.target.clone()).or_default();
+            *count += 1;
+            *count
+        };
+        let excess = count.saturating_sub(self.max_per_target);
+        let oldest = if excess == 0 {
+            Vec::new()
+        } else {
+            self.store.dead_letters(letter.target.clone(), None, excess.min(MAX_PAGE)).await?
+        };
+        for oldest in &oldest {
+            self.remove(batch, &letter.target, oldest.id);
+        }
+        batch.dead_letter(letter);
+        Ok(oldest.len())
+    }
+
+    /// Removes a letter that is there with `batch`.
+    pub(crate) fn remove(&self, batch: &mut Batch, target: &ServiceName, id: DeadLetterId) {
+        batch.remove_dead_letter(target, id);
+        let mut counts = self.counts.lock();
+        if let Some(count) = counts.get_mut(target) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(target);
+            }
+        }
+    }
+}

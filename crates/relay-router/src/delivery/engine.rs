@@ -1,0 +1,485 @@
+//! The engine: takes what the lanes have ready to targets that can take it, and puts down what became of it.
+//!
+//! Its state is behind one lock, held for moments and never while anything is awaited. Whenever something may go that
+//! could not go before (something was queued, an attempt ended, a service came back, a time has come) one task looks
+//! through the routes and begins attempts, each a task of its own. What an attempt found is kept by the store before
+//! its place is given to another: so after a crash no more is delivered twice than was under way.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use relay_core::{Clock, Event, EventLog, Offset, ServiceName, Timestamp};
+use relay_events::ServiceState;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::attempt::{Begun, Ending, Fate};
+use super::dead::DeadLetters;
+use super::entry::{RouteId, RouteKey, Waiting};
+use super::lanes::{Entry, LaneKey, Lanes};
+use super::pool::{Choice, Permit, Plan, Pool, Wanted};
+use crate::decisions::{Decision, DecisionLog};
+use crate::health::HealthMonitor;
+use crate::metrics::RouterMetrics;
+use crate::rules::{Ordering, RuleSet, Strategy};
+use crate::store::{Batch, Store, StoreError};
+
+/// How many lanes of one route are looked at in vain before the next route's turn.
+const MAX_LOOKS: usize = 64;
+
+/// The shortest time that is waited for.
+const REST: Duration = Duration::from_millis(1);
+
+/// What the engine works with.
+pub(crate) struct Parts {
+    pub(crate) log: Arc<dyn EventLog>,
+    pub(crate) store: Store,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) monitor: HealthMonitor,
+    pub(crate) decisions: DecisionLog,
+    pub(crate) metrics: Arc<RouterMetrics>,
+    pub(crate) dead_letters: DeadLetters,
+    /// How many bytes of waiting events are kept in memory; others are read from the log again.
+    pub(crate) cache_bytes: usize,
+}
+
+/// Rules, with their version.
+#[derive(Clone)]
+pub(crate) struct InForce {
+    pub(crate) version: u64,
+    pub(crate) set: Arc<RuleSet>,
+}
+
+/// All that changes.
+pub(crate) struct State {
+    pub(crate) routes: BTreeMap<RouteId, Route>,
+    pub(crate) ids: HashMap<RouteKey, RouteId>,
+    pub(crate) pool: Pool,
+    pub(crate) rules: InForce,
+    cached_bytes: usize,
+}
+
+/// Where events wait, and for whom.
+pub(crate) struct Route {
+    pub(crate) key: RouteKey,
+    pub(crate) plan: Plan,
+    pub(crate) lanes: Lanes,
+    /// How many targets were chosen.
+    turn: u64,
+    /// Up to where the log was routed here, if that is not as far as for the others: there was no room.
+    pub(crate) behind: Option<Offset>,
+}
+
+/// A handle to the engine; clones are handles to the same one.
+#[derive(Clone)]
+pub(crate) struct Engine(Arc<Inner>);
+
+struct Inner {
+    parts: Parts,
+    state: Mutex<State>,
+    /// Something may go.
+    ready: Notify,
+    /// Counts endings, for those who wait for room in a route.
+    ended: watch::Sender<u64>,
+    /// Why nothing more is delivered, if that is so.
+    failure: Mutex<Option<StoreError>>,
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+    aborting: CancellationToken,
+}
+
+/// A route as it is kept: after a restart its rule may be no more.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub(crate) struct RouteRecord {
+    pub(crate) key: RouteKey,
+    pub(crate) plan: Plan,
+}
+
+impl Engine {
+    pub(crate) fn new(parts: Parts, rules: InForce) -> Self {
+        let pool = Pool::new(Arc::clone(&parts.clock));
+        let state = State { routes: BTreeMap::new(), ids: HashMap::new(), pool, rules, cached_bytes: 0 };
+        Self(Arc::new(Inner {
+            parts,
+            state: Mutex::new(state),
+            ready: Notify::new(),
+            ended: watch::Sender::new(0),
+            failure: Mutex::new(None),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+            aborting: CancellationToken::new(),
+        }))
+    }
+
+    pub(crate) fn parts(&self) -> &Parts {
+        &self.0.parts
+    }
+
+    /// Looks at the state, or changes it; then whatever may go now goes.
+    pub(crate) fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+        let result = act(&mut self.0.state.lock());
+        self.0.ready.notify_one();
+        result
+    }
+
+    /// The rules in force.
+    pub(crate) fn rules(&self) -> InForce {
+        self.look(|state| state.rules.clone())
+    }
+
+    /// Looks at the state.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.0.state.lock())
+    }
+
+    /// Counts endings of attempts, after each of which there may be more room.
+    pub(crate) fn endings(&self) -> watch::Receiver<u64> {
+        self.0.ended.subscribe()
+    }
+
+    /// Why nothing more is delivered, if that is so.
+    pub(crate) fn failure(&self) -> Option<StoreError> {
+        self.0.failure.lock().clone()
+    }
+
+    pub(crate) fn fail(&self, error: StoreError) {
+        if matches!(error, StoreError::Failed { .. }) {
+            self.0.failure.lock().get_or_insert(error);
+        }
+    }
+
+    /// Runs `task` until the engine stops.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.tasks.spawn(task);
+    }
+
+    /// Resolves when nothing new is to be begun.
+    pub(crate) fn stopping(&self) -> CancellationToken {
+        self.0.stopping.clone()
+    }
+
+    /// Resolves when what is under way is to be given up.
+    pub(crate) async fn aborting(&self) {
+        self.0.aborting.cancelled().await;
+    }
+
+    /// Begins to deliver. Call it once.
+    pub(crate) fn start(&self) {
+        let engine = self.clone();
+        self.spawn(async move { engine.run().await });
+    }
+
+    /// Ends deliveries: those under way have until `timeout` is over. True when all ended by themselves.
+    pub(crate) async fn stop(&self, timeout: Duration) -> bool {
+        self.0.stopping.cancel();
+        self.0.tasks.close();
+        let in_time = tokio::time::timeout(timeout, self.0.tasks.wait()).await.is_ok();
+        self.0.aborting.cancel();
+        self.0.tasks.wait().await;
+        in_time
+    }
+
+    async fn run(&self) {
+        let mut changes = self.0.parts.monitor.changes();
+        loop {
+            let now = self.0.parts.clock.monotonic();
+            let next = self.pump(now);
+            let sleep = async {
+                match next {
+                    Some(at) => tokio::time::sleep(at.saturating_sub(now).max(REST)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.0.stopping.cancelled() => return,
+                () = self.0.ready.notified() => {}
+                told = changes.changed() => if told.is_err() { return },
+                () = sleep => {}
+            }
+        }
+    }
+
+    /// Begins all attempts that can begin. Returns when the next one may be possible by time alone.
+    fn pump(&self, now: Duration) -> Option<Duration> {
+        if self.failure().is_some() {
+            return None;
+        }
+        let mut next = None;
+        let mut begun = Vec::new();
+        {
+            let State { routes, pool, .. } = &mut *self.0.state.lock();
+            let health = |name: &ServiceName| self.0.parts.monitor.state(name);
+            for (id, route) in routes {
+                route.lanes.wake(now);
+                let mut in_vain = 0;
+                while in_vain < MAX_LOOKS.min(route.lanes.ready()) {
+                    match route.begin(*id, pool, health, now) {
+                        Ok(attempt) => begun.push(attempt),
+                        Err(until) => {
+                            next = earlier(next, until);
+                            route.lanes.rotate();
+                            in_vain += 1;
+                        }
+                    }
+                }
+                next = earlier(next, route.lanes.next_wake());
+            }
+        }
+        for attempt in begun {
+            let engine = self.clone();
+            self.0.tasks.spawn(async move {
+                match attempt.run(&engine).await {
+                    Ok(Some(ending)) => engine.end(&attempt, ending),
+                    Ok(None) => {}
+                    Err(error) => engine.fail(error),
+                }
+            });
+        }
+        next
+    }
+
+    /// Gives the attempt's place to others, and tells what came of it.
+    fn end(&self, begun: &Begun, ending: Ending) {
+        self.tell(begun, &ending);
+        let parts = &self.0.parts;
+        match &ending.answer {
+            Some(Ok(())) => parts.monitor.record_delivery(&begun.name, Ok(())),
+            // Not taking an event is an answer too.
+            Some(Err(error)) if error.verdict == relay_core::Verdict::Reject => {
+                parts.monitor.record_delivery(&begun.name, Ok(()));
+            }
+            Some(Err(error)) => parts.monitor.record_delivery(&begun.name, Err(&error.to_string())),
+            None => {}
+        }
+        let now = parts.clock.monotonic();
+        let target = ending.of_target();
+        let again = begun.taken.entries.iter().zip(ending.fates).filter_map(|(entry, fate)| match fate {
+            Fate::Again(waiting) => Some((entry.offset, waiting)),
+            Fate::Done(_) | Fate::Dead(..) => None,
+        });
+        let again = again.collect();
+        self.with(|state| {
+            state.pool.end(&begun.name, begun.ticket, &target, now);
+            let Some(route) = state.routes.get_mut(&begun.route) else { return };
+            let done = route.lanes.end(&begun.taken.lane, again, now + ending.rest);
+            let freed: usize =
+                done.iter().filter_map(|entry| Some(entry.event.as_ref()?.approx_bytes())).sum();
+            state.cached_bytes = state.cached_bytes.saturating_sub(freed);
+        });
+        self.0.ended.send_modify(|ended| *ended = ended.wrapping_add(1));
+    }
+
+    /// Tells the metrics and the decision log.
+    fn tell(&self, begun: &Begun, ending: &Ending) {
+        let Parts { metrics, decisions, clock, .. } = &self.0.parts;
+        let rules = self.rules();
+        let error = ending.answer.as_ref().and_then(|answer| answer.as_ref().err());
+        for ((entry, fate), event) in begun.taken.entries.iter().zip(&ending.fates).zip(&ending.events) {
+            let outcome = fate.outcome();
+            metrics.ended(&begun.name, outcome, ending.took, begun.is_fallback);
+            let Some(event) = event else {
+                let (event, document) = (&entry.waiting.event, &entry.waiting.document);
+                tracing::error!(%event, %document, target = %begun.name, "the event is no longer in the log and cannot be delivered; keep more history (`retention`)");
+                continue;
+            };
+            if let Fate::Dead(waiting, reason) = fate {
+                let attempts = waiting.tried;
+                tracing::warn!(event = %event.id, target = %begun.name, ?reason, attempts, "a dead letter");
+            }
+            let explained = (Arc::clone(&rules.set), Arc::clone(event));
+            decisions.record(Decision {
+                at: clock.now(),
+                event: Arc::clone(event),
+                rules_version: entry.waiting.rules,
+                rule: begun.key.rule().cloned(),
+                target: Some(begun.name.clone()),
+                is_fallback: begun.is_fallback,
+                is_replay: entry.waiting.is_replay,
+                outcome,
+                attempt: entry.waiting.tried.saturating_add(u32::from(ending.answer.is_some())),
+                duration: ending.took,
+                error: error.map(ToString::to_string),
+                verdicts: Box::new(move || explained.0.explain(&explained.1)),
+            });
+        }
+    }
+}
+
+impl Route {
+    pub(crate) fn new(key: RouteKey, plan: Plan) -> Self {
+        Self { key, plan, lanes: Lanes::default(), turn: 0, behind: None }
+    }
+
+    /// Takes what is ready first to a target.
+    ///
+    /// # Errors
+    /// When nobody takes it now: when that may change by time alone, if it may.
+    fn begin(
+        &mut self,
+        id: RouteId,
+        pool: &mut Pool,
+        health: impl Fn(&ServiceName) -> ServiceState,
+        now: Duration,
+    ) -> Result<Begun, Option<Duration>> {
+        let head = self.lanes.peek().ok_or(None)?;
+        let wanted = Wanted {
+            document: &head.waiting.document,
+            publisher: head.waiting.publisher.as_ref(),
+            failed: head.waiting.attempts.last().map(|attempt| &attempt.target),
+            turn: self.turn,
+        };
+        let (name, is_fallback) = match pool.choose(&self.plan, &wanted, health, now) {
+            Choice::Go { target, is_fallback } => (target, is_fallback),
+            Choice::Wait(until) => return Err(until),
+        };
+        let most = pool.policy(&name).map_or(1, |policy| policy.batch_size.get());
+        let taken = self.lanes.take(most).ok_or(None)?;
+        let permit = match pool.begin(&name, taken.entries.len(), now) {
+            Ok(permit) => permit,
+            Err(until) => {
+                self.lanes.put_back(taken);
+                return Err(until);
+            }
+        };
+        self.turn = self.turn.wrapping_add(1);
+        let Permit { target, policy, ticket } = permit;
+        Ok(Begun { route: id, key: self.key.clone(), taken, name, target, policy, ticket, is_fallback })
+    }
+}
+
+impl State {
+    pub(crate) fn new_route(&mut self, key: &RouteKey) -> RouteId {
+        let id = RouteId(self.routes.keys().next_back().map_or(1, |last| last.0.saturating_add(1)));
+        let plan = self.plan(key).unwrap_or_default();
+        self.routes.insert(id, Route::new(key.clone(), plan));
+        self.ids.insert(key.clone(), id);
+        id
+    }
+
+    /// Adds what waits to a route that there is.
+    pub(crate) fn enqueue(
+        &mut self,
+        route: RouteId,
+        offset: Offset,
+        waiting: Arc<Waiting>,
+        event: Option<Arc<Event>>,
+        cache_bytes: usize,
+    ) {
+        let Some(place) = self.routes.get_mut(&route) else { return };
+        let in_order =
+            |name| self.pool.policy(name).is_none_or(|policy| policy.ordering == Ordering::Document);
+        let is_ordered = place.plan.names().next().is_none() || place.plan.names().any(in_order);
+        let lane =
+            if is_ordered { LaneKey::Document(waiting.document.clone()) } else { LaneKey::Event(offset) };
+        let bytes = event.as_ref().map_or(0, |event| event.approx_bytes());
+        let event = event.filter(|_| self.cached_bytes.saturating_add(bytes) <= cache_bytes);
+        let cached = if event.is_some() { bytes } else { 0 };
+        if place.lanes.insert(lane, Entry { offset, waiting, event }) {
+            self.cached_bytes += cached;
+        }
+    }
+
+    /// Which targets what waits under `key` may go to; none when a rule decides that is no more.
+    pub(crate) fn plan(&self, key: &RouteKey) -> Option<Plan> {
+        let rule = key.rule().map(|name| self.rules.set.rule(name));
+        match (key, rule) {
+            (RouteKey::Direct(target), _) => Some(Plan {
+                strategy: Strategy::FirstHealthy,
+                targets: vec![target.clone()],
+                fallback: Vec::new(),
+            }),
+            (_, None | Some(None)) => None,
+            (RouteKey::Each(_, target), Some(Some(rule))) => Some(Plan {
+                strategy: Strategy::FirstHealthy,
+                targets: vec![target.clone()],
+                fallback: self.pool.resolve(&rule.fallback),
+            }),
+            (RouteKey::Rule(_), Some(Some(rule))) => Some(Plan {
+                strategy: rule.strategy,
+                targets: self.pool.resolve(&rule.targets),
+                fallback: self.pool.resolve(&rule.fallback),
+            }),
+        }
+    }
+
+    /// Whether some rule names the target.
+    pub(crate) fn is_named(&self, target: &ServiceName) -> bool {
+        self.rules.set.rules().iter().any(|rule| {
+            [&rule.targets, &rule.fallback]
+                .into_iter()
+                .any(|wanted| self.pool.resolve(wanted).contains(target))
+        })
+    }
+
+    /// How many events wait in routes that may lead to the target, and the time of the oldest.
+    pub(crate) fn waiting_for(&self, target: &ServiceName) -> (usize, Option<Timestamp>) {
+        let routes = self.routes.values().filter(|route| route.plan.names().any(|name| name == target));
+        routes.fold((0, None), |(queued, oldest), route| {
+            let oldest = [oldest, route.lanes.oldest()].into_iter().flatten().min();
+            (queued + route.lanes.len(), oldest)
+        })
+    }
+
+    /// Who would take `event`, of which nothing was tried, by `plan` at this moment.
+    pub(crate) fn would_choose(
+        &self,
+        plan: &Plan,
+        event: &Waiting,
+        health: impl Fn(&ServiceName) -> ServiceState,
+        now: Duration,
+    ) -> (Option<ServiceName>, bool) {
+        let wanted =
+            Wanted { document: &event.document, publisher: event.publisher.as_ref(), failed: None, turn: 0 };
+        match self.pool.choose(plan, &wanted, health, now) {
+            Choice::Go { target, is_fallback } => (Some(target), is_fallback),
+            Choice::Wait(_) => (None, false),
+        }
+    }
+
+    /// Whether the rules would have `event` go to `target`, now or when others fail.
+    pub(crate) fn sends(&self, event: &Event, target: &ServiceName) -> bool {
+        self.rules.set.matches(event).into_iter().any(|rule| {
+            [&rule.targets, &rule.fallback]
+                .into_iter()
+                .any(|wanted| self.pool.resolve(wanted).contains(target))
+        })
+    }
+
+    /// Brings the routes' plans up to date after rules or targets have changed. What waits in a route whose rule is no
+    /// more goes to the targets that the rule had.
+    pub(crate) fn replan(&mut self) -> Batch {
+        let mut batch = Batch::default();
+        let ids: Vec<_> = self.routes.keys().copied().collect();
+        for id in ids {
+            let Some(key) = self.routes.get(&id).map(|route| route.key.clone()) else { continue };
+            let plan = self.plan(&key);
+            let Some(route) = self.routes.get_mut(&id) else { continue };
+            match plan {
+                Some(plan) if plan != route.plan => {
+                    route.plan = plan;
+                    batch.route(id, &RouteRecord { key, plan: route.plan.clone() });
+                }
+                None if route.lanes.is_empty() => {
+                    self.routes.remove(&id);
+                    self.ids.remove(&key);
+                    batch.remove_route(id);
+                    batch.behind(id, None);
+                }
+                // No rule sends anything here any more.
+                None if route.behind.take().is_some() => batch.behind(id, None),
+                Some(_) | None => {}
+            }
+        }
+        batch
+    }
+}
+
+fn earlier(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}

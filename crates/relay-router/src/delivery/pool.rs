@@ -1,0 +1,374 @@
+//! The targets as deliveries see them: how busy each is, whether it is left alone for now, and which of several takes
+//! the next event.
+
+use std::collections::{HashMap, HashSet};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use governor::clock::Clock as _;
+use governor::middleware::NoOpMiddleware;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
+use relay_core::{Clock, DocumentId, ServiceName, Target};
+use relay_events::ServiceState;
+
+use crate::health::{BreakerState, CircuitBreaker, Ticket};
+use crate::rules::{Candidate, Capability, Strategy, TargetPolicy, TargetRef, order};
+
+/// The relay's clock for rates.
+#[derive(Debug, Clone)]
+struct RateClock(Arc<dyn Clock>);
+
+impl governor::clock::Clock for RateClock {
+    type Instant = Duration;
+
+    fn now(&self) -> Duration {
+        self.0.monotonic()
+    }
+}
+
+type Rate = RateLimiter<NotKeyed, InMemoryState, RateClock, NoOpMiddleware<Duration>>;
+
+/// A limit of so many events per second, all of which may come at once.
+pub(crate) struct EventRate {
+    limiter: Rate,
+    clock: RateClock,
+    burst: NonZeroU32,
+}
+
+impl EventRate {
+    pub(crate) fn new(per_second: NonZeroU32, clock: Arc<dyn Clock>) -> Self {
+        let clock = RateClock(clock);
+        let limiter = RateLimiter::direct_with_clock(Quota::per_second(per_second), clock.clone());
+        Self { limiter, clock, burst: per_second }
+    }
+
+    /// Takes `events` from the rate.
+    ///
+    /// # Errors
+    /// When they may go, by the monotonic clock.
+    pub(crate) fn take(&self, events: usize) -> Result<(), Duration> {
+        // More than a whole second's worth at once is taken as one second's worth.
+        let events = u32::try_from(events).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
+        match self.limiter.check_n(events.min(self.burst)) {
+            Ok(Err(not_until)) => {
+                let now = self.clock.now();
+                Err(now + not_until.wait_time_from(now))
+            }
+            // It is never more than the burst.
+            Ok(Ok(())) | Err(_) => Ok(()),
+        }
+    }
+}
+
+/// One target.
+struct Slot {
+    target: Arc<dyn Target>,
+    policy: TargetPolicy,
+    capabilities: Vec<Capability>,
+    weight: NonZeroU32,
+    breaker: CircuitBreaker,
+    rate: Option<EventRate>,
+    /// Its rate allows nothing until then.
+    rate_until: Duration,
+    /// Requests under way.
+    in_flight: usize,
+    /// It asked to be left alone until then.
+    paused_until: Duration,
+    /// It answered that it wants nothing any more.
+    is_gone: bool,
+}
+
+/// Which targets a route's events may go to, at present.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Plan {
+    pub(crate) strategy: Strategy,
+    pub(crate) targets: Vec<ServiceName>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) fallback: Vec<ServiceName>,
+}
+
+impl Plan {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &ServiceName> {
+        self.targets.iter().chain(&self.fallback)
+    }
+}
+
+/// What is to go, as far as choosing a target is concerned.
+pub(crate) struct Wanted<'a> {
+    pub(crate) document: &'a DocumentId,
+    /// It never goes to who published it.
+    pub(crate) publisher: Option<&'a ServiceName>,
+    /// Who failed to take it last; somebody else is preferred.
+    pub(crate) failed: Option<&'a ServiceName>,
+    /// Counts the choices of the route.
+    pub(crate) turn: u64,
+}
+
+/// Who takes it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Choice {
+    Go {
+        target: ServiceName,
+        is_fallback: bool,
+    },
+    /// Nobody now; perhaps at that time, if there is one, or when something changes.
+    Wait(Option<Duration>),
+}
+
+/// What an attempt works with.
+pub(crate) struct Permit {
+    pub(crate) target: Arc<dyn Target>,
+    pub(crate) policy: TargetPolicy,
+    pub(crate) ticket: Ticket,
+}
+
+/// All targets.
+pub(crate) struct Pool {
+    slots: HashMap<ServiceName, Slot>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Pool {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { slots: HashMap::new(), clock }
+    }
+
+    /// Adds a target, or changes one; what is under way there goes on.
+    pub(crate) fn put(
+        &mut self,
+        name: ServiceName,
+        target: Arc<dyn Target>,
+        capabilities: Vec<Capability>,
+        weight: NonZeroU32,
+        policy: TargetPolicy,
+    ) {
+        let rate = policy.rate.map(|rate| EventRate::new(rate, Arc::clone(&self.clock)));
+        let in_flight = self.slots.get(&name).map_or(0, |slot| slot.in_flight);
+        let breaker = CircuitBreaker::new(policy.breaker.clone());
+        let slot = Slot {
+            target,
+            policy,
+            capabilities,
+            weight,
+            breaker,
+            rate,
+            rate_until: Duration::ZERO,
+            in_flight,
+            paused_until: Duration::ZERO,
+            is_gone: false,
+        };
+        self.slots.insert(name, slot);
+    }
+
+    pub(crate) fn remove(&mut self, name: &ServiceName) {
+        self.slots.remove(name);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// The targets that are meant, each once, in the order in which they are named; those of a capability by name.
+    pub(crate) fn resolve(&self, wanted: &[TargetRef]) -> Vec<ServiceName> {
+        let mut names: Vec<ServiceName> = Vec::with_capacity(wanted.len());
+        for one in wanted {
+            match one {
+                TargetRef::Name(name) if self.slots.contains_key(name) => names.push(name.clone()),
+                TargetRef::Name(_) => {}
+                TargetRef::Capability(capability) => {
+                    let able = self.slots.iter().filter(|(_, slot)| slot.capabilities.contains(capability));
+                    let mut able: Vec<_> = able.map(|(name, _)| name.clone()).collect();
+                    able.sort_unstable();
+                    names.append(&mut able);
+                }
+            }
+        }
+        let mut seen = HashSet::with_capacity(names.len());
+        names.retain(|name| seen.insert(name.clone()));
+        names
+    }
+
+    pub(crate) fn contains(&self, name: &ServiceName) -> bool {
+        self.slots.contains_key(name)
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &ServiceName> {
+        self.slots.keys()
+    }
+
+    pub(crate) fn capabilities(&self, name: &ServiceName) -> Vec<Capability> {
+        self.slots.get(name).map_or_else(Vec::new, |slot| slot.capabilities.clone())
+    }
+
+    pub(crate) fn in_flight(&self, name: &ServiceName) -> usize {
+        self.slots.get(name).map_or(0, |slot| slot.in_flight)
+    }
+
+    pub(crate) fn policy(&self, name: &ServiceName) -> Option<&TargetPolicy> {
+        self.slots.get(name).map(|slot| &slot.policy)
+    }
+
+    /// The breaker's state, for people.
+    pub(crate) fn breaker(&self, name: &ServiceName, now: Duration) -> Option<BreakerState> {
+        self.slots.get(name).map(|slot| slot.breaker.state(now))
+    }
+
+    pub(crate) fn is_gone(&self, name: &ServiceName) -> bool {
+        self.slots.get(name).is_some_and(|slot| slot.is_gone)
+    }
+
+    /// Who of the plan takes what is wanted. Those that work come first, and among them the strategy decides; one that
+    /// is only busy is waited for where the strategy names one target, so that an event does not go astray because
+    /// of a full queue.
+    pub(crate) fn choose(
+        &self,
+        plan: &Plan,
+        wanted: &Wanted<'_>,
+        state: impl Fn(&ServiceName) -> ServiceState,
+        now: Duration,
+    ) -> Choice {
+        let mut wait = None;
+        // Who has just failed to take it is asked again when there is nobody else, fallback targets included.
+        for avoided in wanted.failed.map(Some).into_iter().chain([None]) {
+            for (names, is_fallback) in [(&plan.targets, false), (&plan.fallback, true)] {
+                let names =
+                    names.iter().filter(|name| wanted.publisher != Some(*name) && avoided != Some(*name));
+                let strategy = if is_fallback { Strategy::FirstHealthy } else { plan.strategy };
+                match self.choose_among(strategy, names, wanted, &state, now) {
+                    Among::Chosen(target) => return Choice::Go { target, is_fallback },
+                    Among::Busy(until) => return Choice::Wait(earlier(wait, until)),
+                    Among::Nobody(until) => wait = earlier(wait, until),
+                }
+            }
+        }
+        Choice::Wait(wait)
+    }
+
+    fn choose_among<'a>(
+        &self,
+        strategy: Strategy,
+        names: impl Iterator<Item = &'a ServiceName>,
+        wanted: &Wanted<'_>,
+        state: &impl Fn(&ServiceName) -> ServiceState,
+        now: Duration,
+    ) -> Among {
+        let mut later = None;
+        let mut usable = Vec::new();
+        for name in names {
+            let Some(slot) = self.slots.get(name) else { continue };
+            let state = state(name);
+            if slot.is_gone || matches!(state, ServiceState::Unhealthy | ServiceState::Gone) {
+                continue;
+            }
+            match slot.breaker.ready_at(now).map(|at| at.max(slot.paused_until)) {
+                Some(at) if at > now => later = earlier(later, Some(at)),
+                Some(_) => usable.push((name, slot, state)),
+                None => {}
+            }
+        }
+        // Who leaves takes something only when nobody else does.
+        let stays = |(_, _, state): &(&ServiceName, &Slot, ServiceState)| *state != ServiceState::Draining;
+        if usable.iter().any(stays) {
+            usable.retain(stays);
+        }
+        if usable.is_empty() {
+            return Among::Nobody(later);
+        }
+        let candidates: Vec<_> = usable
+            .iter()
+            .map(|(name, slot, state)| Candidate {
+                name,
+                state: *state,
+                outstanding: slot.in_flight,
+                weight: slot.weight,
+            })
+            .collect();
+        let order = order(strategy, &candidates, wanted.document, wanted.turn);
+        let considered = match strategy {
+            Strategy::RoundRobin | Strategy::LeastOutstanding => order.len(),
+            Strategy::FirstHealthy | Strategy::All | Strategy::ConsistentHash => 1,
+        };
+        let mut until = None;
+        for index in order.into_iter().take(considered) {
+            let (name, slot, _) = usable[index];
+            if slot.rate_until > now {
+                until = earlier(until, Some(slot.rate_until));
+            } else if slot.in_flight < slot.policy.concurrency.get() {
+                return Among::Chosen(name.clone());
+            }
+        }
+        Among::Busy(until)
+    }
+
+    /// Counts a request to `target` as begun.
+    ///
+    /// # Errors
+    /// When it may begin, if the target's rate does not allow it yet; none when there is no such target any more.
+    pub(crate) fn begin(
+        &mut self,
+        target: &ServiceName,
+        events: usize,
+        now: Duration,
+    ) -> Result<Permit, Option<Duration>> {
+        let slot = self.slots.get_mut(target).ok_or(None)?;
+        if let Some(Err(at)) = slot.rate.as_ref().map(|rate| rate.take(events)) {
+            slot.rate_until = at;
+            return Err(Some(at));
+        }
+        slot.in_flight += 1;
+        let ticket = slot.breaker.begin(now);
+        Ok(Permit { target: Arc::clone(&slot.target), policy: slot.policy.clone(), ticket })
+    }
+
+    /// Counts a request as over.
+    pub(crate) fn end(&mut self, target: &ServiceName, ticket: Ticket, outcome: &Ended, now: Duration) {
+        let Some(slot) = self.slots.get_mut(target) else { return };
+        slot.in_flight = slot.in_flight.saturating_sub(1);
+        match *outcome {
+            Ended::Worked => slot.breaker.success(ticket),
+            Ended::Untried => slot.breaker.cancel(ticket),
+            Ended::Failed { leave_alone, is_gone } => {
+                slot.breaker.failure(ticket, now);
+                slot.is_gone |= is_gone;
+                if let Some(time) = leave_alone {
+                    slot.paused_until = slot.paused_until.max(now + time.min(MAX_PAUSE));
+                }
+            }
+        }
+    }
+}
+
+/// How a request ended, as far as the target is concerned.
+pub(crate) enum Ended {
+    /// It answered; also that it does not want this event.
+    Worked,
+    /// It was not asked after all.
+    Untried,
+    /// It did not do its work.
+    Failed {
+        /// For how long it wants to be left alone.
+        leave_alone: Option<Duration>,
+        /// It wants nothing any more.
+        is_gone: bool,
+    },
+}
+
+/// The longest time that a target can ask to be left alone for.
+const MAX_PAUSE: Duration = Duration::from_secs(60 * 60);
+
+enum Among {
+    Chosen(ServiceName),
+    /// Somebody works and has no room now.
+    Busy(Option<Duration>),
+    /// Nobody works; perhaps at that time.
+    Nobody(Option<Duration>),
+}
+
+fn earlier(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}

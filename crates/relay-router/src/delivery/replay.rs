@@ -1,0 +1,200 @@
+//! Replays: a target gets history again, marked as such, at a limited rate, beside what happens now.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use relay_core::{DocumentId, EventLog, LogError, Offset, ReadLimit, ServiceName, Timestamp};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use super::engine::Engine;
+use super::entry::{RouteKey, Waiting};
+use super::pool::EventRate;
+use crate::store::{Batch, StoreError};
+
+/// How many events of replays wait for one target at once.
+const WINDOW: usize = 256;
+
+/// How many events of history are read at a time.
+const PAGE: usize = 64;
+
+/// Which history is sent again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ReplayRequest {
+    /// Where it begins.
+    pub from: ReplayStart,
+    /// Of this document alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document: Option<DocumentId>,
+    /// Events per second at most.
+    #[serde(default = "ReplayRequest::default_rate")]
+    pub rate: NonZeroU32,
+}
+
+impl ReplayRequest {
+    /// All of history from `from` on, at 100 events per second.
+    pub fn new(from: ReplayStart) -> Self {
+        Self { from, document: None, rate: Self::default_rate() }
+    }
+
+    fn default_rate() -> NonZeroU32 {
+        NonZeroU32::MIN.saturating_add(99)
+    }
+}
+
+/// Where a replay begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplayStart {
+    /// With the event at this offset.
+    Offset(Offset),
+    /// With the first event of this time or later.
+    Time(Timestamp),
+}
+
+/// A replay and how far it has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Replay {
+    /// Names it.
+    pub id: u64,
+    /// Who gets it.
+    pub target: ServiceName,
+    /// Of which document alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document: Option<DocumentId>,
+    /// Events per second at most.
+    pub rate: NonZeroU32,
+    /// The offset after which it began.
+    pub after: Offset,
+    /// The last offset that it looks at: what had happened when it was asked for.
+    pub through: Offset,
+    /// Up to where history was queued.
+    pub position: Offset,
+    /// How many events were queued.
+    pub queued: u64,
+    /// When it was asked for.
+    pub started_at: Timestamp,
+    /// What has become of it.
+    pub state: ReplayState,
+}
+
+/// What has become of a replay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ReplayState {
+    /// Events are being sent.
+    Running,
+    /// All of them are queued.
+    Finished,
+    /// Somebody has ended it.
+    Cancelled,
+}
+
+/// Sends what is left of `replay` to its target's lanes. Ends when all is queued, or when `cancelled`.
+///
+/// # Errors
+/// [`StoreError`]; what the log cannot read is waited for.
+pub(crate) async fn run(
+    engine: &Engine,
+    mut replay: Replay,
+    cancelled: &CancellationToken,
+    told: impl Fn(&Replay),
+) -> Result<(), StoreError> {
+    let parts = engine.parts();
+    let key = RouteKey::Direct(replay.target.clone());
+    let rate = EventRate::new(replay.rate, Arc::clone(&parts.clock));
+    let mut endings = engine.endings();
+    while replay.position < replay.through && !cancelled.is_cancelled() {
+        let waiting = |engine: &Engine| {
+            engine.look(|state| {
+                state.ids.get(&key).and_then(|id| state.routes.get(id)).map_or(0, |r| r.lanes.len())
+            })
+        };
+        while waiting(engine) >= WINDOW {
+            tokio::select! {
+                () = cancelled.cancelled() => return Ok(()),
+                changed = endings.changed() => if changed.is_err() { return Ok(()) },
+            }
+        }
+        let limit = ReadLimit { events: PAGE, ..ReadLimit::default() };
+        let page = match parts.log.read(replay.position, limit).await {
+            Ok(page) => page,
+            Err(LogError::Closed) => return Ok(()),
+            Err(error) => {
+                tracing::error!(%error, replay = replay.id, "the log cannot be read for a replay; it is tried again");
+                tokio::select! {
+                    () = cancelled.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(super::attempt::LOG_RETRY) => continue,
+                }
+            }
+        };
+        let through = replay.through;
+        let page: Vec<_> =
+            page.into_iter().filter(|event| event.offset.is_some_and(|at| at <= through)).collect();
+        if page.is_empty() {
+            replay.position = through;
+        }
+        for event in page.into_iter().map(Arc::new) {
+            let Some(offset) = event.offset else { continue };
+            replay.position = offset;
+            let is_meant = replay.document.as_ref().is_none_or(|document| *document == event.document)
+                && engine.look(|state| state.sends(&event, &replay.target));
+            if !is_meant {
+                continue;
+            }
+            while let Err(at) = rate.take(1) {
+                let wait = at.saturating_sub(parts.clock.monotonic());
+                tokio::select! {
+                    () = cancelled.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(wait) => {}
+                }
+            }
+            replay.queued += 1;
+            let mut batch = Batch::default();
+            let (route, waiting) = engine.with(|state| {
+                let mut waiting = Waiting::new(&event, state.rules.version);
+                waiting.is_replay = true;
+                (state.route_id(&key, &mut batch), Arc::new(waiting))
+            });
+            batch.wait(route, offset, &waiting);
+            batch.replay(replay.id, Some(&replay));
+            parts.store.commit(batch).await?;
+            engine.with(|state| state.enqueue(route, offset, waiting, Some(event), parts.cache_bytes));
+            told(&replay);
+        }
+    }
+    if cancelled.is_cancelled() {
+        return Ok(());
+    }
+    replay.state = ReplayState::Finished;
+    let mut batch = Batch::default();
+    batch.replay::<Replay>(replay.id, None);
+    parts.store.commit(batch).await?;
+    told(&replay);
+    Ok(())
+}
+
+/// The offset before the first event of `time` or later, of those up to `head`. Later events may have an earlier time
+/// where a clock was set back; the search takes times as growing.
+///
+/// # Errors
+/// See [`LogError`].
+pub(crate) async fn before(log: &dyn EventLog, time: Timestamp, head: Offset) -> Result<Offset, LogError> {
+    let (mut low, mut high) = (0, head.get());
+    // Everything up to `low` is earlier; what comes after `high` is not.
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let limit = ReadLimit { events: 1, ..ReadLimit::default() };
+        match log.read(Offset::new(middle), limit).await?.first() {
+            Some(event) if event.time < time => {
+                low = event.offset.map_or(middle + 1, Offset::get).max(middle + 1);
+            }
+            _ => high = middle,
+        }
+    }
+    Ok(Offset::new(low))
+}

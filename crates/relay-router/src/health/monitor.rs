@@ -1,0 +1,253 @@
+//! The monitor: asks services whether they work, listens to what they and their deliveries say, and keeps the time of
+//! their leases.
+//!
+//! Each service is asked by a task of its own, so that one that does not answer delays no other. All that is known is
+//! behind one lock that is held for moments; who watches is told after it was let go.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use relay_core::{Clock, HealthProbe, ServiceName};
+use relay_events::ServiceState;
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::config::{HealthConfig, HealthConfigError};
+use super::probe;
+use crate::registry::{
+    DeregisterError, Heartbeat, HeartbeatError, LeaseId, Now, RegisterError, Registered, Registration,
+    Registry, ServiceChange, ServiceInfo, ServiceQuery, ServiceRecord, Subject,
+};
+use crate::rules::{Capability, TargetSpec};
+use crate::target::Outbound;
+
+/// Knows of all services and targets whether they work. Clones are handles to the same one.
+#[derive(Clone)]
+pub struct HealthMonitor(Arc<Inner>);
+
+struct Inner {
+    registry: Mutex<Registry>,
+    clock: Arc<dyn Clock>,
+    outbound: Outbound,
+    observer: Box<dyn Fn(ServiceChange) + Send + Sync>,
+    /// Counts changes, for those who wait for one.
+    changes: watch::Sender<u64>,
+    /// Who is asked: by which task, for which entry of the registry.
+    asked: Mutex<HashMap<ServiceName, (u64, CancellationToken)>>,
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+}
+
+impl HealthMonitor {
+    /// Begins to look after services. `observer` is called for each change and must not block.
+    ///
+    /// # Errors
+    /// See [`HealthConfigError`].
+    pub fn start(
+        config: HealthConfig,
+        outbound: Outbound,
+        clock: Arc<dyn Clock>,
+        observer: impl Fn(ServiceChange) + Send + Sync + 'static,
+    ) -> Result<Self, HealthConfigError> {
+        config.validate()?;
+        let tick = config.tick;
+        let monitor = Self(Arc::new(Inner {
+            registry: Mutex::new(Registry::new(config)),
+            clock,
+            outbound,
+            observer: Box::new(observer),
+            changes: watch::Sender::new(0),
+            asked: Mutex::new(HashMap::new()),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+        }));
+        let ticking = monitor.clone();
+        monitor.0.tasks.spawn(async move {
+            let mut ticks = tokio::time::interval(tick);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    () = ticking.0.stopping.cancelled() => return,
+                    _ = ticks.tick() => ticking.apply(Registry::tick),
+                }
+            }
+        });
+        Ok(monitor)
+    }
+
+    /// How a service is; [`ServiceState::Unknown`] for one that is not known.
+    pub fn state(&self, name: &ServiceName) -> ServiceState {
+        self.0.registry.lock().state(name)
+    }
+
+    /// Counts changes of any service's state.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    /// Tells that a delivery was taken, or why it failed.
+    pub fn record_delivery(&self, name: &ServiceName, answer: Result<(), &str>) {
+        self.apply(|registry, now| registry.delivered(name, answer, now));
+    }
+
+    /// Takes the targets of a rule document in the place of those of the one before.
+    pub fn configure(&self, targets: &[TargetSpec]) {
+        self.apply(|registry, now| registry.configure(targets, now));
+        self.ask();
+    }
+
+    /// Takes a target that is code in this process; asked by `probe`, where there is one.
+    pub fn attach(
+        &self,
+        name: ServiceName,
+        capabilities: Vec<Capability>,
+        probe: Option<Arc<dyn HealthProbe>>,
+    ) {
+        self.apply(|registry, now| registry.attach(name, capabilities, probe, now));
+        self.ask();
+    }
+
+    /// Registers a service, or renews what it says of itself.
+    ///
+    /// # Errors
+    /// See [`RegisterError`].
+    pub fn register(
+        &self,
+        name: ServiceName,
+        registration: Registration,
+    ) -> Result<Registered, RegisterError> {
+        let registered = self.apply(|registry, now| registry.register(name, registration, now))?;
+        self.ask();
+        Ok(registered)
+    }
+
+    /// Takes a service that was registered before a restart. Its lease begins now.
+    pub fn restore(&self, record: ServiceRecord) {
+        self.apply(|registry, now| registry.restore(record, now));
+        self.ask();
+    }
+
+    /// A service's registration as it is kept.
+    pub fn record(&self, name: &ServiceName) -> Option<ServiceRecord> {
+        self.0.registry.lock().record(name)
+    }
+
+    /// Renews a lease. Returns how long it lasts.
+    ///
+    /// # Errors
+    /// See [`HeartbeatError`].
+    pub fn heartbeat(
+        &self,
+        name: &ServiceName,
+        lease: LeaseId,
+        heartbeat: Heartbeat,
+    ) -> Result<Duration, HeartbeatError> {
+        self.apply(|registry, now| registry.heartbeat(name, lease, heartbeat, now))
+    }
+
+    /// Begins to take leave of a service, which ends with [`HealthMonitor::drained`], or after a while by itself.
+    ///
+    /// # Errors
+    /// See [`DeregisterError`].
+    pub fn deregister(&self, name: &ServiceName, lease: LeaseId) -> Result<ServiceInfo, DeregisterError> {
+        self.apply(|registry, now| registry.deregister(name, lease, now))
+    }
+
+    /// Nothing waits for a service that leaves any more.
+    pub fn drained(&self, name: &ServiceName) {
+        self.apply(|registry, now| registry.drained(name, now));
+        self.ask();
+    }
+
+    /// Gives a service a new secret, and returns it.
+    ///
+    /// # Errors
+    /// See [`HeartbeatError`].
+    pub fn rotate_secret(&self, name: &ServiceName, lease: LeaseId) -> Result<String, HeartbeatError> {
+        self.apply(|registry, now| registry.rotate_secret(name, lease, now))
+    }
+
+    /// All that are known, those that are gone and still remembered included.
+    pub fn known(&self) -> Vec<ServiceName> {
+        self.0.registry.lock().known()
+    }
+
+    /// The services that are meant, by name.
+    pub fn services(&self, query: &ServiceQuery) -> Vec<ServiceInfo> {
+        self.0.registry.lock().services(query)
+    }
+
+    /// One service.
+    pub fn service(&self, name: &ServiceName) -> Option<ServiceInfo> {
+        self.0.registry.lock().service(name)
+    }
+
+    /// Stops asking.
+    pub async fn shutdown(&self) {
+        self.0.stopping.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    fn apply<T>(&self, step: impl FnOnce(&mut Registry, Now) -> T) -> T {
+        let now = Now { monotonic: self.0.clock.monotonic(), wall: self.0.clock.now() };
+        let (result, changes) = {
+            let mut registry = self.0.registry.lock();
+            let result = step(&mut registry, now);
+            (result, registry.take_changes())
+        };
+        if !changes.is_empty() {
+            changes.into_iter().for_each(&self.0.observer);
+            self.0.changes.send_modify(|changes| *changes = changes.wrapping_add(1));
+        }
+        result
+    }
+
+    /// Has each service that wants it asked by a task, and nobody by two.
+    fn ask(&self) {
+        let subjects = self.0.registry.lock().subjects();
+        let mut asked = self.0.asked.lock();
+        asked.retain(|name, (generation, token)| {
+            let is_meant = subjects.iter().any(|one| one.name == *name && one.generation == *generation);
+            if !is_meant {
+                token.cancel();
+            }
+            is_meant
+        });
+        for subject in subjects {
+            if asked.contains_key(&subject.name) {
+                continue;
+            }
+            let token = self.0.stopping.child_token();
+            asked.insert(subject.name.clone(), (subject.generation, token.clone()));
+            let monitor = self.clone();
+            self.0.tasks.spawn(async move {
+                tokio::select! {
+                    () = token.cancelled() => {}
+                    () = monitor.keep_asking(subject) => {}
+                }
+            });
+        }
+    }
+
+    async fn keep_asking(&self, subject: Subject) {
+        let (probe, spec) = probe::of(&subject.asked, &self.0.outbound);
+        // Services that come together are not asked together.
+        tokio::time::sleep(spec.interval.min(FIRST_WITHIN).mul_f64(rand::random())).await;
+        loop {
+            let answer = match tokio::time::timeout(spec.timeout, probe.check()).await {
+                Ok(answer) => answer.map_err(|failure| failure.detail),
+                Err(_elapsed) => Err(format!("no answer within {} ms", spec.timeout.as_millis())),
+            };
+            self.apply(|registry, now| registry.probed(&subject.name, subject.generation, answer, now));
+            tokio::time::sleep(spec.interval.mul_f64(rand::random_range(0.9..=1.1))).await;
+        }
+    }
+}
+
+/// Within how much time a service is asked first.
+const FIRST_WITHIN: Duration = Duration::from_secs(1);

@@ -1,0 +1,255 @@
+//! What is known of one service, and what follows from it.
+//!
+//! Three witnesses are heard: its probe (so many answers in a row change what it says), itself (with its heartbeats), and
+//! the deliveries to it: many failures in a row eject it for a while, as Envoy's outlier detection does, and many of
+//! the last minute degrade it. One that goes up and down is held down until it has been quiet, as flapping routes are
+//! (RFC 2439): each fall adds a penalty that decays.
+
+use std::collections::VecDeque;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use relay_core::Timestamp;
+use relay_events::ServiceState;
+
+use super::config::HealthConfig;
+
+/// How many answers of a probe in a row change what it says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Thresholds {
+    /// Successes after which it says that the service works.
+    pub rise: NonZeroU32,
+    /// Failures after which it says that it does not.
+    pub fall: NonZeroU32,
+}
+
+/// What is known of one service. It is told the time, by the monotonic clock, with each call.
+#[derive(Debug)]
+pub struct Health {
+    thresholds: Thresholds,
+    /// What the probe says; none before it has said anything.
+    probe: Option<bool>,
+    /// Answers in a row against what it says.
+    contrary: u32,
+    probe_failure: Option<String>,
+    /// What the service says of itself; none before it has said anything.
+    report: Option<Report>,
+    failures_in_row: u32,
+    last_failure: String,
+    ejections: u32,
+    ejected_until: Duration,
+    /// Deliveries by second: when, how many, how many of them failed.
+    recent: VecDeque<(u64, u32, u32)>,
+    penalty: f64,
+    penalty_at: Duration,
+    is_held_down: bool,
+    is_draining: bool,
+    is_gone: bool,
+    /// What follows from all that, why, and since when.
+    state: ServiceState,
+    reason: Option<String>,
+    since: Timestamp,
+}
+
+#[derive(Debug)]
+enum Report {
+    Works,
+    /// It works with errors, for this reason.
+    Degraded(String),
+}
+
+/// How far back deliveries count, in seconds.
+const WINDOW: u64 = 60;
+/// The penalty with which a service is held down, and below which it is let up again.
+const HOLD_DOWN: f64 = 3.0;
+const LET_UP: f64 = 1.0;
+/// How often in a row an ejection grows.
+const MAX_EJECTIONS: u32 = 10;
+
+impl Health {
+    /// A service of which nothing is known.
+    pub fn new(thresholds: Thresholds, since: Timestamp) -> Self {
+        Self {
+            thresholds,
+            probe: None,
+            contrary: 0,
+            probe_failure: None,
+            report: None,
+            failures_in_row: 0,
+            last_failure: String::new(),
+            ejections: 0,
+            ejected_until: Duration::ZERO,
+            recent: VecDeque::new(),
+            penalty: 0.0,
+            penalty_at: Duration::ZERO,
+            is_held_down: false,
+            is_draining: false,
+            is_gone: false,
+            state: ServiceState::Unknown,
+            reason: None,
+            since,
+        }
+    }
+
+    /// What follows from what is known.
+    pub fn state(&self) -> ServiceState {
+        self.state
+    }
+
+    /// Why, where there is more to say.
+    pub fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+
+    /// Since when.
+    pub fn since(&self) -> Timestamp {
+        self.since
+    }
+
+    /// The probe was answered, or failed for a reason.
+    pub fn probed(&mut self, answer: Result<(), String>) {
+        let works = answer.is_ok();
+        if let Err(reason) = answer {
+            self.probe_failure = Some(reason);
+        }
+        if self.probe == Some(works) {
+            self.contrary = 0;
+            if works {
+                // Who answers again is not left out for what deliveries found before.
+                self.ejected_until = Duration::ZERO;
+            }
+            return;
+        }
+        self.contrary += 1;
+        let enough = if works { self.thresholds.rise } else { self.thresholds.fall };
+        // The first answer of all counts at once when it is good.
+        if self.contrary >= enough.get() || (self.probe.is_none() && works) {
+            self.probe = Some(works);
+            self.contrary = 0;
+            if works {
+                self.ejected_until = Duration::ZERO;
+            }
+        }
+    }
+
+    /// The service has said that it works, or works with errors for a reason.
+    pub fn reported(&mut self, degraded: Option<String>) {
+        self.report = Some(degraded.map_or(Report::Works, Report::Degraded));
+    }
+
+    /// A delivery was taken, or failed for a reason.
+    pub fn delivered(&mut self, answer: Result<(), &str>, config: &HealthConfig, now: Duration) {
+        let second = now.as_secs();
+        self.forget(second);
+        match self.recent.back_mut() {
+            Some((at, all, failed)) if *at == second => {
+                *all += 1;
+                *failed += u32::from(answer.is_err());
+            }
+            _ => self.recent.push_back((second, 1, u32::from(answer.is_err()))),
+        }
+        match answer {
+            Ok(()) => {
+                self.failures_in_row = 0;
+                self.ejections = 0;
+            }
+            Err(reason) => {
+                self.failures_in_row += 1;
+                if self.last_failure != reason {
+                    reason.clone_into(&mut self.last_failure);
+                }
+                if self.failures_in_row >= config.eject_after && self.ejected_until <= now {
+                    self.ejections = (self.ejections + 1).min(MAX_EJECTIONS);
+                    self.ejected_until = now.saturating_add(config.eject_for.saturating_mul(self.ejections));
+                    // One more failure after it has come back ejects it again.
+                    self.failures_in_row = config.eject_after - 1;
+                }
+            }
+        }
+    }
+
+    /// The service leaves.
+    pub fn drain(&mut self) {
+        self.is_draining = true;
+    }
+
+    /// The service is gone.
+    pub fn leave(&mut self) {
+        self.is_gone = true;
+    }
+
+    /// Draws the conclusion from what is known at `now`, which is `wall` for people. True when it has changed.
+    pub fn conclude(&mut self, config: &HealthConfig, now: Duration, wall: Timestamp) -> bool {
+        self.decay(config, now);
+        let (mut state, mut reason) = self.look(config, now);
+        let works = |state| matches!(state, ServiceState::Healthy | ServiceState::Degraded);
+        if state == ServiceState::Unhealthy && works(self.state) {
+            self.penalty += 1.0;
+            self.is_held_down |= self.penalty >= HOLD_DOWN;
+        }
+        if self.is_held_down && (works(state) || state == ServiceState::Unknown) {
+            state = ServiceState::Unhealthy;
+            reason =
+                Some("it goes up and down; it is left alone until it has been quiet for a while".to_owned());
+        }
+        let has_changed = state != self.state;
+        if has_changed {
+            self.since = wall;
+        }
+        self.state = state;
+        self.reason = reason;
+        has_changed
+    }
+
+    fn look(&self, config: &HealthConfig, now: Duration) -> (ServiceState, Option<String>) {
+        if self.is_gone {
+            return (ServiceState::Gone, Some("it is silent or has left".to_owned()));
+        }
+        if self.is_draining {
+            return (ServiceState::Draining, None);
+        }
+        if self.ejected_until > now {
+            let reason =
+                format!("deliveries failed, {} or more in a row: {}", config.eject_after, self.last_failure);
+            return (ServiceState::Unhealthy, Some(reason));
+        }
+        if self.probe == Some(false) {
+            return (
+                ServiceState::Unhealthy,
+                self.probe_failure.as_ref().map(|reason| format!("probe: {reason}")),
+            );
+        }
+        let (all, failed) = self.recent_sums(now.as_secs());
+        if all >= config.degraded_of && f64::from(failed) >= config.degraded_at * f64::from(all) {
+            let reason = format!("{failed} of the last {all} deliveries failed: {}", self.last_failure);
+            return (ServiceState::Degraded, Some(reason));
+        }
+        match &self.report {
+            Some(Report::Degraded(reason)) => return (ServiceState::Degraded, Some(reason.clone())),
+            Some(Report::Works) => return (ServiceState::Healthy, None),
+            None => {}
+        }
+        if self.probe == Some(true) || all > failed {
+            return (ServiceState::Healthy, None);
+        }
+        (ServiceState::Unknown, None)
+    }
+
+    fn recent_sums(&self, second: u64) -> (u32, u32) {
+        let recent = self.recent.iter().filter(|(at, ..)| at + WINDOW > second);
+        recent.fold((0, 0), |(all, failed), (_, more, more_failed)| (all + more, failed + more_failed))
+    }
+
+    fn forget(&mut self, second: u64) {
+        while self.recent.front().is_some_and(|(at, ..)| at + WINDOW <= second) {
+            self.recent.pop_front();
+        }
+    }
+
+    fn decay(&mut self, config: &HealthConfig, now: Duration) {
+        let elapsed = now.saturating_sub(self.penalty_at).as_secs_f64();
+        self.penalty *= 0.5_f64.powf(elapsed / config.flap_half_life.as_secs_f64());
+        self.penalty_at = now;
+        self.is_held_down &= self.penalty >= LET_UP;
+    }
+}

@@ -1,0 +1,432 @@
+//! The table of all services and targets, and what is known of each.
+
+use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use relay_core::{HealthProbe, ServiceName, Timestamp};
+use relay_events::ServiceState;
+
+use super::service::{
+    Heartbeat, HeartbeatError, LeaseId, RegisterError, Registered, Registration, ReportedState,
+    ServiceChange, ServiceInfo, ServiceQuery, ServiceRecord,
+};
+use crate::health::{Health, HealthConfig, Thresholds};
+use crate::rules::{Capability, ProbeCheck, ProbeSpec, TargetSpec};
+
+/// The two readings of the clock that a step is made at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Now {
+    pub(crate) monotonic: Duration,
+    pub(crate) wall: Timestamp,
+}
+
+/// All services.
+pub(crate) struct Registry {
+    config: HealthConfig,
+    entries: HashMap<ServiceName, Entry>,
+    /// What has changed and was not told yet.
+    changes: Vec<ServiceChange>,
+    /// Counts what was put into the table, so that who asks a service that is no longer meant can be told.
+    generation: u64,
+}
+
+struct Entry {
+    health: Health,
+    source: Source,
+    /// How it is asked; none when it is not.
+    probe: Option<Asked>,
+    /// Tells this entry from an earlier one of its name.
+    generation: u64,
+}
+
+#[derive(Clone)]
+pub(crate) enum Asked {
+    /// As the specification says, at the address.
+    Spec(ProbeSpec, String),
+    /// By this code.
+    Custom(Arc<dyn HealthProbe>),
+}
+
+enum Source {
+    Registered(Box<Lease>),
+    Configured(Box<TargetSpec>),
+    Attached(Vec<Capability>),
+}
+
+struct Lease {
+    record: ServiceRecord,
+    last_heartbeat: Timestamp,
+    /// By the monotonic clock.
+    heard: Duration,
+    phase: Phase,
+}
+
+#[derive(PartialEq, Eq)]
+enum Phase {
+    Held,
+    /// It leaves, and has until then.
+    Leaving(Duration),
+    /// It is gone since then.
+    Gone(Duration),
+}
+
+/// Who is to be asked, and how.
+pub(crate) struct Subject {
+    pub(crate) name: ServiceName,
+    pub(crate) generation: u64,
+    pub(crate) asked: Asked,
+}
+
+impl Registry {
+    pub(crate) fn new(config: HealthConfig) -> Self {
+        Self { config, entries: HashMap::new(), changes: Vec::new(), generation: 0 }
+    }
+
+    /// What has changed since the last call.
+    pub(crate) fn take_changes(&mut self) -> Vec<ServiceChange> {
+        std::mem::take(&mut self.changes)
+    }
+
+    pub(crate) fn state(&self, name: &ServiceName) -> ServiceState {
+        self.entries.get(name).map_or(ServiceState::Unknown, |entry| entry.health.state())
+    }
+
+    /// Registers a service, or renews what it says of itself; an earlier lease is lost then.
+    pub(crate) fn register(
+        &mut self,
+        name: ServiceName,
+        registration: Registration,
+        now: Now,
+    ) -> Result<Registered, RegisterError> {
+        registration.check()?;
+        let before = self.lease(&name);
+        let is_new = before.is_none_or(|lease| matches!(lease.phase, Phase::Gone(_)));
+        if before.is_none() && self.entries.len() >= self.config.max_services {
+            let (count, max) = (self.entries.len() + 1, self.config.max_services);
+            return Err(RegisterError::TooMany { what: "services", count, max });
+        }
+        let (secret, old_secret) = match before {
+            Some(lease) => (lease.record.secret.clone(), lease.record.old_secret.clone()),
+            None => (new_secret(), None),
+        };
+        let lease = LeaseId::random();
+        let record = ServiceRecord {
+            name: name.clone(),
+            registration,
+            registered_at: now.wall,
+            lease,
+            secret,
+            old_secret,
+        };
+        // What was found out about it stays when it is at the same place and asked in the same way.
+        let is_same = before.is_some_and(|before| {
+            !matches!(before.phase, Phase::Gone(_) | Phase::Leaving(_))
+                && before.record.registration.url == record.registration.url
+                && before.record.registration.probe == record.registration.probe
+        });
+        let secret = record.secret.clone();
+        if is_same {
+            if let Some(lease) = self.lease_mut(&name) {
+                lease.record = record;
+                lease.heard = now.monotonic;
+                lease.last_heartbeat = now.wall;
+            }
+        } else {
+            self.put_registered(record, now);
+        }
+        let Some(service) = self.service(&name) else {
+            return Err(HeartbeatError::Unknown { service: name }.into());
+        };
+        let (ttl, heartbeat_every) = (self.config.lease, self.config.heartbeat_every);
+        Ok(Registered { service, lease, ttl, heartbeat_every, secret, is_new })
+    }
+
+    /// Takes a service that was registered before the restart; its lease begins now.
+    pub(crate) fn restore(&mut self, record: ServiceRecord, now: Now) {
+        self.put_registered(record, now);
+    }
+
+    fn put_registered(&mut self, record: ServiceRecord, now: Now) {
+        let name = record.name.clone();
+        let Registration { probe, url, .. } = &record.registration;
+        let asked = (probe.check != ProbeCheck::Heartbeat).then(|| Asked::Spec(probe.clone(), url.clone()));
+        let thresholds = Thresholds { rise: probe.rise, fall: probe.fall };
+        let source = Source::Registered(Box::new(Lease {
+            record,
+            last_heartbeat: now.wall,
+            heard: now.monotonic,
+            phase: Phase::Held,
+        }));
+        self.put(name, source, asked, thresholds, now);
+    }
+
+    fn put(
+        &mut self,
+        name: ServiceName,
+        source: Source,
+        probe: Option<Asked>,
+        thresholds: Thresholds,
+        now: Now,
+    ) {
+        self.generation += 1;
+        let health = Health::new(thresholds, now.wall);
+        let was_known = self.entries.get(&name).map(|entry| entry.health.state());
+        let entry = Entry { health, source, probe, generation: self.generation };
+        self.entries.insert(name.clone(), entry);
+        if was_known != Some(ServiceState::Unknown) {
+            self.changes.push(ServiceChange { service: name, state: ServiceState::Unknown, reason: None });
+        }
+    }
+
+    /// Takes the targets of the rule document in the place of those that it had before.
+    pub(crate) fn configure(&mut self, targets: &[TargetSpec], now: Now) {
+        let is_named = |name: &ServiceName| targets.iter().any(|target| target.name == *name);
+        self.entries.retain(|name, entry| !matches!(entry.source, Source::Configured(_)) || is_named(name));
+        for target in targets {
+            let is_same = self.entries.get(&target.name).is_some_and(
+                |entry| matches!(&entry.source, Source::Configured(old) if old.url == target.url && old.probe == target.probe),
+            );
+            let source = Source::Configured(Box::new(target.clone()));
+            if let (true, Some(entry)) = (is_same, self.entries.get_mut(&target.name)) {
+                entry.source = source;
+                continue;
+            }
+            let probe = target.probe.clone().filter(|probe| probe.check != ProbeCheck::Heartbeat);
+            let thresholds =
+                probe.as_ref().map_or(SINGLE, |probe| Thresholds { rise: probe.rise, fall: probe.fall });
+            let asked = probe.map(|probe| Asked::Spec(probe, target.url.clone()));
+            self.put(target.name.clone(), source, asked, thresholds, now);
+        }
+    }
+
+    /// Takes a target that is code in this process.
+    pub(crate) fn attach(
+        &mut self,
+        name: ServiceName,
+        capabilities: Vec<Capability>,
+        probe: Option<Arc<dyn HealthProbe>>,
+        now: Now,
+    ) {
+        let defaults = ProbeSpec::default();
+        let thresholds = Thresholds { rise: defaults.rise, fall: defaults.fall };
+        self.put(name, Source::Attached(capabilities), probe.map(Asked::Custom), thresholds, now);
+    }
+
+    pub(crate) fn heartbeat(
+        &mut self,
+        name: &ServiceName,
+        lease: LeaseId,
+        heartbeat: Heartbeat,
+        now: Now,
+    ) -> Result<Duration, HeartbeatError> {
+        let held = self.held(name, lease)?;
+        held.heard = now.monotonic;
+        held.last_heartbeat = now.wall;
+        let degraded = match heartbeat.state {
+            ReportedState::Healthy => None,
+            ReportedState::Degraded => {
+                Some(heartbeat.reason.unwrap_or_else(|| "it says so itself, without a reason".to_owned()))
+            }
+        };
+        self.change(name, now, |health, _| health.reported(degraded));
+        Ok(self.config.lease)
+    }
+
+    /// Begins to take leave of a service.
+    pub(crate) fn deregister(
+        &mut self,
+        name: &ServiceName,
+        lease: LeaseId,
+        now: Now,
+    ) -> Result<ServiceInfo, HeartbeatError> {
+        let until = now.monotonic.saturating_add(self.config.drain_timeout);
+        self.held(name, lease)?.phase = Phase::Leaving(until);
+        self.change(name, now, |health, _| health.drain());
+        self.service(name).ok_or_else(|| HeartbeatError::Unknown { service: name.clone() })
+    }
+
+    /// Nothing waits for a service that leaves any more.
+    pub(crate) fn drained(&mut self, name: &ServiceName, now: Now) {
+        if self.lease(name).is_some_and(|lease| matches!(lease.phase, Phase::Leaving(_))) {
+            self.end(name, now);
+        }
+    }
+
+    fn end(&mut self, name: &ServiceName, now: Now) {
+        if let Some(lease) = self.lease_mut(name) {
+            lease.phase = Phase::Gone(now.monotonic);
+        }
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.probe = None;
+        }
+        self.change(name, now, |health, _| health.leave());
+    }
+
+    pub(crate) fn rotate_secret(
+        &mut self,
+        name: &ServiceName,
+        lease: LeaseId,
+        now: Now,
+    ) -> Result<String, HeartbeatError> {
+        let until = now.wall.saturating_add(self.config.old_secret_for);
+        let record = &mut self.held(name, lease)?.record;
+        let old = std::mem::replace(&mut record.secret, new_secret());
+        record.old_secret = Some((old, until));
+        Ok(record.secret.clone())
+    }
+
+    pub(crate) fn probed(
+        &mut self,
+        name: &ServiceName,
+        generation: u64,
+        answer: Result<(), String>,
+        now: Now,
+    ) {
+        if self.entries.get(name).is_some_and(|entry| entry.generation == generation) {
+            self.change(name, now, |health, _| health.probed(answer));
+        }
+    }
+
+    pub(crate) fn delivered(&mut self, name: &ServiceName, answer: Result<(), &str>, now: Now) {
+        self.change(name, now, |health, config| health.delivered(answer, config, now.monotonic));
+    }
+
+    /// Looks at the time: leases that are over, services that may be forgotten, what was left alone for long enough.
+    pub(crate) fn tick(&mut self, now: Now) {
+        let names: Vec<_> = self.entries.keys().cloned().collect();
+        for name in names {
+            let Some(lease) = self.lease(&name) else {
+                self.change(&name, now, |_, _| ());
+                continue;
+            };
+            let silent = now.monotonic.saturating_sub(lease.heard);
+            match lease.phase {
+                Phase::Gone(since) => {
+                    if now.monotonic.saturating_sub(since) > self.config.forget_after {
+                        self.entries.remove(&name);
+                    }
+                }
+                Phase::Leaving(until) if now.monotonic >= until => self.end(&name, now),
+                Phase::Held if silent > self.config.lease => self.end(&name, now),
+                Phase::Held | Phase::Leaving(_) => self.change(&name, now, |_, _| ()),
+            }
+        }
+    }
+
+    /// Tells one entry something and draws the conclusion.
+    fn change(&mut self, name: &ServiceName, now: Now, tell: impl FnOnce(&mut Health, &HealthConfig)) {
+        let Some(entry) = self.entries.get_mut(name) else { return };
+        tell(&mut entry.health, &self.config);
+        if entry.health.conclude(&self.config, now.monotonic, now.wall) {
+            self.changes.push(ServiceChange {
+                service: name.clone(),
+                state: entry.health.state(),
+                reason: entry.health.reason().map(str::to_owned),
+            });
+        }
+    }
+
+    fn lease(&self, name: &ServiceName) -> Option<&Lease> {
+        match &self.entries.get(name)?.source {
+            Source::Registered(lease) => Some(lease),
+            Source::Configured(_) | Source::Attached(_) => None,
+        }
+    }
+
+    fn lease_mut(&mut self, name: &ServiceName) -> Option<&mut Lease> {
+        match &mut self.entries.get_mut(name)?.source {
+            Source::Registered(lease) => Some(lease),
+            Source::Configured(_) | Source::Attached(_) => None,
+        }
+    }
+
+    fn held(&mut self, name: &ServiceName, lease: LeaseId) -> Result<&mut Lease, HeartbeatError> {
+        let unknown = || HeartbeatError::Unknown { service: name.clone() };
+        match self.lease_mut(name) {
+            None => Err(unknown()),
+            Some(held) if matches!(held.phase, Phase::Gone(_)) => Err(unknown()),
+            Some(held) if held.record.lease == lease && held.phase == Phase::Held => Ok(held),
+            Some(_) => Err(HeartbeatError::LeaseLost { service: name.clone() }),
+        }
+    }
+
+    pub(crate) fn record(&self, name: &ServiceName) -> Option<ServiceRecord> {
+        self.lease(name).map(|lease| lease.record.clone())
+    }
+
+    pub(crate) fn known(&self) -> Vec<ServiceName> {
+        self.entries.keys().cloned().collect()
+    }
+
+    pub(crate) fn subjects(&self) -> Vec<Subject> {
+        let subjects = self.entries.iter().filter_map(|(name, entry)| {
+            let asked = entry.probe.clone()?;
+            Some(Subject { name: name.clone(), generation: entry.generation, asked })
+        });
+        subjects.collect()
+    }
+
+    pub(crate) fn services(&self, query: &ServiceQuery) -> Vec<ServiceInfo> {
+        let by_name: BTreeMap<_, _> = self.entries.iter().collect();
+        let all = by_name.into_keys().filter_map(|name| self.service(name));
+        let is_meant = |service: &ServiceInfo| {
+            let is_able =
+                query.capability.as_ref().is_none_or(|wanted| service.capabilities.contains(wanted));
+            let is_so =
+                query.state.map_or(service.state != ServiceState::Gone, |wanted| service.state == wanted);
+            is_able && is_so
+        };
+        all.filter(is_meant).collect()
+    }
+
+    pub(crate) fn service(&self, name: &ServiceName) -> Option<ServiceInfo> {
+        let entry = self.entries.get(name)?;
+        let health = &entry.health;
+        let mut info = ServiceInfo {
+            name: name.clone(),
+            url: None,
+            version: None,
+            capabilities: Vec::new(),
+            weight: NonZeroU32::MIN,
+            metadata: BTreeMap::new(),
+            state: health.state(),
+            reason: health.reason().map(str::to_owned),
+            since: health.since(),
+            registered_at: None,
+            last_heartbeat: None,
+        };
+        match &entry.source {
+            Source::Registered(lease) => {
+                let Registration { url, version, capabilities, weight, metadata, .. } =
+                    &lease.record.registration;
+                info.url = Some(url.clone());
+                info.version.clone_from(version);
+                info.capabilities.clone_from(capabilities);
+                info.weight = *weight;
+                info.metadata.clone_from(metadata);
+                info.registered_at = Some(lease.record.registered_at);
+                info.last_heartbeat = Some(lease.last_heartbeat);
+            }
+            Source::Configured(target) => {
+                info.url = Some(target.url.clone());
+                info.capabilities.clone_from(&target.capabilities);
+                info.weight = target.weight;
+            }
+            Source::Attached(capabilities) => info.capabilities.clone_from(capabilities),
+        }
+        Some(info)
+    }
+}
+
+/// For targets that are not asked.
+const SINGLE: Thresholds = Thresholds { rise: NonZeroU32::MIN, fall: NonZeroU32::MIN };
+
+/// A secret as Standard Webhooks writes it: 32 random bytes.
+fn new_secret() -> String {
+    let bytes: [u8; 32] = rand::random();
+    format!("whsec_{}", STANDARD.encode(bytes))
+}

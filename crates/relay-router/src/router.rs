@@ -1,0 +1,275 @@
+//! [`Router`]: the parts of routing, put together.
+
+mod replays;
+mod rules;
+mod services;
+mod targets;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use relay_core::{Clock, EventLog, EventSink, Offset, ServiceName};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+pub use self::rules::{DryDecision, DryRoute, DryRun, RulesError, RulesInForce, RulesSource};
+use self::rules::{KeptRules, rules_at_start};
+pub use self::services::InProcessTarget;
+pub use self::targets::{TargetError, TargetInfo};
+use crate::config::{RouterConfig, RuleDocument};
+use crate::decisions::DecisionLog;
+use crate::delivery::dead::DeadLetters;
+use crate::delivery::engine::{Engine, InForce, Parts, Route};
+use crate::delivery::replay::Replay;
+use crate::dispatch::{Cursor, Dispatcher};
+use crate::health::HealthMonitor;
+use crate::metrics::{RouterMetrics, RouterStats, TargetGauges};
+use crate::registry::{ServiceChange, ServiceRecord};
+use crate::rules::RuleSet;
+use crate::store::{Batch, Store, StoreError};
+use crate::target::{Outbound, OutboundError};
+
+/// Where the changes of services are told: as `service.changed` events of this document.
+pub const SERVICES_DOCUMENT: &str = "relay:services";
+
+/// What a router works on.
+#[derive(Clone)]
+pub struct RouterParts {
+    /// The log whose events are routed.
+    pub log: Arc<dyn EventLog>,
+    /// The last offset of the log.
+    pub head: Offset,
+    /// Where `service.changed` events are published.
+    pub sink: Arc<dyn EventSink>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Routes a log's events to targets. Clones are handles to the same router.
+///
+/// Must be made and used in a Tokio runtime. Stop it with [`Router::stop`]; dropped instead, what is under way is
+/// delivered once more after the next start.
+#[derive(Clone)]
+pub struct Router(Arc<Inner>);
+
+struct Inner {
+    engine: Engine,
+    cursor: Cursor,
+    head: watch::Sender<Offset>,
+    outbound: Outbound,
+    sink: Arc<dyn EventSink>,
+    configured: Mutex<RuleDocument>,
+    in_force: Mutex<KeptRules>,
+    /// One change of the rules, or of who is registered, at a time.
+    changing: tokio::sync::Mutex<()>,
+    /// Targets that are no registered services, by who brought them.
+    own: Mutex<BTreeMap<ServiceName, Origin>>,
+    /// Services whose change is not yet told; of each the last one.
+    changed: Arc<Mutex<BTreeMap<ServiceName, ServiceChange>>>,
+    untold: Arc<Notify>,
+    replays: Mutex<BTreeMap<u64, RunningReplay>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// The rule document.
+    Rules,
+    /// This process.
+    Attached,
+}
+
+struct RunningReplay {
+    replay: Replay,
+    cancelled: CancellationToken,
+}
+
+/// Why a router does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RouterError {
+    /// A limit is zero, with which nothing would work.
+    #[error("`{field}` is 0; it must be at least 1")]
+    ZeroLimit {
+        /// The field of [`RouterConfig`].
+        field: &'static str,
+    },
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The configured rules cannot be used.
+    #[error("the configured rules cannot be used: {0}")]
+    Rules(#[from] RulesError),
+    /// The times or limits of health checks are not usable.
+    #[error(transparent)]
+    Health(#[from] crate::health::HealthConfigError),
+    /// The decision log cannot be started.
+    #[error(transparent)]
+    Decisions(#[from] crate::decisions::DecisionLogError),
+    /// What may be reached is not usable.
+    #[error(transparent)]
+    Outbound(#[from] OutboundError),
+    /// Opening ended by a bug.
+    #[error("opening the router's store ended by a bug: {0}")]
+    Panicked(tokio::task::JoinError),
+}
+
+impl Router {
+    /// Opens what was kept and goes on where that ends. The first one ever begins with what happens from now on.
+    ///
+    /// Not cancel-safe: dropped half way, the store may be open for another moment.
+    ///
+    /// # Errors
+    /// See [`RouterError`].
+    pub async fn start(config: RouterConfig, parts: RouterParts) -> Result<Self, RouterError> {
+        if let Some(field) = config.zero_field() {
+            return Err(RouterError::ZeroLimit { field });
+        }
+        let RouterParts { log, head, sink, clock } = parts;
+        let outbound = Outbound::new(config.outbound)?;
+        let directory = config.directory.join("store");
+        let opening = tokio::task::spawn_blocking(move || {
+            let (store, kept) = Store::open(&directory)?;
+            let rules = store.rules::<KeptRules>()?;
+            let services = store.services::<ServiceRecord>()?;
+            let replays = store.replays::<Replay>()?;
+            Ok::<_, StoreError>((store, kept, rules, services, replays))
+        });
+        let (store, kept, kept_rules, services, replays) = opening.await.map_err(RouterError::Panicked)??;
+        let (in_force, set) = rules_at_start(kept_rules.as_ref(), &config.rules)?;
+        let changed = Arc::new(Mutex::new(BTreeMap::new()));
+        let untold = Arc::new(Notify::new());
+        let observer = {
+            let (changed, untold) = (Arc::clone(&changed), Arc::clone(&untold));
+            move |change: ServiceChange| {
+                changed.lock().insert(change.service.clone(), change);
+                untold.notify_one();
+            }
+        };
+        let monitor = HealthMonitor::start(config.health, outbound.clone(), Arc::clone(&clock), observer)?;
+        let decisions = DecisionLog::start(&config.decisions, config.directory.join("decisions"))?;
+        let engine = Engine::new(
+            Parts {
+                log,
+                dead_letters: DeadLetters::new(store.clone(), config.max_dead_letters, kept.dead_letters),
+                store,
+                metrics: Arc::new(RouterMetrics::new(Arc::clone(&clock))),
+                clock,
+                monitor,
+                decisions,
+                cache_bytes: config.cache_bytes,
+            },
+            InForce { version: in_force.version, set: Arc::new(RuleSet::default()) },
+        );
+        // Events that a machine took with it when it went down are not there any more, nor what was routed of them.
+        let cursor = Cursor::new(kept.cursor.map(|at| at.min(head)));
+        let router = Self(Arc::new(Inner {
+            engine: engine.clone(),
+            cursor: cursor.clone(),
+            head: watch::Sender::new(head),
+            outbound,
+            sink,
+            configured: Mutex::new(config.rules),
+            in_force: Mutex::new(in_force.clone()),
+            changing: tokio::sync::Mutex::new(()),
+            own: Mutex::new(BTreeMap::new()),
+            changed,
+            untold,
+            replays: Mutex::new(BTreeMap::new()),
+        }));
+        for record in services {
+            router.restore(record);
+        }
+        for target in config.targets {
+            router.put_attached(target);
+        }
+        let targets = router.targets_of(&set)?;
+        let mut batch = Batch::default();
+        batch.rules(Some(&in_force));
+        engine.with(|state| {
+            for (id, record) in kept.routes {
+                state.ids.insert(record.key.clone(), id);
+                state.routes.insert(id, Route::new(record.key, record.plan));
+            }
+            for (id, through) in kept.behind {
+                if let Some(route) = state.routes.get_mut(&id) {
+                    route.behind = Some(through.min(head));
+                }
+            }
+            for (route, offset, waiting) in kept.queue {
+                state.enqueue(route, offset, Arc::new(waiting), None, 0);
+            }
+        });
+        router.put_in_force(in_force, set, targets, &mut batch);
+        if engine.look(|state| !state.pool.is_empty()) {
+            router.0.cursor.begin(head, &mut batch);
+        }
+        engine.parts().store.commit_synced(batch).await?;
+        let dispatcher = Dispatcher {
+            engine: engine.clone(),
+            cursor,
+            head: router.0.head.subscribe(),
+            max_queued: config.max_queued,
+        };
+        engine.spawn(dispatcher.run());
+        engine.start();
+        let keeping = router.clone();
+        engine.spawn(async move { keeping.keep_services().await });
+        for replay in replays {
+            router.run_replay(replay);
+        }
+        Ok(router)
+    }
+
+    /// Tells that the log has events up to `through`. Cheap; call it after each append.
+    pub fn appended(&self, through: Offset) {
+        self.0.head.send_if_modified(|head| {
+            let grows = through > *head;
+            *head = through.max(*head);
+            grows
+        });
+    }
+
+    /// Why nothing more is routed and delivered, if that is so: the disk refused. It goes on after a restart.
+    pub fn failure(&self) -> Option<StoreError> {
+        self.0.engine.failure()
+    }
+
+    /// What was decided about events, and why.
+    pub fn decisions(&self) -> &DecisionLog {
+        &self.0.engine.parts().decisions
+    }
+
+    /// Stops: nothing new is begun, what is under way has until `timeout` is over. True when all of it ended; what did
+    /// not is delivered again after the next start.
+    pub async fn stop(&self, timeout: Duration) -> bool {
+        for running in self.0.replays.lock().values() {
+            running.cancelled.cancel();
+        }
+        let parts = self.0.engine.parts();
+        let complete = self.0.engine.stop(timeout).await;
+        parts.monitor.shutdown().await;
+        parts.decisions.close().await;
+        let store = parts.store.clone();
+        let closed = tokio::task::spawn_blocking(move || store.close()).await.is_ok();
+        complete && closed
+    }
+
+    /// What routing has done, and what waits.
+    pub fn stats(&self) -> RouterStats {
+        let parts = self.0.engine.parts();
+        let head = *self.0.head.borrow();
+        // Nobody is waited for while there are no targets.
+        let behind = self.0.cursor.get().map_or(0, |cursor| head.get().saturating_sub(cursor.get()));
+        let gauges = self.targets().into_iter().map(|target| TargetGauges {
+            target: target.name,
+            queued: target.queued,
+            in_flight: target.in_flight,
+            lag_events: target.queued as u64 + behind,
+            lag_seconds: target.lag_seconds,
+            dead_letters: target.dead_letters,
+        });
+        parts.metrics.snapshot(gauges.collect(), behind, parts.decisions.stats())
+    }
+}

@@ -1,0 +1,293 @@
+//! The rules in force: how they are changed as a whole, kept, and asked what they would do.
+
+use std::sync::Arc;
+
+use relay_core::{Event, ServiceName, Target};
+use serde::{Deserialize, Serialize};
+
+use super::{Origin, Router};
+use crate::config::RuleDocument;
+use crate::decisions::Outcome;
+use crate::delivery::Waiting;
+use crate::delivery::engine::InForce;
+use crate::rules::{RuleSet, RuleSetError, RuleVerdict, TargetSpec};
+use crate::store::{Batch, StoreError};
+use crate::target::{HttpTarget, HttpTargetConfig, OutboundError};
+
+/// Rules as they are kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct KeptRules {
+    pub(super) version: u64,
+    pub(super) source: RulesSource,
+    pub(super) document: RuleDocument,
+}
+
+/// Where the rules in force came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RulesSource {
+    /// The configuration.
+    Configuration,
+    /// [`Router::put_rules`].
+    Api,
+}
+
+/// The rules in force.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct RulesInForce {
+    /// Grows with each change, restarts included.
+    pub version: u64,
+    /// Where they came from.
+    pub source: RulesSource,
+    /// As they were written.
+    pub document: RuleDocument,
+    /// As they are used.
+    pub set: Arc<RuleSet>,
+}
+
+/// Why rules are not taken. The old ones stay.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RulesError {
+    /// The document is wrong, at all the places that are named.
+    #[error(transparent)]
+    Invalid(#[from] RuleSetError),
+    /// A target's address must not be reached.
+    #[error("target `{target}`: {source}")]
+    Target {
+        /// The target.
+        target: ServiceName,
+        /// Why.
+        #[source]
+        source: OutboundError,
+    },
+    /// Somebody else changed the rules in between.
+    #[error("the rules are at version {version}, not {expected}; read them again before changing them")]
+    Conflict {
+        /// The version in force.
+        version: u64,
+        /// The version that was to be replaced.
+        expected: u64,
+    },
+    /// They cannot be kept.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What would become of an event.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct DryRun {
+    /// The version of the rules that were asked; 0 for rules that are not in force.
+    pub rules_version: u64,
+    /// Each rule, and why it matches or does not.
+    pub verdicts: Vec<RuleVerdict>,
+    /// Where the event would go.
+    pub routes: Vec<DryRoute>,
+    /// What was decided besides: cycles, and rules that have nobody to send to.
+    pub decided: Vec<DryDecision>,
+}
+
+/// Where an event would go by one rule.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct DryRoute {
+    /// The rule.
+    pub rule: Arc<str>,
+    /// Who would take it at this moment; none while it would wait.
+    pub target: Option<ServiceName>,
+    /// True when that is one of the rule's fallback targets.
+    pub is_fallback: bool,
+    /// Who could take it, in the order of the rule.
+    pub targets: Vec<ServiceName>,
+    /// Who could take it when none of those can.
+    pub fallback: Vec<ServiceName>,
+}
+
+/// A rule by which an event would go nowhere.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct DryDecision {
+    /// The rule; none when no rule matches.
+    pub rule: Option<Arc<str>>,
+    /// What is decided.
+    pub outcome: Outcome,
+    /// Why.
+    pub reason: Option<String>,
+}
+
+/// Targets that can be delivered to.
+type Ready = Vec<(ServiceName, Arc<dyn Target>)>;
+
+impl Router {
+    /// The rules in force.
+    pub fn rules(&self) -> RulesInForce {
+        let KeptRules { version, source, document } = self.0.in_force.lock().clone();
+        RulesInForce {
+            version,
+            source,
+            document,
+            set: self.0.engine.look(|state| Arc::clone(&state.rules.set)),
+        }
+    }
+
+    /// Replaces the rules as a whole, on top of the configured ones; only if version `expected` is in force, where one is
+    /// given. What waits for targets of rules that are no more is still delivered.
+    ///
+    /// # Errors
+    /// See [`RulesError`]; the old rules stay then.
+    pub async fn put_rules(
+        &self,
+        document: RuleDocument,
+        expected: Option<u64>,
+    ) -> Result<RulesInForce, RulesError> {
+        self.change_rules(document, RulesSource::Api, expected).await
+    }
+
+    /// Returns to the configured rules.
+    ///
+    /// # Errors
+    /// See [`RulesError`]; the rules that were in force stay then.
+    pub async fn reset_rules(&self, expected: Option<u64>) -> Result<RulesInForce, RulesError> {
+        let document = self.0.configured.lock().clone();
+        self.change_rules(document, RulesSource::Configuration, expected).await
+    }
+
+    /// Takes new configured rules. They come into force unless others came over the API.
+    ///
+    /// # Errors
+    /// See [`RulesError`]; the old rules stay then.
+    pub async fn configure_rules(&self, document: RuleDocument) -> Result<RulesInForce, RulesError> {
+        let set = RuleSet::parse(&document.text, document.format)?;
+        self.targets_of(&set)?;
+        *self.0.configured.lock() = document.clone();
+        let in_force = self.rules();
+        if in_force.source == RulesSource::Api || in_force.document == document {
+            return Ok(in_force);
+        }
+        self.change_rules(document, RulesSource::Configuration, None).await
+    }
+
+    async fn change_rules(
+        &self,
+        document: RuleDocument,
+        source: RulesSource,
+        expected: Option<u64>,
+    ) -> Result<RulesInForce, RulesError> {
+        let _changing = self.0.changing.lock().await;
+        let version = self.0.in_force.lock().version;
+        if let Some(expected) = expected.filter(|expected| *expected != version) {
+            return Err(RulesError::Conflict { version, expected });
+        }
+        let set = RuleSet::parse(&document.text, document.format)?;
+        let targets = self.targets_of(&set)?;
+        let kept = KeptRules { version: version + 1, source, document };
+        let mut batch = Batch::default();
+        batch.rules(Some(&kept));
+        // Kept before they are used, so that no event is ever routed by rules that a crash would take back.
+        let store = &self.0.engine.parts().store;
+        store.commit_synced(std::mem::take(&mut batch)).await?;
+        self.put_in_force(kept, set, targets, &mut batch);
+        if self.0.engine.look(|state| !state.pool.is_empty()) {
+            self.0.cursor.begin(*self.0.head.borrow(), &mut batch);
+        }
+        store.commit(batch).await?;
+        Ok(self.rules())
+    }
+
+    /// The targets that the rule document itself names, ready to be delivered to.
+    pub(super) fn targets_of(&self, set: &RuleSet) -> Result<Ready, RulesError> {
+        let target = |spec: &TargetSpec| {
+            let config = HttpTargetConfig {
+                url: spec.url.clone(),
+                format: spec.format,
+                secrets: spec.secrets.clone(),
+                retry_statuses: spec.policy.retry.statuses.clone(),
+            };
+            match HttpTarget::new(config, self.0.outbound.clone(), Arc::clone(&self.0.engine.parts().clock)) {
+                Ok(target) => Ok((spec.name.clone(), Arc::new(target) as Arc<dyn Target>)),
+                Err(source) => Err(RulesError::Target { target: spec.name.clone(), source }),
+            }
+        };
+        set.targets().iter().map(target).collect()
+    }
+
+    pub(super) fn put_in_force(&self, kept: KeptRules, set: RuleSet, targets: Ready, batch: &mut Batch) {
+        let monitor = &self.0.engine.parts().monitor;
+        monitor.configure(set.targets());
+        let mut own = self.0.own.lock();
+        let plans = self.0.engine.with(|state| {
+            let old: Vec<_> =
+                own.iter().filter(|(_, origin)| **origin == Origin::Rules).map(|(n, _)| n.clone()).collect();
+            for name in old {
+                own.remove(&name);
+                if set.target(&name).is_none() {
+                    state.pool.remove(&name);
+                }
+            }
+            for (name, target) in targets {
+                let Some(spec) = set.target(&name) else { continue };
+                own.insert(name.clone(), Origin::Rules);
+                state.pool.put(name, target, spec.capabilities.clone(), spec.weight, spec.policy.clone());
+            }
+            state.rules = InForce { version: kept.version, set: Arc::new(set) };
+            state.replan()
+        });
+        batch.append(plans);
+        *self.0.in_force.lock() = kept;
+    }
+
+    /// What would become of `event` now, by the rules in force or by others. Nothing is delivered.
+    ///
+    /// # Errors
+    /// [`RuleSetError`], when the other rules are wrong.
+    pub fn dry_run(&self, event: &Event, rules: Option<&RuleDocument>) -> Result<DryRun, RuleSetError> {
+        let other = rules.map(|document| RuleSet::parse(&document.text, document.format)).transpose()?;
+        let parts = self.0.engine.parts();
+        let health = |name: &ServiceName| parts.monitor.state(name);
+        let now = parts.clock.monotonic();
+        Ok(self.0.engine.with(|state| {
+            let in_force = state.rules.clone();
+            if let Some(set) = other {
+                state.rules = InForce { version: 0, set: Arc::new(set) };
+            }
+            let asked = state.rules.clone();
+            let found = state.route(event, health);
+            let waiting = Waiting::new(event, asked.version);
+            let routes = found.keys.iter().filter_map(|key| {
+                let plan = state.plan(key)?;
+                let (target, is_fallback) = state.would_choose(&plan, &waiting, health, now);
+                let rule = Arc::clone(key.rule()?);
+                Some(DryRoute { rule, target, is_fallback, targets: plan.targets, fallback: plan.fallback })
+            });
+            let routes = routes.collect();
+            state.rules = in_force;
+            let decided = found.decided.into_iter();
+            let decided =
+                decided.map(|(rule, outcome, reason)| DryDecision { rule, outcome, reason }).collect();
+            DryRun { rules_version: asked.version, verdicts: asked.set.explain(event), routes, decided }
+        }))
+    }
+}
+
+/// The rules to start with: those that came over the API, unless they cannot be used any more, else the configured ones.
+pub(super) fn rules_at_start(
+    kept: Option<&KeptRules>,
+    configured: &RuleDocument,
+) -> Result<(KeptRules, RuleSet), RulesError> {
+    let version = kept.map_or(0, |kept| kept.version);
+    if let Some(kept) = kept {
+        let is_in_force = kept.source == RulesSource::Api || kept.document == *configured;
+        match RuleSet::parse(&kept.document.text, kept.document.format) {
+            Ok(set) if is_in_force => return Ok((kept.clone(), set)),
+            Err(error) if kept.source == RulesSource::Api => {
+                tracing::error!(%error, "the rules that came over the API cannot be used any more; the configured ones are");
+            }
+            _ => {}
+        }
+    }
+    let set = RuleSet::parse(&configured.text, configured.format)?;
+    let document = configured.clone();
+    Ok((KeptRules { version: version + 1, source: RulesSource::Configuration, document }, set))
+}

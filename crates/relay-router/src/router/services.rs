@@ -1,0 +1,258 @@
+//! Who may be delivered to: services that register, targets in this process, and what becomes of them.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use relay_core::{DocumentId, Draft, HealthProbe, ServiceName, Target};
+use relay_events::{ServiceState, TypedPayload};
+
+use super::{Origin, Router, SERVICES_DOCUMENT};
+use crate::registry::{
+    DeregisterError, Heartbeat, HeartbeatError, LeaseId, RegisterError, Registered, Registration,
+    ServiceInfo, ServiceQuery, ServiceRecord,
+};
+use crate::rules::{Capability, TargetPolicy};
+use crate::store::{Batch, StoreError};
+use crate::target::{HttpTarget, HttpTargetConfig, OutboundError};
+
+/// A target that is code in this process.
+#[derive(Clone)]
+pub struct InProcessTarget {
+    name: ServiceName,
+    target: Arc<dyn Target>,
+    capabilities: Vec<Capability>,
+    policy: TargetPolicy,
+    probe: Option<Arc<dyn HealthProbe>>,
+}
+
+impl fmt::Debug for InProcessTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InProcessTarget").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl InProcessTarget {
+    /// A target that rules name `name`. Its deliveries alone tell whether it works.
+    pub fn new(name: ServiceName, target: Arc<dyn Target>) -> Self {
+        Self { name, target, capabilities: Vec::new(), policy: TargetPolicy::default(), probe: None }
+    }
+
+    /// Sets what it can do.
+    pub fn capabilities(mut self, capabilities: Vec<Capability>) -> Self {
+        self.capabilities = capabilities;
+        self
+    }
+
+    /// Sets how it is delivered to.
+    pub fn policy(mut self, policy: TargetPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Has it asked whether it works.
+    pub fn probe(mut self, probe: Arc<dyn HealthProbe>) -> Self {
+        self.probe = Some(probe);
+        self
+    }
+}
+
+impl Router {
+    /// Adds a target that is code in this process, or replaces it: it gets what happens from now on. One that shall get
+    /// what it has missed since the last start too belongs into [`RouterConfig::targets`](crate::RouterConfig::targets).
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn attach(&self, target: InProcessTarget) -> Result<(), StoreError> {
+        let _changing = self.0.changing.lock().await;
+        let mut batch = Batch::default();
+        self.0.cursor.begin(*self.0.head.borrow(), &mut batch);
+        batch.append(self.put_attached(target));
+        self.0.engine.parts().store.commit_synced(batch).await
+    }
+
+    pub(super) fn put_attached(&self, target: InProcessTarget) -> Batch {
+        let InProcessTarget { name, target, capabilities, policy, probe } = target;
+        self.0.engine.parts().monitor.attach(name.clone(), capabilities.clone(), probe);
+        self.0.own.lock().insert(name.clone(), Origin::Attached);
+        self.0.engine.with(|state| {
+            state.pool.put(name, target, capabilities, NonZeroU32::MIN, policy);
+            state.replan()
+        })
+    }
+
+    /// Registers a service, or renews what it says of itself: it is a target from now on.
+    ///
+    /// # Errors
+    /// See [`RegisterError`].
+    pub async fn register(
+        &self,
+        name: ServiceName,
+        registration: Registration,
+    ) -> Result<Registered, RegisterError> {
+        let _changing = self.0.changing.lock().await;
+        if self.0.own.lock().contains_key(&name) {
+            return Err(RegisterError::NameTaken { service: name });
+        }
+        self.0.outbound.check_url(&registration.url)?;
+        let monitor = &self.0.engine.parts().monitor;
+        let registered = monitor.register(name.clone(), registration)?;
+        let Some(record) = monitor.record(&name) else { return Ok(registered) };
+        let mut batch = Batch::default();
+        batch.service(&name, Some(&record));
+        self.0.cursor.begin(*self.0.head.borrow(), &mut batch);
+        batch.append(self.put_service(record)?);
+        self.0.engine.parts().store.commit_synced(batch).await?;
+        Ok(registered)
+    }
+
+    /// Renews a service's lease. Returns how long it lasts.
+    ///
+    /// # Errors
+    /// See [`HeartbeatError`].
+    pub fn heartbeat(
+        &self,
+        name: &ServiceName,
+        lease: LeaseId,
+        heartbeat: Heartbeat,
+    ) -> Result<Duration, HeartbeatError> {
+        self.0.engine.parts().monitor.heartbeat(name, lease, heartbeat)
+    }
+
+    /// Takes leave of a service: it gets nothing new; what waits for it is still delivered.
+    ///
+    /// # Errors
+    /// See [`DeregisterError`].
+    pub fn deregister(&self, name: &ServiceName, lease: LeaseId) -> Result<ServiceInfo, DeregisterError> {
+        self.0.engine.parts().monitor.deregister(name, lease)
+    }
+
+    /// The services that are meant, by name.
+    pub fn services(&self, query: &ServiceQuery) -> Vec<ServiceInfo> {
+        self.0.engine.parts().monitor.services(query)
+    }
+
+    /// One service, also one that has been silent for too long and is still remembered.
+    pub fn service(&self, name: &ServiceName) -> Option<ServiceInfo> {
+        self.0.engine.parts().monitor.service(name)
+    }
+
+    /// Gives a service a new secret; deliveries are signed with the old one too for a while. Returns the new one.
+    ///
+    /// # Errors
+    /// See [`HeartbeatError`].
+    pub async fn rotate_secret(&self, name: &ServiceName, lease: LeaseId) -> Result<String, RegisterError> {
+        let _changing = self.0.changing.lock().await;
+        let monitor = &self.0.engine.parts().monitor;
+        let secret = monitor.rotate_secret(name, lease)?;
+        let Some(record) = monitor.record(name) else { return Ok(secret) };
+        let mut batch = Batch::default();
+        batch.service(name, Some(&record));
+        batch.append(self.put_service(record)?);
+        self.0.engine.parts().store.commit_synced(batch).await?;
+        Ok(secret)
+    }
+
+    /// Takes a service that was registered before the restart.
+    pub(super) fn restore(&self, record: ServiceRecord) {
+        let name = record.name.clone();
+        self.0.engine.parts().monitor.restore(record.clone());
+        // Its address may have been forbidden meanwhile: then it is no target until it registers with another.
+        if let Err(error) = self.put_service(record) {
+            tracing::error!(service = %name, %error, "the service cannot be reached as it had registered");
+        }
+    }
+
+    pub(super) fn put_service(&self, record: ServiceRecord) -> Result<Batch, OutboundError> {
+        let config = HttpTargetConfig {
+            url: record.registration.url.clone(),
+            format: record.registration.format,
+            secrets: record.secrets(self.0.engine.parts().clock.now()),
+            ..HttpTargetConfig::default()
+        };
+        let target =
+            HttpTarget::new(config, self.0.outbound.clone(), Arc::clone(&self.0.engine.parts().clock))?;
+        let Registration { capabilities, weight, .. } = record.registration;
+        Ok(self.0.engine.with(|state| {
+            state.pool.put(record.name, Arc::new(target), capabilities, weight, TargetPolicy::default());
+            state.replan()
+        }))
+    }
+
+    /// Publishes what changes about services, and forgets those that are not coming back.
+    pub(super) async fn keep_services(&self) {
+        let stopping = self.0.engine.stopping();
+        let mut endings = self.0.engine.endings();
+        loop {
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = self.0.untold.notified() => {}
+                changed = endings.changed() => if changed.is_err() { return },
+            }
+            self.end_drained();
+            if let Err(error) = self.forget_services().await {
+                return self.0.engine.fail(error);
+            }
+            while let Some((_, change)) = { self.0.changed.lock().pop_first() } {
+                let payload = relay_events::ServiceChanged {
+                    service: change.service.to_string(),
+                    state: change.state,
+                    reason: change.reason,
+                };
+                let (Ok(document), Ok(payload)) = (DocumentId::new(SERVICES_DOCUMENT), payload.to_payload())
+                else {
+                    continue;
+                };
+                let draft = Draft::new(document, relay_events::SERVICE_CHANGED, payload);
+                tokio::select! {
+                    () = stopping.cancelled() => return,
+                    published = self.0.sink.publish(draft) => if let Err(error) = published {
+                        tracing::error!(service = %change.service, %error, "the service's change could not be told");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Those that leave are gone when nothing waits for them any more.
+    pub(super) fn end_drained(&self) {
+        let monitor = &self.0.engine.parts().monitor;
+        let draining = monitor
+            .services(&ServiceQuery { state: Some(ServiceState::Draining), ..ServiceQuery::default() });
+        for service in draining {
+            let is_awaited = self.0.engine.look(|state| {
+                state.pool.in_flight(&service.name) > 0
+                    || state.routes.values().any(|route| {
+                        !route.lanes.is_empty() && route.plan.names().all(|name| *name == service.name)
+                    })
+            });
+            if !is_awaited {
+                monitor.drained(&service.name);
+            }
+        }
+    }
+
+    pub(super) async fn forget_services(&self) -> Result<(), StoreError> {
+        let _changing = self.0.changing.lock().await;
+        let parts = self.0.engine.parts();
+        let known: BTreeSet<_> = parts.monitor.known().into_iter().collect();
+        let own = self.0.own.lock().clone();
+        let mut batch = self.0.engine.with(|state| {
+            let names: Vec<_> = state.pool.names().cloned().collect();
+            let gone: Vec<_> =
+                names.into_iter().filter(|name| !known.contains(name) && !own.contains_key(name)).collect();
+            let mut batch = Batch::default();
+            for name in &gone {
+                state.pool.remove(name);
+                batch.service::<ServiceRecord>(name, None);
+            }
+            if !gone.is_empty() {
+                batch.append(state.replan());
+            }
+            batch
+        });
+        if batch.is_empty() { Ok(()) } else { parts.store.commit(std::mem::take(&mut batch)).await }
+    }
+}

@@ -1,0 +1,324 @@
+//! Checks a parsed condition before it may run: that its types fit, and what it can cost at most.
+//!
+//! One walk over the tree gives each part's type, the most bytes or entries that its value can have, and the most work
+//! that evaluating it takes. What comes out of a payload has a type only when it runs.
+
+use std::collections::HashMap;
+
+use cel::IdedExpr;
+use cel::common::ast::{ComprehensionExpr, EntryExpr, Expr, LiteralValue, SelectExpr, SourceInfo};
+
+use super::event::FIELDS;
+use super::types::Ty;
+use super::{Condition, Mistake, regexes};
+use crate::rules::reading::nearest;
+
+mod functions;
+
+/// How many mistakes of one condition are told.
+const MAX_MISTAKES: usize = 5;
+/// Bytes that are compared or searched in one unit.
+const BYTES_A_UNIT: u64 = 16;
+/// The most entries of a list or map of the payload: each takes two bytes at least.
+const PAYLOAD_ENTRIES: u64 = Condition::MAX_PAYLOAD_BYTES as u64 / 2;
+
+/// What is known of a condition that may run.
+pub(super) struct Checked {
+    /// The most that it can cost.
+    pub(super) cost: u64,
+}
+
+/// Checks `expression`, which was parsed from `source`.
+pub(super) fn check(
+    source: &str,
+    expression: &IdedExpr,
+    places: &SourceInfo,
+) -> Result<Checked, Vec<Mistake>> {
+    let mut checker =
+        Checker { source, places, mistakes: Vec::new(), variables: HashMap::new(), depth: 0, at: 0 };
+    let shape = checker.shape(expression);
+    if !shape.ty.fits(&Ty::Bool) {
+        checker.complain(expression.id, format!("a condition must be a bool, this is {}", shape.ty));
+    }
+    if checker.mistakes.is_empty() && shape.cost > Condition::MAX_COST {
+        let (cost, max) = (shape.cost, Condition::MAX_COST);
+        checker.complain(
+            expression.id,
+            format!(
+                "it can cost {cost}, at most {max} is allowed; loop over less, for instance not inside another loop"
+            ),
+        );
+    }
+    if checker.mistakes.is_empty() { Ok(Checked { cost: shape.cost }) } else { Err(checker.mistakes) }
+}
+
+/// What is known of a part's value, and the most that it costs to get it.
+#[derive(Debug, Clone)]
+struct Shape {
+    ty: Ty,
+    /// The most bytes of a text, or entries of a list or map.
+    size: u64,
+    /// The most bytes or entries of what is in it.
+    inner: u64,
+    /// How many bytes of it work on it goes over: its size, but for what a loop over a part of the payload visits. All
+    /// that such a loop visits is no longer than the payload, so it is counted by what one visit has on average when
+    /// there are as many as there can be.
+    work: u64,
+    cost: u64,
+}
+
+impl Shape {
+    fn new(ty: Ty, size: u64, cost: u64) -> Self {
+        Self { ty, size, inner: 1, work: size, cost }
+    }
+
+    /// A value of which nothing is known: something of the payload.
+    fn open(cost: u64) -> Self {
+        let bytes = Condition::MAX_PAYLOAD_BYTES as u64;
+        Self { ty: Ty::Dyn, size: bytes, inner: bytes, work: bytes, cost }
+    }
+
+    fn with_cost(mut self, cost: u64) -> Self {
+        self.cost = cost;
+        self
+    }
+
+    /// What comes when it is looped over or indexed.
+    fn entry(&self, cost: u64) -> Self {
+        let ty = match &self.ty {
+            Ty::List(of) => (**of).clone(),
+            Ty::Map(_, value) => (**value).clone(),
+            _ => return Self { work: self.work, ..Self::open(cost) },
+        };
+        match ty {
+            Ty::Dyn | Ty::List(_) | Ty::Map(..) if self.inner > PAYLOAD_ENTRIES => {
+                Self { ty, ..Self::open(cost) }
+            }
+            ty => Self { ty, size: self.inner, inner: self.inner, work: self.inner, cost },
+        }
+    }
+
+    /// How often it is gone round in a loop over it.
+    fn turns(&self) -> u64 {
+        if self.ty.is_open() { self.size.min(PAYLOAD_ENTRIES) } else { self.size }
+    }
+}
+
+struct Checker<'a> {
+    source: &'a str,
+    places: &'a SourceInfo,
+    mistakes: Vec<Mistake>,
+    /// Those of the loops that are open.
+    variables: HashMap<String, Vec<Shape>>,
+    depth: usize,
+    /// Where the last part began whose place is known; parts that macros have made have none.
+    at: usize,
+}
+
+impl Checker<'_> {
+    fn complain(&mut self, id: u64, reason: impl Into<String>) {
+        let at = self.places.offset_for(id).map_or(self.at, |(start, _)| start as usize);
+        let before: Vec<char> = self.source.chars().take(at).collect();
+        let line = before.iter().filter(|char| **char == '\n').count() + 1;
+        let column = before.iter().rev().take_while(|char| **char != '\n').count() + 1;
+        let mistake = Mistake { line, column, reason: reason.into() };
+        if self.mistakes.len() < MAX_MISTAKES && !self.mistakes.contains(&mistake) {
+            self.mistakes.push(mistake);
+        }
+    }
+
+    /// As [`complain`](Self::complain); the part then counts as one of which nothing is known, which is complained
+    /// about no more.
+    fn refuse(&mut self, id: u64, reason: impl Into<String>) -> Shape {
+        self.complain(id, reason);
+        Shape::open(1)
+    }
+
+    fn shape(&mut self, expression: &IdedExpr) -> Shape {
+        if self.depth == Condition::MAX_DEPTH {
+            let max = Condition::MAX_DEPTH;
+            return self.refuse(
+                expression.id,
+                format!("it is nested deeper than {max} levels; split it into several rules"),
+            );
+        }
+        if let Some((start, _)) = self.places.offset_for(expression.id) {
+            self.at = start as usize;
+        }
+        self.depth += 1;
+        let shape = match &expression.expr {
+            Expr::Literal(literal) => of_literal(literal),
+            Expr::Ident(name) => self.ident(expression.id, name),
+            Expr::Select(select) => self.select(expression.id, select),
+            Expr::Call(call) => self.call(expression.id, call),
+            Expr::Comprehension(comprehension) => self.comprehension(expression.id, comprehension),
+            Expr::List(list) => {
+                let mut whole = Shape::new(Ty::list(Ty::Never), list.elements.len() as u64, 1);
+                for element in &list.elements {
+                    let element = self.shape(element);
+                    whole.inner = whole.inner.max(element.size).max(element.inner);
+                    whole.cost = whole.cost.saturating_add(element.cost).saturating_add(1);
+                    whole.ty = whole.ty.or(Ty::list(element.ty));
+                }
+                whole
+            }
+            Expr::Map(map) => {
+                let mut whole = Shape::new(
+                    Ty::Map(Box::new(Ty::Never), Box::new(Ty::Never)),
+                    map.entries.len() as u64,
+                    1,
+                );
+                for entry in &map.entries {
+                    let EntryExpr::MapEntry(entry) = &entry.expr else { continue };
+                    let (key, value) = (self.shape(&entry.key), self.shape(&entry.value));
+                    if !matches!(key.ty, Ty::Text | Ty::Int | Ty::Uint | Ty::Bool | Ty::Dyn) {
+                        self.complain(entry.key.id, format!("{} cannot be the key of a map", key.ty));
+                    }
+                    whole.inner = whole.inner.max(value.size).max(value.inner).max(key.size);
+                    whole.cost =
+                        whole.cost.saturating_add(key.cost).saturating_add(value.cost).saturating_add(2);
+                    whole.ty = whole.ty.or(Ty::Map(Box::new(key.ty), Box::new(value.ty)));
+                }
+                whole
+            }
+            Expr::Struct(made) => {
+                self.refuse(expression.id, format!("messages such as `{}` cannot be made", made.type_name))
+            }
+            Expr::Unspecified => self.refuse(expression.id, "something is missing"),
+        };
+        self.depth -= 1;
+        shape
+    }
+
+    fn ident(&mut self, id: u64, name: &str) -> Shape {
+        if let Some(shape) = self.variables.get(name).and_then(|shapes| shapes.last()) {
+            return shape.clone();
+        }
+        match name {
+            "event" => self.refuse(
+                id,
+                "`event` has no value of its own; name one of its fields, for instance `event.kind`",
+            ),
+            "bool" | "int" | "uint" | "double" | "string" | "bytes" | "list" | "map" | "null_type"
+            | "type" => Shape::new(Ty::Type, 1, 1),
+            _ => {
+                let near = nearest(name, FIELDS.iter().map(|(field, ..)| *field));
+                let hint = near.map_or_else(
+                    || "the only one is `event`".to_owned(),
+                    |near| format!("did you mean `event.{near}`?"),
+                );
+                self.refuse(id, format!("there is no variable `{name}`; {hint}"))
+            }
+        }
+    }
+
+    fn select(&mut self, id: u64, select: &SelectExpr) -> Shape {
+        if let Expr::Ident(name) = &select.operand.expr
+            && name == "event"
+        {
+            let Some((field, ty, size)) = FIELDS.iter().find(|(field, ..)| *field == select.field) else {
+                let near = nearest(&select.field, FIELDS.iter().map(|(field, ..)| *field));
+                let known = || FIELDS.iter().map(|(field, ..)| *field).collect::<Vec<_>>().join("`, `");
+                let hint = near.map_or_else(
+                    || format!("it has `{}`", known()),
+                    |near| format!("did you mean `{near}`?"),
+                );
+                return self.refuse(id, format!("an event has no field `{}`; {hint}", select.field));
+            };
+            if select.test {
+                return self
+                    .refuse(id, format!("`event.{field}` is always there; `has` is for keys of maps"));
+            }
+            return match *field {
+                "metadata" => Shape {
+                    ty: Ty::Map(Box::new(Ty::Text), Box::new(Ty::Text)),
+                    size: *size,
+                    inner: relay_core::Metadata::MAX_VALUE_BYTES as u64,
+                    work: *size,
+                    cost: 1,
+                },
+                "payload" => Shape::open(1),
+                _ => Shape::new(ty.clone(), *size, 1),
+            };
+        }
+        let operand = self.shape(&select.operand);
+        let cost = operand.cost.saturating_add(1);
+        match &operand.ty {
+            ty if ty.is_open() => {}
+            Ty::Map(key, _) if key.fits(&Ty::Text) => {}
+            ty => return self.refuse(id, format!("{ty} has no field `{}`", select.field)),
+        }
+        if select.test { Shape::new(Ty::Bool, 1, cost) } else { operand.entry(cost) }
+    }
+
+    fn comprehension(&mut self, id: u64, parts: &ComprehensionExpr) -> Shape {
+        let range = self.shape(&parts.iter_range);
+        let item = match &range.ty {
+            Ty::Map(key, _) => Shape { ty: (**key).clone(), ..Shape::new(Ty::Dyn, range.inner, 1) },
+            Ty::List(_) => range.entry(1),
+            ty if ty.is_open() => Shape { work: range.work.div_ceil(PAYLOAD_ENTRIES), ..range.entry(1) },
+            ty => {
+                let reason = format!("{ty} cannot be looped over; lists and maps can");
+                return self.refuse(id, reason);
+            }
+        };
+        if [Some(&parts.iter_var), parts.iter_var2.as_ref()].into_iter().flatten().any(|name| name == "event")
+        {
+            return self.refuse(id, "a loop's variable cannot be called `event`");
+        }
+        let initial = self.shape(&parts.accu_init);
+        let turns = range.turns();
+        self.declare(&parts.accu_var, initial.clone().with_cost(1));
+        self.declare(&parts.iter_var, item.clone());
+        if let Some(second) = &parts.iter_var2 {
+            self.declare(second, range.entry(1));
+        }
+        let going_on = self.shape(&parts.loop_cond);
+        let step = self.shape(&parts.loop_step);
+        if !initial.ty.fits(&step.ty) {
+            let reason = format!("what a loop tests must be {}, not {}", initial.ty, step.ty);
+            self.complain(parts.loop_step.id, reason);
+        }
+        if parts.iter_var2.is_some() {
+            self.forget(parts.iter_var2.as_deref().unwrap_or_default());
+        }
+        self.forget(&parts.iter_var);
+        self.forget(&parts.accu_var);
+        // Each turn adds to a list what one turn has added to the first.
+        let grown = step.size.saturating_sub(initial.size).saturating_mul(turns).saturating_add(initial.size);
+        let total =
+            Shape { ty: initial.ty.or(step.ty), size: grown, inner: step.inner.max(initial.inner), work: grown, cost: 1 };
+        self.declare(&parts.accu_var, total);
+        let result = self.shape(&parts.result);
+        self.forget(&parts.accu_var);
+        // Two units for taking the next item and keeping the step's result.
+        let turn = going_on.cost.saturating_add(step.cost).saturating_add(2);
+        let cost = [initial.cost, turns.saturating_mul(turn), result.cost]
+            .into_iter()
+            .fold(range.cost, u64::saturating_add);
+        result.with_cost(cost)
+    }
+
+    fn declare(&mut self, name: &str, shape: Shape) {
+        self.variables.entry(name.to_owned()).or_default().push(shape);
+    }
+
+    fn forget(&mut self, name: &str) {
+        if let Some(shapes) = self.variables.get_mut(name) {
+            shapes.pop();
+        }
+    }
+}
+
+fn of_literal(literal: &LiteralValue) -> Shape {
+    let (ty, size) = match literal {
+        LiteralValue::Boolean(_) => (Ty::Bool, 1),
+        LiteralValue::Bytes(bytes) => (Ty::Bytes, bytes.inner().len()),
+        LiteralValue::Double(_) => (Ty::Double, 1),
+        LiteralValue::Int(_) => (Ty::Int, 1),
+        LiteralValue::Null => (Ty::Null, 1),
+        LiteralValue::String(text) => (Ty::Text, text.inner().len()),
+        LiteralValue::UInt(_) => (Ty::Uint, 1),
+    };
+    Shape::new(ty, size as u64, 1)
+}

@@ -1,0 +1,68 @@
+//! Compiles conditions, away from the caller's stack.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::check::{self, Checked};
+use super::regexes::Regexes;
+use super::{Condition, Mistake};
+
+/// Enough for what the parser does with [`Condition::MAX_BYTES`] bytes of anything. Only what is used is taken.
+const STACK_BYTES: usize = 64 * 1024 * 1024;
+
+/// The conditions that `sources` spell, each or what is wrong with it.
+///
+/// # Errors
+/// When no thread could be started.
+pub(in crate::rules) fn compile_all(
+    sources: &[&str],
+) -> Result<Vec<Result<Condition, Vec<Mistake>>>, String> {
+    if sources.is_empty() {
+        return Ok(Vec::new());
+    }
+    // The parser and the trees that it makes recurse as deep as the text says, and a stack that overflows ends the process.
+    // Whatever is deeper than allowed is dropped again on that thread.
+    std::thread::scope(|scope| {
+        let all = || sources.iter().map(|source| compile_caught(source)).collect();
+        let thread = std::thread::Builder::new().name("rules".to_owned()).stack_size(STACK_BYTES);
+        let thread = thread
+            .spawn_scoped(scope, all)
+            .map_err(|error| format!("no thread could be started: {error}"))?;
+        thread.join().map_err(|_| "compiling them failed".to_owned())
+    })
+}
+
+fn compile_caught(source: &str) -> Result<Condition, Vec<Mistake>> {
+    catch_unwind(AssertUnwindSafe(|| compile(source))).unwrap_or_else(|_| {
+        Err(vec![Mistake {
+            line: 1,
+            column: 1,
+            reason: "the CEL parser cannot read this; write it in another way".to_owned(),
+        }])
+    })
+}
+
+fn compile(source: &str) -> Result<Condition, Vec<Mistake>> {
+    let at_start = |reason| vec![Mistake { line: 1, column: 1, reason }];
+    if source.len() > Condition::MAX_BYTES {
+        return Err(at_start(format!(
+            "it has {} bytes, at most {} are allowed",
+            source.len(),
+            Condition::MAX_BYTES
+        )));
+    }
+    if source.trim().is_empty() {
+        return Err(at_start("it is empty; leave `when` out to match always".to_owned()));
+    }
+    let program = super::event::environment().compile(source).map_err(|errors| {
+        let mistakes = errors.errors.iter().take(5).map(|error| Mistake {
+            line: usize::try_from(error.pos.0).unwrap_or(1).max(1),
+            column: usize::try_from(error.pos.1).unwrap_or(1).max(1),
+            reason: error.msg.chars().take(256).collect(),
+        });
+        mistakes.collect::<Vec<_>>()
+    })?;
+    let Checked { cost } = check::check(source, program.expression(), program.source_info())?;
+    let mut expression = program.expression().clone();
+    let regexes = Regexes::taken_from(&mut expression);
+    Ok(Condition { source: source.into(), program: expression, regexes, cost })
+}

@@ -1,0 +1,76 @@
+//! What is wrong with a rule document: everything at once, each with its place.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// Why a rule document is refused: all that is wrong with it, in the order of its lines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct RuleSetError {
+    problems: Vec<Problem>,
+}
+
+impl RuleSetError {
+    /// The most problems that are listed; what comes after is left out.
+    pub const MAX_PROBLEMS: usize = 100;
+
+    pub(super) fn of(mut problems: Vec<Problem>) -> Self {
+        problems.sort_by_key(|problem| problem.line);
+        if problems.len() > Self::MAX_PROBLEMS {
+            let more = problems.len() - Self::MAX_PROBLEMS;
+            problems.truncate(Self::MAX_PROBLEMS);
+            let line = problems.last().map_or(1, |problem| problem.line);
+            problems.push(Problem::at(line, format!("{more} more problems are not listed")));
+        }
+        Self { problems }
+    }
+
+    /// What is wrong.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+}
+
+/// One problem a line.
+impl fmt::Display for RuleSetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, problem) in self.problems.iter().enumerate() {
+            if place > 0 {
+                f.write_str("\n")?;
+            }
+            problem.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for RuleSetError {}
+
+/// One thing that is wrong with a rule document, or that may be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Problem {
+    /// The line that it is in, from 1.
+    pub line: usize,
+    /// The rule or target that it is about, where that is known: `rule quality`, `target audit`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// What is wrong, and what to do.
+    pub reason: String,
+}
+
+impl Problem {
+    pub(super) fn at(line: usize, reason: impl Into<String>) -> Self {
+        Self { line, subject: None, reason: reason.into() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.subject {
+            Some(subject) => write!(f, "line {}, {subject}: {}", self.line, self.reason),
+            None => write!(f, "line {}: {}", self.line, self.reason),
+        }
+    }
+}

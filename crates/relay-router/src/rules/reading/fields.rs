@@ -1,0 +1,213 @@
+//! Takes values out of a document's tree, and notes what is not as it should be.
+
+use std::borrow::Cow;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use crate::rules::document::{Node, Value};
+use crate::rules::duration_text;
+use crate::rules::problems::Problem;
+
+/// Collects problems on the way.
+#[derive(Default)]
+pub(super) struct Reader {
+    pub(super) problems: Vec<Problem>,
+    /// What is being read.
+    pub(super) subject: Option<String>,
+}
+
+/// A table whose keys are known.
+pub(super) struct Fields<'n, 'a>(&'n [(Cow<'a, str>, Node<'a>)]);
+
+impl<'n, 'a> Fields<'n, 'a> {
+    pub(super) fn get(&self, key: &str) -> Option<&'n Node<'a>> {
+        self.0.iter().find(|(name, _)| name == key).map(|(_, node)| node)
+    }
+}
+
+/// The one of `names` that is most like `name`, if one is like it at all.
+pub(in crate::rules) fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    // Names are short; a long text is like none of them, and comparing takes its length times theirs.
+    let name = name.get(..name.len().min(64)).unwrap_or_default();
+    let with_distance = names.map(|known| (strsim::damerau_levenshtein(name, known), known));
+    with_distance.filter(|(distance, known)| *distance <= 1 + known.len() / 4).min().map(|(_, known)| known)
+}
+
+impl Reader {
+    pub(super) fn complain(&mut self, line: usize, reason: impl Into<String>) {
+        self.problems.push(Problem { line, subject: self.subject.clone(), reason: reason.into() });
+    }
+
+    /// Complains unless something is known to be wrong on this line already.
+    pub(super) fn complain_once(&mut self, line: usize, reason: &str) {
+        if self.problems.iter().all(|problem| problem.line != line || problem.subject != self.subject) {
+            self.complain(line, reason);
+        }
+    }
+
+    fn complain_type(&mut self, key: &str, node: &Node<'_>, wanted: &str) {
+        self.complain(node.line, format!("`{key}` must be {wanted}, not {}", node.value.what()));
+    }
+
+    /// The table's fields; others than `allowed` are complained about.
+    pub(super) fn table<'n, 'a>(&mut self, node: &'n Node<'a>, allowed: &[&str]) -> Option<Fields<'n, 'a>> {
+        let Value::Table(entries) = &node.value else {
+            self.complain(node.line, format!("here must be a table, not {}", node.value.what()));
+            return None;
+        };
+        for (place, (key, value)) in entries.iter().enumerate() {
+            if !allowed.contains(&&**key) {
+                let shown: String = key.chars().take(64).collect();
+                let reason = match nearest(key, allowed.iter().copied()) {
+                    Some(near) => format!("there is no `{shown}` here; did you mean `{near}`?"),
+                    None => format!("there is no `{shown}` here; known are `{}`", allowed.join("`, `")),
+                };
+                self.complain(value.line, reason);
+            } else if entries[..place].iter().any(|(earlier, _)| earlier == key) {
+                self.complain(value.line, format!("`{key}` is there twice"));
+            }
+        }
+        Some(Fields(entries))
+    }
+
+    /// The entries of a list, at most `max`; none when there is no list.
+    pub(super) fn list<'n, 'a>(
+        &mut self,
+        node: Option<&'n Node<'a>>,
+        key: &str,
+        max: usize,
+    ) -> &'n [Node<'a>] {
+        match node {
+            None => &[],
+            Some(Node { value: Value::List(items), line }) => {
+                if items.len() > max {
+                    self.complain(
+                        *line,
+                        format!("`{key}` has {} entries, at most {max} are allowed", items.len()),
+                    );
+                }
+                &items[..items.len().min(max)]
+            }
+            Some(node) => {
+                self.complain_type(key, node, "a list");
+                &[]
+            }
+        }
+    }
+
+    /// A text and its line.
+    pub(super) fn text<'n>(&mut self, fields: &Fields<'n, '_>, key: &str) -> Option<(&'n str, usize)> {
+        let node = fields.get(key)?;
+        if let Value::Text(text) = &node.value {
+            return Some((text, node.line));
+        }
+        self.complain_type(key, node, "text");
+        None
+    }
+
+    pub(super) fn required_text<'n>(
+        &mut self,
+        fields: &Fields<'n, '_>,
+        key: &str,
+        line: usize,
+    ) -> Option<(&'n str, usize)> {
+        if fields.get(key).is_none() {
+            self.complain(line, format!("`{key}` is missing"));
+        }
+        self.text(fields, key)
+    }
+
+    pub(super) fn bool(&mut self, fields: &Fields<'_, '_>, key: &str) -> Option<bool> {
+        let node = fields.get(key)?;
+        if let Value::Bool(value) = node.value {
+            return Some(value);
+        }
+        self.complain_type(key, node, "true or false");
+        None
+    }
+
+    pub(super) fn int(
+        &mut self,
+        fields: &Fields<'_, '_>,
+        key: &str,
+        range: RangeInclusive<i64>,
+    ) -> Option<i64> {
+        let node = fields.get(key)?;
+        let Value::Int(number) = node.value else {
+            self.complain_type(key, node, "a whole number");
+            return None;
+        };
+        if !range.contains(&number) {
+            let (low, high) = range.into_inner();
+            self.complain(node.line, format!("`{key}` is {number}; it must lie between {low} and {high}"));
+            return None;
+        }
+        Some(number)
+    }
+
+    /// A number from 1 to `max`.
+    pub(super) fn count<T: TryFrom<i64>>(
+        &mut self,
+        fields: &Fields<'_, '_>,
+        key: &str,
+        max: i64,
+    ) -> Option<T> {
+        self.int(fields, key, 1..=max).and_then(|number| T::try_from(number).ok())
+    }
+
+    pub(super) fn duration(
+        &mut self,
+        fields: &Fields<'_, '_>,
+        key: &str,
+        range: RangeInclusive<Duration>,
+    ) -> Option<Duration> {
+        let (text, line) = self.text(fields, key)?;
+        match duration_text::parse(text) {
+            Ok(duration) if range.contains(&duration) => Some(duration),
+            Ok(_) => {
+                let (low, high) = (duration_text::show(*range.start()), duration_text::show(*range.end()));
+                self.complain(line, format!("`{key}` is {text}; it must lie between {low} and {high}"));
+                None
+            }
+            Err(reason) => {
+                self.complain(line, format!("`{key}`: {reason}"));
+                None
+            }
+        }
+    }
+
+    /// A list of texts, each read with `parse`.
+    pub(super) fn texts<T>(
+        &mut self,
+        fields: &Fields<'_, '_>,
+        key: &str,
+        max: usize,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Vec<T> {
+        let mut read = Vec::new();
+        for item in self.list(fields.get(key), key, max) {
+            match &item.value {
+                Value::Text(text) => match parse(text) {
+                    Ok(value) => read.push(value),
+                    Err(reason) => self.complain(item.line, format!("`{key}`: {reason}")),
+                },
+                _ => self.complain_type(key, item, "a list of texts"),
+            }
+        }
+        read
+    }
+
+    /// A value that serde reads.
+    pub(super) fn from_json<T: DeserializeOwned>(&mut self, fields: &Fields<'_, '_>, key: &str) -> Option<T> {
+        let node = fields.get(key)?;
+        match serde_json::from_value(node.value.to_json()) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.complain(node.line, format!("`{key}`: {error}"));
+                None
+            }
+        }
+    }
+}

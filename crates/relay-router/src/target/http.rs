@@ -1,0 +1,202 @@
+//! Delivery over HTTP: CloudEvents 1.0 in a POST, signed as Standard Webhooks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use relay_core::{Clock, Delivery, DeliveryError, Event, Target, Timestamp, Verdict};
+use relay_events::cloudevents;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::{Response, Url};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::outbound::{Outbound, OutboundError, causes_of, read_some};
+use super::signature::Signer;
+use crate::rules::{DeliveryFormat, RetryStatuses};
+
+/// Where and how a service is delivered to.
+#[derive(Clone, Default)]
+#[non_exhaustive]
+pub struct HttpTargetConfig {
+    /// Where it is.
+    pub url: String,
+    /// The form of deliveries.
+    pub format: DeliveryFormat,
+    /// What they are signed with, as `whsec_…`; without any they are not signed.
+    pub secrets: Vec<String>,
+    /// After which answers it is of use to try again.
+    pub retry_statuses: RetryStatuses,
+}
+
+/// A service that takes events over HTTP.
+#[derive(Debug)]
+pub struct HttpTarget {
+    url: Url,
+    format: DeliveryFormat,
+    signer: Signer,
+    retry_statuses: RetryStatuses,
+    outbound: Outbound,
+    clock: Arc<dyn Clock>,
+}
+
+/// How much of an answer's body is read, in bytes: enough to say what is wrong.
+const MAX_ANSWER: usize = 4 * 1024;
+
+/// A POST that is ready to be signed and sent.
+struct Message {
+    id: String,
+    content_type: String,
+    /// Those of the CloudEvent, in the binary form.
+    headers: Vec<(String, String)>,
+    body: Bytes,
+}
+
+impl HttpTarget {
+    /// The service that `config` describes.
+    ///
+    /// # Errors
+    /// See [`OutboundError`].
+    pub fn new(
+        config: HttpTargetConfig,
+        outbound: Outbound,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, OutboundError> {
+        let HttpTargetConfig { url, format, secrets, retry_statuses } = config;
+        let url = outbound.check_url(&url)?;
+        Ok(Self { url, format, signer: Signer::new(&secrets)?, retry_statuses, outbound, clock })
+    }
+
+    async fn send(&self, message: Message, delivery: &Delivery) -> Result<(), DeliveryError> {
+        let headers = self.headers(&message, delivery)?;
+        let sent =
+            self.outbound.client().post(self.url.clone()).headers(headers).body(message.body).send().await;
+        let answer = sent.map_err(|error| DeliveryError::new(Verdict::Retry, causes_of(&error)))?;
+        let (status, retry_after) = (answer.status(), self.retry_after(&answer));
+        // The body is read also when all is well: what breaks off may not have been done.
+        let body = read_some(answer, MAX_ANSWER).await;
+        let body = body.map_err(|error| {
+            DeliveryError::new(Verdict::Retry, format!("the answer broke off: {}", causes_of(&error)))
+                .status(status.as_u16())
+        })?;
+        if status.is_success() {
+            return Ok(());
+        }
+        let verdict = match status.as_u16() {
+            410 => Verdict::Gone,
+            status if self.retry_statuses.contains(status) => Verdict::Retry,
+            _ => Verdict::Reject,
+        };
+        let body = String::from_utf8_lossy(&body);
+        let detail = match body.trim() {
+            "" => status.canonical_reason().unwrap_or("no reason given").to_owned(),
+            body => body.chars().take(512).collect(),
+        };
+        let error = DeliveryError::new(verdict, detail).status(status.as_u16());
+        Err(match retry_after {
+            Some(time) => error.retry_after(time),
+            None => error,
+        })
+    }
+
+    fn headers(&self, message: &Message, delivery: &Delivery) -> Result<HeaderMap, DeliveryError> {
+        let timestamp = self.clock.now().as_micros().div_euclid(1_000_000);
+        let signature = self.signer.sign(&message.id, timestamp, &message.body);
+        let signature = signature.map_err(|error| DeliveryError::new(Verdict::Retry, error.to_string()))?;
+        let trace = match &delivery.events[..] {
+            [event] => event.trace.as_ref(),
+            _ => None,
+        };
+        let mut headers = HeaderMap::new();
+        let mut put = |name: &str, value: &str| {
+            let name = HeaderName::try_from(name).map_err(|error| unsendable(name, &error))?;
+            let value = HeaderValue::try_from(value).map_err(|error| unsendable(name.as_str(), &error))?;
+            headers.insert(name, value);
+            Ok::<_, DeliveryError>(())
+        };
+        put(CONTENT_TYPE.as_str(), &message.content_type)?;
+        for (name, value) in &message.headers {
+            put(name, value)?;
+        }
+        put("webhook-id", &message.id)?;
+        put("webhook-timestamp", &timestamp.to_string())?;
+        if let Some(signature) = signature {
+            put("webhook-signature", &signature)?;
+        }
+        put("relay-attempt", &delivery.attempt.to_string())?;
+        if delivery.is_replay {
+            put("relay-replay", "true")?;
+        }
+        if let Some(trace) = trace {
+            put("traceparent", trace.traceparent())?;
+            if let Some(state) = trace.tracestate() {
+                put("tracestate", state)?;
+            }
+        }
+        Ok(headers)
+    }
+
+    /// How long the service wants to be left alone: in seconds, or until a date.
+    fn retry_after(&self, answer: &Response) -> Option<Duration> {
+        let value = answer.headers().get(RETRY_AFTER)?.to_str().ok()?.trim();
+        if let Ok(seconds) = value.parse() {
+            return Some(Duration::from_secs(seconds));
+        }
+        let date = httpdate::parse_http_date(value).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+        let date = Timestamp::from_micros(i64::try_from(date.as_micros()).ok()?);
+        Some(date.since(self.clock.now()))
+    }
+}
+
+fn unsendable(name: &str, error: &dyn std::error::Error) -> DeliveryError {
+    DeliveryError::new(Verdict::Reject, format!("header `{name}` cannot be sent: {error}"))
+}
+
+#[async_trait]
+impl Target for HttpTarget {
+    /// Posts the events: one by one unless the format is batch.
+    async fn deliver(&self, delivery: Delivery) -> Result<(), DeliveryError> {
+        if self.format == DeliveryFormat::Batch {
+            return self.send(batch(&delivery.events), &delivery).await;
+        }
+        for event in &delivery.events {
+            let message = match self.format {
+                DeliveryFormat::Binary => binary(event),
+                _ => structured(event),
+            };
+            self.send(message, &delivery).await?;
+        }
+        Ok(())
+    }
+}
+
+fn structured(event: &Event) -> Message {
+    Message {
+        id: event.id.to_string(),
+        content_type: cloudevents::MEDIA_TYPE.to_owned(),
+        headers: Vec::new(),
+        body: cloudevents::encode(event),
+    }
+}
+
+fn binary(event: &Event) -> Message {
+    let cloudevents::http::Message { mut headers, body } = cloudevents::http::encode(event);
+    let content_type = headers.iter().position(|(name, _)| name == CONTENT_TYPE.as_str());
+    let content_type = content_type.map(|at| headers.swap_remove(at).1);
+    let content_type = content_type.unwrap_or_else(|| "application/json".to_owned());
+    Message { id: event.id.to_string(), content_type, headers, body }
+}
+
+/// A batch's id follows from its events' ids, so that it is the same when it comes again.
+fn batch(events: &[Arc<Event>]) -> Message {
+    let mut hash = Xxh3::new();
+    for event in events {
+        hash.update(&event.id.as_u128().to_be_bytes());
+    }
+    Message {
+        id: format!("batch_{:032x}", hash.digest128()),
+        content_type: cloudevents::BATCH_MEDIA_TYPE.to_owned(),
+        headers: Vec::new(),
+        body: cloudevents::encode_batch(events.iter().map(|event| &**event)),
+    }
+}

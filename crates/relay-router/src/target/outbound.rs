@@ -1,0 +1,334 @@
+//! What may be reached: whoever registers a service makes the relay call an address, so addresses are checked.
+//!
+//! A URL's scheme, host and literal address are looked at when it comes in and on each redirect; a name's addresses
+//! after it was resolved, and exactly those that were checked are connected to, so that a name that changes its
+//! mind in between wins nothing.
+
+use std::error::Error;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::{Client, Response, Url, redirect};
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use super::addresses::{is_special, plain};
+
+/// What may be reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OutboundPolicy {
+    /// Which schemes: `http`, `https`. Default both, since within a cluster the network is often the protection.
+    pub schemes: Vec<String>,
+    /// Which hosts, as they are written in a URL. Default any.
+    pub hosts: Vec<HostPattern>,
+    /// Networks that are reached though they are not on the public internet: this machine (`127.0.0.0/8`, `::1/128`), private ones,
+    /// and those for special purposes. Default none.
+    pub allow_networks: Vec<IpNet>,
+    /// How long opening a connection may take. Default 5 s.
+    pub connect_timeout: Duration,
+}
+
+impl Default for OutboundPolicy {
+    fn default() -> Self {
+        Self {
+            schemes: vec!["http".to_owned(), "https".to_owned()],
+            hosts: vec![HostPattern::Any],
+            allow_networks: Vec::new(),
+            connect_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Hosts that are meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HostPattern {
+    /// All of them.
+    Any,
+    /// This one.
+    Exactly(String),
+    /// Those below this domain.
+    Below(String),
+}
+
+impl HostPattern {
+    /// Reads `*`, `name.example` or `*.example`.
+    pub fn new(text: &str) -> Option<Self> {
+        let is_host = |host: &str| !host.is_empty() && !host.contains(['*', '/', '@', ' ']);
+        match text.strip_prefix("*.") {
+            _ if text == "*" => Some(Self::Any),
+            Some(domain) if is_host(domain) => Some(Self::Below(domain.to_ascii_lowercase())),
+            None if is_host(text) => Some(Self::Exactly(text.to_ascii_lowercase())),
+            _ => None,
+        }
+    }
+
+    fn matches(&self, host: &str) -> bool {
+        let host = host.trim_end_matches('.');
+        match self {
+            Self::Any => true,
+            Self::Exactly(name) => host.eq_ignore_ascii_case(name),
+            Self::Below(domain) => host
+                .len()
+                .checked_sub(domain.len() + 1)
+                .and_then(|at| host.get(at..))
+                .is_some_and(|end| end.starts_with('.') && end[1..].eq_ignore_ascii_case(domain)),
+        }
+    }
+}
+
+impl std::fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::Exactly(name) => f.write_str(name),
+            Self::Below(domain) => write!(f, "*.{domain}"),
+        }
+    }
+}
+
+/// Why something is not reached.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum OutboundError {
+    /// It is no URL with a host.
+    #[error("`{url}` is no usable URL: {detail}")]
+    Malformed {
+        /// The text, cut to its first characters.
+        url: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// The scheme is not allowed.
+    #[error("scheme `{scheme}` is not allowed; `router.allow_schemes` has {allowed:?}")]
+    Scheme {
+        /// The scheme.
+        scheme: String,
+        /// Those that are.
+        allowed: Vec<String>,
+    },
+    /// The host is not allowed.
+    #[error("host `{host}` is not allowed by `router.allow_hosts`")]
+    Host {
+        /// The host.
+        host: String,
+    },
+    /// The address is not on the public internet.
+    #[error(
+        "`{host}` is at {address}, which is not on the public internet; `router.allow_networks` can allow it, for instance with `{address}/{}`", if address.is_ipv4() { 32 } else { 128 }
+    )]
+    Address {
+        /// The host.
+        host: String,
+        /// Where it is.
+        address: IpAddr,
+    },
+    /// The name has no address.
+    #[error("`{host}` cannot be resolved: {detail}")]
+    Unresolved {
+        /// The host.
+        host: String,
+        /// Why.
+        detail: String,
+    },
+    /// The HTTP client cannot be made.
+    #[error("the HTTP client cannot be made: {detail}")]
+    Client {
+        /// Why.
+        detail: String,
+    },
+    /// A signing secret is none.
+    #[error(transparent)]
+    Secret(#[from] super::InvalidSecret),
+}
+
+/// Reaches what may be reached. Clones share their connections.
+#[derive(Clone)]
+pub struct Outbound {
+    policy: Arc<OutboundPolicy>,
+    client: Client,
+}
+
+impl std::fmt::Debug for Outbound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outbound").field("policy", &self.policy).finish_non_exhaustive()
+    }
+}
+
+/// How many redirects are followed.
+const MAX_REDIRECTS: usize = 3;
+
+impl Outbound {
+    /// Reaches what `policy` allows.
+    ///
+    /// # Errors
+    /// [`OutboundError::Client`].
+    pub fn new(policy: OutboundPolicy) -> Result<Self, OutboundError> {
+        let failed = |error: &dyn Error| OutboundError::Client { detail: causes_of(error) };
+        let policy = Arc::new(policy);
+        let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        // And those that this machine trusts, private ones for instance.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| failed(&error))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let redirects = {
+            let policy = Arc::clone(&policy);
+            redirect::Policy::custom(move |attempt| {
+                // Others would turn the POST into a GET; their status is the answer then.
+                if !matches!(attempt.status().as_u16(), 307 | 308) {
+                    return attempt.stop();
+                }
+                if attempt.previous().len() > MAX_REDIRECTS {
+                    return attempt.error(format!("more than {MAX_REDIRECTS} redirects"));
+                }
+                match policy.check(attempt.url()) {
+                    Ok(()) => attempt.follow(),
+                    Err(error) => attempt.error(error),
+                }
+            })
+        };
+        let client = Client::builder()
+            .tls_backend_preconfigured(tls)
+            .no_proxy()
+            .redirect(redirects)
+            .dns_resolver(Arc::new(Resolver(Arc::clone(&policy))))
+            .connect_timeout(policy.connect_timeout)
+            .user_agent(concat!("relay/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| failed(&error))?;
+        Ok(Self { policy, client })
+    }
+
+    /// The URL, if it may be reached as far as can be said without resolving its host's name.
+    ///
+    /// # Errors
+    /// See [`OutboundError`].
+    pub fn check_url(&self, url: &str) -> Result<Url, OutboundError> {
+        let malformed =
+            |detail: String| OutboundError::Malformed { url: url.chars().take(128).collect(), detail };
+        let parsed = Url::parse(url).map_err(|error| malformed(error.to_string()))?;
+        if !parsed.username().is_empty() || parsed.password().is_some() {
+            return Err(malformed("it must not have a user and a password in it".to_owned()));
+        }
+        self.policy.check(&parsed)?;
+        Ok(parsed)
+    }
+
+    /// Where a URL leads: the addresses of its host that may be reached, with the port.
+    ///
+    /// # Errors
+    /// See [`OutboundError`].
+    pub async fn addresses_of(&self, url: &str) -> Result<Vec<SocketAddr>, OutboundError> {
+        let url = self.check_url(url)?;
+        let port = url.port_or_known_default().unwrap_or(443);
+        let host = url.host_str().unwrap_or_default();
+        // IPv6 addresses stand in brackets in a URL.
+        match host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+            Ok(address) => Ok(vec![SocketAddr::new(address, port)]),
+            Err(_) => self.policy.resolve(host, port).await,
+        }
+    }
+
+    /// The HTTP client, which checks each address itself.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl OutboundPolicy {
+    fn check(&self, url: &Url) -> Result<(), OutboundError> {
+        let scheme = url.scheme();
+        if !self.schemes.iter().any(|allowed| allowed == scheme) {
+            return Err(OutboundError::Scheme { scheme: scheme.to_owned(), allowed: self.schemes.clone() });
+        }
+        let Some(host) = url.host_str() else {
+            return Err(OutboundError::Malformed {
+                url: url.to_string(),
+                detail: "it has no host".to_owned(),
+            });
+        };
+        if !self.hosts.iter().any(|pattern| pattern.matches(host)) {
+            return Err(OutboundError::Host { host: host.to_owned() });
+        }
+        match host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+            Ok(address) if !self.allows(address) => {
+                Err(OutboundError::Address { host: host.to_owned(), address })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn allows(&self, address: IpAddr) -> bool {
+        let meant = plain(address);
+        !is_special(address)
+            || self
+                .allow_networks
+                .iter()
+                .any(|network| network.contains(&address) || network.contains(&meant))
+    }
+
+    /// The addresses of a name that may be reached; an error when it has none.
+    async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, OutboundError> {
+        let unresolved = |detail: String| OutboundError::Unresolved { host: host.to_owned(), detail };
+        let found =
+            tokio::net::lookup_host((host, port)).await.map_err(|error| unresolved(error.to_string()))?;
+        let (allowed, refused): (Vec<_>, Vec<_>) = found.partition(|address| self.allows(address.ip()));
+        match (allowed.is_empty(), refused.first()) {
+            (false, _) => Ok(allowed),
+            (true, Some(refused)) => {
+                Err(OutboundError::Address { host: host.to_owned(), address: refused.ip() })
+            }
+            (true, None) => Err(unresolved("it has no address".to_owned())),
+        }
+    }
+}
+
+/// Resolves names for the HTTP client.
+struct Resolver(Arc<OutboundPolicy>);
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let policy = Arc::clone(&self.0);
+        Box::pin(async move {
+            let addresses = policy.resolve(name.as_str(), 0).await?;
+            Ok(Box::new(addresses.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// An error with its causes, without those that it quotes already.
+pub(crate) fn causes_of(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// The first `max` bytes of a body; the rest is not waited for.
+///
+/// # Errors
+/// When the body breaks off before.
+pub(crate) async fn read_some(mut answer: Response, max: usize) -> Result<Vec<u8>, reqwest::Error> {
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await? {
+        let room = max - body.len();
+        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if body.len() == max {
+            break;
+        }
+    }
+    Ok(body)
+}

@@ -1,0 +1,488 @@
+//! Delivery through the router's own API, to targets in this process: order, retries, dead letters, restarts, replays.
+
+#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
+
+mod support;
+
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use relay_core::{DeliveryError, EventLog, Offset, Seq, Verdict};
+use relay_router::rules::TargetPolicy;
+use relay_router::{ReplayRequest, ReplayStart};
+use support::{Recorder, World, attach, by, failed, name, note, number, refused, target, until};
+use tokio::sync::Semaphore;
+
+const TO_A: &str = r#"
+    [[rules]]
+    name = "notes"
+    kinds = ["x-note"]
+    targets = ["a"]
+"#;
+
+const TO_A_ELSE_B: &str = r#"
+    [[rules]]
+    name = "notes"
+    kinds = ["x-note"]
+    targets = ["a"]
+    fallback = ["b"]
+"#;
+
+fn attempts(max_attempts: u32) -> TargetPolicy {
+    let mut policy = TargetPolicy::default();
+    policy.retry.max_attempts = NonZeroU32::new(max_attempts).unwrap();
+    policy
+}
+
+fn is_sorted(numbers: &[usize]) -> bool {
+    numbers.windows(2).all(|pair| pair[0] < pair[1])
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_event_reaches_its_target_once_and_in_its_documents_order() {
+    let world = World::new();
+    let router = world.router(TO_A).await;
+    let a = Recorder::new();
+    attach(&router, "a", &a, TargetPolicy::default()).await;
+    world.publish_notes(&router, 7, 1_000).await;
+    a.wait_for(1_000).await;
+    assert_eq!(a.taken().len(), 1_000);
+    assert_eq!(a.numbers().len(), 7);
+    assert!(a.numbers().values().all(|numbers| is_sorted(numbers)));
+    assert!(router.stop(Duration::from_secs(5)).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_target_ever_gets_what_happens_from_then_on() {
+    let world = World::new();
+    let router = world.router(TO_A).await;
+    world.publish_notes(&router, 1, 10).await;
+    let a = Recorder::new();
+    attach(&router, "a", &a, TargetPolicy::default()).await;
+    world.publish(&router, note("d0", 11)).await;
+    let taken = a.wait_for(1).await;
+    assert_eq!(number(&taken[0].event), 11);
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_event_holds_up_its_own_document_alone_and_ends_as_a_dead_letter() {
+    let world = World::new();
+    let router = world.router(TO_A).await;
+    let a = Recorder::with(|event, _| {
+        if event.document.as_str() == "bad" && number(event) == 1 { Err(failed()) } else { Ok(()) }
+    });
+    attach(&router, "a", &a, attempts(3)).await;
+    world.publish(&router, note("bad", 1)).await;
+    world.publish(&router, note("bad", 2)).await;
+    world.publish(&router, note("good", 3)).await;
+    let taken = a.wait_for(2).await;
+    assert_eq!(taken.iter().map(|taken| number(&taken.event)).collect::<Vec<_>>(), [3, 2]);
+
+    let letters = router.dead_letters(&name("a"), None, 10).await.unwrap();
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].attempts.len(), 3);
+    assert!(letters[0].attempts.iter().all(|attempt| attempt.status == Some(503)));
+    assert!(letters[0].attempts.windows(2).all(|pair| pair[0].at < pair[1].at));
+    assert!(letters[0].event.get().contains("\"n\":1"));
+    assert_eq!(router.target(&name("a")).unwrap().dead_letters, 1);
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_can_be_retried_or_dropped_also_when_the_log_has_forgotten_it() {
+    let world = World::new();
+    let router = world.router(TO_A).await;
+    let broken = Arc::new(AtomicUsize::new(1));
+    let a = {
+        let broken = Arc::clone(&broken);
+        Recorder::with(move |_, _| if broken.load(Ordering::SeqCst) == 1 { Err(refused()) } else { Ok(()) })
+    };
+    attach(&router, "a", &a, attempts(3)).await;
+    let target = name("a");
+    for n in 1..=3 {
+        world.publish(&router, note("d", n)).await;
+    }
+    until(|| router.target(&target).unwrap().dead_letters == 3).await;
+    let letters = router.dead_letters(&target, None, 10).await.unwrap();
+    // A refusal is not tried again.
+    assert!(letters.iter().all(|letter| letter.attempts.len() == 1));
+    world.log.trim(&letters[0].document, Seq::new(3)).await.unwrap();
+    broken.store(0, Ordering::SeqCst);
+    router.retry_dead_letter(&target, letters[1].id).await.unwrap();
+    assert_eq!(number(&a.wait_for(1).await[0].event), 2);
+    router.drop_dead_letter(&target, letters[0].id).await.unwrap();
+    assert!(router.dead_letter(&target, letters[0].id).await.is_err());
+    assert_eq!(router.retry_dead_letters(&target).await.unwrap(), 1);
+    assert_eq!(number(&a.wait_for(2).await[1].event), 3);
+    assert_eq!(router.target(&target).unwrap().dead_letters, 0);
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_refused_event_of_a_batch_does_not_take_the_others_with_it() {
+    let world = World::new();
+    let router = world.router(TO_A).await;
+    let a = Recorder::with(|event, _| if number(event) == 5 { Err(refused()) } else { Ok(()) });
+    let mut policy = attempts(3);
+    policy.batch_size = NonZeroUsize::new(4).unwrap();
+    attach(&router, "a", &a, policy).await;
+    world.publish_notes(&router, 1, 12).await;
+    a.wait_for(11).await;
+    let numbers = a.numbers().remove("d0").unwrap();
+    let mut sorted = numbers.clone();
+    sorted.sort_unstable();
+    sorted.dedup();
+    assert_eq!(sorted, [1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12]);
+    assert!(is_sorted(&numbers), "{numbers:?}");
+    let letters = router.dead_letters(&name("a"), None, 10).await.unwrap();
+    assert_eq!(letters.len(), 1);
+    assert!(letters[0].event.get().contains("\"n\":5"));
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_first_target_does_not_take_goes_to_the_fallback_in_order() {
+    let world = World::new();
+    let router = world.router(TO_A_ELSE_B).await;
+    let a = Recorder::with(|_, _| Err(failed()));
+    let b = Recorder::new();
+    attach(&router, "a", &a, TargetPolicy::default()).await;
+    attach(&router, "b", &b, TargetPolicy::default()).await;
+    world.publish_notes(&router, 3, 60).await;
+    b.wait_for(60).await;
+    assert_eq!(b.taken().len(), 60);
+    assert!(b.numbers().values().all(|numbers| is_sorted(numbers)));
+    assert!(router.dead_letters(&name("a"), None, 1).await.unwrap().is_empty());
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_of_several_targets_get_everything_at_their_own_pace() {
+    let world = World::new();
+    let rules = r#"
+        [[rules]]
+        name = "notes"
+        targets = ["a", "b"]
+        strategy = "all"
+    "#;
+    let router = world.router(rules).await;
+    let gate = Arc::new(Semaphore::new(0));
+    let (a, b) = (Recorder::gated(Arc::clone(&gate)), Recorder::new());
+    attach(&router, "a", &a, TargetPolicy::default()).await;
+    attach(&router, "b", &b, TargetPolicy::default()).await;
+    world.publish_notes(&router, 2, 20).await;
+    b.wait_for(20).await;
+    assert!(a.taken().is_empty());
+    gate.add_permits(20);
+    a.wait_for(20).await;
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_stop_at_any_moment_the_next_router_delivers_the_rest_and_little_twice() {
+    let world = World::new();
+    let concurrency = 4;
+    let mut policy = TargetPolicy::default();
+    policy.concurrency = NonZeroUsize::new(concurrency).unwrap();
+    let total = 500;
+    let mut seen = Vec::new();
+    let mut published = 0;
+    let mut stops = 0;
+    while seen.len() < total {
+        let a = Recorder::gated(Arc::new(Semaphore::new(37)));
+        let router = world.router_to(TO_A, vec![target("a", &a, policy.clone())]).await;
+        for n in published + 1..=(published + 100).min(total) {
+            world.publish(&router, note(&format!("d{}", n % 9), n)).await;
+            published = n;
+        }
+        a.wait_for(37.min(total - seen.len())).await;
+        // At once: what is under way is given up.
+        router.stop(Duration::ZERO).await;
+        stops += 1;
+        seen.extend(a.taken().iter().map(|taken| (taken.event.document.clone(), number(&taken.event))));
+        let mut once = seen.clone();
+        once.sort();
+        once.dedup();
+        assert!(seen.len() - once.len() <= stops * concurrency);
+        // Without what came twice each document is in order.
+        let mut first = std::collections::HashSet::new();
+        seen.retain(|one| first.insert(one.clone()));
+    }
+    for document in 0..9 {
+        let numbers: Vec<_> =
+            seen.iter().filter(|(d, _)| d.as_str() == format!("d{document}")).map(|(_, n)| *n).collect();
+        assert!(is_sorted(&numbers), "{numbers:?}");
+    }
+    assert!(stops > 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_are_remembered_over_a_restart() {
+    let world = World::new();
+    for round in 1..=3 {
+        let gate = Arc::new(Semaphore::new(1));
+        let tried = Arc::clone(&gate);
+        let a = Recorder::with(move |_, attempt| {
+            assert_eq!(attempt, round);
+            tried.try_acquire().map_err(|_| failed())?.forget();
+            Err(failed())
+        });
+        let mut policy = attempts(3);
+        policy.retry.initial = Duration::from_secs(3600);
+        policy.retry.max = Duration::from_secs(3600);
+        let router = world.router_to(TO_A, vec![target("a", &a, policy)]).await;
+        if round == 1 {
+            world.publish(&router, note("d", 1)).await;
+        }
+        until(|| gate.available_permits() == 0).await;
+        if round == 3 {
+            until(|| router.target(&name("a")).unwrap().dead_letters == 1).await;
+            let letters = router.dead_letters(&name("a"), None, 1).await.unwrap();
+            assert_eq!(letters[0].attempts.len(), 3);
+        }
+        router.stop(Duration::from_secs(5)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_whose_time_is_over_is_not_delivered() {
+    let world = World::new();
+    let router = world.router(TO_A).await;
+    let a = Recorder::with(
+        |event, attempt| {
+            if number(event) == 1 && attempt < 3 { Err(failed()) } else { Ok(()) }
+        },
+    );
+    let mut policy = attempts(10);
+    policy.retry.initial = Duration::from_secs(10);
+    attach(&router, "a", &a, policy).await;
+    world.publish(&router, note("d", 1)).await;
+    // It waits behind the first one for longer than it lives.
+    world.publish(&router, note("d", 2).ttl(Duration::from_secs(1))).await;
+    world.publish(&router, note("d", 3)).await;
+    let taken = a.wait_for(2).await;
+    assert_eq!(taken.iter().map(|taken| number(&taken.event)).collect::<Vec<_>>(), [1, 3]);
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_carries_what_led_to_it_and_goes_round_no_circle() {
+    let world = World::new();
+    let rules = r#"
+        [[rules]]
+        name = "first"
+        kinds = ["x-note"]
+        targets = ["a"]
+        continue = true
+        [[rules]]
+        name = "second"
+        kinds = ["x-note"]
+        targets = ["b"]
+    "#;
+    let router = world.router(rules).await;
+    let (a, b) = (Recorder::new(), Recorder::new());
+    attach(&router, "a", &a, TargetPolicy::default()).await;
+    attach(&router, "b", &b, TargetPolicy::default()).await;
+    world.publish(&router, note("d", 1)).await;
+    let given = Arc::clone(&a.wait_for(1).await[0].event);
+    b.wait_for(1).await;
+    assert_eq!(given.metadata.get("relay.causes"), Some("first"));
+    // The target publishes because of it: that goes to the other one alone, and what that publishes to nobody.
+    world.publish(&router, note("d", 2).actor(by("a")).metadata(given.metadata.clone())).await;
+    let given = Arc::clone(&b.wait_for(2).await[1].event);
+    assert_eq!(given.metadata.get("relay.causes"), Some("first,second"));
+    world.publish(&router, note("d", 3).actor(by("b")).metadata(given.metadata.clone())).await;
+    world.publish(&router, note("d", 4)).await;
+    a.wait_for(2).await;
+    b.wait_for(3).await;
+    assert_eq!(a.numbers()["d"], [1, 4]);
+    assert_eq!(b.numbers()["d"], [1, 2, 4]);
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_goes_back_to_who_published_it() {
+    let world = World::new();
+    let router = world.router(TO_A_ELSE_B).await;
+    let (a, b) = (Recorder::new(), Recorder::new());
+    attach(&router, "a", &a, TargetPolicy::default()).await;
+    attach(&router, "b", &b, TargetPolicy::default()).await;
+    world.publish(&router, note("d", 1).actor(by("a"))).await;
+    world.publish(&router, note("d", 2).actor(by("b"))).await;
+    a.wait_for(1).await;
+    b.wait_for(1).await;
+    assert_eq!((a.numbers()["d"].clone(), b.numbers()["d"].clone()), (vec![2], vec![1]));
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_sends_history_again_marked_while_live_events_go_on() {
+    let world = World::new();
+    let router = world.router(TO_A).await;
+    let a = Recorder::new();
+    attach(&router, "a", &a, TargetPolicy::default()).await;
+    world.publish_notes(&router, 2, 20).await;
+    a.wait_for(20).await;
+    let to = name("a");
+    let mut request = ReplayRequest::new(ReplayStart::Offset(Offset::new(5)));
+    request.document = Some(note("d1", 0).document);
+    request.rate = NonZeroU32::MIN;
+    let replay = router.replay(&to, request).await.unwrap();
+    world.publish(&router, note("d1", 21)).await;
+    let taken = a.wait_for(21 + 8).await;
+    let replayed: Vec<_> =
+        taken.iter().filter(|taken| taken.is_replay).map(|taken| number(&taken.event)).collect();
+    assert_eq!(replayed, [5, 7, 9, 11, 13, 15, 17, 19]);
+    // At one event a second the live one has overtaken them.
+    let live = taken.iter().position(|taken| number(&taken.event) == 21).unwrap();
+    assert!(live < 24, "{live}");
+    until(|| router.replays(&to)[0].state == relay_router::ReplayState::Finished).await;
+    assert_eq!(router.replays(&to)[0].queued, 8);
+    assert_eq!(router.replays(&to)[0].id, replay.id);
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_from_a_time_begins_with_what_happened_then_and_goes_on_after_a_restart() {
+    let world = World::new();
+    let router = world.router(TO_A).await;
+    let a = Recorder::new();
+    attach(&router, "a", &a, TargetPolicy::default()).await;
+    world.publish_notes(&router, 1, 10).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let time = world.clock.now();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    for n in 11..=20 {
+        world.publish(&router, note("d0", n)).await;
+    }
+    a.wait_for(20).await;
+    let mut request = ReplayRequest::new(ReplayStart::Time(time));
+    request.rate = NonZeroU32::MIN;
+    router.replay(&name("a"), request).await.unwrap();
+    let before = a.wait_for(23).await.len() - 20;
+    router.stop(Duration::from_secs(5)).await;
+    let before = before.max(a.taken().len() - 20);
+
+    let again = Recorder::new();
+    let router = world.router_to(TO_A, vec![target("a", &again, TargetPolicy::default())]).await;
+    again.wait_for(10 - before).await;
+    let all = a.taken().into_iter().skip(20).chain(again.taken());
+    let numbers: Vec<_> = all.map(|taken| (taken.is_replay, number(&taken.event))).collect();
+    assert_eq!(numbers, (11..=20).map(|n| (true, n)).collect::<Vec<_>>());
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_rule_that_is_no_more_is_still_delivered() {
+    let world = World::new();
+    let router = world.router(TO_A).await;
+    let gate = Arc::new(Semaphore::new(0));
+    let a = Recorder::gated(Arc::clone(&gate));
+    attach(&router, "a", &a, TargetPolicy::default()).await;
+    world.publish_notes(&router, 1, 10).await;
+    until(|| router.target(&name("a")).unwrap().queued == 10).await;
+    let rules =
+        relay_router::RuleDocument { text: String::new(), format: relay_router::rules::RuleFormat::Toml };
+    let version = router.rules().version;
+    assert_eq!(router.put_rules(rules.clone(), Some(version)).await.unwrap().version, version + 1);
+    assert!(router.put_rules(rules, Some(version)).await.is_err());
+    world.publish(&router, note("d0", 11)).await;
+    router.stop(Duration::ZERO).await;
+
+    let a = Recorder::new();
+    let router = world.router_to(TO_A, vec![target("a", &a, TargetPolicy::default())]).await;
+    assert_eq!(router.rules().version, version + 1);
+    a.wait_for(10).await;
+    until(|| router.target(&name("a")).unwrap().queued == 0).await;
+    assert_eq!(a.numbers()["d0"], (1..=10).collect::<Vec<_>>());
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_route_is_left_behind_by_itself_and_catches_up() {
+    let world = World::new();
+    let rules = r#"
+        [[rules]]
+        name = "slow"
+        kinds = ["x-note"]
+        targets = ["a"]
+        continue = true
+        [[rules]]
+        name = "fast"
+        kinds = ["x-note"]
+        targets = ["b"]
+    "#;
+    let mut config = world.config(rules);
+    config.max_queued = 10;
+    let router = world.router_with(config.clone()).await;
+    let gate = Arc::new(Semaphore::new(0));
+    let (a, b) = (Recorder::gated(Arc::clone(&gate)), Recorder::new());
+    attach(&router, "a", &a, TargetPolicy::default()).await;
+    attach(&router, "b", &b, TargetPolicy::default()).await;
+    world.publish_notes(&router, 5, 1_000).await;
+    b.wait_for(1_000).await;
+    assert!(a.taken().is_empty());
+    // It does not wait for ever in memory: no more than one page beyond the limit.
+    assert!(router.target(&name("a")).unwrap().queued <= 10 + 256);
+    gate.add_permits(300);
+    a.wait_for(300).await;
+    router.stop(Duration::ZERO).await;
+
+    let rest = Recorder::new();
+    config.targets =
+        vec![target("a", &rest, TargetPolicy::default()), target("b", &b, TargetPolicy::default())];
+    let router = world.router_with(config).await;
+    rest.wait_for(700).await;
+    let mut numbers: Vec<_> =
+        a.taken().iter().chain(&rest.taken()).map(|taken| number(&taken.event)).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers, (1..=1_000).collect::<Vec<_>>());
+    assert!(rest.numbers().values().all(|numbers| is_sorted(numbers)));
+    assert_eq!(b.taken().len(), 1_000);
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_wants_to_be_left_alone_is() {
+    let world = World::new();
+    let router = world.router(TO_A).await;
+    let clock = Arc::clone(&world.clock);
+    let begun = clock.monotonic();
+    let a = Recorder::with(move |_, _| {
+        if clock.monotonic() - begun < Duration::from_secs(100) {
+            Err(DeliveryError::new(Verdict::Retry, "busy").status(429).retry_after(Duration::from_secs(100)))
+        } else {
+            Ok(())
+        }
+    });
+    // One attempt too many would be one dead letter.
+    attach(&router, "a", &a, attempts(2)).await;
+    world.publish(&router, note("d", 1)).await;
+    a.wait_for(1).await;
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_gets_no_more_at_once_and_no_more_a_second_than_it_takes() {
+    let world = World::new();
+    let router = world.router(TO_A).await;
+    let gate = Arc::new(Semaphore::new(0));
+    let a = Recorder::gated(Arc::clone(&gate));
+    let mut policy = TargetPolicy::default();
+    policy.concurrency = NonZeroUsize::new(3).unwrap();
+    policy.rate = NonZeroU32::new(10);
+    attach(&router, "a", &a, policy).await;
+    world.publish_notes(&router, 50, 50).await;
+    until(|| router.target(&name("a")).unwrap().queued == 50).await;
+    assert_eq!(router.target(&name("a")).unwrap().in_flight, 3);
+    let begun = world.clock.monotonic();
+    gate.add_permits(50);
+    a.wait_for(50).await;
+    // Ten at once, and then ten a second.
+    assert!(world.clock.monotonic() - begun >= Duration::from_secs(3));
+    router.stop(Duration::from_secs(5)).await;
+}
