@@ -161,7 +161,7 @@ impl TryFrom<ProbeFields> for ProbeSpec {
             ],
         };
         if let Some((name, _)) = strange.iter().find(|(_, is_there)| *is_there) {
-            let kind = format!("{:?}", r#type).to_lowercase();
+            let kind = format!("{type:?}").to_lowercase();
             return Err(format!("`{name}` has no meaning for a probe of type `{kind}`; leave it out"));
         }
         let check = match r#type {

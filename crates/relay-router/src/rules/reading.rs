@@ -195,7 +195,7 @@ fn read_rule<'n>(reader: &mut Reader, node: &'n Node<'_>) -> Option<(Rule, Optio
         documents: reader.texts(&fields, "documents", MAX_LIST, read_document),
         when: None,
         targets,
-        strategy: reader.from_json::<Strategy>(&fields, "strategy").unwrap_or_default(),
+        strategy: reader.with_serde::<Strategy>(&fields, "strategy").unwrap_or_default(),
         fallback: read_target_refs(reader, &fields, "fallback"),
         continues: reader.bool(&fields, "continue").unwrap_or(false),
         enabled: reader.bool(&fields, "enabled").unwrap_or(true),

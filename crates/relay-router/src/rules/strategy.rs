@@ -116,7 +116,7 @@ fn rotate(places: &mut [usize], candidates: &[Candidate<'_>], turn: u64) {
     // each of its slots once. Where all weights are the same each has one slot, and the order of the list is as good.
     let are_equal = places.iter().all(|&place| weight(place) <= common);
     let start = if are_equal { 1 } else { round / 2 + round / 8 + 1 };
-    let step = (start..).find(|&step| gcd(step, round) == 1).unwrap_or(1);
+    let step = (start..=start + round).find(|&step| gcd(step, round) == 1).unwrap_or(1);
     let slot = u128::from(turn) * u128::from(step) % u128::from(round);
     let mut passed = 0_u128;
     let chosen = places.iter().position(|&place| {

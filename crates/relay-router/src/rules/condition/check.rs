@@ -286,8 +286,13 @@ impl Checker<'_> {
         self.forget(&parts.accu_var);
         // Each turn adds to a list what one turn has added to the first.
         let grown = step.size.saturating_sub(initial.size).saturating_mul(turns).saturating_add(initial.size);
-        let total =
-            Shape { ty: initial.ty.or(step.ty), size: grown, inner: step.inner.max(initial.inner), work: grown, cost: 1 };
+        let total = Shape {
+            ty: initial.ty.or(step.ty),
+            size: grown,
+            inner: step.inner.max(initial.inner),
+            work: grown,
+            cost: 1,
+        };
         self.declare(&parts.accu_var, total);
         let result = self.shape(&parts.result);
         self.forget(&parts.accu_var);

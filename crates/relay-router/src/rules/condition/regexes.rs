@@ -68,6 +68,7 @@ pub(super) fn declare(environment: &mut Env) {
     debug_assert!(member.is_ok(), "{member:?}");
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "the form that an overload must have")]
 fn is_match<'b, 'v>(arguments: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b, 'v>, ExecutionError> {
     let [text, pattern] = arguments.as_slice() else {
         return Err(ExecutionError::invalid_argument_count(2, arguments.len()));

@@ -200,7 +200,11 @@ impl Reader {
     }
 
     /// A value that serde reads.
-    pub(super) fn from_json<T: DeserializeOwned>(&mut self, fields: &Fields<'_, '_>, key: &str) -> Option<T> {
+    pub(super) fn with_serde<T: DeserializeOwned>(
+        &mut self,
+        fields: &Fields<'_, '_>,
+        key: &str,
+    ) -> Option<T> {
         let node = fields.get(key)?;
         match serde_json::from_value(node.value.to_json()) {
             Ok(value) => Some(value),

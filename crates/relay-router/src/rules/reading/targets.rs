@@ -53,7 +53,7 @@ pub(super) fn read(reader: &mut Reader, node: &Node<'_>) -> Option<TargetSpec> {
     let url = reader.required_text(&fields, "url", node.line).and_then(|(text, line)| {
         check_url(text).map_err(|reason| reader.complain(line, reason)).ok().map(|()| text.to_owned())
     });
-    let format = reader.from_json::<DeliveryFormat>(&fields, "format").unwrap_or_default();
+    let format = reader.with_serde::<DeliveryFormat>(&fields, "format").unwrap_or_default();
     let secrets =
         reader.texts(&fields, "secrets", MAX_LIST, |text| check_secret(text).map(|()| text.to_owned()));
     let capabilities = reader.texts(&fields, "capabilities", MAX_LIST, |text| {
@@ -125,7 +125,7 @@ fn read_policy(reader: &mut Reader, fields: &Fields<'_, '_>) -> TargetPolicy {
             .duration(fields, "timeout", MILLISECOND..=TargetPolicy::MAX_TIMEOUT)
             .unwrap_or(default.timeout),
         batch_size: count(reader, "batch_size", TargetPolicy::MAX_BATCH_SIZE).unwrap_or(default.batch_size),
-        ordering: reader.from_json::<Ordering>(fields, "ordering").unwrap_or_default(),
+        ordering: reader.with_serde::<Ordering>(fields, "ordering").unwrap_or_default(),
         retry: fields.get("retry").and_then(|node| read_retry(reader, node)).unwrap_or_default(),
         breaker: fields.get("breaker").and_then(|node| read_breaker(reader, node)).unwrap_or_default(),
     }
@@ -187,7 +187,7 @@ fn read_probe(reader: &mut Reader, fields: &Fields<'_, '_>, node: &Node<'_>) -> 
     if reader.problems.len() > known {
         return None;
     }
-    let probe = reader.from_json::<ProbeSpec>(fields, "probe")?;
+    let probe = reader.with_serde::<ProbeSpec>(fields, "probe")?;
     if probe.check == ProbeCheck::Heartbeat {
         reader.complain(
             node.line,

@@ -166,9 +166,10 @@ fn conversion(name: &str, one: &Shape) -> Option<Shape> {
         "bool" if is(&[Ty::Bool, Ty::Text]) => scalar(Ty::Bool),
         "timestamp" if is(&[Ty::Text, Ty::Timestamp, Ty::Int]) => scalar(Ty::Timestamp),
         "duration" if is(&[Ty::Text, Ty::Duration]) => scalar(Ty::Duration),
-        "string" if is(&[Ty::Text, Ty::Bytes, Ty::Dyn]) => {
-            Some(Shape { work: one.work, ..Shape::new(Ty::Text, one.size.max(MAX_SHOWN_BYTES), bytes_cost(one.work)) })
-        }
+        "string" if is(&[Ty::Text, Ty::Bytes, Ty::Dyn]) => Some(Shape {
+            work: one.work,
+            ..Shape::new(Ty::Text, one.size.max(MAX_SHOWN_BYTES), bytes_cost(one.work))
+        }),
         "string" if is(&[Ty::Bool, Ty::Int, Ty::Uint, Ty::Double, Ty::Timestamp, Ty::Duration]) => {
             Some(Shape::new(Ty::Text, MAX_SHOWN_BYTES, 1))
         }
@@ -246,9 +247,8 @@ fn binary(name: &str, one: &Shape, other: &Shape) -> Option<Shape> {
         operators::ADD => sum(one, other),
         operators::SUBSTRACT => {
             let ty = match (a, b) {
-                (Ty::Timestamp, Ty::Timestamp) => Ty::Duration,
+                (Ty::Timestamp, Ty::Timestamp) | (Ty::Duration, Ty::Duration) => Ty::Duration,
                 (Ty::Timestamp, Ty::Duration) => Ty::Timestamp,
-                (Ty::Duration, Ty::Duration) => Ty::Duration,
                 _ => number(a, b)?,
             };
             Some(Shape::new(ty, 1, 0))

@@ -1,0 +1,152 @@
+//! Conditions: what is refused when rules are loaded, with its place, and what holds for which event.
+#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
+
+use proptest::prelude::*;
+use relay_core::{Actor, DocumentId, Draft, Epoch, Event, Metadata, Offset, Payload, Seq, Timestamp, UserId};
+use relay_router::rules::{Condition, RuleFormat, RuleSet, VerdictReason};
+use serde_json::json;
+
+fn rules_with(when: &str) -> Result<RuleSet, String> {
+    let document = json!({"rules": [{"name": "r", "targets": ["t"], "when": when}]});
+    RuleSet::parse(&document.to_string(), RuleFormat::Json).map_err(|error| error.to_string())
+}
+
+fn event() -> Event {
+    let mut metadata = Metadata::default();
+    metadata.insert("lang", "en").unwrap();
+    metadata.insert("size", "12").unwrap();
+    let payload = Payload::json(&json!({
+        "title": "Über uns", "count": 3, "ratio": 0.5, "tags": ["a", "b"], "by": {"name": "ada"}, "nothing": null,
+    }));
+    let draft = Draft::new(
+        DocumentId::new("notes/today").unwrap(),
+        relay_events::kind("x-note").unwrap(),
+        payload.unwrap(),
+    );
+    let draft = draft.actor(Actor::User(UserId::new("ada").unwrap())).metadata(metadata);
+    let time: Timestamp = "2026-01-02T03:04:05Z".parse().unwrap();
+    let mut event = draft.into_event(Epoch::from_u64(1), Some(Seq::new(7)), time);
+    event.offset = Some(Offset::new(70));
+    event
+}
+
+#[track_caller]
+fn verdict(when: &str, event: &Event) -> VerdictReason {
+    let rules = rules_with(when).unwrap_or_else(|error| panic!("{when}: {error}"));
+    let reason = rules.explain(event).remove(0).reason;
+    let matched = rules.matches(event).into_iter().count() == 1;
+    assert_eq!(matched, reason == VerdictReason::Matched, "{when}: matches and explain disagree");
+    reason
+}
+
+#[track_caller]
+fn holds(when: &str) {
+    assert_eq!(verdict(when, &event()), VerdictReason::Matched, "{when}");
+}
+
+#[track_caller]
+fn refused(when: &str, expected: &str) {
+    let error = rules_with(when).err().unwrap_or_else(|| panic!("`{when}` is not refused"));
+    assert_eq!(error, format!("line 1, rule r: `when`, {expected}"), "{when}");
+}
+
+#[test]
+fn every_field_of_an_event_has_the_value_that_the_event_has() {
+    holds("event.document == 'notes/today' && event.kind == 'x-note'");
+    holds("event.seq == 7 && event.offset == 70");
+    holds("event.actor == 'user:ada' && event.actor_type == 'user'");
+    holds("event.session == '' && size(event.id) == 36");
+    holds("event.time == timestamp('2026-01-02T03:04:05Z') && event.time.getFullYear() == 2026");
+    holds("event.metadata['lang'] == 'en' && event.metadata.lang == 'en' && 'lang' in event.metadata");
+    holds(
+        "event.payload.title == 'Über uns' && event.payload.by.name == 'ada' && event.payload['count'] == 3",
+    );
+    holds("event.payload_bytes > 20 && event.payload_bytes < 200");
+}
+
+#[test]
+fn the_language_works_on_events() {
+    holds("event.payload.count + 1 == 4");
+    holds("event.payload.ratio < 0.6 && event.payload.count > 2.5");
+    holds("event.payload.tags.exists(t, t == 'b') && event.payload.tags.all(t, t < 'c')");
+    holds("event.payload.tags.filter(t, t != 'a').size() == 1");
+    holds("event.payload.tags.map(t, t + '!')[0] == 'a!'");
+    holds("event.metadata.exists(k, event.metadata[k] == '12')");
+    holds("has(event.payload.by.name) && !has(event.payload.by.age) && !has(event.metadata.nope)");
+    holds("event.payload.nothing == null");
+    holds("event.kind in ['x-note', 'document.edited']");
+    holds(
+        "event.document.startsWith('notes/') && event.document.endsWith('day') && event.document.contains('s/t')",
+    );
+    holds("event.document.matches('^notes/[a-z]+$') && matches(event.payload.title, 'ber')");
+    holds("event.payload.tags.exists(t, t.matches('^b$'))");
+    holds("int(event.metadata['size']) == 12");
+    holds(
+        "event.time > timestamp('2025-01-01T00:00:00Z') && event.time - timestamp('2026-01-01T00:00:00Z') > duration('1h')",
+    );
+    holds("(event.seq > 5 ? 'late' : 'early') == 'late'");
+    holds("type(event.payload.count) == int");
+    // What fails does not matter where the other side decides.
+    holds("event.payload.missing == 1 || event.seq == 7");
+}
+
+#[test]
+fn a_condition_that_fails_does_not_match_and_says_why() {
+    for (when, expected) in [
+        ("event.payload.missing == 1", "there is no key `missing`"),
+        ("event.metadata['nope'] == 'x'", "there is no key `nope`"),
+        ("event.payload.tags[9] == 'x'", "an index is out of bounds"),
+        ("event.payload.count / 0 == 1", "it divides by zero"),
+        ("event.payload.count + 9223372036854775807 > 0", "a number overflows"),
+        ("event.payload.count", "it is neither true nor false"),
+        (
+            "event.payload.count.matches('3')",
+            "found no matching overload for 'matches' applied to 'int.(relay.regex)'",
+        ),
+    ] {
+        let expected = VerdictReason::ConditionError { message: expected.to_owned() };
+        assert_eq!(verdict(when, &event()), expected, "{when}");
+    }
+}
+
+#[test]
+fn failures_are_counted_per_rule() {
+    let rules = rules_with("event.payload.missing == 1").unwrap();
+    assert_eq!(rules.matches(&event()).condition_errors(), 1);
+    rules.matches(&event());
+    rules.explain(&event());
+    assert_eq!(rules.rules()[0].condition_errors(), 2);
+}
+
+#[test]
+fn payloads_that_are_binary_or_too_large_fail_only_what_looks_at_them() {
+    let mut binary = event();
+    binary.payload = Payload::Binary(vec![1, 2, 3].into());
+    let mut large = event();
+    large.payload = Payload::json(&json!({"text": "x".repeat(Condition::MAX_PAYLOAD_BYTES)})).unwrap();
+    let failed = |message: &str| VerdictReason::ConditionError { message: message.to_owned() };
+    assert_eq!(
+        verdict("event.payload.count == 3", &binary),
+        failed("the payload is binary; conditions can look at JSON alone")
+    );
+    assert_eq!(
+        verdict("has(event.payload.text)", &large),
+        failed("the payload has 65547 bytes; conditions look at up to 65536")
+    );
+    assert_eq!(verdict("event.payload_bytes == 3", &binary), VerdictReason::Matched);
+    assert_eq!(verdict("event.payload_bytes > 65536", &large), VerdictReason::Matched);
+}
+
+#[test]
+fn what_cannot_be_right_is_refused_with_its_column() {
+    refused("event.knd == 'x'", "column 6: an event has no field `knd`; did you mean `kind`?");
+    refused("event.seq == 'x'", "column 11: `==` does not take int and string");
+    refused("event.kind", "column 6: a condition must be a bool, this is string");
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_compiler_panic(text in "\\PC{0,60}") {
+        let _ = rules_with(&text);
+    }
+}
