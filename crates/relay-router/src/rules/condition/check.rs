@@ -118,9 +118,9 @@ struct Checker<'a> {
 impl Checker<'_> {
     fn complain(&mut self, id: u64, reason: impl Into<String>) {
         let at = self.places.offset_for(id).map_or(self.at, |(start, _)| start as usize);
-        let before: Vec<char> = self.source.chars().take(at).collect();
-        let line = before.iter().filter(|char| **char == '\n').count() + 1;
-        let column = before.iter().rev().take_while(|char| **char != '\n').count() + 1;
+        let before = self.source.get(..at).unwrap_or(self.source);
+        let line = before.matches('\n').count() + 1;
+        let column = before.chars().rev().take_while(|char| *char != '\n').count() + 1;
         let mistake = Mistake { line, column, reason: reason.into() };
         if self.mistakes.len() < MAX_MISTAKES && !self.mistakes.contains(&mistake) {
             self.mistakes.push(mistake);

@@ -76,16 +76,12 @@ impl Checker<'_> {
             }
             _ => None,
         };
-        match found {
-            Some(shape) => {
-                let cost = shape.cost.saturating_add(below);
-                shape.with_cost(cost)
-            }
-            None => {
-                let types: Vec<String> = shapes.iter().map(|shape| shape.ty.to_string()).collect();
-                self.refuse(id, describe_misuse(name, &types))
-            }
+        if let Some(shape) = found {
+            let cost = shape.cost.saturating_add(below);
+            return shape.with_cost(cost);
         }
+        let types: Vec<String> = shapes.iter().map(|shape| shape.ty.to_string()).collect();
+        self.refuse(id, describe_misuse(name, &types))
     }
 
     fn matches(&mut self, pattern: &IdedExpr, text: &Shape, given: &Shape) -> Option<Shape> {
@@ -135,8 +131,8 @@ fn describe_misuse(name: &str, types: &[String]) -> String {
     }
 }
 
-fn bool_of(cost: u64) -> Option<Shape> {
-    Some(Shape::new(Ty::Bool, 1, cost))
+fn bool_of(cost: u64) -> Shape {
+    Shape::new(Ty::Bool, 1, cost)
 }
 
 fn bytes_cost(bytes: u64) -> u64 {
@@ -145,7 +141,7 @@ fn bytes_cost(bytes: u64) -> u64 {
 
 fn unary(name: &str, one: &Shape) -> Option<Shape> {
     match name {
-        operators::LOGICAL_NOT | operators::NOT_STRICTLY_FALSE if one.ty.fits(&Ty::Bool) => bool_of(0),
+        operators::LOGICAL_NOT | operators::NOT_STRICTLY_FALSE if one.ty.fits(&Ty::Bool) => Some(bool_of(0)),
         operators::NEGATE if matches!(one.ty, Ty::Int | Ty::Double | Ty::Dyn) => {
             Some(Shape::new(one.ty.clone(), 1, 0))
         }
@@ -217,8 +213,8 @@ fn text_test(name: &str, one: &Shape, other: &Shape) -> Option<Shape> {
         return None;
     }
     match name {
-        "contains" => bool_of(bytes_cost(one.work.saturating_add(other.work))),
-        "startsWith" | "endsWith" => bool_of(bytes_cost(one.work.min(other.work))),
+        "contains" => Some(bool_of(bytes_cost(one.work.saturating_add(other.work)))),
+        "startsWith" | "endsWith" => Some(bool_of(bytes_cost(one.work.min(other.work)))),
         _ => None,
     }
 }
@@ -231,16 +227,12 @@ fn binary(name: &str, one: &Shape, other: &Shape) -> Option<Shape> {
     });
     match name {
         operators::LOGICAL_AND | operators::LOGICAL_OR => {
-            (a.fits(&Ty::Bool) && b.fits(&Ty::Bool)).then_some(()).and_then(|()| bool_of(0))
+            (a.fits(&Ty::Bool) && b.fits(&Ty::Bool)).then(|| bool_of(0))
         }
-        operators::EQUALS | operators::NOT_EQUALS => {
-            a.is_comparable_to(b).then_some(()).and_then(|()| bool_of(compared))
-        }
+        operators::EQUALS | operators::NOT_EQUALS => a.is_comparable_to(b).then(|| bool_of(compared)),
         operators::LESS | operators::LESS_EQUALS | operators::GREATER | operators::GREATER_EQUALS => {
             let has_order = |ty: &Ty| !matches!(ty, Ty::List(_) | Ty::Map(..) | Ty::Null | Ty::Type);
-            (a.is_comparable_to(b) && has_order(a) && has_order(b))
-                .then_some(())
-                .and_then(|()| bool_of(compared))
+            (a.is_comparable_to(b) && has_order(a) && has_order(b)).then(|| bool_of(compared))
         }
         operators::IN => contained(one, other),
         operators::INDEX => indexed(one, other),
@@ -308,9 +300,9 @@ fn indexed(one: &Shape, by: &Shape) -> Option<Shape> {
 fn contained(one: &Shape, within: &Shape) -> Option<Shape> {
     let compared = bytes_cost(one.work.min(within.inner)).saturating_add(1);
     match &within.ty {
-        Ty::List(of) if of.is_comparable_to(&one.ty) => bool_of(within.size.saturating_mul(compared)),
-        Ty::Map(key, _) if key.is_comparable_to(&one.ty) => bool_of(compared),
-        ty if ty.is_open() => bool_of(within.turns().saturating_mul(compared)),
+        Ty::List(of) if of.is_comparable_to(&one.ty) => Some(bool_of(within.size.saturating_mul(compared))),
+        Ty::Map(key, _) if key.is_comparable_to(&one.ty) => Some(bool_of(compared)),
+        ty if ty.is_open() => Some(bool_of(within.turns().saturating_mul(compared))),
         _ => None,
     }
 }
