@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 use relay_core::{Clock, LatencyStats, LatencyWindow, ServiceName};
+use relay_events::ServiceState;
 use serde::Serialize;
 
 use crate::decisions::{DecisionLogStats, Outcome};
@@ -66,9 +67,11 @@ pub struct RouterStats {
 }
 
 /// What was delivered to one target, and what waits for it.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct TargetStats {
+    /// Whether it works.
+    pub state: ServiceState,
     /// Events that it took.
     pub delivered: u64,
     /// Failed attempts after which an event was tried again.
@@ -102,6 +105,7 @@ pub struct TargetStats {
 /// What waits for a target at one moment.
 pub(crate) struct TargetGauges {
     pub(crate) target: ServiceName,
+    pub(crate) state: ServiceState,
     pub(crate) queued: usize,
     pub(crate) in_flight: usize,
     pub(crate) lag_events: u64,
@@ -172,7 +176,9 @@ impl RouterMetrics {
             targets.insert(Arc::clone(name), counters.read(now));
         }
         for gauge in gauges {
-            let target = targets.entry(gauge.target.as_str().into()).or_default();
+            let unused = || TargetCounters::default().read(now);
+            let target = targets.entry(gauge.target.as_str().into()).or_insert_with(unused);
+            target.state = gauge.state;
             target.queued = gauge.queued;
             target.in_flight = gauge.in_flight;
             target.lag_events = gauge.lag_events;
@@ -205,7 +211,13 @@ impl TargetCounters {
             fallbacks: self.fallbacks.load(Ordering::Relaxed),
             dead_letters_dropped: self.dead_letters_dropped.load(Ordering::Relaxed),
             latency: self.latency.stats(now),
-            ..TargetStats::default()
+            // Those that are no targets any more.
+            state: ServiceState::Gone,
+            dead_letters: 0,
+            queued: 0,
+            in_flight: 0,
+            lag_events: 0,
+            lag_seconds: 0.0,
         }
     }
 }

@@ -264,6 +264,7 @@ impl Router {
         let behind = self.0.cursor.get().map_or(0, |cursor| head.get().saturating_sub(cursor.get()));
         let gauges = self.targets().into_iter().map(|target| TargetGauges {
             target: target.name,
+            state: target.state,
             queued: target.queued,
             in_flight: target.in_flight,
             lag_events: target.queued as u64 + behind,

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use relay_bus::BusConfig;
 use relay_log::LogConfig;
 use relay_presence::{LockConfig, PresenceConfig};
+use relay_router::RouterConfig;
 use relay_ws::WsConfig;
 
 /// How a [`RelayService`](crate::RelayService) runs.
@@ -29,6 +30,8 @@ pub struct ServiceConfig {
     pub presence: PresenceConfig,
     /// Times and limits of locks.
     pub locks: LockConfig,
+    /// How events reach backend services. Default `None`: they do not. Needs a log.
+    pub router: Option<RouterConfig>,
     /// Limits of HTTP requests.
     pub http: HttpConfig,
     /// How long [`RelayService::stop`](crate::RelayService::stop) may take. Default 10 s.
@@ -52,6 +55,7 @@ impl Default for ServiceConfig {
             ws: WsConfig::default(),
             presence: PresenceConfig::default(),
             locks: LockConfig::default(),
+            router: None,
             http: HttpConfig::default(),
             stop_timeout: Duration::from_secs(10),
         }

@@ -3,6 +3,7 @@
 //! Handlers reach documents through [`EventSink`] and [`EventSource`] alone. Whatever goes wrong is answered with a
 //! [`Problem`], unknown paths and wrong methods included.
 
+mod decisions;
 mod health;
 mod history;
 pub(crate) mod host;
@@ -14,8 +15,12 @@ mod page;
 mod participants;
 mod problem;
 mod publish;
+mod routing;
+mod rules;
+mod services;
 mod sessions;
 mod stream;
+mod targets;
 
 use std::sync::Arc;
 
@@ -29,6 +34,7 @@ use http::request::Parts;
 use http::{Method, StatusCode, Uri};
 use relay_core::{DocumentId, EventSink, EventSource};
 use relay_presence::Presence;
+use relay_router::Router as EventRouter;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
@@ -43,6 +49,8 @@ pub(crate) struct Api {
     pub(crate) sink: Arc<dyn EventSink>,
     pub(crate) source: Arc<dyn EventSource>,
     pub(crate) presence: Presence,
+    /// `None` when events are not routed.
+    pub(crate) router: Option<EventRouter>,
     pub(crate) gauges: Gauges,
     pub(crate) config: HttpConfig,
     pub(crate) origins: relay_ws::OriginPolicy,
@@ -80,6 +88,10 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/v1/shards", get(shards))
         .route("/v1/stats", get(stats))
         .route("/metrics", get(metrics::metrics))
+        .merge(services::routes())
+        .merge(rules::routes())
+        .merge(targets::routes())
+        .merge(decisions::routes())
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
         .fallback(unknown_path)

@@ -32,6 +32,7 @@
 mod config;
 mod http;
 mod participant;
+mod routed_log;
 mod server;
 mod service;
 mod stats;

@@ -13,6 +13,7 @@ use relay_core::{
 use relay_events::PayloadError;
 use relay_log::{EmbeddedLog, LogConfig, OpenError, RecoveryReport};
 use relay_presence::{FileTokens, Locks, MemoryTokens, Presence, TokenError, TokenSource};
+use relay_router::{Router, RouterError, RouterParts};
 use relay_ws::WsServer;
 use tokio::net::TcpSocket;
 use tokio::time::Instant;
@@ -21,8 +22,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::{ServiceConfig, Storage};
 use crate::http::host::Hosts;
-use crate::http::{Api, router};
+use crate::http::{self, Api};
 use crate::participant::Participant;
+use crate::routed_log::RoutedLog;
 use crate::server::{Server, TlsError};
 use crate::stats::{Gauges, ServiceStats};
 
@@ -34,6 +36,7 @@ pub struct RelayService {
     bus: Bus,
     presence: Presence,
     ws: WsServer,
+    router: Option<Router>,
     log: Option<EmbeddedLog>,
     recovery: Option<RecoveryReport>,
     gauges: Gauges,
@@ -98,6 +101,14 @@ pub enum StartError {
     /// The log cannot be opened.
     #[error(transparent)]
     Log(#[from] OpenError),
+    /// Events cannot be routed as they are to be.
+    #[error("router: {0}")]
+    Router(#[from] RouterError),
+    /// Routing is wanted where events are not kept in a log.
+    #[error(
+        "events are routed from the log, and there is none in memory: leave `router` out, or keep events in a log"
+    )]
+    RouterWithoutLog,
     /// Opening the log panicked.
     #[error("opening the log ended by a bug: {0}")]
     LogPanicked(tokio::task::JoinError),
@@ -164,6 +175,9 @@ impl RelayService {
                 return Err(StartError::EventLimit { payload, event: log.max_event_bytes, needed });
             }
         }
+        if config.router.is_some() && matches!(config.storage, Storage::Memory) {
+            return Err(StartError::RouterWithoutLog);
+        }
         // Before the log is opened, so that a server that cannot serve leaves nothing behind.
         let server = match config.listen {
             None => None,
@@ -180,9 +194,27 @@ impl RelayService {
                 (Some(log), Some(recovery), Arc::new(tokens) as Arc<dyn TokenSource>)
             }
         };
-        let shared_log = log.clone().map(|log| Arc::new(log) as Arc<dyn EventLog>);
+        let (shared_log, place) = match &log {
+            Some(log) => {
+                let (log, place) = RoutedLog::new(Arc::new(log.clone()));
+                (Some(Arc::new(log) as Arc<dyn EventLog>), Some(place))
+            }
+            None => (None, None),
+        };
         let locks = Locks::new(config.locks, Arc::clone(&clock), tokens);
-        let bus = Bus::guarded(config.bus, shared_log, Arc::new(locks.clone()), Arc::clone(&clock));
+        let bus = Bus::guarded(config.bus, shared_log.clone(), Arc::new(locks.clone()), Arc::clone(&clock));
+        let router = match (config.router, shared_log, &recovery) {
+            (Some(config), Some(log), Some(recovery)) => {
+                let sink = Arc::new(bus.clone());
+                let parts = RouterParts { log, head: recovery.last_offset, sink, clock: Arc::clone(&clock) };
+                Some(Router::start(config, parts).await?)
+            }
+            _ => None,
+        };
+        if let (Some(place), Some(router)) = (place, &router) {
+            // Nobody else has the place.
+            let _ = place.set(router.clone());
+        }
         let presence = Presence::new(config.presence, Arc::new(bus.clone()), locks, Arc::clone(&clock));
         let origins = config.ws.origins.clone();
         let ws = WsServer::with_attendance(
@@ -200,6 +232,7 @@ impl RelayService {
             http,
             outcomes: Arc::default(),
             ws: ws.clone(),
+            router: router.clone(),
             log: log.clone(),
             clock,
             started,
@@ -215,13 +248,14 @@ impl RelayService {
                     sink: Arc::new(bus.clone()),
                     source: Arc::new(bus.clone()),
                     presence: presence.clone(),
+                    router: router.clone(),
                     gauges: gauges.clone(),
                     hosts: Hosts::new(&config.http.allowed_hosts, address),
                     config: config.http,
                     origins,
                     closing: closing.clone(),
                 };
-                let acceptor = tokio::spawn(server.serve(listener, router(api), closing.clone()));
+                let acceptor = tokio::spawn(server.serve(listener, http::router(api), closing.clone()));
                 (Some(address), Some(AbortOnDropHandle::new(acceptor)))
             }
         };
@@ -229,6 +263,7 @@ impl RelayService {
             bus,
             presence,
             ws,
+            router,
             log,
             recovery,
             gauges,
@@ -257,6 +292,11 @@ impl RelayService {
     /// Who is where: sessions, participants, locks.
     pub fn presence(&self) -> &Presence {
         &self.presence
+    }
+
+    /// What takes events to backend services. `None` when it is not configured.
+    pub fn router(&self) -> Option<&Router> {
+        self.router.as_ref()
     }
 
     /// Publishes `draft`, after checking that its payload fits its kind.
@@ -322,8 +362,8 @@ impl RelayService {
     }
 
     /// Stops, in this order: no new connection is accepted; WebSocket clients and event streams are told to come
-    /// back; requests under way are answered; sessions and locks end; what was accepted is written; streams end; the log
-    /// is closed. What is not done within [`stop_timeout`](ServiceConfig::stop_timeout) is given up, except closing the log.
+    /// back; requests under way are answered; sessions and locks end; what was accepted is written; streams end; deliveries
+    /// to services under way end; the log is closed. What is not done within [`stop_timeout`](ServiceConfig::stop_timeout) is given up, except closing the log.
     ///
     /// # Errors
     /// [`LogError::Failed`] when the log could not be flushed; what was acknowledged before is kept all the same.
@@ -341,10 +381,14 @@ impl RelayService {
         let ((), answered) = tokio::join!(self.ws.shutdown(left()), answered);
         let told = self.presence.shutdown(left()).await;
         let drained = self.bus.shutdown(left()).await;
+        let delivered = match &self.router {
+            Some(router) => router.stop(left()).await,
+            None => true,
+        };
         if let Some(log) = self.log {
             log.close().await?;
         }
-        Ok(Stopped { complete: answered && told && drained.complete })
+        Ok(Stopped { complete: answered && told && drained.complete && delivered })
     }
 }
 

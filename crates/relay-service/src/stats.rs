@@ -8,6 +8,7 @@ use relay_bus::{Bus, BusStats};
 use relay_core::{Clock, DocumentId, EventLog, LatencyStats, LogError};
 use relay_log::{EmbeddedLog, LogStats};
 use relay_presence::{LockStats, Presence, PresenceStats};
+use relay_router::{Router, RouterStats};
 use relay_ws::{WsServer, WsStats};
 use serde::{Serialize, Serializer};
 
@@ -43,6 +44,8 @@ pub struct ServiceStats {
     pub locks: LockStats,
     /// WebSocket connections.
     pub ws: WsStats,
+    /// Routing to services. `None` when events are not routed.
+    pub router: Option<RouterStats>,
     /// The log. `None` when histories are in memory.
     #[serde(serialize_with = "log_stats")]
     pub log: Option<LogStats>,
@@ -106,6 +109,8 @@ pub(crate) struct Gauges {
     pub(crate) http: Option<Server>,
     pub(crate) outcomes: Arc<Outcomes>,
     pub(crate) ws: WsServer,
+    /// `None` when events are not routed.
+    pub(crate) router: Option<Router>,
     pub(crate) log: Option<EmbeddedLog>,
     pub(crate) clock: Arc<dyn Clock>,
     /// By the clock's monotonic time.
@@ -138,6 +143,7 @@ impl Gauges {
             locks,
             http: self.http.as_ref().map(Server::stats).unwrap_or_default(),
             ws,
+            router: self.router.as_ref().map(Router::stats),
             log,
         }
     }

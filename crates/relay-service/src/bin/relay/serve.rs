@@ -2,15 +2,17 @@
 
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
+use std::path::Path;
 
 use anyhow::bail;
 use relay_log::RecoveryReport;
+use relay_router::{Router, RulesInForce};
 use relay_service::RelayService;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::SettingsArgs;
-use crate::settings::{Durability, LogFormat, Settings};
+use crate::settings::{self, Durability, LogFormat, Settings};
 
 pub(crate) async fn serve(args: SettingsArgs) -> anyhow::Result<()> {
     let settings = args.load()?.settings;
@@ -28,10 +30,11 @@ pub(crate) async fn serve(args: SettingsArgs) -> anyhow::Result<()> {
     if let Some(address) = service.address() {
         announce(address, &settings)?;
     }
+    let rules = settings.router_rules.clone();
     let name = loop {
         tokio::select! {
             name = signals.next() => break name,
-            _ = hangup.recv() => reload(&service).await,
+            _ = hangup.recv() => reload(&service, rules.as_deref()).await,
         }
     };
     tracing::info!(signal = name, "stopping");
@@ -72,8 +75,19 @@ fn tell(recovery: &RecoveryReport) {
     }
 }
 
-/// Reads again what may have changed: the certificate.
-async fn reload(service: &RelayService) {
+/// Reads again what may have changed: the rules and the certificate.
+async fn reload(service: &RelayService, rules: Option<&Path>) {
+    if let (Some(router), Some(path)) = (service.router(), rules) {
+        match read_rules(router, path).await {
+            Ok(in_force) => {
+                tracing::info!(version = in_force.version, source = ?in_force.source, "SIGHUP: the rules were read again");
+            }
+            Err(error) => tracing::error!(
+                error = format!("{error:#}"),
+                "SIGHUP: the new rules are not used; the old ones stay"
+            ),
+        }
+    }
     match service.reload_certificate().await {
         Ok(true) => tracing::info!("SIGHUP: the certificate was read again"),
         Ok(false) => tracing::info!(
@@ -81,6 +95,12 @@ async fn reload(service: &RelayService) {
         ),
         Err(error) => tracing::error!(%error, "SIGHUP: the new certificate is not used; the old one stays"),
     }
+}
+
+async fn read_rules(router: &Router, path: &Path) -> anyhow::Result<RulesInForce> {
+    let path = path.to_owned();
+    let document = tokio::task::spawn_blocking(move || settings::rules(&path)).await??;
+    Ok(router.configure_rules(document).await?)
 }
 
 /// The signals that stop the server.

@@ -10,13 +10,15 @@ pub(crate) mod layers;
 pub(crate) mod value;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use relay_bus::BusConfig;
 use relay_core::Retention;
 use relay_log::{LogConfig, LogDurability};
 use relay_presence::{LockConfig, PresenceConfig};
+use relay_router::rules::RuleFormat;
+use relay_router::{RouterConfig, RuleDocument};
 use relay_service::{HttpConfig, ServiceConfig, Storage, TlsConfig};
 use relay_ws::WsConfig;
 
@@ -40,6 +42,8 @@ pub(crate) struct Settings {
     pub(crate) presence: PresenceConfig,
     pub(crate) locks: LockConfig,
     pub(crate) http: HttpConfig,
+    pub(crate) router_rules: Option<PathBuf>,
+    pub(crate) router: RouterConfig,
 }
 
 impl Default for Settings {
@@ -61,6 +65,9 @@ impl Default for Settings {
             presence: service.presence,
             locks: service.locks,
             http: service.http,
+            router_rules: None,
+            // Its directory is in that of the log.
+            router: RouterConfig::new("relay-data/router"),
         }
     }
 }
@@ -75,6 +82,13 @@ impl Settings {
             (Some(_), None) => return Err(SettingsError::HalfTls { given: "tls.cert", missing: "tls.key" }),
             (None, Some(_)) => return Err(SettingsError::HalfTls { given: "tls.key", missing: "tls.cert" }),
         };
+        let mut router = self.router;
+        router.directory = self.log.directory.join("router");
+        if let Some(path) = &self.router_rules {
+            router.rules = rules(path)?;
+        }
+        // Without a log there is nothing to route from.
+        let router = (self.durability != Durability::Memory).then_some(router);
         let log = |durability| {
             Storage::Log(LogConfig { durability, retention: self.retention, ..self.log.clone() })
         };
@@ -90,10 +104,19 @@ impl Settings {
             ws: self.ws,
             presence: self.presence,
             locks: self.locks,
+            router,
             http: self.http,
             stop_timeout: self.stop_timeout,
         })
     }
+}
+
+/// Reads a rule document. A name that ends in `.json` is JSON, any other TOML.
+pub(crate) fn rules(path: &Path) -> Result<RuleDocument, SettingsError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| SettingsError::Unreadable { path: path.to_owned(), source })?;
+    let is_json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
+    Ok(RuleDocument { text, format: if is_json { RuleFormat::Json } else { RuleFormat::Toml } })
 }
 
 /// When an event is acknowledged and shown.

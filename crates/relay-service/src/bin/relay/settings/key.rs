@@ -180,6 +180,58 @@ keys! {
         "Documents that have locks at once.";
     "locks.max_unpublished" => locks.max_unpublished,
         "Changes of one document's locks that may wait for the log; with so many nothing more is acquired there.";
+    "router.rules" => router_rules,
+        "A file with rules and targets, TOML or JSON; read again on SIGHUP. `none`: the rules for the four services of the examples. Rules that come over the API go before it.";
+    "router.allow_networks" => router.outbound.allow_networks,
+        "Networks that services may be in though they are not on the public internet, for instance `127.0.0.0/8` and `::1/128` for this machine.";
+    "router.allow_hosts" => router.outbound.hosts,
+        "Hosts that services may have, for instance `*.example.com`.";
+    "router.allow_schemes" => router.outbound.schemes,
+        "Schemes that the addresses of services may have.";
+    "router.connect_timeout" => router.outbound.connect_timeout,
+        "How long opening a connection to a service may take.";
+    "router.max_queued" => router.max_queued,
+        "Events that wait for each rule (or each of its targets, if all of them get everything) before the rule is left behind and reads the log again later.";
+    "router.cache_bytes" => router.cache_bytes,
+        "Bytes of waiting events that are kept in memory.";
+    "router.max_dead_letters" => router.max_dead_letters,
+        "Dead letters of each target that are kept.";
+    "router.lease" => router.health.lease,
+        "A service that was silent for longer than this is gone.";
+    "router.heartbeat_every" => router.health.heartbeat_every,
+        "How often services are told to send a heartbeat.";
+    "router.forget_after" => router.health.forget_after,
+        "How long a service that is gone is remembered, with what waits for it.";
+    "router.drain_timeout" => router.health.drain_timeout,
+        "How long a service that leaves may take for what waits for it.";
+    "router.old_secret_for" => router.health.old_secret_for,
+        "How long deliveries are signed with a service's last secret too, after it got a new one.";
+    "router.max_services" => router.health.max_services,
+        "Services and targets that are remembered at once.";
+    "router.tick" => router.health.tick,
+        "How often the times of services are looked at.";
+    "router.eject_after" => router.health.eject_after,
+        "Failed deliveries in a row after which a service counts as unhealthy.";
+    "router.eject_for" => router.health.eject_for,
+        "For how long the first time; longer each further time in a row.";
+    "router.degraded_at" => router.health.degraded_at,
+        "Share of the last minute's deliveries that must have failed for a service to count as degraded.";
+    "router.degraded_of" => router.health.degraded_of,
+        "Of at least how many deliveries.";
+    "router.flap_half_life" => router.health.flap_half_life,
+        "How soon it is half forgiven that a service went down; with three falls it is left alone until it has been quiet.";
+    "router.decisions.queue" => router.decisions.queue,
+        "Decisions that may wait to be kept; more are dropped and counted.";
+    "router.decisions.memory_records" => router.decisions.memory_records,
+        "Decisions that are kept in memory.";
+    "router.decisions.sample" => router.decisions.sample,
+        "Share of events whose decisions are kept. What went wrong is always kept.";
+    "router.decisions.disk" => router.decisions.disk,
+        "Whether decisions are written to files too, in `<data_dir>/router/decisions`.";
+    "router.decisions.max_file_bytes" => router.decisions.max_file_bytes,
+        "Size of one of those files.";
+    "router.decisions.max_files" => router.decisions.max_files,
+        "How many of them are kept.";
     "http.max_connections" => http.max_connections,
         "HTTP connections that are open at once, event streams among them; more are refused with 503. WebSockets are counted by `ws.max_connections`.";
     "http.max_connections_per_address" => http.max_connections_per_address,
@@ -260,10 +312,21 @@ mod tests {
     fn each_key_changes_a_value_of_its_own() {
         for key in KEYS {
             let mut settings = Settings::default();
-            let other =
-                ["7", "7s", "true", "json", "memory", "http://x", "127.0.0.1:7", "10.0.0.0/8", "changed"]
-                    .into_iter()
-                    .find(|text| (key.set)(&mut settings, text).is_ok());
+            let other = [
+                "7",
+                "7s",
+                "true",
+                "json",
+                "memory",
+                "http://x",
+                "127.0.0.1:7",
+                "10.0.0.0/8",
+                "0.25",
+                "https",
+                "changed",
+            ]
+            .into_iter()
+            .find(|text| (key.set)(&mut settings, text).is_ok());
             assert!(other.is_some(), "{} takes none of the samples", key.name);
             let changed: Vec<_> =
                 KEYS.iter().filter(|k| (k.get)(&settings) != (k.get)(&Settings::default())).collect();

@@ -29,7 +29,7 @@ impl fmt::Display for Source {
 /// What is wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SettingsError {
-    #[error("the configuration file {} cannot be read: {source}", path.display())]
+    #[error("the file {} cannot be read: {source}", path.display())]
     Unreadable { path: PathBuf, source: std::io::Error },
     #[error("the configuration file {} is not TOML: {}", path.display(), detail.trim().replace('\n', " "))]
     NotToml { path: PathBuf, detail: String },

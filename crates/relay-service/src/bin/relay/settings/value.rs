@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use relay_router::target::HostPattern;
 use relay_service::HostPolicy;
 
 /// A type that configuration values have.
@@ -247,6 +248,63 @@ impl Value for Vec<IpNet> {
 
     fn toml(&self) -> toml::Value {
         list(&self.show())
+    }
+}
+
+impl Value for Vec<HostPattern> {
+    fn allowed() -> String {
+        "a list of hosts such as `sift.example` or `*.example`, separated by commas; `*` for any".to_owned()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        text.split(',').map(|one| HostPattern::new(one.trim())).collect()
+    }
+
+    fn show(&self) -> String {
+        self.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    }
+
+    fn toml(&self) -> toml::Value {
+        list(&self.show())
+    }
+}
+
+/// Schemes of services' addresses.
+impl Value for Vec<String> {
+    fn allowed() -> String {
+        "`http`, `https`, or both separated by a comma".to_owned()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let scheme = |one: &str| matches!(one, "http" | "https").then(|| one.to_owned());
+        text.split(',').map(|one| scheme(one.trim())).collect()
+    }
+
+    fn show(&self) -> String {
+        self.join(",")
+    }
+
+    fn toml(&self) -> toml::Value {
+        list(&self.show())
+    }
+}
+
+/// A share.
+impl Value for f64 {
+    fn allowed() -> String {
+        "a share between 0 and 1, for instance `0.25`".to_owned()
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok().filter(|share| (0.0..=1.0).contains(share))
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+
+    fn toml(&self) -> toml::Value {
+        toml::Value::Float(*self)
     }
 }
 

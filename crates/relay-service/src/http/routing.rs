@@ -1,0 +1,32 @@
+//! What the paths of routing have in common.
+
+use http::StatusCode;
+use relay_core::ServiceName;
+use relay_router::{Router, StoreError};
+use serde::Deserialize;
+
+use super::Api;
+use super::problem::Problem;
+
+/// The service or target that a path names.
+#[derive(Deserialize)]
+pub(super) struct Named {
+    pub(super) name: ServiceName,
+}
+
+/// The router, where events are routed.
+pub(super) fn routing(api: &Api) -> Result<&Router, Problem> {
+    api.router.as_ref().ok_or_else(|| {
+        let message = "events are not routed here; that needs a log (`durability` other than `memory`)";
+        Problem::new(StatusCode::NOT_FOUND, "not_routed", message)
+    })
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Closed => Self::stopping(),
+            error => Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_failed", error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The rules in force: read, replaced as a whole, and asked what they would do.
+
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use http::header::{CONTENT_TYPE, ETAG, IF_MATCH};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use relay_core::{Actor, DocumentId, Draft, Epoch, Metadata, Seq, Timestamp};
+use relay_events::PayloadError;
+use relay_router::rules::{RuleFormat, RuleSetError};
+use relay_router::{DryRun, RuleDocument, RulesError, RulesInForce};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::problem::Problem;
+use super::routing::routing;
+use super::{Api, JsonBody, publish};
+
+const TOML: &str = "application/toml";
+const JSON: &str = "application/json";
+
+pub(super) fn routes() -> Router<Api> {
+    Router::new()
+        .route("/v1/rules", get(show).put(replace).delete(reset))
+        .route("/v1/rules/dry-run", post(dry_run))
+}
+
+async fn show(State(api): State<Api>) -> Result<Response, Problem> {
+    Ok(answer(routing(&api)?.rules()))
+}
+
+/// The rules as they were written. The entity tag is their version, with which they can be replaced.
+fn answer(rules: RulesInForce) -> Response {
+    let media_type = match rules.document.format {
+        RuleFormat::Json => JSON,
+        _ => TOML,
+    };
+    let mut response = rules.document.text.into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    let tag = HeaderValue::from_str(&format!("\"{}\"", rules.version));
+    headers.extend(tag.ok().map(|tag| (ETAG, tag)));
+    response
+}
+
+async fn replace(State(api): State<Api>, request: Request) -> Result<Response, Problem> {
+    let expected = expected(request.headers())?;
+    let media_type =
+        request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let format = match media_type.split(';').next().unwrap_or_default().trim() {
+        TOML => RuleFormat::Toml,
+        JSON => RuleFormat::Json,
+        _ => {
+            let message =
+                "send the rules as TOML or JSON, with `content-type: application/toml` or `application/json`";
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message));
+        }
+    };
+    let body = publish::read(request.into_body(), &api.config).await?;
+    let text = String::from_utf8(body.into());
+    let text = text.map_err(|_| Problem::invalid_request("the rules are not UTF-8"))?;
+    Ok(answer(routing(&api)?.put_rules(RuleDocument { text, format }, expected).await?))
+}
+
+async fn reset(State(api): State<Api>, headers: HeaderMap) -> Result<Response, Problem> {
+    Ok(answer(routing(&api)?.reset_rules(expected(&headers)?).await?))
+}
+
+/// The version that is to be replaced, where the client names one.
+fn expected(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+    let Some(tag) = headers.get(IF_MATCH).filter(|tag| *tag != "*") else { return Ok(None) };
+    let version = tag.to_str().ok().and_then(|tag| tag.trim().trim_matches('"').parse().ok());
+    version.map(Some).ok_or_else(|| {
+        Problem::invalid_request("`If-Match` must be the `ETag` of `GET /v1/rules`, for instance `\"3\"`")
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DryRunBody {
+    event: DryEvent,
+    /// Rules in TOML that are asked in the place of those in force.
+    rules: Option<String>,
+}
+
+/// An event that might happen.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DryEvent {
+    document: DocumentId,
+    kind: String,
+    payload: Box<RawValue>,
+    #[serde(default)]
+    actor: Option<Actor>,
+    #[serde(default)]
+    metadata: Metadata,
+}
+
+async fn dry_run(
+    State(api): State<Api>,
+    JsonBody(body): JsonBody<DryRunBody>,
+) -> Result<Json<DryRun>, Problem> {
+    let DryEvent { document, kind, payload, actor, metadata } = body.event;
+    let kind = relay_events::kind(&kind)?;
+    let payload =
+        relay_core::Payload::json(&payload).map_err(|error| Problem::invalid_request(error.to_string()))?;
+    let draft = Draft::new(document, kind, payload).actor(actor.unwrap_or(Actor::System)).metadata(metadata);
+    let event = draft.into_event(Epoch::from_u64(0), Some(Seq::FIRST), Timestamp::UNIX_EPOCH);
+    let rules = body.rules.map(|text| RuleDocument { text, format: RuleFormat::Toml });
+    Ok(Json(routing(&api)?.dry_run(&event, rules.as_ref())?))
+}
+
+impl From<PayloadError> for Problem {
+    fn from(error: PayloadError) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.code(), error.to_string())
+    }
+}
+
+impl From<RuleSetError> for Problem {
+    fn from(error: RuleSetError) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_rules", error.to_string())
+    }
+}
+
+impl From<RulesError> for Problem {
+    fn from(error: RulesError) -> Self {
+        match error {
+            RulesError::Invalid(error) => error.into(),
+            RulesError::Store(error) => error.into(),
+            RulesError::Conflict { .. } => {
+                Self::new(StatusCode::PRECONDITION_FAILED, "version_conflict", error.to_string())
+            }
+            error => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_rules", error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Targets: how they stand, what they did not take, and history that they get again.
+
+use std::collections::BTreeMap;
+
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use axum::{Json, Router};
+use http::StatusCode;
+use relay_core::{LogError, ServiceName, SubscribeError};
+use relay_router::{DeadLetter, DeadLetterId, Replay, ReplayRequest, TargetError, TargetInfo};
+use serde::{Deserialize, Serialize};
+
+use super::problem::Problem;
+use super::routing::{Named, routing};
+use super::{Api, JsonBody};
+
+pub(super) fn routes() -> Router<Api> {
+    Router::new()
+        .route("/v1/targets", get(list))
+        .route("/v1/targets/{name}", get(show))
+        .route("/v1/targets/{name}/dead-letters", get(dead_letters).delete(drop_all))
+        .route("/v1/targets/{name}/dead-letters/retry", post(retry_all))
+        .route("/v1/targets/{name}/dead-letters/{id}", get(dead_letter).delete(drop_one))
+        .route("/v1/targets/{name}/dead-letters/{id}/retry", post(retry_one))
+        .route("/v1/targets/{name}/replays", get(replays).post(replay))
+        .route("/v1/targets/{name}/replays/{id}", delete(cancel))
+}
+
+type NamePath = Result<Path<Named>, PathRejection>;
+
+async fn list(State(api): State<Api>) -> Result<Json<Vec<TargetInfo>>, Problem> {
+    Ok(Json(routing(&api)?.targets()))
+}
+
+async fn show(State(api): State<Api>, name: NamePath) -> Result<Json<TargetInfo>, Problem> {
+    let Path(Named { name }) = name?;
+    let target = routing(&api)?.target(&name);
+    target.map(Json).ok_or_else(|| TargetError::Unknown(name).into())
+}
+
+const DEFAULT_PAGE: usize = 100;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PageQuery {
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct Page {
+    dead_letters: Vec<DeadLetter>,
+    /// With which the next page is asked for; none when this is the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_after: Option<DeadLetterId>,
+}
+
+async fn dead_letters(
+    State(api): State<Api>,
+    name: NamePath,
+    query: Result<Query<PageQuery>, QueryRejection>,
+) -> Result<Json<Page>, Problem> {
+    let (Path(Named { name }), Query(query)) = (name?, query?);
+    let limit = query.limit.unwrap_or(DEFAULT_PAGE);
+    if !(1..=1_000).contains(&limit) {
+        return Err(Problem::invalid_request(format!("`limit` is {limit}; it must be 1 to 1000")));
+    }
+    let after = query.after.map(|after| letter_id(&after)).transpose()?;
+    let dead_letters = routing(&api)?.dead_letters(&name, after, limit).await?;
+    let is_full = dead_letters.len() == limit;
+    let next_after = dead_letters.last().filter(|_| is_full).map(|last| last.id);
+    Ok(Json(Page { dead_letters, next_after }))
+}
+
+#[derive(Deserialize)]
+struct LetterPath {
+    name: ServiceName,
+    id: String,
+}
+
+fn letter_id(text: &str) -> Result<DeadLetterId, Problem> {
+    text.parse()
+        .map_err(|error: relay_router::InvalidDeadLetterId| Problem::invalid_request(error.to_string()))
+}
+
+type LetterPathResult = Result<Path<LetterPath>, PathRejection>;
+
+async fn dead_letter(State(api): State<Api>, path: LetterPathResult) -> Result<Json<DeadLetter>, Problem> {
+    let Path(LetterPath { name, id }) = path?;
+    Ok(Json(routing(&api)?.dead_letter(&name, letter_id(&id)?).await?))
+}
+
+async fn retry_one(State(api): State<Api>, path: LetterPathResult) -> Result<Response, Problem> {
+    let Path(LetterPath { name, id }) = path?;
+    routing(&api)?.retry_dead_letter(&name, letter_id(&id)?).await?;
+    Ok(count(StatusCode::ACCEPTED, "retried", 1))
+}
+
+async fn retry_all(State(api): State<Api>, name: NamePath) -> Result<Response, Problem> {
+    let Path(Named { name }) = name?;
+    Ok(count(StatusCode::ACCEPTED, "retried", routing(&api)?.retry_dead_letters(&name).await?))
+}
+
+async fn drop_one(State(api): State<Api>, path: LetterPathResult) -> Result<Response, Problem> {
+    let Path(LetterPath { name, id }) = path?;
+    routing(&api)?.drop_dead_letter(&name, letter_id(&id)?).await?;
+    Ok(count(StatusCode::OK, "dropped", 1))
+}
+
+async fn drop_all(State(api): State<Api>, name: NamePath) -> Result<Response, Problem> {
+    let Path(Named { name }) = name?;
+    Ok(count(StatusCode::OK, "dropped", routing(&api)?.drop_dead_letters(&name).await?))
+}
+
+fn count(status: StatusCode, what: &'static str, count: usize) -> Response {
+    (status, Json(BTreeMap::from([(what, count)]))).into_response()
+}
+
+async fn replay(
+    State(api): State<Api>,
+    name: NamePath,
+    JsonBody(request): JsonBody<ReplayRequest>,
+) -> Result<Response, Problem> {
+    let Path(Named { name }) = name?;
+    let replay = routing(&api)?.replay(&name, request).await?;
+    Ok((StatusCode::ACCEPTED, Json(replay)).into_response())
+}
+
+async fn replays(State(api): State<Api>, name: NamePath) -> Result<Json<Vec<Replay>>, Problem> {
+    let Path(Named { name }) = name?;
+    Ok(Json(routing(&api)?.replays(&name)))
+}
+
+#[derive(Deserialize)]
+struct ReplayPath {
+    name: ServiceName,
+    id: u64,
+}
+
+async fn cancel(
+    State(api): State<Api>,
+    path: Result<Path<ReplayPath>, PathRejection>,
+) -> Result<Json<Replay>, Problem> {
+    let Path(ReplayPath { name, id }) = path?;
+    Ok(Json(routing(&api)?.cancel_replay(&name, id).await?))
+}
+
+impl From<TargetError> for Problem {
+    fn from(error: TargetError) -> Self {
+        let (status, reason) = match error {
+            TargetError::Store(error) => return error.into(),
+            TargetError::Log(LogError::Closed) => return Self::stopping(),
+            TargetError::Log(error) => return SubscribeError::from(error).into(),
+            TargetError::Unknown(_) => (StatusCode::NOT_FOUND, "unknown_target"),
+            TargetError::NoDeadLetter { .. } => (StatusCode::NOT_FOUND, "unknown_dead_letter"),
+            TargetError::NoReplay(_) => (StatusCode::NOT_FOUND, "unknown_replay"),
+            TargetError::TooManyReplays { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many_replays"),
+            _ => (StatusCode::CONFLICT, "no_rule"),
+        };
+        Self::new(status, reason, error.to_string())
+    }
+}
