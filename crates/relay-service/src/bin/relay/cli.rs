@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Tail(TailArgs),
     /// Publish one event, and print its receipt.
     Publish(PublishArgs),
+    /// Show what a server has done and is doing.
+    Stats(StatsArgs),
     /// Look into a log on disk that no server has open.
     #[command(subcommand)]
     Log(LogCommand),
@@ -172,6 +174,18 @@ pub(crate) struct PublishArgs {
     /// The event's id, a UUID: publishing the same one again makes no second event.
     #[arg(long, value_name = "UUID")]
     pub(crate) id: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatsArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// Print all numbers as the server gives them, JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Ask again every two seconds, until interrupted.
+    #[arg(long)]
+    pub(crate) watch: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -10,6 +10,7 @@ mod publish;
 mod serve;
 mod settings;
 mod sse;
+mod stats;
 mod tail;
 
 use std::process::ExitCode;
@@ -37,6 +38,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Demo(args) => runtime()?.block_on(demo::demo(args)),
         Command::Tail(args) => runtime()?.block_on(tail::tail(args)),
         Command::Publish(args) => runtime()?.block_on(publish::publish(args)),
+        Command::Stats(args) => runtime()?.block_on(stats::stats(args)),
         Command::Log(command) => log_commands::run(command),
         Command::Config(args) => config_command::run(&args),
     }
