@@ -6,7 +6,7 @@
 #[path = "../../../examples/support/mod.rs"]
 mod services;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Stdio;
 
@@ -28,6 +28,9 @@ const OPENERS: [&str; 2] = ["xdg-open", "open"];
 pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<()> {
     let (data, temporary) = data_directory(args.data_dir)?;
     let mut settings = Settings { log_format: args.log_format, ..Settings::default() };
+    // The services are on this machine.
+    settings.router.outbound.allow_networks =
+        [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()].map(Into::into).to_vec();
     settings.log.directory = data;
     write_log(&settings)?;
     let mut signals = Signals::new()?;
