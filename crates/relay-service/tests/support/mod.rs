@@ -71,14 +71,25 @@ impl Server {
     }
 
     pub fn start_at(data: &Path, listen: &str, arguments: &[&str]) -> Self {
-        let mut child = relay()
+        let mut command = relay();
+        command
             .args(["serve", "--listen", listen, "--log-format", "json", "--data-dir"])
             .arg(data)
-            .args(arguments)
-            .current_dir(data)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .args(arguments);
+        Self::spawn(command.current_dir(data))
+    }
+
+    /// A server with the four example services.
+    pub fn demo(data: &Path) -> Self {
+        let mut command = relay();
+        command
+            .args(["demo", "--no-open", "--listen", "127.0.0.1:0", "--log-format", "json", "--data-dir"])
+            .arg(data);
+        Self::spawn(command.current_dir(data))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let log = lines(child.stdout.take().unwrap());
         let address = loop {
             let line = log.recv_timeout(PATIENCE).expect("the server says where it listens");
@@ -228,15 +239,10 @@ impl Answer {
     }
 }
 
-fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream
-}
-
 /// Speaks HTTP/1.0, with which a body simply ends where the connection does.
-fn send(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> TcpStream {
-    let mut stream = connect(address);
+fn send(mut stream: TcpStream, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> TcpStream {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let address = stream.peer_addr().unwrap();
     let mut head =
         format!("{method} {path} HTTP/1.0\r\nhost: {address}\r\ncontent-length: {}\r\n", body.len());
     for (name, value) in headers {
@@ -258,7 +264,7 @@ pub fn request(
     try_request(address, method, path, headers, body).expect("a whole answer")
 }
 
-/// `None` when the connection broke before the answer was whole.
+/// `None` when nobody is there, or the connection broke before the answer was whole.
 pub fn try_request(
     address: SocketAddr,
     method: &str,
@@ -266,7 +272,7 @@ pub fn try_request(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Option<Answer> {
-    let mut stream = send(address, method, path, headers, body);
+    let mut stream = send(TcpStream::connect(address).ok()?, method, path, headers, body);
     let mut text = Vec::new();
     let read = stream.read_to_end(&mut text);
     let text = String::from_utf8(text).ok()?;
@@ -304,7 +310,9 @@ impl Events {
     ) -> (Message, Self) {
         let path = format!("/v1/documents/{document}/events/stream{query}");
         let headers: Vec<_> = last_event_id.map(|id| ("last-event-id", id)).into_iter().collect();
-        let mut events = Self { lines: BufReader::new(send(address, "GET", &path, &headers, b"")) };
+        let mut events = Self {
+            lines: BufReader::new(send(TcpStream::connect(address).unwrap(), "GET", &path, &headers, b"")),
+        };
         let mut head = String::new();
         while events.lines.read_line(&mut head).unwrap() > 2 {}
         assert!(head.contains(" 200 OK") && head.contains("text/event-stream"), "{head}");
