@@ -55,6 +55,8 @@ pub(crate) struct Dispatcher {
     pub(crate) head: watch::Receiver<Offset>,
     /// How many events wait in one route before it is left behind.
     pub(crate) max_queued: usize,
+    /// Held while targets come or go.
+    pub(crate) changing: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -120,14 +122,8 @@ impl Dispatcher {
         let caught_up = self.catch_up().await?;
         let head = *self.head.borrow_and_update();
         let Some(cursor) = self.cursor.get() else { return Ok(caught_up) };
-        if self
-            .engine
-            .look(|state| state.pool.is_empty() && state.routes.values().all(|r| r.lanes.is_empty()))
-        {
-            let mut batch = Batch::default();
-            batch.cursor(None);
-            self.engine.parts().store.commit(batch).await?;
-            self.cursor.set(None);
+        if self.engine.look(State::is_idle) {
+            self.rest().await?;
             return Ok(caught_up);
         }
         if cursor >= head {
@@ -141,6 +137,19 @@ impl Dispatcher {
         self.route(page, batch, None).await?;
         self.cursor.set(Some(through));
         Ok(true)
+    }
+
+    /// Routes nothing more until there is somebody to route to.
+    async fn rest(&self) -> Result<(), StoreError> {
+        // Nobody comes while it is looked whether somebody is there.
+        let _changing = self.changing.lock().await;
+        if self.engine.look(State::is_idle) {
+            let mut batch = Batch::default();
+            batch.cursor(None);
+            self.engine.parts().store.commit(batch).await?;
+            self.cursor.set(None);
+        }
+        Ok(())
     }
 
     /// Gives the routes that were left behind what they have room for. False when there was nothing to do.
@@ -314,6 +323,11 @@ impl State {
             routed.decided.push((None, Outcome::NoMatch, None));
         }
         routed
+    }
+
+    /// Whether there is nobody to route to, and nothing left of when there was.
+    fn is_idle(&self) -> bool {
+        self.pool.is_empty() && self.routes.values().all(|route| route.lanes.is_empty())
     }
 
     /// The route of `key`; one that is new is added, and kept with `batch`.

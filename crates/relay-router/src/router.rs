@@ -63,7 +63,7 @@ struct Inner {
     configured: Mutex<RuleDocument>,
     in_force: Mutex<KeptRules>,
     /// One change of the rules, or of who is registered, at a time.
-    changing: tokio::sync::Mutex<()>,
+    changing: Arc<tokio::sync::Mutex<()>>,
     /// Targets that are no registered services, by who brought them.
     own: Mutex<BTreeMap<ServiceName, Origin>>,
     /// Services whose change is not yet told; of each the last one.
@@ -172,7 +172,7 @@ impl Router {
             sink,
             configured: Mutex::new(config.rules),
             in_force: Mutex::new(in_force.clone()),
-            changing: tokio::sync::Mutex::new(()),
+            changing: Arc::default(),
             own: Mutex::new(BTreeMap::new()),
             changed,
             untold,
@@ -211,6 +211,7 @@ impl Router {
             cursor,
             head: router.0.head.subscribe(),
             max_queued: config.max_queued,
+            changing: Arc::clone(&router.0.changing),
         };
         engine.spawn(dispatcher.run());
         engine.start();

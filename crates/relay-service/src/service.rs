@@ -13,7 +13,7 @@ use relay_core::{
 use relay_events::PayloadError;
 use relay_log::{EmbeddedLog, LogConfig, OpenError, RecoveryReport};
 use relay_presence::{FileTokens, Locks, MemoryTokens, Presence, TokenError, TokenSource};
-use relay_router::{Router, RouterError, RouterParts};
+use relay_router::{Router, RouterConfig, RouterError, RouterParts};
 use relay_ws::WsServer;
 use tokio::net::TcpSocket;
 use tokio::time::Instant;
@@ -203,14 +203,7 @@ impl RelayService {
         };
         let locks = Locks::new(config.locks, Arc::clone(&clock), tokens);
         let bus = Bus::guarded(config.bus, shared_log.clone(), Arc::new(locks.clone()), Arc::clone(&clock));
-        let router = match (config.router, shared_log, &recovery) {
-            (Some(config), Some(log), Some(recovery)) => {
-                let sink = Arc::new(bus.clone());
-                let parts = RouterParts { log, head: recovery.last_offset, sink, clock: Arc::clone(&clock) };
-                Some(Router::start(config, parts).await?)
-            }
-            _ => None,
-        };
+        let router = start_router(config.router, shared_log, recovery.as_ref(), &bus, &clock).await?;
         if let (Some(place), Some(router)) = (place, &router) {
             // Nobody else has the place.
             let _ = place.set(router.clone());
@@ -395,6 +388,20 @@ impl RelayService {
 pub(crate) async fn publish(bus: &Bus, draft: Draft) -> Result<Receipt, PublishError> {
     relay_events::check(&draft.kind, &draft.payload)?;
     Ok(bus.publish(draft).await?)
+}
+
+/// The router, where one is wanted and there is a log.
+async fn start_router(
+    config: Option<RouterConfig>,
+    log: Option<Arc<dyn EventLog>>,
+    recovery: Option<&RecoveryReport>,
+    bus: &Bus,
+    clock: &Arc<dyn Clock>,
+) -> Result<Option<Router>, RouterError> {
+    let (Some(config), Some(log), Some(recovery)) = (config, log, recovery) else { return Ok(None) };
+    let (sink, clock) = (Arc::new(bus.clone()), Arc::clone(clock));
+    let parts = RouterParts { log, head: recovery.last_offset, sink, clock };
+    Router::start(config, parts).await.map(Some)
 }
 
 /// Takes an address, at which nobody is listened to yet.

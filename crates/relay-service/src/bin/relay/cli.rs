@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::routing::args::{
+    DeadLettersCommand, DecisionsArgs, ReplayArgs, RulesCommand, ServicesArgs, TargetsArgs,
+};
 use crate::settings::layers::{Layered, SettingsError, Source};
 #[cfg(feature = "demo")]
 use crate::settings::{LogFormat, value::Value as _};
@@ -29,6 +32,20 @@ pub(crate) enum Command {
     Publish(PublishArgs),
     /// Show what a server has done and is doing.
     Stats(StatsArgs),
+    /// List the services that have registered.
+    Services(ServicesArgs),
+    /// List the targets, with what waits for each.
+    Targets(TargetsArgs),
+    /// Show, check and change the rules by which events go to services.
+    #[command(subcommand)]
+    Rules(RulesCommand),
+    /// Show what was decided about events, and why.
+    Decisions(DecisionsArgs),
+    /// Look at what targets did not take, try it again, or drop it.
+    #[command(subcommand)]
+    DeadLetters(DeadLettersCommand),
+    /// Send history to a target again.
+    Replay(ReplayArgs),
     /// Look into a log on disk that no server has open.
     #[command(subcommand)]
     Log(LogCommand),

@@ -7,6 +7,7 @@ mod config_command;
 mod demo;
 mod log_commands;
 mod publish;
+mod routing;
 mod serve;
 mod settings;
 mod sse;
@@ -39,6 +40,12 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Tail(args) => runtime()?.block_on(tail::tail(args)),
         Command::Publish(args) => runtime()?.block_on(publish::publish(args)),
         Command::Stats(args) => runtime()?.block_on(stats::stats(args)),
+        Command::Services(args) => runtime()?.block_on(routing::services(args)),
+        Command::Targets(args) => runtime()?.block_on(routing::targets(args)),
+        Command::Rules(command) => runtime()?.block_on(routing::rules(command)),
+        Command::Decisions(args) => runtime()?.block_on(routing::decisions(args)),
+        Command::DeadLetters(command) => runtime()?.block_on(routing::dead_letters(command)),
+        Command::Replay(args) => runtime()?.block_on(routing::replay(args)),
         Command::Log(command) => log_commands::run(command),
         Command::Config(args) => config_command::run(&args),
     }

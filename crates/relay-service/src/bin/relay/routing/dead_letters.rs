@@ -1,0 +1,63 @@
+//! `relay dead-letters`.
+
+use http::Method;
+
+use super::args::{Chosen, DeadLettersCommand};
+use super::{ask, cell, items, json, print, print_table, query, segment};
+use crate::client::Server;
+
+pub(crate) async fn dead_letters(command: DeadLettersCommand) -> anyhow::Result<()> {
+    match command {
+        DeadLettersCommand::List { target, limit, after, output } => {
+            let server = Server::new(&output.server.url)?;
+            let query = query(&[("limit", Some(limit.to_string())), ("after", after)]);
+            let path = format!("{}{query}", path(&target.target));
+            let text = ask(&server, Method::GET, &path, None).await?;
+            if output.json {
+                return print(&text);
+            }
+            let page = json(&text)?;
+            let lines: Vec<_> = items(&page["dead_letters"])
+                .iter()
+                .map(|letter| {
+                    let attempts = items(&letter["attempts"]);
+                    let last = attempts.last().map_or("-".to_owned(), |last| match last["status"].as_u64() {
+                        Some(status) => format!("{status} {}", cell(&last["error"])),
+                        None => cell(&last["error"]),
+                    });
+                    let [id, at, document, event, reason] =
+                        ["id", "at", "document", "event_id", "reason"].map(|key| cell(&letter[key]));
+                    vec![id, at, document, event, reason, attempts.len().to_string(), last]
+                })
+                .collect();
+            print_table(
+                &["ID", "GIVEN UP AT", "DOCUMENT", "EVENT", "REASON", "ATTEMPTS", "LAST ERROR"],
+                &lines,
+            )?;
+            match page["next_after"].as_str() {
+                Some(next) => print(&format!("more with --after {next}")),
+                None => Ok(()),
+            }
+        }
+        DeadLettersCommand::Show { id, target, server } => {
+            let server = Server::new(&server.url)?;
+            let path = format!("{}/{}", path(&target.target), segment(&id));
+            let letter = json(&ask(&server, Method::GET, &path, None).await?)?;
+            print(&serde_json::to_string_pretty(&letter)?)
+        }
+        DeadLettersCommand::Retry(chosen) => act(chosen, Method::POST, "/retry", "retried").await,
+        DeadLettersCommand::Drop(chosen) => act(chosen, Method::DELETE, "", "dropped").await,
+    }
+}
+
+async fn act(chosen: Chosen, method: Method, suffix: &str, done: &str) -> anyhow::Result<()> {
+    let server = Server::new(&chosen.server.url)?;
+    let which = chosen.id.map_or_else(String::new, |id| format!("/{}", segment(&id)));
+    let answer =
+        ask(&server, method, &format!("{}{which}{suffix}", path(&chosen.target.target)), None).await?;
+    print(&format!("{done}: {}", cell(&json(&answer)?[done])))
+}
+
+fn path(target: &str) -> String {
+    format!("/v1/targets/{}/dead-letters", segment(target))
+}

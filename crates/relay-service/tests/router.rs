@@ -1,0 +1,349 @@
+//! Routing as its users see it: services that register over HTTP, and the command line of operators.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
+
+mod support;
+
+use std::io::{BufRead, BufReader, Read as _, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use serde_json::{Value, json};
+use standardwebhooks::Webhook;
+use support::{PATIENCE, Server, data, failure, run, success};
+use tempfile::TempDir;
+
+/// A request that a service got.
+struct Request {
+    headers: http::HeaderMap,
+    body: Vec<u8>,
+}
+
+/// A service that answers what it is told to.
+struct Service {
+    address: SocketAddr,
+    status: Arc<AtomicU16>,
+    requests: Receiver<Request>,
+}
+
+impl Service {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let status = Arc::new(AtomicU16::new(200));
+        let (sender, requests) = channel();
+        let answer = Arc::clone(&status);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (sender, status) = (sender.clone(), Arc::clone(&answer));
+                std::thread::spawn(move || serve(stream.unwrap(), &sender, &status));
+            }
+        });
+        Self { address, status, requests }
+    }
+
+    fn next(&self) -> Request {
+        self.requests.recv_timeout(PATIENCE).expect("another request")
+    }
+
+    fn answer(&self, status: u16) {
+        self.status.store(status, Ordering::SeqCst);
+    }
+}
+
+fn serve(mut stream: TcpStream, sender: &Sender<Request>, status: &AtomicU16) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    loop {
+        let mut headers = http::HeaderMap::new();
+        let mut line = String::new();
+        if reader.read_line(&mut line).unwrap_or(0) == 0 {
+            return;
+        }
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line).unwrap();
+            let Some((name, value)) = line.trim_end().split_once(": ") else { break };
+            headers.insert(http::HeaderName::try_from(name).unwrap(), value.parse().unwrap());
+        }
+        let length =
+            headers.get("content-length").map_or(0, |length| length.to_str().unwrap().parse().unwrap());
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).unwrap();
+        let status = status.load(Ordering::SeqCst);
+        if sender.send(Request { headers, body }).is_err() {
+            return;
+        }
+        let _ = stream.write_all(format!("HTTP/1.1 {status} So\r\ncontent-length: 2\r\n\r\nso").as_bytes());
+    }
+}
+
+const RULES: &str = r#"
+[[rules]]
+name = "notes"
+kinds = ["x-note"]
+documents = ["n*"]
+when = 'event.payload.n < 100'
+targets = ["capability:notes"]
+"#;
+
+fn server(data: &TempDir) -> Server {
+    let rules = data.path().join("rules.toml");
+    std::fs::write(&rules, RULES).unwrap();
+    let rules = format!("router.rules={}", rules.display());
+    Server::start_with(data.path(), &["--set", "router.allow_networks=127.0.0.0/8", "--set", &rules])
+}
+
+fn put(server: &Server, path: &str, content_type: &str, body: &str) -> support::Answer {
+    support::request(server.address, "PUT", path, &[("content-type", content_type)], body.as_bytes())
+}
+
+fn register(server: &Server, service: &Service) -> Value {
+    let body = json!({
+        "url": format!("http://{}/events", service.address), "version": "1.2", "capabilities": ["notes"],
+    });
+    let answer = put(server, "/v1/services/noter", "application/json", &body.to_string());
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    answer.json()
+}
+
+fn note(server: &Server, n: usize) {
+    server.publish("notes", &json!({"kind": "x-note", "payload": {"n": n}}));
+}
+
+#[test]
+fn a_service_registers_and_gets_its_events_signed_until_it_leaves() {
+    let data = data();
+    let (server, service) = (server(&data), Service::start());
+    let registered = register(&server, &service);
+    assert_eq!(registered["lease"]["ttl_ms"], 30_000);
+    note(&server, 1);
+    let got = service.next();
+    let secret = registered["secret"].as_str().unwrap();
+    Webhook::new(secret).unwrap().verify(&got.body, &got.headers).unwrap();
+    let event: Value = serde_json::from_slice(&got.body).unwrap();
+    assert_eq!((&event["type"], &event["data"]["n"]), (&json!("x-note"), &json!(1)));
+    assert_eq!(got.headers["webhook-id"], event["id"].as_str().unwrap());
+
+    let lease = json!({"lease": registered["lease"]["id"]});
+    assert_eq!(server.post("/v1/services/noter/heartbeat", &lease).json()["ttl_ms"], 30_000);
+    let wrong = json!({"lease": "0".repeat(32)});
+    assert_eq!(server.post("/v1/services/noter/heartbeat", &wrong).json()["reason"], "lease_lost");
+    assert_eq!(server.post("/v1/services/nobody/heartbeat", &lease).json()["reason"], "unknown_service");
+
+    // With a new secret, both sign.
+    let rotated = server.post("/v1/services/noter/rotate-secret", &lease).json();
+    let rotated = rotated["secret"].as_str().unwrap();
+    assert_ne!(rotated, secret);
+    note(&server, 2);
+    let got = service.next();
+    for secret in [secret, rotated] {
+        Webhook::new(secret).unwrap().verify(&got.body, &got.headers).unwrap();
+    }
+
+    let path = format!("/v1/services/noter?lease={}", registered["lease"]["id"].as_str().unwrap());
+    assert_eq!(support::request(server.address, "DELETE", &path, &[], b"").status, 202);
+    let gone = || server.get("/v1/services/noter").json()["state"] == "gone";
+    while !gone() {
+        std::thread::yield_now();
+    }
+    assert_eq!(server.get("/v1/services").json(), json!([]));
+    let (_, mut changes) = support::Events::open(server.address, "relay:services", "?after_seq=0", None);
+    let mut states = Vec::new();
+    while states.last().is_none_or(|state| state != "gone") {
+        let event = changes.next().unwrap();
+        if event.name == "service.changed" {
+            states.push(event.data["payload"]["state"].as_str().unwrap().to_owned());
+        }
+    }
+    assert_eq!(states.first().map(String::as_str), Some("unknown"));
+}
+
+#[test]
+fn an_address_that_is_not_public_is_refused_unless_it_is_allowed() {
+    let data = data();
+    let server = Server::start(data.path());
+    for (url, reason) in [
+        ("http://127.0.0.1:1/", "address_refused"),
+        ("http://[::1]/", "address_refused"),
+        ("http://169.254.169.254/latest", "address_refused"),
+        ("http://2130706433/", "address_refused"),
+        ("ftp://example.org/", "address_refused"),
+        ("nonsense", "address_refused"),
+    ] {
+        let answer = put(&server, "/v1/services/x", "application/json", &json!({"url": url}).to_string());
+        assert_eq!((answer.status, answer.json()["reason"].as_str()), (403, Some(reason)), "{url}");
+    }
+}
+
+#[test]
+fn what_a_service_refuses_is_listed_shown_retried_and_dropped() {
+    let data = data();
+    let (server, service) = (server(&data), Service::start());
+    register(&server, &service);
+    service.answer(400);
+    for n in 1..=3 {
+        note(&server, n);
+        service.next();
+    }
+    while server.get("/v1/targets/noter").json()["dead_letters"] != 3 {
+        std::thread::yield_now();
+    }
+    let url = server.url();
+    let list = success(&run(&["dead-letters", "list", "--target", "noter", "--url", &url]));
+    assert_eq!(list.lines().count(), 4, "{list}");
+    assert!(list.lines().nth(1).unwrap().ends_with("rejected  1         400 so"), "{list}");
+    let page = server.get("/v1/targets/noter/dead-letters?limit=2").json();
+    assert_eq!(page["dead_letters"].as_array().unwrap().len(), 2);
+    let rest = format!("/v1/targets/noter/dead-letters?after={}", page["next_after"].as_str().unwrap());
+    assert_eq!(server.get(&rest).json()["dead_letters"].as_array().unwrap().len(), 1);
+    let id = page["dead_letters"][0]["id"].as_str().unwrap();
+    let shown = success(&run(&["dead-letters", "show", id, "--target", "noter", "--url", &url]));
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!((&shown["event"]["payload"]["n"], &shown["attempts"][0]["status"]), (&json!(1), &json!(400)));
+
+    service.answer(200);
+    success(&run(&["dead-letters", "retry", id, "--target", "noter", "--url", &url]));
+    let event: Value = serde_json::from_slice(&service.next().body).unwrap();
+    assert_eq!(event["data"]["n"], 1);
+    let id = page["dead_letters"][1]["id"].as_str().unwrap();
+    assert_eq!(
+        success(&run(&["dead-letters", "drop", id, "--target", "noter", "--url", &url])),
+        "dropped: 1\n"
+    );
+    assert_eq!(
+        success(&run(&["dead-letters", "retry", "--all", "--target", "noter", "--url", &url])),
+        "retried: 1\n"
+    );
+    let event: Value = serde_json::from_slice(&service.next().body).unwrap();
+    assert_eq!(event["data"]["n"], 3);
+    let error = failure(&run(&["dead-letters", "show", id, "--target", "noter", "--url", &url]));
+    assert!(error.contains("unknown_dead_letter"), "{error}");
+    let error = failure(&run(&["dead-letters", "list", "--target", "nobody", "--url", &url]));
+    assert!(error.contains("unknown_target: there is no target `nobody`"), "{error}");
+}
+
+#[test]
+fn history_is_sent_again_and_every_decision_can_be_asked_for() {
+    let data = data();
+    let (server, service) = (server(&data), Service::start());
+    register(&server, &service);
+    for n in 1..=5 {
+        note(&server, n);
+        service.next();
+    }
+    server.publish("other", &json!({"kind": "x-note", "payload": {"n": 1}}));
+    let url = server.url();
+    let replayed = success(&run(&[
+        "replay",
+        "--target",
+        "noter",
+        "--from",
+        "1",
+        "--document",
+        "notes",
+        "--rate",
+        "1000",
+        "--wait",
+        "--url",
+        &url,
+    ]));
+    assert!(replayed.trim_end().lines().last().unwrap().contains("finished, 5 events queued"), "{replayed}");
+    for n in 1..=5 {
+        let got = service.next();
+        assert_eq!(got.headers["relay-replay"], "true");
+        let event: Value = serde_json::from_slice(&got.body).unwrap();
+        assert_eq!(event["data"]["n"], n);
+    }
+    assert!(success(&run(&["replay", "list", "--target", "noter", "--url", &url])).contains("finished"));
+    assert!(
+        failure(&run(&["replay", "cancel", "1", "--target", "noter", "--url", &url]))
+            .contains("unknown_replay")
+    );
+
+    while server.get("/v1/decisions?document=notes&outcome=delivered").json().as_array().unwrap().len() < 10 {
+        std::thread::yield_now();
+    }
+    let other = server.get("/v1/decisions?document=other").json();
+    assert_eq!(other[0]["outcome"], "no_match");
+    assert_eq!(other[0]["verdicts"], json!([{"rule": "notes", "verdict": "document"}]));
+    let shown = success(&run(&[
+        "decisions",
+        "--target",
+        "noter",
+        "--outcome",
+        "delivered",
+        "--limit",
+        "3",
+        "--url",
+        &url,
+    ]));
+    assert_eq!(shown.lines().count(), 3, "{shown}");
+    assert!(
+        shown.lines().all(|line| line.contains("delivered  notes  x-note") && line.contains("replay")),
+        "{shown}"
+    );
+    let stats = server.get("/v1/stats").json()["router"].clone();
+    assert_eq!(stats["targets"]["noter"]["delivered"], 10);
+    assert_eq!(stats["rules"]["notes"], 5);
+    assert!(success(&run(&["services", "--capability", "notes", "--url", &url])).contains("noter"));
+    assert!(success(&run(&["targets", "--url", &url])).lines().nth(1).unwrap().starts_with("noter"));
+}
+
+#[test]
+fn rules_are_replaced_as_a_whole_or_not_at_all_and_can_be_tried_first() {
+    let data = data();
+    let server = server(&data);
+    let url = server.url();
+    let first = server.get("/v1/rules");
+    assert_eq!((first.body.as_str(), first.header("etag")), (RULES, Some("\"1\"")));
+
+    let bad = data.path().join("bad.toml");
+    std::fs::write(&bad, "[[rules]]\nname = \"a\"\nwhen = 'event.knd == 1'\ntargets = [\"x\"]\n").unwrap();
+    let error = failure_of_many_lines(&["rules", "check", bad.to_str().unwrap()]);
+    assert!(error.contains("line 3") && error.contains("knd"), "{error}");
+    let answer = put(&server, "/v1/rules", "application/toml", &std::fs::read_to_string(&bad).unwrap());
+    assert_eq!((answer.status, answer.json()["reason"].as_str()), (422, Some("invalid_rules")));
+    assert!(answer.json()["message"].as_str().unwrap().contains("line 3"), "{}", answer.body);
+    assert_eq!(server.get("/v1/rules").body, RULES);
+
+    let good = data.path().join("good.toml");
+    std::fs::write(&good, "[[rules]]\nname = \"all\"\ntargets = [\"archive\"]\n").unwrap();
+    let tried = [
+        "rules",
+        "dry-run",
+        "--kind",
+        "x-note",
+        "--document",
+        "notes",
+        "--payload",
+        r#"{"n": 500}"#,
+        "--url",
+        &url,
+    ];
+    let shown = success(&run(&tried));
+    assert!(shown.contains("notes  condition"), "{shown}");
+    let other = [&tried[..], &["--rules", good.to_str().unwrap()]].concat();
+    let shown = success(&run(&other));
+    assert!(shown.contains("all   matched") && shown.contains("no_target"), "{shown}");
+    assert_eq!(
+        success(&run(&["rules", "put", good.to_str().unwrap(), "--if-version", "1", "--url", &url])),
+        "version 2 is in force\n"
+    );
+    let error = failure(&run(&["rules", "put", good.to_str().unwrap(), "--if-version", "1", "--url", &url]));
+    assert!(error.contains("version_conflict"), "{error}");
+    // They are kept.
+    server.signal("-TERM");
+    assert!(server.ended().success());
+    let server = self::server(&data);
+    assert!(server.get("/v1/rules").body.contains("archive"));
+    assert_eq!(success(&run(&["rules", "reset", "--url", &server.url()])), "version 3 is in force\n");
+    assert_eq!(server.get("/v1/rules").body, RULES);
+}
+
+/// What a command that must fail says; all mistakes of a file take as many lines.
+fn failure_of_many_lines(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8(output.stderr).unwrap()
+}
