@@ -11,8 +11,10 @@ use axum::response::IntoResponse;
 use http::header::CONTENT_TYPE;
 use relay_bus::BusStats;
 use relay_core::LatencyStats;
+use relay_events::ServiceState;
 use relay_log::LogStats;
 use relay_presence::{LockStats, PresenceStats};
+use relay_router::{RouterStats, TargetStats};
 use relay_ws::WsStats;
 
 use super::Api;
@@ -50,6 +52,9 @@ fn render(stats: &ServiceStats) -> String {
         self::log(&mut page, log);
     }
     queues(&mut page, stats);
+    if let Some(router) = &stats.router {
+        self::router(&mut page, router);
+    }
     page.0
 }
 
@@ -201,6 +206,93 @@ fn log(page: &mut Page, log: &LogStats) {
     page.gauge("relay_log_queued_bytes", "Events that wait to be written, in bytes.").value(log.queued_bytes);
 }
 
+/// Routing to services.
+fn router(page: &mut Page, router: &RouterStats) {
+    let mut decisions =
+        page.counter("relay_router_decisions_total", "Decisions about events, by outcome: each attempt to deliver one, and each that leads to none.");
+    for (outcome, count) in &router.decisions {
+        decisions.labelled(&[("outcome", outcome)], count);
+    }
+    page.summary(
+        "relay_router_routing_duration_seconds",
+        "From an event's place in its document to its place in a queue; quantiles over the last minute.",
+        &router.routing_latency,
+    );
+    page.gauge("relay_router_behind_events", "Events of the log that are not routed yet.").value(router.behind);
+    let mut rules = page.counter("relay_router_matches_total", "Events that matched, by rule.");
+    for (rule, count) in &router.rules {
+        rules.labelled(&[("rule", rule)], count);
+    }
+    let mut log = page.counter("relay_router_decision_log_total", "Decisions, by what the decision log did with them.");
+    let kept = &router.decision_log;
+    for (what, count) in [
+        ("kept", kept.kept),
+        ("unsampled", kept.unsampled),
+        ("dropped", kept.dropped),
+        ("unwritten", kept.unwritten),
+    ] {
+        log.labelled(&[("result", what)], count);
+    }
+    targets(page, router);
+}
+
+/// The targets, each family with a sample for each of them.
+fn targets(page: &mut Page, router: &RouterStats) {
+    type Counter = fn(&TargetStats) -> u64;
+    let counters: [(&'static str, &str, Counter); 8] = [
+        ("relay_target_deliveries_total", "Events that a target took.", |target| target.delivered),
+        ("relay_target_retries_total", "Failed attempts after which an event is tried again.", |target| target.retries),
+        ("relay_target_failures_total", "Failed attempts in all.", |target| target.failures),
+        ("relay_target_fallbacks_total", "Attempts at a target in the place of others.", |target| target.fallbacks),
+        ("relay_target_dead_lettered_total", "Events that were given up.", |target| target.dead_lettered),
+        ("relay_target_dead_letters_dropped_total", "Dead letters that made room for others.", |target| target.dead_letters_dropped),
+        ("relay_target_expired_total", "Events whose time was over before they were delivered.", |target| target.expired),
+        ("relay_target_lost_total", "Events that retention had dropped before they were delivered.", |target| target.lost),
+    ];
+    for (name, help, value) in counters {
+        let mut family = page.counter(name, help);
+        for (target, stats) in &router.targets {
+            family.labelled(&[("target", target)], value(stats));
+        }
+    }
+    type Gauge = fn(&TargetStats) -> f64;
+    let gauges: [(&'static str, &str, Gauge); 5] = [
+        ("relay_target_dead_letters", "Dead letters that are kept.", |target| target.dead_letters as f64),
+        ("relay_target_queued_events", "Events that wait in routes that may lead to a target.", |target| target.queued as f64),
+        ("relay_target_requests_in_flight", "Requests under way.", |target| target.in_flight as f64),
+        ("relay_target_lag_events", "Events that a target may still have to get, those not routed yet included.", |target| target.lag_events as f64),
+        ("relay_target_lag_seconds", "Age of the oldest event that waits.", |target| target.lag_seconds),
+    ];
+    for (name, help, value) in gauges {
+        let mut family = page.gauge(name, help);
+        for (target, stats) in &router.targets {
+            family.labelled(&[("target", target)], value(stats));
+        }
+    }
+    let mut states = page.gauge("relay_target_state", "Health of a target: 1 for the state that it is in, 0 for the others.");
+    for (target, stats) in &router.targets {
+        for (name, state) in STATES {
+            states.labelled(&[("target", target), ("state", name)], u8::from(stats.state == state));
+        }
+    }
+    let latencies = router.targets.iter().map(|(target, stats)| (&**target, &stats.latency));
+    page.summaries(
+        "relay_target_delivery_duration_seconds",
+        "How long the requests took that a target answered well; quantiles over the last minute.",
+        "target",
+        latencies,
+    );
+}
+
+const STATES: [(&str, ServiceState); 6] = [
+    ("unknown", ServiceState::Unknown),
+    ("healthy", ServiceState::Healthy),
+    ("degraded", ServiceState::Degraded),
+    ("unhealthy", ServiceState::Unhealthy),
+    ("draining", ServiceState::Draining),
+    ("gone", ServiceState::Gone),
+];
+
 fn queues(page: &mut Page, stats: &ServiceStats) {
     let mut depth = page.gauge("relay_queue_depth", "What waits now, by queue.");
     for (queue, count) in &stats.queues {
@@ -239,6 +331,25 @@ impl Page {
         }
         self.sample(name, "_sum", &[], latency.total_sum);
         self.sample(name, "_count", &[], latency.total_count);
+    }
+
+    /// One summary for each value of a label.
+    fn summaries<'a>(
+        &mut self,
+        name: &'static str,
+        help: &str,
+        label: &str,
+        latencies: impl Iterator<Item = (&'a str, &'a LatencyStats)>,
+    ) {
+        self.family(name, "summary", help);
+        for (value, latency) in latencies {
+            for (quantile, seconds) in [("0.5", latency.p50), ("0.95", latency.p95), ("0.99", latency.p99)] {
+                let seconds = seconds.unwrap_or(f64::NAN);
+                self.sample(name, "", &[(label, value), ("quantile", quantile)], seconds);
+            }
+            self.sample(name, "_sum", &[(label, value)], latency.total_sum);
+            self.sample(name, "_count", &[(label, value)], latency.total_count);
+        }
     }
 
     fn family(&mut self, name: &'static str, kind: &str, help: &str) -> Family<'_> {
