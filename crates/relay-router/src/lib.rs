@@ -1,4 +1,35 @@
 //! Routes events to backend services: which of them gets what, in order, surviving crashes, with a record of why.
+//!
+//! A [`Router`] follows an [`EventLog`](relay_core::EventLog). [Rules](rules) say which events go to which
+//! [`Target`](relay_core::Target)s; each document's events reach each of them in order, at least once, whatever process is
+//! killed when. Services [register](registry) by themselves and are looked after ([`health`]); why each event went where
+//! it went is in the [decision log](decisions).
+//!
+//! What rules would make of an event can be asked without anything running:
+//!
+//! ```
+//! use relay_core::{DocumentId, Draft, Epoch, Payload, Seq, Timestamp};
+//! use relay_router::rules::{RuleFormat, RuleSet};
+//!
+//! let rules = RuleSet::parse(
+//!     r#"
+//!     [[rules]]
+//!     name = "reviews"
+//!     kinds = ["x-review"]
+//!     when = "event.payload.stars < 3"
+//!     targets = ["capability:support"]
+//!     "#,
+//!     RuleFormat::Toml,
+//! )?;
+//! let payload = Payload::json(&serde_json::json!({"stars": 2}))?;
+//! let draft = Draft::new(DocumentId::new("shop")?, relay_events::kind("x-review")?, payload);
+//! let event = draft.into_event(Epoch::from_u64(1), Some(Seq::FIRST), Timestamp::UNIX_EPOCH);
+//! let names: Vec<_> = rules.matches(&event).into_iter().map(|rule| &*rule.name).collect();
+//! assert_eq!(names, ["reviews"]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The README has a whole router that runs.
 
 mod causes;
 mod config;
@@ -23,3 +54,7 @@ pub use self::router::{
     RulesInForce, RulesSource, SERVICES_DOCUMENT, TargetError, TargetInfo,
 };
 pub use self::store::StoreError;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

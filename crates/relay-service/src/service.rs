@@ -194,13 +194,8 @@ impl RelayService {
                 (Some(log), Some(recovery), Arc::new(tokens) as Arc<dyn TokenSource>)
             }
         };
-        let (shared_log, place) = match &log {
-            Some(log) => {
-                let (log, place) = RoutedLog::new(Arc::new(log.clone()));
-                (Some(Arc::new(log) as Arc<dyn EventLog>), Some(place))
-            }
-            None => (None, None),
-        };
+        let (shared_log, place) = log.clone().map(|log| RoutedLog::new(Arc::new(log))).unzip();
+        let shared_log = shared_log.map(|log| Arc::new(log) as Arc<dyn EventLog>);
         let locks = Locks::new(config.locks, Arc::clone(&clock), tokens);
         let bus = Bus::guarded(config.bus, shared_log.clone(), Arc::new(locks.clone()), Arc::clone(&clock));
         let router = start_router(config.router, shared_log, recovery.as_ref(), &bus, &clock).await?;

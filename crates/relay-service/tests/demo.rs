@@ -1,5 +1,5 @@
 //! `relay demo`: the server with its four services, as a program that is started and stopped.
-#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests say what they expect by unwrapping it")]
 #![cfg(feature = "demo")]
 
 mod support;

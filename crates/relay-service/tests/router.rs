@@ -1,5 +1,10 @@
 //! Routing as its users see it: services that register over HTTP, and the command line of operators.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests say what they expect by unwrapping it"
+)]
 
 mod support;
 

@@ -2,7 +2,12 @@
 //! one hangs up in the middle of its answers, while the relay itself is killed and started again.
 //!
 //! `RELAY_ROUTING_EVENTS` says how many events are published (10,000 unless set).
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests say what they expect by unwrapping it"
+)]
 
 mod support;
 
@@ -81,8 +86,8 @@ fn while_connected(mut stream: TcpStream, mode: &str, file: &str, requests: &Ato
         let number = requests.fetch_add(1, Ordering::SeqCst);
         let status = match mode {
             _ if event["data"]["poison"] == true => "400 Bad Request",
-            "half" if number % 2 == 0 => "500 Internal Server Error",
-            "hangup" if number % 3 == 0 => {
+            "half" if number.is_multiple_of(2) => "500 Internal Server Error",
+            "hangup" if number.is_multiple_of(3) => {
                 let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nnot all of");
                 return;
             }
@@ -125,10 +130,9 @@ fn request(reader: &mut impl BufRead) -> Option<Vec<u8>> {
 
 /// Rules that send each group of documents to its service.
 fn rules(services: &BTreeMap<&str, Service>) -> String {
-    let mut rules = String::new();
-    for (name, service) in services {
+    let rule = |(name, service): (&&str, &Service)| {
         let address = service.address;
-        rules += &format!(
+        format!(
             r#"
             [[targets]]
             name = "{name}"
@@ -146,9 +150,9 @@ fn rules(services: &BTreeMap<&str, Service>) -> String {
             {}
             "#,
             if *name == "killed" { "fallback = [\"healthy\"]" } else { "" },
-        );
-    }
-    rules
+        )
+    };
+    services.iter().map(rule).collect()
 }
 
 /// Publishes one event and does not give up before it is acknowledged, wherever the relay is in its lives.

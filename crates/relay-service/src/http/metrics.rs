@@ -208,8 +208,10 @@ fn log(page: &mut Page, log: &LogStats) {
 
 /// Routing to services.
 fn router(page: &mut Page, router: &RouterStats) {
-    let mut decisions =
-        page.counter("relay_router_decisions_total", "Decisions about events, by outcome: each attempt to deliver one, and each that leads to none.");
+    let mut decisions = page.counter(
+        "relay_router_decisions_total",
+        "Decisions about events, by outcome: each attempt to deliver one, and each that leads to none.",
+    );
     for (outcome, count) in &router.decisions {
         decisions.labelled(&[("outcome", outcome)], count);
     }
@@ -218,12 +220,14 @@ fn router(page: &mut Page, router: &RouterStats) {
         "From an event's place in its document to its place in a queue; quantiles over the last minute.",
         &router.routing_latency,
     );
-    page.gauge("relay_router_behind_events", "Events of the log that are not routed yet.").value(router.behind);
+    page.gauge("relay_router_behind_events", "Events of the log that are not routed yet.")
+        .value(router.behind);
     let mut rules = page.counter("relay_router_matches_total", "Events that matched, by rule.");
     for (rule, count) in &router.rules {
         rules.labelled(&[("rule", rule)], count);
     }
-    let mut log = page.counter("relay_router_decision_log_total", "Decisions, by what the decision log did with them.");
+    let mut log =
+        page.counter("relay_router_decision_log_total", "Decisions, by what the decision log did with them.");
     let kept = &router.decision_log;
     for (what, count) in [
         ("kept", kept.kept),
@@ -239,15 +243,28 @@ fn router(page: &mut Page, router: &RouterStats) {
 /// The targets, each family with a sample for each of them.
 fn targets(page: &mut Page, router: &RouterStats) {
     type Counter = fn(&TargetStats) -> u64;
+    type Gauge = fn(&TargetStats) -> f64;
     let counters: [(&'static str, &str, Counter); 8] = [
         ("relay_target_deliveries_total", "Events that a target took.", |target| target.delivered),
-        ("relay_target_retries_total", "Failed attempts after which an event is tried again.", |target| target.retries),
+        ("relay_target_retries_total", "Failed attempts after which an event is tried again.", |target| {
+            target.retries
+        }),
         ("relay_target_failures_total", "Failed attempts in all.", |target| target.failures),
-        ("relay_target_fallbacks_total", "Attempts at a target in the place of others.", |target| target.fallbacks),
+        ("relay_target_fallbacks_total", "Attempts at a target in the place of others.", |target| {
+            target.fallbacks
+        }),
         ("relay_target_dead_lettered_total", "Events that were given up.", |target| target.dead_lettered),
-        ("relay_target_dead_letters_dropped_total", "Dead letters that made room for others.", |target| target.dead_letters_dropped),
-        ("relay_target_expired_total", "Events whose time was over before they were delivered.", |target| target.expired),
-        ("relay_target_lost_total", "Events that retention had dropped before they were delivered.", |target| target.lost),
+        ("relay_target_dead_letters_dropped_total", "Dead letters that made room for others.", |target| {
+            target.dead_letters_dropped
+        }),
+        ("relay_target_expired_total", "Events whose time was over before they were delivered.", |target| {
+            target.expired
+        }),
+        (
+            "relay_target_lost_total",
+            "Events that retention had dropped before they were delivered.",
+            |target| target.lost,
+        ),
     ];
     for (name, help, value) in counters {
         let mut family = page.counter(name, help);
@@ -255,12 +272,17 @@ fn targets(page: &mut Page, router: &RouterStats) {
             family.labelled(&[("target", target)], value(stats));
         }
     }
-    type Gauge = fn(&TargetStats) -> f64;
     let gauges: [(&'static str, &str, Gauge); 5] = [
         ("relay_target_dead_letters", "Dead letters that are kept.", |target| target.dead_letters as f64),
-        ("relay_target_queued_events", "Events that wait in routes that may lead to a target.", |target| target.queued as f64),
+        ("relay_target_queued_events", "Events that wait in routes that may lead to a target.", |target| {
+            target.queued as f64
+        }),
         ("relay_target_requests_in_flight", "Requests under way.", |target| target.in_flight as f64),
-        ("relay_target_lag_events", "Events that a target may still have to get, those not routed yet included.", |target| target.lag_events as f64),
+        (
+            "relay_target_lag_events",
+            "Events that a target may still have to get, those not routed yet included.",
+            |target| target.lag_events as f64,
+        ),
         ("relay_target_lag_seconds", "Age of the oldest event that waits.", |target| target.lag_seconds),
     ];
     for (name, help, value) in gauges {
@@ -269,7 +291,8 @@ fn targets(page: &mut Page, router: &RouterStats) {
             family.labelled(&[("target", target)], value(stats));
         }
     }
-    let mut states = page.gauge("relay_target_state", "Health of a target: 1 for the state that it is in, 0 for the others.");
+    let mut states = page
+        .gauge("relay_target_state", "Health of a target: 1 for the state that it is in, 0 for the others.");
     for (target, stats) in &router.targets {
         for (name, state) in STATES {
             states.labelled(&[("target", target), ("state", name)], u8::from(stats.state == state));
