@@ -25,12 +25,14 @@ pub struct HealthConfig {
     /// For how long the first time; each further time in a row as long again, up to ten times. A service whose probe
     /// succeeds comes back earlier. Default 10 s.
     pub eject_for: Duration,
-    /// A service is degraded when at least this share of its deliveries of the last minute failed, 0 to 1. Default 0.5.
+    /// A service is degraded when at least this share of its deliveries of the last minute failed, 0 to 1, until it is
+    /// less than half of that. Default 0.5.
     pub degraded_at: f64,
     /// How many deliveries that must have been. Default 20.
     pub degraded_of: u32,
-    /// How soon it is forgiven that a service went up and down: each fall counts 1, what there is halves in this time,
-    /// and with 3 or more it counts as unhealthy until there is less than 1. Default 60 s.
+    /// How soon it is forgiven that a service went up and down: each fall from healthy to unhealthy counts 1, one to or from
+    /// degraded one half, what there is halves in this time, and with 3 or more it stays down until there is less than
+    /// 1. Default 60 s.
     pub flap_half_life: Duration,
 }
 

@@ -5,9 +5,11 @@
 //! behind one lock that is held for moments; who watches is told after it was let go.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use relay_core::{Clock, HealthProbe, ServiceName};
 use relay_events::ServiceState;
@@ -34,6 +36,8 @@ struct Inner {
     clock: Arc<dyn Clock>,
     outbound: Outbound,
     observer: Box<dyn Fn(ServiceChange) + Send + Sync>,
+    /// Held while changes are told, so that they are told in their order.
+    telling: Mutex<()>,
     /// Counts changes, for those who wait for one.
     changes: watch::Sender<u64>,
     /// Who is asked: by which task, for which entry of the registry.
@@ -43,7 +47,8 @@ struct Inner {
 }
 
 impl HealthMonitor {
-    /// Begins to look after services. `observer` is called for each change and must not block.
+    /// Begins to look after services. `observer` is called for each change, in their order; it must neither block nor
+    /// tell the monitor anything.
     ///
     /// # Errors
     /// See [`HealthConfigError`].
@@ -60,6 +65,7 @@ impl HealthMonitor {
             clock,
             outbound,
             observer: Box::new(observer),
+            telling: Mutex::new(()),
             changes: watch::Sender::new(0),
             asked: Mutex::new(HashMap::new()),
             tasks: TaskTracker::new(),
@@ -72,7 +78,9 @@ impl HealthMonitor {
             loop {
                 tokio::select! {
                     () = ticking.0.stopping.cancelled() => return,
-                    _ = ticks.tick() => ticking.apply(Registry::tick),
+                    _ = ticks.tick() => if ticking.apply(Registry::tick) {
+                        ticking.ask();
+                    },
                 }
             }
         });
@@ -195,12 +203,14 @@ impl HealthMonitor {
 
     fn apply<T>(&self, step: impl FnOnce(&mut Registry, Now) -> T) -> T {
         let now = Now { monotonic: self.0.clock.monotonic(), wall: self.0.clock.now() };
-        let (result, changes) = {
+        let (result, has_changed) = {
             let mut registry = self.0.registry.lock();
             let result = step(&mut registry, now);
-            (result, registry.take_changes())
+            (result, registry.has_changes())
         };
-        if !changes.is_empty() {
+        if has_changed {
+            let _in_order = self.0.telling.lock();
+            let changes = self.0.registry.lock().take_changes();
             changes.into_iter().for_each(&self.0.observer);
             self.0.changes.send_modify(|changes| *changes = changes.wrapping_add(1));
         }
@@ -209,10 +219,12 @@ impl HealthMonitor {
 
     /// Has each service that wants it asked by a task, and nobody by two.
     fn ask(&self) {
-        let subjects = self.0.registry.lock().subjects();
+        // Locked first: what another has read of the registry before must not be put in the place of this.
         let mut asked = self.0.asked.lock();
+        let subjects = self.0.registry.lock().subjects();
+        let meant: HashMap<_, _> = subjects.iter().map(|one| (&one.name, one.generation)).collect();
         asked.retain(|name, (generation, token)| {
-            let is_meant = subjects.iter().any(|one| one.name == *name && one.generation == *generation);
+            let is_meant = meant.get(name) == Some(generation);
             if !is_meant {
                 token.cancel();
             }
@@ -239,8 +251,10 @@ impl HealthMonitor {
         // Services that come together are not asked together.
         tokio::time::sleep(spec.interval.min(FIRST_WITHIN).mul_f64(rand::random())).await;
         loop {
-            let answer = match tokio::time::timeout(spec.timeout, probe.check()).await {
-                Ok(answer) => answer.map_err(|failure| failure.detail),
+            let checked = AssertUnwindSafe(probe.check()).catch_unwind();
+            let answer = match tokio::time::timeout(spec.timeout, checked).await {
+                Ok(Ok(answer)) => answer.map_err(|failure| failure.detail),
+                Ok(Err(_panic)) => Err("the probe has panicked".to_owned()),
                 Err(_elapsed) => Err(format!("no answer within {} ms", spec.timeout.as_millis())),
             };
             self.apply(|registry, now| registry.probed(&subject.name, subject.generation, answer, now));

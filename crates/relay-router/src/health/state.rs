@@ -2,8 +2,9 @@
 //!
 //! Three witnesses are heard: its probe (so many answers in a row change what it says), itself (with its heartbeats), and
 //! the deliveries to it: many failures in a row eject it for a while, as Envoy's outlier detection does, and many of
-//! the last minute degrade it. One that goes up and down is held down until it has been quiet, as flapping routes are
-//! (RFC 2439): each fall adds a penalty that decays.
+//! the last minute degrade it until it is clearly better. One that goes up and down is held down until it has been quiet,
+//! as flapping routes are (RFC 2439): each fall adds a penalty that decays, falls while it is held down too, up to a
+//! ceiling, so that it is never held for more than three half-lives after its last fall.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -36,19 +37,32 @@ pub struct Health {
     report: Option<Report>,
     failures_in_row: u32,
     last_failure: String,
+    /// It has taken a delivery since it was last ejected.
+    has_taken: bool,
     ejections: u32,
     ejected_until: Duration,
     /// Deliveries by second: when, how many, how many of them failed.
     recent: VecDeque<(u64, u32, u32)>,
+    /// Too many of them failed, and not clearly fewer since.
+    is_failing: bool,
     penalty: f64,
     penalty_at: Duration,
-    is_held_down: bool,
-    is_draining: bool,
-    is_gone: bool,
-    /// What follows from all that, why, and since when.
+    /// What it is at best while it is held down.
+    held_at: Option<ServiceState>,
+    /// What followed last, before damping.
+    seen: ServiceState,
+    presence: Presence,
+    /// What follows from all that and is told, why, and since when.
     state: ServiceState,
     reason: Option<String>,
     since: Timestamp,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Presence {
+    Here,
+    Draining,
+    Gone,
 }
 
 #[derive(Debug)]
@@ -63,6 +77,10 @@ const WINDOW: u64 = 60;
 /// The penalty with which a service is held down, and below which it is let up again.
 const HOLD_DOWN: f64 = 3.0;
 const LET_UP: f64 = 1.0;
+/// The most that it can be.
+const CEILING: f64 = 8.0;
+/// What a fall by one step adds, of the two from healthy over degraded to unhealthy.
+const STEP: f64 = 0.5;
 /// How often in a row an ejection grows.
 const MAX_EJECTIONS: u32 = 10;
 
@@ -77,14 +95,16 @@ impl Health {
             report: None,
             failures_in_row: 0,
             last_failure: String::new(),
+            has_taken: false,
             ejections: 0,
             ejected_until: Duration::ZERO,
             recent: VecDeque::new(),
+            is_failing: false,
             penalty: 0.0,
             penalty_at: Duration::ZERO,
-            is_held_down: false,
-            is_draining: false,
-            is_gone: false,
+            held_at: None,
+            seen: ServiceState::Unknown,
+            presence: Presence::Here,
             state: ServiceState::Unknown,
             reason: None,
             since,
@@ -150,15 +170,17 @@ impl Health {
         }
         match answer {
             Ok(()) => {
+                self.has_taken = true;
                 self.failures_in_row = 0;
                 self.ejections = 0;
             }
             Err(reason) => {
-                self.failures_in_row += 1;
+                self.failures_in_row = self.failures_in_row.saturating_add(1);
                 if self.last_failure != reason {
                     reason.clone_into(&mut self.last_failure);
                 }
                 if self.failures_in_row >= config.eject_after && self.ejected_until <= now {
+                    self.has_taken = false;
                     self.ejections = (self.ejections + 1).min(MAX_EJECTIONS);
                     self.ejected_until = now.saturating_add(config.eject_for.saturating_mul(self.ejections));
                     // One more failure after it has come back ejects it again.
@@ -170,25 +192,31 @@ impl Health {
 
     /// The service leaves.
     pub fn drain(&mut self) {
-        self.is_draining = true;
+        self.presence = Presence::Draining;
     }
 
     /// The service is gone.
     pub fn leave(&mut self) {
-        self.is_gone = true;
+        self.presence = Presence::Gone;
     }
 
     /// Draws the conclusion from what is known at `now`, which is `wall` for people. True when it has changed.
     pub fn conclude(&mut self, config: &HealthConfig, now: Duration, wall: Timestamp) -> bool {
         self.decay(config, now);
+        self.weigh(config, now);
         let (mut state, mut reason) = self.look(config, now);
-        let works = |state| matches!(state, ServiceState::Healthy | ServiceState::Degraded);
-        if state == ServiceState::Unhealthy && works(self.state) {
-            self.penalty += 1.0;
-            self.is_held_down |= self.penalty >= HOLD_DOWN;
+        let fall = steps(state).saturating_sub(steps(self.seen));
+        if fall > 0 && matches!(self.seen, ServiceState::Healthy | ServiceState::Degraded) {
+            self.penalty = (self.penalty + STEP * f64::from(fall)).min(CEILING);
+            let is_deeper = self.held_at.is_none_or(|held| steps(held) < steps(state));
+            if self.penalty >= HOLD_DOWN && is_deeper {
+                self.held_at = Some(state);
+            }
         }
-        if self.is_held_down && (works(state) || state == ServiceState::Unknown) {
-            state = ServiceState::Unhealthy;
+        self.seen = state;
+        let is_held = |held: &ServiceState| self.presence == Presence::Here && steps(state) < steps(*held);
+        if let Some(held) = self.held_at.filter(is_held) {
+            state = held;
             reason =
                 Some("it goes up and down; it is left alone until it has been quiet for a while".to_owned());
         }
@@ -202,11 +230,10 @@ impl Health {
     }
 
     fn look(&self, config: &HealthConfig, now: Duration) -> (ServiceState, Option<String>) {
-        if self.is_gone {
-            return (ServiceState::Gone, Some("it is silent or has left".to_owned()));
-        }
-        if self.is_draining {
-            return (ServiceState::Draining, None);
+        match self.presence {
+            Presence::Gone => return (ServiceState::Gone, Some("it is silent or has left".to_owned())),
+            Presence::Draining => return (ServiceState::Draining, None),
+            Presence::Here => {}
         }
         if self.ejected_until > now {
             let reason =
@@ -219,8 +246,8 @@ impl Health {
                 self.probe_failure.as_ref().map(|reason| format!("probe: {reason}")),
             );
         }
-        let (all, failed) = self.recent_sums(now.as_secs());
-        if all >= config.degraded_of && f64::from(failed) >= config.degraded_at * f64::from(all) {
+        if self.is_failing {
+            let (all, failed) = self.recent_sums(now.as_secs());
             let reason = format!("{failed} of the last {all} deliveries failed: {}", self.last_failure);
             return (ServiceState::Degraded, Some(reason));
         }
@@ -229,10 +256,22 @@ impl Health {
             Some(Report::Works) => return (ServiceState::Healthy, None),
             None => {}
         }
-        if self.probe == Some(true) || all > failed {
+        if self.probe == Some(true) || self.has_taken {
             return (ServiceState::Healthy, None);
         }
         (ServiceState::Unknown, None)
+    }
+
+    /// Weighs the deliveries of the last minute. What degrades it must halve before it does no longer: one delivery
+    /// more or less does not change its state to and fro.
+    fn weigh(&mut self, config: &HealthConfig, now: Duration) {
+        let (all, failed) = self.recent_sums(now.as_secs());
+        let share = f64::from(failed) / f64::from(all.max(1));
+        self.is_failing = if self.is_failing {
+            share >= config.degraded_at / 2.0
+        } else {
+            all >= config.degraded_of && share >= config.degraded_at
+        };
     }
 
     fn recent_sums(&self, second: u64) -> (u32, u32) {
@@ -250,6 +289,17 @@ impl Health {
         let elapsed = now.saturating_sub(self.penalty_at).as_secs_f64();
         self.penalty *= 0.5_f64.powf(elapsed / config.flap_half_life.as_secs_f64());
         self.penalty_at = now;
-        self.is_held_down &= self.penalty >= LET_UP;
+        if self.penalty < LET_UP {
+            self.held_at = None;
+        }
+    }
+}
+
+/// How far down from healthy a state is.
+fn steps(state: ServiceState) -> u8 {
+    match state {
+        ServiceState::Degraded => 1,
+        ServiceState::Unhealthy => 2,
+        _ => 0,
     }
 }

@@ -328,3 +328,24 @@ pub enum HeartbeatError {
 
 /// Why a service does not leave.
 pub type DeregisterError = HeartbeatError;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_that_was_replaced_signs_beside_the_new_one_until_its_time_is_over() {
+        let until = Timestamp::from_micros(1_000_000);
+        let record = ServiceRecord {
+            name: ServiceName::new("sift").unwrap(),
+            registration: Registration::new("https://sift.example"),
+            registered_at: Timestamp::UNIX_EPOCH,
+            lease: LeaseId::random(),
+            secret: "new".to_owned(),
+            old_secret: Some(("old".to_owned(), until)),
+        };
+        assert_eq!(record.secrets(Timestamp::from_micros(999_999)), ["new", "old"]);
+        assert_eq!(record.secrets(until), ["new"]);
+    }
+}

@@ -86,6 +86,10 @@ impl Registry {
         Self { config, entries: HashMap::new(), changes: Vec::new(), generation: 0 }
     }
 
+    pub(crate) fn has_changes(&self) -> bool {
+        !self.changes.is_empty()
+    }
+
     /// What has changed since the last call.
     pub(crate) fn take_changes(&mut self) -> Vec<ServiceChange> {
         std::mem::take(&mut self.changes)
@@ -104,6 +108,9 @@ impl Registry {
     ) -> Result<Registered, RegisterError> {
         registration.check()?;
         let before = self.lease(&name);
+        if before.is_none() && self.entries.contains_key(&name) {
+            return Err(RegisterError::NameTaken { service: name });
+        }
         let is_new = before.is_none_or(|lease| matches!(lease.phase, Phase::Gone(_)));
         if before.is_none() && self.entries.len() >= self.config.max_services {
             let (count, max) = (self.entries.len() + 1, self.config.max_services);
@@ -185,7 +192,14 @@ impl Registry {
     /// Takes the targets of the rule document in the place of those that it had before.
     pub(crate) fn configure(&mut self, targets: &[TargetSpec], now: Now) {
         let is_named = |name: &ServiceName| targets.iter().any(|target| target.name == *name);
-        self.entries.retain(|name, entry| !matches!(entry.source, Source::Configured(_)) || is_named(name));
+        let dropped = self
+            .entries
+            .extract_if(|name, entry| matches!(entry.source, Source::Configured(_)) && !is_named(name));
+        self.changes.extend(dropped.map(|(service, _)| ServiceChange {
+            service,
+            state: ServiceState::Gone,
+            reason: Some("the rules name it no longer".to_owned()),
+        }));
         for target in targets {
             let is_same = self.entries.get(&target.name).is_some_and(
                 |entry| matches!(&entry.source, Source::Configured(old) if old.url == target.url && old.probe == target.probe),
@@ -296,7 +310,9 @@ impl Registry {
     }
 
     /// Looks at the time: leases that are over, services that may be forgotten, what was left alone for long enough.
-    pub(crate) fn tick(&mut self, now: Now) {
+    /// True when a service need not be asked any more.
+    pub(crate) fn tick(&mut self, now: Now) -> bool {
+        let mut has_ended = false;
         let names: Vec<_> = self.entries.keys().cloned().collect();
         for name in names {
             let Some(lease) = self.lease(&name) else {
@@ -310,11 +326,15 @@ impl Registry {
                         self.entries.remove(&name);
                     }
                 }
-                Phase::Leaving(until) if now.monotonic >= until => self.end(&name, now),
-                Phase::Held if silent > self.config.lease => self.end(&name, now),
-                Phase::Held | Phase::Leaving(_) => self.change(&name, now, |_, _| ()),
+                Phase::Held if silent <= self.config.lease => self.change(&name, now, |_, _| ()),
+                Phase::Leaving(until) if now.monotonic < until => self.change(&name, now, |_, _| ()),
+                Phase::Held | Phase::Leaving(_) => {
+                    self.end(&name, now);
+                    has_ended = true;
+                }
             }
         }
+        has_ended
     }
 
     /// Tells one entry something and draws the conclusion.

@@ -1,6 +1,6 @@
 //! A router on a log in memory, with targets in this process that do as they are told.
 
-#![allow(dead_code, reason = "each test file uses its own part of this")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of this")]
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 /// The clock of a paused runtime: it goes on by itself whenever all wait for it.
 #[derive(Debug)]
-struct TokioClock(tokio::time::Instant);
+pub struct TokioClock(pub tokio::time::Instant);
 
 impl Clock for TokioClock {
     fn now(&self) -> Timestamp {

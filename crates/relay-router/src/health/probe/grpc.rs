@@ -1,13 +1,17 @@
 //! The gRPC health checking protocol, <https://github.com/grpc/grpc/blob/master/doc/health-checking.md>.
 
+use std::net::SocketAddr;
+
 use async_trait::async_trait;
+use http::Uri;
 use relay_core::{HealthProbe, ProbeFailure};
-use tonic::transport::{ClientTlsConfig, Endpoint};
+use reqwest::Url;
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::target::Outbound;
+use crate::target::{Outbound, causes_of};
 
 pub(super) struct GrpcProbe {
     pub(super) outbound: Outbound,
@@ -19,34 +23,46 @@ pub(super) struct GrpcProbe {
 #[async_trait]
 impl HealthProbe for GrpcProbe {
     async fn check(&self) -> Result<(), ProbeFailure> {
-        let failure = |error: &dyn std::error::Error| ProbeFailure::new(crate::target::causes_of(error));
-        let url = self.outbound.check_url(&self.url).map_err(|error| failure(&error))?;
-        let addresses = self.outbound.addresses_of(&self.url).await.map_err(|error| failure(&error))?;
-        let address = addresses.first().ok_or_else(|| ProbeFailure::new("its name has no address"))?;
-        // Connects to exactly the address that was checked; the name is for TLS and the authority alone.
-        let scheme = url.scheme();
-        let endpoint =
-            Endpoint::from_shared(format!("{scheme}://{address}")).map_err(|error| failure(&error))?;
-        let authority = url.authority().parse().map_err(|error: http::uri::InvalidUri| failure(&error))?;
-        let mut endpoint = endpoint.origin(
-            http::Uri::builder()
-                .scheme(scheme)
-                .authority::<http::uri::Authority>(authority)
-                .path_and_query("/")
-                .build()
-                .map_err(|error| failure(&error))?,
-        );
-        if scheme == "https" {
-            let tls =
-                ClientTlsConfig::new().domain_name(url.host_str().unwrap_or_default()).with_webpki_roots();
-            endpoint = endpoint.tls_config(tls).map_err(|error| failure(&error))?;
-        }
-        let channel = endpoint.connect().await.map_err(|error| failure(&error))?;
+        let url = self.outbound.check_url(&self.url).map_err(failure)?;
+        let addresses = self.outbound.addresses_of(&self.url).await.map_err(failure)?;
+        let channel = connect(&url, &addresses).await?;
         let request = HealthCheckRequest { service: self.service.clone() };
-        let answer = HealthClient::new(channel).check(request).await.map_err(|error| failure(&error))?;
+        let answer = HealthClient::new(channel).check(request).await;
+        let answer = answer.map_err(|status| {
+            ProbeFailure::new(format!("it answers {:?}: {}", status.code(), status.message()))
+        })?;
         match answer.into_inner().status() {
             ServingStatus::Serving => Ok(()),
             status => Err(ProbeFailure::new(format!("it says {}", status.as_str_name()))),
         }
     }
+}
+
+/// Connects to the first of the addresses that can be.
+async fn connect(url: &Url, addresses: &[SocketAddr]) -> Result<Channel, ProbeFailure> {
+    let mut failed = ProbeFailure::new("its name has no address");
+    for address in addresses {
+        match endpoint(url, *address)?.connect().await {
+            Ok(channel) => return Ok(channel),
+            Err(error) => failed = failure(error),
+        }
+    }
+    Err(failed)
+}
+
+/// Leads to exactly the address that was checked; the name is for TLS and the authority alone.
+fn endpoint(url: &Url, address: SocketAddr) -> Result<Endpoint, ProbeFailure> {
+    let scheme = url.scheme();
+    let origin = Uri::builder().scheme(scheme).authority(url.authority()).path_and_query("/").build();
+    let endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).map_err(failure)?;
+    let endpoint = endpoint.origin(origin.map_err(failure)?);
+    if scheme != "https" {
+        return Ok(endpoint);
+    }
+    let tls = ClientTlsConfig::new().domain_name(url.host_str().unwrap_or_default()).with_enabled_roots();
+    endpoint.tls_config(tls).map_err(failure)
+}
+
+fn failure(error: impl std::error::Error) -> ProbeFailure {
+    ProbeFailure::new(causes_of(&error))
 }

@@ -1,0 +1,174 @@
+//! The circuit breaker beside a plain model of it, under a clock that the test holds.
+
+#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use relay_router::health::{BreakerConfig, BreakerState, CircuitBreaker, Ticket};
+
+fn config(failures: u32, open_for: u64, half_open: u32) -> BreakerConfig {
+    let mut config = BreakerConfig::default();
+    config.failures = NonZeroU32::new(failures).unwrap();
+    config.open_for = Duration::from_millis(open_for);
+    config.half_open = NonZeroU32::new(half_open).unwrap();
+    config
+}
+
+fn at(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Wait(u64),
+    Begin,
+    /// Of the requests under way, this one (of as many as there are) ends.
+    Succeed(usize),
+    Fail(usize),
+    Cancel(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        2 => (0_u64..80).prop_map(Step::Wait),
+        4 => Just(Step::Begin),
+        2 => any::<usize>().prop_map(Step::Succeed),
+        4 => any::<usize>().prop_map(Step::Fail),
+        1 => any::<usize>().prop_map(Step::Cancel),
+    ]
+}
+
+/// A request under way, and in which chapter of the breaker's life it began.
+struct Request {
+    ticket: Ticket,
+    chapter: usize,
+}
+
+/// What a breaker is, said plainly: chapters, each closed or with the time until which it is open.
+struct Model {
+    config: BreakerConfig,
+    /// Of each chapter: none while closed, else until when it is open. After that time trials may begin in it.
+    chapters: Vec<Option<u64>>,
+    /// Answers in this chapter, oldest first: true for a success.
+    answers: Vec<bool>,
+    /// Somebody has tried since it was open.
+    is_tried: bool,
+}
+
+impl Model {
+    fn chapter(&self) -> usize {
+        self.chapters.len() - 1
+    }
+
+    fn begin_chapter(&mut self, until: Option<u64>) {
+        self.chapters.push(until);
+        self.answers.clear();
+        self.is_tried = false;
+    }
+
+    fn state(&self, now: u64) -> BreakerState {
+        match self.chapters[self.chapter()] {
+            None => BreakerState::Closed,
+            Some(until) if now < until => BreakerState::Open,
+            Some(_) => BreakerState::HalfOpen,
+        }
+    }
+
+    /// From when on a request may begin, with `requests` under way.
+    fn ready_at(&self, now: u64, requests: &[Request]) -> Option<u64> {
+        let trials = requests.iter().filter(|request| request.chapter == self.chapter()).count();
+        match self.chapters[self.chapter()] {
+            None => Some(now),
+            Some(until) if !self.is_tried => Some(until),
+            Some(_) => (trials < self.config.half_open.get() as usize).then_some(now),
+        }
+    }
+
+    fn answer(&mut self, request: &Request, worked: bool, now: u64) {
+        if request.chapter != self.chapter() {
+            return;
+        }
+        self.answers.push(worked);
+        let failed = self.answers.iter().rev().take_while(|worked| !**worked).count();
+        let open_for = u64::try_from(self.config.open_for.as_millis()).unwrap();
+        match (self.chapters[self.chapter()], worked) {
+            (None, false) if failed >= self.config.failures.get() as usize => {
+                self.begin_chapter(Some(now + open_for));
+            }
+            (Some(_), false) => self.begin_chapter(Some(now + open_for)),
+            (Some(_), true) => self.begin_chapter(None),
+            (None, _) => {}
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn the_breaker_does_what_the_model_says(
+        failures in 1_u32..5,
+        open_for in 1_u64..200,
+        half_open in 1_u32..4,
+        steps in prop::collection::vec(step(), 1..200),
+    ) {
+        let config = config(failures, open_for, half_open);
+        let mut breaker = CircuitBreaker::new(config.clone());
+        let mut model = Model { config, chapters: vec![None], answers: Vec::new(), is_tried: false };
+        let mut requests: Vec<Request> = Vec::new();
+        let mut now = 0;
+        for step in steps {
+            match step {
+                Step::Wait(millis) => now += millis,
+                Step::Begin => {
+                    if model.ready_at(now, &requests).is_some_and(|ready| ready <= now) {
+                        // A request that began before it opened is of no chapter that still counts.
+                        model.is_tried |= model.chapters[model.chapter()].is_some();
+                        let ticket = breaker.begin(at(now));
+                        requests.push(Request { ticket, chapter: model.chapter() });
+                    }
+                }
+                Step::Succeed(which) if !requests.is_empty() => {
+                    let request = requests.swap_remove(which % requests.len());
+                    breaker.success(request.ticket);
+                    model.answer(&request, true, now);
+                }
+                Step::Fail(which) if !requests.is_empty() => {
+                    let request = requests.swap_remove(which % requests.len());
+                    breaker.failure(request.ticket, at(now));
+                    model.answer(&request, false, now);
+                }
+                Step::Cancel(which) if !requests.is_empty() => {
+                    let request = requests.swap_remove(which % requests.len());
+                    breaker.cancel(request.ticket);
+                }
+                Step::Succeed(_) | Step::Fail(_) | Step::Cancel(_) => {}
+            }
+            prop_assert_eq!(breaker.state(at(now)), model.state(now), "after {:?} at {}", step, now);
+            prop_assert_eq!(breaker.ready_at(at(now)), model.ready_at(now, &requests).map(at), "after {:?} at {}", step, now);
+        }
+    }
+}
+
+#[test]
+fn an_answer_to_a_request_from_before_it_opened_changes_nothing() {
+    let mut breaker = CircuitBreaker::new(config(1, 100, 1));
+    let (first, second) = (breaker.begin(at(0)), breaker.begin(at(0)));
+    breaker.failure(first, at(10));
+    breaker.success(second);
+    assert_eq!(breaker.state(at(10)), BreakerState::Open);
+    assert_eq!(breaker.ready_at(at(10)), Some(at(110)));
+}
+
+#[test]
+fn a_trial_that_was_not_made_is_given_back() {
+    let mut breaker = CircuitBreaker::new(config(1, 100, 1));
+    let first = breaker.begin(at(0));
+    breaker.failure(first, at(0));
+    let trial = breaker.begin(at(100));
+    assert_eq!(breaker.ready_at(at(100)), None);
+    breaker.cancel(trial);
+    assert_eq!(breaker.ready_at(at(100)), Some(at(100)));
+}
