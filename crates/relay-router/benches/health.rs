@@ -1,0 +1,98 @@
+//! What one check of a service costs the relay of its own time, by how it is asked.
+//!
+//! `cargo bench -p relay-router --bench health`. The services are on another thread; counted is the time that the
+//! relay's own thread was on a processor (Linux), of 100 services that are each asked ten times a second.
+
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot be set up must stop")]
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use relay_core::{ServiceName, SystemClock};
+use relay_router::health::{HealthConfig, HealthMonitor};
+use relay_router::registry::Registration;
+use relay_router::rules::{ProbeCheck, ProbeSpec};
+use relay_router::target::{Outbound, OutboundPolicy};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+/// How long this thread was on a processor.
+fn on_processor() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
+}
+
+/// Answers GETs, and counts connections and requests.
+async fn serve(listener: TcpListener, connections: Arc<AtomicU64>, requests: Arc<AtomicU64>) {
+    let mut tasks = JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        connections.fetch_add(1, Ordering::Relaxed);
+        let requests = Arc::clone(&requests);
+        tasks.spawn(async move {
+            let answer = service_fn(|_: Request<Incoming>| {
+                requests.fetch_add(1, Ordering::Relaxed);
+                async { Ok::<_, Infallible>(Response::new("ok".to_owned())) }
+            });
+            // Ends with an error when the relay lets the connection go.
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), answer)
+                .await;
+        });
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+fn measure(what: &str, address: SocketAddr, check: &ProbeCheck, count: &AtomicU64) {
+    runtime().block_on(async {
+        let mut policy = OutboundPolicy::default();
+        policy.allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
+        let clock = Arc::new(SystemClock::new());
+        let outbound = Outbound::new(policy).unwrap();
+        let monitor = HealthMonitor::start(HealthConfig::default(), outbound, clock, |_| {}).unwrap();
+        for n in 0..100 {
+            let mut registration = Registration::new(format!("http://{address}"));
+            registration.probe = ProbeSpec::new(check.clone());
+            registration.probe.interval = *ProbeSpec::INTERVAL.start();
+            registration.probe.rise = NonZeroU32::MIN;
+            monitor.register(ServiceName::new(format!("service-{n}")).unwrap(), registration).unwrap();
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let (before, checks) = (on_processor(), count.load(Ordering::Relaxed));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let (took, checks) = (on_processor().saturating_sub(before), count.load(Ordering::Relaxed) - checks);
+        let micros = took.as_secs_f64() * 1e6 / f64::from(u32::try_from(checks).unwrap());
+        println!("{what}: {micros:.0} µs of the relay's own time per check, of {checks} checks");
+        monitor.shutdown().await;
+    });
+}
+
+fn main() {
+    let (connections, requests) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (tell, told) = std::sync::mpsc::channel();
+    {
+        let (connections, requests) = (Arc::clone(&connections), Arc::clone(&requests));
+        std::thread::spawn(move || {
+            runtime().block_on(async {
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                tell.send(listener.local_addr().unwrap()).unwrap();
+                serve(listener, connections, requests).await;
+            });
+        });
+    }
+    let address = told.recv().unwrap();
+    let http = ProbeCheck::Http { path: "/health".to_owned(), status: 200, body: Some("ok".to_owned()) };
+    measure("http", address, &http, &requests);
+    measure("tcp", address, &ProbeCheck::Tcp, &connections);
+}
