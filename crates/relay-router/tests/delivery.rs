@@ -36,6 +36,13 @@ fn attempts(max_attempts: u32) -> TargetPolicy {
     policy
 }
 
+/// For targets that are made to wait: the paused clock runs on while they do.
+fn patient() -> TargetPolicy {
+    let mut policy = TargetPolicy::default();
+    policy.timeout = Duration::from_secs(60 * 60 * 24 * 365 * 10);
+    policy
+}
+
 fn is_sorted(numbers: &[usize]) -> bool {
     numbers.windows(2).all(|pair| pair[0] < pair[1])
 }
@@ -171,8 +178,8 @@ async fn all_of_several_targets_get_everything_at_their_own_pace() {
     let router = world.router(rules).await;
     let gate = Arc::new(Semaphore::new(0));
     let (a, b) = (Recorder::gated(Arc::clone(&gate)), Recorder::new());
-    attach(&router, "a", &a, TargetPolicy::default()).await;
-    attach(&router, "b", &b, TargetPolicy::default()).await;
+    attach(&router, "a", &a, patient()).await;
+    attach(&router, "b", &b, patient()).await;
     world.publish_notes(&router, 2, 20).await;
     b.wait_for(20).await;
     assert!(a.taken().is_empty());
@@ -185,7 +192,7 @@ async fn all_of_several_targets_get_everything_at_their_own_pace() {
 async fn after_a_stop_at_any_moment_the_next_router_delivers_the_rest_and_little_twice() {
     let world = World::new();
     let concurrency = 4;
-    let mut policy = TargetPolicy::default();
+    let mut policy = patient();
     policy.concurrency = NonZeroUsize::new(concurrency).unwrap();
     let total = 500;
     let mut seen = Vec::new();
@@ -381,7 +388,7 @@ async fn what_waits_for_a_rule_that_is_no_more_is_still_delivered() {
     let router = world.router(TO_A).await;
     let gate = Arc::new(Semaphore::new(0));
     let a = Recorder::gated(Arc::clone(&gate));
-    attach(&router, "a", &a, TargetPolicy::default()).await;
+    attach(&router, "a", &a, patient()).await;
     world.publish_notes(&router, 1, 10).await;
     until(|| router.target(&name("a")).unwrap().queued == 10).await;
     let rules =
@@ -393,7 +400,7 @@ async fn what_waits_for_a_rule_that_is_no_more_is_still_delivered() {
     router.stop(Duration::ZERO).await;
 
     let a = Recorder::new();
-    let router = world.router_to(TO_A, vec![target("a", &a, TargetPolicy::default())]).await;
+    let router = world.router_to(TO_A, vec![target("a", &a, patient())]).await;
     assert_eq!(router.rules().version, version + 1);
     a.wait_for(10).await;
     until(|| router.target(&name("a")).unwrap().queued == 0).await;
@@ -420,8 +427,8 @@ async fn a_full_route_is_left_behind_by_itself_and_catches_up() {
     let router = world.router_with(config.clone()).await;
     let gate = Arc::new(Semaphore::new(0));
     let (a, b) = (Recorder::gated(Arc::clone(&gate)), Recorder::new());
-    attach(&router, "a", &a, TargetPolicy::default()).await;
-    attach(&router, "b", &b, TargetPolicy::default()).await;
+    attach(&router, "a", &a, patient()).await;
+    attach(&router, "b", &b, patient()).await;
     world.publish_notes(&router, 5, 1_000).await;
     b.wait_for(1_000).await;
     assert!(a.taken().is_empty());
@@ -432,8 +439,7 @@ async fn a_full_route_is_left_behind_by_itself_and_catches_up() {
     router.stop(Duration::ZERO).await;
 
     let rest = Recorder::new();
-    config.targets =
-        vec![target("a", &rest, TargetPolicy::default()), target("b", &b, TargetPolicy::default())];
+    config.targets = vec![target("a", &rest, patient()), target("b", &b, patient())];
     let router = world.router_with(config).await;
     rest.wait_for(700).await;
     let mut numbers: Vec<_> =
@@ -472,7 +478,7 @@ async fn a_target_gets_no_more_at_once_and_no_more_a_second_than_it_takes() {
     let router = world.router(TO_A).await;
     let gate = Arc::new(Semaphore::new(0));
     let a = Recorder::gated(Arc::clone(&gate));
-    let mut policy = TargetPolicy::default();
+    let mut policy = patient();
     policy.concurrency = NonZeroUsize::new(3).unwrap();
     policy.rate = NonZeroU32::new(10);
     attach(&router, "a", &a, policy).await;

@@ -185,21 +185,24 @@ impl Begun {
     async fn keep(&self, engine: &Engine, ending: &mut Ending) -> Result<(), StoreError> {
         let parts = engine.parts();
         let mut batch = Batch::default();
+        let mut dead = Vec::new();
         for ((entry, fate), event) in self.taken.entries.iter().zip(&ending.fates).zip(&ending.events) {
             match (fate, event) {
                 (Fate::Again(waiting), _) => batch.wait(self.route, entry.offset, waiting),
                 (Fate::Dead(waiting, reason), Some(event)) => {
                     batch.done(self.route, entry.offset);
                     let letter = self.letter(entry.offset, waiting, event, *reason, parts.clock.now())?;
-                    let dropped = parts.dead_letters.add(&mut batch, &letter).await?;
-                    for _ in 0..dropped {
-                        parts.metrics.dead_letter_dropped(&self.name);
-                    }
+                    dead.push(parts.dead_letters.add(&mut batch, &letter).await?);
                 }
                 (Fate::Done(_) | Fate::Dead(..), _) => batch.done(self.route, entry.offset),
             }
         }
-        parts.store.commit(batch).await
+        parts.store.commit(batch).await?;
+        for dropped in dead {
+            parts.dead_letters.added(&self.name, dropped);
+            (0..dropped).for_each(|_| parts.metrics.dead_letter_dropped(&self.name));
+        }
+        Ok(())
     }
 
     fn letter(

@@ -34,28 +34,29 @@ impl DeadLetters {
         self.counts.lock().get(target).copied().unwrap_or(0)
     }
 
-    /// Adds `letter` to `batch`. Returns how many were dropped to make room for it.
+    /// Adds `letter` to `batch`. Returns how many make room for it. They count from [`DeadLetters::added`] on.
     ///
     /// # Errors
     /// See [`StoreError`].
     pub(crate) async fn add(&self, batch: &mut Batch, letter: &DeadLetter) -> Result<usize, StoreError> {
-        let count = {
-            let mut counts = self.counts.lock();
-            let count = counts.entry(letter.target.clone()).or_default();
-            *count += 1;
-            *count
-        };
-        let excess = count.saturating_sub(self.max_per_target);
+        let excess = (self.count(&letter.target) + 1).saturating_sub(self.max_per_target);
         let oldest = if excess == 0 {
             Vec::new()
         } else {
             self.store.dead_letters(letter.target.clone(), None, excess.min(MAX_PAGE)).await?
         };
         for oldest in &oldest {
-            self.remove(batch, &letter.target, oldest.id);
+            batch.remove_dead_letter(&letter.target, oldest.id);
         }
         batch.dead_letter(letter);
         Ok(oldest.len())
+    }
+
+    /// Counts a letter that is kept now, and those that have made room for it.
+    pub(crate) fn added(&self, target: &ServiceName, dropped: usize) {
+        let mut counts = self.counts.lock();
+        let count = counts.entry(target.clone()).or_default();
+        *count = (*count + 1).saturating_sub(dropped);
     }
 
     /// Removes a letter that is there with `batch`.
@@ -63,7 +64,7 @@ impl DeadLetters {
         batch.remove_dead_letter(target, id);
         let mut counts = self.counts.lock();
         if let Some(count) = counts.get_mut(target) {
-            *count -= 1;
+            *count = count.saturating_sub(1);
             if *count == 0 {
                 counts.remove(target);
             }
