@@ -1,0 +1,168 @@
+//! The decision log through its own API: what is kept, found, followed, rotated and left out.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use relay_core::{Epoch, Event, Seq, Timestamp};
+use relay_router::decisions::{Decision, DecisionFilter, DecisionLog, DecisionLogConfig, Followed, Outcome};
+use support::{name, note};
+
+fn event(document: &str, n: usize) -> Arc<Event> {
+    Arc::new(note(document, n).into_event(
+        Epoch::from_u64(1),
+        Some(Seq::new(n as u64)),
+        Timestamp::UNIX_EPOCH,
+    ))
+}
+
+fn decision(event: &Arc<Event>, second: u64, target: &str, outcome: Outcome) -> Decision {
+    Decision {
+        at: Timestamp::UNIX_EPOCH.saturating_add(Duration::from_secs(second)),
+        event: Arc::clone(event),
+        rules_version: 1,
+        rule: Some("rule".into()),
+        target: Some(name(target)),
+        is_fallback: false,
+        is_replay: false,
+        outcome,
+        attempt: 1,
+        duration: Duration::ZERO,
+        error: None,
+        verdicts: Box::new(Vec::new),
+    }
+}
+
+/// Waits until the log has dealt with so many.
+async fn kept(log: &DecisionLog, count: u64) {
+    while log.stats().kept < count {
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn found(log: &DecisionLog, filter: DecisionFilter, limit: usize) -> Vec<u64> {
+    let found = log.query(filter, limit).await.unwrap();
+    found.iter().map(|record| u64::try_from(record.at.as_micros()).unwrap() / 1_000_000).collect()
+}
+
+#[tokio::test]
+async fn decisions_are_found_by_all_that_they_say_newest_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = DecisionLog::start(&DecisionLogConfig::default(), directory.path().to_owned()).unwrap();
+    let outcomes = [Outcome::Delivered, Outcome::Retrying, Outcome::NoMatch];
+    let events: Vec<_> = (0..60).map(|n| event(&format!("d{}", n % 4), n + 1)).collect();
+    for (n, event) in events.iter().enumerate() {
+        log.record(decision(event, n as u64, ["a", "b"][n % 2], outcomes[n % 3]));
+    }
+    kept(&log, 60).await;
+    let all = |is_meant: fn(u64) -> bool| (0..60).rev().filter(|n| is_meant(*n)).collect::<Vec<_>>();
+    let with = |change: &dyn Fn(&mut DecisionFilter)| {
+        let mut filter = DecisionFilter::default();
+        change(&mut filter);
+        filter
+    };
+    assert_eq!(found(&log, DecisionFilter::default(), 1_000).await, all(|_| true));
+    assert_eq!(found(&log, DecisionFilter::default(), 2).await, [59, 58]);
+    let document = note("d1", 0).document;
+    assert_eq!(found(&log, with(&|f| f.document = Some(document.clone())), 100).await, all(|n| n % 4 == 1));
+    assert_eq!(found(&log, with(&|f| f.target = Some(name("b"))), 100).await, all(|n| n % 2 == 1));
+    assert_eq!(found(&log, with(&|f| f.outcome = Some(Outcome::NoMatch)), 100).await, all(|n| n % 3 == 2));
+    assert_eq!(found(&log, with(&|f| f.event = Some(events[7].id)), 100).await, [7]);
+    let at = |second| Some(Timestamp::UNIX_EPOCH.saturating_add(Duration::from_secs(second)));
+    let between = with(&|f| (f.from, f.to) = (at(10), at(20)));
+    assert_eq!(found(&log, between, 100).await, all(|n| (10..20).contains(&n)));
+    assert!(found(&log, with(&|f| f.rule = Some("other".to_owned())), 100).await.is_empty());
+    log.close().await;
+}
+
+#[tokio::test]
+async fn memory_and_files_are_bounded_and_files_outlive_a_restart_and_a_torn_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = DecisionLogConfig::default();
+    config.memory_records = 10;
+    config.disk = true;
+    config.max_file_bytes = 4_000;
+    config.max_files = 3;
+    let log = DecisionLog::start(&config, directory.path().to_owned()).unwrap();
+    for n in 0..200 {
+        log.record(decision(&event("d", n + 1), n as u64, "a", Outcome::Delivered));
+    }
+    log.close().await;
+    let files =
+        || std::fs::read_dir(directory.path()).unwrap().map(|file| file.unwrap().path()).collect::<Vec<_>>();
+    assert_eq!(files().len(), 3);
+    let newest = files().into_iter().max().unwrap();
+    let mut text = std::fs::read_to_string(&newest).unwrap();
+    text.push_str("{\"number\":99999,\"at\":\"20");
+    std::fs::write(&newest, text).unwrap();
+
+    let log = DecisionLog::start(&config, directory.path().to_owned()).unwrap();
+    let found = found(&log, DecisionFilter::default(), 1_000).await;
+    assert_eq!(found, (0..200).rev().take(found.len()).collect::<Vec<_>>());
+    assert!((20..100).contains(&found.len()), "{}", found.len());
+    log.close().await;
+}
+
+#[tokio::test]
+async fn an_event_is_sampled_with_all_its_decisions_and_what_went_wrong_is_always_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = DecisionLogConfig::default();
+    config.sample = 0.5;
+    let log = DecisionLog::start(&config, directory.path().to_owned()).unwrap();
+    let events: Vec<_> = (1..=200).map(|n| event("d", n)).collect();
+    for event in &events {
+        log.record(decision(event, 0, "a", Outcome::Delivered));
+        log.record(decision(event, 0, "b", Outcome::Delivered));
+        log.record(decision(event, 0, "c", Outcome::DeadLettered));
+    }
+    while log.stats().kept + log.stats().unsampled < 600 {
+        tokio::task::yield_now().await;
+    }
+    let mut sampled = 0;
+    for event in &events {
+        let mut filter = DecisionFilter::default();
+        filter.event = Some(event.id);
+        let count = log.query(filter, 10).await.unwrap().len();
+        assert!(count == 1 || count == 3, "{count}");
+        sampled += usize::from(count == 3);
+    }
+    assert!((60..140).contains(&sampled), "{sampled}");
+    log.close().await;
+}
+
+#[tokio::test]
+async fn a_follower_sees_what_it_wants_and_is_told_what_it_missed() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = DecisionLog::start(&DecisionLogConfig::default(), directory.path().to_owned()).unwrap();
+    let mut filter = DecisionFilter::default();
+    filter.target = Some(name("b"));
+    let (mut quick, mut slow) = (log.follow(filter), log.follow(DecisionFilter::default()));
+    log.record(decision(&event("d", 1), 1, "a", Outcome::Delivered));
+    log.record(decision(&event("d", 2), 2, "b", Outcome::Delivered));
+    let Some(Followed::Decision(first)) = quick.next().await else { panic!("a decision") };
+    assert_eq!(first.target, Some(name("b")));
+    for n in 3..=3_000 {
+        log.record(decision(&event("d", n), n as u64, "a", Outcome::Delivered));
+        kept(&log, n as u64).await;
+    }
+    let Some(Followed::Missed(missed)) = slow.next().await else { panic!("some were missed") };
+    assert!(missed > 1_000, "{missed}");
+    log.close().await;
+    log.record(decision(&event("d", 1), 1, "a", Outcome::Delivered));
+    assert_eq!(log.stats().dropped, 1);
+}
+
+#[tokio::test]
+async fn limits_that_make_no_sense_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = DecisionLogConfig::default();
+    config.sample = 1.5;
+    assert!(DecisionLog::start(&config, directory.path().to_owned()).is_err());
+    config.sample = 1.0;
+    config.queue = 0;
+    let Err(error) = DecisionLog::start(&config, directory.path().to_owned()) else { panic!("refused") };
+    assert_eq!(error.to_string(), "`queue` is 0; it must be at least 1");
+}

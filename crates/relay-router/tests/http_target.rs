@@ -1,0 +1,180 @@
+//! Delivery over HTTP to real servers: what each answer means, and where deliveries do not go.
+
+#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
+
+use std::io::{BufRead, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use relay_core::{
+    Delivery, DeliveryError, DocumentId, Draft, Epoch, Payload, Seq, SystemClock, Target, Timestamp, Verdict,
+};
+use relay_router::target::{
+    HostPattern, HttpTarget, HttpTargetConfig, Outbound, OutboundError, OutboundPolicy,
+};
+
+/// A server that gives each request the same answer, as it is, and closes. Returns where it is, and how often it was asked.
+fn answering(answer: String) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let mut length = 0;
+            loop {
+                let mut line = String::new();
+                if reader.read_line(&mut line).unwrap() == 0 || line == "\r\n" {
+                    break;
+                }
+                if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().unwrap();
+                }
+            }
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).unwrap();
+            counted.fetch_add(1, Ordering::SeqCst);
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    (address, asked)
+}
+
+fn status(line: &str, headers: &str) -> String {
+    format!("HTTP/1.1 {line}\r\ncontent-length: 3\r\nconnection: close\r\n{headers}\r\nwhy")
+}
+
+fn local() -> OutboundPolicy {
+    let mut policy = OutboundPolicy::default();
+    policy.allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
+    policy
+}
+
+async fn deliver(url: &str, policy: OutboundPolicy) -> Result<(), DeliveryError> {
+    let mut config = HttpTargetConfig::default();
+    config.url = url.to_owned();
+    let target =
+        HttpTarget::new(config, Outbound::new(policy).unwrap(), Arc::new(SystemClock::new())).unwrap();
+    let payload = Payload::json(&"hello").unwrap();
+    let draft = Draft::new(DocumentId::new("d").unwrap(), relay_events::kind("x-note").unwrap(), payload);
+    let event = draft.into_event(Epoch::from_u64(1), Some(Seq::FIRST), Timestamp::UNIX_EPOCH);
+    target.deliver(Delivery::new(vec![Arc::new(event)])).await
+}
+
+async fn answer_to(answer: String) -> Result<(), DeliveryError> {
+    deliver(&format!("http://{}/", answering(answer).0), local()).await
+}
+
+#[tokio::test]
+async fn each_answer_means_what_webhooks_say_it_means() {
+    for line in ["200 OK", "202 Accepted", "299 Other"] {
+        answer_to(status(line, "")).await.unwrap();
+    }
+    for (line, verdict) in [
+        ("400 Bad Request", Verdict::Reject),
+        ("401 Unauthorized", Verdict::Reject),
+        ("404 Not Found", Verdict::Reject),
+        ("408 Request Timeout", Verdict::Retry),
+        ("410 Gone", Verdict::Gone),
+        ("425 Too Early", Verdict::Retry),
+        ("429 Too Many Requests", Verdict::Retry),
+        ("500 Internal Server Error", Verdict::Retry),
+        ("503 Service Unavailable", Verdict::Retry),
+        ("302 Found", Verdict::Reject),
+    ] {
+        let error = answer_to(status(line, "")).await.unwrap_err();
+        assert_eq!(error.verdict, verdict, "{line}");
+        assert_eq!(error.status.map(|status| status.to_string()).as_deref(), line.split(' ').next());
+        assert_eq!(error.detail, "why");
+    }
+}
+
+#[tokio::test]
+async fn who_wants_to_be_left_alone_says_for_how_long_or_until_when() {
+    let error = answer_to(status("429 So", "retry-after: 120\r\n")).await.unwrap_err();
+    assert_eq!(error.retry_after, Some(Duration::from_secs(120)));
+    let date = "retry-after: Fri, 31 Dec 2100 23:59:59 GMT\r\n";
+    assert!(
+        answer_to(status("503 So", date)).await.unwrap_err().retry_after > Some(Duration::from_secs(3600))
+    );
+    let past = "retry-after: Fri, 31 Dec 1999 23:59:59 GMT\r\n";
+    assert_eq!(answer_to(status("503 So", past)).await.unwrap_err().retry_after, Some(Duration::ZERO));
+    assert_eq!(answer_to(status("503 So", "retry-after: soon\r\n")).await.unwrap_err().retry_after, None);
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_was_none() {
+    for broken in [
+        "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nnot all",
+        "HTTP/1.1 200 OK\r\nconte",
+        "",
+        "nonsense\r\n\r\n",
+    ] {
+        let error = answer_to(broken.to_owned()).await.unwrap_err();
+        assert_eq!(error.verdict, Verdict::Retry, "{broken:?}: {error}");
+    }
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    assert_eq!(deliver(&format!("http://{nobody}/"), local()).await.unwrap_err().verdict, Verdict::Retry);
+}
+
+#[tokio::test]
+async fn a_redirect_is_followed_to_where_deliveries_may_go_and_nowhere_else() {
+    let (good, asked) = answering(status("200 OK", ""));
+    answer_to(status("307 So", &format!("location: http://{good}/\r\n"))).await.unwrap();
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+
+    // Not on the public internet and not allowed, written in several ways.
+    for forbidden in [
+        "http://169.254.169.254/",
+        "http://[::1]:1/",
+        "http://10.0.0.1/",
+        "http://[::ffff:10.0.0.1]/",
+        "ftp://127.0.0.1/",
+    ] {
+        let error = answer_to(status("308 So", &format!("location: {forbidden}\r\n"))).await.unwrap_err();
+        assert!(
+            error.detail.contains("not allowed")
+                || error.detail.contains("not on the public internet")
+                || error.status == Some(308),
+            "{forbidden}: {error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_name_is_checked_by_what_it_resolves_to() {
+    let (address, asked) = answering(status("200 OK", ""));
+    let url = format!("http://localhost:{}/", address.port());
+    let error = deliver(&url, OutboundPolicy::default()).await.unwrap_err();
+    assert!(error.detail.contains("router.allow_networks"), "{error}");
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
+    deliver(&url, local()).await.unwrap();
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn what_may_not_be_reached_is_refused_when_it_comes_in() {
+    let mut policy = local();
+    policy.schemes = vec!["https".to_owned()];
+    policy.hosts = vec![HostPattern::new("*.example").unwrap(), HostPattern::new("127.0.0.1").unwrap()];
+    let outbound = Outbound::new(policy).unwrap();
+    outbound.check_url("https://sift.example/events").unwrap();
+    outbound.check_url("https://127.0.0.1:9000/").unwrap();
+    assert!(matches!(outbound.check_url("http://sift.example/"), Err(OutboundError::Scheme { .. })));
+    for host in ["https://example/", "https://sift.example.org/", "https://notexample/", "https://8.8.8.8/"] {
+        assert!(matches!(outbound.check_url(host), Err(OutboundError::Host { .. })), "{host}");
+    }
+    for url in ["https://user:secret@sift.example/", "sift.example", "", "https://"] {
+        assert!(outbound.check_url(url).is_err(), "{url}");
+    }
+    let anywhere = Outbound::new(OutboundPolicy::default()).unwrap();
+    for url in
+        ["http://2130706433/", "http://0x7f.1/", "http://0177.0.0.1/", "http://[::ffff:7f00:1]/", "http://0/"]
+    {
+        assert!(matches!(anywhere.check_url(url), Err(OutboundError::Address { .. })), "{url}");
+    }
+}
