@@ -1,5 +1,7 @@
 //! `/health/live`: the process answers. `/health/ready`: it should be given work.
 
+use std::fmt::Display;
+
 use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
@@ -21,12 +23,15 @@ pub(crate) async fn ready(State(api): State<Api>) -> Result<Json<Health>, Proble
     if api.closing.is_cancelled() {
         return Err(Problem::stopping());
     }
-    match api.gauges.log_error().await {
-        None => Ok(Json(Health { status: "ready" })),
-        Some(error) => Err(Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "log_failed",
-            format!("{error}; see the server's log"),
-        )),
+    let failed = |reason, error: &dyn Display| {
+        let message = format!("{error}; see the server's log");
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, reason, message)
+    };
+    if let Some(error) = api.gauges.log_error().await {
+        return Err(failed("log_failed", &error));
     }
+    if let Some(error) = api.router.as_ref().and_then(relay_router::Router::failure) {
+        return Err(failed("store_failed", &error));
+    }
+    Ok(Json(Health { status: "ready" }))
 }
