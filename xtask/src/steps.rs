@@ -12,7 +12,7 @@ pub(crate) enum Outcome {
     Skipped(String),
 }
 
-enum Verdict {
+enum FailureKind {
     Done,
     Skipped(String),
     Failed(String),
@@ -21,7 +21,7 @@ enum Verdict {
 /// The steps of one task, run one after another; a failed one does not keep the others from running.
 #[derive(Default)]
 pub(crate) struct Steps {
-    finished: Vec<(&'static str, Verdict, Duration)>,
+    finished: Vec<(&'static str, FailureKind, Duration)>,
     tally: Tally,
 }
 
@@ -37,11 +37,11 @@ impl Steps {
         let started = Instant::now();
         let mut tally = Tally::default();
         let verdict = match step(&mut tally) {
-            Ok(Outcome::Done) => Verdict::Done,
-            Ok(Outcome::Skipped(reason)) => Verdict::Skipped(reason),
-            Err(error) => Verdict::Failed(format!("{error:#}")),
+            Ok(Outcome::Done) => FailureKind::Done,
+            Ok(Outcome::Skipped(reason)) => FailureKind::Skipped(reason),
+            Err(error) => FailureKind::Failed(format!("{error:#}")),
         };
-        if matches!(verdict, Verdict::Failed(_)) && tally.failed == 0 {
+        if matches!(verdict, FailureKind::Failed(_)) && tally.failed == 0 {
             tally.failed = 1;
         }
         let took = started.elapsed();
@@ -56,22 +56,22 @@ impl Steps {
         println!("\n== summary");
         for (name, verdict, took) in &self.finished {
             println!("{:8} {:>7.1} s  {name}", word(verdict), took.as_secs_f64());
-            if let Verdict::Skipped(why) | Verdict::Failed(why) = verdict {
+            if let FailureKind::Skipped(why) | FailureKind::Failed(why) = verdict {
                 for line in why.lines() {
                     println!("{:20}{line}", "");
                 }
             }
-            failed |= matches!(verdict, Verdict::Failed(_));
+            failed |= matches!(verdict, FailureKind::Failed(_));
         }
         println!("{}", self.tally);
         if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
     }
 }
 
-fn word(verdict: &Verdict) -> &'static str {
+fn word(verdict: &FailureKind) -> &'static str {
     match verdict {
-        Verdict::Done => "ok",
-        Verdict::Skipped(_) => "skipped",
-        Verdict::Failed(_) => "FAILED",
+        FailureKind::Done => "ok",
+        FailureKind::Skipped(_) => "skipped",
+        FailureKind::Failed(_) => "FAILED",
     }
 }

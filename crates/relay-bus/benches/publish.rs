@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use relay_bus::{Bus, BusConfig, Filter, LagPolicy};
-use relay_core::{DocumentId, Draft, Epoch, Event, Payload, Seq, Start, SystemClock, Timestamp};
+use relay_core::{DocumentId, Draft, Epoch, Event, Payload, Seq, StartPosition, SystemClock, Timestamp};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::broadcast;
 use tokio::task::{LocalSet, yield_now};
@@ -84,7 +84,7 @@ fn bus(rounds: u64, receivers: usize) -> (Duration, Duration) {
         let template = draft();
         for _ in 0..receivers {
             let (_, mut events) = bus
-                .subscribe(&template.document, Start::Live, Filter::all(), LagPolicy::Refill)
+                .subscribe(&template.document, StartPosition::Live, Filter::all(), LagPolicy::Refill)
                 .await
                 .unwrap();
             let received = Rc::clone(&received);

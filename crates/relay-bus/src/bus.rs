@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use relay_core::{
     Clock, DocumentId, Draft, Event, EventLog, EventSink, EventSource, EventStream, Head, LatencyStats,
-    LatencyWindow, LogError, Opening, PlacementGuard, PublishError, ReadLimit, Receipt, Seq, Start,
-    SubscribeError,
+    LatencyWindow, LogError, PublishAck, PublishError, ReadLimit, Seq, StartPosition, SubscribeAck,
+    SubscribeError, WriteGuard,
 };
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -60,14 +60,14 @@ impl Bus {
         Self::build(config, log, None, clock)
     }
 
-    /// A bus whose every event `guard` has let pass: see [`PlacementGuard`].
+    /// A bus whose every event `guard` has let pass: see [`WriteGuard`].
     ///
     /// # Panics
     /// As [`Bus::new`].
     pub fn guarded(
         config: BusConfig,
         log: Option<Arc<dyn EventLog>>,
-        guard: Arc<dyn PlacementGuard>,
+        guard: Arc<dyn WriteGuard>,
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self::build(config, log, Some(guard), clock)
@@ -76,7 +76,7 @@ impl Bus {
     fn build(
         config: BusConfig,
         log: Option<Arc<dyn EventLog>>,
-        guard: Option<Arc<dyn PlacementGuard>>,
+        guard: Option<Arc<dyn WriteGuard>>,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let sweep_interval = config.sweep_interval.max(Duration::from_millis(1));
@@ -106,7 +106,7 @@ impl Bus {
     ///
     /// # Errors
     /// See [`PublishError`].
-    pub async fn publish(&self, draft: Draft) -> Result<Receipt, PublishError> {
+    pub async fn publish(&self, draft: Draft) -> Result<PublishAck, PublishError> {
         let shared = &self.inner.shared;
         let timed_from = shared.timing(&draft);
         let result = self.publish_uncounted(draft).await;
@@ -121,7 +121,7 @@ impl Bus {
         result
     }
 
-    async fn publish_uncounted(&self, draft: Draft) -> Result<Receipt, PublishError> {
+    async fn publish_uncounted(&self, draft: Draft) -> Result<PublishAck, PublishError> {
         let (bytes, max) = (draft.payload.len(), self.inner.shared.config.max_payload_bytes);
         if bytes > max {
             return Err(PublishError::TooLarge { bytes, max });
@@ -146,15 +146,15 @@ impl Bus {
     pub async fn subscribe(
         &self,
         document: &DocumentId,
-        start: Start,
+        start: StartPosition,
         filter: Filter,
         on_lag: LagPolicy,
-    ) -> Result<(Opening, Subscription), SubscribeError> {
+    ) -> Result<(SubscribeAck, Subscription), SubscribeError> {
         let channel = self.channel(document).await?;
-        let opening = Opening::decide(start, self.kept_head(&channel).await?);
+        let ack = SubscribeAck::decide(start, self.kept_head(&channel).await?);
         let subscription =
-            Subscription::new(channel, Arc::clone(&self.inner.shared), opening.position, filter, on_lag);
-        Ok((opening, subscription))
+            Subscription::new(channel, Arc::clone(&self.inner.shared), ack.position, filter, on_lag);
+        Ok((ack, subscription))
     }
 
     /// Subscribes to all documents, those that are opened later too.
@@ -237,7 +237,7 @@ impl Bus {
         self.inner.shared.counters.snapshot(self.inner.registry.len())
     }
 
-    /// How long it takes from a draft's being handed in until its publisher has the receipt. Of durable events alone: with a
+    /// How long it takes from a draft's being handed in until its publisher has the ack. Of durable events alone: with a
     /// log of all, without one of one in 64.
     pub fn publish_latency(&self) -> LatencyStats {
         self.inner.shared.publishing.stats(self.inner.shared.clock.monotonic())
@@ -314,7 +314,7 @@ async fn sweep_regularly(bus: Weak<Inner>, stopping: CancellationToken, interval
 
 #[async_trait]
 impl EventSink for Bus {
-    async fn publish(&self, draft: Draft) -> Result<Receipt, PublishError> {
+    async fn publish(&self, draft: Draft) -> Result<PublishAck, PublishError> {
         Bus::publish(self, draft).await
     }
 }
@@ -324,11 +324,11 @@ impl EventSource for Bus {
     async fn subscribe(
         &self,
         document: &DocumentId,
-        start: Start,
-    ) -> Result<(Opening, Box<dyn EventStream>), SubscribeError> {
-        let (opening, subscription) =
+        start: StartPosition,
+    ) -> Result<(SubscribeAck, Box<dyn EventStream>), SubscribeError> {
+        let (ack, subscription) =
             Bus::subscribe(self, document, start, Filter::all(), LagPolicy::Refill).await?;
-        Ok((opening, Box::new(subscription)))
+        Ok((ack, Box::new(subscription)))
     }
 
     async fn history(

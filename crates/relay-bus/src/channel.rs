@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use relay_core::{
-    DocumentId, Draft, Epoch, Event, EventLog, Head, LogError, Offset, PublishError, Receipt, Retention, Seq,
-    StreamPosition, Timestamp,
+    DocumentId, Draft, Epoch, Event, EventLog, Head, LogError, Offset, PublishAck, PublishError, Retention,
+    Seq, StreamPosition, Timestamp,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -85,17 +85,17 @@ struct Pending {
     publisher: Publisher,
 }
 
-/// Who waits for a receipt. The room that its draft took in the queue is free again when this is dropped.
+/// Who waits for a ack. The room that its draft took in the queue is free again when this is dropped.
 #[derive(Debug)]
 struct Publisher {
-    receipt: oneshot::Sender<Result<Receipt, PublishError>>,
+    ack: oneshot::Sender<Result<PublishAck, PublishError>>,
     _room: OwnedSemaphorePermit,
 }
 
 impl Publisher {
-    fn answer(self, answer: Result<Receipt, PublishError>) {
+    fn answer(self, answer: Result<PublishAck, PublishError>) {
         // Who no longer waits does not want to know.
-        let _ = self.receipt.send(answer);
+        let _ = self.ack.send(answer);
     }
 }
 
@@ -125,7 +125,7 @@ pub(crate) struct Reader {
 impl Reader {
     /// What it has.
     pub(crate) fn position(&self) -> StreamPosition {
-        StreamPosition { seq: self.seq, ephemeral: self.ephemeral_version }
+        StreamPosition { seq: self.seq, ephemeral_version: self.ephemeral_version }
     }
 }
 
@@ -181,7 +181,7 @@ impl Channel {
     }
 
     /// Publishes `draft`. Whoever polls this first gets the earlier seq, as long as there is room in the queue.
-    pub(crate) async fn publish(self: &Arc<Self>, draft: Draft) -> Result<Receipt, PublishError> {
+    pub(crate) async fn publish(self: &Arc<Self>, draft: Draft) -> Result<PublishAck, PublishError> {
         if !draft.kind.is_durable() {
             return self.publish_ephemeral(draft);
         }
@@ -191,10 +191,10 @@ impl Channel {
         }
     }
 
-    fn publish_ephemeral(&self, draft: Draft) -> Result<Receipt, PublishError> {
+    fn publish_ephemeral(&self, draft: Draft) -> Result<PublishAck, PublishError> {
         self.shared.check(&draft)?;
         let event = Arc::new(draft.into_event(self.epoch, None, self.shared.clock.now()));
-        let receipt = Receipt::of(&event, false);
+        let ack = PublishAck::of(&event, false);
         let mut wakers = {
             let mut state = self.state.lock();
             state.check_open()?;
@@ -208,14 +208,14 @@ impl Channel {
         self.shared.counters.kinds.count(&event.kind);
         self.shared.mailboxes.offer(&event, &mut wakers);
         wake(wakers);
-        Ok(receipt)
+        Ok(ack)
     }
 
-    fn publish_in_memory(&self, mut draft: Draft) -> Result<Receipt, PublishError> {
+    fn publish_in_memory(&self, mut draft: Draft) -> Result<PublishAck, PublishError> {
         let remember_id = draft.id.is_some();
         draft.id.get_or_insert_with(relay_core::EventId::new);
         let kind = draft.kind.clone();
-        let (receipt, wakers) = {
+        let (ack, wakers) = {
             let mut state = self.state.lock();
             state.check_open()?;
             if remember_id && let Some(known) = state.known(&draft) {
@@ -228,30 +228,30 @@ impl Channel {
             state.touched = true;
             let seq = state.history.last().next();
             let event = Arc::new(draft.into_event(self.epoch, Some(seq), self.shared.clock.now()));
-            let receipt = Receipt::of(&event, false);
+            let ack = PublishAck::of(&event, false);
             let mut wakers = state.waiters.take();
             self.shared.mailboxes.offer(&event, &mut wakers);
             state.history.push(event, remember_id);
-            (receipt, wakers)
+            (ack, wakers)
         };
         self.shared.counters.durable_published.add(1);
         self.shared.counters.kinds.count(&kind);
         wake(wakers);
-        Ok(receipt)
+        Ok(ack)
     }
 
     async fn publish_logged(
         self: &Arc<Self>,
         draft: Draft,
         log: &Arc<dyn EventLog>,
-    ) -> Result<Receipt, PublishError> {
+    ) -> Result<PublishAck, PublishError> {
         let room = self.wait_for_room(permits(draft.payload.len())).await?;
-        let (sender, receipt) = oneshot::channel();
+        let (sender, ack) = oneshot::channel();
         {
             let mut state = self.state.lock();
             state.check_open()?;
             state.touched = true;
-            let publisher = Publisher { receipt: sender, _room: room };
+            let publisher = Publisher { ack: sender, _room: room };
             state.pending.push_back(Pending { draft, publisher });
             if !state.writing {
                 state.writing = true;
@@ -260,7 +260,7 @@ impl Channel {
             }
         }
         // The writer answers everyone, unless the runtime is torn down under it.
-        receipt.await.unwrap_or(Err(PublishError::Closed))
+        ack.await.unwrap_or(Err(PublishError::Closed))
     }
 
     async fn wait_for_room(&self, permits: u32) -> Result<OwnedSemaphorePermit, PublishError> {
@@ -324,7 +324,7 @@ impl Channel {
     /// Makes a batch visible that the log has.
     fn commit(&self, batch: Batch, first: Offset) {
         let Batch { events, waiting, .. } = batch;
-        let mut receipts = Vec::with_capacity(events.len());
+        let mut acks = Vec::with_capacity(events.len());
         for event in &events {
             self.shared.counters.kinds.count(&event.kind);
         }
@@ -333,20 +333,20 @@ impl Channel {
             let mut wakers = state.waiters.take();
             for (index, mut event) in events.into_iter().enumerate() {
                 event.offset = Some(Offset::new(first.get() + index as u64));
-                receipts.push(Receipt::of(&event, false));
+                acks.push(PublishAck::of(&event, false));
                 let event = Arc::new(event);
                 self.shared.mailboxes.offer(&event, &mut wakers);
                 state.history.push(event, waiting[index].remember_id);
             }
             wakers
         };
-        self.shared.counters.durable_published.add(receipts.len() as u64);
+        self.shared.counters.durable_published.add(acks.len() as u64);
         wake(wakers);
-        for (waiting, receipt) in waiting.into_iter().zip(receipts) {
-            waiting.first.answer(Ok(receipt));
+        for (waiting, ack) in waiting.into_iter().zip(acks) {
+            waiting.first.answer(Ok(ack));
             for again in waiting.again {
                 self.shared.counters.duplicates.add(1);
-                again.answer(Ok(receipt.as_duplicate()));
+                again.answer(Ok(ack.as_duplicate()));
             }
         }
     }
@@ -496,10 +496,10 @@ impl State {
     }
 
     /// The answer to a draft whose id was seen before.
-    fn known(&self, draft: &Draft) -> Option<Result<Receipt, PublishError>> {
+    fn known(&self, draft: &Draft) -> Option<Result<PublishAck, PublishError>> {
         let known = self.history.by_id(draft.id?)?;
         Some(if is_same(draft, known) {
-            Ok(Receipt::of(known, true))
+            Ok(PublishAck::of(known, true))
         } else {
             Err(PublishError::IdConflict { id: known.id, seq: known.seq.unwrap_or_default() })
         })

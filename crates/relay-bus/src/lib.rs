@@ -5,7 +5,7 @@
 //! ```
 //! use std::sync::Arc;
 //! use relay_bus::{Bus, BusConfig, Filter, LagPolicy};
-//! use relay_core::{DocumentId, Draft, Payload, Seq, Start, SystemClock};
+//! use relay_core::{DocumentId, Draft, Payload, Seq, StartPosition, SystemClock};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -17,9 +17,9 @@
 //!     bus.publish(Draft::new(notes.clone(), kind.clone(), Payload::json(&text)?)).await?;
 //! }
 //! // A subscriber that has seen event 1 gets 2, and then what happens next.
-//! let start = Start::After { epoch: None, seq: Seq::new(1) };
-//! let (opening, mut events) = bus.subscribe(&notes, start, Filter::all(), LagPolicy::Refill).await?;
-//! assert_eq!(opening.head.last, Seq::new(2));
+//! let start = StartPosition::After { epoch: None, seq: Seq::new(1) };
+//! let (ack, mut events) = bus.subscribe(&notes, start, Filter::all(), LagPolicy::Refill).await?;
+//! assert_eq!(ack.head.last, Seq::new(2));
 //! bus.publish(Draft::new(notes.clone(), kind, Payload::json(&"three")?)).await?;
 //!
 //! let mut seqs = Vec::new();

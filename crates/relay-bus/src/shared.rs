@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use relay_core::{Clock, Draft, EventLog, LatencyWindow, PlacementGuard, PublishError};
+use relay_core::{Clock, Draft, EventLog, LatencyWindow, PublishError, WriteGuard};
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
@@ -18,10 +18,10 @@ const SAMPLED: u64 = 64;
 pub(crate) struct Shared {
     pub(crate) config: BusConfig,
     pub(crate) log: Option<Arc<dyn EventLog>>,
-    pub(crate) guard: Option<Arc<dyn PlacementGuard>>,
+    pub(crate) guard: Option<Arc<dyn WriteGuard>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) counters: Arc<Counters>,
-    /// How long publishers of durable events wait for their receipts.
+    /// How long publishers of durable events wait for their acks.
     pub(crate) publishing: LatencyWindow,
     pub(crate) mailboxes: Mailboxes,
     pub(crate) runtime: Handle,

@@ -11,13 +11,13 @@ use relay_bus::{Bus, BusConfig, Filter, LagPolicy};
 use relay_core::testing::MemoryLog;
 use relay_core::{
     Clock, Epoch, EventId, EventLog, EventSource, LogError, ManualClock, Payload, PublishError, ReadLimit,
-    Recovery, ResetReason, Retention, Seq, Start, StreamError, SubscribeError,
+    Recovery, ResetReason, Retention, Seq, StartPosition, StreamError, SubscribeError,
 };
 use support::{GatedLog, available, available_seqs, document, in_memory, laser, note, number, over, settle};
 
-const EVERYTHING: Start = Start::After { epoch: None, seq: Seq::ZERO };
+const EVERYTHING: StartPosition = StartPosition::After { epoch: None, seq: Seq::ZERO };
 
-async fn subscribe(bus: &Bus, name: &str, start: Start) -> relay_bus::Subscription {
+async fn subscribe(bus: &Bus, name: &str, start: StartPosition) -> relay_bus::Subscription {
     bus.subscribe(&document(name), start, Filter::all(), LagPolicy::Refill).await.unwrap().1
 }
 
@@ -32,9 +32,9 @@ async fn nobody_sees_or_is_told_of_an_event_before_the_log_has_it() {
     settle().await;
     assert!(available_seqs(&mut events).is_empty());
     log.let_through(1);
-    let receipt = publishing.await.unwrap();
-    assert_eq!(receipt.seq, Some(Seq::new(1)));
-    assert!(receipt.offset.is_some());
+    let ack = publishing.await.unwrap();
+    assert_eq!(ack.seq, Some(Seq::new(1)));
+    assert!(ack.offset.is_some());
     assert_eq!(available_seqs(&mut events), [1]);
 }
 
@@ -49,8 +49,8 @@ async fn whoever_was_first_in_the_queue_gets_the_earlier_seq_in_one_batch() {
         assert!(one.as_mut().now_or_never().is_none());
     }
     log.let_through(20);
-    let receipts = futures_util::future::try_join_all(publishing).await.unwrap();
-    let seqs: Vec<u64> = receipts.iter().map(|receipt| receipt.seq.unwrap().get()).collect();
+    let acks = futures_util::future::try_join_all(publishing).await.unwrap();
+    let seqs: Vec<u64> = acks.iter().map(|ack| ack.seq.unwrap().get()).collect();
     assert_eq!(seqs, (1..=20).collect::<Vec<_>>());
     assert!(bus.stats().log_batches <= 2, "what waits is written together: {:?}", bus.stats());
 }
@@ -65,8 +65,8 @@ async fn a_publisher_that_gives_up_leaves_the_order_whole() {
     assert!(first.as_mut().now_or_never().is_none());
     drop(first);
     log.let_through(2);
-    let receipt = bus.publish(note(&doc, 2)).await.unwrap();
-    assert_eq!(receipt.seq, Some(Seq::new(2)), "the abandoned event was accepted already");
+    let ack = bus.publish(note(&doc, 2)).await.unwrap();
+    assert_eq!(ack.seq, Some(Seq::new(2)), "the abandoned event was accepted already");
     let numbers: Vec<u64> = available(&mut events).into_iter().map(|event| number(&event.unwrap())).collect();
     assert_eq!(numbers, [1, 2]);
 }
@@ -113,11 +113,11 @@ async fn a_resent_draft_becomes_no_second_event() {
         let doc = document("doc");
         let id = EventId::new();
         let twice = [bus.publish(note(&doc, 1).id(id)), bus.publish(note(&doc, 1).id(id))];
-        let receipts = futures_util::future::try_join_all(twice).await.unwrap();
-        assert_eq!(receipts.iter().map(|r| r.duplicate).collect::<Vec<_>>(), [false, true]);
+        let acks = futures_util::future::try_join_all(twice).await.unwrap();
+        assert_eq!(acks.iter().map(|r| r.duplicate).collect::<Vec<_>>(), [false, true]);
         let again = bus.publish(note(&doc, 1).id(id)).await.unwrap();
         assert!(again.duplicate);
-        assert_eq!((again.seq, again.time), (receipts[0].seq, receipts[0].time));
+        assert_eq!((again.seq, again.time), (acks[0].seq, acks[0].time));
         let other = bus.publish(note(&doc, 2).id(id)).await;
         assert!(matches!(other, Err(PublishError::IdConflict { seq, .. }) if seq == Seq::FIRST), "{other:?}");
         assert_eq!(available_seqs(&mut subscribe(&bus, "doc", EVERYTHING).await), [1]);
@@ -212,7 +212,7 @@ async fn positions_that_cannot_be_continued_are_answered_with_a_reset() {
         bus.publish(note(&doc, number)).await.unwrap();
     }
     let open = async |epoch, seq| {
-        let start = Start::After { epoch, seq: Seq::new(seq) };
+        let start = StartPosition::After { epoch, seq: Seq::new(seq) };
         let (opening, mut events) =
             bus.subscribe(&doc, start, Filter::all(), LagPolicy::Refill).await.unwrap();
         (opening.recovery, available_seqs(&mut events))
@@ -259,7 +259,7 @@ async fn memory_holds_no_more_than_retention_allows_beside_a_log_too() {
     }
     assert_eq!(bus.channels()[0].cached_events, 5);
     clock.advance(Duration::from_secs(61));
-    let _in_use = subscribe(&bus, "doc", Start::Live).await;
+    let _in_use = subscribe(&bus, "doc", StartPosition::Live).await;
     bus.sweep();
     assert_eq!(bus.channels()[0].cached_events, 0);
 }
@@ -271,7 +271,7 @@ async fn an_idle_document_leaves_memory_and_comes_back_as_it_was() {
     let bus = Bus::new(BusConfig::default(), Some(log), Arc::clone(&clock) as Arc<dyn Clock>);
     let doc = document("doc");
     let before = bus.publish(note(&doc, 1)).await.unwrap();
-    let reader = subscribe(&bus, "doc", Start::Live).await;
+    let reader = subscribe(&bus, "doc", StartPosition::Live).await;
     clock.advance(Duration::from_secs(61));
     assert_eq!(bus.sweep(), 0, "somebody is there");
     drop(reader);
@@ -289,7 +289,7 @@ async fn a_document_that_many_want_at_once_is_opened_once() {
     let log = GatedLog::shut();
     let bus = over(log.clone(), BusConfig::default());
     let doc = document("doc");
-    let opening = (0..20).map(|_| bus.subscribe(&doc, Start::Live, Filter::all(), LagPolicy::Refill));
+    let opening = (0..20).map(|_| bus.subscribe(&doc, StartPosition::Live, Filter::all(), LagPolicy::Refill));
     let readers = futures_util::future::try_join_all(opening).await.unwrap();
     assert_eq!(bus.stats().channels_opened, 1);
     assert_eq!(bus.channels()[0].subscribers, 20);
@@ -300,9 +300,9 @@ async fn a_document_that_many_want_at_once_is_opened_once() {
 #[tokio::test]
 async fn more_documents_than_allowed_are_refused_unless_one_is_idle() {
     let bus = over(MemoryLog::new(), BusConfig { max_channels: 2, ..BusConfig::default() });
-    let first = subscribe(&bus, "a", Start::Live).await;
-    let _second = subscribe(&bus, "b", Start::Live).await;
-    let refused = bus.subscribe(&document("c"), Start::Live, Filter::all(), LagPolicy::Refill).await;
+    let first = subscribe(&bus, "a", StartPosition::Live).await;
+    let _second = subscribe(&bus, "b", StartPosition::Live).await;
+    let refused = bus.subscribe(&document("c"), StartPosition::Live, Filter::all(), LagPolicy::Refill).await;
     assert!(matches!(refused, Err(SubscribeError::TooManyDocuments { open: 2 })));
     let refused = bus.publish(note(&document("c"), 1)).await;
     assert!(matches!(refused, Err(PublishError::TooManyDocuments { open: 2 })));
@@ -330,7 +330,7 @@ async fn stopping_writes_what_was_accepted_and_ends_streams_after_their_last_eve
     let late = bus.publish(note(&doc, 2)).await;
     assert!(matches!(late, Err(PublishError::Closed)), "{late:?}");
     assert!(matches!(
-        bus.subscribe(&doc, Start::Live, Filter::all(), LagPolicy::Refill).await,
+        bus.subscribe(&doc, StartPosition::Live, Filter::all(), LagPolicy::Refill).await,
         Err(SubscribeError::Closed)
     ));
     log.let_through(1);
@@ -377,7 +377,7 @@ async fn order_holds_with_many_publishers_and_readers_on_several_threads() {
                 let mut position = 0;
                 let mut from_each = [0; 4];
                 while position < 2000 {
-                    let start = Start::After { epoch, seq: Seq::new(position) };
+                    let start = StartPosition::After { epoch, seq: Seq::new(position) };
                     let (opening, mut events) =
                         bus.subscribe(&doc, start, Filter::all(), LagPolicy::Refill).await.unwrap();
                     epoch = Some(opening.head.epoch);

@@ -12,7 +12,7 @@ use relay_bus::{Bus, BusConfig, Filter, LagPolicy, Subscription};
 use relay_core::testing::MemoryLog;
 use relay_core::{
     Clock, DocumentId, Draft, Epoch, EventId, EventLog, ManualClock, ReadLimit, Recovery, ResetReason,
-    Retention, Seq, Start, StreamError,
+    Retention, Seq, StartPosition, StreamError,
 };
 use support::{available, document, laser, note, number, seq};
 
@@ -75,7 +75,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..60)
 }
 
-/// What happened in a document, as the receipts said: the event of seq `n` is at `n - 1`.
+/// What happened in a document, as the acks said: the event of seq `n` is at `n - 1`.
 #[derive(Default)]
 struct Story {
     events: Vec<(EventId, u64)>,
@@ -139,8 +139,8 @@ impl World {
             Step::Publish { doc, count } => {
                 for _ in 0..count {
                     let (id, number, draft) = self.draft(doc);
-                    let receipt = self.bus.publish(draft).await.unwrap();
-                    self.record(doc, &[(id, number, receipt)]);
+                    let ack = self.bus.publish(draft).await.unwrap();
+                    self.record(doc, &[(id, number, ack)]);
                 }
             }
             Step::Burst { doc, count } => {
@@ -149,16 +149,16 @@ impl World {
                 let all = drafts.into_iter().map(|(id, number, draft)| async move {
                     (id, number, bus.publish(draft).await.unwrap())
                 });
-                let receipts = futures_util::future::join_all(all).await;
-                self.record(doc, &receipts);
+                let acks = futures_util::future::join_all(all).await;
+                self.record(doc, &acks);
             }
             Step::Resend { doc, which } => self.resend(doc, which).await,
             Step::Ephemeral { doc } => {
-                let receipt = self.bus.publish(laser(&self.documents[doc], "ada", 0)).await.unwrap();
-                assert_eq!(receipt.seq, None);
+                let ack = self.bus.publish(laser(&self.documents[doc], "ada", 0)).await.unwrap();
+                assert_eq!(ack.seq, None);
             }
             Step::Join { doc } => {
-                let client = self.join(doc, Start::After { epoch: None, seq: Seq::ZERO }, 0).await;
+                let client = self.join(doc, StartPosition::After { epoch: None, seq: Seq::ZERO }, 0).await;
                 self.clients.push(client);
             }
             Step::Read { client, count } => {
@@ -192,14 +192,14 @@ impl World {
     }
 
     /// Receipts come in the order of publishing, with seqs that go on without a gap.
-    fn record(&mut self, doc: usize, receipts: &[(EventId, u64, relay_core::Receipt)]) {
+    fn record(&mut self, doc: usize, acks: &[(EventId, u64, relay_core::PublishAck)]) {
         let story = &mut self.stories[doc];
-        for (id, number, receipt) in receipts {
-            assert_eq!(receipt.id, *id);
-            assert!(!receipt.duplicate);
+        for (id, number, ack) in acks {
+            assert_eq!(ack.id, *id);
+            assert!(!ack.duplicate);
             story.events.push((*id, *number));
-            assert_eq!(receipt.seq.unwrap().get(), story.events.len() as u64, "no gap, none twice");
-            assert_eq!(*story.epoch.get_or_insert(receipt.epoch), receipt.epoch, "the epoch stays");
+            assert_eq!(ack.seq.unwrap().get(), story.events.len() as u64, "no gap, none twice");
+            assert_eq!(*story.epoch.get_or_insert(ack.epoch), ack.epoch, "the epoch stays");
         }
     }
 
@@ -213,12 +213,12 @@ impl World {
         }
         let index = story.events.len() - 1 - which.index(usize::try_from(recent).unwrap());
         let (id, number) = story.events[index];
-        let receipt = self.bus.publish(note(&self.documents[doc], number).id(id)).await.unwrap();
-        assert!(receipt.duplicate);
-        assert_eq!(receipt.seq.unwrap().get(), index as u64 + 1);
+        let ack = self.bus.publish(note(&self.documents[doc], number).id(id)).await.unwrap();
+        assert!(ack.duplicate);
+        assert_eq!(ack.seq.unwrap().get(), index as u64 + 1);
     }
 
-    async fn join(&self, doc: usize, start: Start, has: u64) -> Client {
+    async fn join(&self, doc: usize, start: StartPosition, has: u64) -> Client {
         let story = &self.stories[doc];
         let (opening, events) =
             self.bus.subscribe(&self.documents[doc], start, Filter::all(), LagPolicy::Refill).await.unwrap();
@@ -241,7 +241,7 @@ impl World {
 
     async fn reconnect(&mut self, index: usize) {
         let Client { doc, epoch, seq, .. } = self.clients[index];
-        let start = Start::After { epoch: Some(epoch), seq: Seq::new(seq) };
+        let start = StartPosition::After { epoch: Some(epoch), seq: Seq::new(seq) };
         self.clients[index] = self.join(doc, start, seq).await;
     }
 
@@ -312,15 +312,15 @@ proptest! {
             let retention = Retention { max_events, ..Retention::default() };
             let bus = support::in_memory(BusConfig { retention, ..BusConfig::default() });
             let doc = document("doc");
-            let everything = Start::After { epoch: None, seq: Seq::ZERO };
+            let everything = StartPosition::After { epoch: None, seq: Seq::ZERO };
             let (mut opening, mut events) =
                 bus.subscribe(&doc, everything, Filter::all(), LagPolicy::Refill).await.unwrap();
             let (mut position, mut last) = (0, 0);
             for (count, reads) in published.into_iter().zip(reads) {
                 for _ in 0..count {
                     last += 1;
-                    let receipt = bus.publish(note(&doc, last)).await.unwrap();
-                    assert_eq!(receipt.seq.unwrap().get(), last);
+                    let ack = bus.publish(note(&doc, last)).await.unwrap();
+                    assert_eq!(ack.seq.unwrap().get(), last);
                 }
                 for _ in 0..reads {
                     match futures_util::FutureExt::now_or_never(events.next()).flatten() {
@@ -329,7 +329,7 @@ proptest! {
                             assert_eq!((seq(&event), number(&event)), (position, position));
                         }
                         Some(Err(StreamError::Lagged { .. })) => {
-                            let start = Start::After { epoch: Some(opening.head.epoch), seq: Seq::new(position) };
+                            let start = StartPosition::After { epoch: Some(opening.head.epoch), seq: Seq::new(position) };
                             (opening, events) =
                                 bus.subscribe(&doc, start, Filter::all(), LagPolicy::Refill).await.unwrap();
                             assert_eq!(opening.recovery, Recovery::Reset(ResetReason::Trimmed));

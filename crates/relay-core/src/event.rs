@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::annotations::{Metadata, TraceContext};
 use crate::id::{Actor, DocumentId, EventId, SessionId};
 use crate::kind::Kind;
+use crate::metadata::{Metadata, TraceContext};
 use crate::payload::Payload;
 use crate::position::{Epoch, Offset, Seq};
 use crate::time::Timestamp;

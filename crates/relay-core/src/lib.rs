@@ -4,56 +4,57 @@
 //! This crate runs nothing and does no I/O: it has values, rules about them, and contracts.
 //!
 //! A publisher makes a [`Draft`]; who owns the document's order turns it into an [`Event`]; where a subscriber that
-//! was away has to go on is decided by [`Opening::decide`]:
+//! was away has to go on is decided by [`SubscribeAck::decide`]:
 //!
 //! ```
-//! use relay_core::{Epoch, Head, Opening, Recovery, ResetReason, Seq, Start};
+//! use relay_core::{Epoch, Head, SubscribeAck, Recovery, ResetReason, Seq, StartPosition};
 //!
 //! let epoch = Epoch::from_u64(7);
 //! let head = Head { epoch, first: Seq::new(11), last: Seq::new(50) };
 //!
 //! // A client that has everything up to 40 gets 41 to 50, then live events.
-//! let opening = Opening::decide(Start::After { epoch: Some(epoch), seq: Seq::new(40) }, head);
-//! assert_eq!((opening.position, opening.recovery), (Seq::new(40), Recovery::Recovered));
+//! let ack = SubscribeAck::decide(StartPosition::After { epoch: Some(epoch), seq: Seq::new(40) }, head);
+//! assert_eq!((ack.position, ack.recovery), (Seq::new(40), Recovery::Recovered));
 //!
 //! // One that has only 5 cannot be given 6 to 10 any more, and is told so.
-//! let opening = Opening::decide(Start::After { epoch: Some(epoch), seq: Seq::new(5) }, head);
-//! assert_eq!(opening.recovery, Recovery::Reset(ResetReason::Trimmed));
+//! let ack = SubscribeAck::decide(StartPosition::After { epoch: Some(epoch), seq: Seq::new(5) }, head);
+//! assert_eq!(ack.recovery, Recovery::Reset(ResetReason::Trimmed));
 //! ```
 
-mod annotations;
-mod attendance;
 mod event;
-mod feed;
 mod id;
 mod kind;
 mod latency;
 mod lock;
 mod log;
+mod metadata;
 mod payload;
 mod position;
+mod presence;
+mod pubsub;
 mod target;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod time;
 
-pub use annotations::{Metadata, TraceContext};
-pub use attendance::{
-    Arrival, Attendance, Attended, Departure, PresenceChange, PresenceStream, RequestError, Seat, Sign,
-};
 pub use event::{Draft, Event, WireFormat, WireForms};
-pub use feed::{
-    EventSink, EventSource, EventStream, Opening, PublishError, Receipt, Recovery, ResetReason, Start,
-    StreamError, StreamPosition, SubscribeError,
-};
 pub use id::{Actor, ConnectionId, DocumentId, EventId, InvalidId, Region, ServiceName, SessionId, UserId};
 pub use kind::{Durability, Kind};
 pub use latency::{LatencyStats, LatencyWindow};
-pub use lock::{FencingToken, LockScope, PlacementGuard};
+pub use lock::{FencingToken, LockScope, WriteGuard};
 pub use log::{EventLog, Head, LogError, ReadLimit, Retention};
+pub use metadata::{Metadata, TraceContext};
 pub use payload::{JsonText, Payload};
 pub use position::{Epoch, Offset, Seq};
-pub use target::{Delivery, DeliveryError, HealthProbe, ProbeFailure, Target, Verdict};
+pub use presence::{
+    Activity, CommandError, JoinOptions, Joined, LeaveReason, Membership, Presence, PresenceChange,
+    PresenceStream,
+};
+pub use pubsub::{
+    EventSink, EventSource, EventStream, PublishAck, PublishError, Recovery, ResetReason, StartPosition,
+    StreamError, StreamPosition, SubscribeAck, SubscribeError,
+};
+pub use target::{Delivery, DeliveryError, FailureKind, HealthProbe, ProbeFailure, Target};
 pub use time::{Clock, ManualClock, SystemClock, Timestamp};
 
 #[cfg(doctest)]

@@ -6,8 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::event::Draft;
-use crate::feed::PublishError;
 use crate::id::Region;
+use crate::pubsub::PublishError;
 
 /// The number of a lock: each lock that is granted has a larger one than all before it, over restarts of the server
 /// too. Who keeps data behind the lock refuses a token that is smaller than one that it has seen
@@ -87,7 +87,7 @@ impl fmt::Display for LockScope {
 ///   place nothing can happen: what the guard forbids from some moment on has no later place than what is published
 ///   after that moment. The answer must be quick, must not block, and must not call the event's sink.
 /// - Asked for every draft that would become an event; not for duplicates.
-pub trait PlacementGuard: fmt::Debug + Send + Sync + 'static {
+pub trait WriteGuard: fmt::Debug + Send + Sync + 'static {
     /// Whether `draft` may have its place now.
     ///
     /// # Errors

@@ -56,7 +56,7 @@ pub trait Target: Send + Sync + 'static {
     /// Dropped when the target's time-out is over. The events then count as not delivered, whatever became of them.
     ///
     /// # Errors
-    /// [`DeliveryError`], whose [`Verdict`] says whether trying again is of use.
+    /// [`DeliveryError`], whose [`FailureKind`] says whether trying again is of use.
     async fn deliver(&self, delivery: Delivery) -> Result<(), DeliveryError>;
 }
 
@@ -65,7 +65,7 @@ pub trait Target: Send + Sync + 'static {
 #[non_exhaustive]
 pub struct DeliveryError {
     /// Whether it is of use to try again.
-    pub verdict: Verdict,
+    pub verdict: FailureKind,
     /// The status that the target answered with, where it has such: of HTTP, 100 to 599.
     pub status: Option<u16>,
     /// How long the target wants to be left alone.
@@ -76,7 +76,7 @@ pub struct DeliveryError {
 
 impl DeliveryError {
     /// An error without a status.
-    pub fn new(verdict: Verdict, detail: impl Into<String>) -> Self {
+    pub fn new(verdict: FailureKind, detail: impl Into<String>) -> Self {
         Self { verdict, status: None, retry_after: None, detail: detail.into() }
     }
 
@@ -107,7 +107,7 @@ impl std::error::Error for DeliveryError {}
 /// Whether a failed delivery is of use to be tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Verdict {
+pub enum FailureKind {
     /// It may work later: a lost connection, an overloaded or broken service.
     Retry,
     /// These events will never be taken; others may be.

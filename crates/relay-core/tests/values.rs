@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use relay_core::{
-    Actor, Clock, DocumentId, Epoch, EventId, Head, InvalidId, ManualClock, Metadata, Opening, Recovery,
-    ResetReason, Seq, ServiceName, Start, SystemClock, Timestamp, TraceContext, UserId,
+    Actor, Clock, DocumentId, Epoch, EventId, Head, InvalidId, ManualClock, Metadata, Recovery, ResetReason,
+    Seq, ServiceName, StartPosition, SubscribeAck, SystemClock, Timestamp, TraceContext, UserId,
 };
 
 #[test]
@@ -101,11 +101,11 @@ fn a_manual_clock_stands_still_and_its_spans_outlast_a_set_wall() {
 }
 
 /// What a subscriber has to get, said without any of the arithmetic: a history of the seqs `first..=last` in `epoch`.
-fn expected(start: Start, epoch: Epoch, kept: &[u64], last: u64) -> (u64, Recovery) {
+fn expected(start: StartPosition, epoch: Epoch, kept: &[u64], last: u64) -> (u64, Recovery) {
     let everything = kept.first().map_or(last, |first| first - 1);
     match start {
-        Start::Live => (last, Recovery::Live),
-        Start::After { epoch: of, seq } => {
+        StartPosition::Live => (last, Recovery::Live),
+        StartPosition::After { epoch: of, seq } => {
             let known = seq.get();
             let missing: Vec<u64> = (known + 1..=last).collect();
             if known > 0 && of.is_some_and(|of| of != epoch) {
@@ -138,11 +138,11 @@ proptest! {
         let kept: Vec<u64> = (dropped + 1..=last).collect();
         let head = Head { epoch, first: Seq::new(dropped + 1), last: Seq::new(last) };
         let start = match start {
-            None => Start::Live,
-            Some((of, seq)) => Start::After { epoch: of.map(Epoch::from_u64), seq: Seq::new(seq) },
+            None => StartPosition::Live,
+            Some((of, seq)) => StartPosition::After { epoch: of.map(Epoch::from_u64), seq: Seq::new(seq) },
         };
-        let opening = Opening::decide(start, head);
-        prop_assert_eq!((opening.position.get(), opening.recovery), expected(start, epoch, &kept, last));
+        let ack = SubscribeAck::decide(start, head);
+        prop_assert_eq!((ack.position.get(), ack.recovery), expected(start, epoch, &kept, last));
     }
 
     #[test]

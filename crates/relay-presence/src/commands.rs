@@ -2,46 +2,50 @@
 
 use std::sync::Arc;
 
-use relay_core::{Actor, Draft, JsonText, Payload, RequestError, Seat};
+use relay_core::{Actor, CommandError, Draft, JsonText, Membership, Payload};
 use relay_events::CURSOR_MOVED;
 use serde::Serialize;
 
-use crate::hub::Presence;
+use crate::hub::LocalPresence;
 use crate::locks;
 
 pub(crate) async fn request(
-    presence: &Presence,
-    seat: &Seat,
+    presence: &LocalPresence,
+    membership: &Membership,
     name: &str,
     payload: &JsonText,
-) -> Option<Result<JsonText, RequestError>> {
+) -> Option<Result<JsonText, CommandError>> {
     match name {
-        "presence:update" => Some(presence.update(seat, payload).map(|()| empty())),
-        "cursor" => Some(cursor(presence, seat, payload).await),
-        "session:info" => Some(match presence.session(&seat.document) {
+        "presence:update" => Some(presence.update(membership, payload).map(|()| empty())),
+        "cursor" => Some(cursor(presence, membership, payload).await),
+        "session:info" => Some(match presence.session(&membership.document) {
             Some(session) => json(&session),
-            None => Err(crate::document::not_joined(&seat.document)),
+            None => Err(crate::document::not_joined(&membership.document)),
         }),
-        _ => locks::request(presence.locks(), seat, name, payload).await,
+        _ => locks::request(presence.locks(), membership, name, payload).await,
     }
 }
 
 /// Tells the others where the cursor is: an ephemeral event of this connection, of which only the newest counts.
-async fn cursor(presence: &Presence, seat: &Seat, payload: &JsonText) -> Result<JsonText, RequestError> {
+async fn cursor(
+    presence: &LocalPresence,
+    membership: &Membership,
+    payload: &JsonText,
+) -> Result<JsonText, CommandError> {
     let payload = Payload::Json(payload.clone());
     relay_events::check(&CURSOR_MOVED, &payload).map_err(|error| refused(error.code(), &error))?;
-    let draft = Draft::new(seat.document.clone(), CURSOR_MOVED, payload)
-        .actor(Actor::User(seat.user.clone()))
-        .key(Arc::from(seat.connection.to_string()));
-    let receipt = presence.sink().publish(draft).await.map_err(|error| refused(error.code(), &error))?;
-    json(&receipt)
+    let draft = Draft::new(membership.document.clone(), CURSOR_MOVED, payload)
+        .actor(Actor::User(membership.user.clone()))
+        .key(Arc::from(membership.connection.to_string()));
+    let ack = presence.sink().publish(draft).await.map_err(|error| refused(error.code(), &error))?;
+    json(&ack)
 }
 
-fn refused(code: &'static str, error: &impl ToString) -> RequestError {
-    RequestError { code, message: error.to_string(), holder: None }
+fn refused(code: &'static str, error: &impl ToString) -> CommandError {
+    CommandError { code, message: error.to_string(), holder: None }
 }
 
-pub(crate) fn json(value: &impl Serialize) -> Result<JsonText, RequestError> {
+pub(crate) fn json(value: &impl Serialize) -> Result<JsonText, CommandError> {
     JsonText::of(value).map_err(|error| refused("internal", &error))
 }
 

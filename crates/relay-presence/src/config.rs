@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Limits and times of a [`Presence`](crate::Presence).
+/// Limits and times of a [`LocalPresence`](crate::LocalPresence).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PresenceConfig {
     /// How long a connection that was lost may take to come back before anybody is told. Default 5 s.

@@ -6,8 +6,8 @@ use std::task::Waker;
 use std::time::Duration;
 
 use relay_core::{
-    Actor, Arrival, ConnectionId, DocumentId, Draft, Kind, Payload, RequestError, Seat, SessionId, Sign,
-    Timestamp, UserId,
+    Activity, Actor, CommandError, ConnectionId, DocumentId, Draft, JoinOptions, Kind, Membership, Payload,
+    SessionId, Timestamp, UserId,
 };
 use relay_events::{
     EndReason, SESSION_ENDED, SESSION_STARTED, SessionEnded, SessionStarted, USER_JOINED, USER_LEFT,
@@ -65,7 +65,7 @@ pub(crate) struct Document {
     seats: HashMap<ConnectionId, Seated>,
     /// How many seats each user has.
     users: HashMap<UserId, usize>,
-    /// Users without a seat, and since when: they may still come back to their locks.
+    /// Users without a membership, and since when: they may still come back to their locks.
     left: Vec<(UserId, Duration)>,
     pub(crate) outbox: VecDeque<Outgoing>,
     /// Whether a task publishes what is in the outbox.
@@ -107,17 +107,17 @@ impl Document {
             && self.left.is_empty()
     }
 
-    /// Takes a seat. Returns the session, and whether a lost connection has come back.
+    /// Takes a membership. Returns the session, and whether a lost connection has come back.
     pub(crate) fn join(
         &mut self,
-        seat: &Seat,
-        arrival: &Arrival,
+        membership: &Membership,
+        options: &JoinOptions,
         config: &PresenceConfig,
         at: Moment,
         version: Version,
-    ) -> Result<(SessionId, bool), RequestError> {
+    ) -> Result<(SessionId, bool), CommandError> {
         if self.outbox.len() >= config.max_waiting_events {
-            return Err(RequestError {
+            return Err(CommandError {
                 code: "overloaded",
                 message: format!(
                     "{} events about who is here wait to be kept, the most that are allowed; try again later",
@@ -126,15 +126,17 @@ impl Document {
                 holder: None,
             });
         }
-        if self.seats.get(&seat.connection).is_some_and(|one| one.user != seat.user) {
-            let message = format!("connection {} is somebody else's; use one of your own", seat.connection);
-            return Err(RequestError { code: "invalid_request", message, holder: None });
+        if self.seats.get(&membership.connection).is_some_and(|one| one.user != membership.user) {
+            let message =
+                format!("connection {} is somebody else's; use one of your own", membership.connection);
+            return Err(CommandError { code: "invalid_request", message, holder: None });
         }
-        let former = self.former(seat, arrival.resume);
-        let shown_as =
-            former.and_then(|former| self.seats.get(&former)).map_or(seat.connection, |one| one.shown_as);
+        let former = self.former(membership, options.resume);
+        let shown_as = former
+            .and_then(|former| self.seats.get(&former))
+            .map_or(membership.connection, |one| one.shown_as);
         let before = self.state_of(shown_as);
-        let state = match &arrival.state {
+        let state = match &options.state {
             Some(change) => state::merge(&before, change, config.max_state_bytes)?,
             None => before.clone(),
         };
@@ -143,19 +145,19 @@ impl Document {
         }
         let is_new = self.roster.replica().get(self.roster.replica().key(shown_as)).is_none();
         if is_new || state != before {
-            self.roster.put(version, shown_as, seat.user.clone(), state);
+            self.roster.put(version, shown_as, membership.user.clone(), state);
         }
-        let heard_at = (!arrival.is_permanent).then_some(at.now);
-        let seated = Seated { shown_as, user: seat.user.clone(), heard_at, lost_at: None };
-        self.seats.insert(seat.connection, seated);
+        let heard_at = (!options.exempt_from_timeout).then_some(at.now);
+        let seated = Seated { shown_as, user: membership.user.clone(), heard_at, lost_at: None };
+        self.seats.insert(membership.connection, seated);
         let session = self.attend(at, former.is_some());
-        self.left.retain(|(user, _)| *user != seat.user);
+        self.left.retain(|(user, _)| *user != membership.user);
         if former.is_none() {
-            let seats = self.users.entry(seat.user.clone()).or_default();
+            let seats = self.users.entry(membership.user.clone()).or_default();
             *seats += 1;
             if *seats == 1 {
-                let joined = UserJoined { user: seat.user.to_string(), name: self.name_of(shown_as) };
-                self.publish(session, USER_JOINED, Actor::User(seat.user.clone()), &joined, None);
+                let joined = UserJoined { user: membership.user.to_string(), name: self.name_of(shown_as) };
+                self.publish(session, USER_JOINED, Actor::User(membership.user.clone()), &joined, None);
             }
         }
         let users = self.users.len();
@@ -183,16 +185,18 @@ impl Document {
         id
     }
 
-    /// The seat that a newcomer takes over: the one that it has, the one that it names, or else the one of the same user
+    /// The membership that a newcomer takes over: the one that it has, the one that it names, or else the one of the same user
     /// that was lost last. Only one is taken over, and who has one leaves none behind.
-    fn former(&self, seat: &Seat, resume: Option<ConnectionId>) -> Option<ConnectionId> {
-        let is_theirs =
-            |connection: &ConnectionId| self.seats.get(connection).is_some_and(|one| one.user == seat.user);
-        Some(seat.connection).filter(is_theirs).or(resume.filter(is_theirs)).or_else(|| {
-            if !self.users.contains_key(&seat.user) {
+    fn former(&self, membership: &Membership, resume: Option<ConnectionId>) -> Option<ConnectionId> {
+        let is_theirs = |connection: &ConnectionId| {
+            self.seats.get(connection).is_some_and(|one| one.user == membership.user)
+        };
+        Some(membership.connection).filter(is_theirs).or(resume.filter(is_theirs)).or_else(|| {
+            if !self.users.contains_key(&membership.user) {
                 return None;
             }
-            let lost = self.seats.iter().filter(|(_, one)| one.user == seat.user && one.lost_at.is_some());
+            let lost =
+                self.seats.iter().filter(|(_, one)| one.user == membership.user && one.lost_at.is_some());
             lost.max_by_key(|(_, one)| one.lost_at).map(|(connection, _)| *connection)
         })
     }
@@ -211,26 +215,26 @@ impl Document {
         serde_json::from_str::<Named>(&state).ok()?.name
     }
 
-    /// Gives up a seat on purpose.
-    pub(crate) fn leave(&mut self, seat: &Seat, at: Moment, version: Version) {
-        if self.is_seated(seat) {
-            self.remove(seat.connection, EndReason::Left, at.now, version);
+    /// Gives up a membership on purpose.
+    pub(crate) fn leave(&mut self, membership: &Membership, at: Moment, version: Version) {
+        if self.is_joined(membership) {
+            self.remove(membership.connection, EndReason::Left, at.now, version);
         }
     }
 
     /// A connection is lost, and may come back.
-    pub(crate) fn lose(&mut self, seat: &Seat, at: Moment) {
-        if !self.is_seated(seat) {
+    pub(crate) fn lose(&mut self, membership: &Membership, at: Moment) {
+        if !self.is_joined(membership) {
             return;
         }
-        if let Some(seated) = self.seats.get_mut(&seat.connection) {
+        if let Some(seated) = self.seats.get_mut(&membership.connection) {
             seated.lost_at = Some(at.now);
         }
         self.note_emptied();
     }
 
-    pub(crate) fn is_seated(&self, seat: &Seat) -> bool {
-        self.seats.get(&seat.connection).is_some_and(|one| one.user == seat.user)
+    pub(crate) fn is_joined(&self, membership: &Membership) -> bool {
+        self.seats.get(&membership.connection).is_some_and(|one| one.user == membership.user)
     }
 
     fn note_emptied(&mut self) {
@@ -241,13 +245,15 @@ impl Document {
         }
     }
 
-    /// Notes a sign of life. Whether the seat is held.
-    pub(crate) fn sign(&mut self, seat: &Seat, sign: Sign, at: Moment) -> bool {
-        let Some(seated) = self.seats.get_mut(&seat.connection).filter(|one| one.user == seat.user) else {
+    /// Notes a sign of life. Whether the membership is held.
+    pub(crate) fn touch(&mut self, membership: &Membership, activity: Activity, at: Moment) -> bool {
+        let Some(seated) =
+            self.seats.get_mut(&membership.connection).filter(|one| one.user == membership.user)
+        else {
             return false;
         };
         seated.heard_at = seated.heard_at.map(|_| at.now);
-        if sign == Sign::Active
+        if activity == Activity::Active
             && let Some(session) = &mut self.session
         {
             session.act(at.wall, at.now);
@@ -258,12 +264,13 @@ impl Document {
     /// Changes a participant's state. Returns whether it has changed.
     pub(crate) fn update(
         &mut self,
-        seat: &Seat,
+        membership: &Membership,
         change: &relay_core::JsonText,
         config: &PresenceConfig,
         version: Version,
-    ) -> Result<bool, RequestError> {
-        let Some(seated) = self.seats.get(&seat.connection).filter(|one| one.user == seat.user) else {
+    ) -> Result<bool, CommandError> {
+        let Some(seated) = self.seats.get(&membership.connection).filter(|one| one.user == membership.user)
+        else {
             return Err(not_joined(&self.id));
         };
         let shown_as = seated.shown_as;
@@ -272,7 +279,7 @@ impl Document {
         if state == before {
             return Ok(false);
         }
-        self.roster.put(version, shown_as, seat.user.clone(), state);
+        self.roster.put(version, shown_as, membership.user.clone(), state);
         if let Some(session) = &mut self.session {
             session.counters.presence_updates += 1;
         }
@@ -402,8 +409,8 @@ impl Document {
 }
 
 /// Who asks without having joined.
-pub(crate) fn not_joined(document: &DocumentId) -> RequestError {
-    RequestError {
+pub(crate) fn not_joined(document: &DocumentId) -> CommandError {
+    CommandError {
         code: "not_joined",
         message: format!("this connection has not joined `{document}`, or was gone for too long; join again"),
         holder: None,

@@ -1,4 +1,4 @@
-//! [`Presence`]: all documents' people, and the tasks that publish what happens and look at the time.
+//! [`LocalPresence`]: all documents' people, and the tasks that publish what happens and look at the time.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -11,8 +11,8 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use parking_lot::{Mutex, MutexGuard};
 use relay_core::{
-    Arrival, Attendance, Attended, Clock, Departure, DocumentId, Draft, EventSink, JsonText, PublishError,
-    RequestError, Seat, Sign, UserId,
+    Activity, Clock, CommandError, DocumentId, Draft, EventSink, JoinOptions, Joined, JsonText, LeaveReason,
+    Membership, Presence, PublishError, UserId,
 };
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
@@ -31,9 +31,9 @@ use crate::stream::Stream;
 
 /// Who is in which document. Clones are handles to the same presence.
 ///
-/// Call [`Presence::shutdown`] before the last handle goes: it tells the documents that everybody is gone.
+/// Call [`LocalPresence::shutdown`] before the last handle goes: it tells the documents that everybody is gone.
 #[derive(Debug, Clone)]
-pub struct Presence(Arc<Inner>);
+pub struct LocalPresence(Arc<Inner>);
 
 struct Inner {
     config: PresenceConfig,
@@ -51,7 +51,7 @@ struct Inner {
     dirty: Mutex<Vec<DocumentId>>,
     dirtied: Notify,
     counters: Counters,
-    /// What publishes events, and the three tasks of [`Presence::new`].
+    /// What publishes events, and the three tasks of [`LocalPresence::new`].
     tasks: TaskTracker,
     stopping: CancellationToken,
     aborting: CancellationToken,
@@ -59,7 +59,7 @@ struct Inner {
 
 impl std::fmt::Debug for Inner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Presence")
+        f.debug_struct("LocalPresence")
             .field("node", &self.node)
             .field("config", &self.config)
             .finish_non_exhaustive()
@@ -73,7 +73,7 @@ const LOCK_CHANGES_AT_ONCE: usize = 256;
 /// How long a publisher that finds the log overloaded waits before it tries again, at first and at most.
 const RETRY_AFTER: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
-impl Presence {
+impl LocalPresence {
     /// Nobody is anywhere yet. What happens is published to `sink`, changes of `locks` too. Times are reckoned by
     /// `clock`. Check the `config` with [`PresenceConfig::validate`] first.
     ///
@@ -146,7 +146,7 @@ impl Presence {
         self.0.node
     }
 
-    /// All that this server knows of who is in a document, for another one to [merge](Presence::merge).
+    /// All that this server knows of who is in a document, for another one to [merge](LocalPresence::merge).
     pub fn whole(&self, document: &DocumentId) -> Delta {
         self.0.visit(document, |entry| entry.roster.replica().whole()).unwrap_or_default()
     }
@@ -207,19 +207,19 @@ impl Presence {
         is_complete
     }
 
-    /// Whether a seat is held.
-    pub fn is_seated(&self, seat: &Seat) -> bool {
-        self.0.visit(&seat.document, |entry| entry.is_seated(seat)).unwrap_or(false)
+    /// Whether a membership is held.
+    pub fn is_joined(&self, membership: &Membership) -> bool {
+        self.0.visit(&membership.document, |entry| entry.is_joined(membership)).unwrap_or(false)
     }
 
-    pub(crate) fn update(&self, seat: &Seat, change: &JsonText) -> Result<(), RequestError> {
+    pub(crate) fn update(&self, membership: &Membership, change: &JsonText) -> Result<(), CommandError> {
         let inner = &self.0;
         let at = inner.moment();
-        let changed = inner.change(&seat.document, |entry, version| {
-            entry.sign(seat, Sign::Active, at);
-            entry.update(seat, change, &inner.config, version)
+        let changed = inner.change(&membership.document, |entry, version| {
+            entry.touch(membership, Activity::Active, at);
+            entry.update(membership, change, &inner.config, version)
         });
-        if changed.unwrap_or_else(|| Err(not_joined(&seat.document)))? {
+        if changed.unwrap_or_else(|| Err(not_joined(&membership.document)))? {
             inner.counters.updates.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
@@ -244,43 +244,47 @@ impl Presence {
 }
 
 #[async_trait::async_trait]
-impl Attendance for Presence {
-    fn join(&self, seat: &Seat, arrival: Arrival) -> Result<Attended, RequestError> {
+impl Presence for LocalPresence {
+    fn join(&self, membership: &Membership, options: JoinOptions) -> Result<Joined, CommandError> {
         let inner = &self.0;
         if inner.stopping.is_cancelled() {
             let message = "the server is stopping; connect again".to_owned();
-            return Err(RequestError { code: "closed", message, holder: None });
+            return Err(CommandError { code: "closed", message, holder: None });
         }
         let at = inner.moment();
-        let (session, is_return) = inner.change_or_begin(&seat.document, |entry, version| {
-            entry.join(seat, &arrival, &inner.config, at, version)
+        let (session, is_return) = inner.change_or_begin(&membership.document, |entry, version| {
+            entry.join(membership, &options, &inner.config, at, version)
         })?;
         let counters = &inner.counters;
         (if is_return { &counters.returns } else { &counters.joins }).fetch_add(1, Ordering::Relaxed);
-        let locks = held_json(&inner.locks, &seat.document);
-        Ok(Attended { session, locks, presence: Box::new(Stream::new(self.clone(), seat.document.clone())) })
+        let locks = held_json(&inner.locks, &membership.document);
+        Ok(Joined {
+            session,
+            locks,
+            presence: Box::new(Stream::new(self.clone(), membership.document.clone())),
+        })
     }
 
-    fn leave(&self, seat: &Seat, departure: Departure) {
+    fn leave(&self, membership: &Membership, reason: LeaveReason) {
         let at = self.0.moment();
-        self.0.change(&seat.document, |entry, version| match departure {
-            Departure::Lost if !self.0.config.grace.is_zero() => entry.lose(seat, at),
-            _ => entry.leave(seat, at, version),
+        self.0.change(&membership.document, |entry, version| match reason {
+            LeaveReason::Lost if !self.0.config.grace.is_zero() => entry.lose(membership, at),
+            _ => entry.leave(membership, at, version),
         });
     }
 
-    fn sign(&self, seat: &Seat, sign: Sign) {
+    fn touch(&self, membership: &Membership, activity: Activity) {
         let at = self.0.moment();
-        self.0.visit(&seat.document, |entry| entry.sign(seat, sign, at));
+        self.0.visit(&membership.document, |entry| entry.touch(membership, activity, at));
     }
 
     async fn request(
         &self,
-        seat: &Seat,
+        membership: &Membership,
         name: &str,
         payload: &JsonText,
-    ) -> Option<Result<JsonText, RequestError>> {
-        commands::request(self, seat, name, payload).await
+    ) -> Option<Result<JsonText, CommandError>> {
+        commands::request(self, membership, name, payload).await
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 #![doc = include_str!("../README.md")]
 //!
-//! [`Presence`] is all of it together, and [`Locks`] work alone, too. What merges is in [`crdt`]; where a session stands is a
+//! [`LocalPresence`] is all of it together, and [`Locks`] work alone, too. What merges is in [`crdt`]; where a session stands is a
 //! [`SessionState`]; where tokens come from is a [`TokenSource`].
 
 mod commands;
@@ -20,7 +20,7 @@ mod stream;
 mod tokens;
 
 pub use config::{PresenceConfig, PresenceConfigError};
-pub use hub::Presence;
+pub use hub::LocalPresence;
 pub use locks::{
     AcquireRequest, Lease, LockChange, LockConfig, LockConfigError, LockError, LockStats, Locks, Publication,
     held_json, request,

@@ -2,7 +2,7 @@
 //!
 //! [`Locks`] keeps the locks of all documents in memory. Three parties work with it:
 //! - Those who want locks [acquire](Locks::acquire), [renew](Locks::renew) and [release](Locks::release) them.
-//! - The document's order asks it, as its [`PlacementGuard`](relay_core::PlacementGuard), before an event gets its place.
+//! - The document's order asks it, as its [`WriteGuard`](relay_core::WriteGuard), before an event gets its place.
 //! - Its owner publishes the [changes](Locks::next_change), [sweeps](Locks::sweep), and says
 //!   [who is gone](Locks::user_gone).
 //!

@@ -1,6 +1,6 @@
 //! The free-form state that a participant shows: a JSON object of limited size, changed field by field.
 
-use relay_core::{JsonText, RequestError};
+use relay_core::{CommandError, JsonText};
 use serde_json::{Map, Value};
 
 /// Names in a meta that are not the client's to give.
@@ -10,7 +10,7 @@ const MAX_DEPTH: usize = 16;
 
 /// `before` with the fields of `change`, where null takes a field away. Both are the text of an object; `before` without
 /// its braces, as it is kept, and so is the result.
-pub(crate) fn merge(before: &str, change: &JsonText, max_bytes: usize) -> Result<Box<str>, RequestError> {
+pub(crate) fn merge(before: &str, change: &JsonText, max_bytes: usize) -> Result<Box<str>, CommandError> {
     let change: Map<String, Value> = serde_json::from_str(change.as_str())
         .map_err(|error| invalid(format!("the state must be a JSON object: {error}")))?;
     let mut state: Map<String, Value> = serde_json::from_str(&format!("{{{before}}}"))
@@ -30,7 +30,7 @@ pub(crate) fn merge(before: &str, change: &JsonText, max_bytes: usize) -> Result
     }
     let text = Value::Object(state).to_string();
     if text.len() > max_bytes {
-        return Err(RequestError {
+        return Err(CommandError {
             code: "too_large",
             message: format!("the state would have {} bytes, at most {max_bytes} are allowed", text.len()),
             holder: None,
@@ -39,8 +39,8 @@ pub(crate) fn merge(before: &str, change: &JsonText, max_bytes: usize) -> Result
     Ok(text[1..text.len() - 1].into())
 }
 
-fn invalid(message: String) -> RequestError {
-    RequestError { code: "invalid_request", message, holder: None }
+fn invalid(message: String) -> CommandError {
+    CommandError { code: "invalid_request", message, holder: None }
 }
 
 fn depth(value: &Value) -> usize {

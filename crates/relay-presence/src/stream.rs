@@ -4,11 +4,11 @@ use std::task::{Context, Poll};
 
 use relay_core::{DocumentId, PresenceChange, PresenceStream};
 
-use crate::hub::Presence;
+use crate::hub::LocalPresence;
 use crate::roster::Version;
 
 pub(crate) struct Stream {
-    presence: Presence,
+    presence: LocalPresence,
     document: DocumentId,
     /// Where it stands; `None` before it has read the state.
     position: Option<Version>,
@@ -17,7 +17,7 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn new(presence: Presence, document: DocumentId) -> Self {
+    pub(crate) fn new(presence: LocalPresence, document: DocumentId) -> Self {
         Self { reader: presence.next_reader(), presence, document, position: None }
     }
 }

@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use relay_core::{
-    Actor, Clock, DocumentId, Draft, FencingToken, LockScope, ManualClock, Metadata, Payload, PlacementGuard,
-    PublishError, Region, UserId,
+    Actor, Clock, DocumentId, Draft, FencingToken, LockScope, ManualClock, Metadata, Payload, PublishError,
+    Region, UserId, WriteGuard,
 };
 use relay_events::{DOCUMENT_EDITED, DOCUMENT_LOCKED, DOCUMENT_UNLOCKED};
 use relay_presence::{

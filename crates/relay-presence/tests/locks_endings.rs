@@ -10,8 +10,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use relay_core::{
-    Actor, DocumentId, Draft, FencingToken, LockScope, ManualClock, Metadata, Payload, PlacementGuard,
-    PublishError, ServiceName, UserId,
+    Actor, DocumentId, Draft, FencingToken, LockScope, ManualClock, Metadata, Payload, PublishError,
+    ServiceName, UserId, WriteGuard,
 };
 use relay_events::{DOCUMENT_EDITED, DOCUMENT_LOCKED, DOCUMENT_UNLOCKED};
 use relay_presence::{AcquireRequest, Lease, LockChange, LockConfig, LockError, Locks, MemoryTokens};

@@ -7,7 +7,9 @@ mod support;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use relay_core::{Arrival, Attendance, Departure, LockScope, LogError, PublishError, Seat, Sign};
+use relay_core::{
+    Activity, JoinOptions, LeaveReason, LockScope, LogError, Membership, Presence, PublishError,
+};
 use relay_presence::{AcquireRequest, PresenceConfig, SessionQuery, SessionState};
 use serde_json::json;
 
@@ -16,13 +18,13 @@ use support::{Reader, Scene, sorted, text};
 #[tokio::test]
 async fn a_session_and_a_user_begin_once_and_end_once_however_many_tabs_there_are() {
     let scene = Scene::new();
-    let (first, attended) = scene.join("ada");
+    let (first, joined) = scene.join("ada");
     let (second, _) = scene.join("ada");
     let (bob, _) = scene.join("bob");
     scene.sink.until(3).await;
-    scene.presence.leave(&first, Departure::Left);
-    scene.presence.leave(&bob, Departure::Left);
-    scene.presence.leave(&second, Departure::Left);
+    scene.presence.leave(&first, LeaveReason::Left);
+    scene.presence.leave(&bob, LeaveReason::Left);
+    scene.presence.leave(&second, LeaveReason::Left);
     let told = scene.sink.until(6).await;
     assert_eq!(
         told,
@@ -35,9 +37,9 @@ async fn a_session_and_a_user_begin_once_and_end_once_however_many_tabs_there_ar
             "session.ended left"
         ]
     );
-    assert!(scene.sink.events().iter().all(|event| event.session == Some(attended.session)));
+    assert!(scene.sink.events().iter().all(|event| event.session == Some(joined.session)));
     let (_, again) = scene.join("ada");
-    assert_ne!(again.session, attended.session);
+    assert_ne!(again.session, joined.session);
 }
 
 #[tokio::test]
@@ -45,13 +47,13 @@ async fn a_lost_connection_that_is_back_in_time_is_not_noticed_by_anybody() {
     let scene = Scene::new();
     let (ada, _) = scene.join("ada");
     scene.presence.request(&ada, "presence:update", &text(&json!({"name": "Ada"}))).await.unwrap().unwrap();
-    let (_bob, attended) = scene.join("bob");
-    let mut reader = Reader::new(attended.presence);
+    let (_bob, joined) = scene.join("bob");
+    let mut reader = Reader::new(joined.presence);
     scene.clock.advance(Duration::from_secs(1));
     scene.presence.sweep();
     reader.read();
     let before = (reader.known(), reader.diffs.len());
-    scene.presence.leave(&ada, Departure::Lost);
+    scene.presence.leave(&ada, LeaveReason::Lost);
     scene.advance(Duration::from_millis(4_999));
     scene.join("ada");
     scene.advance(Duration::from_secs(50));
@@ -66,10 +68,10 @@ async fn a_lost_connection_that_is_back_in_time_is_not_noticed_by_anybody() {
 async fn a_lost_connection_that_is_not_back_in_time_is_gone_for_everybody() {
     let scene = Scene::new();
     let (ada, _) = scene.join("ada");
-    let (_bob, attended) = scene.join("bob");
-    let mut reader = Reader::new(attended.presence);
+    let (_bob, joined) = scene.join("bob");
+    let mut reader = Reader::new(joined.presence);
     reader.read();
-    scene.presence.leave(&ada, Departure::Lost);
+    scene.presence.leave(&ada, LeaveReason::Lost);
     scene.advance(Duration::from_millis(4_999));
     assert_eq!(scene.roster()["ada"], json!({"metas": [{}]}));
     scene.advance(Duration::from_millis(1));
@@ -88,22 +90,24 @@ async fn a_new_connection_takes_over_the_one_that_it_names_even_if_that_seems_al
     let (tab, _) = scene.join("ada");
     scene.presence.request(&half_open, "presence:update", &text(&json!({"tab": 1}))).await;
     scene.presence.request(&tab, "presence:update", &text(&json!({"tab": 2}))).await;
-    let seat = scene.seat("ada");
-    let arrival = Arrival {
+    let membership = scene.membership("ada");
+    let options = JoinOptions {
         resume: Some(half_open.connection),
         state: Some(text(&json!({"tab": 3}))),
-        ..Arrival::default()
+        ..JoinOptions::default()
     };
-    scene.join_as(&seat, arrival).unwrap();
+    scene.join_as(&membership, options).unwrap();
     assert_eq!(scene.roster(), json!({"ada": {"metas": [{"tab": 2}, {"tab": 3}]}}));
     // What the old connection still does or suffers counts for nothing.
-    scene.presence.leave(&half_open, Departure::Lost);
-    scene.presence.sign(&seat, Sign::Alive);
+    scene.presence.leave(&half_open, LeaveReason::Lost);
+    scene.presence.touch(&membership, Activity::Alive);
     scene.advance(Duration::from_secs(30));
     assert_eq!(scene.roster(), json!({"ada": {"metas": [{"tab": 2}, {"tab": 3}]}}));
     // Nobody takes over what is somebody else's.
-    let mallory = scene.seat("mallory");
-    scene.join_as(&mallory, Arrival { resume: Some(seat.connection), ..Arrival::default() }).unwrap();
+    let mallory = scene.membership("mallory");
+    scene
+        .join_as(&mallory, JoinOptions { resume: Some(membership.connection), ..JoinOptions::default() })
+        .unwrap();
     assert_eq!(scene.roster()["ada"]["metas"].as_array().unwrap().len(), 2);
 }
 
@@ -112,11 +116,11 @@ async fn who_has_a_seat_and_names_another_leaves_nothing_behind() {
     let scene = Scene::new();
     let (one, _) = scene.join("ada");
     let (other, _) = scene.join("ada");
-    let arrival = Arrival { resume: Some(other.connection), ..Arrival::default() };
-    scene.join_as(&one, arrival).unwrap();
-    scene.presence.leave(&one, Departure::Left);
+    let options = JoinOptions { resume: Some(other.connection), ..JoinOptions::default() };
+    scene.join_as(&one, options).unwrap();
+    scene.presence.leave(&one, LeaveReason::Left);
     assert_eq!(scene.roster(), json!({"ada": {"metas": [{}]}}));
-    scene.presence.leave(&other, Departure::Left);
+    scene.presence.leave(&other, LeaveReason::Left);
     assert_eq!(scene.sink.until(4).await[2..], ["user.left ada left", "session.ended left"]);
     let stats = scene.presence.stats();
     assert_eq!((scene.roster(), stats.users, stats.connections), (json!({}), 0, 0));
@@ -126,12 +130,12 @@ async fn who_has_a_seat_and_names_another_leaves_nothing_behind() {
 async fn a_connection_belongs_to_one_user() {
     let scene = Scene::new();
     let (ada, _) = scene.join("ada");
-    let mallory = Seat { user: scene.seat("mallory").user, ..ada.clone() };
-    assert_eq!(scene.join_as(&mallory, Arrival::default()).unwrap_err().code, "invalid_request");
-    scene.presence.leave(&mallory, Departure::Left);
+    let mallory = Membership { user: scene.membership("mallory").user, ..ada.clone() };
+    assert_eq!(scene.join_as(&mallory, JoinOptions::default()).unwrap_err().code, "invalid_request");
+    scene.presence.leave(&mallory, LeaveReason::Left);
     assert_eq!(scene.roster(), json!({"ada": {"metas": [{}]}}));
     scene.advance(Duration::from_secs(59));
-    scene.presence.sign(&mallory, Sign::Alive);
+    scene.presence.touch(&mallory, Activity::Alive);
     scene.advance(Duration::from_secs(1));
     assert_eq!(scene.roster(), json!({}));
 }
@@ -144,9 +148,9 @@ async fn locks_end_when_their_holder_has_been_gone_for_the_grace_time_whatever_o
     let (lost, _) = scene.join("ada");
     let ask = AcquireRequest { scope: LockScope::Document, ttl: None, wait: Duration::ZERO };
     scene.presence.locks().acquire(&scene.document, &bob.user, ask).await.unwrap();
-    scene.presence.leave(&lost, Departure::Lost);
+    scene.presence.leave(&lost, LeaveReason::Lost);
     scene.advance(Duration::from_secs(4));
-    scene.presence.leave(&bob, Departure::Left);
+    scene.presence.leave(&bob, LeaveReason::Left);
     // Ada's tab is given up now; bob has been gone for a second.
     scene.advance(Duration::from_secs(1));
     assert_eq!((scene.presence.stats().connections, scene.presence.locks().stats().ended), (1, 0));
@@ -158,8 +162,8 @@ async fn locks_end_when_their_holder_has_been_gone_for_the_grace_time_whatever_o
 #[tokio::test]
 async fn while_many_join_at_once_texts_are_made_once_for_all_of_them() {
     let scene = Scene::new();
-    let (_first, attended) = scene.join("first");
-    let mut readers = vec![Reader::new(attended.presence)];
+    let (_first, joined) = scene.join("first");
+    let mut readers = vec![Reader::new(joined.presence)];
     for n in 0..100 {
         readers.push(Reader::new(scene.join(&format!("user-{n}")).1.presence));
         // All read whenever somebody comes; that the clock stands still leaves changes to the flush.
@@ -201,7 +205,7 @@ async fn who_is_silent_for_too_long_is_gone() {
     let (ada, _) = scene.join("ada");
     let (_silent, _) = scene.join("silent");
     scene.advance(Duration::from_secs(59));
-    scene.presence.sign(&ada, Sign::Alive);
+    scene.presence.touch(&ada, Activity::Alive);
     scene.advance(Duration::from_secs(1));
     assert_eq!(scene.roster(), json!({"ada": {"metas": [{}]}}));
     assert_eq!(scene.sink.until(4).await[3], "user.left silent stale");
@@ -227,13 +231,13 @@ async fn a_session_goes_through_its_states() {
     scene.sink.until(2).await;
     assert_eq!(state(), Some(SessionState::Active));
     for _ in 0..6 {
-        scene.presence.sign(&ada, Sign::Alive);
+        scene.presence.touch(&ada, Activity::Alive);
         scene.advance(Duration::from_secs(50));
     }
     assert_eq!(state(), Some(SessionState::Idle));
-    scene.presence.sign(&ada, Sign::Active);
+    scene.presence.touch(&ada, Activity::Active);
     assert_eq!(state(), Some(SessionState::Active));
-    scene.presence.leave(&ada, Departure::Lost);
+    scene.presence.leave(&ada, LeaveReason::Lost);
     assert_eq!(state(), Some(SessionState::Closing));
     let (_ada, _) = scene.join("ada");
     assert_eq!(state(), Some(SessionState::Active));
@@ -254,7 +258,7 @@ async fn an_overloaded_log_delays_events_and_keeps_newcomers_out_when_too_many_w
     scene.sink.refuse(Some(overloaded));
     scene.join("ada");
     scene.join("bob");
-    let refused = scene.join_as(&scene.seat("cleo"), Arrival::default()).unwrap_err();
+    let refused = scene.join_as(&scene.membership("cleo"), JoinOptions::default()).unwrap_err();
     assert_eq!(refused.code, "overloaded");
     while scene.presence.stats().retries == 0 {
         tokio::task::yield_now().await;
@@ -275,7 +279,7 @@ async fn an_event_that_the_log_does_not_take_is_counted_and_the_others_go_on() {
     let session = scene.presence.session(&scene.document).unwrap();
     assert_eq!(session.state, SessionState::Opening);
     scene.sink.refuse(None);
-    scene.presence.leave(&ada, Departure::Left);
+    scene.presence.leave(&ada, LeaveReason::Left);
     assert_eq!(scene.sink.until(2).await, ["user.left ada left", "session.ended left"]);
 }
 
@@ -288,7 +292,7 @@ async fn requests_of_participants_are_answered() {
     assert_eq!(refused.code, "invalid_request");
     let large = json!({"bio": "x".repeat(5_000)});
     assert_eq!(scene.request(&ada, "presence:update", large).await.unwrap_err().code, "too_large");
-    let stranger = scene.seat("eve");
+    let stranger = scene.membership("eve");
     assert_eq!(scene.request(&stranger, "presence:update", json!({})).await.unwrap_err().code, "not_joined");
     scene.request(&ada, "cursor", json!({"position": 7})).await.unwrap();
     assert_eq!(scene.request(&ada, "cursor", json!({})).await.unwrap_err().code, "invalid_payload");
@@ -302,15 +306,15 @@ async fn requests_of_participants_are_answered() {
 #[tokio::test]
 async fn what_two_servers_tell_each_other_is_one_presence() {
     let (here, there) = (Scene::new(), Scene::new());
-    let (ada, attended) = here.join("ada");
+    let (ada, joined) = here.join("ada");
     let (bob, _) = there.join("bob");
-    let mut reader = Reader::new(attended.presence);
+    let mut reader = Reader::new(joined.presence);
     here.presence.merge(&here.document, &there.presence.whole(&there.document));
     there.presence.merge(&there.document, &here.presence.whole(&here.document));
     assert_eq!(here.roster(), json!({"ada": {"metas": [{}]}, "bob": {"metas": [{}]}}));
     assert_eq!(there.roster(), here.roster());
     let old = there.presence.whole(&there.document);
-    there.presence.leave(&bob, Departure::Left);
+    there.presence.leave(&bob, LeaveReason::Left);
     here.presence.merge(&here.document, &there.presence.whole(&there.document));
     here.presence.merge(&here.document, &old);
     here.advance(Duration::from_secs(1));
@@ -321,7 +325,7 @@ async fn what_two_servers_tell_each_other_is_one_presence() {
     // A server that is gone takes its people with it.
     there.presence.remove_node(here.presence.node());
     assert_eq!(there.roster(), json!({}));
-    here.presence.leave(&ada, Departure::Left);
+    here.presence.leave(&ada, LeaveReason::Left);
 }
 
 /// Something that happens to one of a few connections of two users.
@@ -362,27 +366,27 @@ proptest! {
         runtime.block_on(async {
             let scene = Scene::new();
             // Somebody stays, so that the document lives on.
-            let (stays, attended) = scene.join("zoe");
-            let mut readers = vec![Reader::new(attended.presence)];
+            let (stays, joined) = scene.join("zoe");
+            let mut readers = vec![Reader::new(joined.presence)];
             for _ in 1..3 {
                 readers.push(readers[0].fork());
             }
-            let mut seats: Vec<Option<Seat>> = vec![None; 6];
+            let mut seats: Vec<Option<Membership>> = vec![None; 6];
             let user = |who: usize| if who < 3 { "ada" } else { "bob" };
             for step in steps {
                 match step {
                     Step::Join(who) => {
-                        let seat = scene.seat(user(who));
-                        scene.join_as(&seat, Arrival::default()).unwrap();
-                        seats[who] = Some(seat);
+                        let membership = scene.membership(user(who));
+                        scene.join_as(&membership, JoinOptions::default()).unwrap();
+                        seats[who] = Some(membership);
                     }
-                    Step::Leave(who) => seats[who].take().iter().for_each(|seat| scene.presence.leave(seat, Departure::Left)),
-                    Step::Lose(who) => seats[who].take().iter().for_each(|seat| scene.presence.leave(seat, Departure::Lost)),
-                    Step::Update(who, what) => if let Some(seat) = &seats[who] {
-                        let _ = scene.presence.request(seat, "presence:update", &text(&json!({"v": what}))).await;
+                    Step::Leave(who) => seats[who].take().iter().for_each(|membership| scene.presence.leave(membership, LeaveReason::Left)),
+                    Step::Lose(who) => seats[who].take().iter().for_each(|membership| scene.presence.leave(membership, LeaveReason::Lost)),
+                    Step::Update(who, what) => if let Some(membership) = &seats[who] {
+                        let _ = scene.presence.request(membership, "presence:update", &text(&json!({"v": what}))).await;
                     },
                     Step::Advance(millis) => {
-                        scene.presence.sign(&stays, Sign::Alive);
+                        scene.presence.touch(&stays, Activity::Alive);
                         scene.advance(Duration::from_millis(millis));
                     }
                     Step::Read(reader) => readers[reader].read(),
@@ -390,7 +394,7 @@ proptest! {
                 }
             }
             // Past every flush, so that all is visible: a change after a quiet time is shown at once.
-            scene.presence.sign(&stays, Sign::Alive);
+            scene.presence.touch(&stays, Activity::Alive);
             scene.clock.advance(Duration::from_millis(100));
             scene.presence.request(&stays, "presence:update", &text(&json!({"last": true}))).await.unwrap().unwrap();
             while scene.presence.stats().waiting_events > 0 {

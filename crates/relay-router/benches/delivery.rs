@@ -18,7 +18,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use relay_core::testing::MemoryLog;
 use relay_core::{
-    DocumentId, Draft, EventLog, EventSink, Offset, Payload, PublishError, Receipt, SystemClock, Timestamp,
+    DocumentId, Draft, EventLog, EventSink, Offset, Payload, PublishAck, PublishError, SystemClock, Timestamp,
 };
 use relay_router::rules::RuleFormat;
 use relay_router::{Router, RouterConfig, RouterParts, RuleDocument};
@@ -31,7 +31,7 @@ struct Nowhere;
 
 #[async_trait]
 impl EventSink for Nowhere {
-    async fn publish(&self, _: Draft) -> Result<Receipt, PublishError> {
+    async fn publish(&self, _: Draft) -> Result<PublishAck, PublishError> {
         Err(PublishError::Closed)
     }
 }

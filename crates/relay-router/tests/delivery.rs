@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use relay_core::{DeliveryError, EventLog, Offset, Seq, Verdict};
+use relay_core::{DeliveryError, EventLog, FailureKind, Offset, Seq};
 use relay_router::rules::TargetPolicy;
 use relay_router::{ReplayRequest, ReplayStart};
 use support::{Recorder, World, attach, by, failed, name, note, number, refused, target, until};
@@ -460,7 +460,9 @@ async fn a_target_that_wants_to_be_left_alone_is() {
     let begun = clock.monotonic();
     let a = Recorder::with(move |_, _| {
         if clock.monotonic() < begun + Duration::from_secs(100) {
-            Err(DeliveryError::new(Verdict::Retry, "busy").status(429).retry_after(Duration::from_secs(100)))
+            Err(DeliveryError::new(FailureKind::Retry, "busy")
+                .status(429)
+                .retry_after(Duration::from_secs(100)))
         } else {
             Ok(())
         }

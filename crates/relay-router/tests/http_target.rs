@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use relay_core::{
-    Delivery, DeliveryError, DocumentId, Draft, Epoch, Payload, Seq, SystemClock, Target, Timestamp, Verdict,
+    Delivery, DeliveryError, DocumentId, Draft, Epoch, FailureKind, Payload, Seq, SystemClock, Target,
+    Timestamp,
 };
 use relay_router::target::{
     HostPattern, HttpTarget, HttpTargetConfig, Outbound, OutboundError, OutboundPolicy,
@@ -75,16 +76,16 @@ async fn each_answer_means_what_webhooks_say_it_means() {
         answer_to(status(line, "")).await.unwrap();
     }
     for (line, verdict) in [
-        ("400 Bad Request", Verdict::Reject),
-        ("401 Unauthorized", Verdict::Reject),
-        ("404 Not Found", Verdict::Reject),
-        ("408 Request Timeout", Verdict::Retry),
-        ("410 Gone", Verdict::Gone),
-        ("425 Too Early", Verdict::Retry),
-        ("429 Too Many Requests", Verdict::Retry),
-        ("500 Internal Server Error", Verdict::Retry),
-        ("503 Service Unavailable", Verdict::Retry),
-        ("302 Found", Verdict::Reject),
+        ("400 Bad Request", FailureKind::Reject),
+        ("401 Unauthorized", FailureKind::Reject),
+        ("404 Not Found", FailureKind::Reject),
+        ("408 Request Timeout", FailureKind::Retry),
+        ("410 Gone", FailureKind::Gone),
+        ("425 Too Early", FailureKind::Retry),
+        ("429 Too Many Requests", FailureKind::Retry),
+        ("500 Internal Server Error", FailureKind::Retry),
+        ("503 Service Unavailable", FailureKind::Retry),
+        ("302 Found", FailureKind::Reject),
     ] {
         let error = answer_to(status(line, "")).await.unwrap_err();
         assert_eq!(error.verdict, verdict, "{line}");
@@ -115,10 +116,10 @@ async fn an_answer_that_breaks_off_was_none() {
         "nonsense\r\n\r\n",
     ] {
         let error = answer_to(broken.to_owned()).await.unwrap_err();
-        assert_eq!(error.verdict, Verdict::Retry, "{broken:?}: {error}");
+        assert_eq!(error.verdict, FailureKind::Retry, "{broken:?}: {error}");
     }
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    assert_eq!(deliver(&format!("http://{nobody}/"), local()).await.unwrap_err().verdict, Verdict::Retry);
+    assert_eq!(deliver(&format!("http://{nobody}/"), local()).await.unwrap_err().verdict, FailureKind::Retry);
 }
 
 #[tokio::test]

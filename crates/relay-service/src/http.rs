@@ -33,7 +33,7 @@ use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{Method, StatusCode, Uri};
 use relay_core::{DocumentId, EventSink, EventSource};
-use relay_presence::Presence;
+use relay_presence::LocalPresence;
 use relay_router::Router as EventRouter;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
@@ -48,7 +48,7 @@ use crate::stats::{Gauges, ServiceStats};
 pub(crate) struct Api {
     pub(crate) sink: Arc<dyn EventSink>,
     pub(crate) source: Arc<dyn EventSource>,
-    pub(crate) presence: Presence,
+    pub(crate) presence: LocalPresence,
     /// `None` when events are not routed.
     pub(crate) router: Option<EventRouter>,
     pub(crate) gauges: Gauges,

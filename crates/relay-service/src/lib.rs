@@ -3,7 +3,7 @@
 //! A program that wants documents for itself embeds it; the `relay` command serves it.
 //!
 //! ```
-//! use relay_core::{DocumentId, Payload, Seq, Start, UserId};
+//! use relay_core::{DocumentId, Payload, Seq, StartPosition, UserId};
 //! use relay_service::{RelayService, ServiceConfig};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -11,12 +11,12 @@
 //! let service = RelayService::start(ServiceConfig::in_process()).await?;
 //!
 //! let notes = DocumentId::new("notes")?;
-//! let ada = service.join(notes.clone(), UserId::new("ada")?, Start::Live).await?;
-//! let receipt = ada.publish(relay_events::kind("x-note")?, Payload::json(&"hello")?).await?;
-//! assert_eq!(receipt.seq, Some(Seq::FIRST));
+//! let ada = service.join(notes.clone(), UserId::new("ada")?, StartPosition::Live).await?;
+//! let ack = ada.publish(relay_events::kind("x-note")?, Payload::json(&"hello")?).await?;
+//! assert_eq!(ack.seq, Some(Seq::FIRST));
 //!
 //! // Bob was not there, and gets what he missed.
-//! let everything = Start::After { epoch: None, seq: Seq::ZERO };
+//! let everything = StartPosition::After { epoch: None, seq: Seq::ZERO };
 //! let mut bob = service.join(notes, UserId::new("bob")?, everything).await?;
 //! let event = bob.next().await.ok_or("the service stopped")??;
 //! assert_eq!(event.actor.to_string(), "user:ada");

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use relay_bus::{Bus, Subscription};
 use relay_core::{
-    Actor, Attendance, Departure, Draft, Event, JsonText, Kind, Opening, Payload, Receipt, RequestError,
-    Seat, SessionId, Sign, StreamError,
+    Activity, Actor, CommandError, Draft, Event, JsonText, Kind, LeaveReason, Membership, Payload, Presence,
+    PublishAck, SessionId, StreamError, SubscribeAck,
 };
-use relay_presence::Presence;
+use relay_presence::LocalPresence;
 
 use crate::service::{PublishError, publish};
 
@@ -17,23 +17,23 @@ use crate::service::{PublishError, publish};
 #[derive(Debug)]
 pub struct Participant {
     bus: Bus,
-    presence: Presence,
-    seat: Seat,
+    presence: LocalPresence,
+    membership: Membership,
     session: SessionId,
-    opening: Opening,
+    ack: SubscribeAck,
     events: Subscription,
 }
 
 impl Participant {
     pub(crate) fn new(
         bus: Bus,
-        presence: Presence,
-        seat: Seat,
+        presence: LocalPresence,
+        membership: Membership,
         session: SessionId,
-        opening: Opening,
+        ack: SubscribeAck,
         events: Subscription,
     ) -> Self {
-        Self { bus, presence, seat, session, opening, events }
+        Self { bus, presence, membership, session, ack, events }
     }
 
     /// The session that they are part of.
@@ -47,23 +47,23 @@ impl Participant {
     /// Cancel-safe: dropped, what waits is withdrawn.
     ///
     /// # Errors
-    /// See [`RequestError`].
-    pub async fn request(&self, name: &str, payload: &JsonText) -> Option<Result<JsonText, RequestError>> {
-        self.presence.request(&self.seat, name, payload).await
+    /// See [`CommandError`].
+    pub async fn request(&self, name: &str, payload: &JsonText) -> Option<Result<JsonText, CommandError>> {
+        self.presence.request(&self.membership, name, payload).await
     }
 
     /// Where the document stood when the participant joined, and how the wanted start was met.
-    pub fn opening(&self) -> &Opening {
-        &self.opening
+    pub fn ack(&self) -> &SubscribeAck {
+        &self.ack
     }
 
     /// Publishes an event as this user. Answered when it is as durable as configured.
     ///
     /// # Errors
     /// See [`PublishError`].
-    pub async fn publish(&self, kind: Kind, payload: Payload) -> Result<Receipt, PublishError> {
-        self.presence.sign(&self.seat, Sign::Active);
-        let Seat { document, user, .. } = &self.seat;
+    pub async fn publish(&self, kind: Kind, payload: Payload) -> Result<PublishAck, PublishError> {
+        self.presence.touch(&self.membership, Activity::Active);
+        let Membership { document, user, .. } = &self.membership;
         let draft = Draft::new(document.clone(), kind, payload).actor(Actor::User(user.clone()));
         publish(&self.bus, draft.session(self.session)).await
     }
@@ -84,6 +84,6 @@ impl Participant {
 
 impl Drop for Participant {
     fn drop(&mut self) {
-        self.presence.leave(&self.seat, Departure::Left);
+        self.presence.leave(&self.membership, LeaveReason::Left);
     }
 }

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use relay_bus::{Bus, Filter, LagPolicy, Subscription};
 use relay_core::{
-    Arrival, Attendance, Attended, Clock, ConnectionId, DocumentId, Draft, EventLog, LogError, Opening,
-    Receipt, RequestError, Seat, Start, SubscribeError, SystemClock, UserId,
+    Clock, CommandError, ConnectionId, DocumentId, Draft, EventLog, JoinOptions, Joined, LogError,
+    Membership, Presence, PublishAck, StartPosition, SubscribeAck, SubscribeError, SystemClock, UserId,
 };
 use relay_events::PayloadError;
 use relay_log::{EmbeddedLog, LogConfig, OpenError, RecoveryReport};
-use relay_presence::{FileTokens, Locks, MemoryTokens, Presence, TokenError, TokenSource};
+use relay_presence::{FileTokens, LocalPresence, Locks, MemoryTokens, TokenError, TokenSource};
 use relay_router::{Router, RouterConfig, RouterError, RouterParts};
 use relay_ws::WsServer;
 use tokio::net::TcpSocket;
@@ -34,7 +34,7 @@ use crate::stats::{Gauges, ServiceStats};
 /// acknowledged is kept all the same.
 pub struct RelayService {
     bus: Bus,
-    presence: Presence,
+    presence: LocalPresence,
     ws: WsServer,
     router: Option<Router>,
     log: Option<EmbeddedLog>,
@@ -143,7 +143,7 @@ pub enum JoinError {
     Subscribe(#[from] SubscribeError),
     /// The participant is not let in.
     #[error(transparent)]
-    Refused(#[from] RequestError),
+    Refused(#[from] CommandError),
 }
 
 /// How [`RelayService::stop`] went.
@@ -203,7 +203,7 @@ impl RelayService {
             // Nobody else has the place.
             let _ = place.set(router.clone());
         }
-        let presence = Presence::new(config.presence, Arc::new(bus.clone()), locks, Arc::clone(&clock));
+        let presence = LocalPresence::new(config.presence, Arc::new(bus.clone()), locks, Arc::clone(&clock));
         let origins = config.ws.origins.clone();
         let ws = WsServer::with_attendance(
             config.ws,
@@ -278,7 +278,7 @@ impl RelayService {
     }
 
     /// Who is where: sessions, participants, locks.
-    pub fn presence(&self) -> &Presence {
+    pub fn presence(&self) -> &LocalPresence {
         &self.presence
     }
 
@@ -293,7 +293,7 @@ impl RelayService {
     ///
     /// # Errors
     /// See [`PublishError`].
-    pub async fn publish(&self, draft: Draft) -> Result<Receipt, PublishError> {
+    pub async fn publish(&self, draft: Draft) -> Result<PublishAck, PublishError> {
         publish(&self.bus, draft).await
     }
 
@@ -306,8 +306,8 @@ impl RelayService {
     pub async fn subscribe(
         &self,
         document: &DocumentId,
-        start: Start,
-    ) -> Result<(Opening, Subscription), SubscribeError> {
+        start: StartPosition,
+    ) -> Result<(SubscribeAck, Subscription), SubscribeError> {
         self.bus.subscribe(document, start, Filter::all(), LagPolicy::Refill).await
     }
 
@@ -321,13 +321,13 @@ impl RelayService {
         &self,
         document: DocumentId,
         user: UserId,
-        start: Start,
+        start: StartPosition,
     ) -> Result<Participant, JoinError> {
-        let (opening, events) = self.subscribe(&document, start).await?;
-        let seat = Seat { document, user, connection: ConnectionId::new() };
-        let arrival = Arrival { is_permanent: true, ..Arrival::default() };
-        let Attended { session, .. } = self.presence.join(&seat, arrival)?;
-        Ok(Participant::new(self.bus.clone(), self.presence.clone(), seat, session, opening, events))
+        let (ack, events) = self.subscribe(&document, start).await?;
+        let membership = Membership { document, user, connection: ConnectionId::new() };
+        let options = JoinOptions { exempt_from_timeout: true, ..JoinOptions::default() };
+        let Joined { session, .. } = self.presence.join(&membership, options)?;
+        Ok(Participant::new(self.bus.clone(), self.presence.clone(), membership, session, ack, events))
     }
 
     /// Reads the certificate and its key again, for connections that are accepted from now on. False when the service
@@ -380,7 +380,7 @@ impl RelayService {
     }
 }
 
-pub(crate) async fn publish(bus: &Bus, draft: Draft) -> Result<Receipt, PublishError> {
+pub(crate) async fn publish(bus: &Bus, draft: Draft) -> Result<PublishAck, PublishError> {
     relay_events::check(&draft.kind, &draft.payload)?;
     Ok(bus.publish(draft).await?)
 }

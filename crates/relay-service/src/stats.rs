@@ -7,7 +7,7 @@ use std::time::Duration;
 use relay_bus::{Bus, BusStats};
 use relay_core::{Clock, DocumentId, EventLog, LatencyStats, LogError};
 use relay_log::{EmbeddedLog, LogStats};
-use relay_presence::{LockStats, Presence, PresenceStats};
+use relay_presence::{LocalPresence, LockStats, PresenceStats};
 use relay_router::{Router, RouterStats};
 use relay_ws::{WsServer, WsStats};
 use serde::{Serialize, Serializer};
@@ -23,7 +23,7 @@ pub struct ServiceStats {
     pub uptime_seconds: f64,
     /// What clients asked for, and how it was answered.
     pub requests: RequestStats,
-    /// From a draft's being handed in to its receipt; see [`Bus::publish_latency`].
+    /// From a draft's being handed in to its ack; see [`Bus::publish_latency`].
     pub publish_latency: LatencyStats,
     /// From an event's being visible to the members' sockets; see [`WsServer::broadcast_latency`].
     pub broadcast_latency: LatencyStats,
@@ -104,7 +104,7 @@ fn log_stats<S: Serializer>(stats: &Option<LogStats>, serializer: S) -> Result<S
 #[derive(Clone)]
 pub(crate) struct Gauges {
     pub(crate) bus: Bus,
-    pub(crate) presence: Presence,
+    pub(crate) presence: LocalPresence,
     /// `None` when the service does not listen.
     pub(crate) http: Option<Server>,
     pub(crate) outcomes: Arc<Outcomes>,

@@ -89,9 +89,9 @@ fn what_one_publishes_the_other_follows_also_across_a_restart() {
     let data = data();
     let server = Server::start(data.path());
     let (url, address) = (server.url(), server.address.to_string());
-    let receipt =
+    let ack =
         success(&run(&["publish", "my notes", "x-note", "{\"n\": 1}", "--url", &url, "--actor", "user:ada"]));
-    assert_eq!(serde_json::from_str::<Value>(&receipt).unwrap()["seq"], 1);
+    assert_eq!(serde_json::from_str::<Value>(&ack).unwrap()["seq"], 1);
 
     let mut tail = relay()
         .args(["tail", "my notes", "--after-seq", "0", "--json", "--url", &url])

@@ -6,7 +6,7 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use relay_core::{DocumentId, Payload, Start, UserId};
+use relay_core::{DocumentId, Payload, StartPosition, UserId};
 use relay_service::{RelayService, ServiceConfig};
 use serde_json::{Value, json};
 use support::socket::Socket;
@@ -32,7 +32,7 @@ async fn each_number_moves_by_what_happened_in_this_process() {
     assert_eq!((before.bus.durable_published, before.publish_latency.p50), (0, None));
 
     let (notes, ada) = (DocumentId::new("notes").unwrap(), UserId::new("ada").unwrap());
-    let mut ada = service.join(notes, ada, Start::Live).await.unwrap();
+    let mut ada = service.join(notes, ada, StartPosition::Live).await.unwrap();
     let edit = Payload::json(&json!({"patches": [[0, 0, "hi"]]})).unwrap();
     for _ in 0..3 {
         ada.publish(relay_events::DOCUMENT_EDITED, edit.clone()).await.unwrap();

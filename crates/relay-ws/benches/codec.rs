@@ -35,11 +35,9 @@ fn codec(c: &mut Criterion) {
 
     let mut group = c.benchmark_group("encode");
     group.throughput(Throughput::Elements(1));
-    let receipt = json!({"seq": 7, "offset": 42, "duplicate": false});
+    let ack = json!({"seq": 7, "offset": 42, "duplicate": false});
     group.bench_function("reply", |b| {
-        b.iter(|| {
-            codec::encode_reply(Some("1"), Some("2"), "document:notes", Status::Ok, black_box(&receipt))
-        });
+        b.iter(|| codec::encode_reply(Some("1"), Some("2"), "document:notes", Status::Ok, black_box(&ack)));
     });
     group.bench_function("broadcast/first", |b| {
         b.iter_batched_ref(edit, |event| codec::encode_broadcast(event), BatchSize::SmallInput);

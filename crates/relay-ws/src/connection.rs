@@ -19,8 +19,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use relay_core::{
-    Attendance, Clock, ConnectionId, Departure, DocumentId, EventSink, EventSource, LatencyWindow, Seat,
-    Sign, StreamError, UserId,
+    Activity, Clock, ConnectionId, DocumentId, EventSink, EventSource, LatencyWindow, LeaveReason,
+    Membership, Presence, StreamError, UserId,
 };
 use serde::Serialize;
 
@@ -48,7 +48,7 @@ use crate::wheel::Tick;
 pub(crate) struct Backend {
     pub(crate) sink: Arc<dyn EventSink>,
     pub(crate) source: Arc<dyn EventSource>,
-    pub(crate) attendance: Option<Arc<dyn Attendance>>,
+    pub(crate) presence: Option<Arc<dyn Presence>>,
     pub(crate) clock: Arc<dyn Clock>,
 }
 
@@ -83,7 +83,7 @@ enum End {
     /// This side closes it.
     Close(CloseReason),
     /// The client closed it, with this code, and on purpose or not.
-    ClosedByClient(Option<u16>, Departure),
+    ClosedByClient(Option<u16>, LeaveReason),
     /// It broke.
     Lost,
 }
@@ -153,7 +153,7 @@ pub(crate) struct Connection {
     drain: Drain,
     /// Set once it is being closed.
     farewell: Option<Farewell>,
-    departure: Departure,
+    reason: LeaveReason,
     messages_in: u64,
     messages_out: u64,
     slow: u64,
@@ -189,7 +189,7 @@ impl Connection {
             stall: None,
             drain: Drain::No,
             farewell: None,
-            departure: Departure::Lost,
+            reason: LeaveReason::Lost,
             messages_in: 0,
             messages_out: 0,
             slow: 0,
@@ -365,37 +365,37 @@ impl Connection {
         self.shared.counters.channel_errors.increment(reason);
         let frame = codec::encode_error(channel.name.join_ref.as_deref(), &channel.name.topic(), reason);
         self.send(&frame, env.pen);
-        self.close_channel(&channel, Departure::Lost, env);
+        self.close_channel(&channel, LeaveReason::Lost, env);
     }
 
     /// What has to be done when a channel is no more.
-    fn close_channel(&self, channel: &Channel, departure: Departure, env: &mut Env<'_>) {
+    fn close_channel(&self, channel: &Channel, reason: LeaveReason, env: &mut Env<'_>) {
         if let Place::Room(room) = channel.place {
             env.rooms.leave(room, env.key);
         }
-        self.give_up(channel, departure);
+        self.give_up(channel, reason);
     }
 
     /// Gives up what a channel holds outside of its shard.
-    fn give_up(&self, channel: &Channel, departure: Departure) {
+    fn give_up(&self, channel: &Channel, reason: LeaveReason) {
         if matches!(channel.place, Place::Joining) {
             return;
         }
         self.shared.directory.leave(&channel.name.document);
-        if let (true, Some(attendance)) = (channel.presence, &self.shared.backend.attendance) {
-            attendance.leave(&self.seat(&channel.name.document), departure);
+        if let (true, Some(presence)) = (channel.presence, &self.shared.backend.presence) {
+            presence.leave(&self.membership(&channel.name.document), reason);
         }
     }
 
-    fn seat(&self, document: &DocumentId) -> Seat {
+    fn membership(&self, document: &DocumentId) -> Membership {
         let Identity { user, connection, .. } = &self.identity;
-        Seat { document: document.clone(), user: user.clone(), connection: *connection }
+        Membership { document: document.clone(), user: user.clone(), connection: *connection }
     }
 
     /// Tells whoever knows of participants that this one is there.
-    fn sign(&self, channel: &Channel, sign: Sign) {
-        if let (true, Some(attendance)) = (channel.presence, &self.shared.backend.attendance) {
-            attendance.sign(&self.seat(&channel.name.document), sign);
+    fn touch(&self, channel: &Channel, activity: Activity) {
+        if let (true, Some(presence)) = (channel.presence, &self.shared.backend.presence) {
+            presence.touch(&self.membership(&channel.name.document), activity);
         }
     }
 
@@ -463,7 +463,7 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         for channel in self.channels.drain() {
-            self.give_up(&channel, self.departure);
+            self.give_up(&channel, self.reason);
         }
     }
 }

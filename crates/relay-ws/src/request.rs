@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use relay_core::{
-    Actor, Arrival, ConnectionId, DocumentId, Draft, Epoch, JsonText, Opening, Payload, PublishError,
-    RequestError, Seq, SessionId, Start, SubscribeError, UserId,
+    Actor, CommandError, ConnectionId, DocumentId, Draft, Epoch, JoinOptions, JsonText, Payload,
+    PublishError, Seq, SessionId, StartPosition, SubscribeAck, SubscribeError, UserId,
 };
 use relay_events::json::{self, JsonError};
 use relay_events::{PayloadError, check, kind};
@@ -91,8 +91,8 @@ impl From<&PublishError> for Refusal {
     }
 }
 
-impl From<RequestError> for Refusal {
-    fn from(error: RequestError) -> Self {
+impl From<CommandError> for Refusal {
+    fn from(error: CommandError) -> Self {
         Self { holder: error.holder.clone(), ..Self::new(error.code, &error) }
     }
 }
@@ -137,9 +137,9 @@ pub(crate) fn document(topic: &str) -> Result<DocumentId, Refusal> {
 /// What a join wants.
 #[derive(Debug)]
 pub(crate) struct JoinWish {
-    pub(crate) start: Start,
+    pub(crate) start: StartPosition,
     pub(crate) presence: bool,
-    pub(crate) arrival: Arrival,
+    pub(crate) options: JoinOptions,
 }
 
 /// What a join wants, by its payload.
@@ -163,17 +163,20 @@ pub(crate) fn join_wish(payload: ClientPayload<'_>) -> Result<JoinWish, Refusal>
     let params: Params<'_> = serde_json::from_str(raw.get())
         .map_err(|error| Refusal::invalid_request(&format!("join payload: {error}")))?;
     let start = match (params.epoch, params.seq) {
-        (None, None) => Start::Live,
-        (epoch, Some(seq)) => Start::After { epoch, seq },
+        (None, None) => StartPosition::Live,
+        (epoch, Some(seq)) => StartPosition::After { epoch, seq },
         (Some(_), None) => {
             return Err(Refusal::invalid_request(
                 &"join payload: `epoch` without `seq`; give both, or neither for live events alone",
             ));
         }
     };
-    let arrival =
-        Arrival { resume: params.resume, state: params.state.map(JsonText::from_raw), is_permanent: false };
-    Ok(JoinWish { start, presence: params.presence.unwrap_or(true), arrival })
+    let options = JoinOptions {
+        resume: params.resume,
+        state: params.state.map(JsonText::from_raw),
+        exempt_from_timeout: false,
+    };
+    Ok(JoinWish { start, presence: params.presence.unwrap_or(true), options })
 }
 
 /// Whether a message asks for something other than an event: those names have a colon, which no kind has, or are
@@ -210,7 +213,7 @@ pub(crate) fn draft(
 #[derive(Debug, Serialize)]
 pub(crate) struct JoinReply<'a> {
     #[serde(flatten)]
-    pub(crate) opening: Opening,
+    pub(crate) ack: SubscribeAck,
     pub(crate) user: &'a UserId,
     pub(crate) connection: ConnectionId,
     #[serde(skip_serializing_if = "Option::is_none")]

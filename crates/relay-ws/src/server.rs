@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use relay_core::{
-    Attendance, Clock, ConnectionId, DocumentId, EventSink, EventSource, LatencyStats, LatencyWindow, UserId,
+    Clock, ConnectionId, DocumentId, EventSink, EventSource, LatencyStats, LatencyWindow, Presence, UserId,
 };
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -71,10 +71,10 @@ impl WsServer {
         source: Arc<dyn EventSource>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self::build(config, Backend { sink, source, attendance: None, clock })
+        Self::build(config, Backend { sink, source, presence: None, clock })
     }
 
-    /// A server that besides tells `attendance` who comes and goes, and its clients who else is there.
+    /// A server that besides tells `presence` who comes and goes, and its clients who else is there.
     ///
     /// # Panics
     /// As [`WsServer::new`].
@@ -82,10 +82,10 @@ impl WsServer {
         config: WsConfig,
         sink: Arc<dyn EventSink>,
         source: Arc<dyn EventSource>,
-        attendance: Arc<dyn Attendance>,
+        presence: Arc<dyn Presence>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self::build(config, Backend { sink, source, attendance: Some(attendance), clock })
+        Self::build(config, Backend { sink, source, presence: Some(presence), clock })
     }
 
     fn build(config: WsConfig, backend: Backend) -> Self {

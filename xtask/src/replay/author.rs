@@ -42,7 +42,7 @@ pub(crate) struct Pace {
 }
 
 #[derive(Deserialize)]
-struct Receipt<'a> {
+struct PublishAck<'a> {
     id: &'a str,
     seq: u64,
 }
@@ -136,7 +136,7 @@ async fn acknowledge_all(
         let frame = Frame::parse(&text)?;
         match (frame.event, frame.reference.and_then(|text| text.parse::<u64>().ok())) {
             ("phx_reply", Some(found)) if found > JOIN_REF => {
-                let receipt: Receipt<'_> = serde_json::from_str(frame.response()?)?;
+                let receipt: PublishAck<'_> = serde_json::from_str(frame.response()?)?;
                 ensure!(found == reference(next), "ref {found} was answered, {} is next", reference(next));
                 digest.add(receipt.seq, receipt.id);
                 next += 1;

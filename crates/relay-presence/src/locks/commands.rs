@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use relay_core::{FencingToken, JsonText, LockScope, Region, RequestError, Seat, Timestamp, UserId};
+use relay_core::{CommandError, FencingToken, JsonText, LockScope, Membership, Region, Timestamp, UserId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -68,46 +68,58 @@ pub fn held_json(locks: &Locks, document: &DocumentId) -> JsonText {
 /// `invalid_request`, and those of [`LockError`](super::LockError).
 pub async fn request(
     locks: &Locks,
-    seat: &Seat,
+    membership: &Membership,
     name: &str,
     payload: &JsonText,
-) -> Option<Result<JsonText, RequestError>> {
+) -> Option<Result<JsonText, CommandError>> {
     Some(match name {
-        "lock:acquire" => acquire(locks, seat, payload).await,
-        "lock:renew" => renew(locks, seat, payload).await,
-        "lock:release" => release(locks, seat, payload).await,
+        "lock:acquire" => acquire(locks, membership, payload).await,
+        "lock:renew" => renew(locks, membership, payload).await,
+        "lock:release" => release(locks, membership, payload).await,
         _ => return None,
     })
 }
 
-async fn acquire(locks: &Locks, seat: &Seat, payload: &JsonText) -> Result<JsonText, RequestError> {
+async fn acquire(
+    locks: &Locks,
+    membership: &Membership,
+    payload: &JsonText,
+) -> Result<JsonText, CommandError> {
     let Acquire { region, ttl_ms, wait_ms } = parse(payload)?;
     let request = AcquireRequest {
         scope: LockScope::of(region),
         ttl: ttl_ms.map(Duration::from_millis),
         wait: Duration::from_millis(wait_ms.unwrap_or(0)),
     };
-    lease(&locks.acquire(&seat.document, &seat.user, request).await?)
+    lease(&locks.acquire(&membership.document, &membership.user, request).await?)
 }
 
-async fn renew(locks: &Locks, seat: &Seat, payload: &JsonText) -> Result<JsonText, RequestError> {
+async fn renew(locks: &Locks, membership: &Membership, payload: &JsonText) -> Result<JsonText, CommandError> {
     let Renew { token, ttl_ms } = parse(payload)?;
-    lease(&locks.renew(&seat.document, &seat.user, token, ttl_ms.map(Duration::from_millis)).await?)
+    lease(
+        &locks
+            .renew(&membership.document, &membership.user, token, ttl_ms.map(Duration::from_millis))
+            .await?,
+    )
 }
 
-async fn release(locks: &Locks, seat: &Seat, payload: &JsonText) -> Result<JsonText, RequestError> {
+async fn release(
+    locks: &Locks,
+    membership: &Membership,
+    payload: &JsonText,
+) -> Result<JsonText, CommandError> {
     let Release { token } = parse(payload)?;
-    lease(&locks.release(&seat.document, &seat.user, token).await?)
+    lease(&locks.release(&membership.document, &membership.user, token).await?)
 }
 
-fn parse<T: DeserializeOwned>(payload: &JsonText) -> Result<T, RequestError> {
-    serde_json::from_str(payload.as_str()).map_err(|error| RequestError {
+fn parse<T: DeserializeOwned>(payload: &JsonText) -> Result<T, CommandError> {
+    serde_json::from_str(payload.as_str()).map_err(|error| CommandError {
         code: "invalid_request",
         message: format!("the payload is not what this request takes: {error}"),
         holder: None,
     })
 }
 
-fn lease(lease: &Lease) -> Result<JsonText, RequestError> {
+fn lease(lease: &Lease) -> Result<JsonText, CommandError> {
     json(&LeaseForm::from(lease))
 }

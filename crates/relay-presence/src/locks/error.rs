@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use relay_core::{FencingToken, LockScope, PublishError, RequestError, UserId};
+use relay_core::{CommandError, FencingToken, LockScope, PublishError, UserId};
 use relay_events::PayloadError;
 
 use crate::tokens::TokenError;
@@ -138,7 +138,7 @@ impl LockError {
     }
 }
 
-impl From<LockError> for RequestError {
+impl From<LockError> for CommandError {
     /// What the client is told. Failures of the server's own storage are named and not explained: that is for operators.
     fn from(error: LockError) -> Self {
         let message = match error.code() {

@@ -1,11 +1,11 @@
 //! Whether an edit may have its place: the one question that is asked of locks inside a document's order.
 
-use relay_core::{Actor, Draft, FencingToken, LockScope, PlacementGuard, PublishError, Region, UserId};
+use relay_core::{Actor, Draft, FencingToken, LockScope, PublishError, Region, UserId, WriteGuard};
 use relay_events::{DOCUMENT_EDITED, DOCUMENT_UNLOCKED};
 
 use super::{Lease, Locks};
 
-impl PlacementGuard for Locks {
+impl WriteGuard for Locks {
     /// Edits are checked, and the ends of locks are noted as they pass; everything else passes.
     ///
     /// An edit touches the region that its metadata names, or else the whole document. Locks of others that overlap that

@@ -11,10 +11,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use relay_core::{
-    Arrival, Attendance, Attended, Clock, ConnectionId, DocumentId, Draft, Epoch, Event, EventSink, JsonText,
-    ManualClock, PresenceChange, PresenceStream, PublishError, Receipt, RequestError, Seat, Seq, UserId,
+    Clock, CommandError, ConnectionId, DocumentId, Draft, Epoch, Event, EventSink, JoinOptions, Joined,
+    JsonText, ManualClock, Membership, Presence, PresenceChange, PresenceStream, PublishAck, PublishError,
+    Seq, UserId,
 };
-use relay_presence::{LockConfig, Locks, MemoryTokens, Presence, PresenceConfig};
+use relay_presence::{LocalPresence, LockConfig, Locks, MemoryTokens, PresenceConfig};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
@@ -72,22 +73,22 @@ fn tell(event: &Event) -> String {
 
 #[async_trait]
 impl EventSink for Sink {
-    async fn publish(&self, draft: Draft) -> Result<Receipt, PublishError> {
+    async fn publish(&self, draft: Draft) -> Result<PublishAck, PublishError> {
         if let Some(trouble) = self.trouble.lock().clone() {
             return Err(trouble);
         }
         let mut events = self.events.lock();
         let seq = draft.kind.is_durable().then(|| Seq::new(events.len() as u64 + 1));
         let event = draft.into_event(Epoch::from_u64(1), seq, relay_core::Timestamp::UNIX_EPOCH);
-        let receipt = Receipt::of(&event, false);
+        let ack = PublishAck::of(&event, false);
         events.push(event);
         self.changed.notify_waiters();
-        Ok(receipt)
+        Ok(ack)
     }
 }
 
 pub struct Scene {
-    pub presence: Presence,
+    pub presence: LocalPresence,
     pub sink: Arc<Sink>,
     pub clock: Arc<ManualClock>,
     pub document: DocumentId,
@@ -106,24 +107,24 @@ impl Scene {
         let config = PresenceConfig { tick, ..config };
         let tokens = Arc::new(MemoryTokens::new(&*time));
         let locks = Locks::new(LockConfig::default(), Arc::clone(&time), tokens);
-        let presence = Presence::new(config, Arc::clone(&sink) as _, locks, time);
+        let presence = LocalPresence::new(config, Arc::clone(&sink) as _, locks, time);
         Self { presence, sink, clock, document: DocumentId::new("notes").unwrap() }
     }
 
-    pub fn seat(&self, user: &str) -> Seat {
+    pub fn membership(&self, user: &str) -> Membership {
         let user = UserId::new(user).unwrap();
-        Seat { document: self.document.clone(), user, connection: ConnectionId::new() }
+        Membership { document: self.document.clone(), user, connection: ConnectionId::new() }
     }
 
     /// A new connection of `user` joins.
-    pub fn join(&self, user: &str) -> (Seat, Attended) {
-        let seat = self.seat(user);
-        let attended = self.join_as(&seat, Arrival::default()).unwrap();
-        (seat, attended)
+    pub fn join(&self, user: &str) -> (Membership, Joined) {
+        let membership = self.membership(user);
+        let joined = self.join_as(&membership, JoinOptions::default()).unwrap();
+        (membership, joined)
     }
 
-    pub fn join_as(&self, seat: &Seat, arrival: Arrival) -> Result<Attended, RequestError> {
-        self.presence.join(seat, arrival)
+    pub fn join_as(&self, membership: &Membership, options: JoinOptions) -> Result<Joined, CommandError> {
+        self.presence.join(membership, options)
     }
 
     /// Time goes by, and is looked at.
@@ -139,8 +140,13 @@ impl Scene {
         roster
     }
 
-    pub async fn request(&self, seat: &Seat, name: &str, payload: Value) -> Result<Value, RequestError> {
-        let answer = self.presence.request(seat, name, &text(&payload)).await;
+    pub async fn request(
+        &self,
+        membership: &Membership,
+        name: &str,
+        payload: Value,
+    ) -> Result<Value, CommandError> {
+        let answer = self.presence.request(membership, name, &text(&payload)).await;
         answer.expect("a request").map(|answer| serde_json::from_str(answer.as_str()).unwrap())
     }
 }
@@ -218,7 +224,7 @@ impl Reader {
         }
     }
 
-    /// What it knows, in the form of [`Presence::roster`], metas in the order of their refs.
+    /// What it knows, in the form of [`LocalPresence::roster`], metas in the order of their refs.
     pub fn known(&self) -> Value {
         sorted(&json!(
             self.state

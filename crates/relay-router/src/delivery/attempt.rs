@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use relay_core::{Delivery, DeliveryError, Event, LogError, Offset, ReadLimit, ServiceName, Target, Verdict};
+use relay_core::{
+    Delivery, DeliveryError, Event, FailureKind, LogError, Offset, ReadLimit, ServiceName, Target,
+};
 
 use super::engine::Engine;
 use super::entry::{Attempt, DeadLetter, DeadLetterId, DeadReason, RouteId, RouteKey, Waiting};
@@ -172,10 +174,10 @@ impl Begun {
         tokio::select! {
             answer = tokio::time::timeout(self.policy.timeout, call) => Some(match answer {
                 Ok(Ok(answer)) => answer,
-                Ok(Err(_panic)) => Err(DeliveryError::new(Verdict::Retry, "the target panicked")),
+                Ok(Err(_panic)) => Err(DeliveryError::new(FailureKind::Retry, "the target panicked")),
                 Err(_elapsed) => {
                     let detail = format!("no answer within {} ms", self.policy.timeout.as_millis());
-                    Err(DeliveryError::new(Verdict::Retry, detail))
+                    Err(DeliveryError::new(FailureKind::Retry, detail))
                 }
             }),
             () = engine.aborting() => None,
@@ -239,9 +241,9 @@ impl Ending {
             None => Ended::Untried,
             // A refusal is an answer too.
             Some(Ok(())) => Ended::Worked,
-            Some(Err(error)) if error.verdict == Verdict::Reject => Ended::Worked,
+            Some(Err(error)) if error.verdict == FailureKind::Reject => Ended::Worked,
             Some(Err(error)) => {
-                Ended::Failed { leave_alone: error.retry_after, is_gone: error.verdict == Verdict::Gone }
+                Ended::Failed { leave_alone: error.retry_after, is_gone: error.verdict == FailureKind::Gone }
             }
         }
     }
@@ -249,9 +251,9 @@ impl Ending {
 
 /// What becomes of an event that was not taken. One of several that were refused together is tried alone first: it need
 /// not be the one that was meant.
-fn judge(waiting: Waiting, verdict: Verdict, is_alone: bool, retry: &RetryPolicy) -> Fate {
+fn judge(waiting: Waiting, verdict: FailureKind, is_alone: bool, retry: &RetryPolicy) -> Fate {
     let is_final = match verdict {
-        Verdict::Reject => is_alone,
+        FailureKind::Reject => is_alone,
         _ => waiting.tried >= retry.max_attempts.get(),
     };
     if is_final { Fate::Dead(waiting, DeadReason::of(verdict)) } else { Fate::Again(Arc::new(waiting)) }

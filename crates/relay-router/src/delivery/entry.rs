@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use relay_core::{Actor, DocumentId, Event, EventId, Offset, ServiceName, Timestamp, Verdict};
+use relay_core::{Actor, DocumentId, Event, EventId, FailureKind, Offset, ServiceName, Timestamp};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Where events wait: for whichever target a rule chooses, or for one target.
@@ -206,7 +206,7 @@ pub enum DeadReason {
 }
 
 impl DeadReason {
-    pub(crate) fn of(verdict: Verdict) -> Self {
-        if verdict == Verdict::Reject { Self::Rejected } else { Self::Exhausted }
+    pub(crate) fn of(verdict: FailureKind) -> Self {
+        if verdict == FailureKind::Reject { Self::Rejected } else { Self::Exhausted }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use relay_core::{Clock, Delivery, DeliveryError, Event, Target, Timestamp, Verdict};
+use relay_core::{Clock, Delivery, DeliveryError, Event, FailureKind, Target, Timestamp};
 use relay_events::cloudevents;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Response, Url};
@@ -71,21 +71,21 @@ impl HttpTarget {
         let headers = self.headers(&message, delivery)?;
         let sent =
             self.outbound.client().post(self.url.clone()).headers(headers).body(message.body).send().await;
-        let answer = sent.map_err(|error| DeliveryError::new(Verdict::Retry, causes_of(&error)))?;
+        let answer = sent.map_err(|error| DeliveryError::new(FailureKind::Retry, causes_of(&error)))?;
         let (status, retry_after) = (answer.status(), self.retry_after(&answer));
         // The body is read also when all is well: what breaks off may not have been done.
         let body = read_some(answer, MAX_ANSWER).await;
         let body = body.map_err(|error| {
-            DeliveryError::new(Verdict::Retry, format!("the answer broke off: {}", causes_of(&error)))
+            DeliveryError::new(FailureKind::Retry, format!("the answer broke off: {}", causes_of(&error)))
                 .status(status.as_u16())
         })?;
         if status.is_success() {
             return Ok(());
         }
         let verdict = match status.as_u16() {
-            410 => Verdict::Gone,
-            status if self.retry_statuses.contains(status) => Verdict::Retry,
-            _ => Verdict::Reject,
+            410 => FailureKind::Gone,
+            status if self.retry_statuses.contains(status) => FailureKind::Retry,
+            _ => FailureKind::Reject,
         };
         let body = String::from_utf8_lossy(&body);
         let detail = match body.trim() {
@@ -102,7 +102,8 @@ impl HttpTarget {
     fn headers(&self, message: &Message, delivery: &Delivery) -> Result<HeaderMap, DeliveryError> {
         let timestamp = self.clock.now().as_micros().div_euclid(1_000_000);
         let signature = self.signer.sign(&message.id, timestamp, &message.body);
-        let signature = signature.map_err(|error| DeliveryError::new(Verdict::Retry, error.to_string()))?;
+        let signature =
+            signature.map_err(|error| DeliveryError::new(FailureKind::Retry, error.to_string()))?;
         let trace = match &delivery.events[..] {
             [event] => event.trace.as_ref(),
             _ => None,
@@ -149,7 +150,7 @@ impl HttpTarget {
 }
 
 fn unsendable(name: &str, error: &dyn std::error::Error) -> DeliveryError {
-    DeliveryError::new(Verdict::Reject, format!("header `{name}` cannot be sent: {error}"))
+    DeliveryError::new(FailureKind::Reject, format!("header `{name}` cannot be sent: {error}"))
 }
 
 #[async_trait]

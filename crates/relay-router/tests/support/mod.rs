@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use relay_core::testing::MemoryLog;
 use relay_core::{
-    Actor, Clock, Delivery, DeliveryError, DocumentId, Draft, Event, EventLog, EventSink, Offset, Payload,
-    PublishError, Receipt, ServiceName, Target, Timestamp, Verdict,
+    Actor, Clock, Delivery, DeliveryError, DocumentId, Draft, Event, EventLog, EventSink, FailureKind,
+    Offset, Payload, PublishAck, PublishError, ServiceName, Target, Timestamp,
 };
 use relay_router::rules::{RuleFormat, TargetPolicy};
 use relay_router::{InProcessTarget, Router, RouterConfig, RouterParts, RuleDocument};
@@ -49,9 +49,9 @@ struct Sink {
 
 #[async_trait]
 impl EventSink for Sink {
-    async fn publish(&self, draft: Draft) -> Result<Receipt, PublishError> {
+    async fn publish(&self, draft: Draft) -> Result<PublishAck, PublishError> {
         let event = append(&self.log, &*self.clock, &self.head, draft).await;
-        Ok(Receipt::of(&event, false))
+        Ok(PublishAck::of(&event, false))
     }
 }
 
@@ -223,11 +223,11 @@ impl Target for Recorder {
 }
 
 pub fn failed() -> DeliveryError {
-    DeliveryError::new(Verdict::Retry, "out of order").status(503)
+    DeliveryError::new(FailureKind::Retry, "out of order").status(503)
 }
 
 pub fn refused() -> DeliveryError {
-    DeliveryError::new(Verdict::Reject, "not for me").status(400)
+    DeliveryError::new(FailureKind::Reject, "not for me").status(400)
 }
 
 pub fn target(target: &str, recorder: &Arc<Recorder>, policy: TargetPolicy) -> InProcessTarget {

@@ -5,7 +5,7 @@ use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
-use relay_core::{ConnectionId, DocumentId, FencingToken, JsonText, Seat, UserId};
+use relay_core::{ConnectionId, DocumentId, FencingToken, JsonText, Membership, UserId};
 use relay_presence::held_json;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -76,7 +76,7 @@ pub(crate) async fn release(
             return Err(Problem::invalid_request(message));
         }
     };
-    released.map_err(relay_core::RequestError::from)?;
+    released.map_err(relay_core::CommandError::from)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -90,8 +90,8 @@ async fn ask(
     let text = JsonText::parse(Value::Object(request).to_string().into());
     let text = text.map_err(|error| Problem::invalid_request(error.to_string()))?;
     // Locks belong to users, not to connections.
-    let seat = Seat { document, user, connection: ConnectionId::new() };
-    match relay_presence::request(api.presence.locks(), &seat, name, &text).await {
+    let membership = Membership { document, user, connection: ConnectionId::new() };
+    match relay_presence::request(api.presence.locks(), &membership, name, &text).await {
         Some(Ok(lease)) => Ok(json(&lease)),
         Some(Err(error)) => Err(error.into()),
         None => Err(Problem::invalid_request(format!("there is no request `{name}`"))),

@@ -8,7 +8,9 @@ use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
-use relay_core::{Arrival, Attendance, ConnectionId, Departure, JsonText, Seat, SessionId, Sign, UserId};
+use relay_core::{
+    Activity, ConnectionId, JoinOptions, JsonText, LeaveReason, Membership, Presence, SessionId, UserId,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -24,7 +26,7 @@ pub(crate) struct JoinBody {
 }
 
 #[derive(Serialize)]
-struct Joined {
+struct JoinReply {
     connection: ConnectionId,
     session: SessionId,
     locks: JsonText,
@@ -36,11 +38,11 @@ pub(crate) async fn join(
     JsonBody(body): JsonBody<JoinBody>,
 ) -> Result<Response, Problem> {
     let JoinBody { user, state, resume } = body;
-    let seat = Seat { document, user, connection: ConnectionId::new() };
+    let membership = Membership { document, user, connection: ConnectionId::new() };
     let state = state.as_deref().map(JsonText::from_raw);
-    let attended = api.presence.join(&seat, Arrival { resume, state, ..Arrival::default() })?;
-    let joined = Joined { connection: seat.connection, session: attended.session, locks: attended.locks };
-    Ok((StatusCode::CREATED, Json(joined)).into_response())
+    let joined = api.presence.join(&membership, JoinOptions { resume, state, ..JoinOptions::default() })?;
+    let reply = JoinReply { connection: membership.connection, session: joined.session, locks: joined.locks };
+    Ok((StatusCode::CREATED, Json(reply)).into_response())
 }
 
 #[derive(Deserialize)]
@@ -51,29 +53,29 @@ pub(crate) struct StayBody {
 }
 
 #[derive(Deserialize)]
-pub(crate) struct SeatPath {
+pub(crate) struct MembershipPath {
     connection: ConnectionId,
 }
 
 pub(crate) async fn stay(
     State(api): State<Api>,
     Document(document): Document,
-    path: Result<Path<SeatPath>, PathRejection>,
+    path: Result<Path<MembershipPath>, PathRejection>,
     JsonBody(body): JsonBody<StayBody>,
 ) -> Result<StatusCode, Problem> {
-    let (Path(SeatPath { connection }), StayBody { user, state }) = (path?, body);
-    let seat = Seat { document, user, connection };
+    let (Path(MembershipPath { connection }), StayBody { user, state }) = (path?, body);
+    let membership = Membership { document, user, connection };
     let Some(change) = state.as_deref().map(JsonText::from_raw) else {
-        if !api.presence.is_seated(&seat) {
+        if !api.presence.is_joined(&membership) {
             let message = format!(
                 "connection {connection} is not in the document, or was silent for too long; join again"
             );
             return Err(Problem::new(StatusCode::NOT_FOUND, "not_joined", message));
         }
-        api.presence.sign(&seat, Sign::Alive);
+        api.presence.touch(&membership, Activity::Alive);
         return Ok(StatusCode::NO_CONTENT);
     };
-    match api.presence.request(&seat, "presence:update", &change).await {
+    match api.presence.request(&membership, "presence:update", &change).await {
         Some(Err(error)) => Err(error.into()),
         _ => Ok(StatusCode::NO_CONTENT),
     }
@@ -88,11 +90,11 @@ pub(crate) struct LeaveQuery {
 pub(crate) async fn leave(
     State(api): State<Api>,
     Document(document): Document,
-    path: Result<Path<SeatPath>, PathRejection>,
+    path: Result<Path<MembershipPath>, PathRejection>,
     query: Result<Query<LeaveQuery>, QueryRejection>,
 ) -> Result<StatusCode, Problem> {
-    let (Path(SeatPath { connection }), Query(LeaveQuery { user })) = (path?, query?);
-    api.presence.leave(&Seat { document, user, connection }, Departure::Left);
+    let (Path(MembershipPath { connection }), Query(LeaveQuery { user })) = (path?, query?);
+    api.presence.leave(&Membership { document, user, connection }, LeaveReason::Left);
     Ok(StatusCode::NO_CONTENT)
 }
 

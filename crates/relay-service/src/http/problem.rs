@@ -5,7 +5,7 @@ use axum::extract::rejection::PathRejection;
 use axum::response::{IntoResponse, Response};
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
-use relay_core::{InvalidId, LogError, PublishError, RequestError, Seq, SubscribeError, UserId};
+use relay_core::{CommandError, InvalidId, LogError, PublishError, Seq, SubscribeError, UserId};
 use relay_events::json::JsonError;
 use serde::Serialize;
 
@@ -85,8 +85,8 @@ impl From<PathRejection> for Problem {
     }
 }
 
-impl From<RequestError> for Problem {
-    fn from(error: RequestError) -> Self {
+impl From<CommandError> for Problem {
+    fn from(error: CommandError) -> Self {
         Self { holder: error.holder, ..Self::of(error.code, error.message) }
     }
 }

@@ -13,7 +13,7 @@ use futures_util::stream::{FuturesOrdered, StreamExt};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use relay_core::{DocumentId, Draft, Receipt};
+use relay_core::{DocumentId, Draft, PublishAck};
 use relay_events::{cloudevents, json};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -33,9 +33,9 @@ pub(crate) async fn publish(
     match form.split(&body, api.config.max_batch_events)? {
         Drafts::One(text) => {
             let draft = form.decode(&document, text)?;
-            let receipt = api.sink.publish(draft).await?;
-            let status = if receipt.duplicate { StatusCode::OK } else { StatusCode::CREATED };
-            Ok((status, Json(receipt)).into_response())
+            let ack = api.sink.publish(draft).await?;
+            let status = if ack.duplicate { StatusCode::OK } else { StatusCode::CREATED };
+            Ok((status, Json(ack)).into_response())
         }
         Drafts::Many(texts) => {
             let drafts = texts.into_iter().map(|text| form.decode(&document, text)).collect();
@@ -70,7 +70,7 @@ async fn publish_one(api: &Api, draft: Result<Draft, Problem>) -> Outcome {
         Err(problem) => return Outcome::Refused(problem),
     };
     match api.sink.publish(draft).await {
-        Ok(receipt) => Outcome::Kept(receipt),
+        Ok(ack) => Outcome::Kept(ack),
         Err(error) => Outcome::Refused(error.into()),
     }
 }
@@ -79,7 +79,7 @@ async fn publish_one(api: &Api, draft: Result<Draft, Problem>) -> Outcome {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Outcome {
-    Kept(Receipt),
+    Kept(PublishAck),
     Refused(Problem),
 }
 

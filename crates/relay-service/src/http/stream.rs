@@ -1,6 +1,6 @@
 //! `GET /v1/documents/{id}/events/stream`: server-sent events, which browsers reconnect by themselves.
 //!
-//! Every durable event has the id `<epoch>:<seq>`, and so has the opening that comes first. A client that comes back
+//! Every durable event has the id `<epoch>:<seq>`, and so has the ack that comes first. A client that comes back
 //! sends the last one it got as `Last-Event-ID`, and gets exactly what it missed.
 
 use std::future::poll_fn;
@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue};
-use relay_core::{Epoch, Event, EventStream, Opening, Seq, Start};
+use relay_core::{Epoch, Event, EventStream, Seq, StartPosition, SubscribeAck};
 use relay_events::json;
 use serde::Deserialize;
 use tokio::time::{Instant, Interval, interval_at};
@@ -40,9 +40,9 @@ pub(crate) async fn stream(
     if api.closing.is_cancelled() {
         return Err(Problem::stopping());
     }
-    let (opening, events) = api.source.subscribe(&document, start).await?;
+    let (ack, events) = api.source.subscribe(&document, start).await?;
     let feed = Feed {
-        opening: Some(opening),
+        ack: Some(ack),
         events: Some(events),
         closing: api.closing.clone(),
         keep_alive: keep_alive(api.config.keep_alive),
@@ -59,12 +59,12 @@ pub(crate) async fn stream(
 }
 
 /// `Last-Event-ID` comes from a client that reconnects, with the URL that it began with, so it goes first.
-fn start(headers: &HeaderMap, after_seq: Option<Seq>) -> Result<Start, Problem> {
+fn start(headers: &HeaderMap, after_seq: Option<Seq>) -> Result<StartPosition, Problem> {
     let Some(id) = headers.get("last-event-id").filter(|id| !id.is_empty()) else {
-        return Ok(after_seq.map_or(Start::Live, |seq| Start::After { epoch: None, seq }));
+        return Ok(after_seq.map_or(StartPosition::Live, |seq| StartPosition::After { epoch: None, seq }));
     };
     let parsed = id.to_str().ok().and_then(|id| id.split_once(':')).and_then(|(epoch, seq)| {
-        Some(Start::After { epoch: Some(epoch.parse().ok()?), seq: Seq::new(seq.parse().ok()?) })
+        Some(StartPosition::After { epoch: Some(epoch.parse().ok()?), seq: Seq::new(seq.parse().ok()?) })
     });
     parsed.ok_or_else(|| {
         let id: String = String::from_utf8_lossy(id.as_bytes()).chars().take(64).collect();
@@ -80,7 +80,7 @@ fn keep_alive(every: Duration) -> Interval {
 
 /// One client's stream: what it gets next.
 struct Feed {
-    opening: Option<Opening>,
+    ack: Option<SubscribeAck>,
     /// None once the stream is over.
     events: Option<Box<dyn EventStream>>,
     closing: CancellationToken,
@@ -89,8 +89,8 @@ struct Feed {
 
 impl Feed {
     async fn next(&mut self) -> Option<Bytes> {
-        if let Some(opening) = self.opening.take() {
-            return Some(opening_frame(&opening));
+        if let Some(ack) = self.ack.take() {
+            return Some(ack_frame(&ack));
         }
         let events = self.events.as_mut()?;
         let next = tokio::select! {
@@ -114,9 +114,9 @@ impl Feed {
     }
 }
 
-fn opening_frame(opening: &Opening) -> Bytes {
-    let id = (opening.head.epoch, opening.position);
-    frame(Some(id), "relay.opening", &serde_json::to_vec(opening).unwrap_or_default())
+fn ack_frame(ack: &SubscribeAck) -> Bytes {
+    let id = (ack.head.epoch, ack.position);
+    frame(Some(id), "relay.opening", &serde_json::to_vec(ack).unwrap_or_default())
 }
 
 fn event_frame(event: &Event) -> Bytes {
@@ -150,14 +150,17 @@ mod tests {
     #[test]
     fn a_reconnecting_client_is_continued_where_its_last_event_id_says_whatever_the_url_says() {
         let mut headers = HeaderMap::new();
-        assert_eq!(start(&headers, None).unwrap(), Start::Live);
+        assert_eq!(start(&headers, None).unwrap(), StartPosition::Live);
         assert_eq!(
             start(&headers, Some(Seq::new(3))).unwrap(),
-            Start::After { epoch: None, seq: Seq::new(3) }
+            StartPosition::After { epoch: None, seq: Seq::new(3) }
         );
         headers.insert("last-event-id", HeaderValue::from_static("00c0ffee00c0ffee:7"));
         let epoch = "00c0ffee00c0ffee".parse().ok();
-        assert_eq!(start(&headers, Some(Seq::new(3))).unwrap(), Start::After { epoch, seq: Seq::new(7) });
+        assert_eq!(
+            start(&headers, Some(Seq::new(3))).unwrap(),
+            StartPosition::After { epoch, seq: Seq::new(7) }
+        );
         for malformed in ["7", "00c0ffee00c0ffee:", ":7", "00c0ffee00c0ffee:-1", "é:1"] {
             headers.insert("last-event-id", HeaderValue::from_bytes(malformed.as_bytes()).unwrap());
             assert!(start(&headers, None).is_err(), "{malformed}");

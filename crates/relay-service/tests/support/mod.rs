@@ -161,7 +161,7 @@ impl Server {
         request(self.address, "POST", path, &headers, body.to_string().as_bytes())
     }
 
-    /// Publishes one event, which must be accepted, and returns its receipt.
+    /// Publishes one event, which must be accepted, and returns its ack.
     #[track_caller]
     pub fn publish(&self, document: &str, draft: &Value) -> Value {
         let answer = self.post(&format!("/v1/documents/{document}/events"), draft);

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesOrdered, FuturesUnordered};
 use futures_util::{FutureExt, StreamExt};
-use relay_core::{Attended, Draft, EventStream, Opening, SubscribeError};
+use relay_core::{Draft, EventStream, Joined, SubscribeAck, SubscribeError};
 use serde::Serialize;
 
 use super::{Connection, Env};
@@ -18,11 +18,11 @@ use crate::feed::Feed;
 use crate::request::{Identity, JoinReply, JoinWish, Refusal};
 
 /// A subscription that was asked for.
-pub(super) struct Joined {
+pub(super) struct SubscribeResult {
     channel: ChannelRef,
     reference: Option<Arc<str>>,
     wish: Box<JoinWish>,
-    result: Result<(Opening, Box<dyn EventStream>), SubscribeError>,
+    result: Result<(SubscribeAck, Box<dyn EventStream>), SubscribeError>,
 }
 
 /// An answer that waits for its turn, so that answers come in the order of what they answer.
@@ -41,7 +41,7 @@ pub(super) enum Parked {
 
 #[derive(Default)]
 pub(super) struct Busy {
-    joins: FuturesUnordered<BoxFuture<'static, Joined>>,
+    joins: FuturesUnordered<BoxFuture<'static, SubscribeResult>>,
     answers: FuturesOrdered<BoxFuture<'static, Answer>>,
     /// Requests that wait for something, a lock for instance. They keep no order: their answers may take long.
     requests: FuturesUnordered<BoxFuture<'static, Answer>>,
@@ -111,39 +111,38 @@ impl Connection {
         let reference = reference.map(Arc::from);
         let joining = async move {
             let result = source.subscribe(&channel.document, wish.start).await;
-            Joined { channel, reference, wish, result }
+            SubscribeResult { channel, reference, wish, result }
         };
         self.busy().joins.push(joining.boxed());
     }
 
-    fn finish_join(&mut self, joined: Joined, env: &mut Env<'_>) {
-        let Joined { channel, reference, wish, result } = joined;
-        let attended = result.map_err(|error| {
+    fn finish_join(&mut self, joined: SubscribeResult, env: &mut Env<'_>) {
+        let SubscribeResult { channel, reference, wish, result } = joined;
+        let joined = result.map_err(|error| {
             let refusal = Refusal::from(&error);
             if refusal.reason == "log_failed" {
                 tracing::warn!(document = %channel.document, %error, "a join failed: the history cannot be read");
             }
             refusal
         });
-        let attended =
-            attended.and_then(|(opening, events)| Ok((opening, events, self.attend(&channel, *wish)?)));
+        let joined = joined.and_then(|(ack, events)| Ok((ack, events, self.attend(&channel, *wish)?)));
         let (join_ref, reference) = (channel.join_ref.as_deref(), reference.as_deref());
-        match attended {
-            Ok((opening, events, attended)) => {
+        match joined {
+            Ok((ack, events, joined)) => {
                 self.shared.counters.joins.increment();
                 self.shared.directory.enter(&channel.document);
                 let Identity { user, connection, .. } = &self.identity;
                 let reply = JoinReply {
-                    opening,
+                    ack,
                     user,
                     connection: *connection,
-                    session: attended.as_ref().map(|attended| attended.session),
-                    locks: attended.as_ref().map(|attended| &attended.locks),
+                    session: joined.as_ref().map(|joined| joined.session),
+                    locks: joined.as_ref().map(|joined| &joined.locks),
                 };
                 let frame = codec::encode_reply(join_ref, reference, &channel.topic(), Status::Ok, &reply);
                 self.send(&frame, env.pen);
-                let session = attended.as_ref().map(|attended| attended.session);
-                let presence = attended.map(|attended| attended.presence);
+                let session = joined.as_ref().map(|joined| joined.session);
+                let presence = joined.map(|joined| joined.presence);
                 self.channels.opened(&channel, session, Feed::new(events, presence));
             }
             Err(refusal) => {
@@ -154,11 +153,11 @@ impl Connection {
         }
     }
 
-    /// Takes a seat in the document, if that is wanted and there are any.
-    fn attend(&self, channel: &ChannelRef, wish: JoinWish) -> Result<Option<Attended>, Refusal> {
-        match &self.shared.backend.attendance {
-            Some(attendance) if wish.presence => {
-                Ok(Some(attendance.join(&self.seat(&channel.document), wish.arrival)?))
+    /// Takes a membership in the document, if that is wanted and there are any.
+    fn attend(&self, channel: &ChannelRef, wish: JoinWish) -> Result<Option<Joined>, Refusal> {
+        match &self.shared.backend.presence {
+            Some(presence) if wish.presence => {
+                Ok(Some(presence.join(&self.membership(&channel.document), wish.options)?))
             }
             _ => Ok(None),
         }
@@ -179,9 +178,9 @@ impl Connection {
             let result = sink.publish(draft).await;
             let (topic, join_ref) = (channel.topic(), channel.join_ref.as_deref());
             let frame = match result {
-                Ok(receipt) => {
+                Ok(ack) => {
                     counters.pushes.increment();
-                    codec::encode_reply(join_ref, reference.as_deref(), &topic, Status::Ok, &receipt)
+                    codec::encode_reply(join_ref, reference.as_deref(), &topic, Status::Ok, &ack)
                 }
                 Err(error) => {
                     let refusal = Refusal::from(&error);
@@ -216,19 +215,19 @@ impl Connection {
     ) {
         let (join_ref, reference) = (message.join_ref.as_deref(), message.reference.as_deref());
         let topic = channel.topic();
-        let (Some(attendance), ClientPayload::Json(_)) = (&self.shared.backend.attendance, message.payload)
+        let (Some(presence), ClientPayload::Json(_)) = (&self.shared.backend.presence, message.payload)
         else {
             let refusal = Refusal::unknown_event(&message.event);
             let frame = self.refusal(join_ref, reference, &topic, &refusal);
             return self.answer(frame, env);
         };
-        let (attendance, counters) = (Arc::clone(attendance), Arc::clone(&self.shared.counters));
+        let (presence, counters) = (Arc::clone(presence), Arc::clone(&self.shared.counters));
         let payload = message.payload.to_json();
-        let seat = self.seat(&channel.document);
+        let membership = self.membership(&channel.document);
         let name = message.event.as_ref().to_owned();
         let reference: Option<Arc<str>> = reference.map(Arc::from);
         let request = async move {
-            let outcome = match attendance.request(&seat, &name, &payload).await {
+            let outcome = match presence.request(&membership, &name, &payload).await {
                 Some(outcome) => outcome.map_err(Refusal::from),
                 None => Err(Refusal::unknown_event(&name)),
             };

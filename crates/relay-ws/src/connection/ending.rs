@@ -3,7 +3,7 @@
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use relay_core::Departure;
+use relay_core::LeaveReason;
 use relay_events::{NoticeLevel, SYSTEM_NOTICE, SystemNotice};
 
 use super::{Connection, Drain, End, Env};
@@ -34,9 +34,9 @@ impl Connection {
     pub(super) fn end(&mut self, end: End, env: &mut Env<'_>) -> bool {
         tracing::debug!(connection = %self.identity.connection, ?end, "connection ends");
         // Nobody is in a room any more whose connection only waits for the other side to say goodbye.
-        self.departure = match end {
-            End::ClosedByClient(_, departure) => departure,
-            End::Close(_) | End::Lost => Departure::Lost,
+        self.reason = match end {
+            End::ClosedByClient(_, reason) => reason,
+            End::Close(_) | End::Lost => LeaveReason::Lost,
         };
         self.dissolve(env);
         self.busy = None;
@@ -65,7 +65,7 @@ impl Connection {
     /// Takes the connection out of all its rooms.
     pub(crate) fn dissolve(&mut self, env: &mut Env<'_>) {
         for channel in self.channels.drain() {
-            self.close_channel(&channel, self.departure, env);
+            self.close_channel(&channel, self.reason, env);
         }
     }
 

@@ -4,7 +4,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use relay_core::{Departure, Sign};
+use relay_core::{Activity, LeaveReason};
 
 use super::busy::{Empty, Parked};
 use super::{BATCH, Connection, End, Env, Protocol};
@@ -95,7 +95,7 @@ impl Connection {
     fn take(&mut self, message: &Message<'_>, env: &mut Env<'_>, cx: &mut Context<'_>) -> Result<(), End> {
         match (*message, self.protocol) {
             (Message::Close(close), _) => {
-                Err(End::ClosedByClient(close.map(|(code, _)| code), departure(close)))
+                Err(End::ClosedByClient(close.map(|(code, _)| code), reason(close)))
             }
             (Message::Ping(payload), _) => {
                 env.pen.control(OpCode::Pong, payload);
@@ -160,8 +160,8 @@ impl Connection {
                     let close =
                         codec::encode_close(replaced.name.join_ref.as_deref(), &replaced.name.topic());
                     self.send(&close, env.pen);
-                    // The join that follows takes the seat again.
-                    self.close_channel(&replaced, Departure::Lost, env);
+                    // The join that follows takes the membership again.
+                    self.close_channel(&replaced, LeaveReason::Lost, env);
                 }
                 self.join(channel, reference, wish);
             }
@@ -170,7 +170,7 @@ impl Connection {
                 if let Some(closed) = closed {
                     let close = codec::encode_close(closed.name.join_ref.as_deref(), &closed.name.topic());
                     self.answer(close, env);
-                    self.close_channel(&closed, Departure::Left, env);
+                    self.close_channel(&closed, LeaveReason::Left, env);
                 }
             }
             Action::Publish { channel, draft } => {
@@ -191,25 +191,25 @@ impl Connection {
     /// Tells whoever knows of participants that this one is there.
     fn alive(&self) {
         for channel in self.channels.joined() {
-            self.sign(channel, Sign::Alive);
+            self.touch(channel, Activity::Alive);
         }
     }
 
     /// Tells whoever knows of participants that this one did something.
     fn active(&self, document: &relay_core::DocumentId) {
         if let Some(channel) = self.channels.joined().find(|channel| channel.name.document == *document) {
-            self.sign(channel, Sign::Active);
+            self.touch(channel, Activity::Active);
         }
     }
 }
 
 /// Whether a close was meant. `disconnect()` of the `phoenix` client gives no code, or one that its caller chose; a page
 /// that is closed or loaded again gives 1001; and the client itself gives 1000 when its heartbeat is not answered.
-fn departure(close: Option<(u16, &str)>) -> Departure {
+fn reason(close: Option<(u16, &str)>) -> LeaveReason {
     match close {
-        None => Departure::Left,
-        Some((1000, reason)) if reason != "heartbeat timeout" => Departure::Left,
-        Some(_) => Departure::Lost,
+        None => LeaveReason::Left,
+        Some((1000, reason)) if reason != "heartbeat timeout" => LeaveReason::Left,
+        Some(_) => LeaveReason::Lost,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Who is there: what the server tells an attendance, and what its members are told of each other.
+//! Who is there: what the server tells an presence, and what its members are told of each other.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,8 +7,8 @@ use std::task::{Context, Poll, Waker};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use relay_core::{
-    Arrival, Attendance, Attended, Departure, JsonText, PresenceChange, PresenceStream, RequestError, Seat,
-    SessionId, Sign, UserId,
+    Activity, CommandError, JoinOptions, Joined, JsonText, LeaveReason, Membership, Presence, PresenceChange,
+    PresenceStream, SessionId, UserId,
 };
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use crate::support::{Server, edit, quick};
 
-/// An honest attendance without any time: everyone who is there, in one version after the other.
+/// An honest presence without any time: everyone who is there, in one version after the other.
 #[derive(Default)]
 pub(crate) struct Roster {
     state: Mutex<State>,
@@ -84,49 +84,49 @@ fn text(value: &Value) -> JsonText {
 struct Desk(Arc<Roster>);
 
 #[async_trait]
-impl Attendance for Desk {
-    fn join(&self, seat: &Seat, arrival: Arrival) -> Result<Attended, RequestError> {
-        if seat.user.as_str() == "banned" {
+impl Presence for Desk {
+    fn join(&self, membership: &Membership, options: JoinOptions) -> Result<Joined, CommandError> {
+        if membership.user.as_str() == "banned" {
             let message = "the document is closed to you".to_owned();
-            return Err(RequestError { code: "banned", message, holder: None });
+            return Err(CommandError { code: "banned", message, holder: None });
         }
         let mut state = self.0.state.lock();
-        let given = arrival.state.map_or(String::new(), |state| format!(" with {}", state.as_str()));
-        state.told.push(format!("{} joined{given}", seat.user));
-        state.present.insert(seat.user.to_string(), json!({"metas": [{"phx_ref": "r"}]}));
+        let given = options.state.map_or(String::new(), |state| format!(" with {}", state.as_str()));
+        state.told.push(format!("{} joined{given}", membership.user));
+        state.present.insert(membership.user.to_string(), json!({"metas": [{"phx_ref": "r"}]}));
         state.changed();
         let presence = Box::new(Stream { roster: Arc::clone(&self.0), position: 0 });
-        Ok(Attended { session: SessionId::from_u128(7), locks: text(&json!([])), presence })
+        Ok(Joined { session: SessionId::from_u128(7), locks: text(&json!([])), presence })
     }
 
-    fn leave(&self, seat: &Seat, departure: Departure) {
+    fn leave(&self, membership: &Membership, reason: LeaveReason) {
         let mut state = self.0.state.lock();
-        state.told.push(format!("{} {departure:?}", seat.user));
-        state.present.remove(seat.user.as_str());
+        state.told.push(format!("{} {reason:?}", membership.user));
+        state.present.remove(membership.user.as_str());
         state.changed();
     }
 
-    fn sign(&self, seat: &Seat, sign: Sign) {
-        self.0.state.lock().told.push(format!("{} {sign:?}", seat.user));
+    fn touch(&self, membership: &Membership, activity: Activity) {
+        self.0.state.lock().told.push(format!("{} {activity:?}", membership.user));
     }
 
     async fn request(
         &self,
-        seat: &Seat,
+        membership: &Membership,
         name: &str,
         payload: &JsonText,
-    ) -> Option<Result<JsonText, RequestError>> {
+    ) -> Option<Result<JsonText, CommandError>> {
         match name {
             "lock:acquire" => {
                 self.0.granted.notified().await;
                 Some(Ok(text(&json!({"token": 1}))))
             }
-            "lock:renew" => Some(Err(RequestError {
+            "lock:renew" => Some(Err(CommandError {
                 code: "locked",
                 message: "held".to_owned(),
                 holder: UserId::new("eve").ok(),
             })),
-            "cursor" => Some(Ok(text(&json!({"of": seat.user, "is": payload})))),
+            "cursor" => Some(Ok(text(&json!({"of": membership.user, "is": payload})))),
             _ => None,
         }
     }
@@ -212,11 +212,11 @@ async fn a_departure_says_whether_it_was_meant() {
         (close(1001, ""), "ada Lost"),
         (close(3000, ""), "ada Lost"),
     ];
-    for (close, departure) in closes {
+    for (close, reason) in closes {
         let mut ada = server.connect("ada").await;
         ada.join("document:notes", json!({})).await;
         ada.send_raw(close).await;
-        roster.until(departure).await;
+        roster.until(reason).await;
         roster.told();
     }
     let mut ada = server.connect("ada").await;

@@ -41,8 +41,8 @@ async fn refuses(topic: &str, event: &str, payload: Value, reason: &str) {
 }
 
 async fn works(server: &Server, bob: &mut Client) {
-    let receipt = bob.push("1", "document:notes", "document.edited", edit("still here")).await;
-    assert_eq!(receipt["status"], "ok");
+    let ack = bob.push("1", "document:notes", "document.edited", edit("still here")).await;
+    assert_eq!(ack["status"], "ok");
     assert_eq!(server.feed.count("notes"), 1);
 }
 

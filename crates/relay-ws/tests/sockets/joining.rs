@@ -154,7 +154,7 @@ async fn messages_sent_behind_a_join_without_waiting_are_taken_in_their_order() 
     ada.send(json!(["1", "3", "document:notes", "phx_leave", {}])).await;
     ada.send(json!(["4", "4", "document:notes", "phx_join", {"seq": 0}])).await;
     assert_eq!(ada.reply("1").await["status"], "ok");
-    // The event comes before its receipt, which is held back.
+    // The event comes before its ack, which is held back.
     assert_eq!(server.connect("bob").await.join("document:notes", json!({})).await["status"], "ok");
     server.feed.release();
     for reference in ["2", "3", "4"] {

@@ -1,4 +1,4 @@
-//! Pushes, their receipts, and how events reach everybody.
+//! Pushes, their acks, and how events reach everybody.
 
 use relay_core::{DocumentId, Draft, EventSink, Kind, Payload};
 use serde_json::{Value, json};
@@ -13,18 +13,18 @@ async fn a_push_is_answered_with_its_receipt_and_everybody_gets_the_event() {
     ada.join_as("1", "document:notes", json!({})).await;
     bob.join_as("1", "document:notes", json!({})).await;
 
-    let receipt = ada.push("1", "document:notes", "document.edited", edit("h")).await;
-    assert_eq!(receipt["status"], "ok");
-    assert_eq!(receipt["response"]["seq"], 1);
-    assert_eq!(receipt["response"]["epoch"], EPOCH.to_string());
-    assert_eq!(receipt["response"]["duplicate"], false);
+    let ack = ada.push("1", "document:notes", "document.edited", edit("h")).await;
+    assert_eq!(ack["status"], "ok");
+    assert_eq!(ack["response"]["seq"], 1);
+    assert_eq!(ack["response"]["epoch"], EPOCH.to_string());
+    assert_eq!(ack["response"]["duplicate"], false);
     let message = bob.next().await;
     assert_eq!(message[0], Value::Null);
     assert_eq!(message[1], Value::Null);
     assert_eq!(message[2], "document:notes");
     assert_eq!(message[3], "document.edited");
     let event = &message[4];
-    assert_eq!(event["id"], receipt["response"]["id"]);
+    assert_eq!(event["id"], ack["response"]["id"]);
     assert_eq!(event["seq"], 1);
     assert_eq!(event["actor"], "user:ada");
     assert_eq!(event["payload"], edit("h"));
@@ -102,8 +102,8 @@ async fn bytes_are_pushed_and_received_as_binary_messages() {
     let mut push = vec![0, 1, 1, 14, 15];
     push.extend(b"19document:notesdocument.edited\x00\x01\xff");
     ada.send_raw(Message::binary(push)).await;
-    let receipt = ada.reply_among_binary("9").await;
-    assert_eq!(receipt["response"]["seq"], 1);
+    let ack = ada.reply_among_binary("9").await;
+    assert_eq!(ack["response"]["seq"], 1);
 
     let broadcast = bob.next_binary().await;
     let (head, rest) = broadcast.split_at(3 + 14 + 15);
@@ -137,8 +137,8 @@ async fn a_cursor_is_keyed_by_its_connection_unless_it_says_otherwise() {
     let server = Server::start().await;
     let mut ada = server.connect("ada").await;
     let joined = ada.join_as("1", "document:notes", json!({})).await;
-    let receipt = ada.push("1", "document:notes", "cursor.moved", json!({"position": 3})).await;
-    assert_eq!(receipt["response"].get("seq"), None);
+    let ack = ada.push("1", "document:notes", "cursor.moved", json!({"position": 3})).await;
+    assert_eq!(ack["response"].get("seq"), None);
     let mut bob = server.connect("bob").await;
     bob.join_as("1", "document:notes", json!({})).await;
     ada.push("1", "document:notes", "cursor.moved", json!({"position": 4})).await;

@@ -14,9 +14,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use relay_core::{
-    Attendance, Clock, DocumentId, Draft, Epoch, Event, EventSink, EventSource, EventStream, Head, LogError,
-    ManualClock, Opening, PublishError, ReadLimit, Receipt, Seq, Start, StreamError, StreamPosition,
-    SubscribeError,
+    Clock, DocumentId, Draft, Epoch, Event, EventSink, EventSource, EventStream, Head, LogError, ManualClock,
+    Presence, PublishAck, PublishError, ReadLimit, Seq, StartPosition, StreamError, StreamPosition,
+    SubscribeAck, SubscribeError,
 };
 use relay_ws::{WsConfig, WsServer, WsStats};
 use serde_json::{Value, json};
@@ -111,7 +111,7 @@ impl Feed {
         })
     }
 
-    fn place(&self, draft: Draft) -> Receipt {
+    fn place(&self, draft: Draft) -> PublishAck {
         let mut documents = self.documents.lock();
         let document = documents.entry(draft.document.clone()).or_default();
         let seq = draft.kind.is_durable().then(|| document.head().last.next());
@@ -131,13 +131,13 @@ impl Feed {
             inbox.waker.take().into_iter().for_each(Waker::wake);
         }
         document.waiting.drain(..).for_each(Waker::wake);
-        Receipt::of(&event, false)
+        PublishAck::of(&event, false)
     }
 }
 
 #[async_trait]
 impl EventSink for Feed {
-    async fn publish(&self, draft: Draft) -> Result<Receipt, PublishError> {
+    async fn publish(&self, draft: Draft) -> Result<PublishAck, PublishError> {
         if draft.document.as_str() == "doomed" {
             return Err(PublishError::Overloaded {
                 document: draft.document,
@@ -145,11 +145,11 @@ impl EventSink for Feed {
             });
         }
         let released = self.released.notified();
-        let receipt = self.place(draft);
+        let ack = self.place(draft);
         if self.held.load(Ordering::SeqCst) {
             released.await;
         }
-        Ok(receipt)
+        Ok(ack)
     }
 }
 
@@ -160,15 +160,15 @@ impl EventSource for Shared {
     async fn subscribe(
         &self,
         document: &DocumentId,
-        start: Start,
-    ) -> Result<(Opening, Box<dyn EventStream>), SubscribeError> {
+        start: StartPosition,
+    ) -> Result<(SubscribeAck, Box<dyn EventStream>), SubscribeError> {
         if document.as_str() == "broken" {
             let source = Arc::new(std::io::Error::other("the disk is on fire"));
             return Err(SubscribeError::Log(LogError::Failed { source }));
         }
         let mut documents = self.0.documents.lock();
         let entry = documents.entry(document.clone()).or_default();
-        let opening = Opening::decide(start, entry.head());
+        let opening = SubscribeAck::decide(start, entry.head());
         let inbox = Inbox { version: entry.version, ..Inbox::default() };
         let inbox = Arc::new(Mutex::new(inbox));
         entry.streams.push(Arc::clone(&inbox));
@@ -225,7 +225,10 @@ impl EventStream for Cursor {
     fn position(&self) -> Option<StreamPosition> {
         let inbox = self.inbox.lock();
         let ephemeral = inbox.version;
-        inbox.ephemeral.is_empty().then_some(StreamPosition { seq: self.position, ephemeral })
+        inbox
+            .ephemeral
+            .is_empty()
+            .then_some(StreamPosition { seq: self.position, ephemeral_version: ephemeral })
     }
 
     fn fork(&self) -> Box<dyn EventStream> {
@@ -264,8 +267,8 @@ impl Server {
         Self::with_feed(config, |_| ()).await
     }
 
-    pub(crate) async fn with_attendance(config: WsConfig, attendance: Arc<dyn Attendance>) -> Self {
-        Self::build(config, |_| (), Some(attendance)).await
+    pub(crate) async fn with_attendance(config: WsConfig, presence: Arc<dyn Presence>) -> Self {
+        Self::build(config, |_| (), Some(presence)).await
     }
 
     pub(crate) async fn with_feed(config: WsConfig, adjust: impl FnOnce(&mut Feed)) -> Self {
@@ -275,7 +278,7 @@ impl Server {
     async fn build(
         config: WsConfig,
         adjust: impl FnOnce(&mut Feed),
-        attendance: Option<Arc<dyn Attendance>>,
+        presence: Option<Arc<dyn Presence>>,
     ) -> Self {
         let clock = Arc::new(ManualClock::new());
         let mut feed = Feed::new(Arc::clone(&clock));
@@ -283,10 +286,10 @@ impl Server {
         let feed = Arc::new(feed);
         let source = Arc::new(Shared(Arc::clone(&feed)));
         let time: Arc<dyn Clock> = Arc::clone(&clock) as _;
-        let ws = match attendance {
+        let ws = match presence {
             None => WsServer::new(config, Arc::clone(&feed) as _, source, time),
-            Some(attendance) => {
-                WsServer::with_attendance(config, Arc::clone(&feed) as _, source, attendance, time)
+            Some(presence) => {
+                WsServer::with_attendance(config, Arc::clone(&feed) as _, source, presence, time)
             }
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

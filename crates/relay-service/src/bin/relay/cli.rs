@@ -28,7 +28,7 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Follow a document: print what happens in it, one line per event, until interrupted.
     Tail(TailArgs),
-    /// Publish one event, and print its receipt.
+    /// Publish one event, and print its ack.
     Publish(PublishArgs),
     /// Show what a server has done and is doing.
     Stats(StatsArgs),

@@ -41,7 +41,7 @@ pub(crate) async fn publish(args: PublishArgs) -> anyhow::Result<()> {
     if !answer.response.status().is_success() {
         bail!(answer.problem().await);
     }
-    let receipt = answer.text().await?;
-    writeln!(std::io::stdout(), "{receipt}")?;
+    let ack = answer.text().await?;
+    writeln!(std::io::stdout(), "{ack}")?;
     Ok(())
 }

@@ -46,7 +46,7 @@ struct Follower {
 }
 
 #[derive(Deserialize)]
-struct Opening {
+struct SubscribeAck {
     seq: u64,
     position: u64,
     reset: bool,
@@ -101,7 +101,7 @@ impl Follower {
 
     fn print(&self, message: &Message) -> anyhow::Result<()> {
         if message.name == "relay.opening" {
-            let opening: Opening = serde_json::from_str(&message.data)?;
+            let opening: SubscribeAck = serde_json::from_str(&message.data)?;
             report(&opening, &self.args.document);
             return Ok(());
         }
@@ -116,8 +116,8 @@ impl Follower {
     }
 }
 
-fn report(opening: &Opening, document: &str) {
-    let Opening { seq, position, .. } = opening;
+fn report(opening: &SubscribeAck, document: &str) {
+    let SubscribeAck { seq, position, .. } = opening;
     match &opening.reset_reason {
         Some(reason) if opening.reset => {
             eprintln!(

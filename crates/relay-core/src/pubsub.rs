@@ -26,7 +26,7 @@ use crate::time::Timestamp;
 /// - A durable draft is answered when its event is as durable as configured; it has been, or is about to be, delivered
 ///   to every subscriber. An ephemeral one is answered at once.
 /// - A draft whose id was seen before in the document's recent history becomes no second event: the answer is the
-///   first one's receipt with `duplicate` set.
+///   first one's ack with `duplicate` set.
 /// - The future is cancel-safe in this sense: dropped, the event may or may not happen, and the channel stays whole.
 #[async_trait]
 pub trait EventSink: Send + Sync + 'static {
@@ -34,13 +34,13 @@ pub trait EventSink: Send + Sync + 'static {
     ///
     /// # Errors
     /// See [`PublishError`].
-    async fn publish(&self, draft: Draft) -> Result<Receipt, PublishError>;
+    async fn publish(&self, draft: Draft) -> Result<PublishAck, PublishError>;
 }
 
-/// What a publisher gets: the event's place. Serialised, it is the receipt of the wire protocols.
+/// What a publisher gets: the event's place. Serialised, it is the ack of the wire protocols.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct Receipt {
+pub struct PublishAck {
     /// The event's id.
     pub id: EventId,
     /// The document's epoch.
@@ -57,8 +57,8 @@ pub struct Receipt {
     pub duplicate: bool,
 }
 
-impl Receipt {
-    /// The receipt of `event`.
+impl PublishAck {
+    /// The ack of `event`.
     pub fn of(event: &Event, duplicate: bool) -> Self {
         Self {
             id: event.id,
@@ -70,7 +70,7 @@ impl Receipt {
         }
     }
 
-    /// The same receipt for a draft that was sent again.
+    /// The same ack for a draft that was sent again.
     #[must_use]
     pub fn as_duplicate(self) -> Self {
         Self { duplicate: true, ..self }
@@ -175,7 +175,7 @@ impl PublishError {
 
 /// From where a subscriber wants a document's events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
+pub enum StartPosition {
     /// From now on.
     Live,
     /// What comes after a position that the subscriber knows, or thinks it knows. `After { epoch: None, .. }` takes
@@ -190,9 +190,9 @@ pub enum Start {
 
 /// What a subscriber learns first. Serialised, it is what the wire protocols say of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(into = "OpeningForm")]
+#[serde(into = "SubscribeAckForm")]
 #[non_exhaustive]
-pub struct Opening {
+pub struct SubscribeAck {
     /// Where the document stands.
     pub head: Head,
     /// The first durable event that will be delivered is `position.next()`.
@@ -201,29 +201,33 @@ pub struct Opening {
     pub recovery: Recovery,
 }
 
-impl Opening {
+impl SubscribeAck {
     /// Decides how a subscriber that wants `start` is served by a history that stands at `head`. Every source uses
     /// this, so that all of them recover alike.
     ///
     /// Seq 0 is valid in every epoch: who has seen nothing cannot have seen anything wrong.
-    pub fn decide(start: Start, head: Head) -> Self {
+    pub fn decide(start: StartPosition, head: Head) -> Self {
         let oldest = Seq::new(head.first.get().saturating_sub(1));
         let (position, recovery) = match start {
-            Start::Live => (head.last, Recovery::Live),
-            Start::After { epoch: Some(epoch), seq } if epoch != head.epoch && seq != Seq::ZERO => {
+            StartPosition::Live => (head.last, Recovery::Live),
+            StartPosition::After { epoch: Some(epoch), seq } if epoch != head.epoch && seq != Seq::ZERO => {
                 (oldest, Recovery::Reset(ResetReason::EpochChanged))
             }
-            Start::After { seq, .. } if seq > head.last => (oldest, Recovery::Reset(ResetReason::Ahead)),
-            Start::After { seq, .. } if seq < oldest => (oldest, Recovery::Reset(ResetReason::Trimmed)),
-            Start::After { seq, .. } => (seq, Recovery::Recovered),
+            StartPosition::After { seq, .. } if seq > head.last => {
+                (oldest, Recovery::Reset(ResetReason::Ahead))
+            }
+            StartPosition::After { seq, .. } if seq < oldest => {
+                (oldest, Recovery::Reset(ResetReason::Trimmed))
+            }
+            StartPosition::After { seq, .. } => (seq, Recovery::Recovered),
         };
         Self { head, position, recovery }
     }
 }
 
-/// An [`Opening`] on the wire.
+/// An [`SubscribeAck`] on the wire.
 #[derive(Serialize)]
-struct OpeningForm {
+struct SubscribeAckForm {
     epoch: Epoch,
     seq: Seq,
     first_seq: Seq,
@@ -234,8 +238,8 @@ struct OpeningForm {
     reset_reason: Option<&'static str>,
 }
 
-impl From<Opening> for OpeningForm {
-    fn from(Opening { head, position, recovery }: Opening) -> Self {
+impl From<SubscribeAck> for SubscribeAckForm {
+    fn from(SubscribeAck { head, position, recovery }: SubscribeAck) -> Self {
         let reset_reason = match recovery {
             Recovery::Reset(reason) => Some(reason.code()),
             Recovery::Live | Recovery::Recovered => None,
@@ -299,8 +303,8 @@ pub trait EventSource: Send + Sync + 'static {
     async fn subscribe(
         &self,
         document: &DocumentId,
-        start: Start,
-    ) -> Result<(Opening, Box<dyn EventStream>), SubscribeError>;
+        start: StartPosition,
+    ) -> Result<(SubscribeAck, Box<dyn EventStream>), SubscribeError>;
 
     /// One page of a document's history: where it stands, and the events after `after`.
     ///
@@ -343,7 +347,7 @@ pub struct StreamPosition {
     /// The last durable event that was delivered.
     pub seq: Seq,
     /// How far ephemeral events were delivered: a number that grows with each of them, for comparing alone.
-    pub ephemeral: u64,
+    pub ephemeral_version: u64,
 }
 
 /// Why a subscription could not begin.

@@ -1,4 +1,4 @@
-//! Who is in a document: [`Attendance`] is told by the edges (sockets, HTTP) who comes and goes, shows everyone who else is
+//! Who is in a document: [`Presence`] is told by the edges (sockets, HTTP) who comes and goes, shows everyone who else is
 //! there, and takes what participants ask for besides publishing.
 //!
 //! It is how connections reach presence, sessions and locks without knowing who keeps them.
@@ -13,7 +13,7 @@ use crate::payload::JsonText;
 
 /// One connection of one user in one document.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Seat {
+pub struct Membership {
     /// The document.
     pub document: DocumentId,
     /// The user.
@@ -24,19 +24,19 @@ pub struct Seat {
 
 /// What somebody brings who joins.
 #[derive(Debug, Clone, Default)]
-pub struct Arrival {
+pub struct JoinOptions {
     /// The connection with which the same user was here before: the new one takes its place, state included. Without
     /// it, the place of a connection of this user that was lost is taken, if there is one.
     pub resume: Option<ConnectionId>,
     /// The state to begin with, a JSON object.
     pub state: Option<JsonText>,
-    /// Whether the seat is held until it is given up, without signs of life: for participants within this process.
-    pub is_permanent: bool,
+    /// Whether the membership is held until it is given up, without signs of life: for participants within this process.
+    pub exempt_from_timeout: bool,
 }
 
 /// How somebody goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Departure {
+pub enum LeaveReason {
     /// On purpose: the others are told at once.
     Left,
     /// The connection broke: the others are told when it has not come back within a grace time.
@@ -45,7 +45,7 @@ pub enum Departure {
 
 /// A sign of life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sign {
+pub enum Activity {
     /// It is there: a heartbeat.
     Alive,
     /// It does something: a push.
@@ -53,7 +53,7 @@ pub enum Sign {
 }
 
 /// What somebody gets who joins.
-pub struct Attended {
+pub struct Joined {
     /// The session that they are part of now.
     pub session: SessionId,
     /// The locks that are held in the document, as the JSON array of the wire protocols.
@@ -62,31 +62,31 @@ pub struct Attended {
     pub presence: Box<dyn PresenceStream>,
 }
 
-impl fmt::Debug for Attended {
+impl fmt::Debug for Joined {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Attended").field("session", &self.session).finish_non_exhaustive()
+        f.debug_struct("Joined").field("session", &self.session).finish_non_exhaustive()
     }
 }
 
 /// Knows who is in which document.
 ///
 /// # Contract
-/// - A seat is held from [`join`](Attendance::join) until [`leave`](Attendance::leave). Leaving a seat that is not held,
+/// - A membership is held from [`join`](Presence::join) until [`leave`](Presence::leave). Leaving a membership that is not held,
 ///   or giving signs from it, does nothing.
-/// - Everything but [`request`](Attendance::request) is quick and never blocks.
+/// - Everything but [`request`](Presence::request) is quick and never blocks.
 #[async_trait]
-pub trait Attendance: Send + Sync + 'static {
-    /// Takes a seat. Joining with a seat that is held already replaces its state and gives a new stream.
+pub trait Presence: Send + Sync + 'static {
+    /// Takes a membership. Joining with a membership that is held already replaces its state and gives a new stream.
     ///
     /// # Errors
-    /// See [`RequestError`]: a malformed state, or no room.
-    fn join(&self, seat: &Seat, arrival: Arrival) -> Result<Attended, RequestError>;
+    /// See [`CommandError`]: a malformed state, or no room.
+    fn join(&self, membership: &Membership, options: JoinOptions) -> Result<Joined, CommandError>;
 
-    /// Gives up a seat.
-    fn leave(&self, seat: &Seat, departure: Departure);
+    /// Gives up a membership.
+    fn leave(&self, membership: &Membership, reason: LeaveReason);
 
     /// Notes a sign of life.
-    fn sign(&self, seat: &Seat, sign: Sign);
+    fn touch(&self, membership: &Membership, activity: Activity);
 
     /// Does what a participant asks for by the `name` of a request, such as `lock:acquire`, and gives the answer's body.
     /// `None` when there is no such request.
@@ -94,19 +94,19 @@ pub trait Attendance: Send + Sync + 'static {
     /// Cancel-safe: dropped, what waits is withdrawn.
     ///
     /// # Errors
-    /// See [`RequestError`].
+    /// See [`CommandError`].
     async fn request(
         &self,
-        seat: &Seat,
+        membership: &Membership,
         name: &str,
         payload: &JsonText,
-    ) -> Option<Result<JsonText, RequestError>>;
+    ) -> Option<Result<JsonText, CommandError>>;
 }
 
 /// Why a participant does not get what they ask for, in the terms of the wire protocols.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
-pub struct RequestError {
+pub struct CommandError {
     /// A short stable name, documented in the protocol.
     pub code: &'static str,
     /// What was wrong, with which value, and what to do.
