@@ -47,10 +47,10 @@ pub(crate) enum Task {
     ///
     /// Needs Rust alone.
     Layers,
-    /// Checks what readers rely on: module documentation, and links between files of the repository.
+    /// Checks the repository's text: module documentation, doc comments, and links between files.
     ///
     /// Needs Rust alone.
-    Tidy,
+    Tidy(TidyOptions),
     /// Plays a recorded editing history through a server and checks what every subscriber gets.
     ///
     /// Builds and starts a server with a temporary data directory, or uses the running one of `--url`. Needs Rust, a C
@@ -97,6 +97,14 @@ pub(crate) struct LoadOptions {
     /// Where the table, the raw results and the pictures go; docs/benchmarks when absent, nowhere with `--quick`.
     #[arg(long, value_name = "FOLDER")]
     pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct TidyOptions {
+    /// Lists only the doc comments that open with a headless clause, of all files below a path or of one crate.
+    #[arg(long, value_name = "PATH")]
+    #[expect(clippy::option_option, reason = "clap's form of an option whose value may be left out")]
+    pub(crate) docs: Option<Option<PathBuf>>,
 }
 
 #[derive(Args)]

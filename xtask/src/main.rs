@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         Task::BenchFloor { message_bytes } => load::run_floor(message_bytes),
         Task::Conformance(options) => Ok(conformance::run(&options)),
         Task::Layers => layers::run(),
-        Task::Tidy => tidy::run(),
+        Task::Tidy(options) => tidy::run(&options),
         Task::Replay(options) => replay::run(&options),
     };
     match done {

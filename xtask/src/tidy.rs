@@ -1,4 +1,4 @@
-//! What readers rely on: every module says what it is, and links between files of the repository lead somewhere.
+//! The checks of the repository's text: module documentation, doc comments and links.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,47 +6,74 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 
+use crate::cli::TidyOptions;
 use crate::workspace;
+
+mod headless;
+mod links;
 
 /// Folders that hold nothing written by hand.
 const SKIPPED: &[&str] = &["target", "node_modules", ".git", "corpus", "artifacts"];
 
-pub(crate) fn run() -> anyhow::Result<ExitCode> {
-    check()?;
-    Ok(ExitCode::SUCCESS)
+/// A file of the repository with its text.
+struct Source {
+    /// The path from the repository's top folder.
+    name: PathBuf,
+    text: String,
+}
+
+impl Source {
+    fn is(&self, extension: &str) -> bool {
+        self.name.extension().is_some_and(|own| own == extension)
+    }
+}
+
+pub(crate) fn run(options: &TidyOptions) -> anyhow::Result<ExitCode> {
+    let Some(prefix) = &options.docs else {
+        check()?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let prefix = prefix.as_deref().unwrap_or(Path::new(""));
+    let prefix = prefix.strip_prefix(".").unwrap_or(prefix);
+    let count = headless::list(&sources(&workspace::root())?, prefix);
+    println!("{count} doc comments open with a headless clause");
+    Ok(if count == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Checks the files of this workspace.
 ///
 /// # Errors
-/// Names every module without `//!` and every link to a file that is not there.
+/// Names every module without `//!`, every link to a missing file, and too many headless doc comments.
 pub(crate) fn check() -> anyhow::Result<()> {
     let root = workspace::root();
-    let mut files = Vec::new();
-    collect(&root, &mut files)?;
+    let sources = sources(&root)?;
     let mut wrong = Vec::new();
-    for file in &files {
-        let name = file.strip_prefix(&root).unwrap_or(file).display();
-        let text = || fs::read_to_string(file).with_context(|| format!("{name} cannot be read"));
-        match file.extension().and_then(|extension| extension.to_str()) {
-            Some("rs") if !opens_with_docs(&text()?) => {
-                wrong.push(format!("{name}: does not open with `//!` saying what it is"));
-            }
-            Some("md") => {
-                for link in links(&text()?) {
-                    if !file.parent().is_some_and(|folder| folder.join(link).exists()) {
-                        wrong.push(format!("{name}: links to `{link}`, which is not there"));
-                    }
-                }
-            }
-            _ => {}
-        }
+    for source in sources.iter().filter(|source| source.is("rs") && !opens_with_docs(&source.text)) {
+        wrong.push(format!("{}: does not open with a `//!` comment", source.name.display()));
     }
+    wrong.extend(links::check(&root, &sources));
     if !wrong.is_empty() {
         bail!("{}\nfix: write the module's first lines, or correct the link", wrong.join("\n"));
     }
-    println!("{} files: modules are documented and links lead somewhere", files.len());
-    Ok(())
+    println!("{} files: modules are documented and links lead to files", sources.len());
+    headless::check(&sources)
+}
+
+/// Reads the Rust and Markdown files of the repository, sorted by path.
+fn sources(root: &Path) -> anyhow::Result<Vec<Source>> {
+    let mut files = Vec::new();
+    collect(root, &mut files)?;
+    files.sort();
+    files
+        .into_iter()
+        .filter(|file| file.extension().is_some_and(|extension| extension == "rs" || extension == "md"))
+        .map(|file| {
+            let name = file.strip_prefix(root).unwrap_or(&file).to_owned();
+            let text =
+                fs::read_to_string(&file).with_context(|| format!("{} cannot be read", name.display()))?;
+            Ok(Source { name, text })
+        })
+        .collect()
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
@@ -62,31 +89,16 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether a Rust file says what it is; attributes may stand before it.
+/// Tells if a Rust file opens with a `//!` comment; attributes may stand before it.
 fn opens_with_docs(text: &str) -> bool {
     text.lines()
         .find(|line| !line.trim().is_empty() && !line.starts_with("#!["))
         .is_some_and(|line| line.starts_with("//!"))
 }
 
-/// The targets of a Markdown text's links into the repository, without anchors.
-fn links(text: &str) -> impl Iterator<Item = &str> {
-    let mut in_code = false;
-    text.lines()
-        .filter(move |line| {
-            let fence = line.trim_start().starts_with("```");
-            in_code ^= fence;
-            !fence && !in_code
-        })
-        .flat_map(|line| line.split("](").skip(1))
-        .filter_map(|rest| rest.split_once(')').map(|(target, _)| target))
-        .filter_map(|target| target.split('#').next())
-        .filter(|target| !target.is_empty() && !target.contains(':'))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{links, opens_with_docs};
+    use super::opens_with_docs;
 
     #[test]
     fn a_module_opens_with_what_it_is() {
@@ -94,11 +106,5 @@ mod tests {
         assert!(opens_with_docs("#![no_main]\n//! Fuzzes the decoder.\n"));
         assert!(!opens_with_docs("use std::time;\n//! Too late.\n"));
         assert!(!opens_with_docs(""));
-    }
-
-    #[test]
-    fn links_into_the_repository_are_found() {
-        let text = "[a](docs/a.md#words) and [b](https://example.org) ![c](page.png)\n```\n[d](x.md)\n```\n[e](#here)";
-        assert_eq!(links(text).collect::<Vec<_>>(), ["docs/a.md", "page.png"]);
     }
 }
