@@ -113,7 +113,7 @@ impl Bus {
         match (&result, timed_from) {
             (Ok(_), Some(from)) => {
                 let now = shared.clock.monotonic();
-                shared.publishing.record(now, now.saturating_sub(from));
+                shared.publishing.record(now, now.since(from));
             }
             (Ok(_), None) => {}
             (Err(error), _) => shared.counters.count_refusal(error),
@@ -283,7 +283,7 @@ impl Bus {
 impl Inner {
     fn sweep(&self) -> usize {
         if self.shared.config.retention.max_age.is_some() {
-            let wall = self.shared.clock.now();
+            let wall = self.shared.clock.wall();
             for channel in self.registry.channels() {
                 channel.expire(wall);
             }

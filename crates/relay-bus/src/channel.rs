@@ -10,12 +10,11 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use relay_core::{
-    DocumentId, Draft, Epoch, Event, EventLog, Head, LogError, Offset, PublishAck, PublishError, Retention,
-    Seq, StreamPosition, Timestamp,
+    DocumentId, Draft, Epoch, Event, EventLog, Head, LogError, Monotonic, Offset, PublishAck, PublishError,
+    Retention, Seq, StreamPosition, Timestamp,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -56,7 +55,7 @@ struct State {
     /// Used since the last sweep. (Publishing does not ask the clock for this.)
     touched: bool,
     /// When a sweep first found it unused.
-    idle_since: Duration,
+    idle_since: Monotonic,
     ended: Option<End>,
 }
 
@@ -156,7 +155,7 @@ impl Channel {
             writing: false,
             subscribers: 0,
             touched: true,
-            idle_since: Duration::ZERO,
+            idle_since: Monotonic::ZERO,
             ended: None,
         };
         let room = Arc::new(Semaphore::new(permits as usize));
@@ -193,7 +192,7 @@ impl Channel {
 
     fn publish_ephemeral(&self, draft: Draft) -> Result<PublishAck, PublishError> {
         self.shared.check(&draft)?;
-        let event = Arc::new(draft.into_event(self.epoch, None, self.shared.clock.now()));
+        let event = Arc::new(draft.into_event(self.epoch, None, self.shared.clock.wall()));
         let ack = PublishAck::of(&event, false);
         let mut wakers = {
             let mut state = self.state.lock();
@@ -227,7 +226,7 @@ impl Channel {
             self.shared.check(&draft)?;
             state.touched = true;
             let seq = state.history.last().next();
-            let event = Arc::new(draft.into_event(self.epoch, Some(seq), self.shared.clock.now()));
+            let event = Arc::new(draft.into_event(self.epoch, Some(seq), self.shared.clock.wall()));
             let ack = PublishAck::of(&event, false);
             let mut wakers = state.waiters.take();
             self.shared.mailboxes.offer(&event, &mut wakers);
@@ -299,7 +298,7 @@ impl Channel {
             state.writing = false;
             return None;
         }
-        let now = self.shared.clock.now();
+        let now = self.shared.clock.wall();
         let mut batch = Batch::after(state.history.last());
         let mut bytes = 0;
         while batch.events.len() < MAX_BATCH_EVENTS && bytes < MAX_BATCH_BYTES {
@@ -390,7 +389,7 @@ impl Channel {
     }
 
     /// Since when nobody uses it, as seen by those who ask; `None` while somebody does.
-    pub(crate) fn idle_since(&self, now: Duration) -> Option<Duration> {
+    pub(crate) fn idle_since(&self, now: Monotonic) -> Option<Monotonic> {
         let mut state = self.state.lock();
         if state.subscribers > 0 || state.writing {
             return None;

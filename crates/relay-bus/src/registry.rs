@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use relay_core::{DocumentId, Epoch, Event, EventLog, Head, LogError, Seq, SubscribeError};
+use relay_core::{DocumentId, Epoch, Event, EventLog, Head, LogError, Monotonic, Seq, SubscribeError};
 use tokio::sync::OnceCell;
 
 use crate::channel::Channel;
@@ -108,12 +108,12 @@ impl Registry {
     }
 
     /// Drops the documents from memory that nobody has used for `idle_after`. Returns how many.
-    pub(crate) fn evict_idle(&self, now: Duration, idle_after: Duration) -> usize {
+    pub(crate) fn evict_idle(&self, now: Monotonic, idle_after: Duration) -> usize {
         let mut inner = self.inner.write();
         let before = inner.entries.len();
-        inner.entries.retain(|_, entry| {
-            entry.idle_since(now).is_none_or(|since| now.saturating_sub(since) < idle_after)
-        });
+        inner
+            .entries
+            .retain(|_, entry| entry.idle_since(now).is_none_or(|since| now.since(since) < idle_after));
         before - inner.entries.len()
     }
 
@@ -155,7 +155,7 @@ impl Entry {
     }
 
     /// Since when its channel is idle, with nobody but the registry holding it.
-    fn idle_since(self: &Arc<Self>, now: Duration) -> Option<Duration> {
+    fn idle_since(self: &Arc<Self>, now: Monotonic) -> Option<Monotonic> {
         let channel = self.channel.get()?;
         let unheld = Arc::strong_count(self) == 1 && Arc::strong_count(channel) == 1;
         if unheld { channel.idle_since(now) } else { None }

@@ -2,9 +2,8 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
-use relay_core::{Clock, Draft, EventLog, LatencyWindow, PublishError, WriteGuard};
+use relay_core::{Clock, Draft, EventLog, LatencyWindow, Monotonic, PublishError, WriteGuard};
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
@@ -32,7 +31,7 @@ pub(crate) struct Shared {
 impl Shared {
     /// The moment from which the publishing of `draft` is timed, if it is: waiting for the log always is, while of what
     /// takes less time than looking at the clock one in [`SAMPLED`] has to do.
-    pub(crate) fn timing(&self, draft: &Draft) -> Option<Duration> {
+    pub(crate) fn timing(&self, draft: &Draft) -> Option<Monotonic> {
         let is_timed = draft.kind.is_durable()
             && (self.log.is_some() || self.counters.durable_published.get().is_multiple_of(SAMPLED));
         is_timed.then(|| self.clock.monotonic())

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use crate::time::Monotonic;
+
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -105,7 +107,7 @@ impl LatencyWindow {
     /// Records that something took `latency` and ended at `now`, by [`Clock::monotonic`](crate::Clock::monotonic).
     ///
     /// Threads need not call in the order of their `now`s.
-    pub fn record(&self, now: Duration, latency: Duration) {
+    pub fn record(&self, now: Monotonic, latency: Duration) {
         let number = slice_number(now);
         let mut ring = self.0.lock();
         let one = Sum { count: 1, time: latency };
@@ -130,7 +132,7 @@ impl LatencyWindow {
     }
 
     /// What was recorded in the last minute before `now`, and ever.
-    pub fn stats(&self, now: Duration) -> LatencyStats {
+    pub fn stats(&self, now: Monotonic) -> LatencyStats {
         let newest = slice_number(now);
         let oldest = newest.saturating_sub(SLICES as u64 - 1);
         let (slices, total) = {
@@ -175,8 +177,8 @@ impl Slice {
     }
 }
 
-fn slice_number(now: Duration) -> u64 {
-    now.as_secs() / SLICE.as_secs()
+fn slice_number(now: Monotonic) -> u64 {
+    now.elapsed().as_secs() / SLICE.as_secs()
 }
 
 fn place(number: u64) -> usize {
@@ -191,8 +193,8 @@ fn seconds(time: Duration) -> f64 {
 mod tests {
     use super::*;
 
-    const fn at(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
+    const fn at(seconds: u64) -> Monotonic {
+        Monotonic::from_elapsed(Duration::from_secs(seconds))
     }
 
     const fn ms(millis: u64) -> Duration {
@@ -251,7 +253,7 @@ mod tests {
     #[test]
     fn what_takes_longer_than_a_minute_counts_as_the_longest() {
         let window = LatencyWindow::new();
-        window.record(at(0), at(3_600));
+        window.record(at(0), Duration::from_secs(3_600));
         window.record(at(0), Duration::ZERO);
         let stats = window.stats(at(0));
         assert_eq!((stats.max, stats.sum), (Some(3_600.0), 3_600.0));

@@ -55,7 +55,7 @@ pub use pubsub::{
     StreamError, StreamPosition, SubscribeAck, SubscribeError,
 };
 pub use target::{Delivery, DeliveryError, FailureKind, HealthProbe, ProbeFailure, Target};
-pub use time::{Clock, ManualClock, SystemClock, Timestamp};
+pub use time::{Clock, ManualClock, Monotonic, Now, SystemClock, Timestamp};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

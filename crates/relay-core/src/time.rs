@@ -1,9 +1,10 @@
-//! Time as values: wall-clock [`Timestamp`]s for events, and a [`Clock`] that tests can hold in their hand.
+//! Time as values: wall-clock [`Timestamp`]s for events, [`Monotonic`] moments for spans, and a [`Clock`] that gives both.
 //!
 //! Nothing in Relay asks the operating system for the time except through a [`Clock`], so that every rule about
 //! time (expiry, idling, leases) can be tested without waiting.
 
 use std::fmt;
+use std::ops::{Add, AddAssign};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -100,13 +101,80 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
-/// Where time comes from. Calls are cheap (no allocation, no lock) and never fail.
+/// A moment by a monotonic clock: the time since a fixed point that the clock chose. Moments of different clocks, and
+/// of different runs of a program, cannot be compared.
+///
+/// Arithmetic saturates, so that no configured duration can make it panic.
+///
+/// ```
+/// use std::time::Duration;
+/// use relay_core::Monotonic;
+///
+/// let deadline = Monotonic::ZERO + Duration::from_secs(5);
+/// assert_eq!(deadline.since(Monotonic::ZERO), Duration::from_secs(5));
+/// assert_eq!(Monotonic::ZERO.since(deadline), Duration::ZERO);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Monotonic(Duration);
+
+impl Monotonic {
+    /// The clock's fixed point.
+    pub const ZERO: Self = Self(Duration::ZERO);
+    /// A moment that no clock reaches.
+    pub const MAX: Self = Self(Duration::MAX);
+
+    /// The moment that lies `elapsed` after the clock's fixed point.
+    pub const fn from_elapsed(elapsed: Duration) -> Self {
+        Self(elapsed)
+    }
+
+    /// The time from the clock's fixed point to this moment.
+    pub const fn elapsed(self) -> Duration {
+        self.0
+    }
+
+    /// The time from `earlier` to this moment; zero if `earlier` is later.
+    pub const fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+impl Add<Duration> for Monotonic {
+    type Output = Self;
+
+    /// The moment `span` later, at most [`Monotonic::MAX`].
+    fn add(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(span))
+    }
+}
+
+impl AddAssign<Duration> for Monotonic {
+    fn add_assign(&mut self, span: Duration) {
+        *self = *self + span;
+    }
+}
+
+/// The present moment by both clocks, read once and handed down, so that one decision uses one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// The wall-clock time, for what is shown and stored.
+    pub wall: Timestamp,
+    /// The monotonic time, for measuring spans.
+    pub monotonic: Monotonic,
+}
+
+/// A source of time. Calls are cheap (no allocation, no lock) and never fail.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// The wall-clock time, for what is shown and stored. It may jump, backwards too.
-    fn now(&self) -> Timestamp;
+    fn wall(&self) -> Timestamp;
 
-    /// Time since some fixed point, for measuring spans. It never goes backwards.
-    fn monotonic(&self) -> Duration;
+    /// The monotonic time, for measuring spans. It never goes backwards.
+    fn monotonic(&self) -> Monotonic;
+
+    /// Both times, read one after the other.
+    fn now(&self) -> Now {
+        Now { wall: self.wall(), monotonic: self.monotonic() }
+    }
 }
 
 /// The operating system's clocks.
@@ -129,13 +197,13 @@ impl Default for SystemClock {
 }
 
 impl Clock for SystemClock {
-    fn now(&self) -> Timestamp {
+    fn wall(&self) -> Timestamp {
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Timestamp::from_micros(i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX))
     }
 
-    fn monotonic(&self) -> Duration {
-        self.started.elapsed()
+    fn monotonic(&self) -> Monotonic {
+        Monotonic(self.started.elapsed())
     }
 }
 
@@ -146,9 +214,9 @@ impl Clock for SystemClock {
 /// use relay_core::{Clock, ManualClock};
 ///
 /// let clock = ManualClock::new();
-/// let before = clock.now();
+/// let before = clock.wall();
 /// clock.advance(Duration::from_secs(30));
-/// assert_eq!(clock.now().since(before), Duration::from_secs(30));
+/// assert_eq!(clock.wall().since(before), Duration::from_secs(30));
 /// ```
 #[derive(Debug)]
 pub struct ManualClock {
@@ -182,11 +250,11 @@ impl Default for ManualClock {
 }
 
 impl Clock for ManualClock {
-    fn now(&self) -> Timestamp {
+    fn wall(&self) -> Timestamp {
         Timestamp::from_micros(self.wall_micros.load(Ordering::SeqCst))
     }
 
-    fn monotonic(&self) -> Duration {
-        Duration::from_micros(self.monotonic_micros.load(Ordering::SeqCst))
+    fn monotonic(&self) -> Monotonic {
+        Monotonic(Duration::from_micros(self.monotonic_micros.load(Ordering::SeqCst)))
     }
 }

@@ -9,11 +9,10 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use fjall::{OwnedWriteBatch, PersistMode};
-use relay_core::{Clock, DocumentId, Epoch, Head, LogError, Offset, Seq, Timestamp};
+use relay_core::{Clock, DocumentId, Epoch, Head, LogError, Monotonic, Offset, Seq, Timestamp};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::config::{LogConfig, LogDurability};
@@ -100,7 +99,7 @@ pub(crate) struct Writer {
     heads: Heads,
     drops: VecDeque<Drop>,
     sweep: Option<Sweep>,
-    next_sweep: Duration,
+    next_sweep: Monotonic,
     witness: Witness,
 }
 
@@ -148,7 +147,7 @@ impl Writer {
         }
         if self.drops.is_empty() && self.sweep.is_none() {
             // A clock that stands still in a test makes this wake up for nothing, no more.
-            let wait = self.next_sweep.saturating_sub(self.clock.monotonic());
+            let wait = self.next_sweep.since(self.clock.monotonic());
             match requests.recv_timeout(wait) {
                 Ok(request) => Ok(Some(request)),
                 Err(RecvTimeoutError::Timeout) => Ok(None),
@@ -222,7 +221,7 @@ impl Writer {
         let began = self.clock.monotonic();
         batch.durability(Some(mode)).commit().map_err(|error| self.shared.fail(error))?;
         self.witness.acknowledge(self.last_offset).map_err(|error| self.shared.fail(error))?;
-        self.shared.counters.commit(appends, self.clock.monotonic().saturating_sub(began));
+        self.shared.counters.commit(appends, self.clock.monotonic().since(began));
         Ok(())
     }
 
@@ -295,7 +294,7 @@ impl Writer {
         Counters::add(&counters.appended_bytes, document.total_bytes - before);
         self.heads.put(id, document);
         // While a document is over its limits each append would queue it again; one entry is enough.
-        if Limits::with_slack(self.config.retention).reached(&document, self.clock.now())
+        if Limits::with_slack(self.config.retention).reached(&document, self.clock.wall())
             && !self.drops.iter().any(|drop| drop.document == *id)
         {
             self.drops.push_back(Drop { document: id.clone(), until: Until::WithinRetention });
@@ -342,7 +341,7 @@ impl Writer {
         let Some(mut document) = self.document(id)? else {
             return Ok((Head::empty(self.epoch), Reached::Yes));
         };
-        let now = self.clock.now();
+        let now = self.clock.wall();
         let exact = Limits::exact(self.config.retention);
         let through = match drop.until {
             Until::WithinRetention => None,
@@ -418,7 +417,7 @@ impl Writer {
         let store = Arc::clone(&self.store);
         let view = store.view();
         let limits = Limits::exact(self.config.retention);
-        let now = self.clock.now();
+        let now = self.clock.wall();
         let slice = match view.documents_after(sweep.after.as_ref(), SWEEP_SLICE) {
             Ok(slice) => slice,
             Err(error) => {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::{append, document, event, next_event, texts};
 use parking_lot::Mutex;
-use relay_core::{Clock, EventLog, LogError, ManualClock, Retention, Seq, Timestamp};
+use relay_core::{Clock, EventLog, LogError, ManualClock, Monotonic, Retention, Seq, Timestamp};
 use relay_log::{EmbeddedLog, LogConfig, OpenError};
 
 fn open_with(clock: Arc<dyn Clock>, change: impl FnOnce(&mut LogConfig)) -> (tempfile::TempDir, EmbeddedLog) {
@@ -58,15 +58,15 @@ struct Gate {
 }
 
 impl Clock for Gate {
-    fn now(&self) -> Timestamp {
+    fn wall(&self) -> Timestamp {
         Timestamp::UNIX_EPOCH
     }
 
-    fn monotonic(&self) -> Duration {
+    fn monotonic(&self) -> Monotonic {
         // Nobody listens any more once the test has seen what it waited for.
         let _ = self.arrived.lock().send(());
         let _open = self.closed.lock();
-        Duration::ZERO
+        Monotonic::ZERO
     }
 }
 
@@ -165,7 +165,7 @@ async fn old_events_of_an_idle_document_go_and_its_place_stays() {
     let first = next_event(&log, &id, "old").await;
     log.append(&id, std::slice::from_ref(&first)).await.unwrap();
     clock.advance(Duration::from_secs(3000));
-    log.append(&id, &[event(&id, first.epoch, Seq::new(2), "newer", clock.now())]).await.unwrap();
+    log.append(&id, &[event(&id, first.epoch, Seq::new(2), "newer", clock.wall())]).await.unwrap();
     log.sweep().await.unwrap();
     assert_eq!(texts(&log, "idle").await, ["old", "newer"]);
     clock.advance(Duration::from_secs(601));

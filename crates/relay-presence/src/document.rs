@@ -6,8 +6,8 @@ use std::task::Waker;
 use std::time::Duration;
 
 use relay_core::{
-    Activity, Actor, CommandError, ConnectionId, DocumentId, Draft, JoinOptions, Kind, Membership, Payload,
-    SessionId, Timestamp, UserId,
+    Activity, Actor, CommandError, ConnectionId, DocumentId, Draft, JoinOptions, Kind, Membership, Monotonic,
+    Now, Payload, SessionId, UserId,
 };
 use relay_events::{
     EndReason, SESSION_ENDED, SESSION_STARTED, SessionEnded, SessionStarted, USER_JOINED, USER_LEFT,
@@ -28,9 +28,9 @@ struct Seated {
     shown_as: ConnectionId,
     user: UserId,
     /// When it was heard last; `None` when it need not be heard.
-    heard_at: Option<Duration>,
+    heard_at: Option<Monotonic>,
     /// When it was lost, if it is.
-    lost_at: Option<Duration>,
+    lost_at: Option<Monotonic>,
 }
 
 /// An event on its way.
@@ -39,13 +39,6 @@ pub(crate) struct Outgoing {
     pub(crate) draft: Draft,
     /// The session that has begun when it is kept.
     pub(crate) opens: Option<SessionId>,
-}
-
-/// The present, by both clocks.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Moment {
-    pub(crate) now: Duration,
-    pub(crate) wall: Timestamp,
 }
 
 /// What sweeping has found.
@@ -66,7 +59,7 @@ pub(crate) struct Document {
     /// How many seats each user has.
     users: HashMap<UserId, usize>,
     /// Users without a membership, and since when: they may still come back to their locks.
-    left: Vec<(UserId, Duration)>,
+    left: Vec<(UserId, Monotonic)>,
     pub(crate) outbox: VecDeque<Outgoing>,
     /// Whether a task publishes what is in the outbox.
     pub(crate) publishing: bool,
@@ -74,7 +67,7 @@ pub(crate) struct Document {
     pub(crate) visible: Version,
     /// Whether a flush is to come.
     pub(crate) dirty: bool,
-    pub(crate) flushed_at: Option<Duration>,
+    pub(crate) flushed_at: Option<Monotonic>,
     pub(crate) readers: HashMap<u64, Waker>,
     pub(crate) uncounted: Uncounted,
 }
@@ -113,7 +106,7 @@ impl Document {
         membership: &Membership,
         options: &JoinOptions,
         config: &PresenceConfig,
-        at: Moment,
+        now: Now,
         version: Version,
     ) -> Result<(SessionId, bool), CommandError> {
         if self.outbox.len() >= config.max_waiting_events {
@@ -147,10 +140,10 @@ impl Document {
         if is_new || state != before {
             self.roster.put(version, shown_as, membership.user.clone(), state);
         }
-        let heard_at = (!options.exempt_from_timeout).then_some(at.now);
+        let heard_at = (!options.exempt_from_timeout).then_some(now.monotonic);
         let seated = Seated { shown_as, user: membership.user.clone(), heard_at, lost_at: None };
         self.seats.insert(membership.connection, seated);
-        let session = self.attend(at, former.is_some());
+        let session = self.attend(now, former.is_some());
         self.left.retain(|(user, _)| *user != membership.user);
         if former.is_none() {
             let seats = self.users.entry(membership.user.clone()).or_default();
@@ -168,19 +161,19 @@ impl Document {
     }
 
     /// The session, begun if there is none, now that somebody is there.
-    fn attend(&mut self, at: Moment, is_return: bool) -> SessionId {
+    fn attend(&mut self, now: Now, is_return: bool) -> SessionId {
         if let Some(session) = &mut self.session {
             session.take(Transition::Returned);
             let counters = &mut session.counters;
             *(if is_return { &mut counters.returns } else { &mut counters.joins }) += 1;
             return session.id;
         }
-        let mut session = Session::new(at.wall, at.now);
+        let mut session = Session::new(now.wall, now.monotonic);
         session.counters.joins = 1;
         self.uncounted.sessions_started += 1;
         let id = session.id;
         self.session = Some(session);
-        let started = SessionStarted { started_at: at.wall };
+        let started = SessionStarted { started_at: now.wall };
         self.publish(id, SESSION_STARTED, Actor::System, &started, Some(id));
         id
     }
@@ -216,19 +209,19 @@ impl Document {
     }
 
     /// Gives up a membership on purpose.
-    pub(crate) fn leave(&mut self, membership: &Membership, at: Moment, version: Version) {
+    pub(crate) fn leave(&mut self, membership: &Membership, now: Now, version: Version) {
         if self.is_joined(membership) {
-            self.remove(membership.connection, EndReason::Left, at.now, version);
+            self.remove(membership.connection, EndReason::Left, now.monotonic, version);
         }
     }
 
     /// A connection is lost, and may come back.
-    pub(crate) fn lose(&mut self, membership: &Membership, at: Moment) {
+    pub(crate) fn lose(&mut self, membership: &Membership, now: Now) {
         if !self.is_joined(membership) {
             return;
         }
         if let Some(seated) = self.seats.get_mut(&membership.connection) {
-            seated.lost_at = Some(at.now);
+            seated.lost_at = Some(now.monotonic);
         }
         self.note_emptied();
     }
@@ -246,17 +239,17 @@ impl Document {
     }
 
     /// Notes a sign of life. Whether the membership is held.
-    pub(crate) fn touch(&mut self, membership: &Membership, activity: Activity, at: Moment) -> bool {
+    pub(crate) fn touch(&mut self, membership: &Membership, activity: Activity, now: Now) -> bool {
         let Some(seated) =
             self.seats.get_mut(&membership.connection).filter(|one| one.user == membership.user)
         else {
             return false;
         };
-        seated.heard_at = seated.heard_at.map(|_| at.now);
+        seated.heard_at = seated.heard_at.map(|_| now.monotonic);
         if activity == Activity::Active
             && let Some(session) = &mut self.session
         {
-            session.act(at.wall, at.now);
+            session.act(now.wall, now.monotonic);
         }
         true
     }
@@ -287,8 +280,8 @@ impl Document {
     }
 
     /// Looks at all times: who was lost for too long, who is silent, whose locks are to go, whether nothing happens.
-    pub(crate) fn sweep(&mut self, config: &PresenceConfig, at: Moment, version: Version) -> Swept {
-        let is_over = |since: Duration, span: Duration| at.now.saturating_sub(since) >= span;
+    pub(crate) fn sweep(&mut self, config: &PresenceConfig, now: Now, version: Version) -> Swept {
+        let is_over = |since: Monotonic, span: Duration| now.monotonic.since(since) >= span;
         let gone: Vec<ConnectionId> = self
             .seats
             .iter()
@@ -300,7 +293,7 @@ impl Document {
             .collect();
         for connection in &gone {
             // The grace time of a lost one has run already.
-            let since = self.seats.get(connection).and_then(|one| one.lost_at).unwrap_or(at.now);
+            let since = self.seats.get(connection).and_then(|one| one.lost_at).unwrap_or(now.monotonic);
             self.remove(*connection, EndReason::Stale, since, version);
         }
         let mut swept = Swept { removed: gone.len(), ..Swept::default() };
@@ -312,22 +305,22 @@ impl Document {
             !is_gone
         });
         if let Some(session) = &mut self.session {
-            session.settle(at.now, config.idle_after);
+            session.settle(now.monotonic, config.idle_after);
         }
         swept
     }
 
     /// Removes everybody, because the server stops.
-    pub(crate) fn shut_down(&mut self, at: Moment, version: Version) {
+    pub(crate) fn shut_down(&mut self, now: Now, version: Version) {
         let all: Vec<ConnectionId> = self.seats.keys().copied().collect();
         for connection in all {
-            self.remove(connection, EndReason::Shutdown, at.now, version);
+            self.remove(connection, EndReason::Shutdown, now.monotonic, version);
         }
         self.left.clear();
     }
 
     /// Removes a connection that has been gone `since` then.
-    fn remove(&mut self, connection: ConnectionId, reason: EndReason, since: Duration, version: Version) {
+    fn remove(&mut self, connection: ConnectionId, reason: EndReason, since: Monotonic, version: Version) {
         let Some(Seated { shown_as, user, .. }) = self.seats.remove(&connection) else { return };
         self.roster.remove(version, shown_as);
         self.uncounted.leaves += 1;
@@ -354,7 +347,7 @@ impl Document {
     }
 
     /// Makes all changes visible. Returns the readers to wake.
-    pub(crate) fn flush(&mut self, now: Duration) -> Vec<Waker> {
+    pub(crate) fn flush(&mut self, now: Monotonic) -> Vec<Waker> {
         self.dirty = false;
         self.visible = self.roster.version();
         self.flushed_at = Some(now);

@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::commands;
 use crate::config::PresenceConfig;
 use crate::crdt::{Delta, NodeId, Replica};
-use crate::document::{Document, Moment, not_joined};
+use crate::document::{Document, not_joined};
 use crate::locks::{LockChange, Locks, held_json};
 use crate::query::{SessionInfo, SessionQuery};
 use crate::roster::{Roster, Version};
@@ -193,7 +193,7 @@ impl LocalPresence {
     pub async fn shutdown(&self, deadline: Duration) -> bool {
         let inner = &self.0;
         inner.stopping.cancel();
-        let at = inner.moment();
+        let at = inner.clock.now();
         let documents: Vec<DocumentId> =
             inner.shards.iter().flat_map(|shard| shard.lock().keys().cloned().collect::<Vec<_>>()).collect();
         for id in documents {
@@ -214,7 +214,7 @@ impl LocalPresence {
 
     pub(crate) fn update(&self, membership: &Membership, change: &JsonText) -> Result<(), CommandError> {
         let inner = &self.0;
-        let at = inner.moment();
+        let at = inner.clock.now();
         let changed = inner.change(&membership.document, |entry, version| {
             entry.touch(membership, Activity::Active, at);
             entry.update(membership, change, &inner.config, version)
@@ -251,7 +251,7 @@ impl Presence for LocalPresence {
             let message = "the server is stopping; connect again".to_owned();
             return Err(CommandError { code: "closed", message, holder: None });
         }
-        let at = inner.moment();
+        let at = inner.clock.now();
         let (session, is_return) = inner.change_or_begin(&membership.document, |entry, version| {
             entry.join(membership, &options, &inner.config, at, version)
         })?;
@@ -266,7 +266,7 @@ impl Presence for LocalPresence {
     }
 
     fn leave(&self, membership: &Membership, reason: LeaveReason) {
-        let at = self.0.moment();
+        let at = self.0.clock.now();
         self.0.change(&membership.document, |entry, version| match reason {
             LeaveReason::Lost if !self.0.config.grace.is_zero() => entry.lose(membership, at),
             _ => entry.leave(membership, at, version),
@@ -274,7 +274,7 @@ impl Presence for LocalPresence {
     }
 
     fn touch(&self, membership: &Membership, activity: Activity) {
-        let at = self.0.moment();
+        let at = self.0.clock.now();
         self.0.visit(&membership.document, |entry| entry.touch(membership, activity, at));
     }
 
@@ -289,10 +289,6 @@ impl Presence for LocalPresence {
 }
 
 impl Inner {
-    fn moment(&self) -> Moment {
-        Moment { now: self.clock.monotonic(), wall: self.clock.now() }
-    }
-
     fn shard(&self, document: &DocumentId) -> &Mutex<HashMap<DocumentId, Document>> {
         let hash = self.hasher.hash_one(document);
         // The remainder is smaller than the number of shards.
@@ -363,7 +359,7 @@ impl Inner {
             return Vec::new();
         }
         let now = self.clock.monotonic();
-        if entry.flushed_at.is_none_or(|at| now.saturating_sub(at) >= self.config.flush_interval) {
+        if entry.flushed_at.is_none_or(|at| now.since(at) >= self.config.flush_interval) {
             return entry.flush(now);
         }
         if !entry.dirty {
@@ -384,7 +380,7 @@ impl Inner {
     }
 
     fn sweep(self: &Arc<Self>) {
-        let at = self.moment();
+        let at = self.clock.now();
         for shard in &self.shards {
             let (mut wakers, mut gone): (_, Vec<(DocumentId, UserId)>) = (Vec::new(), Vec::new());
             shard.lock().retain(|id, entry| {

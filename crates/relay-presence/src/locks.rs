@@ -39,7 +39,7 @@ use tokio::sync::{Notify, oneshot};
 
 use self::counters::Counters;
 use self::document::{Document, Present};
-use self::table::{Now, Ticket, Wanted};
+use self::table::{Ticket, Wanted};
 use crate::tokens::TokenSource;
 
 pub use self::changes::{LockChange, Publication};
@@ -320,7 +320,7 @@ impl Drop for Pending<'_> {
 impl Locks {
     fn present(&self) -> Present<'_> {
         let Inner { config, clock, tokens, counters, .. } = &*self.0;
-        let now = Now { monotonic: clock.monotonic(), wall: clock.now() };
+        let now = clock.now();
         Present { now, tokens: &**tokens, config, counters }
     }
 

@@ -10,7 +10,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use relay_core::{SessionId, Timestamp};
+use relay_core::{Monotonic, SessionId, Timestamp};
 use serde::Serialize;
 
 /// Where a session stands.
@@ -118,12 +118,12 @@ pub(crate) struct Session {
     pub(crate) started_at: Timestamp,
     pub(crate) last_activity_at: Timestamp,
     /// The same, by the monotonic clock.
-    active_at: Duration,
+    active_at: Monotonic,
     pub(crate) counters: SessionCounters,
 }
 
 impl Session {
-    pub(crate) fn new(wall: Timestamp, now: Duration) -> Self {
+    pub(crate) fn new(wall: Timestamp, now: Monotonic) -> Self {
         Self {
             id: SessionId::new(),
             state: SessionState::Opening,
@@ -146,7 +146,7 @@ impl Session {
     }
 
     /// Somebody does something.
-    pub(crate) fn act(&mut self, wall: Timestamp, now: Duration) {
+    pub(crate) fn act(&mut self, wall: Timestamp, now: Monotonic) {
         self.last_activity_at = wall;
         self.active_at = now;
         self.counters.actions += 1;
@@ -154,8 +154,8 @@ impl Session {
     }
 
     /// Looks whether nothing has happened for `idle_after`.
-    pub(crate) fn settle(&mut self, now: Duration, idle_after: Duration) {
-        if now.saturating_sub(self.active_at) >= idle_after {
+    pub(crate) fn settle(&mut self, now: Monotonic, idle_after: Duration) {
+        if now.since(self.active_at) >= idle_after {
             self.take(Transition::WentQuiet);
         }
     }

@@ -236,5 +236,5 @@ fn excerpt(content: &[u8]) -> String {
 }
 
 fn wall_micros(clock: &dyn Clock) -> u64 {
-    clock.now().as_micros().unsigned_abs()
+    clock.wall().as_micros().unsigned_abs()
 }

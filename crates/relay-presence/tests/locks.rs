@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use relay_core::{
-    Actor, Clock, DocumentId, Draft, FencingToken, LockScope, ManualClock, Metadata, Payload, PublishError,
-    Region, UserId, WriteGuard,
+    Actor, Clock, DocumentId, Draft, FencingToken, LockScope, ManualClock, Metadata, Monotonic, Payload,
+    PublishError, Region, UserId, WriteGuard,
 };
 use relay_events::{DOCUMENT_EDITED, DOCUMENT_LOCKED, DOCUMENT_UNLOCKED};
 use relay_presence::{
@@ -155,7 +155,7 @@ struct Held {
     token: FencingToken,
     user: &'static str,
     scope: LockScope,
-    until: Duration,
+    until: Monotonic,
 }
 
 #[derive(Debug, Clone)]
@@ -164,7 +164,7 @@ struct Waiting {
     user: &'static str,
     scope: LockScope,
     ttl: Duration,
-    until: Duration,
+    until: Monotonic,
 }
 
 /// Who holds what and who waits, without any cleverness.
@@ -183,7 +183,7 @@ enum Outcome {
 
 impl Model {
     /// What becomes of those who wait, in their order. New locks have no token yet.
-    fn settle(&mut self, now: Duration) -> Vec<(usize, Outcome)> {
+    fn settle(&mut self, now: Monotonic) -> Vec<(usize, Outcome)> {
         self.held.retain(|held| now < held.until);
         let mut outcomes = Vec::new();
         let mut still: Vec<Waiting> = Vec::new();
@@ -269,7 +269,7 @@ struct Pair {
 }
 
 impl Pair {
-    fn now(&self) -> Duration {
+    fn now(&self) -> Monotonic {
         self.scene.clock.monotonic()
     }
 
@@ -518,5 +518,5 @@ async fn tokens_in_a_file_grow_over_restarts_and_a_damaged_file_is_refused() {
     }
     std::fs::write(&path, "relay fencing tokens: reserved below 7 (0x8)\n").unwrap();
     assert!(matches!(FileTokens::open(&path, &clock), Err(TokenError::Damaged { .. })));
-    assert!(clock.now().as_micros() < 1_000_001);
+    assert!(clock.wall().as_micros() < 1_000_001);
 }

@@ -210,7 +210,7 @@ impl Dispatcher {
             (queued, decided, state.rules.clone())
         });
         parts.store.commit(batch).await?;
-        let now = parts.clock.now();
+        let now = parts.clock.wall();
         self.engine.with(|state| {
             for (route, offset, waiting, event) in queued {
                 parts.metrics.routed(now.since(event.time));
@@ -258,7 +258,7 @@ impl Dispatcher {
         }
         let explained = (Arc::clone(&rules.set), Arc::clone(&event));
         parts.decisions.record(Decision {
-            at: parts.clock.now(),
+            at: parts.clock.wall(),
             event,
             rules_version: rules.version,
             rule,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use relay_core::{Clock, LatencyStats, LatencyWindow, ServiceName};
+use relay_core::{Clock, LatencyStats, LatencyWindow, Monotonic, ServiceName};
 use relay_events::ServiceState;
 use serde::Serialize;
 
@@ -199,7 +199,7 @@ impl RouterMetrics {
 }
 
 impl TargetCounters {
-    fn read(&self, now: Duration) -> TargetStats {
+    fn read(&self, now: Monotonic) -> TargetStats {
         let of = |outcome| self.outcomes.get(outcome);
         TargetStats {
             delivered: of(Outcome::Delivered),

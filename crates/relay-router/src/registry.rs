@@ -13,4 +13,4 @@ pub use self::service::{
     DeregisterError, Heartbeat, HeartbeatError, LeaseId, RegisterError, Registered, Registration,
     ReportedState, ServiceChange, ServiceInfo, ServiceQuery, ServiceRecord,
 };
-pub(crate) use self::table::{Asked, Now, Registry, Subject};
+pub(crate) use self::table::{Asked, Registry, Subject};

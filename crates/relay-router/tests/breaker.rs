@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use relay_core::Monotonic;
 use relay_router::health::{BreakerConfig, BreakerState, CircuitBreaker, Ticket};
 
 fn config(failures: u32, open_for: u64, half_open: u32) -> BreakerConfig {
@@ -16,8 +17,8 @@ fn config(failures: u32, open_for: u64, half_open: u32) -> BreakerConfig {
     config
 }
 
-fn at(millis: u64) -> Duration {
-    Duration::from_millis(millis)
+fn at(millis: u64) -> Monotonic {
+    Monotonic::from_elapsed(Duration::from_millis(millis))
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -360,7 +360,7 @@ async fn a_replay_from_a_time_begins_with_what_happened_then_and_goes_on_after_a
     attach(&router, "a", &a, TargetPolicy::default()).await;
     world.publish_notes(&router, 1, 10).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
-    let time = world.clock.now();
+    let time = world.clock.wall();
     tokio::time::sleep(Duration::from_secs(60)).await;
     for n in 11..=20 {
         world.publish(&router, note("d0", n)).await;

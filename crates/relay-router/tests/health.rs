@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use relay_core::Timestamp;
+use relay_core::{Monotonic, Timestamp};
 use relay_events::ServiceState::{self, Degraded, Draining, Gone, Healthy, Unhealthy, Unknown};
 use relay_router::health::{Health, HealthConfig, Thresholds};
 
@@ -25,14 +25,14 @@ enum Heard {
 struct Service {
     health: Health,
     config: HealthConfig,
-    now: Duration,
+    now: Monotonic,
 }
 
 impl Service {
     fn new() -> Self {
         let (rise, fall) = (NonZeroU32::new(2).unwrap(), NonZeroU32::new(3).unwrap());
         let health = Health::new(Thresholds { rise, fall }, Timestamp::UNIX_EPOCH);
-        Self { health, config: HealthConfig::default(), now: Duration::ZERO }
+        Self { health, config: HealthConfig::default(), now: Monotonic::ZERO }
     }
 
     fn wait(&mut self, seconds: f64) -> ServiceState {
@@ -50,7 +50,7 @@ impl Service {
             Heard::Delivery(false) => self.health.delivered(Err("status 500"), &self.config, self.now),
         }
         let before = self.health.state();
-        let wall = Timestamp::UNIX_EPOCH.saturating_add(self.now);
+        let wall = Timestamp::UNIX_EPOCH.saturating_add(self.now.elapsed());
         let has_changed = self.health.conclude(&self.config, self.now, wall);
         assert_eq!(has_changed, before != self.health.state());
         if has_changed {
@@ -79,12 +79,12 @@ struct Model {
     verdict: Option<bool>,
     reports: Vec<bool>,
     /// When, and whether it was taken.
-    deliveries: Vec<(Duration, bool)>,
+    deliveries: Vec<(Monotonic, bool)>,
     /// Begin and end of each ejection, and how many deliveries there had been.
-    ejections: Vec<(Duration, Duration, usize)>,
+    ejections: Vec<(Monotonic, Monotonic, usize)>,
     is_failing: bool,
     penalty: f64,
-    penalty_at: Duration,
+    penalty_at: Monotonic,
     held_at: Option<ServiceState>,
     seen: ServiceState,
 }
@@ -102,13 +102,13 @@ impl Model {
             ejections: Vec::new(),
             is_failing: false,
             penalty: 0.0,
-            penalty_at: Duration::ZERO,
+            penalty_at: Monotonic::ZERO,
             held_at: None,
             seen: Unknown,
         }
     }
 
-    fn hear(&mut self, heard: Heard, now: Duration) {
+    fn hear(&mut self, heard: Heard, now: Monotonic) {
         match heard {
             Heard::Nothing => {}
             Heard::Report(works) => self.reports.push(works),
@@ -137,8 +137,9 @@ impl Model {
         }
     }
 
-    fn undamped(&mut self, now: Duration) -> ServiceState {
-        let recent = self.deliveries.iter().filter(|(at, _)| at.as_secs() + 60 > now.as_secs());
+    fn undamped(&mut self, now: Monotonic) -> ServiceState {
+        let recent =
+            self.deliveries.iter().filter(|(at, _)| at.elapsed().as_secs() + 60 > now.elapsed().as_secs());
         let (all, failed) = recent
             .fold((0.0, 0.0), |(all, failed), (_, taken)| (all + 1.0, failed + f64::from(u8::from(!taken))));
         let limit = if self.is_failing { self.config.degraded_at / 2.0 } else { self.config.degraded_at };
@@ -159,8 +160,8 @@ impl Model {
         }
     }
 
-    fn state(&mut self, now: Duration) -> ServiceState {
-        let elapsed = now.saturating_sub(self.penalty_at).as_secs_f64();
+    fn state(&mut self, now: Monotonic) -> ServiceState {
+        let elapsed = now.since(self.penalty_at).as_secs_f64();
         self.penalty *= 0.5_f64.powf(elapsed / self.config.flap_half_life.as_secs_f64());
         self.penalty_at = now;
         if self.penalty < 1.0 {
@@ -251,7 +252,7 @@ fn deliveries_that_fail_in_a_row_eject_a_service_for_longer_each_time_up_to_a_ca
         assert_eq!(service.hear(Heard::Delivery(false)), Unhealthy);
         let began = service.now;
         while service.wait(1.0) == Unhealthy {}
-        lasted.push(service.now.saturating_sub(began).as_secs());
+        lasted.push(service.now.since(began).as_secs());
     }
     assert_eq!(lasted, [10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 100, 100]);
 }

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use relay_bus::{Bus, BusStats};
-use relay_core::{Clock, DocumentId, EventLog, LatencyStats, LogError};
+use relay_core::{Clock, DocumentId, EventLog, LatencyStats, LogError, Monotonic};
 use relay_log::{EmbeddedLog, LogStats};
 use relay_presence::{LocalPresence, LockStats, PresenceStats};
 use relay_router::{Router, RouterStats};
@@ -114,7 +113,7 @@ pub(crate) struct Gauges {
     pub(crate) log: Option<EmbeddedLog>,
     pub(crate) clock: Arc<dyn Clock>,
     /// By the clock's monotonic time.
-    pub(crate) started: Duration,
+    pub(crate) started: Monotonic,
 }
 
 impl Gauges {
@@ -122,7 +121,7 @@ impl Gauges {
         let (bus, ws, log) = (self.bus.stats(), self.ws.stats(), self.log.as_ref().map(EmbeddedLog::stats));
         let (presence, locks) = (self.presence.stats(), self.presence.locks().stats());
         ServiceStats {
-            uptime_seconds: self.clock.monotonic().saturating_sub(self.started).as_secs_f64(),
+            uptime_seconds: self.clock.monotonic().since(self.started).as_secs_f64(),
             requests: RequestStats::of(&self.outcomes, &ws),
             publish_latency: self.bus.publish_latency(),
             broadcast_latency: self.ws.broadcast_latency(),

@@ -3,6 +3,7 @@
 //! The rate is kept by the generic cell rate algorithm (ITU-T I.371): one number, the moment at which the next connection
 //! would come if all came at the rate. Who comes too early waits for that moment, and is refused when that is too long.
 
+use relay_core::Monotonic;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -53,7 +54,7 @@ struct State {
     /// An entry lives as long as a connection of its address.
     by_address: HashMap<IpAddr, usize>,
     /// When the next connection would come if all came at the rate.
-    next: Duration,
+    next: Monotonic,
     stopping: bool,
 }
 
@@ -88,7 +89,7 @@ impl Admissions {
     }
 
     /// Lets a connection in at `now`, by the monotonic clock.
-    pub(crate) fn admit(&self, address: Option<IpAddr>, now: Duration) -> Result<Admitted, NotAdmitted> {
+    pub(crate) fn admit(&self, address: Option<IpAddr>, now: Monotonic) -> Result<Admitted, NotAdmitted> {
         let Limits { connections, per_address, rate, burst, max_wait } = self.limits;
         let mut state = self.state.lock();
         if state.stopping {
@@ -104,11 +105,11 @@ impl Admissions {
         }
         let interval = Duration::from_secs(1) / rate.max(1);
         let next = state.next.max(now);
-        let wait = next.saturating_sub(now.saturating_add(interval * burst.saturating_sub(1)));
+        let wait = next.since(now + interval * burst.saturating_sub(1));
         if wait > max_wait {
             return Err(NotAdmitted::TooFast { wait });
         }
-        state.next = next.saturating_add(interval);
+        state.next = next + interval;
         state.open += 1;
         if let Some(address) = address {
             *state.by_address.entry(address).or_default() += 1;
@@ -184,7 +185,7 @@ mod tests {
     #[test]
     fn a_place_that_is_given_back_can_be_taken_again() {
         let admissions = Admissions::new(LIMITS);
-        let now = Duration::from_secs(100);
+        let now = Monotonic::from_elapsed(Duration::from_secs(100));
         let first = admissions.admit(Some(address(1)), now).unwrap();
         let _second = admissions.admit(Some(address(1)), now).unwrap();
         let third = admissions.admit(Some(address(1)), now).unwrap_err();
@@ -198,7 +199,7 @@ mod tests {
     #[test]
     fn after_a_burst_everyone_waits_for_their_turn_and_nobody_for_too_long() {
         let admissions = Admissions::new(Limits { connections: 100, ..LIMITS });
-        let now = Duration::from_secs(100);
+        let now = Monotonic::from_elapsed(Duration::from_secs(100));
         let waits: Vec<u128> = std::iter::repeat_with(|| admissions.admit(None, now))
             .map_while(Result::ok)
             .map(|admitted| admitted.wait.as_millis())
@@ -213,9 +214,9 @@ mod tests {
         #[test]
         fn limits_hold(steps in prop::collection::vec((0_u8..4, 0_u64..120, any::<prop::sample::Index>()), 1..200)) {
             let admissions = Admissions::new(LIMITS);
-            let mut now = Duration::from_secs(100);
+            let mut now = Monotonic::from_elapsed(Duration::from_secs(100));
             let mut open: Vec<(u8, Permit)> = Vec::new();
-            let mut begun: Vec<Duration> = Vec::new();
+            let mut begun: Vec<Monotonic> = Vec::new();
             for (who, millis, gone) in steps {
                 now += Duration::from_millis(millis);
                 if who == 0 && !open.is_empty() {
@@ -239,7 +240,7 @@ mod tests {
             }
             for (index, from) in begun.iter().enumerate() {
                 for (count, to) in (1_u128..).zip(&begun[index..]) {
-                    let allowed = 3 + to.saturating_sub(*from).as_millis() / 100;
+                    let allowed = 3 + to.since(*from).as_millis() / 100;
                     prop_assert!(count <= allowed, "{count} between {from:?} and {to:?}");
                 }
             }

@@ -16,11 +16,10 @@ mod reading;
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use relay_core::{
     Activity, Clock, ConnectionId, DocumentId, EventSink, EventSource, LatencyWindow, LeaveReason,
-    Membership, Presence, StreamError, UserId,
+    Membership, Monotonic, Presence, StreamError, UserId,
 };
 use serde::Serialize;
 
@@ -67,7 +66,7 @@ pub(crate) struct Env<'a> {
     pub(crate) rooms: &'a mut Rooms,
     pub(crate) pen: &'a mut Pen,
     /// The monotonic time.
-    pub(crate) now: Duration,
+    pub(crate) now: Monotonic,
     /// The connection's key in its shard.
     pub(crate) key: usize,
 }
@@ -100,7 +99,7 @@ pub(crate) enum Protocol {
 /// The socket takes nothing.
 #[derive(Debug, Clone, Copy)]
 struct Stall {
-    since: Duration,
+    since: Monotonic,
     written: u64,
 }
 
@@ -109,7 +108,7 @@ struct Stall {
 enum Drain {
     No,
     /// At this moment.
-    At(Duration),
+    At(Monotonic),
 }
 
 /// Numbers of one connection.
@@ -148,7 +147,7 @@ pub(crate) struct Connection {
     identity: Identity,
     channels: Channels,
     busy: Option<Box<Busy>>,
-    heard_at: Duration,
+    heard_at: Monotonic,
     stall: Option<Stall>,
     drain: Drain,
     /// Set once it is being closed.
@@ -399,30 +398,30 @@ impl Connection {
         }
     }
 
-    fn is_draining(&self, now: Duration) -> bool {
+    fn is_draining(&self, now: Monotonic) -> bool {
         matches!(self.drain, Drain::At(at) if now >= at)
     }
 
     /// Whether a time-out is over.
-    fn overdue(&self, now: Duration) -> Option<CloseReason> {
+    fn overdue(&self, now: Monotonic) -> Option<CloseReason> {
         let config = &self.shared.config;
-        let stalled_at = self.stall.map(|stall| stall.since.saturating_add(config.write_stall_timeout));
+        let stalled_at = self.stall.map(|stall| stall.since + config.write_stall_timeout);
         if stalled_at.is_some_and(|at| now >= at) {
             return Some(CloseReason::TooSlow);
         }
-        let is_stale = now >= self.heard_at.saturating_add(config.stale_after);
+        let is_stale = now >= self.heard_at + config.stale_after;
         (is_stale && self.may_read(now)).then_some(CloseReason::Stale)
     }
 
     /// When it has to be polled even if nothing wakes it.
-    pub(crate) fn deadline(&self) -> Duration {
+    pub(crate) fn deadline(&self) -> Monotonic {
         let config = &self.shared.config;
         if let Some(farewell) = &self.farewell {
             return farewell.give_up_at;
         }
-        let mut deadline = self.heard_at.saturating_add(config.stale_after);
+        let mut deadline = self.heard_at + config.stale_after;
         if let Some(stall) = self.stall {
-            deadline = deadline.min(stall.since.saturating_add(config.write_stall_timeout));
+            deadline = deadline.min(stall.since + config.write_stall_timeout);
         }
         if let Drain::At(at) = self.drain {
             deadline = deadline.min(at);

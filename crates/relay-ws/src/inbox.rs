@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
-use relay_core::Clock;
+use relay_core::{Clock, Monotonic};
 
 /// What can be woken in a shard, by its key there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,13 +87,16 @@ struct WokenAt {
 impl WokenAt {
     fn note(&self) {
         if self.nanos.load(Ordering::Relaxed) == 0 {
-            let nanos = u64::try_from(self.clock.monotonic().as_nanos()).unwrap_or(u64::MAX);
+            let nanos = u64::try_from(self.clock.monotonic().elapsed().as_nanos()).unwrap_or(u64::MAX);
             self.nanos.store(nanos.saturating_add(1), Ordering::Relaxed);
         }
     }
 
-    fn take(&self) -> Option<Duration> {
-        self.nanos.swap(0, Ordering::Relaxed).checked_sub(1).map(Duration::from_nanos)
+    fn take(&self) -> Option<Monotonic> {
+        self.nanos
+            .swap(0, Ordering::Relaxed)
+            .checked_sub(1)
+            .map(|nanos| Monotonic::from_elapsed(Duration::from_nanos(nanos)))
     }
 }
 
@@ -110,7 +113,7 @@ impl<A: Send + 'static> Wakeup<A> {
 
     /// When the target was first woken since this was last asked for, by the monotonic time. `None` when it was not, or
     /// is not timed.
-    pub(crate) fn woken_at(&self) -> Option<Duration> {
+    pub(crate) fn woken_at(&self) -> Option<Monotonic> {
         self.woken_at.as_ref()?.take()
     }
 
@@ -164,9 +167,9 @@ mod tests {
         waker.wake_by_ref();
         clock.advance(Duration::from_secs(1));
         waker.wake_by_ref();
-        assert_eq!(wakeup.woken_at(), Some(Duration::ZERO));
+        assert_eq!(wakeup.woken_at(), Some(Monotonic::ZERO));
         assert_eq!(wakeup.woken_at(), None);
         waker.wake_by_ref();
-        assert_eq!(wakeup.woken_at(), Some(Duration::from_secs(1)));
+        assert_eq!(wakeup.woken_at(), Some(Monotonic::ZERO + Duration::from_secs(1)));
     }
 }

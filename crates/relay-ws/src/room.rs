@@ -7,10 +7,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use bytes::Bytes;
-use relay_core::{Clock, DocumentId, StreamError};
+use relay_core::{Clock, DocumentId, Monotonic, StreamError};
 use slab::Slab;
 
 use crate::batch::Batch;
@@ -45,7 +44,7 @@ pub(crate) struct Room {
     seekers: Vec<usize>,
     wakeup: Arc<ShardWakeup>,
     /// When the room was woken for what it has not collected yet.
-    woken_at: Option<Duration>,
+    woken_at: Option<Monotonic>,
 }
 
 /// What the document gives is over, with the cause if there is one but the end of the source.
@@ -57,7 +56,7 @@ struct Sending {
     next: usize,
     end: usize,
     /// When the room was woken for the first of it, if that is known.
-    woken_at: Option<Duration>,
+    woken_at: Option<Monotonic>,
 }
 
 /// How a room goes on.
@@ -65,7 +64,7 @@ pub(crate) enum Step {
     /// Give the batch to this connection; see [`Room::batch`].
     Deliver(usize),
     /// Every member was given the batch, whose first event came at this monotonic time.
-    Sent(Duration),
+    Sent(Monotonic),
     /// Nothing is left to do until the room is woken. These connections may find that they are level now.
     Settled(Vec<usize>),
     /// What the document gives is over, for all these connections.

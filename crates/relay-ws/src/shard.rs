@@ -241,7 +241,7 @@ impl Shard {
                 }
                 Ok(Step::Sent(woken_at)) => {
                     let now = self.shared.backend.clock.monotonic();
-                    self.shared.broadcasts.record(now, now.saturating_sub(woken_at));
+                    self.shared.broadcasts.record(now, now.since(woken_at));
                 }
                 Ok(Step::Settled(seekers)) => {
                     self.ready.extend(seekers.into_iter().map(Target::Connection));
@@ -292,6 +292,6 @@ impl Shard {
         let mut env = Env { rooms: &mut self.rooms, pen: &mut self.pen, now, key };
         // After the last was closed, and each at another moment.
         let return_after = over.saturating_add(wait);
-        connection.begin_draining(now.saturating_add(wait), return_after, &mut env);
+        connection.begin_draining(now + wait, return_after, &mut env);
     }
 }

@@ -2,6 +2,7 @@
 //! shard, instead of a timer for each. An entry is put into the slot of its tick; entries that are more than a turn away
 //! wait in the slot until their turn comes.
 
+use relay_core::Monotonic;
 use std::time::Duration;
 
 /// A moment in ticks.
@@ -19,15 +20,15 @@ pub(crate) struct Wheel {
 const SLOTS: u64 = 128;
 
 impl Wheel {
-    pub(crate) fn new(tick: Duration, now: Duration) -> Self {
+    pub(crate) fn new(tick: Duration, now: Monotonic) -> Self {
         let mut wheel = Self { slots: (0..SLOTS).map(|_| Vec::new()).collect(), tick, now: 0 };
         wheel.now = wheel.at(now);
         wheel
     }
 
     /// The first tick that is not before `moment`.
-    pub(crate) fn at(&self, moment: Duration) -> Tick {
-        u64::try_from(moment.as_nanos().div_ceil(self.tick.as_nanos().max(1))).unwrap_or(u64::MAX)
+    pub(crate) fn at(&self, moment: Monotonic) -> Tick {
+        u64::try_from(moment.elapsed().as_nanos().div_ceil(self.tick.as_nanos().max(1))).unwrap_or(u64::MAX)
     }
 
     /// Gives `key` out at `tick`, or with the next turn if that is over. There may be several entries of one key.
@@ -37,9 +38,10 @@ impl Wheel {
     }
 
     /// Puts the keys whose tick is not after `moment` into `due`.
-    pub(crate) fn advance(&mut self, moment: Duration, due: &mut Vec<(Tick, usize)>) {
+    pub(crate) fn advance(&mut self, moment: Monotonic, due: &mut Vec<(Tick, usize)>) {
         // The last tick that has begun.
-        let last = u64::try_from(moment.as_nanos() / self.tick.as_nanos().max(1)).unwrap_or(u64::MAX);
+        let last =
+            u64::try_from(moment.elapsed().as_nanos() / self.tick.as_nanos().max(1)).unwrap_or(u64::MAX);
         if last < self.now {
             return;
         }
@@ -73,10 +75,10 @@ mod tests {
             keys in prop::collection::vec(0_u64..1000, 1..50),
             steps in prop::collection::vec(1_u64..400, 1..20),
         ) {
-            let mut wheel = Wheel::new(Duration::from_millis(10), Duration::ZERO);
+            let mut wheel = Wheel::new(Duration::from_millis(10), Monotonic::ZERO);
             let mut waiting: Vec<(u64, usize)> = Vec::new();
             for (key, tenths) in keys.iter().enumerate() {
-                let tick = wheel.at(Duration::from_millis(tenths * 7));
+                let tick = wheel.at(Monotonic::ZERO + Duration::from_millis(tenths * 7));
                 wheel.insert(key, tick);
                 waiting.push((tenths * 7, key));
             }
@@ -84,7 +86,7 @@ mod tests {
             for step in steps {
                 now += step * 13;
                 let mut due = Vec::new();
-                wheel.advance(Duration::from_millis(now), &mut due);
+                wheel.advance(Monotonic::ZERO + Duration::from_millis(now), &mut due);
                 let mut due: Vec<usize> = due.into_iter().map(|(_, key)| key).collect();
                 due.sort_unstable();
                 // A moment within a tick is given out when the tick after it has begun.

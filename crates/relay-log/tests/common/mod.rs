@@ -32,7 +32,7 @@ pub(crate) fn event(document: &DocumentId, epoch: Epoch, seq: Seq, text: &str, t
 
 /// The time that a new manual clock shows.
 fn start() -> Timestamp {
-    ManualClock::new().now()
+    ManualClock::new().wall()
 }
 
 /// Appends one event with `text` and gives its seq and offset.

@@ -6,14 +6,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use relay_core::{EventId, FencingToken, LockScope, UserId};
+use relay_core::{EventId, FencingToken, LockScope, Now, UserId};
 use relay_events::UnlockReason;
 use tokio::sync::oneshot;
 
 use super::config::LockConfig;
 use super::counters::Counters;
 use super::error::LockError;
-use super::table::{Change, Claim, Lease, LockTable, Now, Obstacle, Refusal, TableLimits, Ticket, Wanted};
+use super::table::{Change, Claim, Lease, LockTable, Obstacle, Refusal, TableLimits, Ticket, Wanted};
 use crate::tokens::TokenSource;
 
 /// Where the answer of a request is awaited.

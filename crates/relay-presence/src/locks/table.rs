@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-use relay_core::{FencingToken, LockScope, Timestamp, UserId};
+use relay_core::{FencingToken, LockScope, Monotonic, Now, Timestamp, UserId};
 
 /// A lock as its holder and everybody else sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,13 +31,6 @@ pub struct Lease {
     pub ttl: Duration,
 }
 
-/// The present moment by both clocks: leases are measured by the one and shown by the other.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Now {
-    pub(crate) monotonic: Duration,
-    pub(crate) wall: Timestamp,
-}
-
 /// A request's number in its table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Ticket(u64);
@@ -49,7 +42,7 @@ pub(crate) struct Wanted {
     pub(crate) scope: LockScope,
     pub(crate) ttl: Duration,
     /// By the monotonic clock; not later than now for those who do not wait.
-    pub(crate) wait_until: Duration,
+    pub(crate) wait_until: Monotonic,
 }
 
 /// How many there may be in one document.
@@ -110,7 +103,7 @@ enum Phase {
 struct Held {
     lease: Lease,
     /// When the lease ends by the monotonic clock.
-    until: Duration,
+    until: Monotonic,
     /// The request that it came from.
     ticket: Ticket,
     /// Whether it was renewed since, so that it is not that request's alone.
@@ -119,7 +112,7 @@ struct Held {
 }
 
 impl Held {
-    fn is_live(&self, monotonic: Duration) -> bool {
+    fn is_live(&self, monotonic: Monotonic) -> bool {
         self.phase != Phase::Over && monotonic < self.until
     }
 
@@ -235,7 +228,7 @@ impl LockTable {
     }
 
     /// The locks that count at this moment, in the order of their tokens.
-    pub(crate) fn live(&self, monotonic: Duration) -> impl Iterator<Item = &Lease> {
+    pub(crate) fn live(&self, monotonic: Monotonic) -> impl Iterator<Item = &Lease> {
         self.held.values().filter(move |held| held.is_live(monotonic)).map(|held| &held.lease)
     }
 

@@ -125,7 +125,7 @@ impl Begun {
 
     async fn try_to_deliver(&self, engine: &Engine, events: Vec<Option<Arc<Event>>>) -> Option<Ending> {
         let clock = &engine.parts().clock;
-        let (now, started) = (clock.now(), clock.monotonic());
+        let (now, started) = (clock.wall(), clock.monotonic());
         let unneeded = |event: &Option<Arc<Event>>| match event {
             None => Some(Outcome::Lost),
             Some(event) if event.is_expired(now) => Some(Outcome::Expired),
@@ -137,7 +137,7 @@ impl Begun {
             needed.filter_map(|(event, _)| event.as_ref()).map(|event| self.marked(event)).collect();
         let is_alone = needed.len() == 1;
         let answer = if needed.is_empty() { None } else { Some(self.ask(engine, needed).await?) };
-        let took = clock.monotonic().saturating_sub(started);
+        let took = clock.monotonic().since(started);
         let judged = |(entry, unneeded): (&Entry, &Option<Outcome>)| match (unneeded, &answer) {
             (Some(outcome), _) => Fate::Done(*outcome),
             (None, Some(Err(error))) => {
@@ -193,7 +193,7 @@ impl Begun {
                 (Fate::Again(waiting), _) => batch.wait(self.route, entry.offset, waiting),
                 (Fate::Dead(waiting, reason), Some(event)) => {
                     batch.done(self.route, entry.offset);
-                    let letter = self.letter(entry.offset, waiting, event, *reason, parts.clock.now())?;
+                    let letter = self.letter(entry.offset, waiting, event, *reason, parts.clock.wall())?;
                     dead.push(parts.dead_letters.add(&mut batch, &letter).await?);
                 }
                 (Fate::Done(_) | Fate::Dead(..), _) => batch.done(self.route, entry.offset),

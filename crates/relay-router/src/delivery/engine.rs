@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use relay_core::{Clock, Event, EventLog, Offset, ServiceName, Timestamp};
+use relay_core::{Clock, Event, EventLog, Monotonic, Offset, ServiceName, Timestamp};
 use relay_events::ServiceState;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -189,7 +189,7 @@ impl Engine {
             let next = self.pump(now);
             let sleep = async {
                 match next {
-                    Some(at) => tokio::time::sleep(at.saturating_sub(now).max(REST)).await,
+                    Some(at) => tokio::time::sleep(at.since(now).max(REST)).await,
                     None => std::future::pending().await,
                 }
             };
@@ -203,7 +203,7 @@ impl Engine {
     }
 
     /// Begins all attempts that can begin. Returns when the next one may be possible by time alone.
-    fn pump(&self, now: Duration) -> Option<Duration> {
+    fn pump(&self, now: Monotonic) -> Option<Monotonic> {
         if self.failure().is_some() {
             return None;
         }
@@ -291,7 +291,7 @@ impl Engine {
             }
             let explained = (Arc::clone(&rules.set), Arc::clone(event));
             decisions.record(Decision {
-                at: clock.now(),
+                at: clock.wall(),
                 event: Arc::clone(event),
                 rules_version: entry.waiting.rules,
                 rule: begun.key.rule().cloned(),
@@ -322,8 +322,8 @@ impl Route {
         id: RouteId,
         pool: &mut Pool,
         health: impl Fn(&ServiceName) -> ServiceState,
-        now: Duration,
-    ) -> Result<Begun, Option<Duration>> {
+        now: Monotonic,
+    ) -> Result<Begun, Option<Monotonic>> {
         let head = self.lanes.peek().ok_or(None)?;
         let wanted = Wanted {
             document: &head.waiting.document,
@@ -429,7 +429,7 @@ impl State {
         plan: &Plan,
         event: &Waiting,
         health: impl Fn(&ServiceName) -> ServiceState,
-        now: Duration,
+        now: Monotonic,
     ) -> (Option<ServiceName>, bool) {
         let wanted =
             Wanted { document: &event.document, publisher: event.publisher.as_ref(), failed: None, turn: 0 };
@@ -477,7 +477,7 @@ impl State {
     }
 }
 
-fn earlier(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+fn earlier(one: Option<Monotonic>, other: Option<Monotonic>) -> Option<Monotonic> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),

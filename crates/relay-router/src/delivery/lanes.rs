@@ -7,9 +7,8 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
-use relay_core::{DocumentId, Event, Offset, Timestamp};
+use relay_core::{DocumentId, Event, Monotonic, Offset, Timestamp};
 
 use super::entry::Waiting;
 
@@ -50,7 +49,7 @@ pub(crate) struct Lanes {
     /// Those whose head may go, each once, in the order in which they became ready.
     ready: VecDeque<LaneKey>,
     /// Those that wait for their time.
-    resting: BinaryHeap<Reverse<(Duration, Offset)>>,
+    resting: BinaryHeap<Reverse<(Monotonic, Offset)>>,
     resting_at: HashMap<Offset, LaneKey>,
     entries: usize,
 }
@@ -129,7 +128,7 @@ impl Lanes {
         &mut self,
         key: &LaneKey,
         again: Vec<(Offset, Arc<Waiting>)>,
-        not_before: Duration,
+        not_before: Monotonic,
     ) -> Vec<Entry> {
         let Some(lane) = self.by_key.get_mut(key) else { return Vec::new() };
         let mut again = again.into_iter().peekable();
@@ -159,7 +158,7 @@ impl Lanes {
     }
 
     /// Makes ready what waited for a time that has come.
-    pub(crate) fn wake(&mut self, now: Duration) {
+    pub(crate) fn wake(&mut self, now: Monotonic) {
         while let Some(Reverse((at, head))) = self.resting.peek().copied()
             && at <= now
         {
@@ -170,7 +169,7 @@ impl Lanes {
     }
 
     /// When [`Lanes::wake`] is of use next.
-    pub(crate) fn next_wake(&self) -> Option<Duration> {
+    pub(crate) fn next_wake(&self) -> Option<Monotonic> {
         self.resting.peek().map(|Reverse((at, _))| *at)
     }
 }

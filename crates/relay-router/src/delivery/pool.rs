@@ -10,7 +10,7 @@ use governor::clock::Clock as _;
 use governor::middleware::NoOpMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
-use relay_core::{Clock, DocumentId, ServiceName, Target};
+use relay_core::{Clock, DocumentId, Monotonic, ServiceName, Target};
 use relay_events::ServiceState;
 
 use crate::health::{BreakerState, CircuitBreaker, Ticket};
@@ -24,7 +24,7 @@ impl governor::clock::Clock for RateClock {
     type Instant = Duration;
 
     fn now(&self) -> Duration {
-        self.0.monotonic()
+        self.0.monotonic().elapsed()
     }
 }
 
@@ -48,13 +48,13 @@ impl EventRate {
     ///
     /// # Errors
     /// When they may go, by the monotonic clock.
-    pub(crate) fn take(&self, events: usize) -> Result<(), Duration> {
+    pub(crate) fn take(&self, events: usize) -> Result<(), Monotonic> {
         // More than a whole second's worth at once is taken as one second's worth.
         let events = u32::try_from(events).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
         match self.limiter.check_n(events.min(self.burst)) {
             Ok(Err(not_until)) => {
                 let now = self.clock.now();
-                Err(now + not_until.wait_time_from(now))
+                Err(Monotonic::from_elapsed(now) + not_until.wait_time_from(now))
             }
             // It is never more than the burst.
             Ok(Ok(())) | Err(_) => Ok(()),
@@ -71,11 +71,11 @@ struct Slot {
     breaker: CircuitBreaker,
     rate: Option<EventRate>,
     /// Its rate allows nothing until then.
-    rate_until: Duration,
+    rate_until: Monotonic,
     /// Requests under way.
     in_flight: usize,
     /// It asked to be left alone until then.
-    paused_until: Duration,
+    paused_until: Monotonic,
     /// It answered that it wants nothing any more.
     is_gone: bool,
 }
@@ -114,7 +114,7 @@ pub(crate) enum Choice {
         is_fallback: bool,
     },
     /// Nobody now; perhaps at that time, if there is one, or when something changes.
-    Wait(Option<Duration>),
+    Wait(Option<Monotonic>),
 }
 
 /// What an attempt works with.
@@ -154,9 +154,9 @@ impl Pool {
             weight,
             breaker,
             rate,
-            rate_until: Duration::ZERO,
+            rate_until: Monotonic::ZERO,
             in_flight,
-            paused_until: Duration::ZERO,
+            paused_until: Monotonic::ZERO,
             is_gone: false,
         };
         self.slots.insert(name, slot);
@@ -211,7 +211,7 @@ impl Pool {
     }
 
     /// The breaker's state, for people.
-    pub(crate) fn breaker(&self, name: &ServiceName, now: Duration) -> Option<BreakerState> {
+    pub(crate) fn breaker(&self, name: &ServiceName, now: Monotonic) -> Option<BreakerState> {
         self.slots.get(name).map(|slot| slot.breaker.state(now))
     }
 
@@ -227,7 +227,7 @@ impl Pool {
         plan: &Plan,
         wanted: &Wanted<'_>,
         state: impl Fn(&ServiceName) -> ServiceState,
-        now: Duration,
+        now: Monotonic,
     ) -> Choice {
         let mut wait = None;
         // Who has just failed to take it is asked again when there is nobody else, fallback targets included.
@@ -252,7 +252,7 @@ impl Pool {
         names: impl Iterator<Item = &'a ServiceName>,
         wanted: &Wanted<'_>,
         state: &impl Fn(&ServiceName) -> ServiceState,
-        now: Duration,
+        now: Monotonic,
     ) -> Among {
         let mut later = None;
         let mut usable = Vec::new();
@@ -310,8 +310,8 @@ impl Pool {
         &mut self,
         target: &ServiceName,
         events: usize,
-        now: Duration,
-    ) -> Result<Permit, Option<Duration>> {
+        now: Monotonic,
+    ) -> Result<Permit, Option<Monotonic>> {
         let slot = self.slots.get_mut(target).ok_or(None)?;
         if let Some(Err(at)) = slot.rate.as_ref().map(|rate| rate.take(events)) {
             slot.rate_until = at;
@@ -323,7 +323,7 @@ impl Pool {
     }
 
     /// Counts a request as over.
-    pub(crate) fn end(&mut self, target: &ServiceName, ticket: Ticket, outcome: &Ended, now: Duration) {
+    pub(crate) fn end(&mut self, target: &ServiceName, ticket: Ticket, outcome: &Ended, now: Monotonic) {
         let Some(slot) = self.slots.get_mut(target) else { return };
         slot.in_flight = slot.in_flight.saturating_sub(1);
         match *outcome {
@@ -361,12 +361,12 @@ const MAX_PAUSE: Duration = Duration::from_secs(60 * 60);
 enum Among {
     Chosen(ServiceName),
     /// Somebody works and has no room now.
-    Busy(Option<Duration>),
+    Busy(Option<Monotonic>),
     /// Nobody works; perhaps at that time.
-    Nobody(Option<Duration>),
+    Nobody(Option<Monotonic>),
 }
 
-fn earlier(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+fn earlier(one: Option<Monotonic>, other: Option<Monotonic>) -> Option<Monotonic> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),

@@ -147,7 +147,7 @@ pub(crate) async fn run(
                 continue;
             }
             while let Err(at) = rate.take(1) {
-                let wait = at.saturating_sub(parts.clock.monotonic());
+                let wait = at.since(parts.clock.monotonic());
                 tokio::select! {
                     () = cancelled.cancelled() => return Ok(()),
                     () = tokio::time::sleep(wait) => {}

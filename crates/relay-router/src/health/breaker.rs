@@ -1,6 +1,7 @@
 //! The circuit breaker in front of a target: after some failures in a row nothing is sent for a while, then a few
 //! trials, of which the first answer decides. As in Nygard, *Release It!*.
 
+use relay_core::Monotonic;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -81,7 +82,7 @@ pub struct CircuitBreaker {
 #[derive(Debug, Clone, Copy)]
 enum Phase {
     Closed { failures: u32 },
-    Open { until: Duration },
+    Open { until: Monotonic },
     HalfOpen { under_way: u32 },
 }
 
@@ -92,7 +93,7 @@ impl CircuitBreaker {
     }
 
     /// What it lets through.
-    pub fn state(&self, now: Duration) -> BreakerState {
+    pub fn state(&self, now: Monotonic) -> BreakerState {
         match self.phase {
             Phase::Closed { .. } => BreakerState::Closed,
             Phase::Open { until } if until > now => BreakerState::Open,
@@ -101,7 +102,7 @@ impl CircuitBreaker {
     }
 
     /// From when on a request may begin; `now` or earlier: at once. None while as many as may try are under way.
-    pub fn ready_at(&self, now: Duration) -> Option<Duration> {
+    pub fn ready_at(&self, now: Monotonic) -> Option<Monotonic> {
         match self.phase {
             Phase::Closed { .. } => Some(now),
             Phase::Open { until } => Some(until),
@@ -110,7 +111,7 @@ impl CircuitBreaker {
     }
 
     /// Counts a request as begun. Call it when [`CircuitBreaker::ready_at`] allows one.
-    pub fn begin(&mut self, now: Duration) -> Ticket {
+    pub fn begin(&mut self, now: Monotonic) -> Ticket {
         match &mut self.phase {
             Phase::Open { until } if *until <= now => self.change(Phase::HalfOpen { under_way: 1 }),
             Phase::HalfOpen { under_way } => *under_way = under_way.saturating_add(1),
@@ -132,11 +133,11 @@ impl CircuitBreaker {
     }
 
     /// The target has not done its work.
-    pub fn failure(&mut self, ticket: Ticket, now: Duration) {
+    pub fn failure(&mut self, ticket: Ticket, now: Monotonic) {
         if ticket.0 != self.generation {
             return;
         }
-        let until = now.saturating_add(self.config.open_for);
+        let until = now + self.config.open_for;
         match &mut self.phase {
             Phase::Closed { failures } => {
                 *failures = failures.saturating_add(1);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use parking_lot::Mutex;
-use relay_core::{Clock, HealthProbe, ServiceName};
+use relay_core::{Clock, HealthProbe, Now, ServiceName};
 use relay_events::ServiceState;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
@@ -21,8 +21,8 @@ use tokio_util::task::TaskTracker;
 use super::config::{HealthConfig, HealthConfigError};
 use super::probe;
 use crate::registry::{
-    DeregisterError, Heartbeat, HeartbeatError, LeaseId, Now, RegisterError, Registered, Registration,
-    Registry, ServiceChange, ServiceInfo, ServiceQuery, ServiceRecord, Subject,
+    DeregisterError, Heartbeat, HeartbeatError, LeaseId, RegisterError, Registered, Registration, Registry,
+    ServiceChange, ServiceInfo, ServiceQuery, ServiceRecord, Subject,
 };
 use crate::rules::{Capability, TargetSpec};
 use crate::target::Outbound;
@@ -202,7 +202,7 @@ impl HealthMonitor {
     }
 
     fn apply<T>(&self, step: impl FnOnce(&mut Registry, Now) -> T) -> T {
-        let now = Now { monotonic: self.0.clock.monotonic(), wall: self.0.clock.now() };
+        let now = self.0.clock.now();
         let (result, has_changed) = {
             let mut registry = self.0.registry.lock();
             let result = step(&mut registry, now);

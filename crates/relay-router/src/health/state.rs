@@ -8,9 +8,8 @@
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
-use std::time::Duration;
 
-use relay_core::Timestamp;
+use relay_core::{Monotonic, Timestamp};
 use relay_events::ServiceState;
 
 use super::config::HealthConfig;
@@ -40,13 +39,13 @@ pub struct Health {
     /// It has taken a delivery since it was last ejected.
     has_taken: bool,
     ejections: u32,
-    ejected_until: Duration,
+    ejected_until: Monotonic,
     /// Deliveries by second: when, how many, how many of them failed.
     recent: VecDeque<(u64, u32, u32)>,
     /// Too many of them failed, and not clearly fewer since.
     is_failing: bool,
     penalty: f64,
-    penalty_at: Duration,
+    penalty_at: Monotonic,
     /// What it is at best while it is held down.
     held_at: Option<ServiceState>,
     /// What followed last, before damping.
@@ -97,11 +96,11 @@ impl Health {
             last_failure: String::new(),
             has_taken: false,
             ejections: 0,
-            ejected_until: Duration::ZERO,
+            ejected_until: Monotonic::ZERO,
             recent: VecDeque::new(),
             is_failing: false,
             penalty: 0.0,
-            penalty_at: Duration::ZERO,
+            penalty_at: Monotonic::ZERO,
             held_at: None,
             seen: ServiceState::Unknown,
             presence: Presence::Here,
@@ -136,7 +135,7 @@ impl Health {
             self.contrary = 0;
             if works {
                 // Who answers again is not left out for what deliveries found before.
-                self.ejected_until = Duration::ZERO;
+                self.ejected_until = Monotonic::ZERO;
             }
             return;
         }
@@ -147,7 +146,7 @@ impl Health {
             self.probe = Some(works);
             self.contrary = 0;
             if works {
-                self.ejected_until = Duration::ZERO;
+                self.ejected_until = Monotonic::ZERO;
             }
         }
     }
@@ -158,8 +157,8 @@ impl Health {
     }
 
     /// A delivery was taken, or failed for a reason.
-    pub fn delivered(&mut self, answer: Result<(), &str>, config: &HealthConfig, now: Duration) {
-        let second = now.as_secs();
+    pub fn delivered(&mut self, answer: Result<(), &str>, config: &HealthConfig, now: Monotonic) {
+        let second = now.elapsed().as_secs();
         self.forget(second);
         match self.recent.back_mut() {
             Some((at, all, failed)) if *at == second => {
@@ -182,7 +181,7 @@ impl Health {
                 if self.failures_in_row >= config.eject_after && self.ejected_until <= now {
                     self.has_taken = false;
                     self.ejections = (self.ejections + 1).min(MAX_EJECTIONS);
-                    self.ejected_until = now.saturating_add(config.eject_for.saturating_mul(self.ejections));
+                    self.ejected_until = now + config.eject_for.saturating_mul(self.ejections);
                     // One more failure after it has come back ejects it again.
                     self.failures_in_row = config.eject_after - 1;
                 }
@@ -201,7 +200,7 @@ impl Health {
     }
 
     /// Draws the conclusion from what is known at `now`, which is `wall` for people. True when it has changed.
-    pub fn conclude(&mut self, config: &HealthConfig, now: Duration, wall: Timestamp) -> bool {
+    pub fn conclude(&mut self, config: &HealthConfig, now: Monotonic, wall: Timestamp) -> bool {
         self.decay(config, now);
         self.weigh(config, now);
         let (mut state, mut reason) = self.look(config, now);
@@ -229,7 +228,7 @@ impl Health {
         has_changed
     }
 
-    fn look(&self, config: &HealthConfig, now: Duration) -> (ServiceState, Option<String>) {
+    fn look(&self, config: &HealthConfig, now: Monotonic) -> (ServiceState, Option<String>) {
         match self.presence {
             Presence::Gone => return (ServiceState::Gone, Some("it is silent or has left".to_owned())),
             Presence::Draining => return (ServiceState::Draining, None),
@@ -247,7 +246,7 @@ impl Health {
             );
         }
         if self.is_failing {
-            let (all, failed) = self.recent_sums(now.as_secs());
+            let (all, failed) = self.recent_sums(now.elapsed().as_secs());
             let reason = format!("{failed} of the last {all} deliveries failed: {}", self.last_failure);
             return (ServiceState::Degraded, Some(reason));
         }
@@ -264,8 +263,8 @@ impl Health {
 
     /// Weighs the deliveries of the last minute. What degrades it must halve before it does no longer: one delivery
     /// more or less does not change its state to and fro.
-    fn weigh(&mut self, config: &HealthConfig, now: Duration) {
-        let (all, failed) = self.recent_sums(now.as_secs());
+    fn weigh(&mut self, config: &HealthConfig, now: Monotonic) {
+        let (all, failed) = self.recent_sums(now.elapsed().as_secs());
         let share = f64::from(failed) / f64::from(all.max(1));
         self.is_failing = if self.is_failing {
             share >= config.degraded_at / 2.0
@@ -285,8 +284,8 @@ impl Health {
         }
     }
 
-    fn decay(&mut self, config: &HealthConfig, now: Duration) {
-        let elapsed = now.saturating_sub(self.penalty_at).as_secs_f64();
+    fn decay(&mut self, config: &HealthConfig, now: Monotonic) {
+        let elapsed = now.since(self.penalty_at).as_secs_f64();
         self.penalty *= 0.5_f64.powf(elapsed / config.flap_half_life.as_secs_f64());
         self.penalty_at = now;
         if self.penalty < LET_UP {

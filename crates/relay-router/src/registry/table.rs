@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use relay_core::{HealthProbe, ServiceName, Timestamp};
+use relay_core::{HealthProbe, Monotonic, Now, ServiceName, Timestamp};
 use relay_events::ServiceState;
 
 use super::service::{
@@ -16,13 +16,6 @@ use super::service::{
 };
 use crate::health::{Health, HealthConfig, Thresholds};
 use crate::rules::{Capability, ProbeCheck, ProbeSpec, TargetSpec};
-
-/// The two readings of the clock that a step is made at.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Now {
-    pub(crate) monotonic: Duration,
-    pub(crate) wall: Timestamp,
-}
 
 /// All services.
 pub(crate) struct Registry {
@@ -61,7 +54,7 @@ struct Lease {
     record: ServiceRecord,
     last_heartbeat: Timestamp,
     /// By the monotonic clock.
-    heard: Duration,
+    heard: Monotonic,
     phase: Phase,
 }
 
@@ -69,9 +62,9 @@ struct Lease {
 enum Phase {
     Held,
     /// It leaves, and has until then.
-    Leaving(Duration),
+    Leaving(Monotonic),
     /// It is gone since then.
-    Gone(Duration),
+    Gone(Monotonic),
 }
 
 /// Who is to be asked, and how.
@@ -257,7 +250,7 @@ impl Registry {
         lease: LeaseId,
         now: Now,
     ) -> Result<ServiceInfo, HeartbeatError> {
-        let until = now.monotonic.saturating_add(self.config.drain_timeout);
+        let until = now.monotonic + self.config.drain_timeout;
         self.held(name, lease)?.phase = Phase::Leaving(until);
         self.change(name, now, |health, _| health.drain());
         self.service(name).ok_or_else(|| HeartbeatError::Unknown { service: name.clone() })
@@ -319,10 +312,10 @@ impl Registry {
                 self.change(&name, now, |_, _| ());
                 continue;
             };
-            let silent = now.monotonic.saturating_sub(lease.heard);
+            let silent = now.monotonic.since(lease.heard);
             match lease.phase {
                 Phase::Gone(since) => {
-                    if now.monotonic.saturating_sub(since) > self.config.forget_after {
+                    if now.monotonic.since(since) > self.config.forget_after {
                         self.entries.remove(&name);
                     }
                 }

@@ -38,7 +38,7 @@ impl Router {
             if running >= MAX_REPLAYS {
                 return Err(TargetError::TooManyReplays { running });
             }
-            let started_at = parts.clock.now();
+            let started_at = parts.clock.wall();
             // Ids do not come again after a restart.
             let now = u64::try_from(started_at.as_micros()).unwrap_or(0);
             let id = replays.keys().next_back().map_or(now, |last| now.max(last + 1));

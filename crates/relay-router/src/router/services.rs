@@ -169,7 +169,7 @@ impl Router {
         let config = HttpTargetConfig {
             url: record.registration.url.clone(),
             format: record.registration.format,
-            secrets: record.secrets(self.0.engine.parts().clock.now()),
+            secrets: record.secrets(self.0.engine.parts().clock.wall()),
             ..HttpTargetConfig::default()
         };
         let target =

@@ -83,7 +83,7 @@ impl Router {
     /// One target.
     pub fn target(&self, name: &ServiceName) -> Option<TargetInfo> {
         let parts = self.0.engine.parts();
-        let (monotonic, now) = (parts.clock.monotonic(), parts.clock.now());
+        let (monotonic, now) = (parts.clock.monotonic(), parts.clock.wall());
         let state_of = parts.monitor.state(name);
         let dead_letters = parts.dead_letters.count(name);
         self.0.engine.look(|state| {

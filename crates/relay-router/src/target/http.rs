@@ -100,7 +100,7 @@ impl HttpTarget {
     }
 
     fn headers(&self, message: &Message, delivery: &Delivery) -> Result<HeaderMap, DeliveryError> {
-        let timestamp = self.clock.now().as_micros().div_euclid(1_000_000);
+        let timestamp = self.clock.wall().as_micros().div_euclid(1_000_000);
         let signature = self.signer.sign(&message.id, timestamp, &message.body);
         let signature =
             signature.map_err(|error| DeliveryError::new(FailureKind::Retry, error.to_string()))?;
@@ -145,7 +145,7 @@ impl HttpTarget {
         }
         let date = httpdate::parse_http_date(value).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
         let date = Timestamp::from_micros(i64::try_from(date.as_micros()).ok()?);
-        Some(date.since(self.clock.now()))
+        Some(date.since(self.clock.wall()))
     }
 }
 

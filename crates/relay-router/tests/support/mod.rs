@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use relay_core::testing::MemoryLog;
 use relay_core::{
     Actor, Clock, Delivery, DeliveryError, DocumentId, Draft, Event, EventLog, EventSink, FailureKind,
-    Offset, Payload, PublishAck, PublishError, ServiceName, Target, Timestamp,
+    Monotonic, Offset, Payload, PublishAck, PublishError, ServiceName, Target, Timestamp,
 };
 use relay_router::rules::{RuleFormat, TargetPolicy};
 use relay_router::{InProcessTarget, Router, RouterConfig, RouterParts, RuleDocument};
@@ -23,12 +23,12 @@ use tokio::sync::watch;
 pub struct TokioClock(pub tokio::time::Instant);
 
 impl Clock for TokioClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_micros(1_700_000_000_000_000).saturating_add(self.monotonic())
+    fn wall(&self) -> Timestamp {
+        Timestamp::from_micros(1_700_000_000_000_000).saturating_add(self.monotonic().elapsed())
     }
 
-    fn monotonic(&self) -> Duration {
-        self.0.elapsed()
+    fn monotonic(&self) -> Monotonic {
+        Monotonic::from_elapsed(self.0.elapsed())
     }
 }
 
@@ -58,7 +58,7 @@ impl EventSink for Sink {
 async fn append(log: &MemoryLog, clock: &dyn Clock, at: &Mutex<Offset>, draft: Draft) -> Event {
     let head = log.head(&draft.document).await.unwrap();
     let document = draft.document.clone();
-    let mut event = draft.into_event(head.epoch, Some(head.last.next()), clock.now());
+    let mut event = draft.into_event(head.epoch, Some(head.last.next()), clock.wall());
     let offset = log.append(&document, std::slice::from_ref(&event)).await.unwrap();
     event.offset = Some(offset);
     *at.lock() = offset;

@@ -3,7 +3,7 @@
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use relay_core::LeaveReason;
+use relay_core::{LeaveReason, Monotonic};
 use relay_events::{NoticeLevel, SYSTEM_NOTICE, SystemNotice};
 
 use super::{Connection, Drain, End, Env};
@@ -13,7 +13,7 @@ use crate::framing::Message;
 /// A connection that has only to be closed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Farewell {
-    pub(super) give_up_at: Duration,
+    pub(super) give_up_at: Monotonic,
     goodbye: Goodbye,
 }
 
@@ -57,7 +57,7 @@ impl Connection {
                 Goodbye::Said
             }
         };
-        let give_up_at = env.now.saturating_add(self.shared.config.close_timeout);
+        let give_up_at = env.now + self.shared.config.close_timeout;
         self.farewell = Some(Farewell { give_up_at, goodbye });
         true
     }
@@ -117,7 +117,7 @@ impl Connection {
 
     /// Tells every channel that the server stops. At the moment `at`, by the monotonic clock, nothing more is read, what was
     /// pushed before is answered, and the connection is closed. The client is asked to come back after `return_after`.
-    pub(crate) fn begin_draining(&mut self, at: Duration, return_after: Duration, env: &mut Env<'_>) {
+    pub(crate) fn begin_draining(&mut self, at: Monotonic, return_after: Duration, env: &mut Env<'_>) {
         self.drain = Drain::At(at);
         let notice = SystemNotice {
             level: NoticeLevel::Info,

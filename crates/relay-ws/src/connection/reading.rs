@@ -1,10 +1,9 @@
 //! What a connection does with what its client sends.
 
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
-use relay_core::{Activity, LeaveReason};
+use relay_core::{Activity, LeaveReason, Monotonic};
 
 use super::busy::{Empty, Parked};
 use super::{BATCH, Connection, End, Env, Protocol};
@@ -15,7 +14,7 @@ use crate::framing::{Decoder, FramingError, Message, OpCode};
 
 impl Connection {
     /// Whether there is room for what another message may lead to.
-    pub(super) fn may_read(&self, now: Duration) -> bool {
+    pub(super) fn may_read(&self, now: Monotonic) -> bool {
         let config = &self.shared.config;
         if self.is_draining(now) || self.output.bytes() >= config.write_buffer_bytes {
             return false;
