@@ -1,4 +1,4 @@
-//! The checks of the repository's text: module documentation, doc comments and links.
+//! The checks of the repository's text: module documentation, doc comments, links and paths.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use crate::workspace;
 
 mod headless;
 mod links;
+mod paths;
 
 /// Folders that hold nothing written by hand.
 const SKIPPED: &[&str] = &["target", "node_modules", ".git", "corpus", "artifacts"];
@@ -43,7 +44,7 @@ pub(crate) fn run(options: &TidyOptions) -> anyhow::Result<ExitCode> {
 /// Checks the files of this workspace.
 ///
 /// # Errors
-/// Names every module without `//!`, every link to a missing file, and too many headless doc comments.
+/// Names every module without `//!`, every link, path and symbol that leads nowhere, and too many headless doc comments.
 pub(crate) fn check() -> anyhow::Result<()> {
     let root = workspace::root();
     let sources = sources(&root)?;
@@ -52,8 +53,9 @@ pub(crate) fn check() -> anyhow::Result<()> {
         wrong.push(format!("{}: does not open with a `//!` comment", source.name.display()));
     }
     wrong.extend(links::check(&root, &sources));
+    wrong.extend(paths::check(&root, &sources));
     if !wrong.is_empty() {
-        bail!("{}\nfix: write the module's first lines, or correct the link", wrong.join("\n"));
+        bail!("{}\nfix: write the module's first lines, or correct the link or path", wrong.join("\n"));
     }
     println!("{} files: modules are documented and links lead to files", sources.len());
     headless::check(&sources)
