@@ -34,9 +34,9 @@ pub(crate) enum Task {
     /// One process of the load generator, which `bench load` starts.
     #[command(hide = true)]
     BenchWorker { assignment: String },
-    /// The floor, which `bench load` starts.
+    /// The baseline, which `bench load` starts.
     #[command(hide = true)]
-    BenchFloor { message_bytes: usize },
+    BenchBaseline { message_bytes: usize },
     /// Runs the cases of the Autobahn testsuite, and two more WebSocket clients, against the real server.
     ///
     /// Writes `docs/conformance.md`, and fails when a case fails. Needs Rust, a C compiler and python3 with venv, which
@@ -71,7 +71,7 @@ pub(crate) enum BenchTask {
     },
     /// Puts the server and its peers under the same load over real sockets, side by side.
     ///
-    /// Writes a table and pictures to docs/benchmarks. Needs Rust, a C compiler and an otherwise idle machine; fetches the
+    /// Writes a table and charts to docs/benchmarks. Needs Rust, a C compiler and an otherwise idle machine; fetches the
     /// peers from npm, `PyPI` and the crates' registry into ignored folders, for which it needs node, npm and python3: a peer
     /// for which something is missing is named and left out.
     Load(LoadOptions),
@@ -94,7 +94,7 @@ pub(crate) struct LoadOptions {
     /// Measures this build of the server instead of the workspace's.
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) relay: Option<PathBuf>,
-    /// Where the table, the raw results and the pictures go; docs/benchmarks when absent, nowhere with `--quick`.
+    /// Where the table, the raw results and the charts go; docs/benchmarks when absent, nowhere with `--quick`.
     #[arg(long, value_name = "FOLDER")]
     pub(crate) out: Option<PathBuf>,
 }

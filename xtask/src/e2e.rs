@@ -9,13 +9,13 @@ use anyhow::{Context, bail};
 use crate::peers::{CHROMIUM, NODE, NPM, Peer, in_ci};
 use crate::process::{CountsOn, cargo, run as run_command, run_counted};
 use crate::steps::Outcome;
-use crate::tally::Tally;
+use crate::test_counts::TestCounts;
 use crate::workspace;
 
 /// Builds the server, installs the npm packages where they are missing, and runs the tests with node's test runner.
 /// Without node or npm the tests are named and counted as skipped; with `CI=true` that is a failure, and so is a
 /// missing Chromium.
-pub(crate) fn run(tally: &mut Tally) -> anyhow::Result<Outcome> {
+pub(crate) fn run(counts: &mut TestCounts) -> anyhow::Result<Outcome> {
     let folder = workspace::root().join("e2e");
     let mut tests = test_files(&folder)?;
     // The page's own tests, which need node alone.
@@ -32,7 +32,7 @@ pub(crate) fn run(tally: &mut Tally) -> anyhow::Result<Outcome> {
         for file in &tests {
             for name in test_names(&fs::read_to_string(file)?) {
                 println!("skipped: {name}");
-                tally.skipped += 1;
+                counts.skipped += 1;
             }
         }
         return Ok(Outcome::Skipped(missing.join("\n")));
@@ -51,7 +51,7 @@ pub(crate) fn run(tally: &mut Tally) -> anyhow::Result<Outcome> {
     run_counted(
         &mut command,
         CountsOn::Stdout,
-        tally,
+        counts,
         "read the failures above; one file: node --test e2e/<file>",
     )?;
     Ok(Outcome::Done)

@@ -21,7 +21,7 @@ mod process;
 mod replay;
 mod rust_tests;
 mod steps;
-mod tally;
+mod test_counts;
 mod tidy;
 mod workspace;
 
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         Task::Bench(BenchTask::Criterion { options }) => bench::run(&options),
         Task::Bench(BenchTask::Load(options)) => load::run(&options),
         Task::BenchWorker { assignment } => load::run_worker(&assignment),
-        Task::BenchFloor { message_bytes } => load::run_floor(message_bytes),
+        Task::BenchBaseline { message_bytes } => load::run_baseline(message_bytes),
         Task::Conformance(options) => Ok(conformance::run(&options)),
         Task::Layers => layers::run(),
         Task::Tidy(options) => tidy::run(&options),

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
-use crate::tally::Tally;
+use crate::test_counts::TestCounts;
 
 /// The cargo that runs this task, in the workspace's folder.
 pub(crate) fn cargo() -> Command {
@@ -38,7 +38,7 @@ pub(crate) enum CountsOn {
 pub(crate) fn run_counted(
     command: &mut Command,
     counts_on: CountsOn,
-    tally: &mut Tally,
+    counts: &mut TestCounts,
     fix: &str,
 ) -> anyhow::Result<()> {
     let line = announce(command);
@@ -49,9 +49,9 @@ pub(crate) fn run_counted(
     };
     let mut child = command.spawn().with_context(|| format!("`{line}` does not start"))?;
     if let Some(output) = child.stdout.take() {
-        count(output, tally)?;
+        count(output, counts)?;
     } else if let Some(output) = child.stderr.take() {
-        count(output, tally)?;
+        count(output, counts)?;
     }
     let status = child.wait()?;
     if !status.success() {
@@ -60,14 +60,14 @@ pub(crate) fn run_counted(
     Ok(())
 }
 
-fn count(output: impl Read, tally: &mut Tally) -> anyhow::Result<()> {
+fn count(output: impl Read, counts: &mut TestCounts) -> anyhow::Result<()> {
     let mut output = BufReader::new(output);
     let mut line = Vec::new();
     let mut stdout = std::io::stdout();
     while output.read_until(b'\n', &mut line)? > 0 {
         stdout.write_all(&line)?;
         stdout.flush()?;
-        *tally += Tally::of_line(&String::from_utf8_lossy(&line));
+        *counts += TestCounts::of_line(&String::from_utf8_lossy(&line));
         line.clear();
     }
     Ok(())

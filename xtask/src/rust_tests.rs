@@ -3,17 +3,17 @@
 use crate::peers::NEXTEST;
 use crate::process::{CountsOn, cargo, run_counted};
 use crate::steps::Outcome;
-use crate::tally::Tally;
+use crate::test_counts::TestCounts;
 
 /// Unit and integration tests of every crate, with nextest where it is installed.
-pub(crate) fn run(tally: &mut Tally) -> anyhow::Result<Outcome> {
+pub(crate) fn run(counts: &mut TestCounts) -> anyhow::Result<Outcome> {
     let mut command = cargo();
     if NEXTEST.find().is_some() {
         command.args(["nextest", "run", "--workspace", "--no-tests", "pass"]);
         run_counted(
             &mut command,
             CountsOn::Stderr,
-            tally,
+            counts,
             "read the failures above; one test: cargo nextest run <name>",
         )?;
     } else {
@@ -21,7 +21,7 @@ pub(crate) fn run(tally: &mut Tally) -> anyhow::Result<Outcome> {
         run_counted(
             &mut command,
             CountsOn::Stdout,
-            tally,
+            counts,
             "read the failures above; one test: cargo test <name>",
         )?;
     }
@@ -29,13 +29,13 @@ pub(crate) fn run(tally: &mut Tally) -> anyhow::Result<Outcome> {
 }
 
 /// The examples in the documentation.
-pub(crate) fn run_doctests(tally: &mut Tally) -> anyhow::Result<Outcome> {
+pub(crate) fn run_doctests(counts: &mut TestCounts) -> anyhow::Result<Outcome> {
     let mut command = cargo();
     command.args(["test", "--workspace", "--doc", "--no-fail-fast"]);
     run_counted(
         &mut command,
         CountsOn::Stdout,
-        tally,
+        counts,
         "read the failures above; one crate: cargo test --doc -p <crate>",
     )?;
     Ok(Outcome::Done)

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use crate::tally::Tally;
+use crate::test_counts::TestCounts;
 
 /// What became of a step that did not fail.
 pub(crate) enum Outcome {
@@ -12,7 +12,7 @@ pub(crate) enum Outcome {
     Skipped(String),
 }
 
-enum FailureKind {
+enum StepResult {
     Done,
     Skipped(String),
     Failed(String),
@@ -21,57 +21,57 @@ enum FailureKind {
 /// The steps of one task, run one after another; a failed one does not keep the others from running.
 #[derive(Default)]
 pub(crate) struct Steps {
-    finished: Vec<(&'static str, FailureKind, Duration)>,
-    tally: Tally,
+    finished: Vec<(&'static str, StepResult, Duration)>,
+    counts: TestCounts,
 }
 
 impl Steps {
-    /// Runs a step. It adds the tests that it ran to the tally that it is given; a step that fails without a
+    /// Runs a step. It adds the tests that it ran to the counts that it is given; a step that fails without a
     /// failed test counts as one.
     pub(crate) fn run(
         &mut self,
         name: &'static str,
-        step: impl FnOnce(&mut Tally) -> anyhow::Result<Outcome>,
+        step: impl FnOnce(&mut TestCounts) -> anyhow::Result<Outcome>,
     ) {
         println!("\n== {name}");
         let started = Instant::now();
-        let mut tally = Tally::default();
-        let verdict = match step(&mut tally) {
-            Ok(Outcome::Done) => FailureKind::Done,
-            Ok(Outcome::Skipped(reason)) => FailureKind::Skipped(reason),
-            Err(error) => FailureKind::Failed(format!("{error:#}")),
+        let mut counts = TestCounts::default();
+        let result = match step(&mut counts) {
+            Ok(Outcome::Done) => StepResult::Done,
+            Ok(Outcome::Skipped(reason)) => StepResult::Skipped(reason),
+            Err(error) => StepResult::Failed(format!("{error:#}")),
         };
-        if matches!(verdict, FailureKind::Failed(_)) && tally.failed == 0 {
-            tally.failed = 1;
+        if matches!(result, StepResult::Failed(_)) && counts.failed == 0 {
+            counts.failed = 1;
         }
         let took = started.elapsed();
-        println!("== {name}: {} in {:.1} s", word(&verdict), took.as_secs_f64());
-        self.tally += tally;
-        self.finished.push((name, verdict, took));
+        println!("== {name}: {} in {:.1} s", word(&result), took.as_secs_f64());
+        self.counts += counts;
+        self.finished.push((name, result, took));
     }
 
-    /// Prints the summary, whose last line is the tally, and says how the process is to end.
+    /// Prints the summary, whose last line is the counts of tests, and says how the process is to end.
     pub(crate) fn finish(self) -> ExitCode {
-        let mut failed = self.tally.failed > 0;
+        let mut failed = self.counts.failed > 0;
         println!("\n== summary");
-        for (name, verdict, took) in &self.finished {
-            println!("{:8} {:>7.1} s  {name}", word(verdict), took.as_secs_f64());
-            if let FailureKind::Skipped(why) | FailureKind::Failed(why) = verdict {
+        for (name, result, took) in &self.finished {
+            println!("{:8} {:>7.1} s  {name}", word(result), took.as_secs_f64());
+            if let StepResult::Skipped(why) | StepResult::Failed(why) = result {
                 for line in why.lines() {
                     println!("{:20}{line}", "");
                 }
             }
-            failed |= matches!(verdict, FailureKind::Failed(_));
+            failed |= matches!(result, StepResult::Failed(_));
         }
-        println!("{}", self.tally);
+        println!("{}", self.counts);
         if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
     }
 }
 
-fn word(verdict: &FailureKind) -> &'static str {
-    match verdict {
-        FailureKind::Done => "ok",
-        FailureKind::Skipped(_) => "skipped",
-        FailureKind::Failed(_) => "FAILED",
+fn word(result: &StepResult) -> &'static str {
+    match result {
+        StepResult::Done => "ok",
+        StepResult::Skipped(_) => "skipped",
+        StepResult::Failed(_) => "FAILED",
     }
 }

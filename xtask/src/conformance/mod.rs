@@ -15,7 +15,7 @@ use crate::peers::{NODE, NPM, PYTHON, Peer, in_ci};
 use crate::process::{cargo, run as run_command};
 use crate::replay::server::Server;
 use crate::steps::{Outcome, Steps};
-use crate::tally::Tally;
+use crate::test_counts::TestCounts;
 use crate::{e2e, workspace};
 
 mod report;
@@ -54,17 +54,17 @@ pub(crate) fn run(options: &ConformanceOptions) -> ExitCode {
             build.args(["build", "--release", "--package", "relay-service"]);
             run_command(&mut build, "correct what the compiler names above").map(|()| Outcome::Done)
         });
-        steps.run("conformance", |tally| judge("release", true, tally));
+        steps.run("conformance", |counts| judge("release", true, counts));
     }
     steps.finish()
 }
 
 /// Runs the quick part against the development build, which must be there.
-pub(crate) fn quick(tally: &mut Tally) -> anyhow::Result<Outcome> {
-    judge("debug", false, tally)
+pub(crate) fn quick(counts: &mut TestCounts) -> anyhow::Result<Outcome> {
+    judge("debug", false, counts)
 }
 
-fn judge(profile: &str, whole: bool, tally: &mut Tally) -> anyhow::Result<Outcome> {
+fn judge(profile: &str, whole: bool, counts: &mut TestCounts) -> anyhow::Result<Outcome> {
     let missing: Vec<String> =
         [PYTHON, NODE, NPM].iter().filter(|peer| peer.find().is_none()).map(Peer::missing).collect();
     if in_ci() && !missing.is_empty() {
@@ -73,25 +73,25 @@ fn judge(profile: &str, whole: bool, tally: &mut Tally) -> anyhow::Result<Outcom
     let server = Server::start_with(&workspace::built(profile, "relay")?, &SETTINGS)?;
     let url = format!("{}/socket/echo", server.url());
     if PYTHON.find().is_some() {
-        autobahn(&url, whole, tally)?;
-        client(Command::new(python()?).arg(here("websockets_client.py")).arg(&url), tally)?;
+        autobahn(&url, whole, counts)?;
+        client(Command::new(python()?).arg(here("websockets_client.py")).arg(&url), counts)?;
     } else {
         println!("skipped: the cases of the Autobahn testsuite\nskipped: the client websockets");
-        tally.skipped += 2;
+        counts.skipped += 2;
     }
     if NODE.find().is_some() && NPM.find().is_some() {
         e2e::install_packages()?;
-        client(Command::new("node").arg(workspace::root().join("e2e/echo.mjs")).arg(&url), tally)?;
+        client(Command::new("node").arg(workspace::root().join("e2e/echo.mjs")).arg(&url), counts)?;
     } else {
         println!("skipped: the client ws");
-        tally.skipped += 1;
+        counts.skipped += 1;
     }
     server.stop()?;
     Ok(if missing.is_empty() { Outcome::Done } else { Outcome::Skipped(missing.join("\n")) })
 }
 
 /// Runs the suite, and writes the report of a whole run.
-fn autobahn(url: &str, whole: bool, tally: &mut Tally) -> anyhow::Result<()> {
+fn autobahn(url: &str, whole: bool, counts: &mut TestCounts) -> anyhow::Result<()> {
     let file = folder()?.join("results.json");
     let mut suite = Command::new(python()?);
     suite.arg(here("suite.py")).arg(url).arg(&file);
@@ -104,8 +104,8 @@ fn autobahn(url: &str, whole: bool, tally: &mut Tally) -> anyhow::Result<()> {
     let text = fs::read_to_string(&file).with_context(|| format!("{} cannot be read", file.display()))?;
     let results: Results = serde_json::from_str(&text).context("the suite's results cannot be read")?;
     let failed: Vec<String> = results.failed().map(|case| format!("{}: {}", case.id, case.reason)).collect();
-    tally.failed += failed.len() as u64;
-    tally.passed += (results.cases.len() - failed.len()) as u64;
+    counts.failed += failed.len() as u64;
+    counts.passed += (results.cases.len() - failed.len()) as u64;
     if whole {
         fs::write(workspace::root().join("docs/conformance.md"), results.page())?;
     }
@@ -116,9 +116,9 @@ fn autobahn(url: &str, whole: bool, tally: &mut Tally) -> anyhow::Result<()> {
 }
 
 /// Runs a program that ends with success when all went well.
-fn client(command: &mut Command, tally: &mut Tally) -> anyhow::Result<()> {
+fn client(command: &mut Command, counts: &mut TestCounts) -> anyhow::Result<()> {
     run_command(command, "read what the client says above")?;
-    tally.passed += 1;
+    counts.passed += 1;
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! `cargo xtask bench load`: the server, its peers and the floor under the same load over real sockets, side by side.
+//! `cargo xtask bench load`: the server, its peers and the baseline under the same load over real sockets, side by side.
 //!
 //! The command starts one system at a time and some processes of members ([`worker`]), which only count and read
 //! stamps. Rounds go over all systems before the next begins, so that what else the machine does meets all alike.
@@ -17,10 +17,10 @@ use crate::cli::LoadOptions;
 use crate::process::{cargo, run as run_command};
 use crate::workspace;
 
+mod baseline;
+mod charts;
 mod fleet;
-mod floor;
 mod frame;
-mod picture;
 mod report;
 mod servers;
 mod system;
@@ -34,9 +34,9 @@ pub(crate) fn run_worker(assignment: &str) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The floor, until it is killed.
-pub(crate) fn run_floor(message_bytes: usize) -> anyhow::Result<ExitCode> {
-    floor::run(message_bytes)?;
+/// The baseline, until it is killed.
+pub(crate) fn run_baseline(message_bytes: usize) -> anyhow::Result<ExitCode> {
+    baseline::run(message_bytes)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -61,13 +61,13 @@ pub(crate) fn run(options: &LoadOptions) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The floor and the server's development build under a little load: that the generator and the server still fit.
+/// The baseline and the server's development build under a little load: that the generator and the server still fit.
 pub(crate) fn run_short() -> anyhow::Result<()> {
     let options = LoadOptions {
         quick: true,
         seconds: None,
         workloads: Vec::new(),
-        systems: vec![System::Floor, System::Relay],
+        systems: vec![System::Baseline, System::Relay],
         relay: None,
         out: None,
     };
@@ -97,7 +97,7 @@ fn measure(options: &LoadOptions, profile: &str, scale: Scale) -> anyhow::Result
                 let measured = workload.run(&launcher, system, scale);
                 match measured {
                     Ok(measured) => rounds.entry(system).or_default().push(measured),
-                    // A peer that gives up under the load is a result too; Relay and the floor must not.
+                    // A peer that gives up under the load is a result too; Relay and the baseline must not.
                     Err(error) if system.is_peer() => println!("failed: {}: {error:#}", system.name()),
                     Err(error) => {
                         return Err(error).with_context(|| format!("{}, {workload:?}", system.name()));
@@ -115,7 +115,7 @@ fn measure(options: &LoadOptions, profile: &str, scale: Scale) -> anyhow::Result
         options.out.clone().or_else(|| (!options.quick).then(|| workspace::root().join("docs/benchmarks")));
     if let Some(folder) = out {
         report::write(&folder, &results)?;
-        picture::draw(&folder, &results)?;
+        charts::draw(&folder, &results)?;
         println!("written to {}", folder.display());
     }
     Ok(())

@@ -78,13 +78,13 @@ pub(crate) fn table(results: &[Measured]) -> String {
         let rows: Vec<&Measured> = results.iter().filter(|result| result.phase == phase).collect();
         let [first, ..] = rows.as_slice() else { continue };
         let title = format!("\n## {}: {phase}\n\n", heading(first.workload, first.members));
-        let floor = rows.iter().find(|row| row.system == System::Floor).map(|row| row.cost());
+        let baseline = rows.iter().find(|row| row.system == System::Baseline).map(|row| row.cost());
         let peers = rows.iter().filter(|row| row.system.is_peer()).map(|row| row.cost());
         let best = peers.min_by(f64::total_cmp);
         text.push_str(&title);
         text.push_str(match first.result {
             Outcome::Delivery(_) => {
-                "| | delivered/s | p50 | p90 | p99 | p99.9 | max (ms) | missing | server CPU s | server RSS MiB | wire bytes | to floor | to best peer |\n\
+                "| | delivered/s | p50 | p90 | p99 | p99.9 | max (ms) | missing | server CPU s | server RSS MiB | wire bytes | to baseline | to best peer |\n\
                  | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
             }
             Outcome::Memory { .. } => {
@@ -96,7 +96,7 @@ pub(crate) fn table(results: &[Measured]) -> String {
         });
         for row in rows {
             let name = row.system.name();
-            let (floor, best) = (ratio(row.cost(), floor), ratio(row.cost(), best));
+            let (baseline, best) = (ratio(row.cost(), baseline), ratio(row.cost(), best));
             let (cpu, rss) = (row.cpu_seconds, row.resident_kib as f64 / 1024.0);
             // Writing to a string does not fail.
             let _ = match &row.result {
@@ -105,7 +105,7 @@ pub(crate) fn table(results: &[Measured]) -> String {
                     let missing = delivery.missing;
                     writeln!(
                         text,
-                        "| {name} | {:.0} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {missing} | {cpu:.2} | {rss:.1} | {:.0} | {floor} | {best} |",
+                        "| {name} | {:.0} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {missing} | {cpu:.2} | {rss:.1} | {:.0} | {baseline} | {best} |",
                         delivery.per_second,
                         latency.p50,
                         latency.p90,

@@ -52,7 +52,7 @@ impl Launcher {
         let needs: &[Peer] = match system {
             System::Ws | System::SocketIo => &[NODE, NPM],
             System::Nats => &[PYTHON],
-            System::Floor | System::Relay | System::Socketioxide => &[],
+            System::Baseline | System::Relay | System::Socketioxide => &[],
         };
         if let Some(peer) = needs.iter().find(|peer| peer.find().is_none()) {
             return Ok(Err(peer.missing()));
@@ -94,10 +94,10 @@ impl Launcher {
     pub(crate) fn start(&self, system: System, settings: &[&str]) -> anyhow::Result<Server> {
         let data = TempDir::new()?;
         let mut command = match system {
-            System::Floor => {
-                let mut floor = Command::new(std::env::current_exe()?);
-                floor.args(["bench-floor", &self.message_bytes.to_string()]);
-                floor
+            System::Baseline => {
+                let mut baseline = Command::new(std::env::current_exe()?);
+                baseline.args(["bench-baseline", &self.message_bytes.to_string()]);
+                baseline
             }
             System::Relay => {
                 let mut relay = Command::new(&self.relay);

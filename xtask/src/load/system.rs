@@ -14,7 +14,7 @@ const PING: u8 = 9;
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum System {
     /// A loop that does nothing but write the same bytes to as many sockets.
-    Floor,
+    Baseline,
     /// This workspace's server.
     Relay,
     /// The npm package `ws` alone.
@@ -42,11 +42,11 @@ pub(crate) enum Opening {
 
 impl System {
     pub(crate) const ALL: [Self; 6] =
-        [Self::Floor, Self::Relay, Self::Ws, Self::SocketIo, Self::Socketioxide, Self::Nats];
+        [Self::Baseline, Self::Relay, Self::Ws, Self::SocketIo, Self::Socketioxide, Self::Nats];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Floor => "floor",
+            Self::Baseline => "baseline",
             Self::Relay => "Relay",
             Self::Ws => "ws (Node)",
             Self::SocketIo => "Socket.IO",
@@ -57,13 +57,13 @@ impl System {
 
     /// Whether it is something that one could use in Relay's place.
     pub(crate) fn is_peer(self) -> bool {
-        !matches!(self, Self::Floor | Self::Relay)
+        !matches!(self, Self::Baseline | Self::Relay)
     }
 
-    /// The request that makes a WebSocket of a connection; the floor speaks none.
+    /// The request that makes a WebSocket of a connection; the baseline speaks none.
     pub(crate) fn upgrade(self, port: u16, member: u32) -> Option<String> {
         let path = match self {
-            Self::Floor => return None,
+            Self::Baseline => return None,
             Self::Relay => format!("/socket/websocket?vsn=2.0.0&user=member-{member}"),
             Self::SocketIo | Self::Socketioxide => "/socket.io/?EIO=4&transport=websocket".to_owned(),
             Self::Ws | Self::Nats => "/".to_owned(),
@@ -82,14 +82,14 @@ impl System {
                 client_frame(TEXT, &format!(r#"["1","1","document:{document}","phx_join",{payload}]"#))
             }
             Self::Ws => client_frame(TEXT, document),
-            Self::Floor | Self::SocketIo | Self::Socketioxide | Self::Nats => Vec::new(),
+            Self::Baseline | Self::SocketIo | Self::Socketioxide | Self::Nats => Vec::new(),
         }
     }
 
     /// What a message of the server means to a member that is joining.
     pub(crate) fn opening(self, message: &[u8], document: &str) -> Opening {
         match self {
-            Self::Floor => Opening::Joined,
+            Self::Baseline => Opening::Joined,
             Self::Relay if !contains(message, br#""phx_reply""#) => Opening::Wait,
             Self::Relay if contains(message, br#""status":"ok""#) => Opening::Joined,
             Self::Relay => Opening::Refused,
@@ -117,7 +117,7 @@ impl System {
     pub(crate) fn publish(self, out: &mut Vec<u8>, document: &str, message: &[u8]) {
         let text = String::from_utf8_lossy(message);
         match self {
-            Self::Floor => out.extend_from_slice(message),
+            Self::Baseline => out.extend_from_slice(message),
             Self::Relay => {
                 let push = format!(r#"["1","2","document:{document}","x-bench",{{"text":"{text}"}}]"#);
                 frame::write(out, TEXT, push.as_bytes());
@@ -148,7 +148,7 @@ impl System {
             Self::Relay => Some(client_frame(TEXT, r#"[null,"3","phoenix","heartbeat",{}]"#)),
             Self::Ws => Some(client_frame(PING, "")),
             Self::Nats => Some(client_frame(BINARY, "PING\r\n")),
-            Self::Floor | Self::SocketIo | Self::Socketioxide => None,
+            Self::Baseline | Self::SocketIo | Self::Socketioxide => None,
         }
     }
 }

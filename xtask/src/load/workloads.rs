@@ -93,7 +93,7 @@ pub(crate) struct Delivery {
     pub(crate) per_second: f64,
     pub(crate) wire_bytes_per_message: f64,
     pub(crate) latency_ms: Latency,
-    /// Percentiles for the picture: (percentile, ms).
+    /// Percentiles for the chart: (percentile, ms).
     pub(crate) distribution: Vec<(f64, f64)>,
     /// Seconds since the phases began and the server's resident memory in KiB.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -129,9 +129,9 @@ impl Workload {
         }
     }
 
-    /// Whether the workload says anything about the system: the floor has no documents and holds no members.
+    /// Whether the workload says anything about the system: the baseline has no documents and holds no members.
     pub(crate) fn is_for(self, system: System) -> bool {
-        system != System::Floor || matches!(self, Self::Broadcast1000 | Self::Broadcast10000)
+        system != System::Baseline || matches!(self, Self::Broadcast1000 | Self::Broadcast10000)
     }
 
     pub(crate) fn message_bytes(self) -> usize {

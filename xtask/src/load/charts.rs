@@ -1,4 +1,4 @@
-//! The results as pictures: throughput as bars, latency by percentile, and memory over time while some do not read.
+//! The results as charts: throughput as bars, latency by percentile, and memory over time while some do not read.
 
 use std::path::Path;
 
@@ -10,10 +10,10 @@ use super::workloads::{Delivery, Measured, Outcome, Workload};
 
 const SIZE: (u32, u32) = (900, 480);
 
-/// One colour per system, in all pictures.
+/// One colour per system, in all charts.
 fn colour(system: System) -> RGBColor {
     match system {
-        System::Floor => RGBColor(128, 128, 128),
+        System::Baseline => RGBColor(128, 128, 128),
         System::Relay => RGBColor(200, 30, 60),
         System::Ws => RGBColor(60, 140, 60),
         System::SocketIo => RGBColor(40, 40, 40),
@@ -22,7 +22,7 @@ fn colour(system: System) -> RGBColor {
     }
 }
 
-/// A line of a picture: the system and its points.
+/// A line of a chart: the system and its points.
 type Line = (System, Vec<(f64, f64)>);
 
 /// Draws what there are results for into a folder.
@@ -84,7 +84,7 @@ struct Axes {
 }
 
 fn failed(error: impl std::fmt::Display) -> anyhow::Error {
-    anyhow!("a picture cannot be drawn: {error}")
+    anyhow!("a chart cannot be drawn: {error}")
 }
 
 fn bars(path: &Path, title: &str, systems: &[(System, f64)]) -> anyhow::Result<()> {

@@ -5,13 +5,13 @@ use std::ops::AddAssign;
 
 /// Counts of tests. Displayed as `3 passed, 0 failed, 1 skipped`.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Tally {
+pub(crate) struct TestCounts {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
     pub(crate) skipped: u64,
 }
 
-impl Tally {
+impl TestCounts {
     /// What one line of output adds: the summary of nextest, a `test result` of cargo test, or a count of node's
     /// test runner. Any other line adds nothing.
     pub(crate) fn of_line(line: &str) -> Self {
@@ -54,7 +54,7 @@ fn before(counts: &str, word: &str) -> u64 {
         .unwrap_or(0)
 }
 
-impl AddAssign for Tally {
+impl AddAssign for TestCounts {
     fn add_assign(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
@@ -62,7 +62,7 @@ impl AddAssign for Tally {
     }
 }
 
-impl fmt::Display for Tally {
+impl fmt::Display for TestCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
     }
@@ -70,11 +70,11 @@ impl fmt::Display for Tally {
 
 #[cfg(test)]
 mod tests {
-    use super::Tally;
+    use super::TestCounts;
 
     #[track_caller]
     fn check(line: &str, passed: u64, failed: u64, skipped: u64) {
-        assert_eq!(Tally::of_line(line), Tally { passed, failed, skipped }, "{line}");
+        assert_eq!(TestCounts::of_line(line), TestCounts { passed, failed, skipped }, "{line}");
     }
 
     #[test]

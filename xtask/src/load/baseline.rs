@@ -1,4 +1,4 @@
-//! The floor: what the machine's sockets alone cost. One thread reads a message and writes the frame that holds it to every
+//! The baseline: what the machine's sockets alone cost. One thread reads a message and writes the frame that holds it to every
 //! socket, one write per member and message.
 
 use std::io::{ErrorKind, Read, Write};
