@@ -13,10 +13,10 @@ use relay_core::{Actor, Event, LogError, Offset, ReadLimit, ServiceName};
 use relay_events::ServiceState;
 use tokio::sync::watch;
 
-use crate::causes;
 use crate::decisions::{Decision, Outcome};
 use crate::delivery::engine::{Engine, InForce, RouteRecord, State};
 use crate::delivery::{RouteId, RouteKey, Waiting};
+use crate::loop_detection;
 use crate::rules::Strategy;
 use crate::store::{Batch, StoreError};
 
@@ -284,7 +284,7 @@ impl State {
         };
         for rule in self.rules.set.matches(event) {
             routed.matched.push(Arc::clone(&rule.name));
-            if let Err(cut) = causes::extended(event, &rule.name) {
+            if let Err(cut) = loop_detection::extend_chain(event, &rule.name) {
                 routed.decided.push((Some(Arc::clone(&rule.name)), Outcome::Cycle, Some(cut.to_string())));
                 continue;
             }

@@ -31,12 +31,12 @@
 //!
 //! The README has a whole router that runs.
 
-mod causes;
 mod config;
 pub mod decisions;
 mod delivery;
 mod dispatch;
 pub mod health;
+mod loop_detection;
 mod metrics;
 pub mod registry;
 mod router;
@@ -44,10 +44,10 @@ pub mod rules;
 mod store;
 pub mod target;
 
-pub use self::causes::CAUSES;
 pub use self::config::{RouterConfig, RuleDocument};
 pub use self::delivery::replay::{Replay, ReplayRequest, ReplayStart, ReplayState};
 pub use self::delivery::{Attempt, DeadLetter, DeadLetterId, DeadReason, InvalidDeadLetterId};
+pub use self::loop_detection::CAUSES_KEY;
 pub use self::metrics::{RouterStats, TargetStats};
 pub use self::router::{
     DryDecision, DryRoute, DryRun, InProcessTarget, Router, RouterError, RouterParts, RulesError,

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use proptest::prelude::*;
 use relay_core::{Delivery, DeliveryError, Draft, Event, Target};
 use relay_router::rules::TargetPolicy;
-use relay_router::{CAUSES, InProcessTarget, Router};
+use relay_router::{CAUSES_KEY, InProcessTarget, Router};
 use support::{World, by, name, note, until};
 
 const KINDS: [&str; 3] = ["x-a", "x-b", "x-c"];
@@ -107,7 +107,7 @@ async fn comes_to_an_end(rules: Vec<Generated>, first: usize) {
     let matched = rules.iter().any(|rule| rule.kinds.contains(&first));
     assert_eq!(matched, !taken.lock().is_empty());
     for event in taken.lock().iter() {
-        let chain: Vec<_> = event.metadata.get(CAUSES).unwrap().split(',').collect();
+        let chain: Vec<_> = event.metadata.get(CAUSES_KEY).unwrap().split(',').collect();
         assert_eq!(chain.iter().collect::<BTreeSet<_>>().len(), chain.len(), "{chain:?} goes round");
     }
     router.stop(Duration::from_secs(5)).await;

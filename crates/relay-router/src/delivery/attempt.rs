@@ -13,9 +13,9 @@ use super::engine::Engine;
 use super::entry::{Attempt, DeadLetter, DeadLetterId, DeadReason, RouteId, RouteKey, Waiting};
 use super::lanes::{Entry, Taken};
 use super::pool::Ended;
-use crate::causes;
 use crate::decisions::Outcome;
 use crate::health::Ticket;
+use crate::loop_detection;
 use crate::rules::{RetryPolicy, TargetPolicy};
 use crate::store::{Batch, StoreError};
 
@@ -157,7 +157,7 @@ impl Begun {
     /// The event with what led to it.
     fn marked(&self, event: &Arc<Event>) -> Arc<Event> {
         match self.key.rule() {
-            Some(rule) => causes::marked(event, rule),
+            Some(rule) => loop_detection::with_causes(event, rule),
             None => Arc::clone(event),
         }
     }

@@ -8,46 +8,46 @@ use std::sync::Arc;
 use relay_core::{Event, Metadata};
 
 /// The metadata key of the chain: names of rules, separated by commas, the earliest first.
-pub const CAUSES: &str = "relay.causes";
+pub const CAUSES_KEY: &str = "relay.causes";
 
 const SEPARATOR: char = ',';
 
 /// Why an event is not taken to where a rule would have it go.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Cut {
+pub(crate) enum LoopError {
     #[error(
-        "rule `{rule}` has led to this event already (`{CAUSES}` is `{chain}`): what its targets publish because of an event must not match it again"
+        "rule `{rule}` has led to this event already (`{CAUSES_KEY}` is `{chain}`): what its targets publish because of an event must not match it again"
     )]
     Cycle { rule: Arc<str>, chain: String },
     #[error(
-        "`{CAUSES}` is `{chain}`: with rule `{rule}` it would be longer than {} bytes",
+        "`{CAUSES_KEY}` is `{chain}`: with rule `{rule}` it would be longer than {} bytes",
         Metadata::MAX_VALUE_BYTES
     )]
-    TooLong { rule: Arc<str>, chain: String },
+    ChainTooLong { rule: Arc<str>, chain: String },
 }
 
 /// The chain of what is delivered by `rule`.
 ///
 /// # Errors
-/// [`Cut`], when the rule is in the event's chain already.
-pub(crate) fn extended(event: &Event, rule: &Arc<str>) -> Result<String, Cut> {
-    let chain = event.metadata.get(CAUSES).unwrap_or_default();
+/// [`LoopError`], when the rule is in the event's chain already.
+pub(crate) fn extend_chain(event: &Event, rule: &Arc<str>) -> Result<String, LoopError> {
+    let chain = event.metadata.get(CAUSES_KEY).unwrap_or_default();
     if chain.split(SEPARATOR).any(|earlier| earlier == &**rule) {
-        return Err(Cut::Cycle { rule: Arc::clone(rule), chain: chain.to_owned() });
+        return Err(LoopError::Cycle { rule: Arc::clone(rule), chain: chain.to_owned() });
     }
     let longer = if chain.is_empty() { rule.to_string() } else { format!("{chain}{SEPARATOR}{rule}") };
     if longer.len() > Metadata::MAX_VALUE_BYTES {
-        return Err(Cut::TooLong { rule: Arc::clone(rule), chain: chain.to_owned() });
+        return Err(LoopError::ChainTooLong { rule: Arc::clone(rule), chain: chain.to_owned() });
     }
     Ok(longer)
 }
 
 /// The event as it is delivered because of `rule`: with the chain that led to it. An event that has as much metadata
 /// as an event may have is delivered without.
-pub(crate) fn marked(event: &Arc<Event>, rule: &Arc<str>) -> Arc<Event> {
-    let Ok(chain) = extended(event, rule) else { return Arc::clone(event) };
+pub(crate) fn with_causes(event: &Arc<Event>, rule: &Arc<str>) -> Arc<Event> {
+    let Ok(chain) = extend_chain(event, rule) else { return Arc::clone(event) };
     let mut metadata = event.metadata.clone();
-    if metadata.insert(CAUSES, chain).is_err() {
+    if metadata.insert(CAUSES_KEY, chain).is_err() {
         return Arc::clone(event);
     }
     let mut marked = Event::clone(event);
