@@ -10,5 +10,5 @@ mod log;
 mod record;
 
 pub use self::config::{DecisionLogConfig, DecisionLogError};
-pub use self::log::{DecisionLog, DecisionLogStats, DecisionStream, Followed};
+pub use self::log::{DecisionLog, DecisionLogStats, DecisionStream, DecisionStreamItem};
 pub use self::record::{Decision, DecisionFilter, DecisionRecord, Outcome};

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use relay_core::{Epoch, Event, Seq, Timestamp};
-use relay_router::decisions::{Decision, DecisionFilter, DecisionLog, DecisionLogConfig, Followed, Outcome};
+use relay_router::decisions::{
+    Decision, DecisionFilter, DecisionLog, DecisionLogConfig, DecisionStreamItem, Outcome,
+};
 use support::{name, note};
 
 fn event(document: &str, n: usize) -> Arc<Event> {
@@ -142,13 +144,13 @@ async fn a_follower_sees_what_it_wants_and_is_told_what_it_missed() {
     let (mut quick, mut slow) = (log.follow(filter), log.follow(DecisionFilter::default()));
     log.record(decision(&event("d", 1), 1, "a", Outcome::Delivered));
     log.record(decision(&event("d", 2), 2, "b", Outcome::Delivered));
-    let Some(Followed::Decision(first)) = quick.next().await else { panic!("a decision") };
+    let Some(DecisionStreamItem::Decision(first)) = quick.next().await else { panic!("a decision") };
     assert_eq!(first.target, Some(name("b")));
     for n in 3..=3_000 {
         log.record(decision(&event("d", n), n as u64, "a", Outcome::Delivered));
         kept(&log, n as u64).await;
     }
-    let Some(Followed::Missed(missed)) = slow.next().await else { panic!("some were missed") };
+    let Some(DecisionStreamItem::Missed(missed)) = slow.next().await else { panic!("some were missed") };
     assert!(missed > 1_000, "{missed}");
     log.close().await;
     log.record(decision(&event("d", 1), 1, "a", Outcome::Delivered));

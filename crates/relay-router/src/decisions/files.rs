@@ -10,20 +10,20 @@ use super::record::{DecisionFilter, DecisionRecord};
 const SUFFIX: &str = ".jsonl";
 
 /// Writes records.
-pub(super) struct Files {
+pub(super) struct RecordFiles {
     directory: PathBuf,
     file_bytes: u64,
     file_count: usize,
     open: Option<(BufWriter<File>, u64)>,
 }
 
-impl Files {
+impl RecordFiles {
     pub(super) fn open(directory: &Path, file_bytes: u64, file_count: usize) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
         Ok(Self { directory: directory.to_owned(), file_bytes, file_count, open: None })
     }
 
-    /// Adds a record; it is in the file after [`Files::flush`].
+    /// Adds a record; it is in the file after [`RecordFiles::flush`].
     pub(super) fn write(&mut self, record: &DecisionRecord) -> io::Result<()> {
         let mut line = serde_json::to_vec(record)?;
         line.push(b'\n');
@@ -33,7 +33,7 @@ impl Files {
         }
         let (mut file, bytes) = match self.open.take() {
             Some(open) => open,
-            None => (self.begin(record.number)?, 0),
+            None => (self.create_next(record.number)?, 0),
         };
         file.write_all(&line)?;
         self.open = Some((file, bytes + line.len() as u64));
@@ -44,7 +44,7 @@ impl Files {
         self.open.as_mut().map_or(Ok(()), |(file, _)| file.flush())
     }
 
-    fn begin(&self, number: u64) -> io::Result<BufWriter<File>> {
+    fn create_next(&self, number: u64) -> io::Result<BufWriter<File>> {
         let names = names(&self.directory)?;
         for oldest in names.iter().take((names.len() + 1).saturating_sub(self.file_count)) {
             fs::remove_file(oldest)?;

@@ -15,11 +15,11 @@ use tokio::sync::broadcast::error::RecvError;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::config::{DecisionLogConfig, DecisionLogError};
-use super::files::{self, Files};
+use super::files::{self, RecordFiles};
 use super::record::{Decision, DecisionFilter, DecisionRecord};
 
 /// How many decisions a follower may be behind before it misses some.
-const FOLLOWED: usize = 1_024;
+const FOLLOWER_CAPACITY: usize = 1_024;
 
 /// Keeps decisions. Clones are handles to the same log.
 #[derive(Clone)]
@@ -28,15 +28,15 @@ pub struct DecisionLog(Arc<Inner>);
 struct Inner {
     queue: Mutex<Option<Sender<Decision>>>,
     /// Of all numbers of 64 bits those up to here are sampled.
-    sampled: u64,
-    shared: Arc<Shared>,
+    sample_limit: u64,
+    state: Arc<LogState>,
     /// None when nothing is written.
     directory: Option<PathBuf>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What the thread shares with those who ask.
-struct Shared {
+struct LogState {
     records: Mutex<VecDeque<Arc<DecisionRecord>>>,
     followers: broadcast::Sender<Arc<DecisionRecord>>,
     kept: AtomicU64,
@@ -67,11 +67,11 @@ impl DecisionLog {
     pub fn start(config: &DecisionLogConfig, directory: PathBuf) -> Result<Self, DecisionLogError> {
         config.validate()?;
         let io = |source| DecisionLogError::Io { directory: directory.display().to_string(), source };
-        let open = || Files::open(&directory, config.max_file_bytes, config.max_files).map_err(io);
+        let open = || RecordFiles::open(&directory, config.max_file_bytes, config.max_files).map_err(io);
         let files = config.disk.then(open).transpose()?;
-        let shared = Arc::new(Shared {
+        let state = Arc::new(LogState {
             records: Mutex::new(VecDeque::new()),
-            followers: broadcast::Sender::new(FOLLOWED),
+            followers: broadcast::Sender::new(FOLLOWER_CAPACITY),
             kept: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             unsampled: AtomicU64::new(0),
@@ -79,10 +79,10 @@ impl DecisionLog {
         });
         let (queue, waiting) = bounded(config.queue);
         let thread = {
-            let shared = Arc::clone(&shared);
+            let state = Arc::clone(&state);
             let thread = std::thread::Builder::new().name("relay-decisions".to_owned());
             let records = config.memory_records;
-            thread.spawn(move || keep(&shared, &waiting, files, records)).map_err(io)?
+            thread.spawn(move || run(&state, &waiting, files, records)).map_err(io)?
         };
         // A share of all numbers; the cast saturates at the ends.
         #[allow(
@@ -90,11 +90,11 @@ impl DecisionLog {
             clippy::cast_sign_loss,
             reason = "a share between 0 and 1 fits"
         )]
-        let sampled = (config.sample * u64::MAX as f64) as u64;
+        let sample_limit = (config.sample * u64::MAX as f64) as u64;
         Ok(Self(Arc::new(Inner {
             queue: Mutex::new(Some(queue)),
-            sampled,
-            shared,
+            sample_limit,
+            state,
             directory: config.disk.then_some(directory),
             thread: Mutex::new(Some(thread)),
         })))
@@ -102,16 +102,16 @@ impl DecisionLog {
 
     /// Keeps `decision`, if it is sampled. Never waits.
     pub fn record(&self, decision: Decision) {
-        let shared = &self.0.shared;
+        let state = &self.0.state;
         if !decision.outcome.is_trouble()
-            && xxh3_64(&decision.event.id.as_u128().to_be_bytes()) > self.0.sampled
+            && xxh3_64(&decision.event.id.as_u128().to_be_bytes()) > self.0.sample_limit
         {
-            shared.unsampled.fetch_add(1, Ordering::Relaxed);
+            state.unsampled.fetch_add(1, Ordering::Relaxed);
             return;
         }
         let sent = self.0.queue.lock().as_ref().is_some_and(|queue| queue.try_send(decision).is_ok());
         if !sent {
-            shared.dropped.fetch_add(1, Ordering::Relaxed);
+            state.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -126,7 +126,7 @@ impl DecisionLog {
         limit: usize,
     ) -> Result<Vec<Arc<DecisionRecord>>, DecisionLogError> {
         let (mut found, before) = {
-            let records = self.0.shared.records.lock();
+            let records = self.0.state.records.lock();
             let found: Vec<_> =
                 records.iter().rev().filter(|record| filter.matches(record)).take(limit).cloned().collect();
             (found, records.front().map_or(u64::MAX, |oldest| oldest.number))
@@ -144,12 +144,12 @@ impl DecisionLog {
 
     /// Follows the decisions that are meant, from now on.
     pub fn follow(&self, filter: DecisionFilter) -> DecisionStream {
-        DecisionStream { records: self.0.shared.followers.subscribe(), filter }
+        DecisionStream { records: self.0.state.followers.subscribe(), filter }
     }
 
     /// What the log has done.
     pub fn stats(&self) -> DecisionLogStats {
-        let Shared { kept, dropped, unsampled, unwritten, .. } = &*self.0.shared;
+        let LogState { kept, dropped, unsampled, unwritten, .. } = &*self.0.state;
         DecisionLogStats {
             kept: kept.load(Ordering::Relaxed),
             unsampled: unsampled.load(Ordering::Relaxed),
@@ -177,7 +177,7 @@ pub struct DecisionStream {
 
 /// What a follower sees.
 #[derive(Debug, Clone)]
-pub enum Followed {
+pub enum DecisionStreamItem {
     /// A decision.
     Decision(Arc<DecisionRecord>),
     /// The follower was too slow and has missed so many decisions, meant or not.
@@ -186,12 +186,14 @@ pub enum Followed {
 
 impl DecisionStream {
     /// The next one; none when the log is closed. Cancel-safe.
-    pub async fn next(&mut self) -> Option<Followed> {
+    pub async fn next(&mut self) -> Option<DecisionStreamItem> {
         loop {
             match self.records.recv().await {
-                Ok(record) if self.filter.matches(&record) => return Some(Followed::Decision(record)),
+                Ok(record) if self.filter.matches(&record) => {
+                    return Some(DecisionStreamItem::Decision(record));
+                }
                 Ok(_) => {}
-                Err(RecvError::Lagged(missed)) => return Some(Followed::Missed(missed)),
+                Err(RecvError::Lagged(missed)) => return Some(DecisionStreamItem::Missed(missed)),
                 Err(RecvError::Closed) => return None,
             }
         }
@@ -199,28 +201,28 @@ impl DecisionStream {
 }
 
 /// The thread: takes what waits until the queue is closed.
-fn keep(shared: &Shared, waiting: &Receiver<Decision>, mut files: Option<Files>, max_records: usize) {
+fn run(state: &LogState, waiting: &Receiver<Decision>, mut files: Option<RecordFiles>, max_records: usize) {
     let mut number = 0;
     while let Ok(decision) = waiting.recv() {
-        for decision in std::iter::once(decision).chain(waiting.try_iter().take(FOLLOWED)) {
+        for decision in std::iter::once(decision).chain(waiting.try_iter().take(FOLLOWER_CAPACITY)) {
             number = next_number(number, decision.at);
             let record = Arc::new(decision.into_record(number));
             if let Some(Err(error)) = files.as_mut().map(|files| files.write(&record)) {
-                report(shared, &error);
+                count_unwritten(state, &error);
             }
-            shared.kept.fetch_add(1, Ordering::Relaxed);
+            state.kept.fetch_add(1, Ordering::Relaxed);
             {
-                let mut records = shared.records.lock();
+                let mut records = state.records.lock();
                 if records.len() >= max_records {
                     records.pop_front();
                 }
                 records.push_back(Arc::clone(&record));
             }
             // Nobody need follow.
-            let _ = shared.followers.send(record);
+            let _ = state.followers.send(record);
         }
-        if let Some(Err(error)) = files.as_mut().map(Files::flush) {
-            report(shared, &error);
+        if let Some(Err(error)) = files.as_mut().map(RecordFiles::flush) {
+            count_unwritten(state, &error);
         }
     }
 }
@@ -230,8 +232,8 @@ fn next_number(last: u64, at: Timestamp) -> u64 {
     u64::try_from(at.as_micros()).unwrap_or(0).max(last + 1)
 }
 
-fn report(shared: &Shared, error: &std::io::Error) {
-    if shared.unwritten.fetch_add(1, Ordering::Relaxed) == 0 {
+fn count_unwritten(state: &LogState, error: &std::io::Error) {
+    if state.unwritten.fetch_add(1, Ordering::Relaxed) == 0 {
         tracing::error!(%error, "decisions cannot be written to disk; they are kept in memory alone");
     }
 }

@@ -14,7 +14,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
 use relay_core::{DocumentId, EventId, ServiceName, Timestamp};
 use relay_router::decisions::{
-    DecisionFilter, DecisionLogError, DecisionRecord, DecisionStream, Followed, Outcome,
+    DecisionFilter, DecisionLogError, DecisionRecord, DecisionStream, DecisionStreamItem, Outcome,
 };
 use serde::Deserialize;
 use tokio::time::{Instant, Interval, interval_at};
@@ -108,11 +108,11 @@ impl Feed {
             biased;
             () = self.closing.cancelled() => None,
             next = self.decisions.next() => match next? {
-                Followed::Decision(decision) => {
+                DecisionStreamItem::Decision(decision) => {
                     let json = serde_json::to_string(&*decision).ok()?;
                     Some(format!("event: decision\ndata: {json}\n\n").into())
                 }
-                Followed::Missed(count) => Some(format!("event: missed\ndata: {{\"count\":{count}}}\n\n").into()),
+                DecisionStreamItem::Missed(count) => Some(format!("event: missed\ndata: {{\"count\":{count}}}\n\n").into()),
             },
             _ = self.keep_alive.tick() => Some(Bytes::from_static(b": keep-alive\n\n")),
         }
