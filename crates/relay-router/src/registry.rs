@@ -10,7 +10,7 @@ mod service;
 mod table;
 
 pub use self::service::{
-    DeregisterError, Heartbeat, HeartbeatError, LeaseId, RegisterError, Registered, Registration,
-    ReportedState, ServiceChange, ServiceInfo, ServiceQuery, ServiceRecord,
+    Heartbeat, LeaseError, LeaseId, RegisterError, Registered, Registration, ReportedState, ServiceChange,
+    ServiceInfo, ServiceQuery, ServiceRecord,
 };
-pub(crate) use self::table::{Asked, Registry, Subject};
+pub(crate) use self::table::{ProbeSource, ProbeTarget, Registry};

@@ -43,15 +43,15 @@ impl Service {
     fn hear(&mut self, heard: Heard) -> ServiceState {
         match heard {
             Heard::Nothing => {}
-            Heard::Probe(true) => self.health.probed(Ok(())),
-            Heard::Probe(false) => self.health.probed(Err("status 503 instead of 200".to_owned())),
-            Heard::Report(works) => self.health.reported((!works).then(|| "disk full".to_owned())),
-            Heard::Delivery(true) => self.health.delivered(Ok(()), &self.config, self.now),
-            Heard::Delivery(false) => self.health.delivered(Err("status 500"), &self.config, self.now),
+            Heard::Probe(true) => self.health.record_probe(Ok(())),
+            Heard::Probe(false) => self.health.record_probe(Err("status 503 instead of 200".to_owned())),
+            Heard::Report(works) => self.health.record_report((!works).then(|| "disk full".to_owned())),
+            Heard::Delivery(true) => self.health.record_delivery(Ok(()), &self.config, self.now),
+            Heard::Delivery(false) => self.health.record_delivery(Err("status 500"), &self.config, self.now),
         }
         let before = self.health.state();
         let wall = Timestamp::UNIX_EPOCH.saturating_add(self.now.elapsed());
-        let has_changed = self.health.conclude(&self.config, self.now, wall);
+        let has_changed = self.health.update(&self.config, self.now, wall);
         assert_eq!(has_changed, before != self.health.state());
         if has_changed {
             assert_eq!(self.health.since(), wall);

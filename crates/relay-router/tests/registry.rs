@@ -14,8 +14,8 @@ use proptest::prelude::*;
 use relay_events::ServiceState::{self, Degraded, Draining, Gone, Healthy, Unknown};
 use relay_router::health::{HealthConfig, HealthMonitor};
 use relay_router::registry::{
-    Heartbeat, HeartbeatError, LeaseId, RegisterError, Registered, Registration, ReportedState,
-    ServiceChange, ServiceQuery, ServiceRecord,
+    Heartbeat, LeaseError, LeaseId, RegisterError, Registered, Registration, ReportedState, ServiceChange,
+    ServiceQuery, ServiceRecord,
 };
 use relay_router::rules::{Capability, RuleFormat, RuleSet};
 use relay_router::target::{Outbound, OutboundPolicy};
@@ -68,7 +68,7 @@ async fn who_is_silent_for_thirty_seconds_stays_and_for_more_is_gone() {
     sleep(seconds(0.1)).await;
     assert_eq!(monitor.state(&name("sift")), Gone);
     let refused = monitor.heartbeat(&name("sift"), lease, Heartbeat::default());
-    assert_eq!(refused, Err(HeartbeatError::Unknown { service: name("sift") }));
+    assert_eq!(refused, Err(LeaseError::Unknown { service: name("sift") }));
     monitor.shutdown().await;
 }
 
@@ -113,7 +113,7 @@ async fn who_leaves_is_draining_until_nothing_waits_for_it() {
     let lease = register(&monitor, "sift").lease;
     assert_eq!(monitor.deregister(&name("sift"), lease).unwrap().state, Draining);
     let refused = monitor.heartbeat(&name("sift"), lease, Heartbeat::default());
-    assert_eq!(refused, Err(HeartbeatError::LeaseLost { service: name("sift") }));
+    assert_eq!(refused, Err(LeaseError::LeaseLost { service: name("sift") }));
     monitor.drained(&name("sift"));
     assert_eq!(monitor.state(&name("sift")), Gone);
     assert_eq!(states_of(&told), [Unknown, Draining, Gone]);
@@ -140,7 +140,7 @@ async fn who_registers_elsewhere_takes_the_lease_and_is_unknown_again() {
     let there = monitor.register(name("sift"), Registration::new("https://elsewhere.example")).unwrap();
     assert!(!there.is_new);
     assert_eq!((there.service.state, there.secret), (Unknown, first.secret));
-    let lost = Err(HeartbeatError::LeaseLost { service: name("sift") });
+    let lost = Err(LeaseError::LeaseLost { service: name("sift") });
     assert_eq!(monitor.heartbeat(&name("sift"), first.lease, Heartbeat::default()), lost);
     assert!(monitor.heartbeat(&name("sift"), there.lease, Heartbeat::default()).is_ok());
     monitor.shutdown().await;
@@ -321,9 +321,9 @@ async fn leases_are_kept(steps: Vec<(usize, Step)>) -> Result<(), TestCaseError>
         };
         let here = expected.get(&which).cloned();
         let lost = |is_last: bool| match here {
-            None | Some(Expected::Gone { .. }) => Some(HeartbeatError::Unknown { service: service.clone() }),
+            None | Some(Expected::Gone { .. }) => Some(LeaseError::Unknown { service: service.clone() }),
             Some(Expected::Here { .. }) if is_last => None,
-            Some(_) => Some(HeartbeatError::LeaseLost { service: service.clone() }),
+            Some(_) => Some(LeaseError::LeaseLost { service: service.clone() }),
         };
         match step {
             Step::Wait(halves) => {

@@ -15,7 +15,7 @@ pub struct HealthConfig {
     /// How long a service that leaves may take for what waits for it. Default 60 s.
     pub drain_timeout: Duration,
     /// How long deliveries are signed with the secret before the last one too. Default 24 hours.
-    pub old_secret_for: Duration,
+    pub secret_grace: Duration,
     /// The most services that are remembered at once. Default 1,000.
     pub max_services: usize,
     /// How often those times are looked at. Default 500 ms.
@@ -43,7 +43,7 @@ impl Default for HealthConfig {
             heartbeat_every: Duration::from_secs(10),
             forget_after: Duration::from_secs(24 * 60 * 60),
             drain_timeout: Duration::from_secs(60),
-            old_secret_for: Duration::from_secs(24 * 60 * 60),
+            secret_grace: Duration::from_secs(24 * 60 * 60),
             max_services: 1_000,
             tick: Duration::from_millis(500),
             eject_after: 10,

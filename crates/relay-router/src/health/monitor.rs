@@ -21,8 +21,8 @@ use tokio_util::task::TaskTracker;
 use super::config::{HealthConfig, HealthConfigError};
 use super::probe;
 use crate::registry::{
-    DeregisterError, Heartbeat, HeartbeatError, LeaseId, RegisterError, Registered, Registration, Registry,
-    ServiceChange, ServiceInfo, ServiceQuery, ServiceRecord, Subject,
+    Heartbeat, LeaseError, LeaseId, ProbeTarget, RegisterError, Registered, Registration, Registry,
+    ServiceChange, ServiceInfo, ServiceQuery, ServiceRecord,
 };
 use crate::rules::{Capability, TargetSpec};
 use crate::target::Outbound;
@@ -37,11 +37,11 @@ struct Inner {
     outbound: Outbound,
     observer: Box<dyn Fn(ServiceChange) + Send + Sync>,
     /// Held while changes are told, so that they are told in their order.
-    telling: Mutex<()>,
+    notify_lock: Mutex<()>,
     /// Counts changes, for those who wait for one.
     changes: watch::Sender<u64>,
     /// Who is asked: by which task, for which entry of the registry.
-    asked: Mutex<HashMap<ServiceName, (u64, CancellationToken)>>,
+    probe_tasks: Mutex<HashMap<ServiceName, (u64, CancellationToken)>>,
     tasks: TaskTracker,
     stopping: CancellationToken,
 }
@@ -65,9 +65,9 @@ impl HealthMonitor {
             clock,
             outbound,
             observer: Box::new(observer),
-            telling: Mutex::new(()),
+            notify_lock: Mutex::new(()),
             changes: watch::Sender::new(0),
-            asked: Mutex::new(HashMap::new()),
+            probe_tasks: Mutex::new(HashMap::new()),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         }));
@@ -78,8 +78,8 @@ impl HealthMonitor {
             loop {
                 tokio::select! {
                     () = ticking.0.stopping.cancelled() => return,
-                    _ = ticks.tick() => if ticking.apply(Registry::tick) {
-                        ticking.ask();
+                    _ = ticks.tick() => if ticking.update(Registry::tick) {
+                        ticking.sync_probe_tasks();
                     },
                 }
             }
@@ -99,13 +99,13 @@ impl HealthMonitor {
 
     /// Tells that a delivery was taken, or why it failed.
     pub fn record_delivery(&self, name: &ServiceName, answer: Result<(), &str>) {
-        self.apply(|registry, now| registry.delivered(name, answer, now));
+        self.update(|registry, now| registry.delivered(name, answer, now));
     }
 
     /// Takes the targets of a rule document in the place of those of the one before.
     pub fn configure(&self, targets: &[TargetSpec]) {
-        self.apply(|registry, now| registry.configure(targets, now));
-        self.ask();
+        self.update(|registry, now| registry.configure(targets, now));
+        self.sync_probe_tasks();
     }
 
     /// Takes a target that is code in this process; asked by `probe`, where there is one.
@@ -115,8 +115,8 @@ impl HealthMonitor {
         capabilities: Vec<Capability>,
         probe: Option<Arc<dyn HealthProbe>>,
     ) {
-        self.apply(|registry, now| registry.attach(name, capabilities, probe, now));
-        self.ask();
+        self.update(|registry, now| registry.attach(name, capabilities, probe, now));
+        self.sync_probe_tasks();
     }
 
     /// Registers a service, or renews what it says of itself.
@@ -128,15 +128,15 @@ impl HealthMonitor {
         name: ServiceName,
         registration: Registration,
     ) -> Result<Registered, RegisterError> {
-        let registered = self.apply(|registry, now| registry.register(name, registration, now))?;
-        self.ask();
+        let registered = self.update(|registry, now| registry.register(name, registration, now))?;
+        self.sync_probe_tasks();
         Ok(registered)
     }
 
     /// Takes a service that was registered before a restart. Its lease begins now.
     pub fn restore(&self, record: ServiceRecord) {
-        self.apply(|registry, now| registry.restore(record, now));
-        self.ask();
+        self.update(|registry, now| registry.restore(record, now));
+        self.sync_probe_tasks();
     }
 
     /// A service's registration as it is kept.
@@ -147,36 +147,36 @@ impl HealthMonitor {
     /// Renews a lease. Returns how long it lasts.
     ///
     /// # Errors
-    /// See [`HeartbeatError`].
+    /// See [`LeaseError`].
     pub fn heartbeat(
         &self,
         name: &ServiceName,
         lease: LeaseId,
         heartbeat: Heartbeat,
-    ) -> Result<Duration, HeartbeatError> {
-        self.apply(|registry, now| registry.heartbeat(name, lease, heartbeat, now))
+    ) -> Result<Duration, LeaseError> {
+        self.update(|registry, now| registry.heartbeat(name, lease, heartbeat, now))
     }
 
     /// Begins to take leave of a service, which ends with [`HealthMonitor::drained`], or after a while by itself.
     ///
     /// # Errors
-    /// See [`DeregisterError`].
-    pub fn deregister(&self, name: &ServiceName, lease: LeaseId) -> Result<ServiceInfo, DeregisterError> {
-        self.apply(|registry, now| registry.deregister(name, lease, now))
+    /// See [`LeaseError`].
+    pub fn deregister(&self, name: &ServiceName, lease: LeaseId) -> Result<ServiceInfo, LeaseError> {
+        self.update(|registry, now| registry.deregister(name, lease, now))
     }
 
     /// Nothing waits for a service that leaves any more.
     pub fn drained(&self, name: &ServiceName) {
-        self.apply(|registry, now| registry.drained(name, now));
-        self.ask();
+        self.update(|registry, now| registry.drained(name, now));
+        self.sync_probe_tasks();
     }
 
     /// Gives a service a new secret, and returns it.
     ///
     /// # Errors
-    /// See [`HeartbeatError`].
-    pub fn rotate_secret(&self, name: &ServiceName, lease: LeaseId) -> Result<String, HeartbeatError> {
-        self.apply(|registry, now| registry.rotate_secret(name, lease, now))
+    /// See [`LeaseError`].
+    pub fn rotate_secret(&self, name: &ServiceName, lease: LeaseId) -> Result<String, LeaseError> {
+        self.update(|registry, now| registry.rotate_secret(name, lease, now))
     }
 
     /// All that are known, those that are gone and still remembered included.
@@ -201,7 +201,7 @@ impl HealthMonitor {
         self.0.tasks.wait().await;
     }
 
-    fn apply<T>(&self, step: impl FnOnce(&mut Registry, Now) -> T) -> T {
+    fn update<T>(&self, step: impl FnOnce(&mut Registry, Now) -> T) -> T {
         let now = self.0.clock.now();
         let (result, has_changed) = {
             let mut registry = self.0.registry.lock();
@@ -209,7 +209,7 @@ impl HealthMonitor {
             (result, registry.has_changes())
         };
         if has_changed {
-            let _in_order = self.0.telling.lock();
+            let _guard = self.0.notify_lock.lock();
             let changes = self.0.registry.lock().take_changes();
             changes.into_iter().for_each(&self.0.observer);
             self.0.changes.send_modify(|changes| *changes = changes.wrapping_add(1));
@@ -218,38 +218,38 @@ impl HealthMonitor {
     }
 
     /// Has each service that wants it asked by a task, and nobody by two.
-    fn ask(&self) {
+    fn sync_probe_tasks(&self) {
         // Locked first: what another has read of the registry before must not be put in the place of this.
-        let mut asked = self.0.asked.lock();
-        let subjects = self.0.registry.lock().subjects();
-        let meant: HashMap<_, _> = subjects.iter().map(|one| (&one.name, one.generation)).collect();
-        asked.retain(|name, (generation, token)| {
-            let is_meant = meant.get(name) == Some(generation);
-            if !is_meant {
+        let mut probe_tasks = self.0.probe_tasks.lock();
+        let targets = self.0.registry.lock().probe_targets();
+        let wanted: HashMap<_, _> = targets.iter().map(|one| (&one.name, one.generation)).collect();
+        probe_tasks.retain(|name, (generation, token)| {
+            let is_wanted = wanted.get(name) == Some(generation);
+            if !is_wanted {
                 token.cancel();
             }
-            is_meant
+            is_wanted
         });
-        for subject in subjects {
-            if asked.contains_key(&subject.name) {
+        for target in targets {
+            if probe_tasks.contains_key(&target.name) {
                 continue;
             }
             let token = self.0.stopping.child_token();
-            asked.insert(subject.name.clone(), (subject.generation, token.clone()));
+            probe_tasks.insert(target.name.clone(), (target.generation, token.clone()));
             let monitor = self.clone();
             self.0.tasks.spawn(async move {
                 tokio::select! {
                     () = token.cancelled() => {}
-                    () = monitor.keep_asking(subject) => {}
+                    () = monitor.run_probe(target) => {}
                 }
             });
         }
     }
 
-    async fn keep_asking(&self, subject: Subject) {
-        let (probe, spec) = probe::of(&subject.asked, &self.0.outbound);
+    async fn run_probe(&self, target: ProbeTarget) {
+        let (probe, spec) = probe::build(&target.source, &self.0.outbound);
         // Services that come together are not asked together.
-        tokio::time::sleep(spec.interval.min(FIRST_WITHIN).mul_f64(rand::random())).await;
+        tokio::time::sleep(spec.interval.min(FIRST_PROBE_WITHIN).mul_f64(rand::random())).await;
         loop {
             let checked = AssertUnwindSafe(probe.check()).catch_unwind();
             let answer = match tokio::time::timeout(spec.timeout, checked).await {
@@ -257,11 +257,11 @@ impl HealthMonitor {
                 Ok(Err(_panic)) => Err("the probe has panicked".to_owned()),
                 Err(_elapsed) => Err(format!("no answer within {} ms", spec.timeout.as_millis())),
             };
-            self.apply(|registry, now| registry.probed(&subject.name, subject.generation, answer, now));
+            self.update(|registry, now| registry.probed(&target.name, target.generation, answer, now));
             tokio::time::sleep(spec.interval.mul_f64(rand::random_range(0.9..=1.1))).await;
         }
     }
 }
 
 /// Within how much time a service is asked first.
-const FIRST_WITHIN: Duration = Duration::from_secs(1);
+const FIRST_PROBE_WITHIN: Duration = Duration::from_secs(1);

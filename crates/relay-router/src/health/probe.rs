@@ -8,15 +8,15 @@ use std::sync::Arc;
 
 use relay_core::HealthProbe;
 
-use crate::registry::Asked;
+use crate::registry::ProbeSource;
 use crate::rules::{ProbeCheck, ProbeSpec};
 use crate::target::Outbound;
 
 /// The probe that is meant, and how often it is used.
-pub(super) fn of(asked: &Asked, outbound: &Outbound) -> (Arc<dyn HealthProbe>, ProbeSpec) {
-    match asked {
-        Asked::Custom(probe) => (Arc::clone(probe), ProbeSpec::default()),
-        Asked::Spec(spec, url) => {
+pub(super) fn build(source: &ProbeSource, outbound: &Outbound) -> (Arc<dyn HealthProbe>, ProbeSpec) {
+    match source {
+        ProbeSource::Custom(probe) => (Arc::clone(probe), ProbeSpec::default()),
+        ProbeSource::Spec(spec, url) => {
             let (url, outbound) = (url.clone(), outbound.clone());
             let probe: Arc<dyn HealthProbe> = match spec.check.clone() {
                 ProbeCheck::Http { path, status, body } => {

@@ -30,14 +30,14 @@ pub struct Health {
     /// What the probe says; none before it has said anything.
     probe: Option<bool>,
     /// Answers in a row against what it says.
-    contrary: u32,
+    contrary_answers: u32,
     probe_failure: Option<String>,
     /// What the service says of itself; none before it has said anything.
-    report: Option<Report>,
+    report: Option<SelfReport>,
     failures_in_row: u32,
     last_failure: String,
     /// It has taken a delivery since it was last ejected.
-    has_taken: bool,
+    has_delivered: bool,
     ejections: u32,
     ejected_until: Monotonic,
     /// Deliveries by second: when, how many, how many of them failed.
@@ -47,10 +47,10 @@ pub struct Health {
     penalty: f64,
     penalty_at: Monotonic,
     /// What it is at best while it is held down.
-    held_at: Option<ServiceState>,
+    suppressed_at: Option<ServiceState>,
     /// What followed last, before damping.
-    seen: ServiceState,
-    presence: Presence,
+    undamped: ServiceState,
+    availability: Availability,
     /// What follows from all that and is told, why, and since when.
     state: ServiceState,
     reason: Option<String>,
@@ -58,28 +58,28 @@ pub struct Health {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Presence {
-    Here,
+enum Availability {
+    Present,
     Draining,
     Gone,
 }
 
 #[derive(Debug)]
-enum Report {
+enum SelfReport {
     Works,
     /// It works with errors, for this reason.
     Degraded(String),
 }
 
 /// How far back deliveries count, in seconds.
-const WINDOW: u64 = 60;
+const WINDOW_SECONDS: u64 = 60;
 /// The penalty with which a service is held down, and below which it is let up again.
-const HOLD_DOWN: f64 = 3.0;
-const LET_UP: f64 = 1.0;
+const SUPPRESS_AT: f64 = 3.0;
+const REUSE_BELOW: f64 = 1.0;
 /// The most that it can be.
-const CEILING: f64 = 8.0;
+const MAX_PENALTY: f64 = 8.0;
 /// What a fall by one step adds, of the two from healthy over degraded to unhealthy.
-const STEP: f64 = 0.5;
+const PENALTY_PER_STEP: f64 = 0.5;
 /// How often in a row an ejection grows.
 const MAX_EJECTIONS: u32 = 10;
 
@@ -89,21 +89,21 @@ impl Health {
         Self {
             thresholds,
             probe: None,
-            contrary: 0,
+            contrary_answers: 0,
             probe_failure: None,
             report: None,
             failures_in_row: 0,
             last_failure: String::new(),
-            has_taken: false,
+            has_delivered: false,
             ejections: 0,
             ejected_until: Monotonic::ZERO,
             recent: VecDeque::new(),
             is_failing: false,
             penalty: 0.0,
             penalty_at: Monotonic::ZERO,
-            held_at: None,
-            seen: ServiceState::Unknown,
-            presence: Presence::Here,
+            suppressed_at: None,
+            undamped: ServiceState::Unknown,
+            availability: Availability::Present,
             state: ServiceState::Unknown,
             reason: None,
             since,
@@ -126,25 +126,25 @@ impl Health {
     }
 
     /// The probe was answered, or failed for a reason.
-    pub fn probed(&mut self, answer: Result<(), String>) {
+    pub fn record_probe(&mut self, answer: Result<(), String>) {
         let works = answer.is_ok();
         if let Err(reason) = answer {
             self.probe_failure = Some(reason);
         }
         if self.probe == Some(works) {
-            self.contrary = 0;
+            self.contrary_answers = 0;
             if works {
                 // Who answers again is not left out for what deliveries found before.
                 self.ejected_until = Monotonic::ZERO;
             }
             return;
         }
-        self.contrary += 1;
+        self.contrary_answers += 1;
         let enough = if works { self.thresholds.rise } else { self.thresholds.fall };
         // The first answer of all counts at once when it is good.
-        if self.contrary >= enough.get() || (self.probe.is_none() && works) {
+        if self.contrary_answers >= enough.get() || (self.probe.is_none() && works) {
             self.probe = Some(works);
-            self.contrary = 0;
+            self.contrary_answers = 0;
             if works {
                 self.ejected_until = Monotonic::ZERO;
             }
@@ -152,14 +152,14 @@ impl Health {
     }
 
     /// The service has said that it works, or works with errors for a reason.
-    pub fn reported(&mut self, degraded: Option<String>) {
-        self.report = Some(degraded.map_or(Report::Works, Report::Degraded));
+    pub fn record_report(&mut self, degraded: Option<String>) {
+        self.report = Some(degraded.map_or(SelfReport::Works, SelfReport::Degraded));
     }
 
     /// A delivery was taken, or failed for a reason.
-    pub fn delivered(&mut self, answer: Result<(), &str>, config: &HealthConfig, now: Monotonic) {
+    pub fn record_delivery(&mut self, answer: Result<(), &str>, config: &HealthConfig, now: Monotonic) {
         let second = now.elapsed().as_secs();
-        self.forget(second);
+        self.drop_old_deliveries(second);
         match self.recent.back_mut() {
             Some((at, all, failed)) if *at == second => {
                 *all += 1;
@@ -169,7 +169,7 @@ impl Health {
         }
         match answer {
             Ok(()) => {
-                self.has_taken = true;
+                self.has_delivered = true;
                 self.failures_in_row = 0;
                 self.ejections = 0;
             }
@@ -179,7 +179,7 @@ impl Health {
                     reason.clone_into(&mut self.last_failure);
                 }
                 if self.failures_in_row >= config.eject_after && self.ejected_until <= now {
-                    self.has_taken = false;
+                    self.has_delivered = false;
                     self.ejections = (self.ejections + 1).min(MAX_EJECTIONS);
                     self.ejected_until = now + config.eject_for.saturating_mul(self.ejections);
                     // One more failure after it has come back ejects it again.
@@ -191,30 +191,32 @@ impl Health {
 
     /// The service leaves.
     pub fn drain(&mut self) {
-        self.presence = Presence::Draining;
+        self.availability = Availability::Draining;
     }
 
     /// The service is gone.
     pub fn leave(&mut self) {
-        self.presence = Presence::Gone;
+        self.availability = Availability::Gone;
     }
 
     /// Draws the conclusion from what is known at `now`, which is `wall` for people. True when it has changed.
-    pub fn conclude(&mut self, config: &HealthConfig, now: Monotonic, wall: Timestamp) -> bool {
+    pub fn update(&mut self, config: &HealthConfig, now: Monotonic, wall: Timestamp) -> bool {
         self.decay(config, now);
-        self.weigh(config, now);
-        let (mut state, mut reason) = self.look(config, now);
-        let fall = steps(state).saturating_sub(steps(self.seen));
-        if fall > 0 && matches!(self.seen, ServiceState::Healthy | ServiceState::Degraded) {
-            self.penalty = (self.penalty + STEP * f64::from(fall)).min(CEILING);
-            let is_deeper = self.held_at.is_none_or(|held| steps(held) < steps(state));
-            if self.penalty >= HOLD_DOWN && is_deeper {
-                self.held_at = Some(state);
+        self.update_failing(config, now);
+        let (mut state, mut reason) = self.undamped_state(config, now);
+        let fall = severity(state).saturating_sub(severity(self.undamped));
+        if fall > 0 && matches!(self.undamped, ServiceState::Healthy | ServiceState::Degraded) {
+            self.penalty = (self.penalty + PENALTY_PER_STEP * f64::from(fall)).min(MAX_PENALTY);
+            let is_deeper = self.suppressed_at.is_none_or(|held| severity(held) < severity(state));
+            if self.penalty >= SUPPRESS_AT && is_deeper {
+                self.suppressed_at = Some(state);
             }
         }
-        self.seen = state;
-        let is_held = |held: &ServiceState| self.presence == Presence::Here && steps(state) < steps(*held);
-        if let Some(held) = self.held_at.filter(is_held) {
+        self.undamped = state;
+        let is_suppressed = |held: &ServiceState| {
+            self.availability == Availability::Present && severity(state) < severity(*held)
+        };
+        if let Some(held) = self.suppressed_at.filter(is_suppressed) {
             state = held;
             reason =
                 Some("it goes up and down; it is left alone until it has been quiet for a while".to_owned());
@@ -228,11 +230,11 @@ impl Health {
         has_changed
     }
 
-    fn look(&self, config: &HealthConfig, now: Monotonic) -> (ServiceState, Option<String>) {
-        match self.presence {
-            Presence::Gone => return (ServiceState::Gone, Some("it is silent or has left".to_owned())),
-            Presence::Draining => return (ServiceState::Draining, None),
-            Presence::Here => {}
+    fn undamped_state(&self, config: &HealthConfig, now: Monotonic) -> (ServiceState, Option<String>) {
+        match self.availability {
+            Availability::Gone => return (ServiceState::Gone, Some("it is silent or has left".to_owned())),
+            Availability::Draining => return (ServiceState::Draining, None),
+            Availability::Present => {}
         }
         if self.ejected_until > now {
             let reason =
@@ -246,16 +248,16 @@ impl Health {
             );
         }
         if self.is_failing {
-            let (all, failed) = self.recent_sums(now.elapsed().as_secs());
+            let (all, failed) = self.recent_totals(now.elapsed().as_secs());
             let reason = format!("{failed} of the last {all} deliveries failed: {}", self.last_failure);
             return (ServiceState::Degraded, Some(reason));
         }
         match &self.report {
-            Some(Report::Degraded(reason)) => return (ServiceState::Degraded, Some(reason.clone())),
-            Some(Report::Works) => return (ServiceState::Healthy, None),
+            Some(SelfReport::Degraded(reason)) => return (ServiceState::Degraded, Some(reason.clone())),
+            Some(SelfReport::Works) => return (ServiceState::Healthy, None),
             None => {}
         }
-        if self.probe == Some(true) || self.has_taken {
+        if self.probe == Some(true) || self.has_delivered {
             return (ServiceState::Healthy, None);
         }
         (ServiceState::Unknown, None)
@@ -263,8 +265,8 @@ impl Health {
 
     /// Weighs the deliveries of the last minute. What degrades it must halve before it does no longer: one delivery
     /// more or less does not change its state to and fro.
-    fn weigh(&mut self, config: &HealthConfig, now: Monotonic) {
-        let (all, failed) = self.recent_sums(now.elapsed().as_secs());
+    fn update_failing(&mut self, config: &HealthConfig, now: Monotonic) {
+        let (all, failed) = self.recent_totals(now.elapsed().as_secs());
         let share = f64::from(failed) / f64::from(all.max(1));
         self.is_failing = if self.is_failing {
             share >= config.degraded_at / 2.0
@@ -273,13 +275,13 @@ impl Health {
         };
     }
 
-    fn recent_sums(&self, second: u64) -> (u32, u32) {
-        let recent = self.recent.iter().filter(|(at, ..)| at + WINDOW > second);
+    fn recent_totals(&self, second: u64) -> (u32, u32) {
+        let recent = self.recent.iter().filter(|(at, ..)| at + WINDOW_SECONDS > second);
         recent.fold((0, 0), |(all, failed), (_, more, more_failed)| (all + more, failed + more_failed))
     }
 
-    fn forget(&mut self, second: u64) {
-        while self.recent.front().is_some_and(|(at, ..)| at + WINDOW <= second) {
+    fn drop_old_deliveries(&mut self, second: u64) {
+        while self.recent.front().is_some_and(|(at, ..)| at + WINDOW_SECONDS <= second) {
             self.recent.pop_front();
         }
     }
@@ -288,14 +290,14 @@ impl Health {
         let elapsed = now.since(self.penalty_at).as_secs_f64();
         self.penalty *= 0.5_f64.powf(elapsed / config.flap_half_life.as_secs_f64());
         self.penalty_at = now;
-        if self.penalty < LET_UP {
-            self.held_at = None;
+        if self.penalty < REUSE_BELOW {
+            self.suppressed_at = None;
         }
     }
 }
 
 /// How far down from healthy a state is.
-fn steps(state: ServiceState) -> u8 {
+fn severity(state: ServiceState) -> u8 {
     match state {
         ServiceState::Degraded => 1,
         ServiceState::Unhealthy => 2,

@@ -69,7 +69,7 @@ impl Registration {
     }
 
     /// Checks the limits that the fields' types do not have.
-    pub(crate) fn check(&self) -> Result<(), RegisterError> {
+    pub(crate) fn validate(&self) -> Result<(), RegisterError> {
         let too_long = |field, bytes: usize, max| Err(RegisterError::TooLong { field, bytes, max });
         if self.url.len() > 2_048 {
             return too_long("url", self.url.len(), 2_048);
@@ -302,7 +302,7 @@ pub enum RegisterError {
     Outbound(#[from] OutboundError),
     /// Its lease does not allow it.
     #[error(transparent)]
-    Lease(#[from] HeartbeatError),
+    Lease(#[from] LeaseError),
     /// It cannot be kept.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -311,7 +311,7 @@ pub enum RegisterError {
 /// Why a lease is not renewed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum HeartbeatError {
+pub enum LeaseError {
     /// No such service is registered, or it was silent for too long.
     #[error("no service `{service}` is registered, or it was silent for too long; register again")]
     Unknown {
@@ -325,9 +325,6 @@ pub enum HeartbeatError {
         service: ServiceName,
     },
 }
-
-/// Why a service does not leave.
-pub type DeregisterError = HeartbeatError;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]

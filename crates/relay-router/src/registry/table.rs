@@ -11,8 +11,8 @@ use relay_core::{HealthProbe, Monotonic, Now, ServiceName, Timestamp};
 use relay_events::ServiceState;
 
 use super::service::{
-    Heartbeat, HeartbeatError, LeaseId, RegisterError, Registered, Registration, ReportedState,
-    ServiceChange, ServiceInfo, ServiceQuery, ServiceRecord,
+    Heartbeat, LeaseError, LeaseId, RegisterError, Registered, Registration, ReportedState, ServiceChange,
+    ServiceInfo, ServiceQuery, ServiceRecord,
 };
 use crate::health::{Health, HealthConfig, Thresholds};
 use crate::rules::{Capability, ProbeCheck, ProbeSpec, TargetSpec};
@@ -20,58 +20,58 @@ use crate::rules::{Capability, ProbeCheck, ProbeSpec, TargetSpec};
 /// All services.
 pub(crate) struct Registry {
     config: HealthConfig,
-    entries: HashMap<ServiceName, Entry>,
+    entries: HashMap<ServiceName, ServiceEntry>,
     /// What has changed and was not told yet.
     changes: Vec<ServiceChange>,
     /// Counts what was put into the table, so that who asks a service that is no longer meant can be told.
     generation: u64,
 }
 
-struct Entry {
+struct ServiceEntry {
     health: Health,
-    source: Source,
+    origin: ServiceOrigin,
     /// How it is asked; none when it is not.
-    probe: Option<Asked>,
+    probe: Option<ProbeSource>,
     /// Tells this entry from an earlier one of its name.
     generation: u64,
 }
 
 #[derive(Clone)]
-pub(crate) enum Asked {
+pub(crate) enum ProbeSource {
     /// As the specification says, at the address.
     Spec(ProbeSpec, String),
     /// By this code.
     Custom(Arc<dyn HealthProbe>),
 }
 
-enum Source {
-    Registered(Box<Lease>),
+enum ServiceOrigin {
+    Registered(Box<ServiceLease>),
     Configured(Box<TargetSpec>),
     Attached(Vec<Capability>),
 }
 
-struct Lease {
+struct ServiceLease {
     record: ServiceRecord,
     last_heartbeat: Timestamp,
     /// By the monotonic clock.
-    heard: Monotonic,
-    phase: Phase,
+    renewed_at: Monotonic,
+    phase: LeasePhase,
 }
 
 #[derive(PartialEq, Eq)]
-enum Phase {
+enum LeasePhase {
     Held,
     /// It leaves, and has until then.
-    Leaving(Monotonic),
+    Draining(Monotonic),
     /// It is gone since then.
     Gone(Monotonic),
 }
 
 /// Who is to be asked, and how.
-pub(crate) struct Subject {
+pub(crate) struct ProbeTarget {
     pub(crate) name: ServiceName,
     pub(crate) generation: u64,
-    pub(crate) asked: Asked,
+    pub(crate) source: ProbeSource,
 }
 
 impl Registry {
@@ -99,12 +99,12 @@ impl Registry {
         registration: Registration,
         now: Now,
     ) -> Result<Registered, RegisterError> {
-        registration.check()?;
+        registration.validate()?;
         let before = self.lease(&name);
         if before.is_none() && self.entries.contains_key(&name) {
             return Err(RegisterError::NameTaken { service: name });
         }
-        let is_new = before.is_none_or(|lease| matches!(lease.phase, Phase::Gone(_)));
+        let is_new = before.is_none_or(|lease| matches!(lease.phase, LeasePhase::Gone(_)));
         if before.is_none() && self.entries.len() >= self.config.max_services {
             let (count, max) = (self.entries.len() + 1, self.config.max_services);
             return Err(RegisterError::TooMany { what: "services", count, max });
@@ -124,7 +124,7 @@ impl Registry {
         };
         // What was found out about it stays when it is at the same place and asked in the same way.
         let is_same = before.is_some_and(|before| {
-            !matches!(before.phase, Phase::Gone(_) | Phase::Leaving(_))
+            !matches!(before.phase, LeasePhase::Gone(_) | LeasePhase::Draining(_))
                 && before.record.registration.url == record.registration.url
                 && before.record.registration.probe == record.registration.probe
         });
@@ -132,14 +132,14 @@ impl Registry {
         if is_same {
             if let Some(lease) = self.lease_mut(&name) {
                 lease.record = record;
-                lease.heard = now.monotonic;
+                lease.renewed_at = now.monotonic;
                 lease.last_heartbeat = now.wall;
             }
         } else {
-            self.put_registered(record, now);
+            self.insert_registered(record, now);
         }
         let Some(service) = self.service(&name) else {
-            return Err(HeartbeatError::Unknown { service: name }.into());
+            return Err(LeaseError::Unknown { service: name }.into());
         };
         let (ttl, heartbeat_every) = (self.config.lease, self.config.heartbeat_every);
         Ok(Registered { service, lease, ttl, heartbeat_every, secret, is_new })
@@ -147,35 +147,36 @@ impl Registry {
 
     /// Takes a service that was registered before the restart; its lease begins now.
     pub(crate) fn restore(&mut self, record: ServiceRecord, now: Now) {
-        self.put_registered(record, now);
+        self.insert_registered(record, now);
     }
 
-    fn put_registered(&mut self, record: ServiceRecord, now: Now) {
+    fn insert_registered(&mut self, record: ServiceRecord, now: Now) {
         let name = record.name.clone();
         let Registration { probe, url, .. } = &record.registration;
-        let asked = (probe.check != ProbeCheck::Heartbeat).then(|| Asked::Spec(probe.clone(), url.clone()));
+        let source =
+            (probe.check != ProbeCheck::Heartbeat).then(|| ProbeSource::Spec(probe.clone(), url.clone()));
         let thresholds = Thresholds { rise: probe.rise, fall: probe.fall };
-        let source = Source::Registered(Box::new(Lease {
+        let origin = ServiceOrigin::Registered(Box::new(ServiceLease {
             record,
             last_heartbeat: now.wall,
-            heard: now.monotonic,
-            phase: Phase::Held,
+            renewed_at: now.monotonic,
+            phase: LeasePhase::Held,
         }));
-        self.put(name, source, asked, thresholds, now);
+        self.insert(name, origin, source, thresholds, now);
     }
 
-    fn put(
+    fn insert(
         &mut self,
         name: ServiceName,
-        source: Source,
-        probe: Option<Asked>,
+        origin: ServiceOrigin,
+        probe: Option<ProbeSource>,
         thresholds: Thresholds,
         now: Now,
     ) {
         self.generation += 1;
         let health = Health::new(thresholds, now.wall);
         let was_known = self.entries.get(&name).map(|entry| entry.health.state());
-        let entry = Entry { health, source, probe, generation: self.generation };
+        let entry = ServiceEntry { health, origin, probe, generation: self.generation };
         self.entries.insert(name.clone(), entry);
         if was_known != Some(ServiceState::Unknown) {
             self.changes.push(ServiceChange { service: name, state: ServiceState::Unknown, reason: None });
@@ -185,9 +186,9 @@ impl Registry {
     /// Takes the targets of the rule document in the place of those that it had before.
     pub(crate) fn configure(&mut self, targets: &[TargetSpec], now: Now) {
         let is_named = |name: &ServiceName| targets.iter().any(|target| target.name == *name);
-        let dropped = self
-            .entries
-            .extract_if(|name, entry| matches!(entry.source, Source::Configured(_)) && !is_named(name));
+        let dropped = self.entries.extract_if(|name, entry| {
+            matches!(entry.origin, ServiceOrigin::Configured(_)) && !is_named(name)
+        });
         self.changes.extend(dropped.map(|(service, _)| ServiceChange {
             service,
             state: ServiceState::Gone,
@@ -195,18 +196,19 @@ impl Registry {
         }));
         for target in targets {
             let is_same = self.entries.get(&target.name).is_some_and(
-                |entry| matches!(&entry.source, Source::Configured(old) if old.url == target.url && old.probe == target.probe),
+                |entry| matches!(&entry.origin, ServiceOrigin::Configured(old) if old.url == target.url && old.probe == target.probe),
             );
-            let source = Source::Configured(Box::new(target.clone()));
+            let origin = ServiceOrigin::Configured(Box::new(target.clone()));
             if let (true, Some(entry)) = (is_same, self.entries.get_mut(&target.name)) {
-                entry.source = source;
+                entry.origin = origin;
                 continue;
             }
             let probe = target.probe.clone().filter(|probe| probe.check != ProbeCheck::Heartbeat);
-            let thresholds =
-                probe.as_ref().map_or(SINGLE, |probe| Thresholds { rise: probe.rise, fall: probe.fall });
-            let asked = probe.map(|probe| Asked::Spec(probe, target.url.clone()));
-            self.put(target.name.clone(), source, asked, thresholds, now);
+            let thresholds = probe
+                .as_ref()
+                .map_or(SINGLE_ANSWER, |probe| Thresholds { rise: probe.rise, fall: probe.fall });
+            let source = probe.map(|probe| ProbeSource::Spec(probe, target.url.clone()));
+            self.insert(target.name.clone(), origin, source, thresholds, now);
         }
     }
 
@@ -220,7 +222,13 @@ impl Registry {
     ) {
         let defaults = ProbeSpec::default();
         let thresholds = Thresholds { rise: defaults.rise, fall: defaults.fall };
-        self.put(name, Source::Attached(capabilities), probe.map(Asked::Custom), thresholds, now);
+        self.insert(
+            name,
+            ServiceOrigin::Attached(capabilities),
+            probe.map(ProbeSource::Custom),
+            thresholds,
+            now,
+        );
     }
 
     pub(crate) fn heartbeat(
@@ -229,9 +237,9 @@ impl Registry {
         lease: LeaseId,
         heartbeat: Heartbeat,
         now: Now,
-    ) -> Result<Duration, HeartbeatError> {
-        let held = self.held(name, lease)?;
-        held.heard = now.monotonic;
+    ) -> Result<Duration, LeaseError> {
+        let held = self.held_lease(name, lease)?;
+        held.renewed_at = now.monotonic;
         held.last_heartbeat = now.wall;
         let degraded = match heartbeat.state {
             ReportedState::Healthy => None,
@@ -239,7 +247,7 @@ impl Registry {
                 Some(heartbeat.reason.unwrap_or_else(|| "it says so itself, without a reason".to_owned()))
             }
         };
-        self.change(name, now, |health, _| health.reported(degraded));
+        self.update(name, now, |health, _| health.record_report(degraded));
         Ok(self.config.lease)
     }
 
@@ -249,28 +257,28 @@ impl Registry {
         name: &ServiceName,
         lease: LeaseId,
         now: Now,
-    ) -> Result<ServiceInfo, HeartbeatError> {
+    ) -> Result<ServiceInfo, LeaseError> {
         let until = now.monotonic + self.config.drain_timeout;
-        self.held(name, lease)?.phase = Phase::Leaving(until);
-        self.change(name, now, |health, _| health.drain());
-        self.service(name).ok_or_else(|| HeartbeatError::Unknown { service: name.clone() })
+        self.held_lease(name, lease)?.phase = LeasePhase::Draining(until);
+        self.update(name, now, |health, _| health.drain());
+        self.service(name).ok_or_else(|| LeaseError::Unknown { service: name.clone() })
     }
 
     /// Nothing waits for a service that leaves any more.
     pub(crate) fn drained(&mut self, name: &ServiceName, now: Now) {
-        if self.lease(name).is_some_and(|lease| matches!(lease.phase, Phase::Leaving(_))) {
-            self.end(name, now);
+        if self.lease(name).is_some_and(|lease| matches!(lease.phase, LeasePhase::Draining(_))) {
+            self.end_lease(name, now);
         }
     }
 
-    fn end(&mut self, name: &ServiceName, now: Now) {
+    fn end_lease(&mut self, name: &ServiceName, now: Now) {
         if let Some(lease) = self.lease_mut(name) {
-            lease.phase = Phase::Gone(now.monotonic);
+            lease.phase = LeasePhase::Gone(now.monotonic);
         }
         if let Some(entry) = self.entries.get_mut(name) {
             entry.probe = None;
         }
-        self.change(name, now, |health, _| health.leave());
+        self.update(name, now, |health, _| health.leave());
     }
 
     pub(crate) fn rotate_secret(
@@ -278,9 +286,9 @@ impl Registry {
         name: &ServiceName,
         lease: LeaseId,
         now: Now,
-    ) -> Result<String, HeartbeatError> {
-        let until = now.wall.saturating_add(self.config.old_secret_for);
-        let record = &mut self.held(name, lease)?.record;
+    ) -> Result<String, LeaseError> {
+        let until = now.wall.saturating_add(self.config.secret_grace);
+        let record = &mut self.held_lease(name, lease)?.record;
         let old = std::mem::replace(&mut record.secret, new_secret());
         record.old_secret = Some((old, until));
         Ok(record.secret.clone())
@@ -294,12 +302,12 @@ impl Registry {
         now: Now,
     ) {
         if self.entries.get(name).is_some_and(|entry| entry.generation == generation) {
-            self.change(name, now, |health, _| health.probed(answer));
+            self.update(name, now, |health, _| health.record_probe(answer));
         }
     }
 
     pub(crate) fn delivered(&mut self, name: &ServiceName, answer: Result<(), &str>, now: Now) {
-        self.change(name, now, |health, config| health.delivered(answer, config, now.monotonic));
+        self.update(name, now, |health, config| health.record_delivery(answer, config, now.monotonic));
     }
 
     /// Looks at the time: leases that are over, services that may be forgotten, what was left alone for long enough.
@@ -309,20 +317,20 @@ impl Registry {
         let names: Vec<_> = self.entries.keys().cloned().collect();
         for name in names {
             let Some(lease) = self.lease(&name) else {
-                self.change(&name, now, |_, _| ());
+                self.update(&name, now, |_, _| ());
                 continue;
             };
-            let silent = now.monotonic.since(lease.heard);
+            let silent = now.monotonic.since(lease.renewed_at);
             match lease.phase {
-                Phase::Gone(since) => {
+                LeasePhase::Gone(since) => {
                     if now.monotonic.since(since) > self.config.forget_after {
                         self.entries.remove(&name);
                     }
                 }
-                Phase::Held if silent <= self.config.lease => self.change(&name, now, |_, _| ()),
-                Phase::Leaving(until) if now.monotonic < until => self.change(&name, now, |_, _| ()),
-                Phase::Held | Phase::Leaving(_) => {
-                    self.end(&name, now);
+                LeasePhase::Held if silent <= self.config.lease => self.update(&name, now, |_, _| ()),
+                LeasePhase::Draining(until) if now.monotonic < until => self.update(&name, now, |_, _| ()),
+                LeasePhase::Held | LeasePhase::Draining(_) => {
+                    self.end_lease(&name, now);
                     has_ended = true;
                 }
             }
@@ -331,10 +339,10 @@ impl Registry {
     }
 
     /// Tells one entry something and draws the conclusion.
-    fn change(&mut self, name: &ServiceName, now: Now, tell: impl FnOnce(&mut Health, &HealthConfig)) {
+    fn update(&mut self, name: &ServiceName, now: Now, tell: impl FnOnce(&mut Health, &HealthConfig)) {
         let Some(entry) = self.entries.get_mut(name) else { return };
         tell(&mut entry.health, &self.config);
-        if entry.health.conclude(&self.config, now.monotonic, now.wall) {
+        if entry.health.update(&self.config, now.monotonic, now.wall) {
             self.changes.push(ServiceChange {
                 service: name.clone(),
                 state: entry.health.state(),
@@ -343,27 +351,27 @@ impl Registry {
         }
     }
 
-    fn lease(&self, name: &ServiceName) -> Option<&Lease> {
-        match &self.entries.get(name)?.source {
-            Source::Registered(lease) => Some(lease),
-            Source::Configured(_) | Source::Attached(_) => None,
+    fn lease(&self, name: &ServiceName) -> Option<&ServiceLease> {
+        match &self.entries.get(name)?.origin {
+            ServiceOrigin::Registered(lease) => Some(lease),
+            ServiceOrigin::Configured(_) | ServiceOrigin::Attached(_) => None,
         }
     }
 
-    fn lease_mut(&mut self, name: &ServiceName) -> Option<&mut Lease> {
-        match &mut self.entries.get_mut(name)?.source {
-            Source::Registered(lease) => Some(lease),
-            Source::Configured(_) | Source::Attached(_) => None,
+    fn lease_mut(&mut self, name: &ServiceName) -> Option<&mut ServiceLease> {
+        match &mut self.entries.get_mut(name)?.origin {
+            ServiceOrigin::Registered(lease) => Some(lease),
+            ServiceOrigin::Configured(_) | ServiceOrigin::Attached(_) => None,
         }
     }
 
-    fn held(&mut self, name: &ServiceName, lease: LeaseId) -> Result<&mut Lease, HeartbeatError> {
-        let unknown = || HeartbeatError::Unknown { service: name.clone() };
+    fn held_lease(&mut self, name: &ServiceName, lease: LeaseId) -> Result<&mut ServiceLease, LeaseError> {
+        let unknown = || LeaseError::Unknown { service: name.clone() };
         match self.lease_mut(name) {
             None => Err(unknown()),
-            Some(held) if matches!(held.phase, Phase::Gone(_)) => Err(unknown()),
-            Some(held) if held.record.lease == lease && held.phase == Phase::Held => Ok(held),
-            Some(_) => Err(HeartbeatError::LeaseLost { service: name.clone() }),
+            Some(held) if matches!(held.phase, LeasePhase::Gone(_)) => Err(unknown()),
+            Some(held) if held.record.lease == lease && held.phase == LeasePhase::Held => Ok(held),
+            Some(_) => Err(LeaseError::LeaseLost { service: name.clone() }),
         }
     }
 
@@ -375,25 +383,25 @@ impl Registry {
         self.entries.keys().cloned().collect()
     }
 
-    pub(crate) fn subjects(&self) -> Vec<Subject> {
-        let subjects = self.entries.iter().filter_map(|(name, entry)| {
-            let asked = entry.probe.clone()?;
-            Some(Subject { name: name.clone(), generation: entry.generation, asked })
+    pub(crate) fn probe_targets(&self) -> Vec<ProbeTarget> {
+        let probe_targets = self.entries.iter().filter_map(|(name, entry)| {
+            let source = entry.probe.clone()?;
+            Some(ProbeTarget { name: name.clone(), generation: entry.generation, source })
         });
-        subjects.collect()
+        probe_targets.collect()
     }
 
     pub(crate) fn services(&self, query: &ServiceQuery) -> Vec<ServiceInfo> {
         let by_name: BTreeMap<_, _> = self.entries.iter().collect();
         let all = by_name.into_keys().filter_map(|name| self.service(name));
-        let is_meant = |service: &ServiceInfo| {
-            let is_able =
+        let is_selected = |service: &ServiceInfo| {
+            let has_capability =
                 query.capability.as_ref().is_none_or(|wanted| service.capabilities.contains(wanted));
-            let is_so =
+            let has_state =
                 query.state.map_or(service.state != ServiceState::Gone, |wanted| service.state == wanted);
-            is_able && is_so
+            has_capability && has_state
         };
-        all.filter(is_meant).collect()
+        all.filter(is_selected).collect()
     }
 
     pub(crate) fn service(&self, name: &ServiceName) -> Option<ServiceInfo> {
@@ -412,8 +420,8 @@ impl Registry {
             registered_at: None,
             last_heartbeat: None,
         };
-        match &entry.source {
-            Source::Registered(lease) => {
+        match &entry.origin {
+            ServiceOrigin::Registered(lease) => {
                 let Registration { url, version, capabilities, weight, metadata, .. } =
                     &lease.record.registration;
                 info.url = Some(url.clone());
@@ -424,19 +432,19 @@ impl Registry {
                 info.registered_at = Some(lease.record.registered_at);
                 info.last_heartbeat = Some(lease.last_heartbeat);
             }
-            Source::Configured(target) => {
+            ServiceOrigin::Configured(target) => {
                 info.url = Some(target.url.clone());
                 info.capabilities.clone_from(&target.capabilities);
                 info.weight = target.weight;
             }
-            Source::Attached(capabilities) => info.capabilities.clone_from(capabilities),
+            ServiceOrigin::Attached(capabilities) => info.capabilities.clone_from(capabilities),
         }
         Some(info)
     }
 }
 
 /// For targets that are not asked.
-const SINGLE: Thresholds = Thresholds { rise: NonZeroU32::MIN, fall: NonZeroU32::MIN };
+const SINGLE_ANSWER: Thresholds = Thresholds { rise: NonZeroU32::MIN, fall: NonZeroU32::MIN };
 
 /// A secret as Standard Webhooks writes it: 32 random bytes.
 fn new_secret() -> String {

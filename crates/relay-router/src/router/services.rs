@@ -11,8 +11,8 @@ use relay_events::{ServiceState, TypedPayload};
 
 use super::{Origin, Router, SERVICES_DOCUMENT};
 use crate::registry::{
-    DeregisterError, Heartbeat, HeartbeatError, LeaseId, RegisterError, Registered, Registration,
-    ServiceInfo, ServiceQuery, ServiceRecord,
+    Heartbeat, LeaseError, LeaseId, RegisterError, Registered, Registration, ServiceInfo, ServiceQuery,
+    ServiceRecord,
 };
 use crate::rules::{Capability, TargetPolicy};
 use crate::store::{Batch, StoreError};
@@ -111,21 +111,21 @@ impl Router {
     /// Renews a service's lease. Returns how long it lasts.
     ///
     /// # Errors
-    /// See [`HeartbeatError`].
+    /// See [`LeaseError`].
     pub fn heartbeat(
         &self,
         name: &ServiceName,
         lease: LeaseId,
         heartbeat: Heartbeat,
-    ) -> Result<Duration, HeartbeatError> {
+    ) -> Result<Duration, LeaseError> {
         self.0.engine.parts().monitor.heartbeat(name, lease, heartbeat)
     }
 
     /// Takes leave of a service: it gets nothing new; what waits for it is still delivered.
     ///
     /// # Errors
-    /// See [`DeregisterError`].
-    pub fn deregister(&self, name: &ServiceName, lease: LeaseId) -> Result<ServiceInfo, DeregisterError> {
+    /// See [`LeaseError`].
+    pub fn deregister(&self, name: &ServiceName, lease: LeaseId) -> Result<ServiceInfo, LeaseError> {
         self.0.engine.parts().monitor.deregister(name, lease)
     }
 
@@ -142,7 +142,7 @@ impl Router {
     /// Gives a service a new secret; deliveries are signed with the old one too for a while. Returns the new one.
     ///
     /// # Errors
-    /// See [`HeartbeatError`].
+    /// See [`LeaseError`].
     pub async fn rotate_secret(&self, name: &ServiceName, lease: LeaseId) -> Result<String, RegisterError> {
         let _changing = self.0.changing.lock().await;
         let monitor = &self.0.engine.parts().monitor;

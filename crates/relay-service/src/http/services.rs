@@ -10,7 +10,7 @@ use axum::{Json, Router};
 use http::StatusCode;
 use relay_events::ServiceState;
 use relay_router::registry::{
-    Heartbeat, HeartbeatError, LeaseId, RegisterError, Registration, ReportedState, ServiceInfo, ServiceQuery,
+    Heartbeat, LeaseError, LeaseId, RegisterError, Registration, ReportedState, ServiceInfo, ServiceQuery,
 };
 use relay_router::rules::Capability;
 use serde::{Deserialize, Serialize};
@@ -124,13 +124,13 @@ async fn show(
 ) -> Result<Json<ServiceInfo>, Problem> {
     let Path(Named { name }) = name?;
     let service = routing(&api)?.service(&name);
-    service.map(Json).ok_or_else(|| HeartbeatError::Unknown { service: name }.into())
+    service.map(Json).ok_or_else(|| LeaseError::Unknown { service: name }.into())
 }
 
-impl From<HeartbeatError> for Problem {
-    fn from(error: HeartbeatError) -> Self {
+impl From<LeaseError> for Problem {
+    fn from(error: LeaseError) -> Self {
         let (status, reason) = match &error {
-            HeartbeatError::Unknown { .. } => (StatusCode::NOT_FOUND, "unknown_service"),
+            LeaseError::Unknown { .. } => (StatusCode::NOT_FOUND, "unknown_service"),
             _ => (StatusCode::CONFLICT, "lease_lost"),
         };
         Self::new(status, reason, error.to_string())

@@ -204,7 +204,7 @@ keys! {
         "How long a service that is gone is remembered, with what waits for it.";
     "router.drain_timeout" => router.health.drain_timeout,
         "How long a service that leaves may take for what waits for it.";
-    "router.old_secret_for" => router.health.old_secret_for,
+    "router.old_secret_for" => router.health.secret_grace,
         "How long deliveries are signed with a service's last secret too, after it got a new one.";
     "router.max_services" => router.health.max_services,
         "Services and targets that are remembered at once.";
