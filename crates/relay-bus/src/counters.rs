@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use relay_core::{DocumentId, Epoch, PublishError, Seq};
+use relay_core::{DocumentId, Epoch, ErrorCode, PublishError, Seq};
 use serde::Serialize;
 
 use crate::kinds::KindCounters;
@@ -86,12 +86,12 @@ counters! {
 impl Counters {
     pub(crate) fn count_refusal(&self, error: &PublishError) {
         match error.code() {
-            "too_large" => self.refused_too_large.add(1),
-            "overloaded" => self.refused_overloaded.add(1),
-            "id_conflict" => self.refused_id_conflict.add(1),
-            "too_many_documents" => self.refused_too_many_documents.add(1),
-            "closed" => self.refused_closed.add(1),
-            "log_failed" => self.refused_log_failed.add(1),
+            ErrorCode::TooLarge => self.refused_too_large.add(1),
+            ErrorCode::Overloaded => self.refused_overloaded.add(1),
+            ErrorCode::IdConflict => self.refused_id_conflict.add(1),
+            ErrorCode::TooManyDocuments => self.refused_too_many_documents.add(1),
+            ErrorCode::Closed => self.refused_closed.add(1),
+            ErrorCode::LogFailed => self.refused_log_failed.add(1),
             _ => self.refused_by_guard.add(1),
         }
     }

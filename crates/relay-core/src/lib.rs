@@ -21,6 +21,7 @@
 //! assert_eq!(ack.recovery, Recovery::Reset(ResetReason::Trimmed));
 //! ```
 
+mod error;
 mod event;
 mod id;
 mod kind;
@@ -37,6 +38,7 @@ mod target;
 pub mod testing;
 mod time;
 
+pub use error::{CommandError, ConfigError, ErrorCode};
 pub use event::{Draft, Event, WireFormat, WireForms};
 pub use id::{Actor, ConnectionId, DocumentId, EventId, InvalidId, Region, ServiceName, SessionId, UserId};
 pub use kind::{Durability, Kind};
@@ -47,8 +49,7 @@ pub use metadata::{Metadata, TraceContext};
 pub use payload::{JsonText, Payload};
 pub use position::{Epoch, Offset, Seq};
 pub use presence::{
-    Activity, CommandError, JoinOptions, Joined, LeaveReason, Membership, Presence, PresenceChange,
-    PresenceStream,
+    Activity, JoinOptions, Joined, LeaveReason, Membership, Presence, PresenceChange, PresenceStream,
 };
 pub use pubsub::{
     EventSink, EventSource, EventStream, PublishAck, PublishError, Recovery, ResetReason, StartPosition,

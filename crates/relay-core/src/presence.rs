@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 
+use crate::error::CommandError;
 use crate::id::{ConnectionId, DocumentId, SessionId, UserId};
 use crate::payload::JsonText;
 
@@ -101,18 +102,6 @@ pub trait Presence: Send + Sync + 'static {
         name: &str,
         payload: &JsonText,
     ) -> Option<Result<JsonText, CommandError>>;
-}
-
-/// Why a participant does not get what they ask for, in the terms of the wire protocols.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct CommandError {
-    /// A short stable name, documented in the protocol.
-    pub code: &'static str,
-    /// What was wrong, with which value, and what to do.
-    pub message: String,
-    /// The user who stands in the way, where somebody does.
-    pub holder: Option<UserId>,
 }
 
 /// What a participant is told of who is there. The texts are JSON objects as the `phoenix` client's `Presence` takes them.

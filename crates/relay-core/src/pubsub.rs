@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::Serialize;
 
+use crate::error::ErrorCode;
 use crate::event::{Draft, Event};
 use crate::id::{DocumentId, EventId, UserId};
 use crate::lock::{FencingToken, LockScope};
@@ -148,18 +149,18 @@ pub enum PublishError {
 }
 
 impl PublishError {
-    /// A short stable name for wire protocols and counters.
-    pub const fn code(&self) -> &'static str {
+    /// The kind of the refusal, for programs to decide by.
+    pub const fn code(&self) -> ErrorCode {
         match self {
-            Self::TooLarge { .. } | Self::Log(LogError::TooLarge { .. }) => "too_large",
-            Self::Overloaded { .. } | Self::Log(LogError::Overloaded { .. }) => "overloaded",
-            Self::IdConflict { .. } => "id_conflict",
-            Self::TooManyDocuments { .. } => "too_many_documents",
-            Self::Locked { .. } => "locked",
-            Self::StaleLock { .. } => "stale_lock",
-            Self::InvalidClaim { .. } => "invalid_request",
-            Self::Closed | Self::Log(LogError::Closed) => "closed",
-            Self::Log(_) => "log_failed",
+            Self::TooLarge { .. } | Self::Log(LogError::TooLarge { .. }) => ErrorCode::TooLarge,
+            Self::Overloaded { .. } | Self::Log(LogError::Overloaded { .. }) => ErrorCode::Overloaded,
+            Self::IdConflict { .. } => ErrorCode::IdConflict,
+            Self::TooManyDocuments { .. } => ErrorCode::TooManyDocuments,
+            Self::Locked { .. } => ErrorCode::Locked,
+            Self::StaleLock { .. } => ErrorCode::StaleLock,
+            Self::InvalidClaim { .. } => ErrorCode::InvalidRequest,
+            Self::Closed | Self::Log(LogError::Closed) => ErrorCode::Closed,
+            Self::Log(_) => ErrorCode::LogFailed,
         }
     }
 
@@ -369,13 +370,13 @@ pub enum SubscribeError {
 }
 
 impl SubscribeError {
-    /// A short stable name for wire protocols and counters.
-    pub const fn code(&self) -> &'static str {
+    /// The kind of the refusal, for programs to decide by.
+    pub const fn code(&self) -> ErrorCode {
         match self {
-            Self::TooManyDocuments { .. } => "too_many_documents",
-            Self::Closed | Self::Log(LogError::Closed) => "closed",
-            Self::Log(LogError::Trimmed { .. }) => "trimmed",
-            Self::Log(_) => "log_failed",
+            Self::TooManyDocuments { .. } => ErrorCode::TooManyDocuments,
+            Self::Closed | Self::Log(LogError::Closed) => ErrorCode::Closed,
+            Self::Log(LogError::Trimmed { .. }) => ErrorCode::Trimmed,
+            Self::Log(_) => ErrorCode::LogFailed,
         }
     }
 }
@@ -398,11 +399,11 @@ pub enum StreamError {
 }
 
 impl StreamError {
-    /// A short stable name for wire protocols and counters.
-    pub const fn code(&self) -> &'static str {
+    /// The kind of the refusal, for programs to decide by.
+    pub const fn code(&self) -> ErrorCode {
         match self {
-            Self::Lagged { .. } => "lagged",
-            Self::Log(_) => "log_failed",
+            Self::Lagged { .. } => ErrorCode::Lagged,
+            Self::Log(_) => ErrorCode::LogFailed,
         }
     }
 }

@@ -16,8 +16,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use relay_core::{
-    Actor, DocumentId, Draft, Epoch, Event, EventId, InvalidId, JsonText, Metadata, Offset, Payload, Seq,
-    SessionId, Timestamp, TraceContext, WireFormat,
+    Actor, DocumentId, Draft, Epoch, ErrorCode, Event, EventId, InvalidId, JsonText, Metadata, Offset,
+    Payload, Seq, SessionId, Timestamp, TraceContext, WireFormat,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -40,10 +40,10 @@ pub enum JsonError {
 }
 
 impl JsonError {
-    /// A short stable name for wire protocols and counters.
-    pub const fn code(&self) -> &'static str {
+    /// The kind of the refusal, for programs to decide by.
+    pub const fn code(&self) -> ErrorCode {
         match self {
-            Self::Malformed(_) | Self::InvalidField(_) => "invalid_request",
+            Self::Malformed(_) | Self::InvalidField(_) => ErrorCode::InvalidRequest,
             Self::Payload(error) => error.code(),
         }
     }

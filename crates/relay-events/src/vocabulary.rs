@@ -5,7 +5,7 @@
 //! older server; a field of the wrong type is an error that names it.
 
 use bytes::Bytes;
-use relay_core::{Durability, Event, InvalidId, JsonText, Kind, Payload, Seq, Timestamp};
+use relay_core::{Durability, ErrorCode, Event, InvalidId, JsonText, Kind, Payload, Seq, Timestamp};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -64,12 +64,12 @@ pub enum PayloadError {
 }
 
 impl PayloadError {
-    /// A short stable name for wire protocols and counters.
-    pub const fn code(&self) -> &'static str {
+    /// The kind of the refusal, for programs to decide by.
+    pub const fn code(&self) -> ErrorCode {
         match self {
-            Self::UnknownKind { .. } | Self::InvalidKind(_) => "unknown_event",
-            Self::Reserved { .. } => "reserved_event",
-            Self::Invalid { .. } | Self::NotBinary { .. } => "invalid_payload",
+            Self::UnknownKind { .. } | Self::InvalidKind(_) => ErrorCode::UnknownEvent,
+            Self::Reserved { .. } => ErrorCode::ReservedEvent,
+            Self::Invalid { .. } | Self::NotBinary { .. } => ErrorCode::InvalidPayload,
         }
     }
 }

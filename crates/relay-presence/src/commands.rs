@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use relay_core::{Actor, CommandError, Draft, JsonText, Membership, Payload};
+use relay_core::{Actor, CommandError, Draft, ErrorCode, JsonText, Membership, Payload};
 use relay_events::CURSOR_MOVED;
 use serde::Serialize;
 
@@ -41,12 +41,12 @@ async fn cursor(
     json(&ack)
 }
 
-fn refused(code: &'static str, error: &impl ToString) -> CommandError {
-    CommandError { code, message: error.to_string(), holder: None }
+fn refused(code: ErrorCode, error: &impl ToString) -> CommandError {
+    CommandError::new(code, error.to_string())
 }
 
 pub(crate) fn json(value: &impl Serialize) -> Result<JsonText, CommandError> {
-    JsonText::of(value).map_err(|error| refused("internal", &error))
+    JsonText::of(value).map_err(|error| refused(ErrorCode::Internal, &error))
 }
 
 /// `{}`.

@@ -6,8 +6,8 @@ use std::task::Waker;
 use std::time::Duration;
 
 use relay_core::{
-    Activity, Actor, CommandError, ConnectionId, DocumentId, Draft, JoinOptions, Kind, Membership, Monotonic,
-    Now, Payload, SessionId, UserId,
+    Activity, Actor, CommandError, ConnectionId, DocumentId, Draft, ErrorCode, JoinOptions, Kind, Membership,
+    Monotonic, Now, Payload, SessionId, UserId,
 };
 use relay_events::{
     EndReason, SESSION_ENDED, SESSION_STARTED, SessionEnded, SessionStarted, USER_JOINED, USER_LEFT,
@@ -110,19 +110,18 @@ impl Document {
         version: Version,
     ) -> Result<(SessionId, bool), CommandError> {
         if self.outbox.len() >= config.max_waiting_events {
-            return Err(CommandError {
-                code: "overloaded",
-                message: format!(
+            return Err(CommandError::new(
+                ErrorCode::Overloaded,
+                format!(
                     "{} events about who is here wait to be kept, the most that are allowed; try again later",
                     self.outbox.len()
                 ),
-                holder: None,
-            });
+            ));
         }
         if self.seats.get(&membership.connection).is_some_and(|one| one.user != membership.user) {
             let message =
                 format!("connection {} is somebody else's; use one of your own", membership.connection);
-            return Err(CommandError { code: "invalid_request", message, holder: None });
+            return Err(CommandError::new(ErrorCode::InvalidRequest, message));
         }
         let former = self.former(membership, options.resume);
         let shown_as = former
@@ -403,9 +402,8 @@ impl Document {
 
 /// Who asks without having joined.
 pub(crate) fn not_joined(document: &DocumentId) -> CommandError {
-    CommandError {
-        code: "not_joined",
-        message: format!("this connection has not joined `{document}`, or was gone for too long; join again"),
-        holder: None,
-    }
+    CommandError::new(
+        ErrorCode::NotJoined,
+        format!("this connection has not joined `{document}`, or was gone for too long; join again"),
+    )
 }

@@ -11,8 +11,8 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use parking_lot::{Mutex, MutexGuard};
 use relay_core::{
-    Activity, Clock, CommandError, DocumentId, Draft, EventSink, JoinOptions, Joined, JsonText, LeaveReason,
-    Membership, Presence, PublishError, UserId,
+    Activity, Clock, CommandError, DocumentId, Draft, ErrorCode, EventSink, JoinOptions, Joined, JsonText,
+    LeaveReason, Membership, Presence, PublishError, UserId,
 };
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
@@ -249,7 +249,7 @@ impl Presence for LocalPresence {
         let inner = &self.0;
         if inner.stopping.is_cancelled() {
             let message = "the server is stopping; connect again".to_owned();
-            return Err(CommandError { code: "closed", message, holder: None });
+            return Err(CommandError::new(ErrorCode::Closed, message));
         }
         let at = inner.clock.now();
         let (session, is_return) = inner.change_or_begin(&membership.document, |entry, version| {
@@ -437,7 +437,7 @@ async fn publish(inner: Arc<Inner>, id: DocumentId) {
         let outcome = loop {
             match inner.sink.publish(draft.clone()).await {
                 Ok(_) => break Ok(()),
-                Err(error) if error.code() == "overloaded" => {
+                Err(error) if error.code() == ErrorCode::Overloaded => {
                     inner.counters.retries.fetch_add(1, Ordering::Relaxed);
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(longest);

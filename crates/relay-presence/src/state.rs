@@ -1,6 +1,6 @@
 //! The free-form state that a participant shows: a JSON object of limited size, changed field by field.
 
-use relay_core::{CommandError, JsonText};
+use relay_core::{CommandError, ErrorCode, JsonText};
 use serde_json::{Map, Value};
 
 /// Names in a meta that are not the client's to give.
@@ -30,17 +30,16 @@ pub(crate) fn merge(before: &str, change: &JsonText, max_bytes: usize) -> Result
     }
     let text = Value::Object(state).to_string();
     if text.len() > max_bytes {
-        return Err(CommandError {
-            code: "too_large",
-            message: format!("the state would have {} bytes, at most {max_bytes} are allowed", text.len()),
-            holder: None,
-        });
+        return Err(CommandError::new(
+            ErrorCode::TooLarge,
+            format!("the state would have {} bytes, at most {max_bytes} are allowed", text.len()),
+        ));
     }
     Ok(text[1..text.len() - 1].into())
 }
 
 fn invalid(message: String) -> CommandError {
-    CommandError { code: "invalid_request", message, holder: None }
+    CommandError::new(ErrorCode::InvalidRequest, message)
 }
 
 fn depth(value: &Value) -> usize {
@@ -80,7 +79,7 @@ mod tests {
             (&format!(r#"{{"deep":{}{}}}"#, "[".repeat(17), "]".repeat(17)), "invalid_request"),
             (&format!(r#"{{"long":"{}"}}"#, "x".repeat(100)), "too_large"),
         ] {
-            assert_eq!(merge("", &text(change), 100).unwrap_err().code, code, "{change}");
+            assert_eq!(merge("", &text(change), 100).unwrap_err().code.as_str(), code, "{change}");
         }
     }
 }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use relay_core::{
-    Activity, Clock, ConnectionId, DocumentId, EventSink, EventSource, LatencyWindow, LeaveReason,
+    Activity, Clock, ConnectionId, DocumentId, ErrorCode, EventSink, EventSource, LatencyWindow, LeaveReason,
     Membership, Monotonic, Presence, StreamError, UserId,
 };
 use serde::Serialize;
@@ -361,8 +361,9 @@ impl Connection {
     fn channel_ended(&mut self, index: usize, cause: Option<&StreamError>, env: &mut Env<'_>) {
         let channel = self.channels.remove(index);
         let reason = reason_of(cause, &channel.name);
-        self.shared.counters.channel_errors.increment(reason);
-        let frame = codec::encode_error(channel.name.join_ref.as_deref(), &channel.name.topic(), reason);
+        self.shared.counters.channel_errors.increment(reason.as_str());
+        let frame =
+            codec::encode_error(channel.name.join_ref.as_deref(), &channel.name.topic(), reason.as_str());
         self.send(&frame, env.pen);
         self.close_channel(&channel, LeaveReason::Lost, env);
     }
@@ -468,9 +469,9 @@ impl Drop for Connection {
 }
 
 /// What a client is told of the end of a channel. What the log says is for operators.
-fn reason_of(cause: Option<&StreamError>, channel: &ChannelRef) -> &'static str {
+fn reason_of(cause: Option<&StreamError>, channel: &ChannelRef) -> ErrorCode {
     match cause {
-        None => "closed",
+        None => ErrorCode::Closed,
         Some(error) => {
             if let StreamError::Log(error) = error {
                 tracing::warn!(document = %channel.document, %error, "a channel ends: its history cannot be read");

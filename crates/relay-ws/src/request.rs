@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use relay_core::{
-    Actor, CommandError, ConnectionId, DocumentId, Draft, Epoch, JoinOptions, JsonText, Payload,
+    Actor, CommandError, ConnectionId, DocumentId, Draft, Epoch, ErrorCode, JoinOptions, JsonText, Payload,
     PublishError, Seq, SessionId, StartPosition, SubscribeAck, SubscribeError, UserId,
 };
 use relay_events::json::{self, JsonError};
@@ -55,18 +55,18 @@ impl Refusal {
     }
 
     fn invalid_request(message: &impl ToString) -> Self {
-        Self::new("invalid_request", message)
+        Self::new(ErrorCode::InvalidRequest.as_str(), message)
     }
 
     pub(crate) fn unknown_event(name: &str) -> Self {
         let name = excerpt(name, 64);
-        Self::new("unknown_event", &format!("there is no request `{name}` on this topic"))
+        Self::new(ErrorCode::UnknownEvent.as_str(), &format!("there is no request `{name}` on this topic"))
     }
 
     /// Who takes no part in presence has nothing to ask of it.
     pub(crate) fn no_participant() -> Self {
         Self::new(
-            "not_joined",
+            ErrorCode::NotJoined.as_str(),
             &"this member takes no part in presence; join without `presence: false` to ask for this",
         )
     }
@@ -85,36 +85,36 @@ const LOG_FAILED: &str = "the log does not take or give events at the moment; tr
 impl From<&PublishError> for Refusal {
     fn from(error: &PublishError) -> Self {
         match error.code() {
-            code @ "log_failed" => Self::new(code, &LOG_FAILED),
-            code => Self { holder: error.holder().cloned(), ..Self::new(code, error) },
+            code @ ErrorCode::LogFailed => Self::new(code.as_str(), &LOG_FAILED),
+            code => Self { holder: error.holder().cloned(), ..Self::new(code.as_str(), error) },
         }
     }
 }
 
 impl From<CommandError> for Refusal {
     fn from(error: CommandError) -> Self {
-        Self { holder: error.holder.clone(), ..Self::new(error.code, &error) }
+        Self { holder: error.holder.clone(), ..Self::new(error.code.as_str(), &error) }
     }
 }
 
 impl From<&SubscribeError> for Refusal {
     fn from(error: &SubscribeError) -> Self {
         match error.code() {
-            code @ "log_failed" => Self::new(code, &LOG_FAILED),
-            code => Self::new(code, error),
+            code @ ErrorCode::LogFailed => Self::new(code.as_str(), &LOG_FAILED),
+            code => Self::new(code.as_str(), error),
         }
     }
 }
 
 impl From<PayloadError> for Refusal {
     fn from(error: PayloadError) -> Self {
-        Self::new(error.code(), &error)
+        Self::new(error.code().as_str(), &error)
     }
 }
 
 impl From<JsonError> for Refusal {
     fn from(error: JsonError) -> Self {
-        Self::new(error.code(), &error)
+        Self::new(error.code().as_str(), &error)
     }
 }
 

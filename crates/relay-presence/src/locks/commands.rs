@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use relay_core::{CommandError, FencingToken, JsonText, LockScope, Membership, Region, Timestamp, UserId};
+use relay_core::{
+    CommandError, ErrorCode, FencingToken, JsonText, LockScope, Membership, Region, Timestamp, UserId,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -113,10 +115,11 @@ async fn release(
 }
 
 fn parse<T: DeserializeOwned>(payload: &JsonText) -> Result<T, CommandError> {
-    serde_json::from_str(payload.as_str()).map_err(|error| CommandError {
-        code: "invalid_request",
-        message: format!("the payload is not what this request takes: {error}"),
-        holder: None,
+    serde_json::from_str(payload.as_str()).map_err(|error| {
+        CommandError::new(
+            ErrorCode::InvalidRequest,
+            format!("the payload is not what this request takes: {error}"),
+        )
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use relay_core::{CommandError, FencingToken, LockScope, PublishError, UserId};
+use relay_core::{CommandError, ErrorCode, FencingToken, LockScope, PublishError, UserId};
 use relay_events::PayloadError;
 
 use crate::tokens::TokenError;
@@ -111,20 +111,20 @@ pub enum LockError {
 }
 
 impl LockError {
-    /// A short stable name for wire protocols and counters.
-    pub const fn code(&self) -> &'static str {
+    /// The kind of the refusal, for programs to decide by.
+    pub const fn code(&self) -> ErrorCode {
         match self {
-            Self::Locked { .. } | Self::Awaited { .. } => "locked",
-            Self::WaitTimeout { .. } => "wait_timeout",
-            Self::Stale { .. } => "stale_lock",
-            Self::InvalidTtl { .. } | Self::InvalidWait { .. } => "invalid_request",
-            Self::TooManyLocks { .. } => "too_many_locks",
-            Self::TooManyWaiters { .. } => "too_many_waiters",
-            Self::TooManyDocuments { .. } => "too_many_documents",
-            Self::Overloaded { .. } => "overloaded",
+            Self::Locked { .. } | Self::Awaited { .. } => ErrorCode::Locked,
+            Self::WaitTimeout { .. } => ErrorCode::WaitTimeout,
+            Self::Stale { .. } => ErrorCode::StaleLock,
+            Self::InvalidTtl { .. } | Self::InvalidWait { .. } => ErrorCode::InvalidRequest,
+            Self::TooManyLocks { .. } => ErrorCode::TooManyLocks,
+            Self::TooManyWaiters { .. } => ErrorCode::TooManyWaiters,
+            Self::TooManyDocuments { .. } => ErrorCode::TooManyDocuments,
+            Self::Overloaded { .. } => ErrorCode::Overloaded,
             Self::Unpublished(error) => error.code(),
-            Self::Unwritable(_) | Self::Tokens(_) => "log_failed",
-            Self::Closed => "closed",
+            Self::Unwritable(_) | Self::Tokens(_) => ErrorCode::LogFailed,
+            Self::Closed => ErrorCode::Closed,
         }
     }
 
@@ -142,9 +142,11 @@ impl From<LockError> for CommandError {
     /// What the client is told. Failures of the server's own storage are named and not explained: that is for operators.
     fn from(error: LockError) -> Self {
         let message = match error.code() {
-            "log_failed" => "the server cannot keep changes of locks at present; try again later".to_owned(),
+            ErrorCode::LogFailed => {
+                "the server cannot keep changes of locks at present; try again later".to_owned()
+            }
             _ => error.to_string(),
         };
-        Self { code: error.code(), message, holder: error.holder().cloned() }
+        Self::new(error.code(), message).holder(error.holder().cloned())
     }
 }

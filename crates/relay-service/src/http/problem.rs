@@ -5,7 +5,7 @@ use axum::extract::rejection::PathRejection;
 use axum::response::{IntoResponse, Response};
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
-use relay_core::{CommandError, InvalidId, LogError, PublishError, Seq, SubscribeError, UserId};
+use relay_core::{CommandError, ErrorCode, InvalidId, LogError, PublishError, Seq, SubscribeError, UserId};
 use relay_events::json::JsonError;
 use serde::Serialize;
 
@@ -43,21 +43,25 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "closed", "the server is stopping; come back in a moment")
     }
 
-    /// The problem with one of the `reason`s that all of Relay's wire protocols share.
-    fn of(reason: &'static str, message: String) -> Self {
-        let status = match reason {
-            "unknown_event" | "invalid_payload" => StatusCode::UNPROCESSABLE_ENTITY,
-            "too_large" => StatusCode::PAYLOAD_TOO_LARGE,
-            "overloaded" | "too_many_locks" | "too_many_waiters" => StatusCode::TOO_MANY_REQUESTS,
-            "id_conflict" | "stale_lock" => StatusCode::CONFLICT,
-            "locked" | "wait_timeout" => StatusCode::LOCKED,
-            "reserved_event" => StatusCode::FORBIDDEN,
-            "not_joined" => StatusCode::NOT_FOUND,
-            "trimmed" => StatusCode::GONE,
-            "closed" | "log_failed" | "too_many_documents" => StatusCode::SERVICE_UNAVAILABLE,
+    /// The problem that `code` is over HTTP.
+    fn of(code: ErrorCode, message: String) -> Self {
+        let status = match code {
+            ErrorCode::UnknownEvent | ErrorCode::InvalidPayload => StatusCode::UNPROCESSABLE_ENTITY,
+            ErrorCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            ErrorCode::Overloaded | ErrorCode::TooManyLocks | ErrorCode::TooManyWaiters => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
+            ErrorCode::IdConflict | ErrorCode::StaleLock => StatusCode::CONFLICT,
+            ErrorCode::Locked | ErrorCode::WaitTimeout => StatusCode::LOCKED,
+            ErrorCode::ReservedEvent => StatusCode::FORBIDDEN,
+            ErrorCode::NotJoined => StatusCode::NOT_FOUND,
+            ErrorCode::Trimmed => StatusCode::GONE,
+            ErrorCode::Closed | ErrorCode::LogFailed | ErrorCode::TooManyDocuments | ErrorCode::NotOwner => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             _ => StatusCode::BAD_REQUEST,
         };
-        Self::new(status, reason, message)
+        Self::new(status, code.as_str(), message)
     }
 }
 

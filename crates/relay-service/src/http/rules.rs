@@ -113,7 +113,7 @@ async fn dry_run(
 
 impl From<PayloadError> for Problem {
     fn from(error: PayloadError) -> Self {
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.code(), error.to_string())
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.code().as_str(), error.to_string())
     }
 }
 

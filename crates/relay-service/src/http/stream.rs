@@ -104,7 +104,7 @@ impl Feed {
             Some(Ok(event)) => Some(event_frame(&event)),
             Some(Err(error)) => {
                 self.events = None;
-                Some(end_frame(error.code(), &error.to_string()))
+                Some(end_frame(error.code().as_str(), &error.to_string()))
             }
             None => {
                 self.events = None;

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesOrdered, FuturesUnordered};
 use futures_util::{FutureExt, StreamExt};
-use relay_core::{Draft, EventStream, Joined, SubscribeAck, SubscribeError};
+use relay_core::{Draft, ErrorCode, EventStream, Joined, SubscribeAck, SubscribeError};
 use serde::Serialize;
 
 use super::{Connection, Env};
@@ -120,7 +120,7 @@ impl Connection {
         let SubscribeResult { channel, reference, wish, result } = joined;
         let joined = result.map_err(|error| {
             let refusal = Refusal::from(&error);
-            if refusal.reason == "log_failed" {
+            if error.code() == ErrorCode::LogFailed {
                 tracing::warn!(document = %channel.document, %error, "a join failed: the history cannot be read");
             }
             refusal
@@ -184,7 +184,7 @@ impl Connection {
                 }
                 Err(error) => {
                     let refusal = Refusal::from(&error);
-                    if refusal.reason == "log_failed" {
+                    if error.code() == ErrorCode::LogFailed {
                         tracing::warn!(%topic, %error, "a push failed: the log did not take it");
                     }
                     counters.errors.increment(refusal.reason);

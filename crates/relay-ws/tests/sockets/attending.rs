@@ -7,8 +7,8 @@ use std::task::{Context, Poll, Waker};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use relay_core::{
-    Activity, CommandError, JoinOptions, Joined, JsonText, LeaveReason, Membership, Presence, PresenceChange,
-    PresenceStream, SessionId, UserId,
+    Activity, CommandError, ErrorCode, JoinOptions, Joined, JsonText, LeaveReason, Membership, Presence,
+    PresenceChange, PresenceStream, SessionId, UserId,
 };
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -88,7 +88,7 @@ impl Presence for Desk {
     fn join(&self, membership: &Membership, options: JoinOptions) -> Result<Joined, CommandError> {
         if membership.user.as_str() == "banned" {
             let message = "the document is closed to you".to_owned();
-            return Err(CommandError { code: "banned", message, holder: None });
+            return Err(CommandError::new(ErrorCode::TooManyDocuments, message));
         }
         let mut state = self.0.state.lock();
         let given = options.state.map_or(String::new(), |state| format!(" with {}", state.as_str()));
@@ -121,11 +121,9 @@ impl Presence for Desk {
                 self.0.granted.notified().await;
                 Some(Ok(text(&json!({"token": 1}))))
             }
-            "lock:renew" => Some(Err(CommandError {
-                code: "locked",
-                message: "held".to_owned(),
-                holder: UserId::new("eve").ok(),
-            })),
+            "lock:renew" => {
+                Some(Err(CommandError::new(ErrorCode::Locked, "held").holder(UserId::new("eve").ok())))
+            }
             "cursor" => Some(Ok(text(&json!({"of": membership.user, "is": payload})))),
             _ => None,
         }
@@ -263,7 +261,7 @@ async fn a_join_that_is_refused_leaves_nothing_behind() {
     let (server, roster) = scene().await;
     let mut banned = server.connect("banned").await;
     let reply = banned.join("document:notes", json!({})).await;
-    assert_eq!(reply["response"]["reason"], "banned");
+    assert_eq!(reply["response"]["reason"], "too_many_documents");
     banned.is_alive().await;
     assert_eq!((server.feed.subscriptions("notes"), server.ws.rooms().len()), (0, 0));
     assert!(roster.told().is_empty());

@@ -1,0 +1,135 @@
+//! Errors that several crates and every wire protocol share: [`ErrorCode`], [`CommandError`] and [`ConfigError`].
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+use crate::id::UserId;
+
+macro_rules! error_codes {
+    ($( $(#[$doc:meta])* $variant:ident = $text:literal, )*) => {
+        /// The kind of a refusal, for programs to decide by. Its text form is the `reason` of the wire protocols, and the
+        /// label of counters; it never changes.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[non_exhaustive]
+        pub enum ErrorCode {
+            $( $(#[$doc])* $variant, )*
+        }
+
+        impl ErrorCode {
+            /// The code's text form.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $( Self::$variant => $text, )*
+                }
+            }
+        }
+    };
+}
+
+error_codes! {
+    /// The server is stopping.
+    Closed = "closed",
+    /// The epoch of a position is not the document's.
+    EpochChanged = "epoch_changed",
+    /// The event's id belongs to another event of the document.
+    IdConflict = "id_conflict",
+    /// The server found a defect in itself.
+    Internal = "internal",
+    /// The payload does not fit its kind.
+    InvalidPayload = "invalid_payload",
+    /// A request, a draft, a state or an id is malformed.
+    InvalidRequest = "invalid_request",
+    /// A reader fell too far behind.
+    Lagged = "lagged",
+    /// Another user's lock stands in the way.
+    Locked = "locked",
+    /// The log does not take or give events.
+    LogFailed = "log_failed",
+    /// The connection has not joined the document.
+    NotJoined = "not_joined",
+    /// Another server owns the document.
+    NotOwner = "not_owner",
+    /// A queue stayed full.
+    Overloaded = "overloaded",
+    /// Only the server publishes events of this kind.
+    ReservedEvent = "reserved_event",
+    /// The lock that a token names has ended, or does not cover the edit.
+    StaleLock = "stale_lock",
+    /// A payload, a state or an event is larger than its limit.
+    TooLarge = "too_large",
+    /// As many documents are open as the limit allows.
+    TooManyDocuments = "too_many_documents",
+    /// The document has as many locks as the limit allows.
+    TooManyLocks = "too_many_locks",
+    /// As many requests wait for the document's locks as the limit allows.
+    TooManyWaiters = "too_many_waiters",
+    /// The events that were asked for are no longer kept.
+    Trimmed = "trimmed",
+    /// There is no event kind and no command of this name.
+    UnknownEvent = "unknown_event",
+    /// The lock did not become free in time.
+    WaitTimeout = "wait_timeout",
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for ErrorCode {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// The refusal of a participant's [command](crate::Command).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+#[non_exhaustive]
+pub struct CommandError {
+    /// The kind of the refusal.
+    pub code: ErrorCode,
+    /// The message for people: what was wrong, with which value, and what to do.
+    pub message: String,
+    /// The user who stands in the way, where a lock does.
+    pub holder: Option<UserId>,
+}
+
+impl CommandError {
+    /// A refusal that no other user causes.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), holder: None }
+    }
+
+    /// Names the user who stands in the way.
+    pub fn holder(mut self, holder: Option<UserId>) -> Self {
+        self.holder = holder;
+        self
+    }
+}
+
+/// A configuration value that breaks its rule. Every configuration struct of Relay is validated once, when its owner is
+/// made, and reports the first such value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{field}` {rule}")]
+#[non_exhaustive]
+pub struct ConfigError {
+    /// The field, by its path from the struct that was validated, for instance `retention.max_events`.
+    pub field: String,
+    /// The rule, as the end of a sentence that the field begins, for instance `is 0; it must be at least 1`.
+    pub rule: String,
+}
+
+impl ConfigError {
+    /// An error about `field`, which breaks `rule`.
+    pub fn new(field: impl Into<String>, rule: impl Into<String>) -> Self {
+        Self { field: field.into(), rule: rule.into() }
+    }
+
+    /// The same error seen from a struct that holds the validated one in its field `parent`.
+    pub fn within(self, parent: &str) -> Self {
+        Self { field: format!("{parent}.{}", self.field), rule: self.rule }
+    }
+}
