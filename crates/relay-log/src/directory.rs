@@ -35,7 +35,7 @@ impl Directory {
         self.0.join("engine")
     }
 
-    pub(crate) fn witness(&self) -> PathBuf {
+    pub(crate) fn marker(&self) -> PathBuf {
         self.0.join("witness")
     }
 

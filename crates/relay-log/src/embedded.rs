@@ -13,11 +13,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::config::LogConfig;
 use crate::error::OpenError;
-use crate::recovery::{self, Opened, RecoveryReport};
-use crate::shared::Shared;
+use crate::recovery::{self, RecoveredLog, RecoveryReport};
 use crate::stats::{Counters, LogStats};
-use crate::store::{ReadError, Store, View};
-use crate::writer::{Request, Staged, Writer};
+use crate::status::LogStatus;
+use crate::store::{ReadError, Store, StoreSnapshot};
+use crate::writer::{EncodedEvent, Request, Writer};
 
 /// A log in a directory of this machine. Clones are handles of the same log.
 ///
@@ -41,7 +41,7 @@ impl std::fmt::Debug for EmbeddedLog {
 struct Inner {
     config: LogConfig,
     epoch: Epoch,
-    shared: Arc<Shared>,
+    status: Arc<LogStatus>,
     /// None once the log is closed.
     open: RwLock<Option<Open>>,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -67,26 +67,26 @@ impl EmbeddedLog {
     /// See [`OpenError`]. With [`OpenError::Damaged`] and [`OpenError::Lost`] no acknowledged event was touched.
     pub fn open(config: LogConfig, clock: Arc<dyn Clock>) -> Result<(Self, RecoveryReport), OpenError> {
         config.validate()?;
-        let Opened { store, epoch, last_offset, witness, report } = recovery::open(&config)?;
+        let RecoveredLog { store, epoch, last_offset, marker, report } = recovery::open(&config)?;
         let store = Arc::new(store);
-        let shared = Arc::new(Shared::default());
+        let status = Arc::new(LogStatus::default());
         // As many places as there are permits to send, so that sending never blocks.
         let (requests, queue) = crossbeam_channel::bounded(config.queue_requests as usize);
         let writer = Writer::new(
             Arc::clone(&store),
-            Arc::clone(&shared),
+            Arc::clone(&status),
             clock,
             config.clone(),
             epoch,
             last_offset,
-            witness,
+            marker,
         );
         let thread =
             std::thread::Builder::new().name("relay-log".to_owned()).spawn(move || writer.run(&queue));
         let thread = thread.map_err(OpenError::io("start the writer's thread of", &config.directory))?;
         let inner = Inner {
             epoch,
-            shared,
+            status,
             open: RwLock::new(Some(Open { store, requests })),
             writer: Mutex::new(Some(thread)),
             queue_requests: Arc::new(Semaphore::new(config.queue_requests as usize)),
@@ -114,8 +114,8 @@ impl EmbeddedLog {
         drop(readers);
         let joining = Arc::clone(&self.inner);
         let joined = tokio::task::spawn_blocking(move || joining.join()).await;
-        joined.map_err(|error| self.inner.shared.fail(error))??;
-        self.inner.shared.check()
+        joined.map_err(|error| self.inner.status.fail(error))??;
+        self.inner.status.check()
     }
 
     /// Drops what retention no longer keeps, in all documents, now. The log does this by itself every
@@ -139,7 +139,7 @@ impl EmbeddedLog {
             queued_requests: used(inner.config.queue_requests, &inner.queue_requests),
             queued_bytes: used(inner.config.queue_bytes, &inner.queue_bytes),
             disk_bytes: store.and_then(|store| store.db.disk_space().ok()).unwrap_or(0),
-            ..inner.shared.counters.snapshot()
+            ..inner.status.counters.snapshot()
         }
     }
 
@@ -156,7 +156,7 @@ impl EmbeddedLog {
         if let Ok(room) = tokio::time::timeout(waited, both).await {
             return room.map_err(|_: tokio::sync::AcquireError| LogError::Closed);
         }
-        Counters::add(&inner.shared.counters.overloads, 1);
+        Counters::add(&inner.status.counters.overloads, 1);
         Err(LogError::Overloaded { waited })
     }
 
@@ -174,27 +174,27 @@ impl EmbeddedLog {
     }
 
     fn writer_is_gone(&self) -> LogError {
-        self.inner.shared.fail(std::io::Error::other("the writer's thread ended unexpectedly"))
+        self.inner.status.fail(std::io::Error::other("the writer's thread ended unexpectedly"))
     }
 
     /// Runs `read` on a blocking thread.
     async fn read_store<T: Send + 'static>(
         &self,
-        read: impl FnOnce(View<'_>, Epoch) -> Result<T, ReadError> + Send + 'static,
+        read: impl FnOnce(StoreSnapshot<'_>, Epoch) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, LogError> {
         let permit = Arc::clone(&self.inner.reads).acquire_owned().await.map_err(|_| LogError::Closed)?;
-        self.inner.shared.check()?;
+        self.inner.status.check()?;
         let store = self.inner.open.read().as_ref().map(|open| Arc::clone(&open.store));
         let store = store.ok_or(LogError::Closed)?;
         let epoch = self.inner.epoch;
         let reading = tokio::task::spawn_blocking(move || {
-            let result = read(store.view(), epoch);
+            let result = read(store.snapshot(), epoch);
             drop(store);
             drop(permit);
             result
         });
-        let result = reading.await.map_err(|error| self.inner.shared.fail(error))?;
-        result.map_err(|error| error.into_log_error(|error| self.inner.shared.fail(error)))
+        let result = reading.await.map_err(|error| self.inner.status.fail(error))?;
+        result.map_err(|error| error.into_log_error(|error| self.inner.status.fail(error)))
     }
 }
 
@@ -202,17 +202,17 @@ impl EmbeddedLog {
 impl EventLog for EmbeddedLog {
     async fn head(&self, document: &DocumentId) -> Result<Head, LogError> {
         let id = document.clone();
-        self.read_store(move |view, epoch| {
-            let document = view.document(&id)?;
+        self.read_store(move |snapshot, epoch| {
+            let document = snapshot.document(&id)?;
             Ok(document.map_or(Head::empty(epoch), |document| document.head(epoch)))
         })
         .await
     }
 
     async fn append(&self, document: &DocumentId, events: &[Event]) -> Result<Offset, LogError> {
-        self.inner.shared.check()?;
+        self.inner.status.check()?;
         let max = self.inner.config.max_event_bytes as usize;
-        let mut staged = Vec::with_capacity(events.len());
+        let mut encoded = Vec::with_capacity(events.len());
         for event in events {
             let body = binary::encode(event);
             if body.len() > max {
@@ -220,11 +220,11 @@ impl EventLog for EmbeddedLog {
             }
             // An event of another document has no place in this one: as seq 0 it will not follow.
             let seq = event.seq.filter(|_| event.document == *document).unwrap_or_default();
-            staged.push(Staged { epoch: event.epoch, seq, time: event.time, body });
+            encoded.push(EncodedEvent { epoch: event.epoch, seq, time: event.time, body });
         }
-        let room = self.room(staged.iter().map(|event| event.body.len()).sum()).await?;
+        let room = self.room(encoded.iter().map(|event| event.body.len()).sum()).await?;
         let document = document.clone();
-        self.ask(|reply| Request::Append { document, events: staged, reply, room }).await
+        self.ask(|reply| Request::Append { document, events: encoded, reply, room }).await
     }
 
     async fn read_document(
@@ -234,11 +234,11 @@ impl EventLog for EmbeddedLog {
         limit: ReadLimit,
     ) -> Result<Vec<Event>, LogError> {
         let id = document.clone();
-        self.read_store(move |view, epoch| view.read_document(&id, after, limit, epoch)).await
+        self.read_store(move |snapshot, epoch| snapshot.read_document(&id, after, limit, epoch)).await
     }
 
     async fn read(&self, after: Offset, limit: ReadLimit) -> Result<Vec<Event>, LogError> {
-        self.read_store(move |view, epoch| view.read(after, limit, epoch)).await
+        self.read_store(move |snapshot, epoch| snapshot.read(after, limit, epoch)).await
     }
 
     async fn trim(&self, document: &DocumentId, through: Seq) -> Result<Head, LogError> {
@@ -253,7 +253,7 @@ impl Inner {
     fn join(&self) -> Result<(), LogError> {
         let thread = self.writer.lock().take();
         match thread.map(JoinHandle::join) {
-            Some(Err(_)) => Err(self.shared.fail(std::io::Error::other("the writer's thread panicked"))),
+            Some(Err(_)) => Err(self.status.fail(std::io::Error::other("the writer's thread panicked"))),
             Some(Ok(())) | None => Ok(()),
         }
     }

@@ -30,28 +30,28 @@
 //! What opening found and did is in the [`RecoveryReport`]; a log that is damaged is refused with [`OpenError`], and
 //! [`check`], [`export`] and [`repair`] show and save what is left.
 
+mod commit_marker;
 mod config;
 mod directory;
 mod embedded;
 mod error;
-mod heads;
-mod inspect;
+mod head_cache;
 mod journal;
+mod maintenance;
 mod record;
 mod recovery;
+mod rescue;
 mod retention;
-mod salvage;
-mod shared;
 mod stats;
+mod status;
 mod store;
-mod witness;
 mod writer;
 
 pub use config::{LogConfig, LogDurability};
 pub use embedded::EmbeddedLog;
 pub use error::OpenError;
-pub use inspect::{CheckReport, ExportReport, RepairReport, check, export, repair};
-pub use recovery::{Cut, RecoveryReport};
+pub use maintenance::{CheckReport, ExportReport, RepairReport, check, export, repair};
+pub use recovery::{RecoveryReport, TornTail};
 pub use stats::LogStats;
 
 #[cfg(doctest)]

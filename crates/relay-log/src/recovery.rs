@@ -3,7 +3,7 @@
 //! A crash tears at most the last write, which nobody was told of. So a journal that ends in something that is no whole
 //! batch is cut there, unless one of these shows that acknowledged events would go with it:
 //! - a whole batch lies behind it: a later write was begun, so the earlier one had been finished;
-//! - a whole record lies there that the [witness](crate::witness) says was acknowledged;
+//! - a whole record lies there that the [witness](crate::commit_marker) says was acknowledged;
 //! - what remains ends before the last acknowledged offset.
 //!
 //! The one exception is a log that promised no more than to survive its process
@@ -18,16 +18,16 @@ use std::path::{Path, PathBuf};
 use fjall::PersistMode;
 use relay_core::{Epoch, Offset};
 
+use crate::commit_marker::{self, CommitMarker, MarkerContent, MarkerFile};
 use crate::config::LogConfig;
 use crate::directory::{Directory, DirectoryLock};
 use crate::error::OpenError;
 use crate::journal::{self, Scan};
 use crate::record;
 use crate::store::Store;
-use crate::witness::{self, Heard, Testimony, Witness};
 
 /// By how much offsets leap when it is not known which were given out last.
-pub(crate) const OFFSET_LEAP: u64 = 1 << 32;
+pub(crate) const OFFSET_GAP: u64 = 1 << 32;
 
 /// What opening found and did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,13 +37,13 @@ pub struct RecoveryReport {
     /// True when there was no log before.
     pub created: bool,
     /// True when the last run ended in order, and for a new log.
-    pub closed_in_order: bool,
+    pub clean_shutdown: bool,
     /// True when the witness was missing or unreadable, so that a loss at the log's very end could not be noticed.
-    pub without_witness: bool,
+    pub without_marker: bool,
     /// The last offset that is taken; the next event gets the one after it.
     pub last_offset: Offset,
     /// The torn last write, if there was one.
-    pub cut: Option<Cut>,
+    pub torn_tail: Option<TornTail>,
     /// True when acknowledged events may be gone since the machine went down under
     /// [`LogDurability::Logged`](crate::LogDurability::Logged). All documents have a new epoch then.
     pub new_epoch: bool,
@@ -52,7 +52,7 @@ pub struct RecoveryReport {
 /// A torn last write that was cut off.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Cut {
+pub struct TornTail {
     /// The file.
     pub file: PathBuf,
     /// Where it was cut.
@@ -62,46 +62,46 @@ pub struct Cut {
 }
 
 /// An open log's parts.
-pub(crate) struct Opened {
+pub(crate) struct RecoveredLog {
     pub(crate) store: Store,
     pub(crate) epoch: Epoch,
     pub(crate) last_offset: Offset,
-    pub(crate) witness: Witness,
+    pub(crate) marker: CommitMarker,
     pub(crate) report: RecoveryReport,
 }
 
 /// Opens or creates the log.
-pub(crate) fn open(config: &LogConfig) -> Result<Opened, OpenError> {
+pub(crate) fn open(config: &LogConfig) -> Result<RecoveredLog, OpenError> {
     let directory = Directory::new(&config.directory);
     directory.create()?;
     let lock = directory.lock()?;
-    let heard = hear(&directory)?;
+    let marker_file = read_marker(&directory)?;
     let created = !directory.exists();
     directory.claim_format()?;
-    clear_unfinished_creation(&directory, heard)?;
+    clear_unfinished_creation(&directory, marker_file)?;
 
-    let testimony = heard.testimony();
-    let may_have_lost = testimony.is_some_and(|testimony| testimony.may_have_lost_unsynced());
-    let cut = match Journals::read(&directory)? {
+    let content = marker_file.content();
+    let may_have_lost = content.is_some_and(|content| content.may_have_lost_unsynced());
+    let torn_tail = match Journals::read(&directory)? {
         journals if journals.are_clean() => None,
         journals => {
             if !may_have_lost {
-                journals.refuse_damage(&directory, testimony)?;
+                journals.check_damage(&directory, content)?;
             }
-            journals.cut()?
+            journals.truncate()?
         }
     };
 
     let store = open_engine(&directory, &directory.engine(), config.cache_bytes, Some(lock))?;
     let damaged = |what: String| damaged_engine(&directory, what);
     let mut last_offset = store.last_offset().map_err(|error| damaged(error.to_string()))?;
-    let acknowledged = testimony.map_or(Offset::ZERO, |testimony| testimony.acknowledged);
+    let acknowledged = content.map_or(Offset::ZERO, |content| content.acknowledged);
     if last_offset < acknowledged && !may_have_lost {
         let directory = config.directory.clone();
         return Err(OpenError::Lost { directory, last: last_offset, acknowledged });
     }
     let known = store.epoch().map_err(|error| damaged(error.to_string()))?;
-    if known.is_none() && heard != Heard::Absent {
+    if known.is_none() && marker_file != MarkerFile::Absent {
         return Err(damaged("the log's epoch is missing".to_owned()));
     }
     let failed =
@@ -113,37 +113,37 @@ pub(crate) fn open(config: &LogConfig) -> Result<Opened, OpenError> {
         let mut batch = store.db.batch();
         store.put_epoch(&mut batch, epoch);
         if may_have_lost {
-            last_offset = Offset::new(last_offset.max(acknowledged).get().saturating_add(OFFSET_LEAP));
-            store.put_floor(&mut batch, last_offset);
+            last_offset = Offset::new(last_offset.max(acknowledged).get().saturating_add(OFFSET_GAP));
+            store.put_high_watermark(&mut batch, last_offset);
         }
         batch.commit().map_err(failed)?;
         epoch
     };
     // What a killed process wrote and did not sync will be shown to readers from now on.
     store.db.persist(PersistMode::SyncAll).map_err(failed)?;
-    let path = directory.witness();
-    let witness =
-        Witness::begin(&path, last_offset, config.durability).map_err(OpenError::io("write", &path))?;
+    let path = directory.marker();
+    let marker =
+        CommitMarker::begin(&path, last_offset, config.durability).map_err(OpenError::io("write", &path))?;
     directory.sync()?;
     let report = RecoveryReport {
         created,
-        closed_in_order: created || testimony.is_some_and(|testimony| testimony.closed),
-        without_witness: testimony.is_none() && known.is_some(),
+        clean_shutdown: created || content.is_some_and(|content| content.closed),
+        without_marker: content.is_none() && known.is_some(),
         last_offset,
-        cut,
+        torn_tail,
         new_epoch: may_have_lost,
     };
-    tell(config, &report);
-    Ok(Opened { store, epoch, last_offset, witness, report })
+    log_report(config, &report);
+    Ok(RecoveredLog { store, epoch, last_offset, marker, report })
 }
 
-fn tell(config: &LogConfig, report: &RecoveryReport) {
+fn log_report(config: &LogConfig, report: &RecoveryReport) {
     let directory = config.directory.display();
-    if let Some(cut) = &report.cut {
-        tracing::warn!(%directory, file = %cut.file.display(), position = cut.position, bytes = cut.bytes,
+    if let Some(tail) = &report.torn_tail {
+        tracing::warn!(%directory, file = %tail.file.display(), position = tail.position, bytes = tail.bytes,
             last_offset = %report.last_offset, "the last write was torn and has been cut off");
     }
-    if report.without_witness {
+    if report.without_marker {
         tracing::warn!(%directory, "the witness is missing or unreadable; a loss at the end would go unnoticed");
     }
     if report.new_epoch {
@@ -151,20 +151,20 @@ fn tell(config: &LogConfig, report: &RecoveryReport) {
     }
 }
 
-pub(crate) fn hear(directory: &Directory) -> Result<Heard, OpenError> {
-    let path = directory.witness();
-    witness::hear(&path).map_err(OpenError::io("read", &path))
+pub(crate) fn read_marker(directory: &Directory) -> Result<MarkerFile, OpenError> {
+    let path = directory.marker();
+    commit_marker::read_marker(&path).map_err(OpenError::io("read", &path))
 }
 
 /// The engine refuses a directory in which its creation was interrupted. Without a witness nothing was ever appended.
-fn clear_unfinished_creation(directory: &Directory, heard: Heard) -> Result<(), OpenError> {
+fn clear_unfinished_creation(directory: &Directory, marker_file: MarkerFile) -> Result<(), OpenError> {
     let engine = directory.engine();
     let version = engine.join("version");
     // The engine creates this file before it writes into it, and its length last.
     if fs::metadata(&version).is_ok_and(|version| version.len() > 0) {
         return Ok(());
     }
-    if heard != Heard::Absent {
+    if marker_file != MarkerFile::Absent {
         return Err(OpenError::Damaged {
             directory: directory.path().to_owned(),
             file: version,
@@ -246,10 +246,10 @@ impl Journals {
     }
 
     /// Refuses when acknowledged events would be lost by cutting at the first thing that is no whole batch.
-    pub(crate) fn refuse_damage(
+    pub(crate) fn check_damage(
         &self,
         directory: &Directory,
-        testimony: Option<Testimony>,
+        marker: Option<MarkerContent>,
     ) -> Result<(), OpenError> {
         let Some((journal, after)) = self.damaged() else { return Ok(()) };
         let refuse = |what| {
@@ -264,7 +264,7 @@ impl Journals {
         if later > 0 {
             return refuse("later writes lie behind what cannot be read there".to_owned());
         }
-        let Some(Testimony { acknowledged, .. }) = testimony else { return Ok(()) };
+        let Some(MarkerContent { acknowledged, .. }) = marker else { return Ok(()) };
         let rest = &journal.bytes[journal.scan.whole..journal.scan.used];
         if let Some((_, record)) = record::find_all(rest).find(|(_, record)| record.offset <= acknowledged) {
             return refuse(format!("the event at offset {} lies there and was acknowledged", record.offset));
@@ -285,24 +285,24 @@ impl Journals {
     }
 
     /// Cuts everything from the first thing on that is no whole batch.
-    fn cut(&self) -> Result<Option<Cut>, OpenError> {
+    fn truncate(&self) -> Result<Option<TornTail>, OpenError> {
         let Some((journal, after)) = self.damaged() else { return Ok(None) };
         let lost = |journal: &Journal, from: usize| (journal.scan.used.max(journal.scan.whole) - from) as u64;
-        let mut cut = Cut {
+        let mut tail = TornTail {
             file: journal.path.clone(),
             position: journal.scan.whole as u64,
             bytes: lost(journal, journal.scan.whole),
         };
-        shorten(&journal.path, cut.position)?;
+        truncate_file(&journal.path, tail.position)?;
         for journal in after {
-            cut.bytes += lost(journal, 0);
-            shorten(&journal.path, 0)?;
+            tail.bytes += lost(journal, 0);
+            truncate_file(&journal.path, 0)?;
         }
-        Ok(Some(cut))
+        Ok(Some(tail))
     }
 }
 
-fn shorten(path: &Path, length: u64) -> Result<(), OpenError> {
+fn truncate_file(path: &Path, length: u64) -> Result<(), OpenError> {
     let file = OpenOptions::new().write(true).open(path).map_err(OpenError::io("open for writing", path))?;
     file.set_len(length).and_then(|()| file.sync_all()).map_err(OpenError::io("shorten", path))
 }

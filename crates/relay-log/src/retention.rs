@@ -4,27 +4,27 @@ use std::time::Duration;
 
 use relay_core::{Retention, Timestamp};
 
-use crate::store::Document;
+use crate::store::DocumentState;
 
 /// Whether what was to be dropped is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reached {
-    Yes,
+pub(crate) enum TrimProgress {
+    Done,
     /// There is more to drop than one commit may.
-    NotYet,
+    BudgetSpent,
     /// What is to be dropped next is in the batch that is being made.
-    WaitsForCommit,
+    AwaitsCommit,
 }
 
 /// Limits of one document.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
+pub(crate) struct RetentionLimits {
     events: u64,
     age: Option<Duration>,
     bytes: Option<u64>,
 }
 
-impl Limits {
+impl RetentionLimits {
     /// What is kept.
     pub(crate) fn exact(retention: Retention) -> Self {
         Self { events: retention.max_events, age: retention.max_age, bytes: retention.max_bytes }
@@ -41,7 +41,7 @@ impl Limits {
     }
 
     /// True when `document` has something to drop.
-    pub(crate) fn reached(&self, document: &Document, now: Timestamp) -> bool {
+    pub(crate) fn exceeded_by(&self, document: &DocumentState, now: Timestamp) -> bool {
         document.kept_events() > self.events
             || (document.kept_events() > 0 && self.age.is_some_and(|age| now.since(document.oldest) > age))
             || (document.kept_events() > 0 && self.bytes.is_some_and(|bytes| document.kept_bytes() > bytes))

@@ -24,7 +24,7 @@ use crate::directory::DirectoryLock;
 use crate::record::Record;
 
 const EPOCH: &str = "epoch";
-const FLOOR: &str = "floor";
+const HIGH_WATERMARK: &str = "floor";
 const DOCUMENT_VERSION: u8 = 1;
 
 /// Why something could not be read.
@@ -63,7 +63,7 @@ fn is_damage(error: &fjall::Error) -> bool {
 
 /// What the log knows about a document that has had events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Document {
+pub(crate) struct DocumentState {
     /// Stands for the id in keys.
     pub(crate) number: u64,
     /// All events up to here were dropped.
@@ -78,7 +78,7 @@ pub(crate) struct Document {
     pub(crate) oldest: Timestamp,
 }
 
-impl Document {
+impl DocumentState {
     pub(crate) fn head(&self, epoch: Epoch) -> Head {
         Head { epoch, first: Seq::new(self.trimmed + 1), last: Seq::new(self.last) }
     }
@@ -125,8 +125,8 @@ impl Store {
         })
     }
 
-    pub(crate) fn view(&self) -> View<'_> {
-        View { store: self, snapshot: self.db.snapshot() }
+    pub(crate) fn snapshot(&self) -> StoreSnapshot<'_> {
+        StoreSnapshot { store: self, snapshot: self.db.snapshot() }
     }
 
     /// The log's epoch; none before the first [`Store::put_epoch`].
@@ -140,18 +140,18 @@ impl Store {
     }
 
     /// Adds to `batch` that all offsets up to `floor` were given out.
-    pub(crate) fn put_floor(&self, batch: &mut fjall::OwnedWriteBatch, floor: Offset) {
-        batch.insert(&self.meta, FLOOR, floor.get().to_be_bytes());
+    pub(crate) fn put_high_watermark(&self, batch: &mut fjall::OwnedWriteBatch, high_watermark: Offset) {
+        batch.insert(&self.meta, HIGH_WATERMARK, high_watermark.get().to_be_bytes());
     }
 
     /// The last offset that was given out, as far as the engine knows.
     pub(crate) fn last_offset(&self) -> Result<Offset, ReadError> {
-        let floor = self.number(FLOOR)?.unwrap_or(0);
+        let high_watermark = self.number(HIGH_WATERMARK)?.unwrap_or(0);
         let last = match self.offsets.last_key_value() {
             Some(guard) => number_at(&guard.key()?, 0, "offset")?,
             None => 0,
         };
-        Ok(Offset::new(floor.max(last)))
+        Ok(Offset::new(high_watermark.max(last)))
     }
 
     fn number(&self, key: &str) -> Result<Option<u64>, ReadError> {
@@ -187,22 +187,22 @@ impl Store {
 }
 
 /// The log at one moment.
-pub(crate) struct View<'a> {
+pub(crate) struct StoreSnapshot<'a> {
     store: &'a Store,
     snapshot: Snapshot,
 }
 
-impl View<'_> {
+impl StoreSnapshot<'_> {
     /// What is known of `id`; none when it never had an event.
-    pub(crate) fn document(&self, id: &DocumentId) -> Result<Option<Document>, ReadError> {
+    pub(crate) fn document(&self, id: &DocumentId) -> Result<Option<DocumentState>, ReadError> {
         let Some(row) = self.snapshot.get(&self.store.documents, id.as_str())? else { return Ok(None) };
         let (number, trimmed) = document_row(id, &row)?;
-        self.complete(id, number, trimmed).map(Some)
+        self.load_totals(id, number, trimmed).map(Some)
     }
 
     /// What the events of a document say about it.
-    fn complete(&self, id: &DocumentId, number: u64, trimmed: u64) -> Result<Document, ReadError> {
-        let empty = Document {
+    fn load_totals(&self, id: &DocumentId, number: u64, trimmed: u64) -> Result<DocumentState, ReadError> {
+        let empty = DocumentState {
             number,
             trimmed,
             last: trimmed,
@@ -228,7 +228,7 @@ impl View<'_> {
             }
             None => (first_seq, first.total),
         };
-        Ok(Document { last, dropped_bytes, total_bytes, oldest: first.time, ..empty })
+        Ok(DocumentState { last, dropped_bytes, total_bytes, oldest: first.time, ..empty })
     }
 
     /// Implements [`relay_core::EventLog::read_document`].
@@ -244,7 +244,7 @@ impl View<'_> {
         if after.get() < trimmed {
             return Err(ReadError::Trimmed { document: id.clone(), first: Seq::new(trimmed + 1) });
         }
-        let mut page = Page::new(limit);
+        let mut page = PageBuilder::new(limit);
         let mut expected = after.next();
         let range = event_key(number, expected.get())..=event_key(number, u64::MAX);
         for guard in self.snapshot.range(&self.store.events, range) {
@@ -268,7 +268,7 @@ impl View<'_> {
         limit: ReadLimit,
         epoch: Epoch,
     ) -> Result<Vec<Event>, ReadError> {
-        let mut page = Page::new(limit);
+        let mut page = PageBuilder::new(limit);
         for guard in self.snapshot.range(&self.store.offsets, after.next().get().to_be_bytes()..) {
             let (offset, key) = guard.into_inner()?;
             let offset = Offset::new(number_at(&offset, 0, "offset")?);
@@ -298,7 +298,7 @@ impl View<'_> {
     pub(crate) fn oldest<'a>(
         &'a self,
         id: &'a DocumentId,
-        document: &Document,
+        document: &DocumentState,
     ) -> impl Iterator<Item = Result<(u64, Offset, Timestamp, u64), ReadError>> + use<'a> {
         let range = event_key(document.number, document.trimmed + 1)..=event_key(document.number, u64::MAX);
         self.snapshot.range(&self.store.events, range).map(move |guard| {
@@ -328,13 +328,13 @@ impl View<'_> {
 }
 
 /// What one read has gathered.
-struct Page {
+struct PageBuilder {
     events: Vec<Event>,
     bytes: usize,
     limit: ReadLimit,
 }
 
-impl Page {
+impl PageBuilder {
     fn new(limit: ReadLimit) -> Self {
         Self { events: Vec::new(), bytes: 0, limit }
     }

@@ -2,7 +2,7 @@
 //!
 //! Whatever waits when the writer is free becomes one batch of the engine and one fsync. Each append is checked against
 //! its document's head first, so that two owners of a document cannot both append. Dropping old events rides in the
-//! same batches, at most [`DROPS_PER_COMMIT`] at a time, so that appends are hardly delayed by it.
+//! same batches, at most [`TRIMS_PER_COMMIT`] at a time, so that appends are hardly delayed by it.
 //!
 //! Once a commit failed nothing is known of what reached the disk, so the log fails for good: the heads in memory, which
 //! are ahead of the disk by what was staged, are never used again.
@@ -15,24 +15,24 @@ use fjall::{OwnedWriteBatch, PersistMode};
 use relay_core::{Clock, DocumentId, Epoch, Head, LogError, Monotonic, Offset, Seq, Timestamp};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use crate::commit_marker::CommitMarker;
 use crate::config::{LogConfig, LogDurability};
-use crate::heads::Heads;
+use crate::head_cache::HeadCache;
 use crate::record::Record;
-use crate::retention::{Limits, Reached};
-use crate::shared::Shared;
+use crate::retention::{RetentionLimits, TrimProgress};
 use crate::stats::Counters;
-use crate::store::{Document, ReadError, Store, event_key, missing};
-use crate::witness::Witness;
+use crate::status::LogStatus;
+use crate::store::{DocumentState, ReadError, Store, event_key, missing};
 
 /// The most events that one commit drops.
-const DROPS_PER_COMMIT: usize = 1024;
+const TRIMS_PER_COMMIT: usize = 1024;
 /// The most documents that a sweep looks at between two commits.
-const SWEEP_SLICE: usize = 256;
+const SCAN_SLICE: usize = 256;
 /// A group is closed when it has this many bytes of events.
 const GROUP_BYTES: usize = 8 * 1024 * 1024;
 
 /// An event on its way to the disk.
-pub(crate) struct Staged {
+pub(crate) struct EncodedEvent {
     pub(crate) epoch: Epoch,
     pub(crate) seq: Seq,
     pub(crate) time: Timestamp,
@@ -43,7 +43,7 @@ pub(crate) struct Staged {
 pub(crate) enum Request {
     Append {
         document: DocumentId,
-        events: Vec<Staged>,
+        events: Vec<EncodedEvent>,
         reply: oneshot::Sender<Result<Offset, LogError>>,
         room: (OwnedSemaphorePermit, OwnedSemaphorePermit),
     },
@@ -60,20 +60,20 @@ pub(crate) enum Request {
 }
 
 /// A document from which events are to be dropped.
-struct Drop {
+struct TrimTask {
     document: DocumentId,
-    until: Until,
+    goal: TrimGoal,
 }
 
-enum Until {
+enum TrimGoal {
     /// Retention's limits hold.
     WithinRetention,
     /// This seq is dropped.
-    Trimmed { through: u64, reply: oneshot::Sender<Result<Head, LogError>>, _room: OwnedSemaphorePermit },
+    Through { through: u64, reply: oneshot::Sender<Result<Head, LogError>>, _room: OwnedSemaphorePermit },
 }
 
 /// A walk over all documents.
-struct Sweep {
+struct RetentionScan {
     after: Option<DocumentId>,
     finished: bool,
     replies: Vec<(oneshot::Sender<Result<(), LogError>>, OwnedSemaphorePermit)>,
@@ -81,50 +81,50 @@ struct Sweep {
 
 /// Answers that wait for the commit.
 #[derive(Default)]
-struct Answers {
-    appends: Vec<Answer<Offset>>,
-    trims: Vec<Answer<Head>>,
+struct PendingReplies {
+    appends: Vec<PendingReply<Offset>>,
+    trims: Vec<PendingReply<Head>>,
 }
 
 /// Who waits, and what they will be told.
-type Answer<T> = (oneshot::Sender<Result<T, LogError>>, Result<T, LogError>);
+type PendingReply<T> = (oneshot::Sender<Result<T, LogError>>, Result<T, LogError>);
 
 pub(crate) struct Writer {
     store: Arc<Store>,
-    shared: Arc<Shared>,
+    status: Arc<LogStatus>,
     clock: Arc<dyn Clock>,
     config: LogConfig,
     epoch: Epoch,
     last_offset: Offset,
-    heads: Heads,
-    drops: VecDeque<Drop>,
-    sweep: Option<Sweep>,
-    next_sweep: Monotonic,
-    witness: Witness,
+    heads: HeadCache,
+    trim_tasks: VecDeque<TrimTask>,
+    scan: Option<RetentionScan>,
+    next_scan: Monotonic,
+    marker: CommitMarker,
 }
 
 impl Writer {
     pub(crate) fn new(
         store: Arc<Store>,
-        shared: Arc<Shared>,
+        status: Arc<LogStatus>,
         clock: Arc<dyn Clock>,
         config: LogConfig,
         epoch: Epoch,
         last_offset: Offset,
-        witness: Witness,
+        marker: CommitMarker,
     ) -> Self {
         Self {
-            heads: Heads::new(config.cached_heads),
-            next_sweep: clock.monotonic() + config.sweep_interval,
+            heads: HeadCache::new(config.cached_heads),
+            next_scan: clock.monotonic() + config.sweep_interval,
             store,
-            shared,
+            status,
             clock,
             config,
             epoch,
             last_offset,
-            drops: VecDeque::new(),
-            sweep: None,
-            witness,
+            trim_tasks: VecDeque::new(),
+            scan: None,
+            marker,
         }
     }
 
@@ -133,25 +133,25 @@ impl Writer {
         loop {
             let first = match self.next(requests) {
                 Ok(first) => first,
-                Err(Hangup) => break,
+                Err(Disconnected) => break,
             };
-            self.step(first, requests);
+            self.commit_group(first, requests);
         }
         self.close();
     }
 
     /// The next request; none when there is other work.
-    fn next(&mut self, requests: &Receiver<Request>) -> Result<Option<Request>, Hangup> {
-        if self.sweep.is_none() && self.clock.monotonic() >= self.next_sweep {
-            self.begin_sweep();
+    fn next(&mut self, requests: &Receiver<Request>) -> Result<Option<Request>, Disconnected> {
+        if self.scan.is_none() && self.clock.monotonic() >= self.next_scan {
+            self.begin_scan();
         }
-        if self.drops.is_empty() && self.sweep.is_none() {
+        if self.trim_tasks.is_empty() && self.scan.is_none() {
             // A clock that stands still in a test makes this wake up for nothing, no more.
-            let wait = self.next_sweep.since(self.clock.monotonic());
+            let wait = self.next_scan.since(self.clock.monotonic());
             match requests.recv_timeout(wait) {
                 Ok(request) => Ok(Some(request)),
                 Err(RecvTimeoutError::Timeout) => Ok(None),
-                Err(RecvTimeoutError::Disconnected) => Err(Hangup),
+                Err(RecvTimeoutError::Disconnected) => Err(Disconnected),
             }
         } else {
             match requests.try_recv() {
@@ -159,20 +159,20 @@ impl Writer {
                 Err(TryRecvError::Empty) => Ok(None),
                 // Trims that were asked for are still answered; the rest of retention's work can wait for the next run.
                 Err(TryRecvError::Disconnected) if self.has_waiters() => Ok(None),
-                Err(TryRecvError::Disconnected) => Err(Hangup),
+                Err(TryRecvError::Disconnected) => Err(Disconnected),
             }
         }
     }
 
     fn has_waiters(&self) -> bool {
-        self.sweep.as_ref().is_some_and(|sweep| !sweep.replies.is_empty())
-            || self.drops.iter().any(|drop| matches!(drop.until, Until::Trimmed { .. }))
+        self.scan.as_ref().is_some_and(|sweep| !sweep.replies.is_empty())
+            || self.trim_tasks.iter().any(|task| matches!(task.goal, TrimGoal::Through { .. }))
     }
 
     /// One group: stages what waits, commits, answers.
-    fn step(&mut self, first: Option<Request>, requests: &Receiver<Request>) {
+    fn commit_group(&mut self, first: Option<Request>, requests: &Receiver<Request>) {
         let mut batch = self.store.db.batch();
-        let mut answers = Answers::default();
+        let mut replies = PendingReplies::default();
         // Room in the queue is held until the group is on the disk: what is being written counts as waiting.
         let mut room = Vec::new();
         let mut bytes = 0;
@@ -182,16 +182,16 @@ impl Writer {
                     bytes += events.iter().map(|event| event.body.len()).sum::<usize>();
                     room.push(held);
                     let result = self.append(&mut batch, &document, &events);
-                    answers.appends.push((reply, result));
+                    replies.appends.push((reply, result));
                 }
-                Request::Trim { document, through, reply, room } => self.drops.push_back(Drop {
+                Request::Trim { document, through, reply, room } => self.trim_tasks.push_back(TrimTask {
                     document,
-                    until: Until::Trimmed { through: through.get(), reply, _room: room },
+                    goal: TrimGoal::Through { through: through.get(), reply, _room: room },
                 }),
                 Request::Sweep { reply, room } => {
                     // A sweep that is under way may have passed what this one is asked for.
-                    self.begin_sweep();
-                    if let Some(sweep) = &mut self.sweep {
+                    self.begin_scan();
+                    if let Some(sweep) = &mut self.scan {
                         sweep.replies.push((reply, room));
                     }
                 }
@@ -200,16 +200,16 @@ impl Writer {
                 break;
             }
         }
-        self.sweep_slice();
-        self.drop_slice(&mut batch, &mut answers);
-        let committed = self.commit(batch, answers.appends.len() as u64);
+        self.scan_slice();
+        self.run_trim_tasks(&mut batch, &mut replies);
+        let committed = self.commit(batch, replies.appends.len() as u64);
         drop(room);
-        answers.send(&committed);
-        self.end_sweep(&committed);
+        replies.send(&committed);
+        self.end_scan(&committed);
     }
 
     fn commit(&mut self, batch: OwnedWriteBatch, appends: u64) -> Result<(), LogError> {
-        self.shared.check()?;
+        self.status.check()?;
         if batch.is_empty() {
             return Ok(());
         }
@@ -219,35 +219,35 @@ impl Writer {
             LogDurability::Synced => PersistMode::SyncData,
         };
         let began = self.clock.monotonic();
-        batch.durability(Some(mode)).commit().map_err(|error| self.shared.fail(error))?;
-        self.witness.acknowledge(self.last_offset).map_err(|error| self.shared.fail(error))?;
-        self.shared.counters.commit(appends, self.clock.monotonic().since(began));
+        batch.durability(Some(mode)).commit().map_err(|error| self.status.fail(error))?;
+        self.marker.acknowledge(self.last_offset).map_err(|error| self.status.fail(error))?;
+        self.status.counters.commit(appends, self.clock.monotonic().since(began));
         Ok(())
     }
 
     /// The document as it will be after what is staged; none when it never had an event.
-    fn document(&mut self, id: &DocumentId) -> Result<Option<Document>, LogError> {
+    fn document(&mut self, id: &DocumentId) -> Result<Option<DocumentState>, LogError> {
         if let Some(document) = self.heads.get(id) {
             return Ok(Some(document));
         }
-        let document = self.store.view().document(id).map_err(|error| self.read_failed(error))?;
+        let document = self.store.snapshot().document(id).map_err(|error| self.read_failed(error))?;
         Ok(document)
     }
 
     fn read_failed(&self, error: ReadError) -> LogError {
-        error.into_log_error(|error| self.shared.fail(error))
+        error.into_log_error(|error| self.status.fail(error))
     }
 
     fn append(
         &mut self,
         batch: &mut OwnedWriteBatch,
         id: &DocumentId,
-        events: &[Staged],
+        events: &[EncodedEvent],
     ) -> Result<Offset, LogError> {
-        self.shared.check()?;
+        self.status.check()?;
         let known = self.document(id)?;
         let first = self.last_offset.next();
-        let mut document = known.unwrap_or(Document {
+        let mut document = known.unwrap_or(DocumentState {
             number: first.get(),
             trimmed: 0,
             last: 0,
@@ -257,7 +257,7 @@ impl Writer {
         });
         for (expected, event) in (document.last + 1..).zip(events) {
             if event.epoch != self.epoch || event.seq.get() != expected {
-                Counters::add(&self.shared.counters.conflicts, 1);
+                Counters::add(&self.status.counters.conflicts, 1);
                 return Err(LogError::Conflict {
                     document: id.clone(),
                     head: document.head(self.epoch),
@@ -288,74 +288,74 @@ impl Writer {
             };
             self.store.put_event(batch, document.number, document.last, &record);
         }
-        let counters = &self.shared.counters;
+        let counters = &self.status.counters;
         Counters::add(&counters.appends, 1);
         Counters::add(&counters.appended_events, events.len() as u64);
         Counters::add(&counters.appended_bytes, document.total_bytes - before);
         self.heads.put(id, document);
         // While a document is over its limits each append would queue it again; one entry is enough.
-        if Limits::with_slack(self.config.retention).reached(&document, self.clock.wall())
-            && !self.drops.iter().any(|drop| drop.document == *id)
+        if RetentionLimits::with_slack(self.config.retention).exceeded_by(&document, self.clock.wall())
+            && !self.trim_tasks.iter().any(|task| task.document == *id)
         {
-            self.drops.push_back(Drop { document: id.clone(), until: Until::WithinRetention });
+            self.trim_tasks.push_back(TrimTask { document: id.clone(), goal: TrimGoal::WithinRetention });
         }
         Ok(first)
     }
 
     /// Stages the dropping of some events that are due.
-    fn drop_slice(&mut self, batch: &mut OwnedWriteBatch, answers: &mut Answers) {
-        let mut budget = DROPS_PER_COMMIT;
+    fn run_trim_tasks(&mut self, batch: &mut OwnedWriteBatch, replies: &mut PendingReplies) {
+        let mut budget = TRIMS_PER_COMMIT;
         // Each is looked at once: one that waits for events of this very batch comes back in the next.
-        for _ in 0..self.drops.len() {
+        for _ in 0..self.trim_tasks.len() {
             if budget == 0 {
                 break;
             }
-            let Some(drop) = self.drops.pop_front() else { break };
-            match self.drop_events(batch, &drop, answers.appends.len(), &mut budget) {
-                Ok((_, Reached::NotYet)) => self.drops.push_front(drop),
-                Ok((_, Reached::WaitsForCommit)) => self.drops.push_back(drop),
-                Ok((head, Reached::Yes)) => {
-                    if let Until::Trimmed { reply, .. } = drop.until {
-                        answers.trims.push((reply, Ok(head)));
+            let Some(task) = self.trim_tasks.pop_front() else { break };
+            match self.trim_events(batch, &task, replies.appends.len(), &mut budget) {
+                Ok((_, TrimProgress::BudgetSpent)) => self.trim_tasks.push_front(task),
+                Ok((_, TrimProgress::AwaitsCommit)) => self.trim_tasks.push_back(task),
+                Ok((head, TrimProgress::Done)) => {
+                    if let TrimGoal::Through { reply, .. } = task.goal {
+                        replies.trims.push((reply, Ok(head)));
                     }
                 }
-                Err(error) => match drop.until {
-                    Until::Trimmed { reply, .. } => answers.trims.push((reply, Err(error))),
-                    Until::WithinRetention => {
-                        Counters::add(&self.shared.counters.retention_failures, 1);
-                        tracing::error!(document = %drop.document, %error, "retention could not drop old events");
+                Err(error) => match task.goal {
+                    TrimGoal::Through { reply, .. } => replies.trims.push((reply, Err(error))),
+                    TrimGoal::WithinRetention => {
+                        Counters::add(&self.status.counters.retention_failures, 1);
+                        tracing::error!(document = %task.document, %error, "retention could not drop old events");
                     }
                 },
             }
         }
     }
 
-    fn drop_events(
+    fn trim_events(
         &mut self,
         batch: &mut OwnedWriteBatch,
-        drop: &Drop,
+        task: &TrimTask,
         appends: usize,
         budget: &mut usize,
-    ) -> Result<(Head, Reached), LogError> {
-        let id = &drop.document;
+    ) -> Result<(Head, TrimProgress), LogError> {
+        let id = &task.document;
         let Some(mut document) = self.document(id)? else {
-            return Ok((Head::empty(self.epoch), Reached::Yes));
+            return Ok((Head::empty(self.epoch), TrimProgress::Done));
         };
         let now = self.clock.wall();
-        let exact = Limits::exact(self.config.retention);
-        let through = match drop.until {
-            Until::WithinRetention => None,
-            Until::Trimmed { through, .. } => Some(through.min(document.last)),
+        let exact = RetentionLimits::exact(self.config.retention);
+        let through = match task.goal {
+            TrimGoal::WithinRetention => None,
+            TrimGoal::Through { through, .. } => Some(through.min(document.last)),
         };
-        let wanted = |document: &Document| match through {
+        let wanted = |document: &DocumentState| match through {
             Some(through) => document.trimmed < through,
-            None => exact.reached(document, now),
+            None => exact.exceeded_by(document, now),
         };
         let before = document.trimmed;
-        let mut reached = Reached::Yes;
+        let mut progress = TrimProgress::Done;
         {
-            let view = self.store.view();
-            let mut oldest = view.oldest(id, &document);
+            let snapshot = self.store.snapshot();
+            let mut oldest = snapshot.oldest(id, &document);
             while document.kept_events() > 0 {
                 let Some(next) = oldest.next() else {
                     // The rest is staged in this batch and not to be seen yet.
@@ -365,7 +365,7 @@ impl Writer {
                     if appends == 0 {
                         return Err(self.read_failed(missing(id, document.trimmed + 1)));
                     }
-                    reached = Reached::WaitsForCommit;
+                    progress = TrimProgress::AwaitsCommit;
                     break;
                 };
                 let (seq, offset, time, total) = next
@@ -376,13 +376,13 @@ impl Writer {
                             Err(missing(id, document.trimmed + 1))
                         }
                     })
-                    .map_err(|error| error.into_log_error(|error| self.shared.fail(error)))?;
+                    .map_err(|error| error.into_log_error(|error| self.status.fail(error)))?;
                 document.oldest = time;
                 if !wanted(&document) {
                     break;
                 }
                 if *budget == 0 {
-                    reached = Reached::NotYet;
+                    progress = TrimProgress::BudgetSpent;
                     break;
                 }
                 *budget -= 1;
@@ -394,50 +394,51 @@ impl Writer {
         }
         if document.trimmed > before {
             // Dropping may take the last offset away, which must not be given out again.
-            self.store.put_floor(batch, self.last_offset);
+            self.store.put_high_watermark(batch, self.last_offset);
             self.store.put_document(batch, id, document.number, document.trimmed);
-            Counters::add(&self.shared.counters.dropped_events, document.trimmed - before);
+            Counters::add(&self.status.counters.dropped_events, document.trimmed - before);
         }
         self.heads.put(id, document);
-        Ok((document.head(self.epoch), reached))
+        Ok((document.head(self.epoch), progress))
     }
 
     /// Begins a walk over all documents, from the start if one is under way.
-    fn begin_sweep(&mut self) {
-        self.next_sweep = self.clock.monotonic() + self.config.sweep_interval;
-        let replies = self.sweep.take().map(|sweep| sweep.replies).unwrap_or_default();
-        self.sweep = Some(Sweep { after: None, finished: false, replies });
+    fn begin_scan(&mut self) {
+        self.next_scan = self.clock.monotonic() + self.config.sweep_interval;
+        let replies = self.scan.take().map(|sweep| sweep.replies).unwrap_or_default();
+        self.scan = Some(RetentionScan { after: None, finished: false, replies });
     }
 
     /// Looks at the next documents of a sweep, once those found before are done.
-    fn sweep_slice(&mut self) {
-        let Some(sweep) = self.sweep.as_mut().filter(|sweep| !sweep.finished && self.drops.is_empty()) else {
+    fn scan_slice(&mut self) {
+        let Some(sweep) = self.scan.as_mut().filter(|sweep| !sweep.finished && self.trim_tasks.is_empty())
+        else {
             return;
         };
         let store = Arc::clone(&self.store);
-        let view = store.view();
-        let limits = Limits::exact(self.config.retention);
+        let snapshot = store.snapshot();
+        let limits = RetentionLimits::exact(self.config.retention);
         let now = self.clock.wall();
-        let slice = match view.documents_after(sweep.after.as_ref(), SWEEP_SLICE) {
+        let slice = match snapshot.documents_after(sweep.after.as_ref(), SCAN_SLICE) {
             Ok(slice) => slice,
             Err(error) => {
-                Counters::add(&self.shared.counters.retention_failures, 1);
+                Counters::add(&self.status.counters.retention_failures, 1);
                 tracing::error!(%error, "retention could not list the documents");
                 sweep.finished = true;
                 return;
             }
         };
-        sweep.finished = slice.len() < SWEEP_SLICE;
+        sweep.finished = slice.len() < SCAN_SLICE;
         sweep.after = slice.last().cloned();
         for id in slice {
             // Not `self.document`: a sweep must not push lively documents out of memory.
-            match self.heads.get(&id).map_or_else(|| view.document(&id), |document| Ok(Some(document))) {
-                Ok(Some(document)) if limits.reached(&document, now) => {
-                    self.drops.push_back(Drop { document: id, until: Until::WithinRetention });
+            match self.heads.get(&id).map_or_else(|| snapshot.document(&id), |document| Ok(Some(document))) {
+                Ok(Some(document)) if limits.exceeded_by(&document, now) => {
+                    self.trim_tasks.push_back(TrimTask { document: id, goal: TrimGoal::WithinRetention });
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    Counters::add(&self.shared.counters.retention_failures, 1);
+                    Counters::add(&self.status.counters.retention_failures, 1);
                     tracing::error!(document = %id, %error, "retention could not look at a document");
                 }
             }
@@ -445,34 +446,35 @@ impl Writer {
     }
 
     /// Answers those who asked for the sweep, once it is over or cannot be.
-    fn end_sweep(&mut self, committed: &Result<(), LogError>) {
-        let over = |sweep: &mut Sweep| committed.is_err() || (sweep.finished && self.drops.is_empty());
-        if let Some(sweep) = self.sweep.take_if(over) {
+    fn end_scan(&mut self, committed: &Result<(), LogError>) {
+        let over =
+            |sweep: &mut RetentionScan| committed.is_err() || (sweep.finished && self.trim_tasks.is_empty());
+        if let Some(sweep) = self.scan.take_if(over) {
             for (reply, _room) in sweep.replies {
                 // Who no longer waits does not want to know.
                 let _ = reply.send(committed.clone());
             }
         }
         if committed.is_err() {
-            self.drops.clear();
+            self.trim_tasks.clear();
         }
     }
 
     fn close(self) {
-        if self.shared.check().is_err() {
+        if self.status.check().is_err() {
             return;
         }
         let closed = self.store.db.persist(PersistMode::SyncAll).map_err(std::io::Error::other);
-        if let Err(error) = closed.and_then(|()| self.witness.close()) {
-            self.shared.fail(error);
+        if let Err(error) = closed.and_then(|()| self.marker.close()) {
+            self.status.fail(error);
         }
     }
 }
 
 /// Every sender is gone.
-struct Hangup;
+struct Disconnected;
 
-impl Answers {
+impl PendingReplies {
     /// Sends what was found, or the failure of the commit to all.
     fn send(self, committed: &Result<(), LogError>) {
         // Who dropped its future no longer waits for the answer; the log keeps what it keeps.

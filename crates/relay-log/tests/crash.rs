@@ -70,7 +70,7 @@ async fn a_killed_process_loses_nothing_that_it_acknowledged() {
 
         let (log, report) =
             try_open(directory.path()).unwrap_or_else(|error| panic!("round {round}: {error}"));
-        torn += u64::from(report.cut.is_some());
+        torn += u64::from(report.torn_tail.is_some());
         assert!(!report.new_epoch);
         let now = log.head(&document("d0")).await.unwrap().epoch;
         // A creation that was interrupted has shown its epoch to nobody.

@@ -41,7 +41,7 @@ fn expected(count: usize) -> Vec<String> {
 
 /// Lets the witness say that only `offset` was acknowledged, as it does when the process died before it was updated.
 /// What it said before is in `older`.
-fn set_witness(directory: &Path, older: &[u8]) {
+fn set_marker(directory: &Path, older: &[u8]) {
     fs::write(directory.join("witness"), older).unwrap();
 }
 
@@ -58,7 +58,7 @@ async fn a_reopened_log_goes_on_where_it_was_even_when_everything_was_trimmed() 
     log.close().await.unwrap();
 
     let (log, report) = try_open(directory.path()).unwrap();
-    assert!(report.closed_in_order && !report.created && report.cut.is_none() && !report.new_epoch);
+    assert!(report.clean_shutdown && !report.created && report.torn_tail.is_none() && !report.new_epoch);
     assert_eq!(log.head(&document("d")).await.unwrap(), head);
     assert_eq!(log.head(&document("never")).await.unwrap(), empty);
     assert_eq!(
@@ -153,7 +153,7 @@ async fn a_last_write_torn_at_any_byte_is_cut_reported_and_costs_nothing_else() 
     shrink(&active_journal(after));
     let whole = fs::read(active_journal(before)).unwrap();
     let longer = fs::read(active_journal(after)).unwrap();
-    let witness = fs::read(before.join("witness")).unwrap();
+    let marker = fs::read(before.join("witness")).unwrap();
     assert!(longer.starts_with(&whole) && longer.len() > whole.len() + 50);
 
     for length in whole.len() + 1..longer.len() {
@@ -161,18 +161,18 @@ async fn a_last_write_torn_at_any_byte_is_cut_reported_and_costs_nothing_else() 
         let tails = [&b""[..], &[0; 600], b"garbage"];
         for tail in &tails[..if length % 16 == 0 { 3 } else { 1 }] {
             let torn = copy(after);
-            set_witness(torn.path(), &witness);
+            set_marker(torn.path(), &marker);
             fs::write(active_journal(torn.path()), [&longer[..length], *tail].concat()).unwrap();
             let (log, report) = try_open(torn.path()).unwrap();
-            let cut = report.cut.unwrap();
-            assert_eq!((cut.file, cut.position), (active_journal(torn.path()), whole.len() as u64));
+            let tail = report.torn_tail.unwrap();
+            assert_eq!((tail.file, tail.position), (active_journal(torn.path()), whole.len() as u64));
             assert_eq!(report.last_offset, Offset::new(3), "{length}");
             assert_eq!(all(&log).await, expected(3), "{length}");
             assert_eq!(append(&log, "d", "event 3").await, (Seq::new(4), Offset::new(4)));
             log.close().await.unwrap();
             if length % 16 == 0 {
                 let (log, report) = try_open(torn.path()).unwrap();
-                assert_eq!(report.cut, None);
+                assert_eq!(report.torn_tail, None);
                 assert_eq!(all(&log).await, expected(4));
                 log.close().await.unwrap();
             }
@@ -225,7 +225,7 @@ async fn a_flipped_bit_anywhere_is_refused_or_harmless() {
             }
             Err(error) => panic!("{position}: {error}"),
             Ok((log, report)) => {
-                assert_eq!((report.cut, all(&log).await), (None, expected(EVENTS)), "{position}");
+                assert_eq!((report.torn_tail, all(&log).await), (None, expected(EVENTS)), "{position}");
                 log.close().await.unwrap();
                 fs::remove_dir_all(damaged.path()).unwrap();
                 let again = copy(died.path());
@@ -258,7 +258,7 @@ async fn a_damaged_log_can_be_checked_exported_and_repaired() {
     };
 
     let report = relay_log::check(died.path()).unwrap();
-    assert!(matches!(report.refusal, Some(OpenError::Damaged { .. })));
+    assert!(matches!(report.open_error, Some(OpenError::Damaged { .. })));
     assert_eq!((report.events, report.documents), (EVENTS as u64 - 1, 3));
     assert_eq!((report.last_offset, report.acknowledged), (Offset::new(12), Some(Offset::new(12))));
     // The damaged write, and the seq that is missing in its document.
@@ -277,7 +277,7 @@ async fn a_damaged_log_can_be_checked_exported_and_repaired() {
     let report = relay_log::repair(died.path()).unwrap().unwrap();
     assert_eq!((report.events, report.renumbered), (EVENTS as u64 - 1, 2));
     assert_ne!(report.epoch, old_epoch);
-    assert!(report.kept.is_dir());
+    assert!(report.damaged_files.is_dir());
     let (log, _) = try_open(died.path()).unwrap();
     assert_eq!(all(&log).await, saved);
     assert_eq!(log.head(&document("d0")).await.unwrap().epoch, report.epoch);
@@ -286,7 +286,7 @@ async fn a_damaged_log_can_be_checked_exported_and_repaired() {
     assert!(seq == Seq::new(4) && offset > Offset::new(12), "{seq} {offset}");
     log.close().await.unwrap();
     let report = relay_log::check(died.path()).unwrap();
-    assert_eq!((report.problems, report.refusal.is_none()), (0, true), "{:?}", report.details);
+    assert_eq!((report.problems, report.open_error.is_none()), (0, true), "{:?}", report.details);
 
     // What is whole is left as it is, its epoch above all.
     let whole = content(died.path());
@@ -312,7 +312,7 @@ async fn an_unreadable_witness_is_reported_and_costs_nothing() {
     let died = dead_log().await;
     fs::write(died.path().join("witness"), b"rubbish").unwrap();
     let (log, report) = try_open(died.path()).unwrap();
-    assert!(report.without_witness);
+    assert!(report.without_marker);
     assert_eq!(all(&log).await, expected(EVENTS));
     log.close().await.unwrap();
 }
@@ -340,11 +340,11 @@ fn open_as(directory: &Path, durability: LogDurability) -> Result<(EmbeddedLog, 
 /// Lets the witness name another boot of the machine than this one.
 fn rename_boot(directory: &Path) {
     let path = directory.join("witness");
-    let mut witness = fs::read(&path).unwrap();
-    witness[16..52].copy_from_slice(b"00000000-0000-4000-8000-000000000000");
-    let crc = crc32fast::hash(&witness[..60]);
-    witness[60..64].copy_from_slice(&crc.to_le_bytes());
-    fs::write(path, witness).unwrap();
+    let mut marker = fs::read(&path).unwrap();
+    marker[16..52].copy_from_slice(b"00000000-0000-4000-8000-000000000000");
+    let crc = crc32fast::hash(&marker[..60]);
+    marker[60..64].copy_from_slice(&crc.to_le_bytes());
+    fs::write(path, marker).unwrap();
 }
 
 fn lose_the_last_event(directory: &Path) {
@@ -358,9 +358,9 @@ fn lose_the_last_event(directory: &Path) {
 async fn what_a_logged_log_lost_with_its_machine_is_told_by_a_new_epoch_and_no_offset_comes_twice() {
     let (died, before) = log_of_an_earlier_boot(LogDurability::Logged).await;
     lose_the_last_event(died.path());
-    assert!(relay_log::check(died.path()).unwrap().refusal.is_none());
+    assert!(relay_log::check(died.path()).unwrap().open_error.is_none());
     let (log, report) = open_as(died.path(), LogDurability::Logged).unwrap();
-    assert!(report.new_epoch && report.cut.is_some() && !report.closed_in_order);
+    assert!(report.new_epoch && report.torn_tail.is_some() && !report.clean_shutdown);
     assert_eq!(all(&log).await, expected(2));
     let head = log.head(&document("d")).await.unwrap();
     assert_ne!(head.epoch, before.epoch, "seq 3 may come to mean another event");
@@ -421,7 +421,7 @@ async fn an_acknowledged_write_that_is_missing_without_a_trace_is_noticed() {
         other => panic!("{other:?}"),
     };
     let expected = (Offset::new(1), Offset::new(2));
-    assert_eq!(lost(relay_log::check(after.path()).unwrap().refusal), expected);
+    assert_eq!(lost(relay_log::check(after.path()).unwrap().open_error), expected);
     for _ in 0..2 {
         assert_eq!(lost(try_open(after.path()).err()), expected, "opening again does not help");
     }

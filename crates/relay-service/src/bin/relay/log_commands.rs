@@ -26,8 +26,8 @@ fn check(args: &LogArgs) -> anyhow::Result<()> {
     for detail in &report.details {
         writeln!(out, "problem: {detail}")?;
     }
-    match report.refusal {
-        Some(refusal) => Err(refusal.into()),
+    match report.open_error {
+        Some(error) => Err(error.into()),
         None if report.problems == 0 => Ok(writeln!(out, "the log is whole")?),
         None => Ok(writeln!(
             out,
@@ -79,7 +79,7 @@ fn repair(args: &LogArgs) -> anyhow::Result<()> {
         report.events,
         report.renumbered,
         report.epoch,
-        report.kept.display()
+        report.damaged_files.display()
     )?;
     Ok(())
 }

@@ -52,17 +52,17 @@ fn tell(recovery: &RecoveryReport) {
     if recovery.created {
         tracing::info!("log created");
     } else {
-        tracing::info!(%last_offset, closed_in_order = recovery.closed_in_order, "log opened");
+        tracing::info!(%last_offset, closed_in_order = recovery.clean_shutdown, "log opened");
     }
-    if let Some(cut) = &recovery.cut {
+    if let Some(tail) = &recovery.torn_tail {
         tracing::warn!(
-            file = %cut.file.display(),
-            position = cut.position,
-            bytes = cut.bytes,
+            file = %tail.file.display(),
+            position = tail.position,
+            bytes = tail.bytes,
             "the log's last write was torn and has been cut off; it was not acknowledged as synced"
         );
     }
-    if recovery.without_witness {
+    if recovery.without_marker {
         tracing::warn!(
             "the log's witness is missing or unreadable, so a loss at the log's very end could not be noticed"
         );

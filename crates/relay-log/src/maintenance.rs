@@ -11,20 +11,20 @@ use fjall::PersistMode;
 use relay_core::{DocumentId, Epoch, Event, Offset, Seq};
 use relay_events::binary;
 
+use crate::commit_marker::CommitMarker;
 use crate::config::LogDurability;
 use crate::directory::Directory;
 use crate::error::OpenError;
 use crate::record::Record;
-use crate::recovery::{OFFSET_LEAP, open_engine};
-use crate::salvage::{Findings, Salvage};
-use crate::witness::Witness;
+use crate::recovery::{OFFSET_GAP, open_engine};
+use crate::rescue::{Findings, Rescue};
 
 /// How a log stands.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct CheckReport {
     /// Why the log would refuse to open; none when it would open.
-    pub refusal: Option<OpenError>,
+    pub open_error: Option<OpenError>,
     /// Events that can be read.
     pub events: u64,
     /// Documents that they belong to.
@@ -66,7 +66,7 @@ pub struct RepairReport {
     /// The new epoch of every document.
     pub epoch: Epoch,
     /// Where the damaged files are now. Nothing deletes them.
-    pub kept: PathBuf,
+    pub damaged_files: PathBuf,
 }
 
 /// Reads the whole log in `directory` and tells what is there and what is wrong, changing nothing. It needs room for a
@@ -76,13 +76,13 @@ pub struct RepairReport {
 /// [`OpenError::Missing`], [`OpenError::InUse`], [`OpenError::Format`], [`OpenError::Io`]. Damage is not an error
 /// here but the finding.
 pub fn check(directory: &Path) -> Result<CheckReport, OpenError> {
-    let mut salvage = Salvage::begin(directory)?;
-    salvage.each(&mut |_| Ok(()))?;
-    let refusal = salvage.refusal.take();
-    let acknowledged = salvage.heard.testimony().map(|testimony| testimony.acknowledged);
-    let last_offset = salvage.last_offset();
-    let Findings { events, documents, problems, details } = salvage.findings;
-    Ok(CheckReport { refusal, events, documents, last_offset, acknowledged, problems, details })
+    let mut rescue = Rescue::begin(directory)?;
+    rescue.each(&mut |_| Ok(()))?;
+    let open_error = rescue.open_error.take();
+    let acknowledged = rescue.marker_file.content().map(|content| content.acknowledged);
+    let last_offset = rescue.last_offset();
+    let Findings { events, documents, problems, details } = rescue.findings;
+    Ok(CheckReport { open_error, events, documents, last_offset, acknowledged, problems, details })
 }
 
 /// Gives every event that can be read to `take`, in the order of offsets, changing nothing in the log.
@@ -93,10 +93,10 @@ pub fn export(
     directory: &Path,
     take: &mut dyn FnMut(Event) -> io::Result<()>,
 ) -> Result<ExportReport, OpenError> {
-    let mut salvage = Salvage::begin(directory)?;
-    salvage
+    let mut rescue = Rescue::begin(directory)?;
+    rescue
         .each(&mut |event| take(event).map_err(OpenError::io("hand on the exported events of", directory)))?;
-    let Findings { events, problems, details, .. } = salvage.findings;
+    let Findings { events, problems, details, .. } = rescue.findings;
     Ok(ExportReport { events, problems, details })
 }
 
@@ -112,33 +112,33 @@ pub fn repair(directory: &Path) -> Result<Option<RepairReport>, OpenError> {
     let fresh = home.path().join("engine.repaired");
     finish_interrupted(&home, &fresh)?;
     let found = check(directory)?;
-    if found.refusal.is_none() && found.problems == 0 {
+    if found.open_error.is_none() && found.problems == 0 {
         return Ok(None);
     }
-    let mut salvage = Salvage::begin(directory)?;
+    let mut rescue = Rescue::begin(directory)?;
     if fresh.exists() {
         fs::remove_dir_all(&fresh).map_err(OpenError::io("remove the unfinished", &fresh))?;
     }
     let epoch = Epoch::random();
-    let (last_offset, renumbered) = rebuild(&mut salvage, &fresh, epoch)?;
+    let (last_offset, renumbered) = rebuild(&mut rescue, &fresh, epoch)?;
 
-    let kept = (1..u32::MAX)
+    let damaged_files = (1..u32::MAX)
         .map(|n| home.path().join(format!("damaged-{n}")))
         .find(|path| !path.exists())
         .unwrap_or_else(|| home.path().join("damaged"));
     let engine = home.engine();
     home.sync()?;
     if engine.exists() {
-        fs::rename(&engine, &kept).map_err(OpenError::io("rename", &engine))?;
+        fs::rename(&engine, &damaged_files).map_err(OpenError::io("rename", &engine))?;
     }
     fs::rename(&fresh, &engine).map_err(OpenError::io("rename", &fresh))?;
-    let path = home.witness();
-    Witness::begin(&path, last_offset, LogDurability::Synced)
-        .and_then(Witness::close)
+    let path = home.marker();
+    CommitMarker::begin(&path, last_offset, LogDurability::Synced)
+        .and_then(CommitMarker::close)
         .map_err(OpenError::io("write", &path))?;
     home.sync()?;
-    let Findings { events, problems, details, .. } = salvage.findings;
-    Ok(Some(RepairReport { events, renumbered, problems, details, epoch, kept }))
+    let Findings { events, problems, details, .. } = rescue.findings;
+    Ok(Some(RepairReport { events, renumbered, problems, details, epoch, damaged_files }))
 }
 
 /// A repair that was interrupted after it took the damaged files away had finished the new ones.
@@ -151,7 +151,7 @@ fn finish_interrupted(home: &Directory, fresh: &Path) -> Result<(), OpenError> {
 }
 
 /// Where a document of the new log stands.
-struct Rebuilt {
+struct RebuiltDocument {
     number: u64,
     last: Seq,
     total: u64,
@@ -159,21 +159,21 @@ struct Rebuilt {
 
 /// Writes the salvaged events into a new engine in `fresh`, and says which offset is taken last and how many events
 /// were renumbered.
-fn rebuild(salvage: &mut Salvage, fresh: &Path, epoch: Epoch) -> Result<(Offset, u64), OpenError> {
+fn rebuild(rescue: &mut Rescue, fresh: &Path, epoch: Epoch) -> Result<(Offset, u64), OpenError> {
     const CACHE_BYTES: u64 = 8 * 1024 * 1024;
-    let home = salvage.directory.clone();
+    let home = rescue.directory.clone();
     let store = open_engine(&home, fresh, CACHE_BYTES, None)?;
     let failed = |error: fjall::Error| OpenError::io("write to", fresh)(io::Error::other(error));
-    let mut documents: HashMap<DocumentId, Rebuilt> = HashMap::new();
+    let mut documents: HashMap<DocumentId, RebuiltDocument> = HashMap::new();
     let mut renumbered = 0;
-    salvage.each(&mut |mut event| {
+    rescue.each(&mut |mut event| {
         let (Some(offset), Some(seq)) = (event.offset, event.seq) else { return Ok(()) };
         let mut batch = store.db.batch();
         let id = event.document.clone();
         let document = documents.entry(id.clone()).or_insert_with(|| {
             let before = seq.get().saturating_sub(1);
             store.put_document(&mut batch, &id, offset.get(), before);
-            Rebuilt { number: offset.get(), last: Seq::new(before), total: 0 }
+            RebuiltDocument { number: offset.get(), last: Seq::new(before), total: 0 }
         });
         document.last = document.last.next();
         renumbered += u64::from(seq != document.last);
@@ -185,10 +185,10 @@ fn rebuild(salvage: &mut Salvage, fresh: &Path, epoch: Epoch) -> Result<(Offset,
         store.put_event(&mut batch, document.number, document.last.get(), &record);
         batch.commit().map_err(failed)
     })?;
-    let last_offset = Offset::new(salvage.last_offset().get().saturating_add(OFFSET_LEAP));
+    let last_offset = Offset::new(rescue.last_offset().get().saturating_add(OFFSET_GAP));
     let mut batch = store.db.batch();
     store.put_epoch(&mut batch, epoch);
-    store.put_floor(&mut batch, last_offset);
+    store.put_high_watermark(&mut batch, last_offset);
     batch.commit().map_err(failed)?;
     store.db.persist(PersistMode::SyncAll).map_err(failed)?;
     Ok((last_offset, renumbered))

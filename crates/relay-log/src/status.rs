@@ -8,12 +8,12 @@ use crate::stats::Counters;
 
 /// See the module.
 #[derive(Default)]
-pub(crate) struct Shared {
+pub(crate) struct LogStatus {
     pub(crate) counters: Counters,
     failure: OnceLock<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
-impl Shared {
+impl LogStatus {
     /// Marks the log as failed for good; the first failure is the one that is told.
     pub(crate) fn fail(&self, error: impl std::error::Error + Send + Sync + 'static) -> LogError {
         let source = Arc::clone(self.failure.get_or_init(|| {

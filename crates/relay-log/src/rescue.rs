@@ -14,12 +14,12 @@ use std::path::{Path, PathBuf};
 use relay_core::{DocumentId, Epoch, Event, Offset, Seq};
 use tempfile::TempDir;
 
+use crate::commit_marker::MarkerFile;
 use crate::directory::{Directory, DirectoryLock};
 use crate::error::OpenError;
 use crate::record::{self, Record};
-use crate::recovery::{Journals, hear, open_engine};
+use crate::recovery::{Journals, open_engine, read_marker};
 use crate::store::Store;
-use crate::witness::Heard;
 
 /// Details of problems that are kept; all are counted.
 const MAX_PROBLEMS: usize = 100;
@@ -48,26 +48,26 @@ impl Findings {
 }
 
 /// A log laid open. It keeps the directory locked.
-pub(crate) struct Salvage {
+pub(crate) struct Rescue {
     pub(crate) directory: Directory,
-    pub(crate) heard: Heard,
+    pub(crate) marker_file: MarkerFile,
     pub(crate) findings: Findings,
     /// Why the log would refuse to open.
-    pub(crate) refusal: Option<OpenError>,
+    pub(crate) open_error: Option<OpenError>,
     store: Option<Store>,
-    strays: BTreeMap<Offset, Stray>,
+    orphans: BTreeMap<Offset, OrphanRecord>,
     _scratch: TempDir,
     _lock: DirectoryLock,
 }
 
 /// A whole record outside of what the engine can read.
-struct Stray {
+struct OrphanRecord {
     file: PathBuf,
     position: u64,
     bytes: usize,
 }
 
-impl Salvage {
+impl Rescue {
     pub(crate) fn begin(path: &Path) -> Result<Self, OpenError> {
         let directory = Directory::new(path);
         if !directory.exists() {
@@ -75,12 +75,12 @@ impl Salvage {
         }
         let lock = directory.lock()?;
         directory.claim_format()?;
-        let heard = hear(&directory)?;
+        let marker_file = read_marker(&directory)?;
         let scratch = tempfile::Builder::new().prefix("scratch-").tempdir_in(path);
         let scratch = scratch.map_err(OpenError::io("create a scratch directory in", path))?;
 
         let mut findings = Findings::default();
-        let mut strays = BTreeMap::new();
+        let mut orphans = BTreeMap::new();
         let journals = Journals::read(&directory)?;
         let engine = directory.engine();
         let copy = scratch.path().join("engine");
@@ -101,7 +101,7 @@ impl Salvage {
             let target = copy.join(journal.path.file_name().unwrap_or_default());
             fs::write(&target, whole).map_err(OpenError::io("write", &target))?;
             let rubble = record::find_all(&journal.bytes[scan.whole..scan.used]);
-            strays.extend(rubble.map(|(at, record)| stray(&journal.path, scan.whole + at, &record)));
+            orphans.extend(rubble.map(|(at, record)| orphan(&journal.path, scan.whole + at, &record)));
         }
         let store = match open_engine(&directory, &copy, CACHE_BYTES, None) {
             Ok(store) => Some(store),
@@ -109,20 +109,28 @@ impl Salvage {
                 findings.problem(format!(
                     "the engine cannot open its files, so their bytes are searched: {error}"
                 ));
-                strays.clear();
-                search(&engine, &mut strays).map_err(OpenError::io("read", &engine))?;
+                orphans.clear();
+                search(&engine, &mut orphans).map_err(OpenError::io("read", &engine))?;
                 None
             }
         };
-        let testimony = heard.testimony();
-        let refusal = match testimony {
-            Some(testimony) if testimony.may_have_lost_unsynced() => None,
-            _ => journals.refuse_damage(&directory, testimony).err(),
+        let marker = marker_file.content();
+        let open_error = match marker {
+            Some(marker) if marker.may_have_lost_unsynced() => None,
+            _ => journals.check_damage(&directory, marker).err(),
         };
-        let mut salvage =
-            Self { directory, heard, findings, refusal, store, strays, _scratch: scratch, _lock: lock };
-        salvage.refusal = salvage.refusal.take().or_else(|| salvage.refused_by_content());
-        Ok(salvage)
+        let mut rescue = Self {
+            directory,
+            marker_file,
+            findings,
+            open_error,
+            store,
+            orphans,
+            _scratch: scratch,
+            _lock: lock,
+        };
+        rescue.open_error = rescue.open_error.take().or_else(|| rescue.refused_by_content());
+        Ok(rescue)
     }
 
     /// Why the log would not open although its journals are in order.
@@ -132,9 +140,9 @@ impl Salvage {
             let what = "the engine cannot open its files".to_owned();
             return Some(OpenError::Damaged { directory, file: self.directory.engine(), position: 0, what });
         };
-        let testimony = self.heard.testimony().filter(|testimony| !testimony.may_have_lost_unsynced())?;
+        let marker = self.marker_file.content().filter(|marker| !marker.may_have_lost_unsynced())?;
         let last = store.last_offset().unwrap_or(Offset::ZERO);
-        let acknowledged = testimony.acknowledged;
+        let acknowledged = marker.acknowledged;
         (last < acknowledged).then_some(OpenError::Lost { directory, last, acknowledged })
     }
 
@@ -146,9 +154,9 @@ impl Salvage {
     /// The last offset that was given out, as far as that can be read.
     pub(crate) fn last_offset(&self) -> Offset {
         let kept = self.store.as_ref().and_then(|store| store.last_offset().ok()).unwrap_or(Offset::ZERO);
-        let stray = self.strays.keys().next_back().copied().unwrap_or(Offset::ZERO);
-        let acknowledged = self.heard.testimony().map_or(Offset::ZERO, |testimony| testimony.acknowledged);
-        kept.max(stray).max(acknowledged)
+        let orphan = self.orphans.keys().next_back().copied().unwrap_or(Offset::ZERO);
+        let acknowledged = self.marker_file.content().map_or(Offset::ZERO, |content| content.acknowledged);
+        kept.max(orphan).max(acknowledged)
     }
 
     /// Gives every readable event in the order of offsets, and notes what is unreadable or missing.
@@ -171,9 +179,9 @@ impl Salvage {
             findings.events += 1;
             take(event)
         };
-        let mut strays = self.strays.iter().peekable();
+        let mut orphans = self.orphans.iter().peekable();
         if let Some(store) = &self.store {
-            let view = store.view();
+            let snapshot = store.snapshot();
             for guard in store.offsets.iter() {
                 let (offset, value) = match guard.into_inner() {
                     Ok((offset, key)) => (offset_of(&offset), store.events.get(&key)),
@@ -182,13 +190,14 @@ impl Salvage {
                         break;
                     }
                 };
-                while let Some((_, stray)) = strays.next_if(|(at, _)| **at < offset) {
-                    if let Some(event) = stray.read(&mut findings).filter(|event| !was_dropped(&view, event))
+                while let Some((_, orphan)) = orphans.next_if(|(at, _)| **at < offset) {
+                    if let Some(event) =
+                        orphan.read(&mut findings).filter(|event| !was_dropped(&snapshot, event))
                     {
                         give(event, &mut findings)?;
                     }
                 }
-                strays.next_if(|(at, _)| **at == offset);
+                orphans.next_if(|(at, _)| **at == offset);
                 let event = match &value {
                     Ok(Some(value)) => Record::decode(value)
                         .and_then(|record| record.event())
@@ -201,14 +210,15 @@ impl Salvage {
                     Err(what) => findings.problem(format!("the event at offset {offset}: {what}")),
                 }
             }
-            for (_, stray) in strays {
-                if let Some(event) = stray.read(&mut findings).filter(|event| !was_dropped(&view, event)) {
+            for (_, orphan) in orphans {
+                if let Some(event) = orphan.read(&mut findings).filter(|event| !was_dropped(&snapshot, event))
+                {
                     give(event, &mut findings)?;
                 }
             }
         } else {
-            for (_, stray) in strays {
-                if let Some(event) = stray.read(&mut findings) {
+            for (_, orphan) in orphans {
+                if let Some(event) = orphan.read(&mut findings) {
                     give(event, &mut findings)?;
                 }
             }
@@ -218,7 +228,7 @@ impl Salvage {
     }
 }
 
-impl Stray {
+impl OrphanRecord {
     fn read(&self, findings: &mut Findings) -> Option<Event> {
         let mut bytes = vec![0; self.bytes];
         let read = File::open(&self.file).and_then(|file| file.read_exact_at(&mut bytes, self.position));
@@ -238,8 +248,8 @@ impl Stray {
 }
 
 /// True when retention or trimming had dropped the event before the damage.
-fn was_dropped(view: &crate::store::View<'_>, event: &Event) -> bool {
-    let document = view.document(&event.document).ok().flatten();
+fn was_dropped(snapshot: &crate::store::StoreSnapshot<'_>, event: &Event) -> bool {
+    let document = snapshot.document(&event.document).ok().flatten();
     document.is_some_and(|document| event.seq.unwrap_or_default().get() <= document.trimmed)
 }
 
@@ -247,22 +257,22 @@ fn offset_of(key: &[u8]) -> Offset {
     Offset::new(key.first_chunk().map_or(0, |number| u64::from_be_bytes(*number)))
 }
 
-fn stray(file: &Path, position: usize, record: &Record<'_>) -> (Offset, Stray) {
-    (record.offset, Stray { file: file.to_owned(), position: position as u64, bytes: record.len() })
+fn orphan(file: &Path, position: usize, record: &Record<'_>) -> (Offset, OrphanRecord) {
+    (record.offset, OrphanRecord { file: file.to_owned(), position: position as u64, bytes: record.len() })
 }
 
 /// Finds the records in all files below `directory`.
-fn search(directory: &Path, strays: &mut BTreeMap<Offset, Stray>) -> io::Result<()> {
+fn search(directory: &Path, orphans: &mut BTreeMap<Offset, OrphanRecord>) -> io::Result<()> {
     if !directory.exists() {
         return Ok(());
     }
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            search(&entry.path(), strays)?;
+            search(&entry.path(), orphans)?;
         } else {
             let bytes = fs::read(entry.path())?;
-            strays.extend(record::find_all(&bytes).map(|(at, record)| stray(&entry.path(), at, &record)));
+            orphans.extend(record::find_all(&bytes).map(|(at, record)| orphan(&entry.path(), at, &record)));
         }
     }
     Ok(())

@@ -7,26 +7,26 @@ use std::collections::HashMap;
 
 use relay_core::DocumentId;
 
-use crate::store::Document;
+use crate::store::DocumentState;
 
 /// Documents in memory, about those used last.
-pub(crate) struct Heads {
-    young: HashMap<DocumentId, Document>,
-    old: HashMap<DocumentId, Document>,
+pub(crate) struct HeadCache {
+    young: HashMap<DocumentId, DocumentState>,
+    old: HashMap<DocumentId, DocumentState>,
     generation: usize,
 }
 
-impl Heads {
+impl HeadCache {
     /// A memory for at most `capacity` documents.
     pub(crate) fn new(capacity: usize) -> Self {
         Self { young: HashMap::new(), old: HashMap::new(), generation: capacity.div_ceil(2) }
     }
 
-    pub(crate) fn get(&self, id: &DocumentId) -> Option<Document> {
+    pub(crate) fn get(&self, id: &DocumentId) -> Option<DocumentState> {
         self.young.get(id).or_else(|| self.old.get(id)).copied()
     }
 
-    pub(crate) fn put(&mut self, id: &DocumentId, document: Document) {
+    pub(crate) fn put(&mut self, id: &DocumentId, document: DocumentState) {
         if self.young.len() >= self.generation && !self.young.contains_key(id) {
             self.old = std::mem::take(&mut self.young);
         }
@@ -43,8 +43,8 @@ mod tests {
 
     #[test]
     fn a_document_in_use_is_never_forgotten_and_the_memory_stays_bounded() {
-        let mut heads = Heads::new(8);
-        let document = |last| Document {
+        let mut heads = HeadCache::new(8);
+        let document = |last| DocumentState {
             number: 1,
             trimmed: 0,
             last,

@@ -19,7 +19,7 @@ const BYTES: usize = 64;
 
 /// What the last run said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Testimony {
+pub(crate) struct MarkerContent {
     /// Everything up to here was acknowledged.
     pub(crate) acknowledged: Offset,
     /// The log was closed in order.
@@ -30,7 +30,7 @@ pub(crate) struct Testimony {
     pub(crate) boot: Boot,
 }
 
-impl Testimony {
+impl MarkerContent {
     /// True when the machine may have gone down with acknowledged events that were not on the disk.
     pub(crate) fn may_have_lost_unsynced(&self) -> bool {
         !self.closed
@@ -82,66 +82,67 @@ impl Boot {
 
 /// What became of the witness of the last run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Heard {
+pub(crate) enum MarkerFile {
     /// It says this.
-    Testimony(Testimony),
+    Valid(MarkerContent),
     /// It is there but unreadable.
     Unreadable,
     /// There is none.
     Absent,
 }
 
-impl Heard {
-    pub(crate) fn testimony(self) -> Option<Testimony> {
+impl MarkerFile {
+    pub(crate) fn content(self) -> Option<MarkerContent> {
         match self {
-            Self::Testimony(testimony) => Some(testimony),
+            Self::Valid(content) => Some(content),
             Self::Unreadable | Self::Absent => None,
         }
     }
 }
 
 /// Reads the witness in `path`.
-pub(crate) fn hear(path: &Path) -> io::Result<Heard> {
+pub(crate) fn read_marker(path: &Path) -> io::Result<MarkerFile> {
     match std::fs::read(path) {
-        Ok(bytes) => {
-            Ok(bytes.first_chunk().and_then(Testimony::decode).map_or(Heard::Unreadable, Heard::Testimony))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Heard::Absent),
+        Ok(bytes) => Ok(bytes
+            .first_chunk()
+            .and_then(MarkerContent::decode)
+            .map_or(MarkerFile::Unreadable, MarkerFile::Valid)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(MarkerFile::Absent),
         Err(error) => Err(error),
     }
 }
 
 /// The witness of this run.
-pub(crate) struct Witness {
+pub(crate) struct CommitMarker {
     file: File,
-    testimony: Testimony,
+    content: MarkerContent,
 }
 
-impl Witness {
+impl CommitMarker {
     /// Begins a run: from now on the log counts as not closed.
     pub(crate) fn begin(path: &Path, acknowledged: Offset, durability: LogDurability) -> io::Result<Self> {
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
-        let testimony = Testimony { acknowledged, closed: false, durability, boot: Boot::current() };
-        let witness = Self { file, testimony };
-        witness.write()?;
-        witness.file.sync_all()?;
-        Ok(witness)
+        let content = MarkerContent { acknowledged, closed: false, durability, boot: Boot::current() };
+        let marker = Self { file, content };
+        marker.write()?;
+        marker.file.sync_all()?;
+        Ok(marker)
     }
 
     /// Everything up to `offset` is committed.
     pub(crate) fn acknowledge(&mut self, offset: Offset) -> io::Result<()> {
-        self.testimony.acknowledged = offset;
+        self.content.acknowledged = offset;
         self.write()
     }
 
     /// Ends a run in order, after the log itself was synced.
     pub(crate) fn close(mut self) -> io::Result<()> {
-        self.testimony.closed = true;
+        self.content.closed = true;
         self.write()?;
         self.file.sync_all()
     }
 
     fn write(&self) -> io::Result<()> {
-        self.file.write_all_at(&self.testimony.encode(), 0)
+        self.file.write_all_at(&self.content.encode(), 0)
     }
 }
