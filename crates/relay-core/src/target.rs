@@ -65,7 +65,7 @@ pub trait Target: Send + Sync + 'static {
 #[non_exhaustive]
 pub struct DeliveryError {
     /// Whether it is of use to try again.
-    pub verdict: FailureKind,
+    pub kind: FailureKind,
     /// The status that the target answered with, where it has such: of HTTP, 100 to 599.
     pub status: Option<u16>,
     /// How long the target wants to be left alone.
@@ -76,8 +76,8 @@ pub struct DeliveryError {
 
 impl DeliveryError {
     /// An error without a status.
-    pub fn new(verdict: FailureKind, detail: impl Into<String>) -> Self {
-        Self { verdict, status: None, retry_after: None, detail: detail.into() }
+    pub fn new(kind: FailureKind, detail: impl Into<String>) -> Self {
+        Self { kind, status: None, retry_after: None, detail: detail.into() }
     }
 
     /// Sets the status that the target answered with.

@@ -75,7 +75,7 @@ async fn each_answer_means_what_webhooks_say_it_means() {
     for line in ["200 OK", "202 Accepted", "299 Other"] {
         answer_to(status(line, "")).await.unwrap();
     }
-    for (line, verdict) in [
+    for (line, kind) in [
         ("400 Bad Request", FailureKind::Reject),
         ("401 Unauthorized", FailureKind::Reject),
         ("404 Not Found", FailureKind::Reject),
@@ -88,7 +88,7 @@ async fn each_answer_means_what_webhooks_say_it_means() {
         ("302 Found", FailureKind::Reject),
     ] {
         let error = answer_to(status(line, "")).await.unwrap_err();
-        assert_eq!(error.verdict, verdict, "{line}");
+        assert_eq!(error.kind, kind, "{line}");
         assert_eq!(error.status.map(|status| status.to_string()).as_deref(), line.split(' ').next());
         assert_eq!(error.detail, "why");
     }
@@ -116,10 +116,10 @@ async fn an_answer_that_breaks_off_was_none() {
         "nonsense\r\n\r\n",
     ] {
         let error = answer_to(broken.to_owned()).await.unwrap_err();
-        assert_eq!(error.verdict, FailureKind::Retry, "{broken:?}: {error}");
+        assert_eq!(error.kind, FailureKind::Retry, "{broken:?}: {error}");
     }
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    assert_eq!(deliver(&format!("http://{nobody}/"), local()).await.unwrap_err().verdict, FailureKind::Retry);
+    assert_eq!(deliver(&format!("http://{nobody}/"), local()).await.unwrap_err().kind, FailureKind::Retry);
 }
 
 #[tokio::test]

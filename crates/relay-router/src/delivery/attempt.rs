@@ -143,7 +143,7 @@ impl Begun {
             (None, Some(Err(error))) => {
                 let mut waiting = Waiting::clone(&entry.waiting);
                 waiting.push(Attempt::new(now, self.name.clone(), error, took));
-                judge(waiting, error.verdict, is_alone, &self.policy.retry)
+                judge(waiting, error.kind, is_alone, &self.policy.retry)
             }
             (None, _) => Fate::Done(Outcome::Delivered),
         };
@@ -241,9 +241,9 @@ impl Ending {
             None => Ended::Untried,
             // A refusal is an answer too.
             Some(Ok(())) => Ended::Worked,
-            Some(Err(error)) if error.verdict == FailureKind::Reject => Ended::Worked,
+            Some(Err(error)) if error.kind == FailureKind::Reject => Ended::Worked,
             Some(Err(error)) => {
-                Ended::Failed { leave_alone: error.retry_after, is_gone: error.verdict == FailureKind::Gone }
+                Ended::Failed { leave_alone: error.retry_after, is_gone: error.kind == FailureKind::Gone }
             }
         }
     }
@@ -251,12 +251,12 @@ impl Ending {
 
 /// What becomes of an event that was not taken. One of several that were refused together is tried alone first: it need
 /// not be the one that was meant.
-fn judge(waiting: Waiting, verdict: FailureKind, is_alone: bool, retry: &RetryPolicy) -> Fate {
-    let is_final = match verdict {
+fn judge(waiting: Waiting, kind: FailureKind, is_alone: bool, retry: &RetryPolicy) -> Fate {
+    let is_final = match kind {
         FailureKind::Reject => is_alone,
         _ => waiting.tried >= retry.max_attempts.get(),
     };
-    if is_final { Fate::Dead(waiting, DeadReason::of(verdict)) } else { Fate::Again(Arc::new(waiting)) }
+    if is_final { Fate::Dead(waiting, DeadReason::of(kind)) } else { Fate::Again(Arc::new(waiting)) }
 }
 
 /// How long an event waits that failed after `tried` earlier attempts: twice as long each time, and of that between

@@ -248,7 +248,7 @@ impl Engine {
         match &ending.answer {
             Some(Ok(())) => parts.monitor.record_delivery(&begun.name, Ok(())),
             // Not taking an event is an answer too.
-            Some(Err(error)) if error.verdict == relay_core::FailureKind::Reject => {
+            Some(Err(error)) if error.kind == relay_core::FailureKind::Reject => {
                 parts.monitor.record_delivery(&begun.name, Ok(()));
             }
             Some(Err(error)) => parts.monitor.record_delivery(&begun.name, Err(&error.to_string())),

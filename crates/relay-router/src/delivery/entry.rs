@@ -206,7 +206,7 @@ pub enum DeadReason {
 }
 
 impl DeadReason {
-    pub(crate) fn of(verdict: FailureKind) -> Self {
-        if verdict == FailureKind::Reject { Self::Rejected } else { Self::Exhausted }
+    pub(crate) fn of(kind: FailureKind) -> Self {
+        if kind == FailureKind::Reject { Self::Rejected } else { Self::Exhausted }
     }
 }

@@ -82,7 +82,7 @@ impl HttpTarget {
         if status.is_success() {
             return Ok(());
         }
-        let verdict = match status.as_u16() {
+        let kind = match status.as_u16() {
             410 => FailureKind::Gone,
             status if self.retry_statuses.contains(status) => FailureKind::Retry,
             _ => FailureKind::Reject,
@@ -92,7 +92,7 @@ impl HttpTarget {
             "" => status.canonical_reason().unwrap_or("no reason given").to_owned(),
             body => body.chars().take(512).collect(),
         };
-        let error = DeliveryError::new(verdict, detail).status(status.as_u16());
+        let error = DeliveryError::new(kind, detail).status(status.as_u16());
         Err(match retry_after {
             Some(time) => error.retry_after(time),
             None => error,
