@@ -14,11 +14,11 @@ use relay_events::ServiceState;
 use tokio::sync::watch;
 
 use crate::decisions::{Decision, Outcome};
-use crate::delivery::engine::{Engine, InForce, RouteRecord, State};
-use crate::delivery::{RouteId, RouteKey, Waiting};
+use crate::delivery::engine::{ActiveRules, Engine, RouteRecord, State};
+use crate::delivery::{QueuedEvent, RouteId, RouteKey};
 use crate::loop_detection;
 use crate::rules::Strategy;
-use crate::store::{Batch, StoreError};
+use crate::store::{StoreError, WriteBatch};
 
 /// How long a log that cannot be read is left alone.
 const LOG_RETRY: Duration = Duration::from_secs(1);
@@ -41,7 +41,7 @@ impl Cursor {
     }
 
     /// Begins to route what comes after `head`, if nothing is routed yet; `batch` keeps that.
-    pub(crate) fn begin(&self, head: Offset, batch: &mut Batch) {
+    pub(crate) fn begin(&self, head: Offset, batch: &mut WriteBatch) {
         let at = *self.0.lock().get_or_insert(head);
         batch.cursor(Some(at));
     }
@@ -56,7 +56,7 @@ pub(crate) struct Dispatcher {
     /// How many events wait in one route before it is left behind.
     pub(crate) max_queued: usize,
     /// Held while targets come or go.
-    pub(crate) changing: Arc<tokio::sync::Mutex<()>>,
+    pub(crate) config_lock: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -75,14 +75,14 @@ pub(crate) struct Routed {
     /// Where it goes.
     pub(crate) keys: Vec<RouteKey>,
     /// What was decided besides, and why.
-    pub(crate) decided: Vec<(Option<Arc<str>>, Outcome, Option<String>)>,
+    pub(crate) drops: Vec<(Option<Arc<str>>, Outcome, Option<String>)>,
 }
 
 impl Dispatcher {
     pub(crate) async fn run(mut self) {
         let stopping = self.engine.stopping();
-        let mut endings = self.engine.endings();
-        let mut changes = self.engine.parts().monitor.changes();
+        let mut completions = self.engine.completions();
+        let mut changes = self.engine.deps().monitor.changes();
         while !stopping.is_cancelled() {
             let rest = match self.step().await {
                 Ok(true) => continue,
@@ -102,13 +102,13 @@ impl Dispatcher {
                     None => std::future::pending().await,
                 }
             };
-            let is_behind =
-                self.engine.look(|state| state.routes.values().any(|route| route.behind.is_some()));
+            let is_lagging =
+                self.engine.read(|state| state.routes.values().any(|route| route.lag_cursor.is_some()));
             tokio::select! {
                 () = stopping.cancelled() => return,
-                told = self.head.changed() => if told.is_err() { return },
-                told = changes.changed() => if told.is_err() { return },
-                told = endings.changed(), if is_behind => if told.is_err() { return },
+                changed = self.head.changed() => if changed.is_err() { return },
+                changed = changes.changed() => if changed.is_err() { return },
+                changed = completions.changed(), if is_lagging => if changed.is_err() { return },
                 () = rest => {}
             }
         }
@@ -122,17 +122,17 @@ impl Dispatcher {
         let caught_up = self.catch_up().await?;
         let head = *self.head.borrow_and_update();
         let Some(cursor) = self.cursor.get() else { return Ok(caught_up) };
-        if self.engine.look(State::is_idle) {
-            self.rest().await?;
+        if self.engine.read(State::is_idle) {
+            self.pause_when_idle().await?;
             return Ok(caught_up);
         }
         if cursor >= head {
             return Ok(caught_up);
         }
-        let page = self.engine.parts().log.read(cursor, ReadLimit::default()).await?;
+        let page = self.engine.deps().log.read(cursor, ReadLimit::default()).await?;
         // Nothing is there when all up to the head was dropped by retention.
         let through = page.last().and_then(|event| event.offset).unwrap_or(head);
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         batch.cursor(Some(through));
         self.route(page, batch, None).await?;
         self.cursor.set(Some(through));
@@ -140,13 +140,13 @@ impl Dispatcher {
     }
 
     /// Routes nothing more until there is somebody to route to.
-    async fn rest(&self) -> Result<(), StoreError> {
+    async fn pause_when_idle(&self) -> Result<(), StoreError> {
         // Nobody comes while it is looked whether somebody is there.
-        let _changing = self.changing.lock().await;
-        if self.engine.look(State::is_idle) {
-            let mut batch = Batch::default();
+        let _changing = self.config_lock.lock().await;
+        if self.engine.read(State::is_idle) {
+            let mut batch = WriteBatch::default();
             batch.cursor(None);
-            self.engine.parts().store.commit(batch).await?;
+            self.engine.deps().store.commit(batch).await?;
             self.cursor.set(None);
         }
         Ok(())
@@ -155,110 +155,110 @@ impl Dispatcher {
     /// Gives the routes that were left behind what they have room for. False when there was nothing to do.
     async fn catch_up(&self) -> Result<bool, DispatchError> {
         let room = self.max_queued / 2;
-        let behind: Vec<_> = self.engine.look(|state| {
-            let behind = state.routes.iter().filter(|(_, route)| route.lanes.len() <= room);
-            behind.filter_map(|(id, route)| Some((*id, route.behind?))).collect()
+        let lagging: Vec<_> = self.engine.read(|state| {
+            let lagging = state.routes.iter().filter(|(_, route)| route.queues.len() <= room);
+            lagging.filter_map(|(id, route)| Some((*id, route.lag_cursor?))).collect()
         });
         let cursor = self.cursor.get().unwrap_or_default();
-        for &(route, from) in &behind {
-            let mut page = self.engine.parts().log.read(from, ReadLimit::default()).await?;
+        for &(route, from) in &lagging {
+            let mut page = self.engine.deps().log.read(from, ReadLimit::default()).await?;
             page.retain(|event| event.offset.is_some_and(|offset| offset <= cursor));
             let through = page.last().and_then(|event| event.offset).filter(|through| *through < cursor);
-            let mut batch = Batch::default();
-            batch.behind(route, through);
+            let mut batch = WriteBatch::default();
+            batch.lag_cursor(route, through);
             self.route(page, batch, Some(route)).await?;
-            self.engine.with(|state| {
+            self.engine.update(|state| {
                 if let Some(route) = state.routes.get_mut(&route) {
-                    route.behind = through;
+                    route.lag_cursor = through;
                 }
             });
         }
-        Ok(!behind.is_empty())
+        Ok(!lagging.is_empty())
     }
 
     /// Puts each event where the rules want it, or into `only` if they want it there, together with `batch`.
     async fn route(
         &self,
         page: Vec<Event>,
-        mut batch: Batch,
+        mut batch: WriteBatch,
         only: Option<RouteId>,
     ) -> Result<(), StoreError> {
-        let parts = self.engine.parts();
-        let health = |name: &ServiceName| parts.monitor.state(name);
+        let deps = self.engine.deps();
+        let health = |name: &ServiceName| deps.monitor.state(name);
         let page: Vec<_> = page.into_iter().map(Arc::new).collect();
-        let (queued, decided, rules) = self.engine.with(|state| {
-            let (mut queued, mut decided) = (Vec::new(), Vec::new());
+        let (queued, drops, rules) = self.engine.update(|state| {
+            let (mut queued, mut drops) = (Vec::new(), Vec::new());
             for event in &page {
                 let Some(offset) = event.offset else { continue };
                 let routed = state.route(event, health);
                 for key in routed.keys {
                     let route = state.route_id(&key, &mut batch);
                     if only.is_some_and(|only| only != route)
-                        || self.is_behind(state, route, offset, only, &mut batch)
+                        || self.mark_lagging(state, route, offset, only, &mut batch)
                     {
                         continue;
                     }
-                    let waiting = Arc::new(Waiting::new(event, state.rules.version));
-                    batch.wait(route, offset, &waiting);
-                    queued.push((route, offset, waiting, Arc::clone(event)));
+                    let queued_event = Arc::new(QueuedEvent::new(event, state.rules.version));
+                    batch.put_queued(route, offset, &queued_event);
+                    queued.push((route, offset, queued_event, Arc::clone(event)));
                 }
                 if only.is_none() {
-                    routed.matched.iter().for_each(|rule| parts.metrics.matched(rule));
-                    decided.extend(routed.decided.into_iter().map(|decision| (Arc::clone(event), decision)));
+                    routed.matched.iter().for_each(|rule| deps.metrics.matched(rule));
+                    drops.extend(routed.drops.into_iter().map(|decision| (Arc::clone(event), decision)));
                 }
             }
-            (queued, decided, state.rules.clone())
+            (queued, drops, state.rules.clone())
         });
-        parts.store.commit(batch).await?;
-        let now = parts.clock.wall();
-        self.engine.with(|state| {
-            for (route, offset, waiting, event) in queued {
-                parts.metrics.routed(now.since(event.time));
-                state.enqueue(route, offset, waiting, Some(event), parts.cache_bytes);
+        deps.store.commit(batch).await?;
+        let now = deps.clock.wall();
+        self.engine.update(|state| {
+            for (route, offset, queued_event, event) in queued {
+                deps.metrics.routed(now.since(event.time));
+                state.enqueue(route, offset, queued_event, Some(event), deps.cache_bytes);
             }
         });
-        for (event, decision) in decided {
-            self.tell(&rules, event, decision);
+        for (event, decision) in drops {
+            self.record_drop(&rules, event, decision);
         }
         Ok(())
     }
 
     /// Whether the route gets nothing now because it is full; from then on it has a cursor of its own.
-    fn is_behind(
+    fn mark_lagging(
         &self,
         state: &mut State,
         route: RouteId,
         offset: Offset,
         only: Option<RouteId>,
-        batch: &mut Batch,
+        batch: &mut WriteBatch,
     ) -> bool {
         let Some(place) = state.routes.get_mut(&route) else { return false };
         if only.is_some() {
             return false;
         }
-        if place.behind.is_none() && place.lanes.len() >= self.max_queued {
+        if place.lag_cursor.is_none() && place.queues.len() >= self.max_queued {
             let through = Offset::new(offset.get().saturating_sub(1));
-            place.behind = Some(through);
-            batch.behind(route, Some(through));
+            place.lag_cursor = Some(through);
+            batch.lag_cursor(route, Some(through));
         }
-        place.behind.is_some()
+        place.lag_cursor.is_some()
     }
 
-    fn tell(
+    fn record_drop(
         &self,
-        rules: &InForce,
+        rules: &ActiveRules,
         event: Arc<Event>,
         decision: (Option<Arc<str>>, Outcome, Option<String>),
     ) {
-        let parts = self.engine.parts();
+        let deps = self.engine.deps();
         let (rule, outcome, error) = decision;
-        parts.metrics.decided(outcome);
+        deps.metrics.decided(outcome);
         if let (Outcome::Cycle, Some(error)) = (outcome, &error) {
             tracing::error!(event = %event.id, %error, "an event that would go round in a circle is not delivered");
         }
         let explained = (Arc::clone(&rules.set), Arc::clone(&event));
-        parts.decisions.record(Decision {
-            at: parts.clock.wall(),
+        deps.decisions.record(Decision {
+            at: deps.clock.wall(),
             event,
             rules_version: rules.version,
             rule,
@@ -284,8 +284,8 @@ impl State {
         };
         for rule in self.rules.set.matches(event) {
             routed.matched.push(Arc::clone(&rule.name));
-            if let Err(cut) = loop_detection::extend_chain(event, &rule.name) {
-                routed.decided.push((Some(Arc::clone(&rule.name)), Outcome::Cycle, Some(cut.to_string())));
+            if let Err(error) = loop_detection::extend_chain(event, &rule.name) {
+                routed.drops.push((Some(Arc::clone(&rule.name)), Outcome::Cycle, Some(error.to_string())));
                 continue;
             }
             // Who leaves takes nothing new.
@@ -309,7 +309,7 @@ impl State {
                         }
                         _ => (Outcome::NoTarget, None),
                     };
-                    routed.decided.push((Some(Arc::clone(&rule.name)), outcome, error));
+                    routed.drops.push((Some(Arc::clone(&rule.name)), outcome, error));
                 }
                 (false, _) if rule.strategy == Strategy::All => {
                     routed.keys.extend(
@@ -320,24 +320,24 @@ impl State {
             }
         }
         if routed.matched.is_empty() {
-            routed.decided.push((None, Outcome::NoMatch, None));
+            routed.drops.push((None, Outcome::NoMatch, None));
         }
         routed
     }
 
     /// Whether there is nobody to route to, and nothing left of when there was.
     fn is_idle(&self) -> bool {
-        self.pool.is_empty() && self.routes.values().all(|route| route.lanes.is_empty())
+        self.pool.is_empty() && self.routes.values().all(|route| route.queues.is_empty())
     }
 
     /// The route of `key`; one that is new is added, and kept with `batch`.
-    pub(crate) fn route_id(&mut self, key: &RouteKey, batch: &mut Batch) -> RouteId {
+    pub(crate) fn route_id(&mut self, key: &RouteKey, batch: &mut WriteBatch) -> RouteId {
         if let Some(id) = self.ids.get(key) {
             return *id;
         }
         let id = self.new_route(key);
-        let plan = self.routes.get(&id).map(|route| route.plan.clone()).unwrap_or_default();
-        batch.route(id, &RouteRecord { key: key.clone(), plan });
+        let targets = self.routes.get(&id).map(|route| route.targets.clone()).unwrap_or_default();
+        batch.route(id, &RouteRecord { key: key.clone(), targets });
         id
     }
 }

@@ -15,20 +15,20 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use self::rules::{DryDecision, DryRoute, DryRun, RulesError, RulesInForce, RulesSource};
-use self::rules::{KeptRules, rules_at_start};
+use self::rules::{PersistedRules, rules_at_start};
 pub use self::services::InProcessTarget;
 pub use self::targets::{TargetError, TargetInfo};
 use crate::config::{RouterConfig, RuleDocument};
 use crate::decisions::DecisionLog;
-use crate::delivery::dead::DeadLetters;
-use crate::delivery::engine::{Engine, InForce, Parts, Route};
+use crate::delivery::dead_letters::DeadLetters;
+use crate::delivery::engine::{ActiveRules, Deps, Engine, Route};
 use crate::delivery::replay::Replay;
 use crate::dispatch::{Cursor, Dispatcher};
 use crate::health::HealthMonitor;
 use crate::metrics::{RouterMetrics, RouterStats, TargetGauges};
 use crate::registry::{ServiceChange, ServiceRecord};
 use crate::rules::RuleSet;
-use crate::store::{Batch, Store, StoreError};
+use crate::store::{Store, StoreError, WriteBatch};
 use crate::target::{Outbound, OutboundError};
 
 /// Where the changes of services are told: as `service.changed` events of this document.
@@ -61,14 +61,14 @@ struct Inner {
     outbound: Outbound,
     sink: Arc<dyn EventSink>,
     configured: Mutex<RuleDocument>,
-    in_force: Mutex<KeptRules>,
+    active_rules: Mutex<PersistedRules>,
     /// One change of the rules, or of who is registered, at a time.
-    changing: Arc<tokio::sync::Mutex<()>>,
+    config_lock: Arc<tokio::sync::Mutex<()>>,
     /// Targets that are no registered services, by who brought them.
-    own: Mutex<BTreeMap<ServiceName, Origin>>,
+    static_targets: Mutex<BTreeMap<ServiceName, Origin>>,
     /// Services whose change is not yet told; of each the last one.
-    changed: Arc<Mutex<BTreeMap<ServiceName, ServiceChange>>>,
-    untold: Arc<Notify>,
+    pending_changes: Arc<Mutex<BTreeMap<ServiceName, ServiceChange>>>,
+    pending_notifications: Arc<Notify>,
     replays: Mutex<BTreeMap<u64, RunningReplay>>,
 }
 
@@ -130,29 +130,35 @@ impl Router {
         let outbound = Outbound::new(config.outbound)?;
         let directory = config.directory.join("store");
         let opening = tokio::task::spawn_blocking(move || {
-            let (store, kept) = Store::open(&directory)?;
-            let rules = store.rules::<KeptRules>()?;
+            let (store, persisted) = Store::open(&directory)?;
+            let rules = store.rules::<PersistedRules>()?;
             let services = store.services::<ServiceRecord>()?;
             let replays = store.replays::<Replay>()?;
-            Ok::<_, StoreError>((store, kept, rules, services, replays))
+            Ok::<_, StoreError>((store, persisted, rules, services, replays))
         });
-        let (store, kept, kept_rules, services, replays) = opening.await.map_err(RouterError::Panicked)??;
-        let (in_force, set) = rules_at_start(kept_rules.as_ref(), &config.rules)?;
-        let changed = Arc::new(Mutex::new(BTreeMap::new()));
-        let untold = Arc::new(Notify::new());
+        let (store, persisted, persisted_rules, services, replays) =
+            opening.await.map_err(RouterError::Panicked)??;
+        let (in_force, set) = rules_at_start(persisted_rules.as_ref(), &config.rules)?;
+        let pending_changes = Arc::new(Mutex::new(BTreeMap::new()));
+        let pending_notifications = Arc::new(Notify::new());
         let observer = {
-            let (changed, untold) = (Arc::clone(&changed), Arc::clone(&untold));
+            let (pending_changes, pending_notifications) =
+                (Arc::clone(&pending_changes), Arc::clone(&pending_notifications));
             move |change: ServiceChange| {
-                changed.lock().insert(change.service.clone(), change);
-                untold.notify_one();
+                pending_changes.lock().insert(change.service.clone(), change);
+                pending_notifications.notify_one();
             }
         };
         let monitor = HealthMonitor::start(config.health, outbound.clone(), Arc::clone(&clock), observer)?;
         let decisions = DecisionLog::start(&config.decisions, config.directory.join("decisions"))?;
         let engine = Engine::new(
-            Parts {
+            Deps {
                 log,
-                dead_letters: DeadLetters::new(store.clone(), config.max_dead_letters, kept.dead_letters),
+                dead_letters: DeadLetters::new(
+                    store.clone(),
+                    config.max_dead_letters,
+                    persisted.dead_letters,
+                ),
                 store,
                 metrics: Arc::new(RouterMetrics::new(Arc::clone(&clock))),
                 clock,
@@ -160,10 +166,10 @@ impl Router {
                 decisions,
                 cache_bytes: config.cache_bytes,
             },
-            InForce { version: in_force.version, set: Arc::new(RuleSet::default()) },
+            ActiveRules { version: in_force.version, set: Arc::new(RuleSet::default()) },
         );
         // Events that a machine took with it when it went down are not there any more, nor what was routed of them.
-        let cursor = Cursor::new(kept.cursor.map(|at| at.min(head)));
+        let cursor = Cursor::new(persisted.cursor.map(|at| at.min(head)));
         let router = Self(Arc::new(Inner {
             engine: engine.clone(),
             cursor: cursor.clone(),
@@ -171,11 +177,11 @@ impl Router {
             outbound,
             sink,
             configured: Mutex::new(config.rules),
-            in_force: Mutex::new(in_force.clone()),
-            changing: Arc::default(),
-            own: Mutex::new(BTreeMap::new()),
-            changed,
-            untold,
+            active_rules: Mutex::new(in_force.clone()),
+            config_lock: Arc::default(),
+            static_targets: Mutex::new(BTreeMap::new()),
+            pending_changes,
+            pending_notifications,
             replays: Mutex::new(BTreeMap::new()),
         }));
         for record in services {
@@ -185,38 +191,38 @@ impl Router {
             router.put_attached(target);
         }
         let targets = router.targets_of(&set)?;
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         batch.rules(Some(&in_force));
-        engine.with(|state| {
-            for (id, record) in kept.routes {
+        engine.update(|state| {
+            for (id, record) in persisted.routes {
                 state.ids.insert(record.key.clone(), id);
-                state.routes.insert(id, Route::new(record.key, record.plan));
+                state.routes.insert(id, Route::new(record.key, record.targets));
             }
-            for (id, through) in kept.behind {
+            for (id, through) in persisted.lag_cursors {
                 if let Some(route) = state.routes.get_mut(&id) {
-                    route.behind = Some(through.min(head));
+                    route.lag_cursor = Some(through.min(head));
                 }
             }
-            for (route, offset, waiting) in kept.queue {
-                state.enqueue(route, offset, Arc::new(waiting), None, 0);
+            for (route, offset, queued) in persisted.queue {
+                state.enqueue(route, offset, Arc::new(queued), None, 0);
             }
         });
-        router.put_in_force(in_force, set, targets, &mut batch);
-        if engine.look(|state| !state.pool.is_empty()) {
+        router.activate(in_force, set, targets, &mut batch);
+        if engine.read(|state| !state.pool.is_empty()) {
             router.0.cursor.begin(head, &mut batch);
         }
-        engine.parts().store.commit_synced(batch).await?;
+        engine.deps().store.commit_synced(batch).await?;
         let dispatcher = Dispatcher {
             engine: engine.clone(),
             cursor,
             head: router.0.head.subscribe(),
             max_queued: config.max_queued,
-            changing: Arc::clone(&router.0.changing),
+            config_lock: Arc::clone(&router.0.config_lock),
         };
         engine.spawn(dispatcher.run());
         engine.start();
         let keeping = router.clone();
-        engine.spawn(async move { keeping.keep_services().await });
+        engine.spawn(async move { keeping.run_service_changes().await });
         for replay in replays {
             router.run_replay(replay);
         }
@@ -239,7 +245,7 @@ impl Router {
 
     /// What was decided about events, and why.
     pub fn decisions(&self) -> &DecisionLog {
-        &self.0.engine.parts().decisions
+        &self.0.engine.deps().decisions
     }
 
     /// Stops: nothing new is begun, what is under way has until `timeout` is over. True when all of it ended; what did
@@ -248,18 +254,18 @@ impl Router {
         for running in self.0.replays.lock().values() {
             running.cancelled.cancel();
         }
-        let parts = self.0.engine.parts();
+        let deps = self.0.engine.deps();
         let complete = self.0.engine.stop(timeout).await;
-        parts.monitor.shutdown().await;
-        parts.decisions.close().await;
-        let store = parts.store.clone();
+        deps.monitor.shutdown().await;
+        deps.decisions.close().await;
+        let store = deps.store.clone();
         let closed = tokio::task::spawn_blocking(move || store.close()).await.is_ok();
         complete && closed
     }
 
     /// What routing has done, and what waits.
     pub fn stats(&self) -> RouterStats {
-        let parts = self.0.engine.parts();
+        let deps = self.0.engine.deps();
         let head = *self.0.head.borrow();
         // Nobody is waited for while there are no targets.
         let behind = self.0.cursor.get().map_or(0, |cursor| head.get().saturating_sub(cursor.get()));
@@ -272,6 +278,6 @@ impl Router {
             lag_seconds: target.lag_seconds,
             dead_letters: target.dead_letters,
         });
-        parts.metrics.snapshot(gauges.collect(), behind, parts.decisions.stats())
+        deps.metrics.snapshot(gauges.collect(), behind, deps.decisions.stats())
     }
 }

@@ -28,7 +28,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::delivery::engine::RouteRecord;
-use crate::delivery::{DeadLetter, DeadLetterId, RouteId, Waiting};
+use crate::delivery::{DeadLetter, DeadLetterId, QueuedEvent, RouteId};
 
 /// How many commits may wait for the writer; more wait in their turn.
 const QUEUE: usize = 1024;
@@ -54,18 +54,18 @@ pub enum StoreError {
 
 /// Changes that are made together or not at all.
 #[derive(Debug, Default)]
-pub(crate) struct Batch(Vec<Change>);
+pub(crate) struct WriteBatch(Vec<Change>);
 
 #[derive(Debug)]
 struct Change {
-    space: Space,
+    column: Column,
     key: Vec<u8>,
     /// None removes.
     value: Option<Vec<u8>>,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Space {
+enum Column {
     Meta,
     Routes,
     Queue,
@@ -74,7 +74,7 @@ enum Space {
     Services,
 }
 
-impl Batch {
+impl WriteBatch {
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -84,83 +84,83 @@ impl Batch {
         self.0.append(&mut other.0);
     }
 
-    fn put(&mut self, space: Space, key: Vec<u8>, value: &impl Serialize) {
+    fn put(&mut self, column: Column, key: Vec<u8>, value: &impl Serialize) {
         // Plain structs of texts and numbers always serialise.
         let value = serde_json::to_vec(value).unwrap_or_default();
-        self.0.push(Change { space, key, value: Some(value) });
+        self.0.push(Change { column, key, value: Some(value) });
     }
 
-    fn remove(&mut self, space: Space, key: Vec<u8>) {
-        self.0.push(Change { space, key, value: None });
+    fn remove(&mut self, column: Column, key: Vec<u8>) {
+        self.0.push(Change { column, key, value: None });
     }
 
     /// The log was routed up to here; none while there is nobody to route to.
     pub(crate) fn cursor(&mut self, through: Option<Offset>) {
         match through {
-            Some(through) => self.put(Space::Meta, CURSOR.to_vec(), &through),
-            None => self.remove(Space::Meta, CURSOR.to_vec()),
+            Some(through) => self.put(Column::Meta, CURSOR.to_vec(), &through),
+            None => self.remove(Column::Meta, CURSOR.to_vec()),
         }
     }
 
     /// The route was routed up to here alone, not to the cursor; `None` when it has caught up.
-    pub(crate) fn behind(&mut self, route: RouteId, through: Option<Offset>) {
-        let key = [BEHIND, &route.0.to_be_bytes()].concat();
+    pub(crate) fn lag_cursor(&mut self, route: RouteId, through: Option<Offset>) {
+        let key = [LAG_CURSOR, &route.0.to_be_bytes()].concat();
         match through {
-            Some(through) => self.put(Space::Meta, key, &through),
-            None => self.remove(Space::Meta, key),
+            Some(through) => self.put(Column::Meta, key, &through),
+            None => self.remove(Column::Meta, key),
         }
     }
 
     /// Rules that replace the configured ones; `None` returns to those.
     pub(crate) fn rules<R: Serialize>(&mut self, rules: Option<&R>) {
         match rules {
-            Some(rules) => self.put(Space::Meta, RULES.to_vec(), rules),
-            None => self.remove(Space::Meta, RULES.to_vec()),
+            Some(rules) => self.put(Column::Meta, RULES.to_vec(), rules),
+            None => self.remove(Column::Meta, RULES.to_vec()),
         }
     }
 
     pub(crate) fn route(&mut self, id: RouteId, route: &RouteRecord) {
-        self.put(Space::Routes, id.0.to_be_bytes().to_vec(), route);
+        self.put(Column::Routes, id.0.to_be_bytes().to_vec(), route);
     }
 
     pub(crate) fn remove_route(&mut self, id: RouteId) {
-        self.remove(Space::Routes, id.0.to_be_bytes().to_vec());
+        self.remove(Column::Routes, id.0.to_be_bytes().to_vec());
     }
 
-    pub(crate) fn wait(&mut self, route: RouteId, offset: Offset, waiting: &Waiting) {
-        self.put(Space::Queue, queue_key(route, offset), waiting);
+    pub(crate) fn put_queued(&mut self, route: RouteId, offset: Offset, queued: &QueuedEvent) {
+        self.put(Column::Queue, queue_key(route, offset), queued);
     }
 
-    pub(crate) fn done(&mut self, route: RouteId, offset: Offset) {
-        self.remove(Space::Queue, queue_key(route, offset));
+    pub(crate) fn remove_queued(&mut self, route: RouteId, offset: Offset) {
+        self.remove(Column::Queue, queue_key(route, offset));
     }
 
     pub(crate) fn dead_letter(&mut self, letter: &DeadLetter) {
-        self.put(Space::DeadLetters, letter_key(&letter.target, letter.id), letter);
+        self.put(Column::DeadLetters, letter_key(&letter.target, letter.id), letter);
     }
 
     pub(crate) fn remove_dead_letter(&mut self, target: &ServiceName, id: DeadLetterId) {
-        self.remove(Space::DeadLetters, letter_key(target, id));
+        self.remove(Column::DeadLetters, letter_key(target, id));
     }
 
     pub(crate) fn replay<R: Serialize>(&mut self, id: u64, replay: Option<&R>) {
         match replay {
-            Some(replay) => self.put(Space::Replays, id.to_be_bytes().to_vec(), replay),
-            None => self.remove(Space::Replays, id.to_be_bytes().to_vec()),
+            Some(replay) => self.put(Column::Replays, id.to_be_bytes().to_vec(), replay),
+            None => self.remove(Column::Replays, id.to_be_bytes().to_vec()),
         }
     }
 
     pub(crate) fn service<S: Serialize>(&mut self, name: &ServiceName, record: Option<&S>) {
         match record {
-            Some(record) => self.put(Space::Services, name.as_str().into(), record),
-            None => self.remove(Space::Services, name.as_str().into()),
+            Some(record) => self.put(Column::Services, name.as_str().into(), record),
+            None => self.remove(Column::Services, name.as_str().into()),
         }
     }
 }
 
 const CURSOR: &[u8] = b"cursor";
 const RULES: &[u8] = b"rules";
-const BEHIND: &[u8] = b"behind/";
+const LAG_CURSOR: &[u8] = b"behind/";
 
 fn queue_key(route: RouteId, offset: Offset) -> Vec<u8> {
     [&route.0.to_be_bytes()[..], &offset.get().to_be_bytes()].concat()
@@ -183,12 +183,12 @@ fn queue_offset_first(id: DeadLetterId) -> Vec<u8> {
 
 /// All that was there when the store was opened.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct PersistedState {
     /// None before anything was routed.
     pub(crate) cursor: Option<Offset>,
-    pub(crate) behind: Vec<(RouteId, Offset)>,
+    pub(crate) lag_cursors: Vec<(RouteId, Offset)>,
     pub(crate) routes: Vec<(RouteId, RouteRecord)>,
-    pub(crate) queue: Vec<(RouteId, Offset, Waiting)>,
+    pub(crate) queue: Vec<(RouteId, Offset, QueuedEvent)>,
     /// How many dead letters each target has.
     pub(crate) dead_letters: Vec<(ServiceName, usize)>,
 }
@@ -199,23 +199,23 @@ pub(crate) struct Store(Arc<Inner>);
 
 struct Inner {
     /// None once closed.
-    spaces: Mutex<Option<Spaces>>,
+    keyspaces: Mutex<Option<Keyspaces>>,
     directory: Arc<str>,
     commits: Mutex<Option<Sender<Commit>>>,
     /// Places in the queue to the writer.
-    places: Semaphore,
+    queue_permits: Semaphore,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
 struct Commit {
-    batch: Batch,
+    batch: WriteBatch,
     /// Whether it must be on the disk when it is answered.
     is_synced: bool,
     done: oneshot::Sender<Result<(), StoreError>>,
 }
 
 #[derive(Clone)]
-struct Spaces {
+struct Keyspaces {
     db: Database,
     meta: Keyspace,
     routes: Keyspace,
@@ -225,7 +225,7 @@ struct Spaces {
     services: Keyspace,
 }
 
-impl Spaces {
+impl Keyspaces {
     fn open(directory: &Path) -> Result<Self, fjall::Error> {
         let db = Database::builder(directory).cache_size(CACHE_BYTES).manual_journal_persist(true).open()?;
         let keyspace = |name: &str| db.keyspace(name, KeyspaceCreateOptions::default);
@@ -240,14 +240,14 @@ impl Spaces {
         })
     }
 
-    fn of(&self, space: Space) -> &Keyspace {
-        match space {
-            Space::Meta => &self.meta,
-            Space::Routes => &self.routes,
-            Space::Queue => &self.queue,
-            Space::DeadLetters => &self.dead_letters,
-            Space::Replays => &self.replays,
-            Space::Services => &self.services,
+    fn column(&self, column: Column) -> &Keyspace {
+        match column {
+            Column::Meta => &self.meta,
+            Column::Routes => &self.routes,
+            Column::Queue => &self.queue,
+            Column::DeadLetters => &self.dead_letters,
+            Column::Replays => &self.replays,
+            Column::Services => &self.services,
         }
     }
 
@@ -255,8 +255,10 @@ impl Spaces {
         let mut batch = self.db.batch();
         for change in group.iter().flat_map(|commit| &commit.batch.0) {
             match &change.value {
-                Some(value) => batch.insert(self.of(change.space), change.key.as_slice(), value.as_slice()),
-                None => batch.remove(self.of(change.space), change.key.as_slice()),
+                Some(value) => {
+                    batch.insert(self.column(change.column), change.key.as_slice(), value.as_slice())
+                }
+                None => batch.remove(self.column(change.column), change.key.as_slice()),
             }
         }
         batch.commit()?;
@@ -273,26 +275,26 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Failed`].
-    pub(crate) fn open(directory: &Path) -> Result<(Self, Kept), StoreError> {
+    pub(crate) fn open(directory: &Path) -> Result<(Self, PersistedState), StoreError> {
         let name: Arc<str> = directory.display().to_string().into();
         let failed = |error: fjall::Error| failed(&name, &error);
         std::fs::create_dir_all(directory).map_err(|error| failed(error.into()))?;
-        let spaces = Spaces::open(directory).map_err(failed)?;
-        let kept = spaces.read_all(&name)?;
+        let keyspaces = Keyspaces::open(directory).map_err(failed)?;
+        let persisted = keyspaces.read_all(&name)?;
         let (commits, waiting) = bounded(QUEUE);
         let writer = {
-            let (spaces, name) = (spaces.clone(), Arc::clone(&name));
+            let (keyspaces, name) = (keyspaces.clone(), Arc::clone(&name));
             let thread = std::thread::Builder::new().name("relay-router-store".to_owned());
-            thread.spawn(move || write(&spaces, &name, &waiting)).map_err(|error| failed(error.into()))?
+            thread.spawn(move || write(&keyspaces, &name, &waiting)).map_err(|error| failed(error.into()))?
         };
         let store = Self(Arc::new(Inner {
-            spaces: Mutex::new(Some(spaces)),
+            keyspaces: Mutex::new(Some(keyspaces)),
             directory: name,
             commits: Mutex::new(Some(commits)),
-            places: Semaphore::new(QUEUE),
+            queue_permits: Semaphore::new(QUEUE),
             writer: Mutex::new(Some(writer)),
         }));
-        Ok((store, kept))
+        Ok((store, persisted))
     }
 
     /// Keeps `batch`, as soon as those before it are kept. Dropped before it is answered, the batch may or may not be
@@ -300,17 +302,17 @@ impl Store {
     ///
     /// # Errors
     /// See [`StoreError`]; nothing of the batch is kept then.
-    pub(crate) async fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+    pub(crate) async fn commit(&self, batch: WriteBatch) -> Result<(), StoreError> {
         self.submit(batch, false).await
     }
 
     /// As [`Store::commit`], and on the disk when it is answered: for what nobody could make up for.
-    pub(crate) async fn commit_synced(&self, batch: Batch) -> Result<(), StoreError> {
+    pub(crate) async fn commit_synced(&self, batch: WriteBatch) -> Result<(), StoreError> {
         self.submit(batch, true).await
     }
 
-    async fn submit(&self, batch: Batch, is_synced: bool) -> Result<(), StoreError> {
-        let place = self.0.places.acquire().await.map_err(|_| StoreError::Closed)?;
+    async fn submit(&self, batch: WriteBatch, is_synced: bool) -> Result<(), StoreError> {
+        let permit = self.0.queue_permits.acquire().await.map_err(|_| StoreError::Closed)?;
         let (done, answer) = oneshot::channel();
         let sent = match &*self.0.commits.lock() {
             Some(commits) => commits.try_send(Commit { batch, is_synced, done }),
@@ -320,14 +322,14 @@ impl Store {
             return Err(StoreError::Closed);
         }
         let answer = answer.await.map_err(|_| StoreError::Closed)?;
-        drop(place);
+        drop(permit);
         answer
     }
 
     /// Writes what waits and closes the files. Blocks.
     pub(crate) fn close(&self) {
         self.0.commits.lock().take();
-        self.0.spaces.lock().take();
+        self.0.keyspaces.lock().take();
         let writer = self.0.writer.lock().take();
         if writer.is_some_and(|writer| writer.join().is_err()) {
             tracing::error!("the writer of the router's store ended by a bug");
@@ -344,11 +346,11 @@ impl Store {
         after: Option<DeadLetterId>,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
-        self.read(move |spaces| {
+        self.read(move |keyspaces| {
             let prefix = letter_prefix(&target);
             let from =
                 after.map_or_else(|| prefix.clone(), |after| [letter_key(&target, after), vec![0]].concat());
-            spaces
+            keyspaces
                 .dead_letters
                 .range(from..)
                 .map(fjall::Guard::into_inner)
@@ -373,36 +375,36 @@ impl Store {
         id: DeadLetterId,
     ) -> Result<Option<DeadLetter>, StoreError> {
         let key = letter_key(target, id);
-        let value = self.read(move |spaces| spaces.dead_letters.get(key)).await?;
+        let value = self.read(move |keyspaces| keyspaces.dead_letters.get(key)).await?;
         value.map(|value| self.parse(&value)).transpose()
     }
 
-    /// The rules that were kept by [`Batch::rules`]. Blocks.
+    /// The rules that were kept by [`WriteBatch::rules`]. Blocks.
     pub(crate) fn rules<R: DeserializeOwned>(&self) -> Result<Option<R>, StoreError> {
-        let value = self.spaces()?.meta.get(RULES).map_err(|error| failed(&self.0.directory, &error))?;
+        let value = self.keyspaces()?.meta.get(RULES).map_err(|error| failed(&self.0.directory, &error))?;
         value.map(|value| self.parse(&value)).transpose()
     }
 
     /// The replays that are not over. Blocks.
     pub(crate) fn replays<R: DeserializeOwned>(&self) -> Result<Vec<R>, StoreError> {
-        self.values(&self.spaces()?.replays)
+        self.values(&self.keyspaces()?.replays)
     }
 
     /// The registrations. Blocks.
     pub(crate) fn services<S: DeserializeOwned>(&self) -> Result<Vec<S>, StoreError> {
-        self.values(&self.spaces()?.services)
+        self.values(&self.keyspaces()?.services)
     }
 
-    fn values<T: DeserializeOwned>(&self, space: &Keyspace) -> Result<Vec<T>, StoreError> {
-        let values = space.iter().map(|item| {
+    fn values<T: DeserializeOwned>(&self, column: &Keyspace) -> Result<Vec<T>, StoreError> {
+        let values = column.iter().map(|item| {
             let (_, value) = item.into_inner().map_err(|error| failed(&self.0.directory, &error))?;
             self.parse(&value)
         });
         values.collect()
     }
 
-    fn spaces(&self) -> Result<Spaces, StoreError> {
-        self.0.spaces.lock().clone().ok_or(StoreError::Closed)
+    fn keyspaces(&self) -> Result<Keyspaces, StoreError> {
+        self.0.keyspaces.lock().clone().ok_or(StoreError::Closed)
     }
 
     fn parse<T: DeserializeOwned>(&self, value: &[u8]) -> Result<T, StoreError> {
@@ -411,10 +413,10 @@ impl Store {
 
     async fn read<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&Spaces) -> Result<T, fjall::Error> + Send + 'static,
+        read: impl FnOnce(&Keyspaces) -> Result<T, fjall::Error> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let spaces = self.spaces()?;
-        let read = tokio::task::spawn_blocking(move || read(&spaces)).await;
+        let keyspaces = self.keyspaces()?;
+        let read = tokio::task::spawn_blocking(move || read(&keyspaces)).await;
         let read = read.map_err(|error| StoreError::Failed {
             directory: Arc::clone(&self.0.directory),
             detail: error.to_string(),
@@ -432,11 +434,11 @@ fn parse<T: DeserializeOwned>(directory: &Arc<str>, value: &[u8]) -> Result<T, S
 }
 
 /// The writer: takes what waits, writes it as one, answers all.
-fn write(spaces: &Spaces, directory: &Arc<str>, waiting: &Receiver<Commit>) {
+fn write(keyspaces: &Keyspaces, directory: &Arc<str>, waiting: &Receiver<Commit>) {
     while let Ok(first) = waiting.recv() {
         let mut group = vec![first];
         group.extend(waiting.try_iter().take(GROUP - 1));
-        let written = spaces.write(&group).map_err(|error| failed(directory, &error));
+        let written = keyspaces.write(&group).map_err(|error| failed(directory, &error));
         if let Err(error) = &written {
             tracing::error!(%error, "routing cannot go on");
         }
@@ -447,8 +449,8 @@ fn write(spaces: &Spaces, directory: &Arc<str>, waiting: &Receiver<Commit>) {
     }
 }
 
-impl Spaces {
-    fn read_all(&self, directory: &Arc<str>) -> Result<Kept, StoreError> {
+impl Keyspaces {
+    fn read_all(&self, directory: &Arc<str>) -> Result<PersistedState, StoreError> {
         let failed = |error: fjall::Error| failed(directory, &error);
         let malformed = |what: &str| StoreError::Failed {
             directory: Arc::clone(directory),
@@ -456,11 +458,11 @@ impl Spaces {
         };
         let cursor = self.meta.get(CURSOR).map_err(failed)?;
         let cursor = cursor.map(|value| parse(directory, &value)).transpose()?;
-        let mut behind = Vec::new();
-        for item in self.meta.prefix(BEHIND) {
+        let mut lag_cursors = Vec::new();
+        for item in self.meta.prefix(LAG_CURSOR) {
             let (key, value) = item.into_inner().map_err(failed)?;
-            let route = key.get(BEHIND.len()..).and_then(route_of).ok_or_else(|| malformed("meta"))?;
-            behind.push((route, parse(directory, &value)?));
+            let route = key.get(LAG_CURSOR.len()..).and_then(route_of).ok_or_else(|| malformed("meta"))?;
+            lag_cursors.push((route, parse(directory, &value)?));
         }
         let mut routes = Vec::new();
         for item in self.routes.iter() {
@@ -487,7 +489,7 @@ impl Spaces {
                 _ => dead_letters.push((name, 1)),
             }
         }
-        Ok(Kept { cursor, behind, routes, queue, dead_letters })
+        Ok(PersistedState { cursor, lag_cursors, routes, queue, dead_letters })
     }
 }
 

@@ -16,25 +16,25 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::attempt::{Begun, Ending, Fate};
-use super::dead::DeadLetters;
-use super::entry::{RouteId, RouteKey, Waiting};
-use super::lanes::{Entry, LaneKey, Lanes};
-use super::pool::{Choice, Permit, Plan, Pool, Wanted};
+use super::attempt::{AttemptResult, Disposition, InFlight};
+use super::dead_letters::DeadLetters;
+use super::partition_queues::{PartitionKey, PartitionQueues, QueueEntry};
+use super::pool::{Permit, Pool, Selection, SelectionContext, TargetSet};
+use super::queued_event::{QueuedEvent, RouteId, RouteKey};
 use crate::decisions::{Decision, DecisionLog};
 use crate::health::HealthMonitor;
 use crate::metrics::RouterMetrics;
 use crate::rules::{Ordering, RuleSet, Strategy};
-use crate::store::{Batch, Store, StoreError};
+use crate::store::{Store, StoreError, WriteBatch};
 
 /// How many lanes of one route are looked at in vain before the next route's turn.
 const MAX_LOOKS: usize = 64;
 
 /// The shortest time that is waited for.
-const REST: Duration = Duration::from_millis(1);
+const MIN_SLEEP: Duration = Duration::from_millis(1);
 
 /// What the engine works with.
-pub(crate) struct Parts {
+pub(crate) struct Deps {
     pub(crate) log: Arc<dyn EventLog>,
     pub(crate) store: Store,
     pub(crate) clock: Arc<dyn Clock>,
@@ -42,13 +42,13 @@ pub(crate) struct Parts {
     pub(crate) decisions: DecisionLog,
     pub(crate) metrics: Arc<RouterMetrics>,
     pub(crate) dead_letters: DeadLetters,
-    /// How many bytes of waiting events are kept in memory; others are read from the log again.
+    /// How many bytes of queued events are kept in memory; others are read from the log again.
     pub(crate) cache_bytes: usize,
 }
 
 /// Rules, with their version.
 #[derive(Clone)]
-pub(crate) struct InForce {
+pub(crate) struct ActiveRules {
     pub(crate) version: u64,
     pub(crate) set: Arc<RuleSet>,
 }
@@ -58,19 +58,19 @@ pub(crate) struct State {
     pub(crate) routes: BTreeMap<RouteId, Route>,
     pub(crate) ids: HashMap<RouteKey, RouteId>,
     pub(crate) pool: Pool,
-    pub(crate) rules: InForce,
+    pub(crate) rules: ActiveRules,
     cached_bytes: usize,
 }
 
 /// Where events wait, and for whom.
 pub(crate) struct Route {
     pub(crate) key: RouteKey,
-    pub(crate) plan: Plan,
-    pub(crate) lanes: Lanes,
+    pub(crate) targets: TargetSet,
+    pub(crate) queues: PartitionQueues,
     /// How many targets were chosen.
     turn: u64,
     /// Up to where the log was routed here, if that is not as far as for the others: there was no room.
-    pub(crate) behind: Option<Offset>,
+    pub(crate) lag_cursor: Option<Offset>,
 }
 
 /// A handle to the engine; clones are handles to the same one.
@@ -78,12 +78,12 @@ pub(crate) struct Route {
 pub(crate) struct Engine(Arc<Inner>);
 
 struct Inner {
-    parts: Parts,
+    deps: Deps,
     state: Mutex<State>,
     /// Something may go.
     ready: Notify,
-    /// Counts endings, for those who wait for room in a route.
-    ended: watch::Sender<u64>,
+    /// Counts completions, for those who wait for room in a route.
+    finished_attempts: watch::Sender<u64>,
     /// Why nothing more is delivered, if that is so.
     failure: Mutex<Option<StoreError>>,
     tasks: TaskTracker,
@@ -95,18 +95,19 @@ struct Inner {
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) struct RouteRecord {
     pub(crate) key: RouteKey,
-    pub(crate) plan: Plan,
+    #[serde(rename = "plan")]
+    pub(crate) targets: TargetSet,
 }
 
 impl Engine {
-    pub(crate) fn new(parts: Parts, rules: InForce) -> Self {
-        let pool = Pool::new(Arc::clone(&parts.clock));
+    pub(crate) fn new(deps: Deps, rules: ActiveRules) -> Self {
+        let pool = Pool::new(Arc::clone(&deps.clock));
         let state = State { routes: BTreeMap::new(), ids: HashMap::new(), pool, rules, cached_bytes: 0 };
         Self(Arc::new(Inner {
-            parts,
+            deps,
             state: Mutex::new(state),
             ready: Notify::new(),
-            ended: watch::Sender::new(0),
+            finished_attempts: watch::Sender::new(0),
             failure: Mutex::new(None),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
@@ -114,30 +115,30 @@ impl Engine {
         }))
     }
 
-    pub(crate) fn parts(&self) -> &Parts {
-        &self.0.parts
+    pub(crate) fn deps(&self) -> &Deps {
+        &self.0.deps
     }
 
     /// Looks at the state, or changes it; then whatever may go now goes.
-    pub(crate) fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+    pub(crate) fn update<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
         let result = act(&mut self.0.state.lock());
         self.0.ready.notify_one();
         result
     }
 
     /// The rules in force.
-    pub(crate) fn rules(&self) -> InForce {
-        self.look(|state| state.rules.clone())
+    pub(crate) fn rules(&self) -> ActiveRules {
+        self.read(|state| state.rules.clone())
     }
 
     /// Looks at the state.
-    pub(crate) fn look<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+    pub(crate) fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
         look(&self.0.state.lock())
     }
 
-    /// Counts endings of attempts, after each of which there may be more room.
-    pub(crate) fn endings(&self) -> watch::Receiver<u64> {
-        self.0.ended.subscribe()
+    /// Counts completions of attempts, after each of which there may be more room.
+    pub(crate) fn completions(&self) -> watch::Receiver<u64> {
+        self.0.finished_attempts.subscribe()
     }
 
     /// Why nothing more is delivered, if that is so.
@@ -183,27 +184,27 @@ impl Engine {
     }
 
     async fn run(&self) {
-        let mut changes = self.0.parts.monitor.changes();
+        let mut changes = self.0.deps.monitor.changes();
         loop {
-            let now = self.0.parts.clock.monotonic();
-            let next = self.pump(now);
+            let now = self.0.deps.clock.monotonic();
+            let next = self.schedule(now);
             let sleep = async {
                 match next {
-                    Some(at) => tokio::time::sleep(at.since(now).max(REST)).await,
+                    Some(at) => tokio::time::sleep(at.since(now).max(MIN_SLEEP)).await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 () = self.0.stopping.cancelled() => return,
                 () = self.0.ready.notified() => {}
-                told = changes.changed() => if told.is_err() { return },
+                changed = changes.changed() => if changed.is_err() { return },
                 () = sleep => {}
             }
         }
     }
 
     /// Begins all attempts that can begin. Returns when the next one may be possible by time alone.
-    fn pump(&self, now: Monotonic) -> Option<Monotonic> {
+    fn schedule(&self, now: Monotonic) -> Option<Monotonic> {
         if self.failure().is_some() {
             return None;
         }
@@ -211,28 +212,28 @@ impl Engine {
         let mut begun = Vec::new();
         {
             let State { routes, pool, .. } = &mut *self.0.state.lock();
-            let health = |name: &ServiceName| self.0.parts.monitor.state(name);
+            let health = |name: &ServiceName| self.0.deps.monitor.state(name);
             for (id, route) in routes {
-                route.lanes.wake(now);
+                route.queues.wake(now);
                 let mut in_vain = 0;
-                while in_vain < MAX_LOOKS.min(route.lanes.ready()) {
+                while in_vain < MAX_LOOKS.min(route.queues.ready()) {
                     match route.begin(*id, pool, health, now) {
                         Ok(attempt) => begun.push(attempt),
                         Err(until) => {
-                            next = earlier(next, until);
-                            route.lanes.rotate();
+                            next = min_some(next, until);
+                            route.queues.rotate();
                             in_vain += 1;
                         }
                     }
                 }
-                next = earlier(next, route.lanes.next_wake());
+                next = min_some(next, route.queues.next_wake());
             }
         }
         for attempt in begun {
             let engine = self.clone();
             self.0.tasks.spawn(async move {
                 match attempt.run(&engine).await {
-                    Ok(Some(ending)) => engine.end(&attempt, ending),
+                    Ok(Some(result)) => engine.end(&attempt, result),
                     Ok(None) => {}
                     Err(error) => engine.fail(error),
                 }
@@ -242,65 +243,70 @@ impl Engine {
     }
 
     /// Gives the attempt's place to others, and tells what came of it.
-    fn end(&self, begun: &Begun, ending: Ending) {
-        self.tell(begun, &ending);
-        let parts = &self.0.parts;
-        match &ending.answer {
-            Some(Ok(())) => parts.monitor.record_delivery(&begun.name, Ok(())),
+    fn end(&self, attempt: &InFlight, result: AttemptResult) {
+        self.record_decisions(attempt, &result);
+        let deps = &self.0.deps;
+        match &result.answer {
+            Some(Ok(())) => deps.monitor.record_delivery(&attempt.name, Ok(())),
             // Not taking an event is an answer too.
             Some(Err(error)) if error.kind == relay_core::FailureKind::Reject => {
-                parts.monitor.record_delivery(&begun.name, Ok(()));
+                deps.monitor.record_delivery(&attempt.name, Ok(()));
             }
-            Some(Err(error)) => parts.monitor.record_delivery(&begun.name, Err(&error.to_string())),
+            Some(Err(error)) => deps.monitor.record_delivery(&attempt.name, Err(&error.to_string())),
             None => {}
         }
-        let now = parts.clock.monotonic();
-        let target = ending.of_target();
-        let again = begun.taken.entries.iter().zip(ending.fates).filter_map(|(entry, fate)| match fate {
-            Fate::Again(waiting) => Some((entry.offset, waiting)),
-            Fate::Done(_) | Fate::Dead(..) => None,
-        });
+        let now = deps.clock.monotonic();
+        let target = result.of_target();
+        let again =
+            attempt.dequeued.entries.iter().zip(result.dispositions).filter_map(|(entry, disposition)| {
+                match disposition {
+                    Disposition::Retry(queued) => Some((entry.offset, queued)),
+                    Disposition::Done(_) | Disposition::DeadLetter(..) => None,
+                }
+            });
         let again = again.collect();
-        self.with(|state| {
-            state.pool.end(&begun.name, begun.ticket, &target, now);
-            let Some(route) = state.routes.get_mut(&begun.route) else { return };
-            let done = route.lanes.end(&begun.taken.lane, again, now + ending.rest);
+        self.update(|state| {
+            state.pool.end(&attempt.name, attempt.ticket, &target, now);
+            let Some(route) = state.routes.get_mut(&attempt.route) else { return };
+            let done = route.queues.end(&attempt.dequeued.partition, again, now + result.backoff);
             let freed: usize =
                 done.iter().filter_map(|entry| Some(entry.event.as_ref()?.approx_bytes())).sum();
             state.cached_bytes = state.cached_bytes.saturating_sub(freed);
         });
-        self.0.ended.send_modify(|ended| *ended = ended.wrapping_add(1));
+        self.0.finished_attempts.send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// Tells the metrics and the decision log.
-    fn tell(&self, begun: &Begun, ending: &Ending) {
-        let Parts { metrics, decisions, clock, .. } = &self.0.parts;
+    fn record_decisions(&self, attempt: &InFlight, result: &AttemptResult) {
+        let Deps { metrics, decisions, clock, .. } = &self.0.deps;
         let rules = self.rules();
-        let error = ending.answer.as_ref().and_then(|answer| answer.as_ref().err());
-        for ((entry, fate), event) in begun.taken.entries.iter().zip(&ending.fates).zip(&ending.events) {
-            let outcome = fate.outcome();
-            metrics.ended(&begun.name, outcome, ending.took, begun.is_fallback);
+        let error = result.answer.as_ref().and_then(|answer| answer.as_ref().err());
+        for ((entry, disposition), event) in
+            attempt.dequeued.entries.iter().zip(&result.dispositions).zip(&result.events)
+        {
+            let outcome = disposition.outcome();
+            metrics.ended(&attempt.name, outcome, result.took, attempt.is_fallback);
             let Some(event) = event else {
-                let (event, document) = (&entry.waiting.event, &entry.waiting.document);
-                tracing::error!(%event, %document, target = %begun.name, "the event is no longer in the log and cannot be delivered; keep more history (`retention`)");
+                let (event, document) = (&entry.queued.event, &entry.queued.document);
+                tracing::error!(%event, %document, target = %attempt.name, "the event is no longer in the log and cannot be delivered; keep more history (`retention`)");
                 continue;
             };
-            if let Fate::Dead(waiting, reason) = fate {
-                let attempts = waiting.tried;
-                tracing::warn!(event = %event.id, target = %begun.name, ?reason, attempts, "a dead letter");
+            if let Disposition::DeadLetter(queued, reason) = disposition {
+                let attempts = queued.tried;
+                tracing::warn!(event = %event.id, target = %attempt.name, ?reason, attempts, "a dead letter");
             }
             let explained = (Arc::clone(&rules.set), Arc::clone(event));
             decisions.record(Decision {
                 at: clock.wall(),
                 event: Arc::clone(event),
-                rules_version: entry.waiting.rules,
-                rule: begun.key.rule().cloned(),
-                target: Some(begun.name.clone()),
-                is_fallback: begun.is_fallback,
-                is_replay: entry.waiting.is_replay,
+                rules_version: entry.queued.rules,
+                rule: attempt.key.rule().cloned(),
+                target: Some(attempt.name.clone()),
+                is_fallback: attempt.is_fallback,
+                is_replay: entry.queued.is_replay,
                 outcome,
-                attempt: entry.waiting.tried.saturating_add(u32::from(ending.answer.is_some())),
-                duration: ending.took,
+                attempt: entry.queued.tried.saturating_add(u32::from(result.answer.is_some())),
+                duration: result.took,
                 error: error.map(ToString::to_string),
                 verdicts: Box::new(move || explained.0.explain(&explained.1)),
             });
@@ -309,8 +315,8 @@ impl Engine {
 }
 
 impl Route {
-    pub(crate) fn new(key: RouteKey, plan: Plan) -> Self {
-        Self { key, plan, lanes: Lanes::default(), turn: 0, behind: None }
+    pub(crate) fn new(key: RouteKey, targets: TargetSet) -> Self {
+        Self { key, targets, queues: PartitionQueues::default(), turn: 0, lag_cursor: None }
     }
 
     /// Takes what is ready first to a target.
@@ -323,38 +329,38 @@ impl Route {
         pool: &mut Pool,
         health: impl Fn(&ServiceName) -> ServiceState,
         now: Monotonic,
-    ) -> Result<Begun, Option<Monotonic>> {
-        let head = self.lanes.peek().ok_or(None)?;
-        let wanted = Wanted {
-            document: &head.waiting.document,
-            publisher: head.waiting.publisher.as_ref(),
-            failed: head.waiting.attempts.last().map(|attempt| &attempt.target),
+    ) -> Result<InFlight, Option<Monotonic>> {
+        let head = self.queues.peek().ok_or(None)?;
+        let context = SelectionContext {
+            document: &head.queued.document,
+            publisher: head.queued.publisher.as_ref(),
+            failed: head.queued.attempts.last().map(|attempt| &attempt.target),
             turn: self.turn,
         };
-        let (name, is_fallback) = match pool.choose(&self.plan, &wanted, health, now) {
-            Choice::Go { target, is_fallback } => (target, is_fallback),
-            Choice::Wait(until) => return Err(until),
+        let (name, is_fallback) = match pool.choose(&self.targets, &context, health, now) {
+            Selection::Target { name, is_fallback } => (name, is_fallback),
+            Selection::Wait(until) => return Err(until),
         };
         let most = pool.policy(&name).map_or(1, |policy| policy.batch_size.get());
-        let taken = self.lanes.take(most).ok_or(None)?;
-        let permit = match pool.begin(&name, taken.entries.len(), now) {
+        let dequeued = self.queues.take(most).ok_or(None)?;
+        let permit = match pool.begin(&name, dequeued.entries.len(), now) {
             Ok(permit) => permit,
             Err(until) => {
-                self.lanes.put_back(taken);
+                self.queues.put_back(dequeued);
                 return Err(until);
             }
         };
         self.turn = self.turn.wrapping_add(1);
         let Permit { target, policy, ticket } = permit;
-        Ok(Begun { route: id, key: self.key.clone(), taken, name, target, policy, ticket, is_fallback })
+        Ok(InFlight { route: id, key: self.key.clone(), dequeued, name, target, policy, ticket, is_fallback })
     }
 }
 
 impl State {
     pub(crate) fn new_route(&mut self, key: &RouteKey) -> RouteId {
         let id = RouteId(self.routes.keys().next_back().map_or(1, |last| last.0.saturating_add(1)));
-        let plan = self.plan(key).unwrap_or_default();
-        self.routes.insert(id, Route::new(key.clone(), plan));
+        let targets = self.target_set(key).unwrap_or_default();
+        self.routes.insert(id, Route::new(key.clone(), targets));
         self.ids.insert(key.clone(), id);
         id
     }
@@ -364,40 +370,44 @@ impl State {
         &mut self,
         route: RouteId,
         offset: Offset,
-        waiting: Arc<Waiting>,
+        queued: Arc<QueuedEvent>,
         event: Option<Arc<Event>>,
         cache_bytes: usize,
     ) {
-        let Some(place) = self.routes.get_mut(&route) else { return };
+        let Some(route_state) = self.routes.get_mut(&route) else { return };
         let in_order =
             |name| self.pool.policy(name).is_none_or(|policy| policy.ordering == Ordering::Document);
-        let is_ordered = place.plan.names().next().is_none() || place.plan.names().any(in_order);
-        let lane =
-            if is_ordered { LaneKey::Document(waiting.document.clone()) } else { LaneKey::Event(offset) };
+        let is_ordered =
+            route_state.targets.names().next().is_none() || route_state.targets.names().any(in_order);
+        let partition = if is_ordered {
+            PartitionKey::Document(queued.document.clone())
+        } else {
+            PartitionKey::Event(offset)
+        };
         let bytes = event.as_ref().map_or(0, |event| event.approx_bytes());
         let event = event.filter(|_| self.cached_bytes.saturating_add(bytes) <= cache_bytes);
         let cached = if event.is_some() { bytes } else { 0 };
-        if place.lanes.insert(lane, Entry { offset, waiting, event }) {
+        if route_state.queues.insert(partition, QueueEntry { offset, queued, event }) {
             self.cached_bytes += cached;
         }
     }
 
     /// Which targets what waits under `key` may go to; none when a rule decides that is no more.
-    pub(crate) fn plan(&self, key: &RouteKey) -> Option<Plan> {
+    pub(crate) fn target_set(&self, key: &RouteKey) -> Option<TargetSet> {
         let rule = key.rule().map(|name| self.rules.set.rule(name));
         match (key, rule) {
-            (RouteKey::Direct(target), _) => Some(Plan {
+            (RouteKey::Direct(target), _) => Some(TargetSet {
                 strategy: Strategy::FirstHealthy,
                 targets: vec![target.clone()],
                 fallback: Vec::new(),
             }),
             (_, None | Some(None)) => None,
-            (RouteKey::Each(_, target), Some(Some(rule))) => Some(Plan {
+            (RouteKey::Each(_, target), Some(Some(rule))) => Some(TargetSet {
                 strategy: Strategy::FirstHealthy,
                 targets: vec![target.clone()],
                 fallback: self.pool.resolve(&rule.fallback),
             }),
-            (RouteKey::Rule(_), Some(Some(rule))) => Some(Plan {
+            (RouteKey::Rule(_), Some(Some(rule))) => Some(TargetSet {
                 strategy: rule.strategy,
                 targets: self.pool.resolve(&rule.targets),
                 fallback: self.pool.resolve(&rule.fallback),
@@ -410,32 +420,36 @@ impl State {
         self.rules.set.rules().iter().any(|rule| {
             [&rule.targets, &rule.fallback]
                 .into_iter()
-                .any(|wanted| self.pool.resolve(wanted).contains(target))
+                .any(|context| self.pool.resolve(context).contains(target))
         })
     }
 
     /// How many events wait in routes that may lead to the target, and the time of the oldest.
     pub(crate) fn waiting_for(&self, target: &ServiceName) -> (usize, Option<Timestamp>) {
-        let routes = self.routes.values().filter(|route| route.plan.names().any(|name| name == target));
+        let routes = self.routes.values().filter(|route| route.targets.names().any(|name| name == target));
         routes.fold((0, None), |(queued, oldest), route| {
-            let oldest = [oldest, route.lanes.oldest()].into_iter().flatten().min();
-            (queued + route.lanes.len(), oldest)
+            let oldest = [oldest, route.queues.oldest()].into_iter().flatten().min();
+            (queued + route.queues.len(), oldest)
         })
     }
 
-    /// Who would take `event`, of which nothing was tried, by `plan` at this moment.
+    /// Who would take `event`, of which nothing was tried, by `targets` at this moment.
     pub(crate) fn would_choose(
         &self,
-        plan: &Plan,
-        event: &Waiting,
+        targets: &TargetSet,
+        event: &QueuedEvent,
         health: impl Fn(&ServiceName) -> ServiceState,
         now: Monotonic,
     ) -> (Option<ServiceName>, bool) {
-        let wanted =
-            Wanted { document: &event.document, publisher: event.publisher.as_ref(), failed: None, turn: 0 };
-        match self.pool.choose(plan, &wanted, health, now) {
-            Choice::Go { target, is_fallback } => (Some(target), is_fallback),
-            Choice::Wait(_) => (None, false),
+        let context = SelectionContext {
+            document: &event.document,
+            publisher: event.publisher.as_ref(),
+            failed: None,
+            turn: 0,
+        };
+        match self.pool.choose(targets, &context, health, now) {
+            Selection::Target { name, is_fallback } => (Some(name), is_fallback),
+            Selection::Wait(_) => (None, false),
         }
     }
 
@@ -444,32 +458,32 @@ impl State {
         self.rules.set.matches(event).into_iter().any(|rule| {
             [&rule.targets, &rule.fallback]
                 .into_iter()
-                .any(|wanted| self.pool.resolve(wanted).contains(target))
+                .any(|context| self.pool.resolve(context).contains(target))
         })
     }
 
     /// Brings the routes' plans up to date after rules or targets have changed. What waits in a route whose rule is no
     /// more goes to the targets that the rule had.
-    pub(crate) fn replan(&mut self) -> Batch {
-        let mut batch = Batch::default();
+    pub(crate) fn recompute_targets(&mut self) -> WriteBatch {
+        let mut batch = WriteBatch::default();
         let ids: Vec<_> = self.routes.keys().copied().collect();
         for id in ids {
             let Some(key) = self.routes.get(&id).map(|route| route.key.clone()) else { continue };
-            let plan = self.plan(&key);
+            let targets = self.target_set(&key);
             let Some(route) = self.routes.get_mut(&id) else { continue };
-            match plan {
-                Some(plan) if plan != route.plan => {
-                    route.plan = plan;
-                    batch.route(id, &RouteRecord { key, plan: route.plan.clone() });
+            match targets {
+                Some(targets) if targets != route.targets => {
+                    route.targets = targets;
+                    batch.route(id, &RouteRecord { key, targets: route.targets.clone() });
                 }
-                None if route.lanes.is_empty() => {
+                None if route.queues.is_empty() => {
                     self.routes.remove(&id);
                     self.ids.remove(&key);
                     batch.remove_route(id);
-                    batch.behind(id, None);
+                    batch.lag_cursor(id, None);
                 }
                 // No rule sends anything here any more.
-                None if route.behind.take().is_some() => batch.behind(id, None),
+                None if route.lag_cursor.take().is_some() => batch.lag_cursor(id, None),
                 Some(_) | None => {}
             }
         }
@@ -477,7 +491,7 @@ impl State {
     }
 }
 
-fn earlier(one: Option<Monotonic>, other: Option<Monotonic>) -> Option<Monotonic> {
+fn min_some(one: Option<Monotonic>, other: Option<Monotonic>) -> Option<Monotonic> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),

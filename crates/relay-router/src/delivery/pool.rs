@@ -63,7 +63,7 @@ impl EventRate {
 }
 
 /// One target.
-struct Slot {
+struct TargetState {
     target: Arc<dyn Target>,
     policy: TargetPolicy,
     capabilities: Vec<Capability>,
@@ -75,28 +75,28 @@ struct Slot {
     /// Requests under way.
     in_flight: usize,
     /// It asked to be left alone until then.
-    paused_until: Monotonic,
+    retry_after_until: Monotonic,
     /// It answered that it wants nothing any more.
     is_gone: bool,
 }
 
 /// Which targets a route's events may go to, at present.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct Plan {
+pub(crate) struct TargetSet {
     pub(crate) strategy: Strategy,
     pub(crate) targets: Vec<ServiceName>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) fallback: Vec<ServiceName>,
 }
 
-impl Plan {
+impl TargetSet {
     pub(crate) fn names(&self) -> impl Iterator<Item = &ServiceName> {
         self.targets.iter().chain(&self.fallback)
     }
 }
 
 /// What is to go, as far as choosing a target is concerned.
-pub(crate) struct Wanted<'a> {
+pub(crate) struct SelectionContext<'a> {
     pub(crate) document: &'a DocumentId,
     /// It never goes to who published it.
     pub(crate) publisher: Option<&'a ServiceName>,
@@ -108,9 +108,9 @@ pub(crate) struct Wanted<'a> {
 
 /// Who takes it.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Choice {
-    Go {
-        target: ServiceName,
+pub(crate) enum Selection {
+    Target {
+        name: ServiceName,
         is_fallback: bool,
     },
     /// Nobody now; perhaps at that time, if there is one, or when something changes.
@@ -126,13 +126,13 @@ pub(crate) struct Permit {
 
 /// All targets.
 pub(crate) struct Pool {
-    slots: HashMap<ServiceName, Slot>,
+    targets: HashMap<ServiceName, TargetState>,
     clock: Arc<dyn Clock>,
 }
 
 impl Pool {
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { slots: HashMap::new(), clock }
+        Self { targets: HashMap::new(), clock }
     }
 
     /// Adds a target, or changes one; what is under way there goes on.
@@ -145,9 +145,9 @@ impl Pool {
         policy: TargetPolicy,
     ) {
         let rate = policy.rate.map(|rate| EventRate::new(rate, Arc::clone(&self.clock)));
-        let in_flight = self.slots.get(&name).map_or(0, |slot| slot.in_flight);
+        let in_flight = self.targets.get(&name).map_or(0, |target| target.in_flight);
         let breaker = CircuitBreaker::new(policy.breaker.clone());
-        let slot = Slot {
+        let target = TargetState {
             target,
             policy,
             capabilities,
@@ -156,18 +156,18 @@ impl Pool {
             rate,
             rate_until: Monotonic::ZERO,
             in_flight,
-            paused_until: Monotonic::ZERO,
+            retry_after_until: Monotonic::ZERO,
             is_gone: false,
         };
-        self.slots.insert(name, slot);
+        self.targets.insert(name, target);
     }
 
     pub(crate) fn remove(&mut self, name: &ServiceName) {
-        self.slots.remove(name);
+        self.targets.remove(name);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.slots.is_empty()
+        self.targets.is_empty()
     }
 
     /// The targets that are meant, each once, in the order in which they are named; those of a capability by name.
@@ -175,10 +175,11 @@ impl Pool {
         let mut names: Vec<ServiceName> = Vec::with_capacity(wanted.len());
         for one in wanted {
             match one {
-                TargetRef::Name(name) if self.slots.contains_key(name) => names.push(name.clone()),
+                TargetRef::Name(name) if self.targets.contains_key(name) => names.push(name.clone()),
                 TargetRef::Name(_) => {}
                 TargetRef::Capability(capability) => {
-                    let able = self.slots.iter().filter(|(_, slot)| slot.capabilities.contains(capability));
+                    let able =
+                        self.targets.iter().filter(|(_, target)| target.capabilities.contains(capability));
                     let mut able: Vec<_> = able.map(|(name, _)| name.clone()).collect();
                     able.sort_unstable();
                     names.append(&mut able);
@@ -191,32 +192,32 @@ impl Pool {
     }
 
     pub(crate) fn contains(&self, name: &ServiceName) -> bool {
-        self.slots.contains_key(name)
+        self.targets.contains_key(name)
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &ServiceName> {
-        self.slots.keys()
+        self.targets.keys()
     }
 
     pub(crate) fn capabilities(&self, name: &ServiceName) -> Vec<Capability> {
-        self.slots.get(name).map_or_else(Vec::new, |slot| slot.capabilities.clone())
+        self.targets.get(name).map_or_else(Vec::new, |target| target.capabilities.clone())
     }
 
     pub(crate) fn in_flight(&self, name: &ServiceName) -> usize {
-        self.slots.get(name).map_or(0, |slot| slot.in_flight)
+        self.targets.get(name).map_or(0, |target| target.in_flight)
     }
 
     pub(crate) fn policy(&self, name: &ServiceName) -> Option<&TargetPolicy> {
-        self.slots.get(name).map(|slot| &slot.policy)
+        self.targets.get(name).map(|target| &target.policy)
     }
 
     /// The breaker's state, for people.
     pub(crate) fn breaker(&self, name: &ServiceName, now: Monotonic) -> Option<BreakerState> {
-        self.slots.get(name).map(|slot| slot.breaker.state(now))
+        self.targets.get(name).map(|target| target.breaker.state(now))
     }
 
     pub(crate) fn is_gone(&self, name: &ServiceName) -> bool {
-        self.slots.get(name).is_some_and(|slot| slot.is_gone)
+        self.targets.get(name).is_some_and(|target| target.is_gone)
     }
 
     /// Who of the plan takes what is wanted. Those that work come first, and among them the strategy decides; one that
@@ -224,82 +225,83 @@ impl Pool {
     /// of a full queue.
     pub(crate) fn choose(
         &self,
-        plan: &Plan,
-        wanted: &Wanted<'_>,
+        set: &TargetSet,
+        context: &SelectionContext<'_>,
         state: impl Fn(&ServiceName) -> ServiceState,
         now: Monotonic,
-    ) -> Choice {
+    ) -> Selection {
         let mut wait = None;
         // Who has just failed to take it is asked again when there is nobody else, fallback targets included.
-        for avoided in wanted.failed.map(Some).into_iter().chain([None]) {
-            for (names, is_fallback) in [(&plan.targets, false), (&plan.fallback, true)] {
+        for avoided in context.failed.map(Some).into_iter().chain([None]) {
+            for (names, is_fallback) in [(&set.targets, false), (&set.fallback, true)] {
                 let names =
-                    names.iter().filter(|name| wanted.publisher != Some(*name) && avoided != Some(*name));
-                let strategy = if is_fallback { Strategy::FirstHealthy } else { plan.strategy };
-                match self.choose_among(strategy, names, wanted, &state, now) {
-                    Among::Chosen(target) => return Choice::Go { target, is_fallback },
-                    Among::Busy(until) => return Choice::Wait(earlier(wait, until)),
-                    Among::Nobody(until) => wait = earlier(wait, until),
+                    names.iter().filter(|name| context.publisher != Some(*name) && avoided != Some(*name));
+                let strategy = if is_fallback { Strategy::FirstHealthy } else { set.strategy };
+                match self.choose_among(strategy, names, context, &state, now) {
+                    GroupSelection::Chosen(name) => return Selection::Target { name, is_fallback },
+                    GroupSelection::Busy(until) => return Selection::Wait(min_some(wait, until)),
+                    GroupSelection::NoneUsable(until) => wait = min_some(wait, until),
                 }
             }
         }
-        Choice::Wait(wait)
+        Selection::Wait(wait)
     }
 
     fn choose_among<'a>(
         &self,
         strategy: Strategy,
         names: impl Iterator<Item = &'a ServiceName>,
-        wanted: &Wanted<'_>,
+        context: &SelectionContext<'_>,
         state: &impl Fn(&ServiceName) -> ServiceState,
         now: Monotonic,
-    ) -> Among {
+    ) -> GroupSelection {
         let mut later = None;
         let mut usable = Vec::new();
         for name in names {
-            let Some(slot) = self.slots.get(name) else { continue };
+            let Some(target) = self.targets.get(name) else { continue };
             let state = state(name);
-            if slot.is_gone || matches!(state, ServiceState::Unhealthy | ServiceState::Gone) {
+            if target.is_gone || matches!(state, ServiceState::Unhealthy | ServiceState::Gone) {
                 continue;
             }
-            match slot.breaker.ready_at(now).map(|at| at.max(slot.paused_until)) {
-                Some(at) if at > now => later = earlier(later, Some(at)),
-                Some(_) => usable.push((name, slot, state)),
+            match target.breaker.ready_at(now).map(|at| at.max(target.retry_after_until)) {
+                Some(at) if at > now => later = min_some(later, Some(at)),
+                Some(_) => usable.push((name, target, state)),
                 None => {}
             }
         }
         // Who leaves takes something only when nobody else does.
-        let stays = |(_, _, state): &(&ServiceName, &Slot, ServiceState)| *state != ServiceState::Draining;
+        let stays =
+            |(_, _, state): &(&ServiceName, &TargetState, ServiceState)| *state != ServiceState::Draining;
         if usable.iter().any(stays) {
             usable.retain(stays);
         }
         if usable.is_empty() {
-            return Among::Nobody(later);
+            return GroupSelection::NoneUsable(later);
         }
         let candidates: Vec<_> = usable
             .iter()
-            .map(|(name, slot, state)| Candidate {
+            .map(|(name, target, state)| Candidate {
                 name,
                 state: *state,
-                outstanding: slot.in_flight,
-                weight: slot.weight,
+                outstanding: target.in_flight,
+                weight: target.weight,
             })
             .collect();
-        let order = order(strategy, &candidates, wanted.document, wanted.turn);
+        let order = order(strategy, &candidates, context.document, context.turn);
         let considered = match strategy {
             Strategy::RoundRobin | Strategy::LeastOutstanding => order.len(),
             Strategy::FirstHealthy | Strategy::All | Strategy::ConsistentHash => 1,
         };
         let mut until = None;
         for index in order.into_iter().take(considered) {
-            let (name, slot, _) = usable[index];
-            if slot.rate_until > now {
-                until = earlier(until, Some(slot.rate_until));
-            } else if slot.in_flight < slot.policy.concurrency.get() {
-                return Among::Chosen(name.clone());
+            let (name, target, _) = usable[index];
+            if target.rate_until > now {
+                until = min_some(until, Some(target.rate_until));
+            } else if target.in_flight < target.policy.concurrency.get() {
+                return GroupSelection::Chosen(name.clone());
             }
         }
-        Among::Busy(until)
+        GroupSelection::Busy(until)
     }
 
     /// Counts a request to `target` as begun.
@@ -312,28 +314,34 @@ impl Pool {
         events: usize,
         now: Monotonic,
     ) -> Result<Permit, Option<Monotonic>> {
-        let slot = self.slots.get_mut(target).ok_or(None)?;
-        if let Some(Err(at)) = slot.rate.as_ref().map(|rate| rate.take(events)) {
-            slot.rate_until = at;
+        let target = self.targets.get_mut(target).ok_or(None)?;
+        if let Some(Err(at)) = target.rate.as_ref().map(|rate| rate.take(events)) {
+            target.rate_until = at;
             return Err(Some(at));
         }
-        slot.in_flight += 1;
-        let ticket = slot.breaker.begin(now);
-        Ok(Permit { target: Arc::clone(&slot.target), policy: slot.policy.clone(), ticket })
+        target.in_flight += 1;
+        let ticket = target.breaker.begin(now);
+        Ok(Permit { target: Arc::clone(&target.target), policy: target.policy.clone(), ticket })
     }
 
     /// Counts a request as over.
-    pub(crate) fn end(&mut self, target: &ServiceName, ticket: Ticket, outcome: &Ended, now: Monotonic) {
-        let Some(slot) = self.slots.get_mut(target) else { return };
-        slot.in_flight = slot.in_flight.saturating_sub(1);
+    pub(crate) fn end(
+        &mut self,
+        target: &ServiceName,
+        ticket: Ticket,
+        outcome: &TargetOutcome,
+        now: Monotonic,
+    ) {
+        let Some(target) = self.targets.get_mut(target) else { return };
+        target.in_flight = target.in_flight.saturating_sub(1);
         match *outcome {
-            Ended::Worked => slot.breaker.success(ticket),
-            Ended::Untried => slot.breaker.cancel(ticket),
-            Ended::Failed { leave_alone, is_gone } => {
-                slot.breaker.failure(ticket, now);
-                slot.is_gone |= is_gone;
-                if let Some(time) = leave_alone {
-                    slot.paused_until = slot.paused_until.max(now + time.min(MAX_PAUSE));
+            TargetOutcome::Answered => target.breaker.success(ticket),
+            TargetOutcome::Untried => target.breaker.cancel(ticket),
+            TargetOutcome::Failed { retry_after, is_gone } => {
+                target.breaker.failure(ticket, now);
+                target.is_gone |= is_gone;
+                if let Some(time) = retry_after {
+                    target.retry_after_until = target.retry_after_until.max(now + time.min(MAX_PAUSE));
                 }
             }
         }
@@ -341,15 +349,15 @@ impl Pool {
 }
 
 /// How a request ended, as far as the target is concerned.
-pub(crate) enum Ended {
+pub(crate) enum TargetOutcome {
     /// It answered; also that it does not want this event.
-    Worked,
+    Answered,
     /// It was not asked after all.
     Untried,
     /// It did not do its work.
     Failed {
         /// For how long it wants to be left alone.
-        leave_alone: Option<Duration>,
+        retry_after: Option<Duration>,
         /// It wants nothing any more.
         is_gone: bool,
     },
@@ -358,15 +366,15 @@ pub(crate) enum Ended {
 /// The longest time that a target can ask to be left alone for.
 const MAX_PAUSE: Duration = Duration::from_secs(60 * 60);
 
-enum Among {
+enum GroupSelection {
     Chosen(ServiceName),
     /// Somebody works and has no room now.
     Busy(Option<Monotonic>),
     /// Nobody works; perhaps at that time.
-    Nobody(Option<Monotonic>),
+    NoneUsable(Option<Monotonic>),
 }
 
-fn earlier(one: Option<Monotonic>, other: Option<Monotonic>) -> Option<Monotonic> {
+fn min_some(one: Option<Monotonic>, other: Option<Monotonic>) -> Option<Monotonic> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),

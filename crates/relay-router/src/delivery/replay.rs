@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::engine::Engine;
-use super::entry::{RouteKey, Waiting};
 use super::pool::EventRate;
-use crate::store::{Batch, StoreError};
+use super::queued_event::{QueuedEvent, RouteKey};
+use crate::store::{StoreError, WriteBatch};
 
 /// How many events of replays wait for one target at once.
 const WINDOW: usize = 256;
@@ -104,24 +104,24 @@ pub(crate) async fn run(
     cancelled: &CancellationToken,
     told: impl Fn(&Replay),
 ) -> Result<(), StoreError> {
-    let parts = engine.parts();
+    let deps = engine.deps();
     let key = RouteKey::Direct(replay.target.clone());
-    let rate = EventRate::new(replay.rate, Arc::clone(&parts.clock));
-    let mut endings = engine.endings();
+    let rate = EventRate::new(replay.rate, Arc::clone(&deps.clock));
+    let mut completions = engine.completions();
     while replay.position < replay.through && !cancelled.is_cancelled() {
-        let waiting = |engine: &Engine| {
-            engine.look(|state| {
-                state.ids.get(&key).and_then(|id| state.routes.get(id)).map_or(0, |r| r.lanes.len())
+        let queued = |engine: &Engine| {
+            engine.read(|state| {
+                state.ids.get(&key).and_then(|id| state.routes.get(id)).map_or(0, |r| r.queues.len())
             })
         };
-        while waiting(engine) >= WINDOW {
+        while queued(engine) >= WINDOW {
             tokio::select! {
                 () = cancelled.cancelled() => return Ok(()),
-                changed = endings.changed() => if changed.is_err() { return Ok(()) },
+                changed = completions.changed() => if changed.is_err() { return Ok(()) },
             }
         }
         let limit = ReadLimit { events: PAGE, ..ReadLimit::default() };
-        let page = match parts.log.read(replay.position, limit).await {
+        let page = match deps.log.read(replay.position, limit).await {
             Ok(page) => page,
             Err(LogError::Closed) => return Ok(()),
             Err(error) => {
@@ -142,28 +142,28 @@ pub(crate) async fn run(
             let Some(offset) = event.offset else { continue };
             replay.position = offset;
             let is_meant = replay.document.as_ref().is_none_or(|document| *document == event.document)
-                && engine.look(|state| state.sends(&event, &replay.target));
+                && engine.read(|state| state.sends(&event, &replay.target));
             if !is_meant {
                 continue;
             }
             while let Err(at) = rate.take(1) {
-                let wait = at.since(parts.clock.monotonic());
+                let wait = at.since(deps.clock.monotonic());
                 tokio::select! {
                     () = cancelled.cancelled() => return Ok(()),
                     () = tokio::time::sleep(wait) => {}
                 }
             }
             replay.queued += 1;
-            let mut batch = Batch::default();
-            let (route, waiting) = engine.with(|state| {
-                let mut waiting = Waiting::new(&event, state.rules.version);
-                waiting.is_replay = true;
-                (state.route_id(&key, &mut batch), Arc::new(waiting))
+            let mut batch = WriteBatch::default();
+            let (route, queued) = engine.update(|state| {
+                let mut queued = QueuedEvent::new(&event, state.rules.version);
+                queued.is_replay = true;
+                (state.route_id(&key, &mut batch), Arc::new(queued))
             });
-            batch.wait(route, offset, &waiting);
+            batch.put_queued(route, offset, &queued);
             batch.replay(replay.id, Some(&replay));
-            parts.store.commit(batch).await?;
-            engine.with(|state| state.enqueue(route, offset, waiting, Some(event), parts.cache_bytes));
+            deps.store.commit(batch).await?;
+            engine.update(|state| state.enqueue(route, offset, queued, Some(event), deps.cache_bytes));
             told(&replay);
         }
     }
@@ -171,9 +171,9 @@ pub(crate) async fn run(
         return Ok(());
     }
     replay.state = ReplayState::Finished;
-    let mut batch = Batch::default();
+    let mut batch = WriteBatch::default();
     batch.replay::<Replay>(replay.id, None);
-    parts.store.commit(batch).await?;
+    deps.store.commit(batch).await?;
     told(&replay);
     Ok(())
 }

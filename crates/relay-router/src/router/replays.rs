@@ -5,7 +5,7 @@ use relay_core::{Offset, ServiceName};
 use super::{Router, RunningReplay};
 use crate::delivery::replay::{self, Replay, ReplayRequest, ReplayStart, ReplayState};
 use crate::router::targets::TargetError;
-use crate::store::Batch;
+use crate::store::WriteBatch;
 
 /// How many replays run at once.
 const MAX_REPLAYS: usize = 64;
@@ -20,17 +20,17 @@ impl Router {
     /// # Errors
     /// See [`TargetError`].
     pub async fn replay(&self, target: &ServiceName, request: ReplayRequest) -> Result<Replay, TargetError> {
-        let parts = self.0.engine.parts();
-        if !self.0.engine.look(|state| state.pool.contains(target)) {
+        let deps = self.0.engine.deps();
+        if !self.0.engine.read(|state| state.pool.contains(target)) {
             return Err(TargetError::Unknown(target.clone()));
         }
-        if !self.0.engine.look(|state| state.is_named(target)) {
+        if !self.0.engine.read(|state| state.is_named(target)) {
             return Err(TargetError::NoRule(target.clone()));
         }
         let head = *self.0.head.borrow();
         let after = match request.from {
             ReplayStart::Offset(offset) => Offset::new(offset.get().saturating_sub(1)),
-            ReplayStart::Time(time) => replay::before(&*parts.log, time, head).await?,
+            ReplayStart::Time(time) => replay::before(&*deps.log, time, head).await?,
         };
         let replay = {
             let mut replays = self.0.replays.lock();
@@ -38,7 +38,7 @@ impl Router {
             if running >= MAX_REPLAYS {
                 return Err(TargetError::TooManyReplays { running });
             }
-            let started_at = parts.clock.wall();
+            let started_at = deps.clock.wall();
             // Ids do not come again after a restart.
             let now = u64::try_from(started_at.as_micros()).unwrap_or(0);
             let id = replays.keys().next_back().map_or(now, |last| now.max(last + 1));
@@ -59,9 +59,9 @@ impl Router {
             replays.insert(id, running);
             replay
         };
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         batch.replay(replay.id, Some(&replay));
-        parts.store.commit_synced(batch).await?;
+        deps.store.commit_synced(batch).await?;
         self.run_replay(replay.clone());
         Ok(replay)
     }
@@ -85,14 +85,14 @@ impl Router {
         };
         let router = self.clone();
         self.0.engine.spawn(async move {
-            let told = |now: &Replay| {
+            let report = |now: &Replay| {
                 if let Some(running) = router.0.replays.lock().get_mut(&now.id)
                     && running.replay.state == ReplayState::Running
                 {
                     running.replay = now.clone();
                 }
             };
-            if let Err(error) = replay::run(&router.0.engine, replay, &cancelled, told).await {
+            if let Err(error) = replay::run(&router.0.engine, replay, &cancelled, report).await {
                 router.0.engine.fail(error);
             }
         });
@@ -124,9 +124,9 @@ impl Router {
             }
             running.replay.clone()
         };
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         batch.replay::<Replay>(id, None);
-        self.0.engine.parts().store.commit(batch).await?;
+        self.0.engine.deps().store.commit(batch).await?;
         Ok(replay)
     }
 }

@@ -8,15 +8,15 @@ use serde::{Deserialize, Serialize};
 use super::{Origin, Router};
 use crate::config::RuleDocument;
 use crate::decisions::Outcome;
-use crate::delivery::Waiting;
-use crate::delivery::engine::InForce;
+use crate::delivery::QueuedEvent;
+use crate::delivery::engine::ActiveRules;
 use crate::rules::{RuleSet, RuleSetError, RuleVerdict, TargetSpec};
-use crate::store::{Batch, StoreError};
+use crate::store::{StoreError, WriteBatch};
 use crate::target::{HttpTarget, HttpTargetConfig, OutboundError};
 
 /// Rules as they are kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct KeptRules {
+pub(super) struct PersistedRules {
     pub(super) version: u64,
     pub(super) source: RulesSource,
     pub(super) document: RuleDocument,
@@ -123,12 +123,12 @@ type Ready = Vec<(ServiceName, Arc<dyn Target>)>;
 impl Router {
     /// The rules in force.
     pub fn rules(&self) -> RulesInForce {
-        let KeptRules { version, source, document } = self.0.in_force.lock().clone();
+        let PersistedRules { version, source, document } = self.0.active_rules.lock().clone();
         RulesInForce {
             version,
             source,
             document,
-            set: self.0.engine.look(|state| Arc::clone(&state.rules.set)),
+            set: self.0.engine.read(|state| Arc::clone(&state.rules.set)),
         }
     }
 
@@ -175,21 +175,21 @@ impl Router {
         source: RulesSource,
         expected: Option<u64>,
     ) -> Result<RulesInForce, RulesError> {
-        let _changing = self.0.changing.lock().await;
-        let version = self.0.in_force.lock().version;
+        let _changing = self.0.config_lock.lock().await;
+        let version = self.0.active_rules.lock().version;
         if let Some(expected) = expected.filter(|expected| *expected != version) {
             return Err(RulesError::Conflict { version, expected });
         }
         let set = RuleSet::parse(&document.text, document.format)?;
         let targets = self.targets_of(&set)?;
-        let kept = KeptRules { version: version + 1, source, document };
-        let mut batch = Batch::default();
-        batch.rules(Some(&kept));
+        let persisted = PersistedRules { version: version + 1, source, document };
+        let mut batch = WriteBatch::default();
+        batch.rules(Some(&persisted));
         // Kept before they are used, so that no event is ever routed by rules that a crash would take back.
-        let store = &self.0.engine.parts().store;
+        let store = &self.0.engine.deps().store;
         store.commit_synced(std::mem::take(&mut batch)).await?;
-        self.put_in_force(kept, set, targets, &mut batch);
-        if self.0.engine.look(|state| !state.pool.is_empty()) {
+        self.activate(persisted, set, targets, &mut batch);
+        if self.0.engine.read(|state| !state.pool.is_empty()) {
             self.0.cursor.begin(*self.0.head.borrow(), &mut batch);
         }
         store.commit(batch).await?;
@@ -205,7 +205,7 @@ impl Router {
                 secrets: spec.secrets.clone(),
                 retry_statuses: spec.policy.retry.statuses.clone(),
             };
-            match HttpTarget::new(config, self.0.outbound.clone(), Arc::clone(&self.0.engine.parts().clock)) {
+            match HttpTarget::new(config, self.0.outbound.clone(), Arc::clone(&self.0.engine.deps().clock)) {
                 Ok(target) => Ok((spec.name.clone(), Arc::new(target) as Arc<dyn Target>)),
                 Err(source) => Err(RulesError::Target { target: spec.name.clone(), source }),
             }
@@ -213,29 +213,38 @@ impl Router {
         set.targets().iter().map(target).collect()
     }
 
-    pub(super) fn put_in_force(&self, kept: KeptRules, set: RuleSet, targets: Ready, batch: &mut Batch) {
-        let monitor = &self.0.engine.parts().monitor;
+    pub(super) fn activate(
+        &self,
+        persisted: PersistedRules,
+        set: RuleSet,
+        targets: Ready,
+        batch: &mut WriteBatch,
+    ) {
+        let monitor = &self.0.engine.deps().monitor;
         monitor.configure(set.targets());
-        let mut own = self.0.own.lock();
-        let plans = self.0.engine.with(|state| {
-            let old: Vec<_> =
-                own.iter().filter(|(_, origin)| **origin == Origin::Rules).map(|(n, _)| n.clone()).collect();
+        let mut static_targets = self.0.static_targets.lock();
+        let records = self.0.engine.update(|state| {
+            let old: Vec<_> = static_targets
+                .iter()
+                .filter(|(_, origin)| **origin == Origin::Rules)
+                .map(|(n, _)| n.clone())
+                .collect();
             for name in old {
-                own.remove(&name);
+                static_targets.remove(&name);
                 if set.target(&name).is_none() {
                     state.pool.remove(&name);
                 }
             }
             for (name, target) in targets {
                 let Some(spec) = set.target(&name) else { continue };
-                own.insert(name.clone(), Origin::Rules);
+                static_targets.insert(name.clone(), Origin::Rules);
                 state.pool.put(name, target, spec.capabilities.clone(), spec.weight, spec.policy.clone());
             }
-            state.rules = InForce { version: kept.version, set: Arc::new(set) };
-            state.replan()
+            state.rules = ActiveRules { version: persisted.version, set: Arc::new(set) };
+            state.recompute_targets()
         });
-        batch.append(plans);
-        *self.0.in_force.lock() = kept;
+        batch.append(records);
+        *self.0.active_rules.lock() = persisted;
     }
 
     /// What would become of `event` now, by the rules in force or by others. Nothing is delivered.
@@ -244,26 +253,26 @@ impl Router {
     /// [`RuleSetError`], when the other rules are wrong.
     pub fn dry_run(&self, event: &Event, rules: Option<&RuleDocument>) -> Result<DryRun, RuleSetError> {
         let other = rules.map(|document| RuleSet::parse(&document.text, document.format)).transpose()?;
-        let parts = self.0.engine.parts();
-        let health = |name: &ServiceName| parts.monitor.state(name);
-        let now = parts.clock.monotonic();
-        Ok(self.0.engine.with(|state| {
+        let deps = self.0.engine.deps();
+        let health = |name: &ServiceName| deps.monitor.state(name);
+        let now = deps.clock.monotonic();
+        Ok(self.0.engine.update(|state| {
             let in_force = state.rules.clone();
             if let Some(set) = other {
-                state.rules = InForce { version: 0, set: Arc::new(set) };
+                state.rules = ActiveRules { version: 0, set: Arc::new(set) };
             }
             let asked = state.rules.clone();
             let found = state.route(event, health);
-            let waiting = Waiting::new(event, asked.version);
+            let queued = QueuedEvent::new(event, asked.version);
             let routes = found.keys.iter().filter_map(|key| {
-                let plan = state.plan(key)?;
-                let (target, is_fallback) = state.would_choose(&plan, &waiting, health, now);
+                let set = state.target_set(key)?;
+                let (target, is_fallback) = state.would_choose(&set, &queued, health, now);
                 let rule = Arc::clone(key.rule()?);
-                Some(DryRoute { rule, target, is_fallback, targets: plan.targets, fallback: plan.fallback })
+                Some(DryRoute { rule, target, is_fallback, targets: set.targets, fallback: set.fallback })
             });
             let routes = routes.collect();
             state.rules = in_force;
-            let decided = found.decided.into_iter();
+            let decided = found.drops.into_iter();
             let decided =
                 decided.map(|(rule, outcome, reason)| DryDecision { rule, outcome, reason }).collect();
             DryRun { rules_version: asked.version, verdicts: asked.set.explain(event), routes, decided }
@@ -273,15 +282,15 @@ impl Router {
 
 /// The rules to start with: those that came over the API, unless they cannot be used any more, else the configured ones.
 pub(super) fn rules_at_start(
-    kept: Option<&KeptRules>,
+    persisted: Option<&PersistedRules>,
     configured: &RuleDocument,
-) -> Result<(KeptRules, RuleSet), RulesError> {
-    let version = kept.map_or(0, |kept| kept.version);
-    if let Some(kept) = kept {
-        let is_in_force = kept.source == RulesSource::Api || kept.document == *configured;
-        match RuleSet::parse(&kept.document.text, kept.document.format) {
-            Ok(set) if is_in_force => return Ok((kept.clone(), set)),
-            Err(error) if kept.source == RulesSource::Api => {
+) -> Result<(PersistedRules, RuleSet), RulesError> {
+    let version = persisted.map_or(0, |persisted| persisted.version);
+    if let Some(persisted) = persisted {
+        let is_in_force = persisted.source == RulesSource::Api || persisted.document == *configured;
+        match RuleSet::parse(&persisted.document.text, persisted.document.format) {
+            Ok(set) if is_in_force => return Ok((persisted.clone(), set)),
+            Err(error) if persisted.source == RulesSource::Api => {
                 tracing::error!(%error, "the rules that came over the API cannot be used any more; the configured ones are");
             }
             _ => {}
@@ -289,5 +298,5 @@ pub(super) fn rules_at_start(
     }
     let set = RuleSet::parse(&configured.text, configured.format)?;
     let document = configured.clone();
-    Ok((KeptRules { version: version + 1, source: RulesSource::Configuration, document }, set))
+    Ok((PersistedRules { version: version + 1, source: RulesSource::Configuration, document }, set))
 }

@@ -15,7 +15,7 @@ use crate::registry::{
     ServiceRecord,
 };
 use crate::rules::{Capability, TargetPolicy};
-use crate::store::{Batch, StoreError};
+use crate::store::{StoreError, WriteBatch};
 use crate::target::{HttpTarget, HttpTargetConfig, OutboundError};
 
 /// A target that is code in this process.
@@ -66,20 +66,20 @@ impl Router {
     /// # Errors
     /// [`StoreError`].
     pub async fn attach(&self, target: InProcessTarget) -> Result<(), StoreError> {
-        let _changing = self.0.changing.lock().await;
-        let mut batch = Batch::default();
+        let _changing = self.0.config_lock.lock().await;
+        let mut batch = WriteBatch::default();
         self.0.cursor.begin(*self.0.head.borrow(), &mut batch);
         batch.append(self.put_attached(target));
-        self.0.engine.parts().store.commit_synced(batch).await
+        self.0.engine.deps().store.commit_synced(batch).await
     }
 
-    pub(super) fn put_attached(&self, target: InProcessTarget) -> Batch {
+    pub(super) fn put_attached(&self, target: InProcessTarget) -> WriteBatch {
         let InProcessTarget { name, target, capabilities, policy, probe } = target;
-        self.0.engine.parts().monitor.attach(name.clone(), capabilities.clone(), probe);
-        self.0.own.lock().insert(name.clone(), Origin::Attached);
-        self.0.engine.with(|state| {
+        self.0.engine.deps().monitor.attach(name.clone(), capabilities.clone(), probe);
+        self.0.static_targets.lock().insert(name.clone(), Origin::Attached);
+        self.0.engine.update(|state| {
             state.pool.put(name, target, capabilities, NonZeroU32::MIN, policy);
-            state.replan()
+            state.recompute_targets()
         })
     }
 
@@ -92,19 +92,19 @@ impl Router {
         name: ServiceName,
         registration: Registration,
     ) -> Result<Registered, RegisterError> {
-        let _changing = self.0.changing.lock().await;
-        if self.0.own.lock().contains_key(&name) {
+        let _changing = self.0.config_lock.lock().await;
+        if self.0.static_targets.lock().contains_key(&name) {
             return Err(RegisterError::NameTaken { service: name });
         }
         self.0.outbound.check_url(&registration.url)?;
-        let monitor = &self.0.engine.parts().monitor;
+        let monitor = &self.0.engine.deps().monitor;
         let registered = monitor.register(name.clone(), registration)?;
         let Some(record) = monitor.record(&name) else { return Ok(registered) };
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         batch.service(&name, Some(&record));
         self.0.cursor.begin(*self.0.head.borrow(), &mut batch);
         batch.append(self.put_service(record)?);
-        self.0.engine.parts().store.commit_synced(batch).await?;
+        self.0.engine.deps().store.commit_synced(batch).await?;
         Ok(registered)
     }
 
@@ -118,7 +118,7 @@ impl Router {
         lease: LeaseId,
         heartbeat: Heartbeat,
     ) -> Result<Duration, LeaseError> {
-        self.0.engine.parts().monitor.heartbeat(name, lease, heartbeat)
+        self.0.engine.deps().monitor.heartbeat(name, lease, heartbeat)
     }
 
     /// Takes leave of a service: it gets nothing new; what waits for it is still delivered.
@@ -126,17 +126,17 @@ impl Router {
     /// # Errors
     /// See [`LeaseError`].
     pub fn deregister(&self, name: &ServiceName, lease: LeaseId) -> Result<ServiceInfo, LeaseError> {
-        self.0.engine.parts().monitor.deregister(name, lease)
+        self.0.engine.deps().monitor.deregister(name, lease)
     }
 
     /// The services that are meant, by name.
     pub fn services(&self, query: &ServiceQuery) -> Vec<ServiceInfo> {
-        self.0.engine.parts().monitor.services(query)
+        self.0.engine.deps().monitor.services(query)
     }
 
     /// One service, also one that has been silent for too long and is still remembered.
     pub fn service(&self, name: &ServiceName) -> Option<ServiceInfo> {
-        self.0.engine.parts().monitor.service(name)
+        self.0.engine.deps().monitor.service(name)
     }
 
     /// Gives a service a new secret; deliveries are signed with the old one too for a while. Returns the new one.
@@ -144,58 +144,58 @@ impl Router {
     /// # Errors
     /// See [`LeaseError`].
     pub async fn rotate_secret(&self, name: &ServiceName, lease: LeaseId) -> Result<String, RegisterError> {
-        let _changing = self.0.changing.lock().await;
-        let monitor = &self.0.engine.parts().monitor;
+        let _changing = self.0.config_lock.lock().await;
+        let monitor = &self.0.engine.deps().monitor;
         let secret = monitor.rotate_secret(name, lease)?;
         let Some(record) = monitor.record(name) else { return Ok(secret) };
-        let mut batch = Batch::default();
+        let mut batch = WriteBatch::default();
         batch.service(name, Some(&record));
         batch.append(self.put_service(record)?);
-        self.0.engine.parts().store.commit_synced(batch).await?;
+        self.0.engine.deps().store.commit_synced(batch).await?;
         Ok(secret)
     }
 
     /// Takes a service that was registered before the restart.
     pub(super) fn restore(&self, record: ServiceRecord) {
         let name = record.name.clone();
-        self.0.engine.parts().monitor.restore(record.clone());
+        self.0.engine.deps().monitor.restore(record.clone());
         // Its address may have been forbidden meanwhile: then it is no target until it registers with another.
         if let Err(error) = self.put_service(record) {
             tracing::error!(service = %name, %error, "the service cannot be reached as it had registered");
         }
     }
 
-    pub(super) fn put_service(&self, record: ServiceRecord) -> Result<Batch, OutboundError> {
+    pub(super) fn put_service(&self, record: ServiceRecord) -> Result<WriteBatch, OutboundError> {
         let config = HttpTargetConfig {
             url: record.registration.url.clone(),
             format: record.registration.format,
-            secrets: record.secrets(self.0.engine.parts().clock.wall()),
+            secrets: record.secrets(self.0.engine.deps().clock.wall()),
             ..HttpTargetConfig::default()
         };
         let target =
-            HttpTarget::new(config, self.0.outbound.clone(), Arc::clone(&self.0.engine.parts().clock))?;
+            HttpTarget::new(config, self.0.outbound.clone(), Arc::clone(&self.0.engine.deps().clock))?;
         let Registration { capabilities, weight, .. } = record.registration;
-        Ok(self.0.engine.with(|state| {
+        Ok(self.0.engine.update(|state| {
             state.pool.put(record.name, Arc::new(target), capabilities, weight, TargetPolicy::default());
-            state.replan()
+            state.recompute_targets()
         }))
     }
 
     /// Publishes what changes about services, and forgets those that are not coming back.
-    pub(super) async fn keep_services(&self) {
+    pub(super) async fn run_service_changes(&self) {
         let stopping = self.0.engine.stopping();
-        let mut endings = self.0.engine.endings();
+        let mut completions = self.0.engine.completions();
         loop {
             tokio::select! {
                 () = stopping.cancelled() => return,
-                () = self.0.untold.notified() => {}
-                changed = endings.changed() => if changed.is_err() { return },
+                () = self.0.pending_notifications.notified() => {}
+                changed = completions.changed() => if changed.is_err() { return },
             }
-            self.end_drained();
+            self.finish_draining();
             if let Err(error) = self.forget_services().await {
                 return self.0.engine.fail(error);
             }
-            while let Some((_, change)) = { self.0.changed.lock().pop_first() } {
+            while let Some((_, change)) = { self.0.pending_changes.lock().pop_first() } {
                 let payload = relay_events::ServiceChanged {
                     service: change.service.to_string(),
                     state: change.state,
@@ -217,15 +217,15 @@ impl Router {
     }
 
     /// Those that leave are gone when nothing waits for them any more.
-    pub(super) fn end_drained(&self) {
-        let monitor = &self.0.engine.parts().monitor;
+    pub(super) fn finish_draining(&self) {
+        let monitor = &self.0.engine.deps().monitor;
         let draining = monitor
             .services(&ServiceQuery { state: Some(ServiceState::Draining), ..ServiceQuery::default() });
         for service in draining {
-            let is_awaited = self.0.engine.look(|state| {
+            let is_awaited = self.0.engine.read(|state| {
                 state.pool.in_flight(&service.name) > 0
                     || state.routes.values().any(|route| {
-                        !route.lanes.is_empty() && route.plan.names().all(|name| *name == service.name)
+                        !route.queues.is_empty() && route.targets.names().all(|name| *name == service.name)
                     })
             });
             if !is_awaited {
@@ -235,24 +235,26 @@ impl Router {
     }
 
     pub(super) async fn forget_services(&self) -> Result<(), StoreError> {
-        let _changing = self.0.changing.lock().await;
-        let parts = self.0.engine.parts();
-        let known: BTreeSet<_> = parts.monitor.known().into_iter().collect();
-        let own = self.0.own.lock().clone();
-        let mut batch = self.0.engine.with(|state| {
+        let _changing = self.0.config_lock.lock().await;
+        let deps = self.0.engine.deps();
+        let known: BTreeSet<_> = deps.monitor.known().into_iter().collect();
+        let static_targets = self.0.static_targets.lock().clone();
+        let mut batch = self.0.engine.update(|state| {
             let names: Vec<_> = state.pool.names().cloned().collect();
-            let gone: Vec<_> =
-                names.into_iter().filter(|name| !known.contains(name) && !own.contains_key(name)).collect();
-            let mut batch = Batch::default();
+            let gone: Vec<_> = names
+                .into_iter()
+                .filter(|name| !known.contains(name) && !static_targets.contains_key(name))
+                .collect();
+            let mut batch = WriteBatch::default();
             for name in &gone {
                 state.pool.remove(name);
                 batch.service::<ServiceRecord>(name, None);
             }
             if !gone.is_empty() {
-                batch.append(state.replan());
+                batch.append(state.recompute_targets());
             }
             batch
         });
-        if batch.is_empty() { Ok(()) } else { parts.store.commit(std::mem::take(&mut batch)).await }
+        if batch.is_empty() { Ok(()) } else { deps.store.commit(std::mem::take(&mut batch)).await }
     }
 }

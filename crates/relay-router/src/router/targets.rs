@@ -7,11 +7,11 @@ use relay_events::ServiceState;
 use serde::Serialize;
 
 use super::Router;
-use crate::delivery::dead::MAX_PAGE;
-use crate::delivery::{DeadLetter, DeadLetterId, RouteKey, Waiting};
+use crate::delivery::dead_letters::MAX_PAGE;
+use crate::delivery::{DeadLetter, DeadLetterId, QueuedEvent, RouteKey};
 use crate::health::BreakerState;
 use crate::rules::Capability;
-use crate::store::{Batch, StoreError};
+use crate::store::{StoreError, WriteBatch};
 
 /// Why something about a target was not done.
 #[derive(Debug, thiserror::Error)]
@@ -75,18 +75,18 @@ pub struct TargetInfo {
 impl Router {
     /// All targets, by name.
     pub fn targets(&self) -> Vec<TargetInfo> {
-        let mut names: Vec<_> = self.0.engine.look(|state| state.pool.names().cloned().collect());
+        let mut names: Vec<_> = self.0.engine.read(|state| state.pool.names().cloned().collect());
         names.sort_unstable();
         names.iter().filter_map(|name| self.target(name)).collect()
     }
 
     /// One target.
     pub fn target(&self, name: &ServiceName) -> Option<TargetInfo> {
-        let parts = self.0.engine.parts();
-        let (monotonic, now) = (parts.clock.monotonic(), parts.clock.wall());
-        let state_of = parts.monitor.state(name);
-        let dead_letters = parts.dead_letters.count(name);
-        self.0.engine.look(|state| {
+        let deps = self.0.engine.deps();
+        let (monotonic, now) = (deps.clock.monotonic(), deps.clock.wall());
+        let state_of = deps.monitor.state(name);
+        let dead_letters = deps.dead_letters.count(name);
+        self.0.engine.read(|state| {
             let (queued, oldest) = state.waiting_for(name);
             Some(TargetInfo {
                 name: name.clone(),
@@ -113,7 +113,7 @@ impl Router {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, TargetError> {
         self.check_target(target)?;
-        Ok(self.0.engine.parts().store.dead_letters(target.clone(), after, limit.min(MAX_PAGE)).await?)
+        Ok(self.0.engine.deps().store.dead_letters(target.clone(), after, limit.min(MAX_PAGE)).await?)
     }
 
     /// One dead letter.
@@ -126,7 +126,7 @@ impl Router {
         id: DeadLetterId,
     ) -> Result<DeadLetter, TargetError> {
         self.check_target(target)?;
-        let letter = self.0.engine.parts().store.dead_letter(target, id).await?;
+        let letter = self.0.engine.deps().store.dead_letter(target, id).await?;
         letter.ok_or_else(|| TargetError::NoDeadLetter { target: target.clone(), id })
     }
 
@@ -135,9 +135,9 @@ impl Router {
     /// # Errors
     /// See [`TargetError`].
     pub async fn retry_dead_letter(&self, target: &ServiceName, id: DeadLetterId) -> Result<(), TargetError> {
-        let _changing = self.0.changing.lock().await;
+        let _changing = self.0.config_lock.lock().await;
         let letter = self.dead_letter(target, id).await?;
-        Ok(self.revive(vec![letter]).await?)
+        Ok(self.requeue(vec![letter]).await?)
     }
 
     /// Tries all of the target's dead letters again. Returns how many.
@@ -145,10 +145,10 @@ impl Router {
     /// # Errors
     /// See [`TargetError`].
     pub async fn retry_dead_letters(&self, target: &ServiceName) -> Result<usize, TargetError> {
-        let _changing = self.0.changing.lock().await;
+        let _changing = self.0.config_lock.lock().await;
         let mut count = 0;
         // Those alone that are there now: what is given up once more meanwhile stays.
-        let mut left = self.0.engine.parts().dead_letters.count(target);
+        let mut left = self.0.engine.deps().dead_letters.count(target);
         let mut after = None;
         while left > 0 {
             let page = self.dead_letters(target, after, left.min(MAX_PAGE)).await?;
@@ -156,30 +156,30 @@ impl Router {
             after = Some(last.id);
             left -= page.len();
             count += page.len();
-            self.revive(page).await?;
+            self.requeue(page).await?;
         }
         Ok(count)
     }
 
-    async fn revive(&self, letters: Vec<DeadLetter>) -> Result<(), StoreError> {
-        let parts = self.0.engine.parts();
-        let mut batch = Batch::default();
+    async fn requeue(&self, letters: Vec<DeadLetter>) -> Result<(), StoreError> {
+        let deps = self.0.engine.deps();
+        let mut batch = WriteBatch::default();
         let mut queued = Vec::with_capacity(letters.len());
         let version = self.0.engine.rules().version;
         for letter in letters {
             let key = RouteKey::Direct(letter.target.clone());
-            let route = self.0.engine.with(|state| state.route_id(&key, &mut batch));
+            let route = self.0.engine.update(|state| state.route_id(&key, &mut batch));
             let Ok(event) = relay_events::json::decode(letter.event.get().as_bytes()) else { continue };
-            let mut waiting = Waiting::new(&event, version);
+            let mut waiting = QueuedEvent::new(&event, version);
             waiting.body = Some(letter.event.get().into());
-            batch.wait(route, letter.id.offset, &waiting);
-            parts.dead_letters.remove(&mut batch, &letter.target, letter.id);
+            batch.put_queued(route, letter.id.offset, &waiting);
+            deps.dead_letters.remove(&mut batch, &letter.target, letter.id);
             queued.push((route, letter.id.offset, Arc::new(waiting), Arc::new(event)));
         }
-        parts.store.commit(batch).await?;
-        self.0.engine.with(|state| {
+        deps.store.commit(batch).await?;
+        self.0.engine.update(|state| {
             for (route, offset, waiting, event) in queued {
-                state.enqueue(route, offset, waiting, Some(event), parts.cache_bytes);
+                state.enqueue(route, offset, waiting, Some(event), deps.cache_bytes);
             }
         });
         Ok(())
@@ -190,12 +190,12 @@ impl Router {
     /// # Errors
     /// See [`TargetError`].
     pub async fn drop_dead_letter(&self, target: &ServiceName, id: DeadLetterId) -> Result<(), TargetError> {
-        let _changing = self.0.changing.lock().await;
+        let _changing = self.0.config_lock.lock().await;
         let letter = self.dead_letter(target, id).await?;
-        let parts = self.0.engine.parts();
-        let mut batch = Batch::default();
-        parts.dead_letters.remove(&mut batch, target, letter.id);
-        Ok(parts.store.commit(batch).await?)
+        let deps = self.0.engine.deps();
+        let mut batch = WriteBatch::default();
+        deps.dead_letters.remove(&mut batch, target, letter.id);
+        Ok(deps.store.commit(batch).await?)
     }
 
     /// Drops all of the target's dead letters for good. Returns how many.
@@ -203,10 +203,10 @@ impl Router {
     /// # Errors
     /// See [`TargetError`].
     pub async fn drop_dead_letters(&self, target: &ServiceName) -> Result<usize, TargetError> {
-        let _changing = self.0.changing.lock().await;
-        let parts = self.0.engine.parts();
+        let _changing = self.0.config_lock.lock().await;
+        let deps = self.0.engine.deps();
         let mut count = 0;
-        let mut left = parts.dead_letters.count(target);
+        let mut left = deps.dead_letters.count(target);
         while left > 0 {
             let page = self.dead_letters(target, None, left.min(MAX_PAGE)).await?;
             if page.is_empty() {
@@ -214,19 +214,19 @@ impl Router {
             }
             left -= page.len();
             count += page.len();
-            let mut batch = Batch::default();
+            let mut batch = WriteBatch::default();
             for letter in page {
-                parts.dead_letters.remove(&mut batch, target, letter.id);
+                deps.dead_letters.remove(&mut batch, target, letter.id);
             }
-            parts.store.commit(batch).await?;
+            deps.store.commit(batch).await?;
         }
         Ok(count)
     }
 
     /// That there is such a target, or something that was once given up there.
     fn check_target(&self, target: &ServiceName) -> Result<(), TargetError> {
-        let is_known = self.0.engine.look(|state| state.pool.contains(target));
-        let is_remembered = || self.0.engine.parts().dead_letters.count(target) > 0;
+        let is_known = self.0.engine.read(|state| state.pool.contains(target));
+        let is_remembered = || self.0.engine.deps().dead_letters.count(target) > 0;
         if is_known || is_remembered() { Ok(()) } else { Err(TargetError::Unknown(target.clone())) }
     }
 }

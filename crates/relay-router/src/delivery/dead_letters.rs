@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use parking_lot::Mutex;
 use relay_core::ServiceName;
 
-use super::entry::{DeadLetter, DeadLetterId};
-use crate::store::{Batch, Store, StoreError};
+use super::queued_event::{DeadLetter, DeadLetterId};
+use crate::store::{Store, StoreError, WriteBatch};
 
 /// How many dead letters one page has at most.
 pub(crate) const MAX_PAGE: usize = 1_000;
@@ -38,7 +38,7 @@ impl DeadLetters {
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub(crate) async fn add(&self, batch: &mut Batch, letter: &DeadLetter) -> Result<usize, StoreError> {
+    pub(crate) async fn add(&self, batch: &mut WriteBatch, letter: &DeadLetter) -> Result<usize, StoreError> {
         let excess = (self.count(&letter.target) + 1).saturating_sub(self.max_per_target);
         let oldest = if excess == 0 {
             Vec::new()
@@ -60,7 +60,7 @@ impl DeadLetters {
     }
 
     /// Removes a letter that is there with `batch`.
-    pub(crate) fn remove(&self, batch: &mut Batch, target: &ServiceName, id: DeadLetterId) {
+    pub(crate) fn remove(&self, batch: &mut WriteBatch, target: &ServiceName, id: DeadLetterId) {
         batch.remove_dead_letter(target, id);
         let mut counts = self.counts.lock();
         if let Some(count) = counts.get_mut(target) {

@@ -37,7 +37,7 @@ pub(crate) struct RouteId(pub(crate) u32);
 
 /// An event that waits in a route. Its content is in the log, unless it was a dead letter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Waiting {
+pub(crate) struct QueuedEvent {
     pub(crate) event: EventId,
     pub(crate) document: DocumentId,
     /// When the event got its place.
@@ -60,7 +60,7 @@ pub(crate) struct Waiting {
     pub(crate) body: Option<Arc<str>>,
 }
 
-impl Waiting {
+impl QueuedEvent {
     /// How many attempts are told at most.
     const MAX_TOLD: usize = 32;
 
