@@ -1,17 +1,14 @@
 //! What a log refuses, and what it drops.
 
-#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
-
-mod common;
-
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use common::{append, document, event, next_event, texts};
 use parking_lot::Mutex;
 use relay_core::{Clock, EventLog, LogError, ManualClock, Monotonic, Retention, Seq, Timestamp};
 use relay_log::{EmbeddedLog, LogConfig, OpenError};
+
+use crate::common::{append, document, event, next_event, texts};
 
 fn open_with(clock: Arc<dyn Clock>, change: impl FnOnce(&mut LogConfig)) -> (tempfile::TempDir, EmbeddedLog) {
     let directory = tempfile::tempdir().unwrap();

@@ -1,17 +1,16 @@
 //! What a log is after it was closed, cut off, or damaged.
 
-#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
-
-mod common;
-
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{active_journal, append, content, copy, document, open, shrink, text, texts, try_open};
 use relay_core::{EventLog, Head, LogError, Offset, Seq, SystemClock};
 use relay_log::{EmbeddedLog, LogConfig, LogDurability, OpenError, RecoveryReport};
+
+use crate::common::{
+    EVERYTHING, active_journal, append, content, copy, document, open, shrink, text, texts, try_open,
+};
 
 const EVENTS: usize = 12;
 /// No write of these tests is larger.
@@ -31,7 +30,7 @@ async fn dead_log() -> tempfile::TempDir {
 }
 
 async fn all(log: &EmbeddedLog) -> Vec<String> {
-    let events = log.read(Offset::ZERO, common::EVERYTHING).await.unwrap();
+    let events = log.read(Offset::ZERO, EVERYTHING).await.unwrap();
     events.iter().map(text).collect()
 }
 
@@ -364,7 +363,7 @@ async fn what_a_logged_log_lost_with_its_machine_is_told_by_a_new_epoch_and_no_o
     assert_eq!(all(&log).await, expected(2));
     let head = log.head(&document("d")).await.unwrap();
     assert_ne!(head.epoch, before.epoch, "seq 3 may come to mean another event");
-    let kept = log.read_document(&document("d"), Seq::ZERO, common::EVERYTHING).await.unwrap();
+    let kept = log.read_document(&document("d"), Seq::ZERO, EVERYTHING).await.unwrap();
     assert!(kept.iter().all(|event| event.epoch == head.epoch));
     let (seq, offset) = append(&log, "d", "another").await;
     assert!(seq == Seq::new(3) && offset > Offset::new(3), "{seq} {offset}");

@@ -1,7 +1,5 @@
 //! The embedded log keeps the contract of `EventLog`.
 
-#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
-
 use std::sync::Arc;
 
 use relay_core::SystemClock;

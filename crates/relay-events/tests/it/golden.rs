@@ -3,7 +3,6 @@
 //! Each file in `tests/golden` is a record as some version wrote it, as hexadecimal text, beside the JSON envelope that it
 //! stands for. Files may be added and never changed: a log that was written then is on somebody's disk now. To add
 //! some, set `RELAY_WRITE_GOLDEN=1`; what exists is not written again.
-#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
 
 use std::fmt::Write;
 use std::fs;

@@ -1,6 +1,4 @@
 //! What the tests of the log share.
-#![allow(dead_code, reason = "every test binary uses its own part of this")]
-#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

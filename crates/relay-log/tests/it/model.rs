@@ -1,16 +1,13 @@
 //! Whatever is done to it, the log on the disk is the log in memory.
 
-#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
-
-mod common;
-
 use std::path::Path;
 
-use common::{EVERYTHING, document, event, open};
 use proptest::prelude::*;
 use relay_core::testing::MemoryLog;
 use relay_core::{DocumentId, Event, EventLog, Head, LogError, Offset, ReadLimit, Seq, Timestamp};
 use relay_log::EmbeddedLog;
+
+use crate::common::{EVERYTHING, document, event, open, text};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -40,7 +37,7 @@ type Place = (DocumentId, Option<Seq>, Option<Offset>, String);
 
 fn places(read: Result<Vec<Event>, LogError>) -> Result<Vec<Place>, String> {
     read.map_err(|error| error.to_string())
-        .map(|events| events.iter().map(|e| (e.document.clone(), e.seq, e.offset, common::text(e))).collect())
+        .map(|events| events.iter().map(|e| (e.document.clone(), e.seq, e.offset, text(e))).collect())
 }
 
 fn positions(head: Head) -> (Seq, Seq) {

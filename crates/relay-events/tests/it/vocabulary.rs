@@ -1,12 +1,10 @@
 //! What each kind carries, and what it refuses.
-#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
-
-mod support;
 
 use bytes::Bytes;
 use relay_core::{DocumentId, JsonText, Payload};
 use relay_events::{Body, DocumentEdited, KINDS, PayloadError, TypedPayload, cloudevents, json};
-use support::PAYLOADS;
+
+use crate::support::PAYLOADS;
 
 fn parse(kind: &str, json: &str) -> Result<Body, PayloadError> {
     let payload = Payload::Json(JsonText::parse(Bytes::copy_from_slice(json.as_bytes())).unwrap());

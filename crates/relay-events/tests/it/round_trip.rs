@@ -1,14 +1,12 @@
 //! Every form of an event gives the event back, and no decoder is upset by anything else.
-#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
-
-mod support;
 
 use bytes::Bytes;
 use proptest::prelude::*;
 use relay_core::{DocumentId, Draft, Epoch, Payload, Seq, Timestamp};
 use relay_events::cloudevents::http;
 use relay_events::{Body, binary, cloudevents, json};
-use support::event;
+
+use crate::support::event;
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]

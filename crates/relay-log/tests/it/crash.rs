@@ -3,19 +3,16 @@
 //! The test starts itself as a child, which appends and prints each acknowledgement, and kills it. The number of rounds
 //! is `RELAY_CRASH_ROUNDS`, 10 unless set.
 
-#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
-
-mod common;
-
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use common::{EVERYTHING, append, document, open, text, try_open};
 use relay_core::{EventLog, LogError, Offset, Retention, Seq, SystemClock};
 use relay_log::{EmbeddedLog, LogConfig, LogDurability};
+
+use crate::common::{EVERYTHING, append, document, next_event, open, text, try_open};
 
 const CHILD: &str = "RELAY_LOG_CRASH_CHILD";
 const DOCUMENTS: usize = 4;
@@ -101,7 +98,7 @@ async fn a_killed_process_loses_nothing_that_it_acknowledged() {
 /// Runs the child until it has acknowledged `moment` events, kills it, and adds what it acknowledged.
 fn run_and_kill(directory: &Path, moment: u64, acknowledged: &mut HashMap<(usize, u64), u64>) {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--nocapture", "--test-threads=1"])
+        .args(["--exact", "crash::child", "--nocapture", "--test-threads=1"])
         .env(CHILD, directory)
         .stdout(Stdio::piped())
         .spawn()
@@ -138,7 +135,7 @@ fn child_with_a_full_disk() {
         let id = document("d");
         let mut kept = log.head(&id).await.unwrap().last;
         let failure = loop {
-            let event = common::next_event(&log, &id, &"x".repeat(10_000)).await;
+            let event = next_event(&log, &id, &"x".repeat(10_000)).await;
             match log.append(&id, &[event]).await {
                 Ok(_) => kept = kept.next(),
                 Err(error) => break error,
@@ -164,7 +161,10 @@ async fn a_log_whose_disk_is_full_fails_until_it_is_opened_again() {
         log.close().await.unwrap();
     }
     let output = Command::new("bash")
-        .args(["-c", "trap '' XFSZ; ulimit -f 200; exec \"$0\" --exact child_with_a_full_disk --nocapture"])
+        .args([
+            "-c",
+            "trap '' XFSZ; ulimit -f 200; exec \"$0\" --exact crash::child_with_a_full_disk --nocapture",
+        ])
         .arg(std::env::current_exe().unwrap())
         .env("RELAY_LOG_FULL_DISK_CHILD", directory.path())
         .output()

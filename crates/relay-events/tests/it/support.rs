@@ -1,6 +1,4 @@
 //! Events of every kind and form, for properties.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of this")]
-#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
 
 use std::time::Duration;
 
@@ -12,7 +10,7 @@ use relay_core::{
 use serde_json::{Value, json};
 
 /// A payload that each kind of the vocabulary carries.
-pub const PAYLOADS: &[(&str, &str)] = &[
+pub(crate) const PAYLOADS: &[(&str, &str)] = &[
     ("session.started", r#"{"started_at": "2026-01-02T03:04:05Z"}"#),
     ("session.ended", r#"{"reason": "stale"}"#),
     ("user.joined", r#"{"user": "ada", "name": "Ada"}"#),
@@ -83,7 +81,7 @@ fn metadata() -> impl Strategy<Value = Metadata> {
 }
 
 /// Any event, at any place.
-pub fn event() -> impl Strategy<Value = Event> {
+pub(crate) fn event() -> impl Strategy<Value = Event> {
     let place = (any::<u64>(), 1..u64::MAX, prop::option::of(1..u64::MAX), 0..=Timestamp::MAX.as_micros());
     let optional = (
         prop::option::of(any::<u128>().prop_map(SessionId::from_u128)),

@@ -1,0 +1,9 @@
+//! Tests of the embedded log through its public interface.
+#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
+
+mod common;
+mod crash;
+mod limits;
+mod model;
+mod recovery;
+mod suite;
