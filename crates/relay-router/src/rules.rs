@@ -28,25 +28,27 @@
 
 mod capability;
 mod condition;
-mod document;
 pub(crate) mod duration_text;
 mod index;
+mod parse;
 mod probe_spec;
 mod problems;
-mod reading;
 mod rule;
 mod rule_set;
 mod strategy;
 mod target_spec;
+mod tree;
 
 pub use self::capability::{Capability, InvalidCapability};
 pub use self::condition::Condition;
 pub use self::probe_spec::{ProbeCheck, ProbeSpec};
-pub use self::problems::{Problem, RuleSetError};
+pub use self::problems::{RuleProblem, RuleSetError};
 pub use self::rule::{Pattern, Rule, TargetRef};
 pub use self::rule_set::{Matches, RuleFormat, RuleSet, RuleVerdict, VerdictReason};
 pub use self::strategy::{Candidate, Strategy, order};
-pub use self::target_spec::{DeliveryFormat, Ordering, RetryPolicy, RetryStatuses, TargetPolicy, TargetSpec};
+pub use self::target_spec::{
+    DeliveryFormat, DeliveryOrder, RetryPolicy, RetryStatuses, TargetPolicy, TargetSpec,
+};
 
 /// The rules that ship with Relay: the four services of the first installation, each by what it can do. Where no
 /// service has the capability, a rule costs nothing.

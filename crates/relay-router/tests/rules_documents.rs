@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use relay_core::ServiceName;
 use relay_router::rules::{
-    Capability, DeliveryFormat, Ordering, ProbeCheck, ProbeSpec, RuleFormat, RuleSet, Strategy, TargetRef,
+    Capability, DeliveryFormat, DeliveryOrder, ProbeCheck, ProbeSpec, RuleFormat, RuleSet, Strategy,
+    TargetRef,
 };
 
 #[track_caller]
@@ -76,7 +77,7 @@ fn a_whole_document_means_what_it_says() {
     assert_eq!((audit.format, audit.weight.get()), (DeliveryFormat::Batch, 3));
     let policy = &audit.policy;
     assert_eq!((policy.concurrency.get(), policy.rate.unwrap().get(), policy.batch_size.get()), (4, 100, 50));
-    assert_eq!((policy.timeout, policy.ordering), (Duration::from_secs(2), Ordering::None));
+    assert_eq!((policy.timeout, policy.ordering), (Duration::from_secs(2), DeliveryOrder::None));
     assert_eq!((policy.retry.max_attempts.get(), policy.retry.max), (3, Duration::from_secs(1)));
     assert!(policy.retry.statuses.contains(503) && !policy.retry.statuses.contains(408));
     assert_eq!((policy.breaker.failures.get(), policy.breaker.open_for), (2, Duration::from_secs(60)));

@@ -24,7 +24,7 @@ use super::queued_event::{QueuedEvent, RouteId, RouteKey};
 use crate::decisions::{Decision, DecisionLog};
 use crate::health::HealthMonitor;
 use crate::metrics::RouterMetrics;
-use crate::rules::{Ordering, RuleSet, Strategy};
+use crate::rules::{DeliveryOrder, RuleSet, Strategy};
 use crate::store::{Store, StoreError, WriteBatch};
 
 /// How many lanes of one route are looked at in vain before the next route's turn.
@@ -376,7 +376,7 @@ impl State {
     ) {
         let Some(route_state) = self.routes.get_mut(&route) else { return };
         let in_order =
-            |name| self.pool.policy(name).is_none_or(|policy| policy.ordering == Ordering::Document);
+            |name| self.pool.policy(name).is_none_or(|policy| policy.ordering == DeliveryOrder::Document);
         let is_ordered =
             route_state.targets.names().next().is_none() || route_state.targets.names().any(in_order);
         let partition = if is_ordered {

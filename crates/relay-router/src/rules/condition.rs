@@ -56,8 +56,8 @@ impl Condition {
     pub(super) fn holds(&self, view: &EventView<'_>) -> Result<bool, ConditionError> {
         // A panic leaves nothing half changed: what is evaluated against does not change but by being looked at.
         let evaluate = AssertUnwindSafe(|| {
-            let seen = event::Seen { view, regexes: &self.regexes };
-            let context = event::context(&seen);
+            let scope = event::EvaluationScope { view, regexes: &self.regexes };
+            let context = event::context(&scope);
             let value = Value::resolve_val(&self.program, &context)?;
             Ok(value.downcast_ref::<CelBool>().map(|value| *value.inner()))
         });
@@ -106,7 +106,7 @@ fn describe(error: &ExecutionError, view: &EventView<'_>) -> String {
 
 /// What is wrong with a condition, and where in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Mistake {
+pub(super) struct ConditionProblem {
     /// The line within the condition, from 1.
     pub(super) line: usize,
     /// The character within that line, from 1.
@@ -115,7 +115,7 @@ pub(super) struct Mistake {
     pub(super) reason: String,
 }
 
-impl fmt::Display for Mistake {
+impl fmt::Display for ConditionProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
             1 => write!(f, "column {}: {}", self.column, self.reason),

@@ -17,12 +17,12 @@ pub(super) struct Index(ByPattern<ByPattern<Vec<u32>>>);
 
 impl Index {
     /// How many entries `rule` takes.
-    pub(super) fn entries(rule: &Rule) -> usize {
+    pub(super) fn entry_count(rule: &Rule) -> usize {
         rule.kinds.len().max(1) * rule.documents.len().max(1)
     }
 
     /// The index of `rules`, of which those that are not enabled are left out.
-    pub(super) fn of(rules: &[Rule]) -> Self {
+    pub(super) fn build(rules: &[Rule]) -> Self {
         let mut index = Self::default();
         for (place, rule) in (0..).zip(rules).filter(|(_, rule)| rule.enabled) {
             index.0.add(&rule.kinds, |by_document| {

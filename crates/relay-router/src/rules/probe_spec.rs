@@ -148,7 +148,7 @@ impl TryFrom<ProbeFields> for ProbeSpec {
                 return Err(format!("`{name}` has more than {} bytes", Self::MAX_TEXT_BYTES));
             }
         }
-        let strange: &[(&str, bool)] = match r#type {
+        let misplaced: &[(&str, bool)] = match r#type {
             ProbeType::Http => &[("service", service.is_some())],
             ProbeType::Grpc => {
                 &[("path", path.is_some()), ("status", status.is_some()), ("body", body.is_some())]
@@ -160,7 +160,7 @@ impl TryFrom<ProbeFields> for ProbeSpec {
                 ("service", service.is_some()),
             ],
         };
-        if let Some((name, _)) = strange.iter().find(|(_, is_there)| *is_there) {
+        if let Some((name, _)) = misplaced.iter().find(|(_, is_there)| *is_there) {
             let kind = format!("{type:?}").to_lowercase();
             return Err(format!("`{name}` has no meaning for a probe of type `{kind}`; leave it out"));
         }

@@ -8,26 +8,26 @@ use serde::Serialize;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct RuleSetError {
-    problems: Vec<Problem>,
+    problems: Vec<RuleProblem>,
 }
 
 impl RuleSetError {
     /// The most problems that are listed; what comes after is left out.
     pub const MAX_PROBLEMS: usize = 100;
 
-    pub(super) fn of(mut problems: Vec<Problem>) -> Self {
+    pub(super) fn of(mut problems: Vec<RuleProblem>) -> Self {
         problems.sort_by_key(|problem| problem.line);
         if problems.len() > Self::MAX_PROBLEMS {
             let more = problems.len() - Self::MAX_PROBLEMS;
             problems.truncate(Self::MAX_PROBLEMS);
             let line = problems.last().map_or(1, |problem| problem.line);
-            problems.push(Problem::at(line, format!("{more} more problems are not listed")));
+            problems.push(RuleProblem::at(line, format!("{more} more problems are not listed")));
         }
         Self { problems }
     }
 
     /// What is wrong.
-    pub fn problems(&self) -> &[Problem] {
+    pub fn problems(&self) -> &[RuleProblem] {
         &self.problems
     }
 }
@@ -50,7 +50,7 @@ impl std::error::Error for RuleSetError {}
 /// One thing that is wrong with a rule document, or that may be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct Problem {
+pub struct RuleProblem {
     /// The line that it is in, from 1.
     pub line: usize,
     /// The rule or target that it is about, where that is known: `rule quality`, `target audit`.
@@ -60,13 +60,13 @@ pub struct Problem {
     pub reason: String,
 }
 
-impl Problem {
+impl RuleProblem {
     pub(super) fn at(line: usize, reason: impl Into<String>) -> Self {
         Self { line, subject: None, reason: reason.into() }
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for RuleProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.subject {
             Some(subject) => write!(f, "line {}, {subject}: {}", self.line, self.reason),

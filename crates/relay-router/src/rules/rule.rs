@@ -48,17 +48,17 @@ impl Rule {
     }
 
     /// Whether the rule is for the event's kind.
-    pub(super) fn takes_kind(&self, event: &Event) -> bool {
-        takes(&self.kinds, event.kind.as_str())
+    pub(super) fn matches_kind(&self, event: &Event) -> bool {
+        matches_any(&self.kinds, event.kind.as_str())
     }
 
     /// Whether the rule is for the event's document.
-    pub(super) fn takes_document(&self, event: &Event) -> bool {
-        takes(&self.documents, event.document.as_str())
+    pub(super) fn matches_document(&self, event: &Event) -> bool {
+        matches_any(&self.documents, event.document.as_str())
     }
 }
 
-fn takes(patterns: &[Pattern], text: &str) -> bool {
+fn matches_any(patterns: &[Pattern], text: &str) -> bool {
     patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(text))
 }
 

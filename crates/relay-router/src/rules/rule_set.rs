@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::condition::EventView;
 use super::index::Index;
-use super::problems::{Problem, RuleSetError};
+use super::problems::{RuleProblem, RuleSetError};
 use super::rule::Rule;
 use super::target_spec::TargetSpec;
-use super::{DEFAULT_RULES, reading};
+use super::{DEFAULT_RULES, parse};
 
 /// The language that a rule document is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,7 +32,7 @@ pub struct RuleSet {
     index: Index,
     /// By name.
     targets: Vec<TargetSpec>,
-    warnings: Vec<Problem>,
+    warnings: Vec<RuleProblem>,
 }
 
 impl RuleSet {
@@ -48,15 +48,15 @@ impl RuleSet {
     /// # Errors
     /// [`RuleSetError`], with everything that is wrong.
     pub fn parse(text: &str, format: RuleFormat) -> Result<Self, RuleSetError> {
-        let mut reading = reading::read(text, format).map_err(RuleSetError::of)?;
+        let mut parsed = parse::parse(text, format).map_err(RuleSetError::of)?;
         // Stable: rules of the same priority stay in the order of the document.
-        reading.rules.sort_by_key(|rule| std::cmp::Reverse(rule.priority));
-        reading.targets.sort_by(|one, other| one.name.cmp(&other.name));
+        parsed.rules.sort_by_key(|rule| std::cmp::Reverse(rule.priority));
+        parsed.targets.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(Self {
-            index: Index::of(&reading.rules),
-            rules: reading.rules,
-            targets: reading.targets,
-            warnings: reading.warnings,
+            index: Index::build(&parsed.rules),
+            rules: parsed.rules,
+            targets: parsed.targets,
+            warnings: parsed.warnings,
         })
     }
 
@@ -91,7 +91,7 @@ impl RuleSet {
 
     /// What may be a mistake and need not be one: rules that name targets which the document does not describe. Services of
     /// these names may register at any time.
-    pub fn warnings(&self) -> &[Problem] {
+    pub fn warnings(&self) -> &[RuleProblem] {
         &self.warnings
     }
 
@@ -142,10 +142,10 @@ fn reason(rule: &Rule, event: &Event, view: &EventView<'_>) -> VerdictReason {
     if !rule.enabled {
         return VerdictReason::Disabled;
     }
-    if !rule.takes_kind(event) {
+    if !rule.matches_kind(event) {
         return VerdictReason::Kind;
     }
-    if !rule.takes_document(event) {
+    if !rule.matches_document(event) {
         return VerdictReason::Document;
     }
     match rule.when.as_ref().map_or(Ok(true), |when| when.holds(view)) {

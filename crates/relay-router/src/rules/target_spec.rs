@@ -76,7 +76,7 @@ pub struct TargetPolicy {
     /// The most events of one document in one request; 1 unless the format is batch.
     pub batch_size: NonZeroUsize,
     /// What is kept in order.
-    pub ordering: Ordering,
+    pub ordering: DeliveryOrder,
     /// What happens after a failure.
     pub retry: RetryPolicy,
     /// When it is left alone for a while.
@@ -100,7 +100,7 @@ impl Default for TargetPolicy {
             rate: None,
             timeout: Duration::from_secs(15),
             batch_size: NonZeroUsize::MIN,
-            ordering: Ordering::default(),
+            ordering: DeliveryOrder::default(),
             retry: RetryPolicy::default(),
             breaker: BreakerConfig::default(),
         }
@@ -111,7 +111,7 @@ impl Default for TargetPolicy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum Ordering {
+pub enum DeliveryOrder {
     /// Events of one document come one after the other; a failing one holds up those after it, in its document alone.
     #[default]
     Document,

@@ -10,13 +10,13 @@ use cel::common::ast::{ComprehensionExpr, EntryExpr, Expr, LiteralValue, SelectE
 
 use super::event::FIELDS;
 use super::types::Ty;
-use super::{Condition, Mistake, regexes};
-use crate::rules::reading::nearest;
+use super::{Condition, ConditionProblem, regexes};
+use crate::rules::parse::closest_match;
 
 mod functions;
 
-/// How many mistakes of one condition are told.
-const MAX_MISTAKES: usize = 5;
+/// How many problems of one condition are told.
+const MAX_PROBLEMS: usize = 5;
 /// Bytes that are compared or searched in one unit.
 const BYTES_A_UNIT: u64 = 16;
 /// The most entries of a list or map of the payload: each takes two bytes at least.
@@ -33,23 +33,23 @@ pub(super) fn check(
     source: &str,
     expression: &IdedExpr,
     places: &SourceInfo,
-) -> Result<Checked, Vec<Mistake>> {
+) -> Result<Checked, Vec<ConditionProblem>> {
     let mut checker =
-        Checker { source, places, mistakes: Vec::new(), variables: HashMap::new(), depth: 0, at: 0 };
+        Checker { source, places, problems: Vec::new(), variables: HashMap::new(), depth: 0, at: 0 };
     let shape = checker.shape(expression);
     if !shape.ty.fits(&Ty::Bool) {
-        checker.complain(expression.id, format!("a condition must be a bool, this is {}", shape.ty));
+        checker.report(expression.id, format!("a condition must be a bool, this is {}", shape.ty));
     }
-    if checker.mistakes.is_empty() && shape.cost > Condition::MAX_COST {
+    if checker.problems.is_empty() && shape.cost > Condition::MAX_COST {
         let (cost, max) = (shape.cost, Condition::MAX_COST);
-        checker.complain(
+        checker.report(
             expression.id,
             format!(
                 "it can cost {cost}, at most {max} is allowed; loop over less, for instance not inside another loop"
             ),
         );
     }
-    if checker.mistakes.is_empty() { Ok(Checked { cost: shape.cost }) } else { Err(checker.mistakes) }
+    if checker.problems.is_empty() { Ok(Checked { cost: shape.cost }) } else { Err(checker.problems) }
 }
 
 /// What is known of a part's value, and the most that it costs to get it.
@@ -99,7 +99,7 @@ impl Shape {
     }
 
     /// How often it is gone round in a loop over it.
-    fn turns(&self) -> u64 {
+    fn iterations(&self) -> u64 {
         if self.ty.is_open() { self.size.min(PAYLOAD_ENTRIES) } else { self.size }
     }
 }
@@ -107,7 +107,7 @@ impl Shape {
 struct Checker<'a> {
     source: &'a str,
     places: &'a SourceInfo,
-    mistakes: Vec<Mistake>,
+    problems: Vec<ConditionProblem>,
     /// Those of the loops that are open.
     variables: HashMap<String, Vec<Shape>>,
     depth: usize,
@@ -116,21 +116,21 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    fn complain(&mut self, id: u64, reason: impl Into<String>) {
+    fn report(&mut self, id: u64, reason: impl Into<String>) {
         let at = self.places.offset_for(id).map_or(self.at, |(start, _)| start as usize);
         let before = self.source.get(..at).unwrap_or(self.source);
         let line = before.matches('\n').count() + 1;
         let column = before.chars().rev().take_while(|char| *char != '\n').count() + 1;
-        let mistake = Mistake { line, column, reason: reason.into() };
-        if self.mistakes.len() < MAX_MISTAKES && !self.mistakes.contains(&mistake) {
-            self.mistakes.push(mistake);
+        let problem = ConditionProblem { line, column, reason: reason.into() };
+        if self.problems.len() < MAX_PROBLEMS && !self.problems.contains(&problem) {
+            self.problems.push(problem);
         }
     }
 
-    /// As [`complain`](Self::complain); the part then counts as one of which nothing is known, which is complained
+    /// As [`report`](Self::report); the part then counts as one of which nothing is known, which is complained
     /// about no more.
     fn refuse(&mut self, id: u64, reason: impl Into<String>) -> Shape {
-        self.complain(id, reason);
+        self.report(id, reason);
         Shape::open(1)
     }
 
@@ -172,7 +172,7 @@ impl Checker<'_> {
                     let EntryExpr::MapEntry(entry) = &entry.expr else { continue };
                     let (key, value) = (self.shape(&entry.key), self.shape(&entry.value));
                     if !matches!(key.ty, Ty::Text | Ty::Int | Ty::Uint | Ty::Bool | Ty::Dyn) {
-                        self.complain(entry.key.id, format!("{} cannot be the key of a map", key.ty));
+                        self.report(entry.key.id, format!("{} cannot be the key of a map", key.ty));
                     }
                     whole.inner = whole.inner.max(value.size).max(value.inner).max(key.size);
                     whole.cost =
@@ -202,7 +202,7 @@ impl Checker<'_> {
             "bool" | "int" | "uint" | "double" | "string" | "bytes" | "list" | "map" | "null_type"
             | "type" => Shape::new(Ty::Type, 1, 1),
             _ => {
-                let near = nearest(name, FIELDS.iter().map(|(field, ..)| *field));
+                let near = closest_match(name, FIELDS.iter().map(|(field, ..)| *field));
                 let hint = near.map_or_else(
                     || "the only one is `event`".to_owned(),
                     |near| format!("did you mean `event.{near}`?"),
@@ -217,7 +217,7 @@ impl Checker<'_> {
             && name == "event"
         {
             let Some((field, ty, size)) = FIELDS.iter().find(|(field, ..)| *field == select.field) else {
-                let near = nearest(&select.field, FIELDS.iter().map(|(field, ..)| *field));
+                let near = closest_match(&select.field, FIELDS.iter().map(|(field, ..)| *field));
                 let known = || FIELDS.iter().map(|(field, ..)| *field).collect::<Vec<_>>().join("`, `");
                 let hint = near.map_or_else(
                     || format!("it has `{}`", known()),
@@ -267,17 +267,17 @@ impl Checker<'_> {
             return self.refuse(id, "a loop's variable cannot be called `event`");
         }
         let initial = self.shape(&parts.accu_init);
-        let turns = range.turns();
+        let iterations = range.iterations();
         self.declare(&parts.accu_var, initial.clone().with_cost(1));
         self.declare(&parts.iter_var, item.clone());
         if let Some(second) = &parts.iter_var2 {
             self.declare(second, range.entry(1));
         }
-        let going_on = self.shape(&parts.loop_cond);
+        let condition = self.shape(&parts.loop_cond);
         let step = self.shape(&parts.loop_step);
         if !initial.ty.fits(&step.ty) {
             let reason = format!("what a loop tests must be {}, not {}", initial.ty, step.ty);
-            self.complain(parts.loop_step.id, reason);
+            self.report(parts.loop_step.id, reason);
         }
         if parts.iter_var2.is_some() {
             self.forget(parts.iter_var2.as_deref().unwrap_or_default());
@@ -285,20 +285,21 @@ impl Checker<'_> {
         self.forget(&parts.iter_var);
         self.forget(&parts.accu_var);
         // Each turn adds to a list what one turn has added to the first.
-        let grown = step.size.saturating_sub(initial.size).saturating_mul(turns).saturating_add(initial.size);
+        let final_size =
+            step.size.saturating_sub(initial.size).saturating_mul(iterations).saturating_add(initial.size);
         let total = Shape {
             ty: initial.ty.or(step.ty),
-            size: grown,
+            size: final_size,
             inner: step.inner.max(initial.inner),
-            work: grown,
+            work: final_size,
             cost: 1,
         };
         self.declare(&parts.accu_var, total);
         let result = self.shape(&parts.result);
         self.forget(&parts.accu_var);
         // Two units for taking the next item and keeping the step's result.
-        let turn = going_on.cost.saturating_add(step.cost).saturating_add(2);
-        let cost = [initial.cost, turns.saturating_mul(turn), result.cost]
+        let iteration = condition.cost.saturating_add(step.cost).saturating_add(2);
+        let cost = [initial.cost, iterations.saturating_mul(iteration), result.cost]
             .into_iter()
             .fold(range.cost, u64::saturating_add);
         result.with_cost(cost)

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::check::{self, Checked};
 use super::regexes::Regexes;
-use super::{Condition, Mistake};
+use super::{Condition, ConditionProblem};
 
 /// Enough for what the parser does with [`Condition::MAX_BYTES`] bytes of anything. Only what is used is taken.
 const STACK_BYTES: usize = 64 * 1024 * 1024;
@@ -15,7 +15,7 @@ const STACK_BYTES: usize = 64 * 1024 * 1024;
 /// When no thread could be started.
 pub(in crate::rules) fn compile_all(
     sources: &[&str],
-) -> Result<Vec<Result<Condition, Vec<Mistake>>>, String> {
+) -> Result<Vec<Result<Condition, Vec<ConditionProblem>>>, String> {
     if sources.is_empty() {
         return Ok(Vec::new());
     }
@@ -31,9 +31,9 @@ pub(in crate::rules) fn compile_all(
     })
 }
 
-fn compile_caught(source: &str) -> Result<Condition, Vec<Mistake>> {
+fn compile_caught(source: &str) -> Result<Condition, Vec<ConditionProblem>> {
     catch_unwind(AssertUnwindSafe(|| compile(source))).unwrap_or_else(|_| {
-        Err(vec![Mistake {
+        Err(vec![ConditionProblem {
             line: 1,
             column: 1,
             reason: "the CEL parser cannot read this; write it in another way".to_owned(),
@@ -41,8 +41,8 @@ fn compile_caught(source: &str) -> Result<Condition, Vec<Mistake>> {
     })
 }
 
-fn compile(source: &str) -> Result<Condition, Vec<Mistake>> {
-    let at_start = |reason| vec![Mistake { line: 1, column: 1, reason }];
+fn compile(source: &str) -> Result<Condition, Vec<ConditionProblem>> {
+    let at_start = |reason| vec![ConditionProblem { line: 1, column: 1, reason }];
     if source.len() > Condition::MAX_BYTES {
         return Err(at_start(format!(
             "it has {} bytes, at most {} are allowed",
@@ -54,12 +54,12 @@ fn compile(source: &str) -> Result<Condition, Vec<Mistake>> {
         return Err(at_start("it is empty; leave `when` out to match always".to_owned()));
     }
     let program = super::event::environment().compile(source).map_err(|errors| {
-        let mistakes = errors.errors.iter().take(5).map(|error| Mistake {
+        let problems = errors.errors.iter().take(5).map(|error| ConditionProblem {
             line: usize::try_from(error.pos.0).unwrap_or(1).max(1),
             column: usize::try_from(error.pos.1).unwrap_or(1).max(1),
             reason: error.msg.chars().take(256).collect(),
         });
-        mistakes.collect::<Vec<_>>()
+        problems.collect::<Vec<_>>()
     })?;
     let Checked { cost } = check::check(source, program.expression(), program.source_info())?;
     let mut expression = program.expression().clone();

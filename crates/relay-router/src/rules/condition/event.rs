@@ -135,12 +135,12 @@ fn value_of(json: serde_json::Value) -> Box<dyn Val> {
 }
 
 /// What a condition can name: the event's fields, and its own regular expressions.
-pub(super) struct Seen<'s, 'e> {
+pub(super) struct EvaluationScope<'s, 'e> {
     pub(super) view: &'s EventView<'e>,
     pub(super) regexes: &'s Regexes,
 }
 
-impl VariableResolver for Seen<'_, '_> {
+impl VariableResolver for EvaluationScope<'_, '_> {
     fn resolve<'b>(&'b self, variable: &str) -> Option<CowVal<'b, 'b>> {
         match variable.strip_prefix("event.") {
             Some(field) => self.view.field(field),
@@ -149,8 +149,8 @@ impl VariableResolver for Seen<'_, '_> {
     }
 }
 
-pub(super) fn context<'v>(seen: &'v Seen<'_, '_>) -> Context<'v, 'v> {
+pub(super) fn context<'v>(scope: &'v EvaluationScope<'_, '_>) -> Context<'v, 'v> {
     let mut context = Context::with_env(Arc::clone(environment()));
-    context.set_variable_resolver(seen);
+    context.set_variable_resolver(scope);
     context
 }

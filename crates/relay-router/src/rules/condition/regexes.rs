@@ -30,12 +30,12 @@ pub(super) fn compile(pattern: &str) -> Result<Regex, String> {
 }
 
 /// Compiled expressions, by their place.
-pub(super) struct Regexes(Vec<Pattern>);
+pub(super) struct Regexes(Vec<CompiledRegex>);
 
 #[derive(Debug, Clone)]
-struct Pattern(Regex);
+struct CompiledRegex(Regex);
 
-impl Val for Pattern {
+impl Val for CompiledRegex {
     fn get_type(&self) -> &Type {
         &REGEX_TYPE
     }
@@ -53,7 +53,7 @@ impl Val for Pattern {
     }
 }
 
-impl StaticVal for Pattern {}
+impl StaticVal for CompiledRegex {}
 
 /// Makes `matches` take compiled expressions.
 pub(super) fn declare(environment: &mut Env) {
@@ -73,8 +73,10 @@ fn is_match<'b, 'v>(arguments: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b, 'v>, Ex
     let [text, pattern] = arguments.as_slice() else {
         return Err(ExecutionError::invalid_argument_count(2, arguments.len()));
     };
-    match (text.downcast_ref::<CelString<'_>>(), pattern.downcast_ref::<Pattern>()) {
-        (Some(text), Some(Pattern(regex))) => Ok(CowVal::owned(CelBool::from(regex.is_match(text.inner())))),
+    match (text.downcast_ref::<CelString<'_>>(), pattern.downcast_ref::<CompiledRegex>()) {
+        (Some(text), Some(CompiledRegex(regex))) => {
+            Ok(CowVal::owned(CelBool::from(regex.is_match(text.inner()))))
+        }
         _ => Err(ExecutionError::function_error(MATCHES, "it takes a string")),
     }
 }
@@ -114,7 +116,7 @@ impl Regexes {
                 }
                 if let Some(last) = call.args.last_mut() {
                     last.expr = Expr::Ident(format!("{NAME_PREFIX}{}", self.0.len()));
-                    self.0.push(Pattern(pattern));
+                    self.0.push(CompiledRegex(pattern));
                 }
             }
             Expr::Comprehension(comprehension) => {

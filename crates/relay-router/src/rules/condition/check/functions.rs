@@ -3,7 +3,7 @@
 use cel::IdedExpr;
 use cel::common::ast::{CallExpr, Expr, LiteralValue, operators};
 
-use super::{BYTES_A_UNIT, Checker, Shape, nearest, regexes};
+use super::{BYTES_A_UNIT, Checker, Shape, closest_match, regexes};
 use crate::rules::condition::types::Ty;
 
 /// The functions that can be called, for hints.
@@ -50,7 +50,7 @@ impl Checker<'_> {
         let parts: Vec<&IdedExpr> = target.chain(&call.args).collect();
         let name = call.func_name.as_str();
         if is_unknown(name) {
-            let near = nearest(name, FUNCTIONS.iter().copied());
+            let near = closest_match(name, FUNCTIONS.iter().copied());
             let hint = near.map_or_else(
                 || format!("known are `{}`", FUNCTIONS.join("`, `")),
                 |near| format!("did you mean `{near}`?"),
@@ -302,7 +302,7 @@ fn contained(one: &Shape, within: &Shape) -> Option<Shape> {
     match &within.ty {
         Ty::List(of) if of.is_comparable_to(&one.ty) => Some(bool_of(within.size.saturating_mul(compared))),
         Ty::Map(key, _) if key.is_comparable_to(&one.ty) => Some(bool_of(compared)),
-        ty if ty.is_open() => Some(bool_of(within.turns().saturating_mul(compared))),
+        ty if ty.is_open() => Some(bool_of(within.iterations().saturating_mul(compared))),
         _ => None,
     }
 }

@@ -10,14 +10,14 @@ use std::sync::atomic::AtomicU64;
 use relay_core::{DocumentId, Kind};
 use relay_events::{CUSTOM_EPHEMERAL_PREFIX, CUSTOM_PREFIX, KINDS};
 
-pub(super) use self::fields::nearest;
-use self::fields::{Fields, Reader};
+pub(super) use self::fields::closest_match;
+use self::fields::{TableFields, TableReader};
 use super::condition;
-use super::document::{self, Node};
 use super::index::{self, Index};
-use super::problems::Problem;
+use super::problems::RuleProblem;
 use super::rule::{Pattern, Rule, TargetRef};
 use super::target_spec::TargetSpec;
+use super::tree::{self, Node};
 use super::{RuleFormat, RuleSet, Strategy};
 
 /// The most bytes of a rule's name.
@@ -29,68 +29,66 @@ const MAX_PRIORITY: i64 = 1_000_000;
 
 /// What a rule document says.
 #[derive(Default)]
-pub(super) struct Reading {
+pub(super) struct ParsedRules {
     pub(super) rules: Vec<Rule>,
     pub(super) targets: Vec<TargetSpec>,
-    pub(super) warnings: Vec<Problem>,
+    pub(super) warnings: Vec<RuleProblem>,
 }
 
 /// Reads `text`, or says what is wrong with it.
-pub(super) fn read(text: &str, format: RuleFormat) -> Result<Reading, Vec<Problem>> {
+pub(super) fn parse(text: &str, format: RuleFormat) -> Result<ParsedRules, Vec<RuleProblem>> {
     if text.len() > RuleSet::MAX_BYTES {
         let (bytes, max) = (text.len(), RuleSet::MAX_BYTES);
-        return Err(vec![Problem::at(
+        return Err(vec![RuleProblem::at(
             1,
             format!("the rule document has {bytes} bytes, at most {max} are allowed"),
         )]);
     }
-    let root = document::read(text, format)?;
-    let mut reader = Reader::default();
-    let mut reading = Reading::default();
+    let root = tree::parse(text, format)?;
+    let mut reader = TableReader::default();
+    let mut parsed = ParsedRules::default();
     if let Some(fields) = reader.table(&root, &["targets", "rules"]) {
-        read_targets(&mut reader, &fields, &mut reading);
-        read_rules(&mut reader, &fields, &mut reading);
+        read_targets(&mut reader, &fields, &mut parsed);
+        read_rules(&mut reader, &fields, &mut parsed);
     }
-    if reader.problems.is_empty() { Ok(reading) } else { Err(reader.problems) }
+    if reader.problems.is_empty() { Ok(parsed) } else { Err(reader.problems) }
 }
 
-fn read_targets(reader: &mut Reader, fields: &Fields<'_, '_>, reading: &mut Reading) {
+fn read_targets(reader: &mut TableReader, fields: &TableFields<'_, '_>, parsed: &mut ParsedRules) {
     let mut lines = HashMap::new();
     for node in reader.list(fields.get("targets"), "[[targets]]", RuleSet::MAX_TARGETS) {
         let Some(spec) = targets::read(reader, node) else { continue };
         if let Some(first) = lines.insert(spec.name.clone(), node.line) {
             reader.subject = Some(format!("target {}", spec.name));
-            reader.complain(
+            reader.report(
                 node.line,
                 format!("there is another target of this name on line {first}; rename one"),
             );
         }
-        reading.targets.push(spec);
+        parsed.targets.push(spec);
     }
     reader.subject = None;
 }
 
-fn read_rules(reader: &mut Reader, fields: &Fields<'_, '_>, reading: &mut Reading) {
+fn read_rules(reader: &mut TableReader, fields: &TableFields<'_, '_>, parsed: &mut ParsedRules) {
     let mut lines: HashMap<Arc<str>, usize> = HashMap::new();
     let mut entries = 0_usize;
-    let mut conditions: Vec<Written<'_>> = Vec::new();
+    let mut conditions: Vec<UncompiledCondition<'_>> = Vec::new();
     let known: std::collections::HashSet<_> =
-        reading.targets.iter().map(|target| target.name.clone()).collect();
+        parsed.targets.iter().map(|target| target.name.clone()).collect();
     for (place, node) in reader.list(fields.get("rules"), "[[rules]]", RuleSet::MAX_RULES).iter().enumerate()
     {
         reader.subject = Some(format!("rule {}", place + 1));
         let Some((rule, when)) = read_rule(reader, node) else { continue };
         if let Some(first) = lines.insert(Arc::clone(&rule.name), node.line) {
-            reader.complain(
-                node.line,
-                format!("there is another rule of this name on line {first}; rename one"),
-            );
+            reader
+                .report(node.line, format!("there is another rule of this name on line {first}; rename one"));
         }
         for target in rule.targets.iter().chain(&rule.fallback) {
             if let TargetRef::Name(name) = target
                 && !known.contains(name)
             {
-                reading.warnings.push(Problem {
+                parsed.warnings.push(RuleProblem {
                     line: node.line,
                     subject: reader.subject.clone(),
                     reason: format!(
@@ -99,55 +97,55 @@ fn read_rules(reader: &mut Reader, fields: &Fields<'_, '_>, reading: &mut Readin
                 });
             }
         }
-        entries += Index::entries(&rule);
+        entries += Index::entry_count(&rule);
         if let Some((when, line)) = when {
-            conditions.push(Written {
-                rule: reading.rules.len(),
+            conditions.push(UncompiledCondition {
+                rule: parsed.rules.len(),
                 text: when,
                 line,
                 subject: reader.subject.clone(),
             });
         }
-        reading.rules.push(rule);
+        parsed.rules.push(rule);
     }
     reader.subject = None;
     if entries > index::MAX_ENTRIES {
         let max = index::MAX_ENTRIES;
-        reader.complain(
+        reader.report(
             1,
             format!(
                 "the rules' kinds times documents are {entries}, at most {max} are allowed; use prefixes"
             ),
         );
     }
-    compile(reader, conditions, &mut reading.rules);
+    compile_conditions(reader, conditions, &mut parsed.rules);
 }
 
 /// A condition before it is compiled.
-struct Written<'a> {
+struct UncompiledCondition<'a> {
     rule: usize,
     text: &'a str,
     line: usize,
     subject: Option<String>,
 }
 
-fn compile(reader: &mut Reader, written: Vec<Written<'_>>, rules: &mut [Rule]) {
+fn compile_conditions(reader: &mut TableReader, written: Vec<UncompiledCondition<'_>>, rules: &mut [Rule]) {
     let texts: Vec<&str> = written.iter().map(|condition| condition.text).collect();
     let compiled = match condition::compile_all(&texts) {
         Ok(compiled) => compiled,
-        Err(error) => return reader.complain(1, format!("conditions cannot be compiled: {error}")),
+        Err(error) => return reader.report(1, format!("conditions cannot be compiled: {error}")),
     };
-    for (Written { rule, line, subject, .. }, compiled) in written.into_iter().zip(compiled) {
+    for (UncompiledCondition { rule, line, subject, .. }, compiled) in written.into_iter().zip(compiled) {
         match compiled {
             Ok(condition) => {
                 if let Some(rule) = rules.get_mut(rule) {
                     rule.when = Some(condition);
                 }
             }
-            Err(mistakes) => {
+            Err(problems) => {
                 reader.subject = subject;
-                for mistake in mistakes {
-                    reader.complain(line, format!("`when`, {mistake}"));
+                for problem in problems {
+                    reader.report(line, format!("`when`, {problem}"));
                 }
             }
         }
@@ -169,7 +167,7 @@ const RULE_FIELDS: &[&str] = &[
 ];
 
 /// The rule without its condition, and the condition's text with its line.
-fn read_rule<'n>(reader: &mut Reader, node: &'n Node<'_>) -> Option<(Rule, Option<(&'n str, usize)>)> {
+fn read_rule<'n>(reader: &mut TableReader, node: &'n Node<'_>) -> Option<(Rule, Option<(&'n str, usize)>)> {
     let fields = reader.table(node, RULE_FIELDS)?;
     let name = reader.required_text(&fields, "name", node.line);
     if let Some((name, line)) = name {
@@ -177,7 +175,7 @@ fn read_rule<'n>(reader: &mut Reader, node: &'n Node<'_>) -> Option<(Rule, Optio
             reader.subject = Some(format!("rule {name}"));
         } else {
             let name: String = name.chars().take(MAX_NAME_BYTES).collect();
-            reader.complain(
+            reader.report(
                 line,
                 format!("the name `{name}` must be 1 to 64 of the characters A-Z a-z 0-9 . _ -"),
             );
@@ -186,13 +184,13 @@ fn read_rule<'n>(reader: &mut Reader, node: &'n Node<'_>) -> Option<(Rule, Optio
     let targets = read_target_refs(reader, &fields, "targets");
     if targets.is_empty() {
         let line = fields.get("targets").map_or(node.line, |targets| targets.line);
-        reader.complain_once(line, "`targets` must name at least one target, or `capability:<name>`");
+        reader.report_once(line, "`targets` must name at least one target, or `capability:<name>`");
     }
     let rule = Rule {
         name: name.map_or("", |(name, _)| name).into(),
         priority: reader.int(&fields, "priority", -MAX_PRIORITY..=MAX_PRIORITY).unwrap_or(0),
-        kinds: reader.texts(&fields, "kinds", MAX_LIST, read_kind),
-        documents: reader.texts(&fields, "documents", MAX_LIST, read_document),
+        kinds: reader.texts(&fields, "kinds", MAX_LIST, parse_kind_pattern),
+        documents: reader.texts(&fields, "documents", MAX_LIST, parse_document_pattern),
         when: None,
         targets,
         strategy: reader.with_serde::<Strategy>(&fields, "strategy").unwrap_or_default(),
@@ -210,11 +208,11 @@ fn is_rule_name(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
 }
 
-fn read_target_refs(reader: &mut Reader, fields: &Fields<'_, '_>, key: &str) -> Vec<TargetRef> {
+fn read_target_refs(reader: &mut TableReader, fields: &TableFields<'_, '_>, key: &str) -> Vec<TargetRef> {
     reader.texts(fields, key, MAX_LIST, TargetRef::parse)
 }
 
-fn read_document(text: &str) -> Result<Pattern, String> {
+fn parse_document_pattern(text: &str) -> Result<Pattern, String> {
     let pattern = Pattern::parse(text)?;
     match &pattern {
         Pattern::Exact(id) | Pattern::Prefix(id) if id.len() > DocumentId::MAX_BYTES => {
@@ -225,14 +223,14 @@ fn read_document(text: &str) -> Result<Pattern, String> {
 }
 
 /// Kinds must exist, and prefixes must be able to match some, of those that are routed.
-fn read_kind(text: &str) -> Result<Pattern, String> {
+fn parse_kind_pattern(text: &str) -> Result<Pattern, String> {
     const EPHEMERAL: &str = "is ephemeral; only durable kinds are routed, so leave it out";
     let pattern = Pattern::parse(text)?;
     match &pattern {
         Pattern::Exact(name) => match relay_events::kind(name) {
             Ok(kind) if kind.is_durable() => Ok(pattern),
             Ok(_) => Err(format!("kind `{name}` {EPHEMERAL}")),
-            Err(error) => Err(match nearest(name, KINDS.iter().map(Kind::as_str)) {
+            Err(error) => Err(match closest_match(name, KINDS.iter().map(Kind::as_str)) {
                 Some(near) => format!("{error}; did you mean `{near}`?"),
                 None => error.to_string(),
             }),

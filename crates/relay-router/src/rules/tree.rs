@@ -10,7 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::RuleFormat;
-use super::problems::Problem;
+use super::problems::RuleProblem;
 
 /// How deep arrays and objects may lie in one another. A rule document needs four levels.
 const MAX_DEPTH: usize = 8;
@@ -36,7 +36,7 @@ pub(super) enum Value<'a> {
 
 impl Value<'_> {
     /// What it is, for complaints.
-    pub(super) fn what(&self) -> &'static str {
+    pub(super) fn type_name(&self) -> &'static str {
         match self {
             Self::Bool(_) => "true or false",
             Self::Int(_) => "a whole number",
@@ -63,34 +63,34 @@ impl Value<'_> {
 }
 
 /// Reads `text`, or says where it is not of `format`.
-pub(super) fn read(text: &str, format: RuleFormat) -> Result<Node<'_>, Vec<Problem>> {
-    let lines = Lines::of(text);
+pub(super) fn parse(text: &str, format: RuleFormat) -> Result<Node<'_>, Vec<RuleProblem>> {
+    let lines = LineStarts::of(text);
     match format {
         RuleFormat::Toml => {
             let (table, errors) = DeTable::parse_recoverable(text);
             if errors.is_empty() {
-                return Ok(Node { line: 1, value: of_toml_table(table.into_inner(), &lines) });
+                return Ok(Node { line: 1, value: toml_table(table.into_inner(), &lines) });
             }
             let problem = |error: &toml::de::Error| {
-                let line = error.span().map_or(1, |span| lines.of_offset(span.start));
-                Problem::at(line, format!("this is not TOML: {}", error.message().trim()))
+                let line = error.span().map_or(1, |span| lines.line_at(span.start));
+                RuleProblem::at(line, format!("this is not TOML: {}", error.message().trim()))
             };
             Err(errors.iter().map(problem).collect())
         }
         RuleFormat::Json => {
             let not_json = |error: &serde_json::Error| {
-                vec![Problem::at(error.line().max(1), format!("this is not JSON: {error}"))]
+                vec![RuleProblem::at(error.line().max(1), format!("this is not JSON: {error}"))]
             };
             let raw: &RawValue = serde_json::from_str(text).map_err(|error| not_json(&error))?;
-            Ok(of_json(raw.get(), text, &lines, 0))
+            Ok(json_node(raw.get(), text, &lines, 0))
         }
     }
 }
 
-fn of_toml_table<'a>(table: DeTable<'a>, lines: &Lines) -> Value<'a> {
+fn toml_table<'a>(table: DeTable<'a>, lines: &LineStarts) -> Value<'a> {
     let entries = table.into_iter().map(|(key, value)| {
-        let line = lines.of_offset(key.span().start);
-        let node = of_toml(value, lines);
+        let line = lines.line_at(key.span().start);
+        let node = toml_node(value, lines);
         // A table in brackets begins where its header stands, any other value where its key does.
         let line =
             if matches!(node.value, Value::Table(_) | Value::List(_)) { node.line.min(line) } else { line };
@@ -99,8 +99,8 @@ fn of_toml_table<'a>(table: DeTable<'a>, lines: &Lines) -> Value<'a> {
     Value::Table(entries.collect())
 }
 
-fn of_toml<'a>(value: Spanned<DeValue<'a>>, lines: &Lines) -> Node<'a> {
-    let line = lines.of_offset(value.span().start);
+fn toml_node<'a>(value: Spanned<DeValue<'a>>, lines: &LineStarts) -> Node<'a> {
+    let line = lines.line_at(value.span().start);
     let value = match value.into_inner() {
         DeValue::String(text) => Value::Text(text),
         DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
@@ -108,17 +108,17 @@ fn of_toml<'a>(value: Spanned<DeValue<'a>>, lines: &Lines) -> Node<'a> {
         DeValue::Float(_) => Value::Other("a fraction"),
         DeValue::Boolean(value) => Value::Bool(value),
         DeValue::Datetime(_) => Value::Other("a date"),
-        DeValue::Array(items) => Value::List(items.into_iter().map(|item| of_toml(item, lines)).collect()),
-        DeValue::Table(table) => of_toml_table(table, lines),
+        DeValue::Array(items) => Value::List(items.into_iter().map(|item| toml_node(item, lines)).collect()),
+        DeValue::Table(table) => toml_table(table, lines),
     };
     Node { line, value }
 }
 
 /// `part` is one JSON value within `text`.
-fn of_json<'a>(part: &'a str, text: &'a str, lines: &Lines, depth: usize) -> Node<'a> {
+fn json_node<'a>(part: &'a str, text: &'a str, lines: &LineStarts, depth: usize) -> Node<'a> {
     // A raw value lies in the text that it was read from.
-    let line = lines.of_offset((part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize));
-    let inside = |raw: &'a RawValue| of_json(raw.get(), text, lines, depth + 1);
+    let line = lines.line_at((part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize));
+    let inside = |raw: &'a RawValue| json_node(raw.get(), text, lines, depth + 1);
     let value = match part.as_bytes().first() {
         Some(b'{' | b'[') if depth >= MAX_DEPTH => Value::Other("nested too deep"),
         Some(b'{') => serde_json::from_str::<RawTable<'a>>(part).map_or(Value::Other("no table"), |table| {
@@ -169,15 +169,15 @@ impl<'de: 'a, 'a> Deserialize<'de> for RawTable<'a> {
 }
 
 /// Where lines begin.
-struct Lines(Vec<usize>);
+struct LineStarts(Vec<usize>);
 
-impl Lines {
+impl LineStarts {
     fn of(text: &str) -> Self {
         Self(std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect())
     }
 
     /// The line, from 1, of the byte at `offset`.
-    fn of_offset(&self, offset: usize) -> usize {
+    fn line_at(&self, offset: usize) -> usize {
         self.0.partition_point(|&start| start <= offset).max(1)
     }
 }

@@ -6,70 +6,77 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use crate::rules::document::{Node, Value};
 use crate::rules::duration_text;
-use crate::rules::problems::Problem;
+use crate::rules::problems::RuleProblem;
+use crate::rules::tree::{Node, Value};
 
 /// Collects problems on the way.
 #[derive(Default)]
-pub(super) struct Reader {
-    pub(super) problems: Vec<Problem>,
+pub(super) struct TableReader {
+    pub(super) problems: Vec<RuleProblem>,
     /// What is being read.
     pub(super) subject: Option<String>,
 }
 
 /// A table whose keys are known.
-pub(super) struct Fields<'n, 'a>(&'n [(Cow<'a, str>, Node<'a>)]);
+pub(super) struct TableFields<'n, 'a>(&'n [(Cow<'a, str>, Node<'a>)]);
 
-impl<'n, 'a> Fields<'n, 'a> {
+impl<'n, 'a> TableFields<'n, 'a> {
     pub(super) fn get(&self, key: &str) -> Option<&'n Node<'a>> {
         self.0.iter().find(|(name, _)| name == key).map(|(_, node)| node)
     }
 }
 
 /// The one of `names` that is most like `name`, if one is like it at all.
-pub(in crate::rules) fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(in crate::rules) fn closest_match<'a>(
+    name: &str,
+    names: impl Iterator<Item = &'a str>,
+) -> Option<&'a str> {
     // Names are short; a long text is like none of them, and comparing takes its length times theirs.
     let name = name.get(..name.len().min(64)).unwrap_or_default();
     let with_distance = names.map(|known| (strsim::damerau_levenshtein(name, known), known));
     with_distance.filter(|(distance, known)| *distance <= 1 + known.len() / 4).min().map(|(_, known)| known)
 }
 
-impl Reader {
-    pub(super) fn complain(&mut self, line: usize, reason: impl Into<String>) {
-        self.problems.push(Problem { line, subject: self.subject.clone(), reason: reason.into() });
+impl TableReader {
+    pub(super) fn report(&mut self, line: usize, reason: impl Into<String>) {
+        self.problems.push(RuleProblem { line, subject: self.subject.clone(), reason: reason.into() });
     }
 
     /// Complains unless something is known to be wrong on this line already.
-    pub(super) fn complain_once(&mut self, line: usize, reason: &str) {
+    pub(super) fn report_once(&mut self, line: usize, reason: &str) {
         if self.problems.iter().all(|problem| problem.line != line || problem.subject != self.subject) {
-            self.complain(line, reason);
+            self.report(line, reason);
         }
     }
 
-    fn complain_type(&mut self, key: &str, node: &Node<'_>, wanted: &str) {
-        self.complain(node.line, format!("`{key}` must be {wanted}, not {}", node.value.what()));
+    fn report_type(&mut self, key: &str, node: &Node<'_>, wanted: &str) {
+        self.report(node.line, format!("`{key}` must be {wanted}, not {}", node.value.type_name()));
     }
 
     /// The table's fields; others than `allowed` are complained about.
-    pub(super) fn table<'n, 'a>(&mut self, node: &'n Node<'a>, allowed: &[&str]) -> Option<Fields<'n, 'a>> {
+    pub(super) fn table<'n, 'a>(
+        &mut self,
+        node: &'n Node<'a>,
+        allowed: &[&str],
+    ) -> Option<TableFields<'n, 'a>> {
         let Value::Table(entries) = &node.value else {
-            self.complain(node.line, format!("here must be a table, not {}", node.value.what()));
+            self.report(node.line, format!("here must be a table, not {}", node.value.type_name()));
             return None;
         };
         for (place, (key, value)) in entries.iter().enumerate() {
             if !allowed.contains(&&**key) {
                 let shown: String = key.chars().take(64).collect();
-                let reason = match nearest(key, allowed.iter().copied()) {
+                let reason = match closest_match(key, allowed.iter().copied()) {
                     Some(near) => format!("there is no `{shown}` here; did you mean `{near}`?"),
                     None => format!("there is no `{shown}` here; known are `{}`", allowed.join("`, `")),
                 };
-                self.complain(value.line, reason);
+                self.report(value.line, reason);
             } else if entries[..place].iter().any(|(earlier, _)| earlier == key) {
-                self.complain(value.line, format!("`{key}` is there twice"));
+                self.report(value.line, format!("`{key}` is there twice"));
             }
         }
-        Some(Fields(entries))
+        Some(TableFields(entries))
     }
 
     /// The entries of a list, at most `max`; none when there is no list.
@@ -83,7 +90,7 @@ impl Reader {
             None => &[],
             Some(Node { value: Value::List(items), line }) => {
                 if items.len() > max {
-                    self.complain(
+                    self.report(
                         *line,
                         format!("`{key}` has {} entries, at most {max} are allowed", items.len()),
                     );
@@ -91,57 +98,57 @@ impl Reader {
                 &items[..items.len().min(max)]
             }
             Some(node) => {
-                self.complain_type(key, node, "a list");
+                self.report_type(key, node, "a list");
                 &[]
             }
         }
     }
 
     /// A text and its line.
-    pub(super) fn text<'n>(&mut self, fields: &Fields<'n, '_>, key: &str) -> Option<(&'n str, usize)> {
+    pub(super) fn text<'n>(&mut self, fields: &TableFields<'n, '_>, key: &str) -> Option<(&'n str, usize)> {
         let node = fields.get(key)?;
         if let Value::Text(text) = &node.value {
             return Some((text, node.line));
         }
-        self.complain_type(key, node, "text");
+        self.report_type(key, node, "text");
         None
     }
 
     pub(super) fn required_text<'n>(
         &mut self,
-        fields: &Fields<'n, '_>,
+        fields: &TableFields<'n, '_>,
         key: &str,
         line: usize,
     ) -> Option<(&'n str, usize)> {
         if fields.get(key).is_none() {
-            self.complain(line, format!("`{key}` is missing"));
+            self.report(line, format!("`{key}` is missing"));
         }
         self.text(fields, key)
     }
 
-    pub(super) fn bool(&mut self, fields: &Fields<'_, '_>, key: &str) -> Option<bool> {
+    pub(super) fn bool(&mut self, fields: &TableFields<'_, '_>, key: &str) -> Option<bool> {
         let node = fields.get(key)?;
         if let Value::Bool(value) = node.value {
             return Some(value);
         }
-        self.complain_type(key, node, "true or false");
+        self.report_type(key, node, "true or false");
         None
     }
 
     pub(super) fn int(
         &mut self,
-        fields: &Fields<'_, '_>,
+        fields: &TableFields<'_, '_>,
         key: &str,
         range: RangeInclusive<i64>,
     ) -> Option<i64> {
         let node = fields.get(key)?;
         let Value::Int(number) = node.value else {
-            self.complain_type(key, node, "a whole number");
+            self.report_type(key, node, "a whole number");
             return None;
         };
         if !range.contains(&number) {
             let (low, high) = range.into_inner();
-            self.complain(node.line, format!("`{key}` is {number}; it must lie between {low} and {high}"));
+            self.report(node.line, format!("`{key}` is {number}; it must lie between {low} and {high}"));
             return None;
         }
         Some(number)
@@ -150,7 +157,7 @@ impl Reader {
     /// A number from 1 to `max`.
     pub(super) fn count<T: TryFrom<i64>>(
         &mut self,
-        fields: &Fields<'_, '_>,
+        fields: &TableFields<'_, '_>,
         key: &str,
         max: i64,
     ) -> Option<T> {
@@ -159,7 +166,7 @@ impl Reader {
 
     pub(super) fn duration(
         &mut self,
-        fields: &Fields<'_, '_>,
+        fields: &TableFields<'_, '_>,
         key: &str,
         range: RangeInclusive<Duration>,
     ) -> Option<Duration> {
@@ -168,11 +175,11 @@ impl Reader {
             Ok(duration) if range.contains(&duration) => Some(duration),
             Ok(_) => {
                 let (low, high) = (duration_text::show(*range.start()), duration_text::show(*range.end()));
-                self.complain(line, format!("`{key}` is {text}; it must lie between {low} and {high}"));
+                self.report(line, format!("`{key}` is {text}; it must lie between {low} and {high}"));
                 None
             }
             Err(reason) => {
-                self.complain(line, format!("`{key}`: {reason}"));
+                self.report(line, format!("`{key}`: {reason}"));
                 None
             }
         }
@@ -181,7 +188,7 @@ impl Reader {
     /// A list of texts, each read with `parse`.
     pub(super) fn texts<T>(
         &mut self,
-        fields: &Fields<'_, '_>,
+        fields: &TableFields<'_, '_>,
         key: &str,
         max: usize,
         parse: impl Fn(&str) -> Result<T, String>,
@@ -191,9 +198,9 @@ impl Reader {
             match &item.value {
                 Value::Text(text) => match parse(text) {
                     Ok(value) => read.push(value),
-                    Err(reason) => self.complain(item.line, format!("`{key}`: {reason}")),
+                    Err(reason) => self.report(item.line, format!("`{key}`: {reason}")),
                 },
-                _ => self.complain_type(key, item, "a list of texts"),
+                _ => self.report_type(key, item, "a list of texts"),
             }
         }
         read
@@ -202,14 +209,14 @@ impl Reader {
     /// A value that serde reads.
     pub(super) fn with_serde<T: DeserializeOwned>(
         &mut self,
-        fields: &Fields<'_, '_>,
+        fields: &TableFields<'_, '_>,
         key: &str,
     ) -> Option<T> {
         let node = fields.get(key)?;
         match serde_json::from_value(node.value.to_json()) {
             Ok(value) => Some(value),
             Err(error) => {
-                self.complain(node.line, format!("`{key}`: {error}"));
+                self.report(node.line, format!("`{key}`: {error}"));
                 None
             }
         }

@@ -7,13 +7,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use relay_core::ServiceName;
 
-use super::fields::{Fields, Reader};
+use super::fields::{TableFields, TableReader};
 use crate::health::BreakerConfig;
-use crate::rules::document::{Node, Value};
 use crate::rules::probe_spec::PROBE_FIELDS;
 use crate::rules::target_spec::{
-    DeliveryFormat, Ordering, RetryPolicy, RetryStatuses, TargetPolicy, TargetSpec,
+    DeliveryFormat, DeliveryOrder, RetryPolicy, RetryStatuses, TargetPolicy, TargetSpec,
 };
+use crate::rules::tree::{Node, Value};
 use crate::rules::{Capability, ProbeCheck, ProbeSpec, TargetRef};
 
 /// The most entries of a target's lists.
@@ -43,15 +43,15 @@ const TARGET_FIELDS: &[&str] = &[
 ];
 
 /// The target, complete as far as it could be read; none when it has no usable name or address.
-pub(super) fn read(reader: &mut Reader, node: &Node<'_>) -> Option<TargetSpec> {
+pub(super) fn read(reader: &mut TableReader, node: &Node<'_>) -> Option<TargetSpec> {
     reader.subject = None;
     let fields = reader.table(node, TARGET_FIELDS)?;
     let name = reader.required_text(&fields, "name", node.line).and_then(|(text, line)| {
         reader.subject = Some(format!("target {}", text.chars().take(64).collect::<String>()));
-        read_name(text).map_err(|reason| reader.complain(line, reason)).ok()
+        read_name(text).map_err(|reason| reader.report(line, reason)).ok()
     });
     let url = reader.required_text(&fields, "url", node.line).and_then(|(text, line)| {
-        check_url(text).map_err(|reason| reader.complain(line, reason)).ok().map(|()| text.to_owned())
+        check_url(text).map_err(|reason| reader.report(line, reason)).ok().map(|()| text.to_owned())
     });
     let format = reader.with_serde::<DeliveryFormat>(&fields, "format").unwrap_or_default();
     let secrets =
@@ -64,7 +64,7 @@ pub(super) fn read(reader: &mut Reader, node: &Node<'_>) -> Option<TargetSpec> {
     if policy.batch_size.get() > 1 && format != DeliveryFormat::Batch {
         let line = fields.get("batch_size").map_or(node.line, |node| node.line);
         let size = policy.batch_size;
-        reader.complain(line, format!("`batch_size` is {size}, which needs `format = \"batch\"`"));
+        reader.report(line, format!("`batch_size` is {size}, which needs `format = \"batch\"`"));
     }
     let probe = fields.get("probe").and_then(|node| read_probe(reader, &fields, node));
     Some(TargetSpec { name: name?, url: url?, format, secrets, capabilities, weight, policy, probe })
@@ -107,13 +107,13 @@ fn check_secret(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn weight(reader: &mut Reader, fields: &Fields<'_, '_>) -> NonZeroU32 {
+fn weight(reader: &mut TableReader, fields: &TableFields<'_, '_>) -> NonZeroU32 {
     reader.count::<u32>(fields, "weight", MAX_WEIGHT).and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN)
 }
 
-fn read_policy(reader: &mut Reader, fields: &Fields<'_, '_>) -> TargetPolicy {
+fn read_policy(reader: &mut TableReader, fields: &TableFields<'_, '_>) -> TargetPolicy {
     let default = TargetPolicy::default();
-    let count = |reader: &mut Reader, key, max: usize| {
+    let count = |reader: &mut TableReader, key, max: usize| {
         let max = i64::try_from(max).unwrap_or(i64::MAX);
         reader.count::<usize>(fields, key, max).and_then(NonZeroUsize::new)
     };
@@ -125,13 +125,13 @@ fn read_policy(reader: &mut Reader, fields: &Fields<'_, '_>) -> TargetPolicy {
             .duration(fields, "timeout", MILLISECOND..=TargetPolicy::MAX_TIMEOUT)
             .unwrap_or(default.timeout),
         batch_size: count(reader, "batch_size", TargetPolicy::MAX_BATCH_SIZE).unwrap_or(default.batch_size),
-        ordering: reader.with_serde::<Ordering>(fields, "ordering").unwrap_or_default(),
+        ordering: reader.with_serde::<DeliveryOrder>(fields, "ordering").unwrap_or_default(),
         retry: fields.get("retry").and_then(|node| read_retry(reader, node)).unwrap_or_default(),
         breaker: fields.get("breaker").and_then(|node| read_breaker(reader, node)).unwrap_or_default(),
     }
 }
 
-fn read_retry(reader: &mut Reader, node: &Node<'_>) -> Option<RetryPolicy> {
+fn read_retry(reader: &mut TableReader, node: &Node<'_>) -> Option<RetryPolicy> {
     let fields = reader.table(node, &["max_attempts", "initial", "max", "statuses"])?;
     let default = RetryPolicy::default();
     let rests = MILLISECOND..=RetryPolicy::MAX_REST;
@@ -145,12 +145,12 @@ fn read_retry(reader: &mut Reader, node: &Node<'_>) -> Option<RetryPolicy> {
         statuses: read_statuses(reader, &fields).unwrap_or(default.statuses),
     };
     if retry.initial > retry.max {
-        reader.complain(node.line, "`retry`: `initial` must be at most `max`");
+        reader.report(node.line, "`retry`: `initial` must be at most `max`");
     }
     Some(retry)
 }
 
-fn read_statuses(reader: &mut Reader, fields: &Fields<'_, '_>) -> Option<RetryStatuses> {
+fn read_statuses(reader: &mut TableReader, fields: &TableFields<'_, '_>) -> Option<RetryStatuses> {
     let node = fields.get("statuses")?;
     let words: Vec<String> = reader
         .list(Some(node), "statuses", MAX_LIST)
@@ -158,15 +158,15 @@ fn read_statuses(reader: &mut Reader, fields: &Fields<'_, '_>) -> Option<RetrySt
         .map(|item| match &item.value {
             Value::Text(text) => text.to_string(),
             Value::Int(number) => number.to_string(),
-            other => other.what().to_owned(),
+            other => other.type_name().to_owned(),
         })
         .collect();
     RetryStatuses::of_words(words.iter().map(String::as_str))
-        .map_err(|reason| reader.complain(node.line, format!("`statuses`: {reason}")))
+        .map_err(|reason| reader.report(node.line, format!("`statuses`: {reason}")))
         .ok()
 }
 
-fn read_breaker(reader: &mut Reader, node: &Node<'_>) -> Option<BreakerConfig> {
+fn read_breaker(reader: &mut TableReader, node: &Node<'_>) -> Option<BreakerConfig> {
     let fields = reader.table(node, &["failures", "open_for", "half_open"])?;
     let mut breaker = BreakerConfig::default();
     if let Some(failures) = reader.count::<u32>(&fields, "failures", 1_000).and_then(NonZeroU32::new) {
@@ -181,7 +181,7 @@ fn read_breaker(reader: &mut Reader, node: &Node<'_>) -> Option<BreakerConfig> {
     Some(breaker)
 }
 
-fn read_probe(reader: &mut Reader, fields: &Fields<'_, '_>, node: &Node<'_>) -> Option<ProbeSpec> {
+fn read_probe(reader: &mut TableReader, fields: &TableFields<'_, '_>, node: &Node<'_>) -> Option<ProbeSpec> {
     let known = reader.problems.len();
     reader.table(node, PROBE_FIELDS)?;
     if reader.problems.len() > known {
@@ -189,7 +189,7 @@ fn read_probe(reader: &mut Reader, fields: &Fields<'_, '_>, node: &Node<'_>) -> 
     }
     let probe = reader.with_serde::<ProbeSpec>(fields, "probe")?;
     if probe.check == ProbeCheck::Heartbeat {
-        reader.complain(
+        reader.report(
             node.line,
             "`probe`: a target of the rule document sends no heartbeats; use `http`, `tcp` or `grpc`, or leave it out",
         );
