@@ -9,7 +9,7 @@ mod monitor;
 mod probe;
 mod state;
 
-pub use self::breaker::{BreakerConfig, BreakerState, CircuitBreaker, Ticket};
+pub use self::breaker::{BreakerState, CircuitBreaker, Ticket};
 pub use self::config::{HealthConfig, HealthConfigError};
 pub use self::monitor::HealthMonitor;
 pub use self::state::{Health, Thresholds};

@@ -47,7 +47,7 @@ pub use self::rule::{Pattern, Rule, TargetRef};
 pub use self::rule_set::{Matches, RuleFormat, RuleSet, RuleVerdict, VerdictReason};
 pub use self::strategy::{Candidate, Strategy, order};
 pub use self::target_spec::{
-    DeliveryFormat, DeliveryOrder, RetryPolicy, RetryStatuses, TargetPolicy, TargetSpec,
+    BreakerConfig, DeliveryFormat, DeliveryOrder, RetryPolicy, RetryStatuses, TargetPolicy, TargetSpec,
 };
 
 /// The rules that ship with Relay: the four services of the first installation, each by what it can do. Where no

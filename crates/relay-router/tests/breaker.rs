@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use relay_core::Monotonic;
-use relay_router::health::{BreakerConfig, BreakerState, CircuitBreaker, Ticket};
+use relay_router::health::{BreakerState, CircuitBreaker, Ticket};
+use relay_router::rules::BreakerConfig;
 
 fn config(failures: u32, open_for: u64, half_open: u32) -> BreakerConfig {
     let mut config = BreakerConfig::default();

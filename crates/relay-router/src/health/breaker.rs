@@ -2,36 +2,9 @@
 //! trials, of which the first answer decides. As in Nygard, *Release It!*.
 
 use relay_core::Monotonic;
-use std::num::NonZeroU32;
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
-use crate::rules::duration_text;
-
-/// When a breaker opens, for how long, and how it is tried again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[non_exhaustive]
-pub struct BreakerConfig {
-    /// Failures in a row after which it opens. Default 5.
-    pub failures: NonZeroU32,
-    /// How long it is open. Default 10 s.
-    #[serde(with = "duration_text")]
-    pub open_for: Duration,
-    /// How many requests try the target at once after that. Default 1.
-    pub half_open: NonZeroU32,
-}
-
-impl Default for BreakerConfig {
-    fn default() -> Self {
-        Self {
-            failures: NonZeroU32::MIN.saturating_add(4),
-            open_for: Duration::from_secs(10),
-            half_open: NonZeroU32::MIN,
-        }
-    }
-}
+use crate::rules::BreakerConfig;
 
 /// What a breaker lets through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +27,8 @@ pub struct Ticket(u64);
 ///
 /// ```
 /// use std::time::Duration;
-/// use relay_router::health::{BreakerConfig, BreakerState, CircuitBreaker};
+/// use relay_router::health::{BreakerState, CircuitBreaker};
+/// use relay_router::rules::BreakerConfig;
 ///
 /// let mut breaker = CircuitBreaker::new(BreakerConfig::default());
 /// let now = Duration::ZERO;

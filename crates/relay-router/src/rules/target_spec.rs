@@ -8,8 +8,7 @@ use std::time::Duration;
 use relay_core::ServiceName;
 use serde::{Deserialize, Serialize};
 
-use super::{Capability, ProbeSpec};
-use crate::health::BreakerConfig;
+use super::{Capability, ProbeSpec, duration_text};
 
 /// A target that the rule document names.
 #[derive(Clone, PartialEq)]
@@ -148,6 +147,30 @@ impl Default for RetryPolicy {
             initial: Duration::from_millis(500),
             max: Duration::from_secs(5 * 60),
             statuses: RetryStatuses::default(),
+        }
+    }
+}
+
+/// When a breaker opens, for how long, and how it is tried again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct BreakerConfig {
+    /// Failures in a row after which it opens. Default 5.
+    pub failures: NonZeroU32,
+    /// How long it is open. Default 10 s.
+    #[serde(with = "duration_text")]
+    pub open_for: Duration,
+    /// How many requests try the target at once after that. Default 1.
+    pub half_open: NonZeroU32,
+}
+
+impl Default for BreakerConfig {
+    fn default() -> Self {
+        Self {
+            failures: NonZeroU32::MIN.saturating_add(4),
+            open_for: Duration::from_secs(10),
+            half_open: NonZeroU32::MIN,
         }
     }
 }

@@ -8,10 +8,9 @@ use base64::engine::general_purpose::STANDARD;
 use relay_core::ServiceName;
 
 use super::fields::{TableFields, TableReader};
-use crate::health::BreakerConfig;
 use crate::rules::probe_spec::PROBE_FIELDS;
 use crate::rules::target_spec::{
-    DeliveryFormat, DeliveryOrder, RetryPolicy, RetryStatuses, TargetPolicy, TargetSpec,
+    BreakerConfig, DeliveryFormat, DeliveryOrder, RetryPolicy, RetryStatuses, TargetPolicy, TargetSpec,
 };
 use crate::rules::tree::{Node, Value};
 use crate::rules::{Capability, ProbeCheck, ProbeSpec, TargetRef};
