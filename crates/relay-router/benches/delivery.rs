@@ -20,8 +20,8 @@ use relay_core::testing::MemoryLog;
 use relay_core::{
     DocumentId, Draft, EventLog, EventSink, Offset, Payload, PublishAck, PublishError, SystemClock, Timestamp,
 };
-use relay_router::rules::RuleFormat;
-use relay_router::{Router, RouterConfig, RouterParts, RuleDocument};
+use relay_router::rules::{RuleDocument, RuleFormat};
+use relay_router::{Router, RouterConfig, RouterParts};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::decisions::DecisionLogConfig;
 use crate::health::HealthConfig;
 use crate::router::InProcessTarget;
-use crate::rules::RuleFormat;
+use crate::rules::RuleDocument;
 use crate::target::OutboundPolicy;
 
 /// The configuration of a [`Router`](crate::Router).
@@ -54,21 +54,5 @@ impl RouterConfig {
     pub(crate) fn zero_field(&self) -> Option<&'static str> {
         let fields = [("max_queued", self.max_queued), ("max_dead_letters", self.max_dead_letters)];
         fields.into_iter().find(|(_, value)| *value == 0).map(|(name, _)| name)
-    }
-}
-
-/// Rules as they are written.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct RuleDocument {
-    /// The text.
-    pub text: String,
-    /// What it is written in.
-    pub format: RuleFormat,
-}
-
-impl Default for RuleDocument {
-    /// The rules for the four services of the examples.
-    fn default() -> Self {
-        Self { text: crate::rules::DEFAULT_RULES.to_owned(), format: RuleFormat::Toml }
     }
 }

@@ -5,11 +5,11 @@
 
 mod breaker;
 mod config;
-mod monitor;
 mod probe;
 mod state;
 
 pub use self::breaker::{BreakerState, CircuitBreaker, Ticket};
 pub use self::config::{HealthConfig, HealthConfigError};
-pub use self::monitor::HealthMonitor;
+pub(crate) use self::probe::{ProbeSource, build_probe};
 pub use self::state::{Health, Thresholds};
+pub use crate::monitor::HealthMonitor;

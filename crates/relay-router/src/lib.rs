@@ -38,13 +38,14 @@ mod dispatch;
 pub mod health;
 mod loop_detection;
 mod metrics;
+mod monitor;
 pub mod registry;
 mod router;
 pub mod rules;
 mod store;
 pub mod target;
 
-pub use self::config::{RouterConfig, RuleDocument};
+pub use self::config::RouterConfig;
 pub use self::delivery::replay::{Replay, ReplayRequest, ReplayStart, ReplayState};
 pub use self::delivery::{Attempt, DeadLetter, DeadLetterId, DeadReason, InvalidDeadLetterId};
 pub use self::loop_detection::CAUSES_KEY;

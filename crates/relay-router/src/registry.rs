@@ -4,7 +4,7 @@
 //! and still remembered for a day, so that what waits for it is there when it comes back. A registration survives the
 //! relay's own restart, its lease beginning anew then. Values and rules only: the [`HealthMonitor`] keeps the time.
 //!
-//! [`HealthMonitor`]: crate::health::HealthMonitor
+//! [`HealthMonitor`]: crate::monitor::HealthMonitor
 
 mod service;
 mod table;
@@ -13,4 +13,4 @@ pub use self::service::{
     Heartbeat, LeaseError, LeaseId, RegisterError, Registered, Registration, ReportedState, ServiceChange,
     ServiceInfo, ServiceQuery, ServiceRecord,
 };
-pub(crate) use self::table::{ProbeSource, ProbeTarget, Registry};
+pub(crate) use self::table::{ProbeTarget, Registry};

@@ -18,16 +18,16 @@ pub use self::rules::{DryDecision, DryRoute, DryRun, RulesError, RulesInForce, R
 use self::rules::{PersistedRules, rules_at_start};
 pub use self::services::InProcessTarget;
 pub use self::targets::{TargetError, TargetInfo};
-use crate::config::{RouterConfig, RuleDocument};
+use crate::config::RouterConfig;
 use crate::decisions::DecisionLog;
 use crate::delivery::dead_letters::DeadLetters;
 use crate::delivery::engine::{ActiveRules, Deps, Engine, Route};
 use crate::delivery::replay::Replay;
 use crate::dispatch::{Cursor, Dispatcher};
-use crate::health::HealthMonitor;
 use crate::metrics::{RouterMetrics, RouterStats, TargetGauges};
+use crate::monitor::HealthMonitor;
 use crate::registry::{ServiceChange, ServiceRecord};
-use crate::rules::RuleSet;
+use crate::rules::{RuleDocument, RuleSet};
 use crate::store::{Store, StoreError, WriteBatch};
 use crate::target::{Outbound, OutboundError};
 

@@ -34,6 +34,7 @@ mod parse;
 mod probe_spec;
 mod problems;
 mod rule;
+mod rule_document;
 mod rule_set;
 mod strategy;
 mod target_spec;
@@ -44,12 +45,9 @@ pub use self::condition::Condition;
 pub use self::probe_spec::{ProbeCheck, ProbeSpec};
 pub use self::problems::{RuleProblem, RuleSetError};
 pub use self::rule::{Pattern, Rule, TargetRef};
-pub use self::rule_set::{Matches, RuleFormat, RuleSet, RuleVerdict, VerdictReason};
+pub use self::rule_document::{RuleDocument, RuleFormat};
+pub use self::rule_set::{Matches, RuleSet, RuleVerdict, VerdictReason};
 pub use self::strategy::{Candidate, Strategy, order};
 pub use self::target_spec::{
     BreakerConfig, DeliveryFormat, DeliveryOrder, RetryPolicy, RetryStatuses, TargetPolicy, TargetSpec,
 };
-
-/// The rules that ship with Relay: the four services of the first installation, each by what it can do. Where no
-/// service has the capability, a rule costs nothing.
-pub const DEFAULT_RULES: &str = include_str!("rules/default.toml");

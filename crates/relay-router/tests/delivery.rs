@@ -393,8 +393,10 @@ async fn what_waits_for_a_rule_that_is_no_more_is_still_delivered() {
     attach(&router, "a", &a, patient()).await;
     world.publish_notes(&router, 1, 10).await;
     until(|| router.target(&name("a")).unwrap().queued == 10).await;
-    let rules =
-        relay_router::RuleDocument { text: String::new(), format: relay_router::rules::RuleFormat::Toml };
+    let rules = relay_router::rules::RuleDocument {
+        text: String::new(),
+        format: relay_router::rules::RuleFormat::Toml,
+    };
     let version = router.rules().version;
     assert_eq!(router.put_rules(rules.clone(), Some(version)).await.unwrap().version, version + 1);
     assert!(router.put_rules(rules, Some(version)).await.is_err());

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use relay_core::ServiceName;
 use relay_router::rules::{
-    Capability, DeliveryFormat, DeliveryOrder, ProbeCheck, ProbeSpec, RuleFormat, RuleSet, Strategy,
-    TargetRef,
+    Capability, DeliveryFormat, DeliveryOrder, ProbeCheck, ProbeSpec, RuleDocument, RuleFormat, RuleSet,
+    Strategy, TargetRef,
 };
 
 #[track_caller]
@@ -101,7 +101,7 @@ fn the_same_in_json_means_the_same() {
 
 #[test]
 fn the_rules_that_ship_are_right() {
-    let rules = RuleSet::default_rules().unwrap();
+    let rules = RuleSet::parse(&RuleDocument::default().text, RuleFormat::Toml).unwrap();
     let names: Vec<&str> = rules.rules().iter().map(|rule| &*rule.name).collect();
     assert_eq!(names, ["quality", "tags", "metadata", "coordination"]);
     assert!(rules.rules().iter().all(|rule| rule.continues));

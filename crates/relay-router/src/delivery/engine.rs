@@ -22,8 +22,8 @@ use super::partition_queues::{PartitionKey, PartitionQueues, QueueEntry};
 use super::pool::{Permit, Pool, Selection, SelectionContext, TargetSet};
 use super::queued_event::{QueuedEvent, RouteId, RouteKey};
 use crate::decisions::{Decision, DecisionLog};
-use crate::health::HealthMonitor;
 use crate::metrics::RouterMetrics;
+use crate::monitor::HealthMonitor;
 use crate::rules::{DeliveryOrder, RuleSet, Strategy};
 use crate::store::{Store, StoreError, WriteBatch};
 

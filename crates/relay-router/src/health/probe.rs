@@ -8,12 +8,20 @@ use std::sync::Arc;
 
 use relay_core::HealthProbe;
 
-use crate::registry::ProbeSource;
 use crate::rules::{ProbeCheck, ProbeSpec};
 use crate::target::Outbound;
 
+/// The origin of a probe.
+#[derive(Clone)]
+pub(crate) enum ProbeSource {
+    /// As the specification says, at the address.
+    Spec(ProbeSpec, String),
+    /// By this code.
+    Custom(Arc<dyn HealthProbe>),
+}
+
 /// The probe that is meant, and how often it is used.
-pub(super) fn build(source: &ProbeSource, outbound: &Outbound) -> (Arc<dyn HealthProbe>, ProbeSpec) {
+pub(crate) fn build_probe(source: &ProbeSource, outbound: &Outbound) -> (Arc<dyn HealthProbe>, ProbeSpec) {
     match source {
         ProbeSource::Custom(probe) => (Arc::clone(probe), ProbeSpec::default()),
         ProbeSource::Spec(spec, url) => {

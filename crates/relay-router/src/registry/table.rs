@@ -14,7 +14,7 @@ use super::service::{
     Heartbeat, LeaseError, LeaseId, RegisterError, Registered, Registration, ReportedState, ServiceChange,
     ServiceInfo, ServiceQuery, ServiceRecord,
 };
-use crate::health::{Health, HealthConfig, Thresholds};
+use crate::health::{Health, HealthConfig, ProbeSource, Thresholds};
 use crate::rules::{Capability, ProbeCheck, ProbeSpec, TargetSpec};
 
 /// All services.
@@ -34,14 +34,6 @@ struct ServiceEntry {
     probe: Option<ProbeSource>,
     /// Tells this entry from an earlier one of its name.
     generation: u64,
-}
-
-#[derive(Clone)]
-pub(crate) enum ProbeSource {
-    /// As the specification says, at the address.
-    Spec(ProbeSpec, String),
-    /// By this code.
-    Custom(Arc<dyn HealthProbe>),
 }
 
 enum ServiceOrigin {

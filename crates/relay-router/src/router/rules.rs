@@ -6,11 +6,10 @@ use relay_core::{Event, ServiceName, Target};
 use serde::{Deserialize, Serialize};
 
 use super::{Origin, Router};
-use crate::config::RuleDocument;
 use crate::decisions::Outcome;
 use crate::delivery::QueuedEvent;
 use crate::delivery::engine::ActiveRules;
-use crate::rules::{RuleSet, RuleSetError, RuleVerdict, TargetSpec};
+use crate::rules::{RuleDocument, RuleSet, RuleSetError, RuleVerdict, TargetSpec};
 use crate::store::{StoreError, WriteBatch};
 use crate::target::{HttpTarget, HttpTargetConfig, OutboundError};
 

@@ -12,14 +12,21 @@ use relay_events::{CUSTOM_EPHEMERAL_PREFIX, CUSTOM_PREFIX, KINDS};
 
 pub(super) use self::fields::closest_match;
 use self::fields::{TableFields, TableReader};
+use super::Strategy;
 use super::condition;
 use super::index::{self, Index};
 use super::problems::RuleProblem;
 use super::rule::{Pattern, Rule, TargetRef};
+use super::rule_document::RuleFormat;
 use super::target_spec::TargetSpec;
 use super::tree::{self, Node};
-use super::{RuleFormat, RuleSet, Strategy};
 
+/// The most bytes of a rule document.
+pub(super) const MAX_BYTES: usize = 1024 * 1024;
+/// The most rules of a document.
+pub(super) const MAX_RULES: usize = 1_000;
+/// The most targets of a document.
+pub(super) const MAX_TARGETS: usize = 1_000;
 /// The most bytes of a rule's name.
 const MAX_NAME_BYTES: usize = 64;
 /// The most entries of each list of a rule.
@@ -37,8 +44,8 @@ pub(super) struct ParsedRules {
 
 /// Reads `text`, or says what is wrong with it.
 pub(super) fn parse(text: &str, format: RuleFormat) -> Result<ParsedRules, Vec<RuleProblem>> {
-    if text.len() > RuleSet::MAX_BYTES {
-        let (bytes, max) = (text.len(), RuleSet::MAX_BYTES);
+    if text.len() > MAX_BYTES {
+        let (bytes, max) = (text.len(), MAX_BYTES);
         return Err(vec![RuleProblem::at(
             1,
             format!("the rule document has {bytes} bytes, at most {max} are allowed"),
@@ -56,7 +63,7 @@ pub(super) fn parse(text: &str, format: RuleFormat) -> Result<ParsedRules, Vec<R
 
 fn read_targets(reader: &mut TableReader, fields: &TableFields<'_, '_>, parsed: &mut ParsedRules) {
     let mut lines = HashMap::new();
-    for node in reader.list(fields.get("targets"), "[[targets]]", RuleSet::MAX_TARGETS) {
+    for node in reader.list(fields.get("targets"), "[[targets]]", MAX_TARGETS) {
         let Some(spec) = targets::read(reader, node) else { continue };
         if let Some(first) = lines.insert(spec.name.clone(), node.line) {
             reader.subject = Some(format!("target {}", spec.name));
@@ -76,8 +83,7 @@ fn read_rules(reader: &mut TableReader, fields: &TableFields<'_, '_>, parsed: &m
     let mut conditions: Vec<UncompiledCondition<'_>> = Vec::new();
     let known: std::collections::HashSet<_> =
         parsed.targets.iter().map(|target| target.name.clone()).collect();
-    for (place, node) in reader.list(fields.get("rules"), "[[rules]]", RuleSet::MAX_RULES).iter().enumerate()
-    {
+    for (place, node) in reader.list(fields.get("rules"), "[[rules]]", MAX_RULES).iter().enumerate() {
         reader.subject = Some(format!("rule {}", place + 1));
         let Some((rule, when)) = read_rule(reader, node) else { continue };
         if let Some(first) = lines.insert(Arc::clone(&rule.name), node.line) {

@@ -8,21 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::condition::EventView;
 use super::index::Index;
+use super::parse;
 use super::problems::{RuleProblem, RuleSetError};
 use super::rule::Rule;
+use super::rule_document::RuleFormat;
 use super::target_spec::TargetSpec;
-use super::{DEFAULT_RULES, parse};
-
-/// The language that a rule document is written in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum RuleFormat {
-    /// TOML 1.1.
-    Toml,
-    /// JSON of the same shape.
-    Json,
-}
 
 /// Rules and targets, checked as a whole. It never changes; new rules are a new set.
 #[derive(Debug, Default)]
@@ -37,11 +27,11 @@ pub struct RuleSet {
 
 impl RuleSet {
     /// The most bytes of a rule document.
-    pub const MAX_BYTES: usize = 1024 * 1024;
+    pub const MAX_BYTES: usize = parse::MAX_BYTES;
     /// The most rules.
-    pub const MAX_RULES: usize = 1_000;
+    pub const MAX_RULES: usize = parse::MAX_RULES;
     /// The most targets that the document itself describes.
-    pub const MAX_TARGETS: usize = 1_000;
+    pub const MAX_TARGETS: usize = parse::MAX_TARGETS;
 
     /// Reads a rule document and checks all of it. Takes milliseconds; conditions are compiled on a thread of their own.
     ///
@@ -58,14 +48,6 @@ impl RuleSet {
             targets: parsed.targets,
             warnings: parsed.warnings,
         })
-    }
-
-    /// [`DEFAULT_RULES`].
-    ///
-    /// # Errors
-    /// None that a test would not have seen.
-    pub fn default_rules() -> Result<Self, RuleSetError> {
-        Self::parse(DEFAULT_RULES, RuleFormat::Toml)
     }
 
     /// All rules, in the order in which they are looked at: by priority, then as in the document.

@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::RuleFormat;
 use super::problems::RuleProblem;
+use super::rule_document::RuleFormat;
 
 /// How deep arrays and objects may lie in one another. A rule document needs four levels.
 const MAX_DEPTH: usize = 8;

@@ -13,8 +13,8 @@ use relay_core::{
     Actor, Clock, Delivery, DeliveryError, DocumentId, Draft, Event, EventLog, EventSink, FailureKind,
     Monotonic, Offset, Payload, PublishAck, PublishError, ServiceName, Target, Timestamp,
 };
-use relay_router::rules::{RuleFormat, TargetPolicy};
-use relay_router::{InProcessTarget, Router, RouterConfig, RouterParts, RuleDocument};
+use relay_router::rules::{RuleDocument, RuleFormat, TargetPolicy};
+use relay_router::{InProcessTarget, Router, RouterConfig, RouterParts};
 use tempfile::TempDir;
 use tokio::sync::watch;
 

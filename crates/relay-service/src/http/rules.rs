@@ -8,8 +8,8 @@ use http::header::{CONTENT_TYPE, ETAG, IF_MATCH};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use relay_core::{Actor, DocumentId, Draft, Epoch, Metadata, Seq, Timestamp};
 use relay_events::PayloadError;
-use relay_router::rules::{RuleFormat, RuleSetError};
-use relay_router::{DryRun, RuleDocument, RulesError, RulesInForce};
+use relay_router::rules::{RuleDocument, RuleFormat, RuleSetError};
+use relay_router::{DryRun, RulesError, RulesInForce};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 

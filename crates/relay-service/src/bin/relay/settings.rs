@@ -17,8 +17,8 @@ use relay_bus::BusConfig;
 use relay_core::Retention;
 use relay_log::{LogConfig, LogDurability};
 use relay_presence::{LockConfig, PresenceConfig};
-use relay_router::rules::RuleFormat;
-use relay_router::{RouterConfig, RuleDocument};
+use relay_router::RouterConfig;
+use relay_router::rules::{RuleDocument, RuleFormat};
 use relay_service::{HttpConfig, ServiceConfig, Storage, TlsConfig};
 use relay_ws::WsConfig;
 

@@ -18,8 +18,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::config::{HealthConfig, HealthConfigError};
-use super::probe;
+use crate::health::{HealthConfig, HealthConfigError, build_probe};
 use crate::registry::{
     Heartbeat, LeaseError, LeaseId, ProbeTarget, RegisterError, Registered, Registration, Registry,
     ServiceChange, ServiceInfo, ServiceQuery, ServiceRecord,
@@ -247,7 +246,7 @@ impl HealthMonitor {
     }
 
     async fn run_probe(&self, target: ProbeTarget) {
-        let (probe, spec) = probe::build(&target.source, &self.0.outbound);
+        let (probe, spec) = build_probe(&target.source, &self.0.outbound);
         // Services that come together are not asked together.
         tokio::time::sleep(spec.interval.min(FIRST_PROBE_WITHIN).mul_f64(rand::random())).await;
         loop {
