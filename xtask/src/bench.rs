@@ -3,9 +3,8 @@
 use std::process::ExitCode;
 
 use cargo_metadata::TargetKind;
-
-use crate::process::{self, cargo};
-use crate::workspace;
+use xtask::process::{self, cargo};
+use xtask::workspace;
 
 /// Runs every benchmark of the workspace. They are named one by one, since `cargo bench` alone would also run the
 /// libraries' unit tests, which do not take criterion's options.

@@ -2,12 +2,15 @@
 
 use std::process::ExitCode;
 
-use crate::peers::DENY;
-use crate::process::{cargo, run as run_command};
-use crate::steps::{Outcome, Steps};
-use crate::{conformance, e2e, layers, load, replay, rust_tests, tidy};
+use xtask::e2e;
+use xtask::peers::DENY;
+use xtask::process::{cargo, run as run_command};
+use xtask::steps::{Outcome, Steps};
+use xtask::workspace;
 
-/// Everything that continuous integration runs, the quick checks first.
+use crate::{harness, layers, rust_tests, tidy};
+
+/// Runs everything that continuous integration runs, the quick checks first.
 pub(crate) fn run() -> ExitCode {
     let mut steps = Steps::default();
     steps.run("format", |_| done(run_command(cargo().args(["fmt", "--all", "--check"]), "cargo fmt --all")));
@@ -19,24 +22,20 @@ pub(crate) fn run() -> ExitCode {
         done(run_command(&mut command, "correct what clippy names above"))
     });
     tests(&mut steps);
-    steps.run("conformance", conformance::quick);
-    steps.run("replay of a short trace", |_| done(replay::run_short()));
-    steps.run("a little load", |_| done(load::run_short()));
+    steps.run("conformance", harness::quick_conformance);
+    steps.run("replay of a short trace", |_| done(harness::short_replay()));
+    steps.run("a little load", |_| done(harness::smoke_load()));
     steps.run("documentation", |_| {
         let mut command = cargo();
         command.args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "--deny warnings");
         done(run_command(&mut command, "correct what rustdoc names above"))
     });
-    steps.run("packages", |_| {
-        let mut command = cargo();
-        command.args(["package", "--workspace", "--exclude", "xtask", "--allow-dirty", "--no-verify"]);
-        done(run_command(&mut command, "give the crate what cargo misses in its Cargo.toml"))
-    });
+    steps.run("packages", |_| done(package()));
     steps.run("licences and advisories", |_| deny());
     steps.finish()
 }
 
-/// All tests.
+/// Runs all tests.
 pub(crate) fn test() -> ExitCode {
     let mut steps = Steps::default();
     tests(&mut steps);
@@ -47,6 +46,18 @@ fn tests(steps: &mut Steps) {
     steps.run("unit and integration tests", rust_tests::run);
     steps.run("documentation tests", rust_tests::run_doctests);
     steps.run("end-to-end tests", e2e::run);
+}
+
+/// Packages every crate that is published.
+fn package() -> anyhow::Result<()> {
+    let mut command = cargo();
+    command.args(["package", "--allow-dirty", "--no-verify"]);
+    for package in workspace::metadata()?.packages {
+        if package.publish.is_none() {
+            command.args(["--package", &package.name]);
+        }
+    }
+    run_command(&mut command, "give the crate what cargo misses in its Cargo.toml")
 }
 
 fn deny() -> anyhow::Result<Outcome> {

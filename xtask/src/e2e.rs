@@ -6,25 +6,24 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
-use crate::peers::{CHROMIUM, NODE, NPM, Peer, in_ci};
+use crate::peers::{CHROMIUM, NODE, NPM, in_ci, missing};
 use crate::process::{CountsOn, cargo, run as run_command, run_counted};
 use crate::steps::Outcome;
 use crate::test_counts::TestCounts;
 use crate::workspace;
 
 /// Builds the server, installs the npm packages where they are missing, and runs the tests with node's test runner.
-/// Without node or npm the tests are named and counted as skipped; with `CI=true` that is a failure, and so is a
-/// missing Chromium.
-pub(crate) fn run(counts: &mut TestCounts) -> anyhow::Result<Outcome> {
+///
+/// Without node or npm the tests are named and counted as skipped.
+///
+/// # Errors
+/// When a test fails. With `CI=true` also when node, npm or Chromium is missing.
+pub fn run(counts: &mut TestCounts) -> anyhow::Result<Outcome> {
     let folder = workspace::root().join("e2e");
     let mut tests = test_files(&folder)?;
     // The page's own tests, which need node alone.
     tests.extend(test_files(&workspace::root().join("crates/relay-service/tests"))?);
-    let missing = [NODE, NPM, CHROMIUM]
-        .iter()
-        .filter(|peer| peer.find().is_none())
-        .map(Peer::missing)
-        .collect::<Vec<_>>();
+    let missing = missing(&[NODE, NPM, CHROMIUM]);
     if in_ci() && !missing.is_empty() {
         bail!("{}", missing.join("\n"));
     }
@@ -58,14 +57,20 @@ pub(crate) fn run(counts: &mut TestCounts) -> anyhow::Result<Outcome> {
 }
 
 /// Builds the development server with the features that the other tests build it with, so that it is built once.
-pub(crate) fn build_server() -> anyhow::Result<()> {
+///
+/// # Errors
+/// When it does not compile.
+pub fn build_server() -> anyhow::Result<()> {
     let mut command = cargo();
     command.args(["test", "--workspace", "--no-run", "--quiet"]);
     run_command(&mut command, "correct what the compiler names above")
 }
 
-/// Installs exactly what the lock file names, unless that is what is there.
-pub(crate) fn install_packages() -> anyhow::Result<()> {
+/// Installs the npm packages of the lock file, unless they are installed already.
+///
+/// # Errors
+/// When npm fails.
+pub fn install_packages() -> anyhow::Result<()> {
     let folder = workspace::root().join("e2e");
     let modified = |file: PathBuf| fs::metadata(file).and_then(|metadata| metadata.modified()).ok();
     let locked = modified(folder.join("package-lock.json"));

@@ -7,8 +7,7 @@
 use std::process::ExitCode;
 
 use anyhow::bail;
-
-use crate::workspace;
+use xtask::workspace;
 
 /// From the lowest layer to the highest. A crate that is not here has no place yet.
 const LAYERS: &[&[&str]] = &[
@@ -17,6 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["relay-bus", "relay-presence", "relay-router", "relay-ws", "relay-collab", "relay-log", "relay-nats"],
     &["relay-service"],
     &["xtask"],
+    &["relay-harness"],
 ];
 
 /// The lowest layer that puts things together: those below it are libraries, and return typed errors.

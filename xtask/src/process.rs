@@ -1,4 +1,4 @@
-//! Running other programs: what is run is printed, and a failure names it.
+//! Running other programs. Each command is printed, and a failure names it.
 
 use std::env;
 use std::ffi::OsString;
@@ -10,15 +10,18 @@ use anyhow::{Context, bail};
 
 use crate::test_counts::TestCounts;
 
-/// The cargo that runs this task, in the workspace's folder.
-pub(crate) fn cargo() -> Command {
+/// Returns a command for the cargo that runs this task, in the workspace's folder.
+pub fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
     command.current_dir(crate::workspace::root());
     command
 }
 
 /// Runs a command to its end; `fix` is the line that helps when it fails.
-pub(crate) fn run(command: &mut Command, fix: &str) -> anyhow::Result<()> {
+///
+/// # Errors
+/// When the command does not start or ends without success.
+pub fn run(command: &mut Command, fix: &str) -> anyhow::Result<()> {
     let line = announce(command);
     let status = command.stdin(Stdio::null()).status().with_context(|| format!("`{line}` does not start"))?;
     if !status.success() {
@@ -27,15 +30,20 @@ pub(crate) fn run(command: &mut Command, fix: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where a test runner prints its counts.
+/// The stream on which a test runner prints its counts.
 #[derive(Clone, Copy)]
-pub(crate) enum CountsOn {
+pub enum CountsOn {
+    /// Standard output.
     Stdout,
+    /// Standard error.
     Stderr,
 }
 
-/// Runs a test runner, passing on what it prints and counting its tests.
-pub(crate) fn run_counted(
+/// Runs a test runner, passing on its output and adding its counts to `counts`.
+///
+/// # Errors
+/// When the runner does not start or ends without success.
+pub fn run_counted(
     command: &mut Command,
     counts_on: CountsOn,
     counts: &mut TestCounts,
@@ -73,7 +81,7 @@ fn count(output: impl Read, counts: &mut TestCounts) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints the command as one could type it.
+/// Prints the command in the form in which it can be typed.
 fn announce(command: &Command) -> String {
     let mut words = Vec::new();
     for (name, value) in command.get_envs() {

@@ -1,14 +1,15 @@
-//! A run of named steps: headings with durations while it goes, a summary at the end.
+//! A run of named steps, with a heading and a duration for each and a summary at the end.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use crate::test_counts::TestCounts;
 
-/// What became of a step that did not fail.
-pub(crate) enum Outcome {
+/// The result of a step that did not fail.
+pub enum Outcome {
+    /// The step was run.
     Done,
-    /// Not run, with the reason and the line that would make it run.
+    /// The step was not run: the reason, and the line that would make it run.
     Skipped(String),
 }
 
@@ -18,21 +19,17 @@ enum StepResult {
     Failed(String),
 }
 
-/// The steps of one task, run one after another; a failed one does not keep the others from running.
+/// The steps of one task, run one after another. A failed step does not keep the others from running.
 #[derive(Default)]
-pub(crate) struct Steps {
+pub struct Steps {
     finished: Vec<(&'static str, StepResult, Duration)>,
     counts: TestCounts,
 }
 
 impl Steps {
-    /// Runs a step. It adds the tests that it ran to the counts that it is given; a step that fails without a
-    /// failed test counts as one.
-    pub(crate) fn run(
-        &mut self,
-        name: &'static str,
-        step: impl FnOnce(&mut TestCounts) -> anyhow::Result<Outcome>,
-    ) {
+    /// Runs a step, which adds the tests that it ran to the counts that it is given. A step that fails without a failed
+    /// test counts as one.
+    pub fn run(&mut self, name: &'static str, step: impl FnOnce(&mut TestCounts) -> anyhow::Result<Outcome>) {
         println!("\n== {name}");
         let started = Instant::now();
         let mut counts = TestCounts::default();
@@ -50,8 +47,8 @@ impl Steps {
         self.finished.push((name, result, took));
     }
 
-    /// Prints the summary, whose last line is the counts of tests, and says how the process is to end.
-    pub(crate) fn finish(self) -> ExitCode {
+    /// Prints the summary, whose last line is the counts of tests, and returns the exit code of the process.
+    pub fn finish(self) -> ExitCode {
         let mut failed = self.counts.failed > 0;
         println!("\n== summary");
         for (name, result, took) in &self.finished {

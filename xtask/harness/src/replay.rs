@@ -1,24 +1,26 @@
 //! `cargo xtask replay`: a recorded editing history through a real server, checked at every subscriber.
 
-use std::process::{self, Command, ExitCode};
+use std::path::PathBuf;
+use std::process::{self, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use clap::Args;
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
+use xtask::process::{cargo, run as run_command};
+use xtask::{e2e, workspace};
 
 use self::author::{Author, Pace, Typed};
 use self::progress::Progress;
 use self::server::Server;
 use self::subscriber::{Followed, Subscriber};
 use self::trace::Trace;
-use crate::cli::ReplayOptions;
-use crate::process::{cargo, run as run_command};
-use crate::{e2e, workspace};
+use crate::{positive, run_release_build};
 
 mod author;
 mod follower;
@@ -30,22 +32,47 @@ mod subscriber;
 mod text;
 mod trace;
 
-/// The trace that comes with the repository: a page of typing with corrections.
-const SHORT_TRACE: &str = "xtask/traces/typed-page.json.gz";
-
-/// How long nothing may arrive before the replay is given up.
+/// The time without a delivery after which the replay is given up.
 const STALL: Duration = Duration::from_secs(60);
 
-/// Runs the task. Unless told otherwise, server and client are built for release, and the release build of this
-/// program does the work: a slow client would measure itself.
-pub(crate) fn run(options: &ReplayOptions) -> anyhow::Result<ExitCode> {
+/// The options of `replay`.
+#[derive(Args, Clone)]
+pub struct Options {
+    /// The editing history, JSON or gzipped JSON.
+    trace: PathBuf,
+    /// Connections that follow each document, beside its author's.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    subscribers: u32,
+    /// Documents into which the history is played at the same time, each by its own author.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    documents: u32,
+    /// Edits per second and document; as fast as the server takes them when absent.
+    #[arg(long, value_parser = positive)]
+    rate: Option<f64>,
+    /// Plays only the first so many edits.
+    #[arg(long, value_name = "COUNT")]
+    edits: Option<usize>,
+    /// Edits of one author that may be unacknowledged at a time.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    window: u32,
+    /// A running server, for instance `ws://127.0.0.1:7400`; one is started when absent.
+    #[arg(long)]
+    url: Option<String>,
+    /// Uses the development build: quick to build, slow to run.
+    #[arg(long)]
+    dev: bool,
+}
+
+/// Runs the task. Server and client are built for release, except with `--dev`.
+///
+/// # Errors
+/// When a build fails, the trace cannot be read, or a delivery is wrong or missing.
+pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     if !options.dev && cfg!(debug_assertions) {
         let mut build = cargo();
-        build.args(["build", "--release", "--package", "relay-service", "--package", "xtask"]);
+        build.args(["build", "--release", "--package", "relay-service", "--package", env!("CARGO_PKG_NAME")]);
         run_command(&mut build, "correct what the compiler names above, or use --dev")?;
-        let mut replay = Command::new(workspace::built("release", "xtask")?);
-        let status = replay.args(std::env::args_os().skip(1)).status()?;
-        return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        return run_release_build();
     }
     let profile = if options.dev { "debug" } else { "release" };
     if options.dev && options.url.is_none() {
@@ -55,22 +82,7 @@ pub(crate) fn run(options: &ReplayOptions) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Plays the short trace through the development build, which must be there.
-pub(crate) fn run_short() -> anyhow::Result<()> {
-    let options = ReplayOptions {
-        trace: workspace::root().join(SHORT_TRACE),
-        subscribers: 5,
-        documents: 2,
-        rate: None,
-        edits: None,
-        window: 64,
-        url: None,
-        dev: true,
-    };
-    play(&options, "debug")
-}
-
-fn play(options: &ReplayOptions, profile: &str) -> anyhow::Result<()> {
+fn play(options: &Options, profile: &str) -> anyhow::Result<()> {
     let trace = Arc::new(Trace::read(&options.trace, options.edits)?);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     if let Some(url) = &options.url {
@@ -87,7 +99,7 @@ enum Found {
     Followed { document: usize, followed: Followed },
 }
 
-async fn play_at(url: &str, options: &ReplayOptions, trace: Arc<Trace>) -> anyhow::Result<()> {
+async fn play_at(url: &str, options: &Options, trace: Arc<Trace>) -> anyhow::Result<()> {
     let (edits, documents, subscribers) = (trace.edits.len(), options.documents, options.subscribers);
     println!(
         "{}: {edits} edits into {documents} document(s) at {url}, {subscribers} subscriber(s) each",

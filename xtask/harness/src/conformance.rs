@@ -8,15 +8,15 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, bail};
+use clap::Args;
+use xtask::peers::{NODE, NPM, PYTHON, in_ci, missing};
+use xtask::process::{cargo, run as run_command};
+use xtask::steps::{Outcome, Steps};
+use xtask::test_counts::TestCounts;
+use xtask::{e2e, workspace};
 
 use self::report::Results;
-use crate::cli::ConformanceOptions;
-use crate::peers::{NODE, NPM, PYTHON, Peer, in_ci};
-use crate::process::{cargo, run as run_command};
 use crate::replay::server::Server;
-use crate::steps::{Outcome, Steps};
-use crate::test_counts::TestCounts;
-use crate::{e2e, workspace};
 
 mod report;
 
@@ -42,12 +42,20 @@ const MESSAGES: &str = "100";
 /// Of them, when quick.
 const QUICK_MESSAGES: &str = "20";
 
+/// The options of `conformance`.
+#[derive(Args)]
+pub struct Options {
+    /// Uses the development build, and leaves out or shortens the cases that send much. Writes nothing.
+    #[arg(long)]
+    quick: bool,
+}
+
 /// Runs the task.
-pub(crate) fn run(options: &ConformanceOptions) -> ExitCode {
+pub fn run(options: &Options) -> ExitCode {
     let mut steps = Steps::default();
     if options.quick {
         steps.run("development build", |_| e2e::build_server().map(|()| Outcome::Done));
-        steps.run("conformance", quick);
+        steps.run("conformance", |counts| judge("debug", false, counts));
     } else {
         steps.run("release build", |_| {
             let mut build = cargo();
@@ -59,14 +67,8 @@ pub(crate) fn run(options: &ConformanceOptions) -> ExitCode {
     steps.finish()
 }
 
-/// Runs the quick part against the development build, which must be there.
-pub(crate) fn quick(counts: &mut TestCounts) -> anyhow::Result<Outcome> {
-    judge("debug", false, counts)
-}
-
 fn judge(profile: &str, whole: bool, counts: &mut TestCounts) -> anyhow::Result<Outcome> {
-    let missing: Vec<String> =
-        [PYTHON, NODE, NPM].iter().filter(|peer| peer.find().is_none()).map(Peer::missing).collect();
+    let missing = missing(&[PYTHON, NODE, NPM]);
     if in_ci() && !missing.is_empty() {
         bail!("{}", missing.join("\n"));
     }
@@ -156,5 +158,5 @@ fn folder() -> anyhow::Result<PathBuf> {
 
 /// A file beside this one.
 fn here(name: &str) -> PathBuf {
-    workspace::root().join("xtask/src/conformance").join(name)
+    workspace::root().join("xtask/harness/src/conformance").join(name)
 }

@@ -67,7 +67,7 @@ impl Results {
             "# WebSocket conformance\n\n\
              Every case of the [Autobahn testsuite](https://github.com/crossbario/autobahn-testsuite) (PyPI package \
              `autobahntestsuite` 25.10.1) against the real server over real sockets, compression on. The cases are the \
-             package's own; they are driven by `xtask/src/conformance/suite.py` on Python 3, with 100 messages where a \
+             package's own; they are driven by `xtask/harness/src/conformance/suite.py` on Python 3, with 100 messages where a \
              case of 9.7, 9.8, 12 or 13 has 1,000, and with five times the package's patience for answers that are late. \
              The npm package `ws` and the \
              Python package `websockets` pass beside them: text, binary, fragments, ping and close, with and without \

@@ -12,7 +12,7 @@ const PING: u8 = 9;
 /// A system that is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum System {
+pub enum System {
     /// A loop that does nothing but write the same bytes to as many sockets.
     Baseline,
     /// This workspace's server.

@@ -28,7 +28,7 @@ const RELAY_SETTINGS: [&str; 4] =
 /// A workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Workload {
+pub enum Workload {
     /// One document of 1,000 members, paced and then flat out.
     #[value(name = "broadcast-1000")]
     #[serde(rename = "broadcast-1000")]
