@@ -5,8 +5,4 @@ pub(crate) mod dead_letters;
 pub(crate) mod engine;
 pub(crate) mod partition_queues;
 pub(crate) mod pool;
-pub(crate) mod queued_event;
 pub(crate) mod replay;
-
-pub use self::queued_event::{Attempt, DeadLetter, DeadLetterId, DeadReason, InvalidDeadLetterId};
-pub(crate) use self::queued_event::{QueuedEvent, RouteId, RouteKey};

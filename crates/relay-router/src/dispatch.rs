@@ -14,9 +14,10 @@ use relay_events::ServiceState;
 use tokio::sync::watch;
 
 use crate::decisions::{Decision, Outcome};
-use crate::delivery::engine::{ActiveRules, Engine, RouteRecord, State};
-use crate::delivery::{QueuedEvent, RouteId, RouteKey};
+use crate::delivery::engine::{ActiveRules, Engine, State};
+
 use crate::loop_detection;
+use crate::records::{QueuedEvent, RouteId, RouteKey, RouteRecord, TargetSet};
 use crate::rules::Strategy;
 use crate::store::{StoreError, WriteBatch};
 
@@ -336,7 +337,7 @@ impl State {
             return *id;
         }
         let id = self.new_route(key);
-        let targets = self.routes.get(&id).map(|route| route.targets.clone()).unwrap_or_default();
+        let targets = self.routes.get(&id).map_or_else(TargetSet::none, |route| route.targets.clone());
         batch.route(id, &RouteRecord { key: key.clone(), targets });
         id
     }

@@ -39,6 +39,7 @@ pub mod health;
 mod loop_detection;
 mod metrics;
 mod monitor;
+mod records;
 pub mod registry;
 mod router;
 pub mod rules;
@@ -46,10 +47,12 @@ mod store;
 pub mod target;
 
 pub use self::config::RouterConfig;
-pub use self::delivery::replay::{Replay, ReplayRequest, ReplayStart, ReplayState};
-pub use self::delivery::{Attempt, DeadLetter, DeadLetterId, DeadReason, InvalidDeadLetterId};
 pub use self::loop_detection::CAUSES_KEY;
 pub use self::metrics::{RouterStats, TargetStats};
+pub use self::records::{
+    Attempt, DeadLetter, DeadLetterId, DeadReason, InvalidDeadLetterId, Replay, ReplayRequest, ReplayStart,
+    ReplayState,
+};
 pub use self::router::{
     DryDecision, DryRoute, DryRun, InProcessTarget, Router, RouterError, RouterParts, RulesError,
     RulesInForce, RulesSource, SERVICES_DOCUMENT, TargetError, TargetInfo,

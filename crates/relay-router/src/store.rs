@@ -27,8 +27,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::delivery::engine::RouteRecord;
-use crate::delivery::{DeadLetter, DeadLetterId, QueuedEvent, RouteId};
+use crate::records::{DeadLetter, DeadLetterId, QueuedEvent, RouteId, RouteRecord};
 
 /// How many commits may wait for the writer; more wait in their turn.
 const QUEUE: usize = 1024;

@@ -12,10 +12,10 @@ use relay_core::{
 use super::engine::Engine;
 use super::partition_queues::{Dequeued, QueueEntry};
 use super::pool::TargetOutcome;
-use super::queued_event::{Attempt, DeadLetter, DeadLetterId, DeadReason, QueuedEvent, RouteId, RouteKey};
 use crate::decisions::Outcome;
 use crate::health::Ticket;
 use crate::loop_detection;
+use crate::records::{Attempt, DeadLetter, DeadLetterId, DeadReason, QueuedEvent, RouteId, RouteKey};
 use crate::rules::{RetryPolicy, TargetPolicy};
 use crate::store::{StoreError, WriteBatch};
 

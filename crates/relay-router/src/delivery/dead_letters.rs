@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use parking_lot::Mutex;
 use relay_core::ServiceName;
 
-use super::queued_event::{DeadLetter, DeadLetterId};
+use crate::records::{DeadLetter, DeadLetterId};
 use crate::store::{Store, StoreError, WriteBatch};
 
 /// How many dead letters one page has at most.

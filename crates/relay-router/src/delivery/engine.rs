@@ -19,11 +19,11 @@ use tokio_util::task::TaskTracker;
 use super::attempt::{AttemptResult, Disposition, InFlight};
 use super::dead_letters::DeadLetters;
 use super::partition_queues::{PartitionKey, PartitionQueues, QueueEntry};
-use super::pool::{Permit, Pool, Selection, SelectionContext, TargetSet};
-use super::queued_event::{QueuedEvent, RouteId, RouteKey};
+use super::pool::{Permit, Pool, Selection, SelectionContext};
 use crate::decisions::{Decision, DecisionLog};
 use crate::metrics::RouterMetrics;
 use crate::monitor::HealthMonitor;
+use crate::records::{QueuedEvent, RouteId, RouteKey, RouteRecord, TargetSet};
 use crate::rules::{DeliveryOrder, RuleSet, Strategy};
 use crate::store::{Store, StoreError, WriteBatch};
 
@@ -89,14 +89,6 @@ struct Inner {
     tasks: TaskTracker,
     stopping: CancellationToken,
     aborting: CancellationToken,
-}
-
-/// A route as it is kept: after a restart its rule may be no more.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
-pub(crate) struct RouteRecord {
-    pub(crate) key: RouteKey,
-    #[serde(rename = "plan")]
-    pub(crate) targets: TargetSet,
 }
 
 impl Engine {
@@ -359,7 +351,7 @@ impl Route {
 impl State {
     pub(crate) fn new_route(&mut self, key: &RouteKey) -> RouteId {
         let id = RouteId(self.routes.keys().next_back().map_or(1, |last| last.0.saturating_add(1)));
-        let targets = self.target_set(key).unwrap_or_default();
+        let targets = self.target_set(key).unwrap_or_else(TargetSet::none);
         self.routes.insert(id, Route::new(key.clone(), targets));
         self.ids.insert(key.clone(), id);
         id
@@ -396,11 +388,7 @@ impl State {
     pub(crate) fn target_set(&self, key: &RouteKey) -> Option<TargetSet> {
         let rule = key.rule().map(|name| self.rules.set.rule(name));
         match (key, rule) {
-            (RouteKey::Direct(target), _) => Some(TargetSet {
-                strategy: Strategy::FirstHealthy,
-                targets: vec![target.clone()],
-                fallback: Vec::new(),
-            }),
+            (RouteKey::Direct(target), _) => Some(TargetSet::only(target.clone())),
             (_, None | Some(None)) => None,
             (RouteKey::Each(_, target), Some(Some(rule))) => Some(TargetSet {
                 strategy: Strategy::FirstHealthy,

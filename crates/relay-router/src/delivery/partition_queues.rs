@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use relay_core::{DocumentId, Event, Monotonic, Offset, Timestamp};
 
-use super::queued_event::QueuedEvent;
+use crate::records::QueuedEvent;
 
 /// An event in a partition.
 #[derive(Debug, Clone)]

@@ -14,6 +14,7 @@ use relay_core::{Clock, DocumentId, Monotonic, ServiceName, Target};
 use relay_events::ServiceState;
 
 use crate::health::{BreakerState, CircuitBreaker, Ticket};
+use crate::records::TargetSet;
 use crate::rules::{Candidate, Capability, Strategy, TargetPolicy, TargetRef, order};
 
 /// The relay's clock for rates.
@@ -78,21 +79,6 @@ struct TargetState {
     retry_after_until: Monotonic,
     /// It answered that it wants nothing any more.
     is_gone: bool,
-}
-
-/// Which targets a route's events may go to, at present.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct TargetSet {
-    pub(crate) strategy: Strategy,
-    pub(crate) targets: Vec<ServiceName>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) fallback: Vec<ServiceName>,
-}
-
-impl TargetSet {
-    pub(crate) fn names(&self) -> impl Iterator<Item = &ServiceName> {
-        self.targets.iter().chain(&self.fallback)
-    }
 }
 
 /// What is to go, as far as choosing a target is concerned.

@@ -1,15 +1,13 @@
 //! Replays: a target gets history again, marked as such, at a limited rate, beside what happens now.
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use relay_core::{DocumentId, EventLog, LogError, Offset, ReadLimit, ServiceName, Timestamp};
-use serde::{Deserialize, Serialize};
+use relay_core::{EventLog, LogError, Offset, ReadLimit, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use super::engine::Engine;
 use super::pool::EventRate;
-use super::queued_event::{QueuedEvent, RouteKey};
+use crate::records::{QueuedEvent, Replay, ReplayState, RouteKey};
 use crate::store::{StoreError, WriteBatch};
 
 /// How many events of replays wait for one target at once.
@@ -17,82 +15,6 @@ const WINDOW: usize = 256;
 
 /// How many events of history are read at a time.
 const PAGE: usize = 64;
-
-/// Which history is sent again.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[non_exhaustive]
-pub struct ReplayRequest {
-    /// Where it begins.
-    pub from: ReplayStart,
-    /// Of this document alone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub document: Option<DocumentId>,
-    /// Events per second at most.
-    #[serde(default = "ReplayRequest::default_rate")]
-    pub rate: NonZeroU32,
-}
-
-impl ReplayRequest {
-    /// All of history from `from` on, at 100 events per second.
-    pub fn new(from: ReplayStart) -> Self {
-        Self { from, document: None, rate: Self::default_rate() }
-    }
-
-    fn default_rate() -> NonZeroU32 {
-        NonZeroU32::MIN.saturating_add(99)
-    }
-}
-
-/// Where a replay begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ReplayStart {
-    /// With the event at this offset.
-    Offset(Offset),
-    /// With the first event of this time or later.
-    Time(Timestamp),
-}
-
-/// A replay and how far it has come.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Replay {
-    /// Names it.
-    pub id: u64,
-    /// Who gets it.
-    pub target: ServiceName,
-    /// Of which document alone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub document: Option<DocumentId>,
-    /// Events per second at most.
-    pub rate: NonZeroU32,
-    /// The offset after which it began.
-    pub after: Offset,
-    /// The last offset that it looks at: what had happened when it was asked for.
-    pub through: Offset,
-    /// Up to where history was queued.
-    pub position: Offset,
-    /// How many events were queued.
-    pub queued: u64,
-    /// When it was asked for.
-    pub started_at: Timestamp,
-    /// What has become of it.
-    pub state: ReplayState,
-}
-
-/// What has become of a replay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum ReplayState {
-    /// Events are being sent.
-    Running,
-    /// All of them are queued.
-    Finished,
-    /// Somebody has ended it.
-    Cancelled,
-}
 
 /// Sends what is left of `replay` to its target's lanes. Ends when all is queued, or when `cancelled`.
 ///

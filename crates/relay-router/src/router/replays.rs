@@ -3,7 +3,8 @@
 use relay_core::{Offset, ServiceName};
 
 use super::{Router, RunningReplay};
-use crate::delivery::replay::{self, Replay, ReplayRequest, ReplayStart, ReplayState};
+use crate::delivery::replay;
+use crate::records::{Replay, ReplayRequest, ReplayStart, ReplayState};
 use crate::router::targets::TargetError;
 use crate::store::WriteBatch;
 

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Origin, Router};
 use crate::decisions::Outcome;
-use crate::delivery::QueuedEvent;
 use crate::delivery::engine::ActiveRules;
+use crate::records::QueuedEvent;
 use crate::rules::{RuleDocument, RuleSet, RuleSetError, RuleVerdict, TargetSpec};
 use crate::store::{StoreError, WriteBatch};
 use crate::target::{HttpTarget, HttpTargetConfig, OutboundError};

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::Router;
 use crate::delivery::dead_letters::MAX_PAGE;
-use crate::delivery::{DeadLetter, DeadLetterId, QueuedEvent, RouteKey};
 use crate::health::BreakerState;
+use crate::records::{DeadLetter, DeadLetterId, QueuedEvent, RouteKey};
 use crate::rules::Capability;
 use crate::store::{StoreError, WriteBatch};
 

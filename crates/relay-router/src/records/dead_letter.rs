@@ -1,0 +1,96 @@
+//! Dead letters: events that a target did not take.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use relay_core::{DocumentId, EventId, FailureKind, Offset, ServiceName, Timestamp};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::{Attempt, RouteId};
+
+/// The id of a dead letter among those of its target. Its text form is two numbers with a dash between them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeadLetterId {
+    pub(crate) offset: Offset,
+    pub(crate) route: RouteId,
+}
+
+impl fmt::Display for DeadLetterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.offset, self.route.0)
+    }
+}
+
+impl FromStr for DeadLetterId {
+    type Err = InvalidDeadLetterId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidDeadLetterId> {
+        let invalid = || InvalidDeadLetterId(text.chars().take(64).collect());
+        let (offset, route) = text.split_once('-').ok_or_else(invalid)?;
+        let offset = Offset::new(offset.parse().map_err(|_| invalid())?);
+        Ok(Self { offset, route: RouteId(route.parse().map_err(|_| invalid())?) })
+    }
+}
+
+impl Serialize for DeadLetterId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for DeadLetterId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Cow::<'de, str>::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A text that is not a [`DeadLetterId`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is not the id of a dead letter; take one from the list of dead letters, for instance `4711-3`"
+)]
+pub struct InvalidDeadLetterId(String);
+
+/// An event that a target did not take in any attempt.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct DeadLetter {
+    /// The id among the target's dead letters.
+    pub id: DeadLetterId,
+    /// The target that was tried last.
+    pub target: ServiceName,
+    /// The rule that led to the target. Replays and requeued dead letters have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<Arc<str>>,
+    /// The event's id.
+    pub event_id: EventId,
+    /// The event's document.
+    pub document: DocumentId,
+    /// The time of the last attempt's end.
+    pub at: Timestamp,
+    /// The reason for giving up.
+    pub reason: DeadReason,
+    /// The attempts, oldest first; the last 32 if there were more.
+    pub attempts: Vec<Attempt>,
+    /// The event's JSON envelope.
+    pub event: Box<serde_json::value::RawValue>,
+}
+
+/// The reason for giving an event up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum DeadReason {
+    /// The last retry failed.
+    Exhausted,
+    /// The target answered that it will never take the event.
+    Rejected,
+}
+
+impl DeadReason {
+    pub(crate) fn of(kind: FailureKind) -> Self {
+        if kind == FailureKind::Reject { Self::Rejected } else { Self::Exhausted }
+    }
+}

@@ -1,0 +1,97 @@
+//! Events that wait in a route, and the attempts to deliver them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use relay_core::{Actor, DeliveryError, DocumentId, Event, EventId, ServiceName, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// An event that waits in a route. The log has its content, except for requeued dead letters, which carry it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct QueuedEvent {
+    pub(crate) event: EventId,
+    pub(crate) document: DocumentId,
+    /// The event's time in its document.
+    pub(crate) time: Timestamp,
+    /// The service that published the event. It never gets the event back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) publisher: Option<ServiceName>,
+    /// The version of the rules that routed the event.
+    pub(crate) rules: u64,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_replay: bool,
+    /// The last failed attempts, oldest first, at most [`QueuedEvent::MAX_KEPT_ATTEMPTS`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) attempts: Vec<Attempt>,
+    /// The number of failed attempts, including those that `attempts` has dropped.
+    #[serde(default)]
+    pub(crate) tried: u32,
+    /// The event's JSON envelope, where the log may no longer have the event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) body: Option<Arc<str>>,
+}
+
+impl QueuedEvent {
+    /// The most attempts that are kept in detail.
+    const MAX_KEPT_ATTEMPTS: usize = 32;
+
+    /// An event that was routed by the rules of version `rules` and not yet tried.
+    pub(crate) fn new(event: &Event, rules: u64) -> Self {
+        let publisher = match &event.actor {
+            Actor::Service(name) => Some(name.clone()),
+            Actor::User(_) | Actor::System => None,
+        };
+        Self {
+            event: event.id,
+            document: event.document.clone(),
+            time: event.time,
+            publisher,
+            rules,
+            is_replay: false,
+            attempts: Vec::new(),
+            tried: 0,
+            body: None,
+        }
+    }
+
+    /// Adds a failed attempt, and drops the oldest one when there are too many.
+    pub(crate) fn push(&mut self, attempt: Attempt) {
+        if self.attempts.len() == Self::MAX_KEPT_ATTEMPTS {
+            self.attempts.remove(0);
+        }
+        self.attempts.push(attempt);
+        self.tried = self.tried.saturating_add(1);
+    }
+}
+
+/// One attempt that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Attempt {
+    /// The time at which the attempt began.
+    pub at: Timestamp,
+    /// The target that did not take the event.
+    pub target: ServiceName,
+    /// The status that the target answered with, if it has one: for HTTP, 100 to 599.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// The failure, in words.
+    pub error: String,
+    /// The duration of the attempt, in milliseconds.
+    pub duration_ms: u64,
+}
+
+impl Attempt {
+    /// The most characters of an error that are kept.
+    const MAX_ERROR_CHARS: usize = 512;
+
+    pub(crate) fn new(at: Timestamp, target: ServiceName, error: &DeliveryError, duration: Duration) -> Self {
+        Self {
+            at,
+            target,
+            status: error.status,
+            error: error.detail.chars().take(Self::MAX_ERROR_CHARS).collect(),
+            duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
