@@ -107,9 +107,9 @@ impl Dispatcher {
                 self.engine.read(|state| state.routes.values().any(|route| route.lag_cursor.is_some()));
             tokio::select! {
                 () = stopping.cancelled() => return,
-                changed = self.head.changed() => if changed.is_err() { return },
-                changed = changes.changed() => if changed.is_err() { return },
-                changed = completions.changed(), if is_lagging => if changed.is_err() { return },
+                closed = self.head.changed() => if closed.is_err() { return },
+                closed = changes.changed() => if closed.is_err() { return },
+                closed = completions.changed(), if is_lagging => if closed.is_err() { return },
                 () = rest => {}
             }
         }

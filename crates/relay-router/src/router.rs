@@ -133,7 +133,7 @@ impl Router {
             let (store, persisted) = Store::open(&directory)?;
             let rules = store.rules::<PersistedRules>()?;
             let services = store.services::<ServiceRecord>()?;
-            let replays = store.replays::<Replay>()?;
+            let replays = store.replays()?;
             Ok::<_, StoreError>((store, persisted, rules, services, replays))
         });
         let (store, persisted, persisted_rules, services, replays) =
@@ -192,7 +192,7 @@ impl Router {
         }
         let targets = router.targets_of(&set)?;
         let mut batch = WriteBatch::default();
-        batch.rules(Some(&in_force));
+        batch.rules(&in_force);
         engine.update(|state| {
             for (id, record) in persisted.routes {
                 state.ids.insert(record.key.clone(), id);

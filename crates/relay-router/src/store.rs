@@ -1,49 +1,48 @@
-//! What routing must not forget: how far the log was routed, what waits for whom, dead letters, replays, services and
-//! rules that came over the API. A database of its own beside the log.
+//! The router's own database beside the log: progress, queues, dead letters, replays, services and rules.
 //!
 //! | keyspace | key | value (JSON) |
 //! | --- | --- | --- |
-//! | `meta` | `cursor`, `rules`, `behind/<route>` | an offset; the rules; where a route that is behind goes on |
-//! | `routes` | route | which route it is |
-//! | `queue` | route, offset | what waits there |
-//! | `dead_letters` | target's length, target, offset, route | an event that was given up |
-//! | `replays` | id | a replay that is not over |
-//! | `services` | service | its registration |
+//! | `meta` | `cursor`, `rules`, `behind/<route>` | an offset; the rules; the cursor of a route that lags |
+//! | `routes` | route | a route and its targets |
+//! | `queue` | route, offset | a queued event |
+//! | `dead_letters` | target's length, target, offset, route | a dead letter |
+//! | `replays` | id | a running replay |
+//! | `services` | service | a registration |
 //!
-//! One thread writes, and takes all that waits as one batch. A batch is written whole or not at all, and is in the
-//! operating system's hands when its commit is answered, so that a process that is killed has forgotten nothing. When
-//! the machine itself goes down the last moments may be gone, all of them from one moment on: then some events are
-//! routed and delivered once more, and none is left out.
+//! One thread writes. It takes all waiting batches and writes them as one. A batch is written whole or not at all, and
+//! the operating system has it when its commit is answered. So a killed process loses nothing. A crash of the machine
+//! can lose the last moments, all of them from one moment on. Then some events are routed and delivered once more, and
+//! none is left out.
+
+mod keys;
+mod keyspaces;
+mod write_batch;
+mod writer;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use fjall::Keyspace;
 use parking_lot::Mutex;
-use relay_core::{Offset, ServiceName};
-use serde::Serialize;
+use relay_core::ServiceName;
 use serde::de::DeserializeOwned;
-use tokio::sync::{Semaphore, oneshot};
 
-use crate::records::{DeadLetter, DeadLetterId, QueuedEvent, RouteId, RouteRecord};
+use self::keyspaces::Keyspaces;
+pub(crate) use self::keyspaces::PersistedState;
+pub(crate) use self::write_batch::WriteBatch;
+use self::writer::{Durability, Writer};
+use crate::records::{DeadLetter, DeadLetterId, Replay};
 
-/// How many commits may wait for the writer; more wait in their turn.
-const QUEUE: usize = 1024;
-/// How many commits are written as one at most.
-const GROUP: usize = 256;
-
-/// Why something could not be kept or read.
+/// A failure to write to the router's store or to read from it.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The disk refused, or what is there cannot be read.
+    /// The disk failed, or a stored value is not readable.
     #[error("the router's store in {directory} failed: {detail}")]
     Failed {
-        /// Where it is.
+        /// The store's directory.
         directory: Arc<str>,
-        /// What went wrong.
+        /// The failure, in words.
         detail: String,
     },
     /// The router is stopping.
@@ -51,291 +50,65 @@ pub enum StoreError {
     Closed,
 }
 
-/// Changes that are made together or not at all.
-#[derive(Debug, Default)]
-pub(crate) struct WriteBatch(Vec<Change>);
-
-#[derive(Debug)]
-struct Change {
-    column: Column,
-    key: Vec<u8>,
-    /// None removes.
-    value: Option<Vec<u8>>,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Column {
-    Meta,
-    Routes,
-    Queue,
-    DeadLetters,
-    Replays,
-    Services,
-}
-
-impl WriteBatch {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Adds the changes of `other` after those that are there.
-    pub(crate) fn append(&mut self, mut other: Self) {
-        self.0.append(&mut other.0);
-    }
-
-    fn put(&mut self, column: Column, key: Vec<u8>, value: &impl Serialize) {
-        // Plain structs of texts and numbers always serialise.
-        let value = serde_json::to_vec(value).unwrap_or_default();
-        self.0.push(Change { column, key, value: Some(value) });
-    }
-
-    fn remove(&mut self, column: Column, key: Vec<u8>) {
-        self.0.push(Change { column, key, value: None });
-    }
-
-    /// The log was routed up to here; none while there is nobody to route to.
-    pub(crate) fn cursor(&mut self, through: Option<Offset>) {
-        match through {
-            Some(through) => self.put(Column::Meta, CURSOR.to_vec(), &through),
-            None => self.remove(Column::Meta, CURSOR.to_vec()),
-        }
-    }
-
-    /// The route was routed up to here alone, not to the cursor; `None` when it has caught up.
-    pub(crate) fn lag_cursor(&mut self, route: RouteId, through: Option<Offset>) {
-        let key = [LAG_CURSOR, &route.0.to_be_bytes()].concat();
-        match through {
-            Some(through) => self.put(Column::Meta, key, &through),
-            None => self.remove(Column::Meta, key),
-        }
-    }
-
-    /// Rules that replace the configured ones; `None` returns to those.
-    pub(crate) fn rules<R: Serialize>(&mut self, rules: Option<&R>) {
-        match rules {
-            Some(rules) => self.put(Column::Meta, RULES.to_vec(), rules),
-            None => self.remove(Column::Meta, RULES.to_vec()),
-        }
-    }
-
-    pub(crate) fn route(&mut self, id: RouteId, route: &RouteRecord) {
-        self.put(Column::Routes, id.0.to_be_bytes().to_vec(), route);
-    }
-
-    pub(crate) fn remove_route(&mut self, id: RouteId) {
-        self.remove(Column::Routes, id.0.to_be_bytes().to_vec());
-    }
-
-    pub(crate) fn put_queued(&mut self, route: RouteId, offset: Offset, queued: &QueuedEvent) {
-        self.put(Column::Queue, queue_key(route, offset), queued);
-    }
-
-    pub(crate) fn remove_queued(&mut self, route: RouteId, offset: Offset) {
-        self.remove(Column::Queue, queue_key(route, offset));
-    }
-
-    pub(crate) fn dead_letter(&mut self, letter: &DeadLetter) {
-        self.put(Column::DeadLetters, letter_key(&letter.target, letter.id), letter);
-    }
-
-    pub(crate) fn remove_dead_letter(&mut self, target: &ServiceName, id: DeadLetterId) {
-        self.remove(Column::DeadLetters, letter_key(target, id));
-    }
-
-    pub(crate) fn replay<R: Serialize>(&mut self, id: u64, replay: Option<&R>) {
-        match replay {
-            Some(replay) => self.put(Column::Replays, id.to_be_bytes().to_vec(), replay),
-            None => self.remove(Column::Replays, id.to_be_bytes().to_vec()),
-        }
-    }
-
-    pub(crate) fn service<S: Serialize>(&mut self, name: &ServiceName, record: Option<&S>) {
-        match record {
-            Some(record) => self.put(Column::Services, name.as_str().into(), record),
-            None => self.remove(Column::Services, name.as_str().into()),
-        }
+impl StoreError {
+    fn failed(directory: &Arc<str>, detail: impl ToString) -> Self {
+        Self::Failed { directory: Arc::clone(directory), detail: detail.to_string() }
     }
 }
 
-const CURSOR: &[u8] = b"cursor";
-const RULES: &[u8] = b"rules";
-const LAG_CURSOR: &[u8] = b"behind/";
-
-fn queue_key(route: RouteId, offset: Offset) -> Vec<u8> {
-    [&route.0.to_be_bytes()[..], &offset.get().to_be_bytes()].concat()
-}
-
-/// Targets are told apart by their length too, so that none is the beginning of another.
-fn letter_prefix(target: &ServiceName) -> Vec<u8> {
-    let name = target.as_str().as_bytes();
-    let length = u16::try_from(name.len()).unwrap_or(u16::MAX);
-    [&length.to_be_bytes()[..], name].concat()
-}
-
-fn letter_key(target: &ServiceName, id: DeadLetterId) -> Vec<u8> {
-    [letter_prefix(target), queue_offset_first(id)].concat()
-}
-
-fn queue_offset_first(id: DeadLetterId) -> Vec<u8> {
-    [&id.offset.get().to_be_bytes()[..], &id.route.0.to_be_bytes()].concat()
-}
-
-/// All that was there when the store was opened.
-#[derive(Debug)]
-pub(crate) struct PersistedState {
-    /// None before anything was routed.
-    pub(crate) cursor: Option<Offset>,
-    pub(crate) lag_cursors: Vec<(RouteId, Offset)>,
-    pub(crate) routes: Vec<(RouteId, RouteRecord)>,
-    pub(crate) queue: Vec<(RouteId, Offset, QueuedEvent)>,
-    /// How many dead letters each target has.
-    pub(crate) dead_letters: Vec<(ServiceName, usize)>,
-}
-
-/// The open store. Clones are handles to the same one.
+/// A handle to the open store. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Store(Arc<Inner>);
 
 struct Inner {
-    /// None once closed.
+    /// None once the store is closed.
     keyspaces: Mutex<Option<Keyspaces>>,
     directory: Arc<str>,
-    commits: Mutex<Option<Sender<Commit>>>,
-    /// Places in the queue to the writer.
-    queue_permits: Semaphore,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    writer: Writer,
 }
-
-struct Commit {
-    batch: WriteBatch,
-    /// Whether it must be on the disk when it is answered.
-    is_synced: bool,
-    done: oneshot::Sender<Result<(), StoreError>>,
-}
-
-#[derive(Clone)]
-struct Keyspaces {
-    db: Database,
-    meta: Keyspace,
-    routes: Keyspace,
-    queue: Keyspace,
-    dead_letters: Keyspace,
-    replays: Keyspace,
-    services: Keyspace,
-}
-
-impl Keyspaces {
-    fn open(directory: &Path) -> Result<Self, fjall::Error> {
-        let db = Database::builder(directory).cache_size(CACHE_BYTES).manual_journal_persist(true).open()?;
-        let keyspace = |name: &str| db.keyspace(name, KeyspaceCreateOptions::default);
-        Ok(Self {
-            meta: keyspace("meta")?,
-            routes: keyspace("routes")?,
-            queue: keyspace("queue")?,
-            dead_letters: keyspace("dead_letters")?,
-            replays: keyspace("replays")?,
-            services: keyspace("services")?,
-            db,
-        })
-    }
-
-    fn column(&self, column: Column) -> &Keyspace {
-        match column {
-            Column::Meta => &self.meta,
-            Column::Routes => &self.routes,
-            Column::Queue => &self.queue,
-            Column::DeadLetters => &self.dead_letters,
-            Column::Replays => &self.replays,
-            Column::Services => &self.services,
-        }
-    }
-
-    fn write(&self, group: &[Commit]) -> Result<(), fjall::Error> {
-        let mut batch = self.db.batch();
-        for change in group.iter().flat_map(|commit| &commit.batch.0) {
-            match &change.value {
-                Some(value) => {
-                    batch.insert(self.column(change.column), change.key.as_slice(), value.as_slice())
-                }
-                None => batch.remove(self.column(change.column), change.key.as_slice()),
-            }
-        }
-        batch.commit()?;
-        let is_synced = group.iter().any(|commit| commit.is_synced);
-        self.db.persist(if is_synced { PersistMode::SyncAll } else { PersistMode::Buffer })
-    }
-}
-
-/// Memory for what is read from disk. Reading is rare: at the start, and when somebody looks at dead letters.
-const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 
 impl Store {
-    /// Opens or creates the store in `directory` and reads what it has. Blocks.
+    /// Opens or creates the store in `directory` and reads its state. Blocks.
     ///
     /// # Errors
     /// [`StoreError::Failed`].
     pub(crate) fn open(directory: &Path) -> Result<(Self, PersistedState), StoreError> {
         let name: Arc<str> = directory.display().to_string().into();
-        let failed = |error: fjall::Error| failed(&name, &error);
-        std::fs::create_dir_all(directory).map_err(|error| failed(error.into()))?;
-        let keyspaces = Keyspaces::open(directory).map_err(failed)?;
+        std::fs::create_dir_all(directory).map_err(|error| StoreError::failed(&name, error))?;
+        let keyspaces = Keyspaces::open(directory).map_err(|error| StoreError::failed(&name, error))?;
         let persisted = keyspaces.read_all(&name)?;
-        let (commits, waiting) = bounded(QUEUE);
-        let writer = {
-            let (keyspaces, name) = (keyspaces.clone(), Arc::clone(&name));
-            let thread = std::thread::Builder::new().name("relay-router-store".to_owned());
-            thread.spawn(move || write(&keyspaces, &name, &waiting)).map_err(|error| failed(error.into()))?
-        };
-        let store = Self(Arc::new(Inner {
-            keyspaces: Mutex::new(Some(keyspaces)),
-            directory: name,
-            commits: Mutex::new(Some(commits)),
-            queue_permits: Semaphore::new(QUEUE),
-            writer: Mutex::new(Some(writer)),
-        }));
-        Ok((store, persisted))
+        let writer = Writer::start(keyspaces.clone(), Arc::clone(&name))
+            .map_err(|error| StoreError::failed(&name, error))?;
+        let keyspaces = Mutex::new(Some(keyspaces));
+        Ok((Self(Arc::new(Inner { keyspaces, directory: name, writer })), persisted))
     }
 
-    /// Keeps `batch`, as soon as those before it are kept. Dropped before it is answered, the batch may or may not be
-    /// kept.
+    /// Writes `batch` after all batches before it. If the call is dropped before its answer, the batch may or may not be
+    /// written.
     ///
     /// # Errors
-    /// See [`StoreError`]; nothing of the batch is kept then.
+    /// See [`StoreError`]; then nothing of the batch is written.
     pub(crate) async fn commit(&self, batch: WriteBatch) -> Result<(), StoreError> {
-        self.submit(batch, false).await
+        self.0.writer.submit(batch, Durability::Buffered).await
     }
 
-    /// As [`Store::commit`], and on the disk when it is answered: for what nobody could make up for.
+    /// Writes `batch` like [`Store::commit`], and answers once the disk has it.
     pub(crate) async fn commit_synced(&self, batch: WriteBatch) -> Result<(), StoreError> {
-        self.submit(batch, true).await
+        self.0.writer.submit(batch, Durability::Synced).await
     }
 
-    async fn submit(&self, batch: WriteBatch, is_synced: bool) -> Result<(), StoreError> {
-        let permit = self.0.queue_permits.acquire().await.map_err(|_| StoreError::Closed)?;
-        let (done, answer) = oneshot::channel();
-        let sent = match &*self.0.commits.lock() {
-            Some(commits) => commits.try_send(Commit { batch, is_synced, done }),
-            None => return Err(StoreError::Closed),
-        };
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = sent {
-            return Err(StoreError::Closed);
-        }
-        let answer = answer.await.map_err(|_| StoreError::Closed)?;
-        drop(permit);
-        answer
-    }
-
-    /// Writes what waits and closes the files. Blocks.
+    /// Writes all waiting batches and closes the files. Blocks.
     pub(crate) fn close(&self) {
-        self.0.commits.lock().take();
         self.0.keyspaces.lock().take();
-        let writer = self.0.writer.lock().take();
-        if writer.is_some_and(|writer| writer.join().is_err()) {
-            tracing::error!("the writer of the router's store ended by a bug");
-        }
+        self.0.writer.close();
     }
 
-    /// Up to `limit` of the target's dead letters after `after`, the ones with the lowest offsets first.
+    /// An error of this store.
+    pub(crate) fn error(&self, detail: impl ToString) -> StoreError {
+        StoreError::failed(&self.0.directory, detail)
+    }
+
+    /// Up to `limit` of the target's dead letters after `after`, the lowest offsets first.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -345,23 +118,8 @@ impl Store {
         after: Option<DeadLetterId>,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, StoreError> {
-        self.read(move |keyspaces| {
-            let prefix = letter_prefix(&target);
-            let from =
-                after.map_or_else(|| prefix.clone(), |after| [letter_key(&target, after), vec![0]].concat());
-            keyspaces
-                .dead_letters
-                .range(from..)
-                .map(fjall::Guard::into_inner)
-                .take_while(|item| item.as_ref().map_or(true, |(key, _)| key.starts_with(&prefix)))
-                .take(limit)
-                .map(|item| item.map(|(_, value)| value.to_vec()))
-                .collect::<Result<Vec<_>, _>>()
-        })
-        .await?
-        .iter()
-        .map(|value| self.parse(value))
-        .collect()
+        let values = self.read(move |keyspaces| keyspaces.dead_letters(&target, after, limit)).await?;
+        values.iter().map(|value| self.parse(value)).collect()
     }
 
     /// One dead letter of the target.
@@ -373,19 +131,19 @@ impl Store {
         target: &ServiceName,
         id: DeadLetterId,
     ) -> Result<Option<DeadLetter>, StoreError> {
-        let key = letter_key(target, id);
+        let key = keys::dead_letter(target, id);
         let value = self.read(move |keyspaces| keyspaces.dead_letters.get(key)).await?;
         value.map(|value| self.parse(&value)).transpose()
     }
 
-    /// The rules that were kept by [`WriteBatch::rules`]. Blocks.
+    /// The rules that [`WriteBatch::rules`] has written, if any. Blocks.
     pub(crate) fn rules<R: DeserializeOwned>(&self) -> Result<Option<R>, StoreError> {
-        let value = self.keyspaces()?.meta.get(RULES).map_err(|error| failed(&self.0.directory, &error))?;
+        let value = self.keyspaces()?.meta.get(keys::RULES).map_err(|error| self.error(error))?;
         value.map(|value| self.parse(&value)).transpose()
     }
 
-    /// The replays that are not over. Blocks.
-    pub(crate) fn replays<R: DeserializeOwned>(&self) -> Result<Vec<R>, StoreError> {
+    /// The running replays. Blocks.
+    pub(crate) fn replays(&self) -> Result<Vec<Replay>, StoreError> {
         self.values(&self.keyspaces()?.replays)
     }
 
@@ -394,9 +152,9 @@ impl Store {
         self.values(&self.keyspaces()?.services)
     }
 
-    fn values<T: DeserializeOwned>(&self, column: &Keyspace) -> Result<Vec<T>, StoreError> {
-        let values = column.iter().map(|item| {
-            let (_, value) = item.into_inner().map_err(|error| failed(&self.0.directory, &error))?;
+    fn values<T: DeserializeOwned>(&self, keyspace: &Keyspace) -> Result<Vec<T>, StoreError> {
+        let values = keyspace.iter().map(|item| {
+            let (_, value) = item.into_inner().map_err(|error| self.error(error))?;
             self.parse(&value)
         });
         values.collect()
@@ -416,82 +174,10 @@ impl Store {
     ) -> Result<T, StoreError> {
         let keyspaces = self.keyspaces()?;
         let read = tokio::task::spawn_blocking(move || read(&keyspaces)).await;
-        let read = read.map_err(|error| StoreError::Failed {
-            directory: Arc::clone(&self.0.directory),
-            detail: error.to_string(),
-        })?;
-        read.map_err(|error| failed(&self.0.directory, &error))
+        read.map_err(|error| self.error(error))?.map_err(|error| self.error(error))
     }
-}
-
-fn failed(directory: &Arc<str>, error: &dyn std::error::Error) -> StoreError {
-    StoreError::Failed { directory: Arc::clone(directory), detail: error.to_string() }
 }
 
 fn parse<T: DeserializeOwned>(directory: &Arc<str>, value: &[u8]) -> Result<T, StoreError> {
-    serde_json::from_slice(value).map_err(|error| failed(directory, &error))
-}
-
-/// The writer: takes what waits, writes it as one, answers all.
-fn write(keyspaces: &Keyspaces, directory: &Arc<str>, waiting: &Receiver<Commit>) {
-    while let Ok(first) = waiting.recv() {
-        let mut group = vec![first];
-        group.extend(waiting.try_iter().take(GROUP - 1));
-        let written = keyspaces.write(&group).map_err(|error| failed(directory, &error));
-        if let Err(error) = &written {
-            tracing::error!(%error, "routing cannot go on");
-        }
-        for commit in group {
-            // Who does not wait for the answer any more does not need it.
-            let _ = commit.done.send(written.clone());
-        }
-    }
-}
-
-impl Keyspaces {
-    fn read_all(&self, directory: &Arc<str>) -> Result<PersistedState, StoreError> {
-        let failed = |error: fjall::Error| failed(directory, &error);
-        let malformed = |what: &str| StoreError::Failed {
-            directory: Arc::clone(directory),
-            detail: format!("a key of `{what}` is malformed"),
-        };
-        let cursor = self.meta.get(CURSOR).map_err(failed)?;
-        let cursor = cursor.map(|value| parse(directory, &value)).transpose()?;
-        let mut lag_cursors = Vec::new();
-        for item in self.meta.prefix(LAG_CURSOR) {
-            let (key, value) = item.into_inner().map_err(failed)?;
-            let route = key.get(LAG_CURSOR.len()..).and_then(route_of).ok_or_else(|| malformed("meta"))?;
-            lag_cursors.push((route, parse(directory, &value)?));
-        }
-        let mut routes = Vec::new();
-        for item in self.routes.iter() {
-            let (key, value) = item.into_inner().map_err(failed)?;
-            routes.push((route_of(&key).ok_or_else(|| malformed("routes"))?, parse(directory, &value)?));
-        }
-        let mut queue = Vec::new();
-        for item in self.queue.iter() {
-            let (key, value) = item.into_inner().map_err(failed)?;
-            let (route, offset) = key.split_at_checked(4).ok_or_else(|| malformed("queue"))?;
-            let (route, offset) = (route_of(route), offset.try_into().map(u64::from_be_bytes));
-            let (Some(route), Ok(offset)) = (route, offset) else { return Err(malformed("queue")) };
-            queue.push((route, Offset::new(offset), parse(directory, &value)?));
-        }
-        let mut dead_letters: Vec<(ServiceName, usize)> = Vec::new();
-        for item in self.dead_letters.iter() {
-            let key = item.key().map_err(failed)?;
-            let name =
-                key.get(2..key.len().saturating_sub(12)).and_then(|name| std::str::from_utf8(name).ok());
-            let name = name.and_then(|name| ServiceName::new(name).ok());
-            let name = name.ok_or_else(|| malformed("dead_letters"))?;
-            match dead_letters.last_mut() {
-                Some((last, count)) if *last == name => *count += 1,
-                _ => dead_letters.push((name, 1)),
-            }
-        }
-        Ok(PersistedState { cursor, lag_cursors, routes, queue, dead_letters })
-    }
-}
-
-fn route_of(key: &[u8]) -> Option<RouteId> {
-    Some(RouteId(u32::from_be_bytes(key.try_into().ok()?)))
+    serde_json::from_slice(value).map_err(|error| StoreError::failed(directory, error))
 }

@@ -199,7 +199,8 @@ impl InFlight {
                 (Disposition::Retry(queued), _) => batch.put_queued(self.route, entry.offset, queued),
                 (Disposition::DeadLetter(queued, reason), Some(event)) => {
                     batch.remove_queued(self.route, entry.offset);
-                    let letter = self.dead_letter(entry.offset, queued, event, *reason, deps.clock.wall())?;
+                    let letter =
+                        self.dead_letter(engine, entry.offset, queued, event, *reason, deps.clock.wall())?;
                     dead.push(deps.dead_letters.add(&mut batch, &letter).await?);
                 }
                 (Disposition::Done(_) | Disposition::DeadLetter(..), _) => {
@@ -217,6 +218,7 @@ impl InFlight {
 
     fn dead_letter(
         &self,
+        engine: &Engine,
         offset: Offset,
         queued: &QueuedEvent,
         event: &Event,
@@ -224,9 +226,8 @@ impl InFlight {
         at: relay_core::Timestamp,
     ) -> Result<DeadLetter, StoreError> {
         let json = relay_events::json::encode(event);
-        let event = serde_json::from_slice(&json).map_err(|error| StoreError::Failed {
-            directory: "".into(),
-            detail: format!("event {} cannot be written as JSON: {error}", event.id),
+        let event = serde_json::from_slice(&json).map_err(|error| {
+            engine.deps().store.error(format_args!("event {} cannot be kept as JSON: {error}", event.id))
         })?;
         Ok(DeadLetter {
             id: DeadLetterId { offset, route: self.route },

@@ -189,7 +189,7 @@ impl Engine {
             tokio::select! {
                 () = self.0.stopping.cancelled() => return,
                 () = self.0.ready.notified() => {}
-                changed = changes.changed() => if changed.is_err() { return },
+                closed = changes.changed() => if closed.is_err() { return },
                 () = sleep => {}
             }
         }

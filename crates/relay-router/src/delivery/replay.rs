@@ -39,7 +39,7 @@ pub(crate) async fn run(
         while queued(engine) >= WINDOW {
             tokio::select! {
                 () = cancelled.cancelled() => return Ok(()),
-                changed = completions.changed() => if changed.is_err() { return Ok(()) },
+                closed = completions.changed() => if closed.is_err() { return Ok(()) },
             }
         }
         let limit = ReadLimit { events: PAGE, ..ReadLimit::default() };
@@ -83,7 +83,7 @@ pub(crate) async fn run(
                 (state.route_id(&key, &mut batch), Arc::new(queued))
             });
             batch.put_queued(route, offset, &queued);
-            batch.replay(replay.id, Some(&replay));
+            batch.replay(&replay);
             deps.store.commit(batch).await?;
             engine.update(|state| state.enqueue(route, offset, queued, Some(event), deps.cache_bytes));
             told(&replay);
@@ -94,7 +94,7 @@ pub(crate) async fn run(
     }
     replay.state = ReplayState::Finished;
     let mut batch = WriteBatch::default();
-    batch.replay::<Replay>(replay.id, None);
+    batch.remove_replay(replay.id);
     deps.store.commit(batch).await?;
     told(&replay);
     Ok(())

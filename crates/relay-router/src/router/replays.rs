@@ -61,7 +61,7 @@ impl Router {
             replay
         };
         let mut batch = WriteBatch::default();
-        batch.replay(replay.id, Some(&replay));
+        batch.replay(&replay);
         deps.store.commit_synced(batch).await?;
         self.run_replay(replay.clone());
         Ok(replay)
@@ -126,7 +126,7 @@ impl Router {
             running.replay.clone()
         };
         let mut batch = WriteBatch::default();
-        batch.replay::<Replay>(id, None);
+        batch.remove_replay(id);
         self.0.engine.deps().store.commit(batch).await?;
         Ok(replay)
     }

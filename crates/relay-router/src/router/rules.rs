@@ -183,7 +183,7 @@ impl Router {
         let targets = self.targets_of(&set)?;
         let persisted = PersistedRules { version: version + 1, source, document };
         let mut batch = WriteBatch::default();
-        batch.rules(Some(&persisted));
+        batch.rules(&persisted);
         // Kept before they are used, so that no event is ever routed by rules that a crash would take back.
         let store = &self.0.engine.deps().store;
         store.commit_synced(std::mem::take(&mut batch)).await?;

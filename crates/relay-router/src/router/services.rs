@@ -101,7 +101,7 @@ impl Router {
         let registered = monitor.register(name.clone(), registration)?;
         let Some(record) = monitor.record(&name) else { return Ok(registered) };
         let mut batch = WriteBatch::default();
-        batch.service(&name, Some(&record));
+        batch.service(&name, &record);
         self.0.cursor.begin(*self.0.head.borrow(), &mut batch);
         batch.append(self.put_service(record)?);
         self.0.engine.deps().store.commit_synced(batch).await?;
@@ -149,7 +149,7 @@ impl Router {
         let secret = monitor.rotate_secret(name, lease)?;
         let Some(record) = monitor.record(name) else { return Ok(secret) };
         let mut batch = WriteBatch::default();
-        batch.service(name, Some(&record));
+        batch.service(name, &record);
         batch.append(self.put_service(record)?);
         self.0.engine.deps().store.commit_synced(batch).await?;
         Ok(secret)
@@ -189,7 +189,7 @@ impl Router {
             tokio::select! {
                 () = stopping.cancelled() => return,
                 () = self.0.pending_notifications.notified() => {}
-                changed = completions.changed() => if changed.is_err() { return },
+                closed = completions.changed() => if closed.is_err() { return },
             }
             self.finish_draining();
             if let Err(error) = self.forget_services().await {
@@ -248,7 +248,7 @@ impl Router {
             let mut batch = WriteBatch::default();
             for name in &gone {
                 state.pool.remove(name);
-                batch.service::<ServiceRecord>(name, None);
+                batch.remove_service(name);
             }
             if !gone.is_empty() {
                 batch.append(state.recompute_targets());

@@ -1,0 +1,63 @@
+//! The keys of the store's entries. Numbers are big-endian, so that keys sort as their numbers do.
+
+use relay_core::{Offset, ServiceName};
+
+use crate::records::{DeadLetterId, RouteId};
+
+/// The key of the cursor in `meta`.
+pub(super) const CURSOR: &[u8] = b"cursor";
+/// The key of the rules in `meta`.
+pub(super) const RULES: &[u8] = b"rules";
+/// The beginning of the keys of lag cursors in `meta`.
+pub(super) const LAG_CURSOR: &[u8] = b"behind/";
+
+// A name's length takes two bytes of a dead letter's key.
+const _: () = assert!(ServiceName::MAX_BYTES <= u16::MAX as usize);
+
+/// The bytes after the target in a dead letter's key: an offset and a route.
+const DEAD_LETTER_ID_BYTES: usize = 12;
+
+pub(super) fn lag_cursor(route: RouteId) -> Vec<u8> {
+    [LAG_CURSOR, &route.0.to_be_bytes()].concat()
+}
+
+pub(super) fn route(id: RouteId) -> Vec<u8> {
+    id.0.to_be_bytes().to_vec()
+}
+
+pub(super) fn queued(route: RouteId, offset: Offset) -> Vec<u8> {
+    [&route.0.to_be_bytes()[..], &offset.get().to_be_bytes()].concat()
+}
+
+/// The beginning of the keys of a target's dead letters. It has the name's length, so that no target's prefix begins
+/// another target's.
+pub(super) fn dead_letters_of(target: &ServiceName) -> Vec<u8> {
+    let name = target.as_str().as_bytes();
+    #[allow(clippy::cast_possible_truncation, reason = "a name's length fits, as is asserted above")]
+    let length = name.len() as u16;
+    [&length.to_be_bytes()[..], name].concat()
+}
+
+pub(super) fn dead_letter(target: &ServiceName, id: DeadLetterId) -> Vec<u8> {
+    let mut key = dead_letters_of(target);
+    key.extend_from_slice(&id.offset.get().to_be_bytes());
+    key.extend_from_slice(&id.route.0.to_be_bytes());
+    key
+}
+
+/// Reads the route from the end of a key of `routes` or of a lag cursor.
+pub(super) fn parse_route(key: &[u8]) -> Option<RouteId> {
+    Some(RouteId(u32::from_be_bytes(key.try_into().ok()?)))
+}
+
+/// Reads a key that [`queued`] made.
+pub(super) fn parse_queued(key: &[u8]) -> Option<(RouteId, Offset)> {
+    let (route, offset) = key.split_at_checked(4)?;
+    Some((parse_route(route)?, Offset::new(u64::from_be_bytes(offset.try_into().ok()?))))
+}
+
+/// Reads the target from a key that [`dead_letter`] made.
+pub(super) fn parse_dead_letter_target(key: &[u8]) -> Option<ServiceName> {
+    let name = key.get(2..key.len().checked_sub(DEAD_LETTER_ID_BYTES)?)?;
+    ServiceName::new(std::str::from_utf8(name).ok()?).ok()
+}

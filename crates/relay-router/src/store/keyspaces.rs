@@ -1,0 +1,145 @@
+//! The database's keyspaces, and the state that they hold at the start.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use relay_core::{Offset, ServiceName};
+
+use super::write_batch::{Change, Column};
+use super::writer::Durability;
+use super::{StoreError, keys, parse};
+use crate::records::{DeadLetterId, QueuedEvent, RouteId, RouteRecord};
+
+/// The memory for values that are read from disk. Reads are rare: at the start, and for requests about dead letters.
+const CACHE_BYTES: u64 = 8 * 1024 * 1024;
+
+/// The open keyspaces. Clones share the database.
+#[derive(Clone)]
+pub(super) struct Keyspaces {
+    db: Database,
+    pub(super) meta: Keyspace,
+    pub(super) routes: Keyspace,
+    pub(super) queue: Keyspace,
+    pub(super) dead_letters: Keyspace,
+    pub(super) replays: Keyspace,
+    pub(super) services: Keyspace,
+}
+
+/// The state of routing when the store was opened.
+#[derive(Debug)]
+pub(crate) struct PersistedState {
+    /// The offset up to which the log was routed; none before anything was routed.
+    pub(crate) cursor: Option<Offset>,
+    pub(crate) lag_cursors: Vec<(RouteId, Offset)>,
+    pub(crate) routes: Vec<(RouteId, RouteRecord)>,
+    pub(crate) queue: Vec<(RouteId, Offset, QueuedEvent)>,
+    /// The number of dead letters of each target that has some.
+    pub(crate) dead_letters: Vec<(ServiceName, usize)>,
+}
+
+impl Keyspaces {
+    pub(super) fn open(directory: &Path) -> Result<Self, fjall::Error> {
+        let db = Database::builder(directory).cache_size(CACHE_BYTES).manual_journal_persist(true).open()?;
+        let keyspace = |name: &str| db.keyspace(name, KeyspaceCreateOptions::default);
+        Ok(Self {
+            meta: keyspace("meta")?,
+            routes: keyspace("routes")?,
+            queue: keyspace("queue")?,
+            dead_letters: keyspace("dead_letters")?,
+            replays: keyspace("replays")?,
+            services: keyspace("services")?,
+            db,
+        })
+    }
+
+    fn column(&self, column: Column) -> &Keyspace {
+        match column {
+            Column::Meta => &self.meta,
+            Column::Routes => &self.routes,
+            Column::Queue => &self.queue,
+            Column::DeadLetters => &self.dead_letters,
+            Column::Replays => &self.replays,
+            Column::Services => &self.services,
+        }
+    }
+
+    /// Writes all `changes` as one.
+    pub(super) fn write<'a>(
+        &self,
+        changes: impl Iterator<Item = &'a Change>,
+        durability: Durability,
+    ) -> Result<(), fjall::Error> {
+        let mut batch = self.db.batch();
+        for Change { column, key, value } in changes {
+            match value {
+                Some(value) => batch.insert(self.column(*column), key.as_slice(), value.as_slice()),
+                None => batch.remove(self.column(*column), key.as_slice()),
+            }
+        }
+        batch.commit()?;
+        self.db.persist(match durability {
+            Durability::Buffered => PersistMode::Buffer,
+            Durability::Synced => PersistMode::SyncAll,
+        })
+    }
+
+    /// The values of up to `limit` dead letters of `target` after `after`.
+    pub(super) fn dead_letters(
+        &self,
+        target: &ServiceName,
+        after: Option<DeadLetterId>,
+        limit: usize,
+    ) -> Result<Vec<Vec<u8>>, fjall::Error> {
+        let prefix = keys::dead_letters_of(target);
+        let from = match after {
+            // The first key after that of `after`.
+            Some(after) => [keys::dead_letter(target, after), vec![0]].concat(),
+            None => prefix.clone(),
+        };
+        self.dead_letters
+            .range(from..)
+            .map(fjall::Guard::into_inner)
+            .take_while(|item| item.as_ref().map_or(true, |(key, _)| key.starts_with(&prefix)))
+            .take(limit)
+            .map(|item| item.map(|(_, value)| value.to_vec()))
+            .collect()
+    }
+
+    /// Reads everything that routing needs at its start.
+    pub(super) fn read_all(&self, directory: &Arc<str>) -> Result<PersistedState, StoreError> {
+        let failed = |error: fjall::Error| StoreError::failed(directory, error);
+        let malformed =
+            |column: &str| StoreError::failed(directory, format_args!("a key of `{column}` is malformed"));
+        let cursor = self.meta.get(keys::CURSOR).map_err(failed)?;
+        let cursor = cursor.map(|value| parse(directory, &value)).transpose()?;
+        let mut lag_cursors = Vec::new();
+        for item in self.meta.prefix(keys::LAG_CURSOR) {
+            let (key, value) = item.into_inner().map_err(failed)?;
+            let route = key.strip_prefix(keys::LAG_CURSOR).and_then(keys::parse_route);
+            lag_cursors.push((route.ok_or_else(|| malformed("meta"))?, parse(directory, &value)?));
+        }
+        let mut routes = Vec::new();
+        for item in self.routes.iter() {
+            let (key, value) = item.into_inner().map_err(failed)?;
+            let route = keys::parse_route(&key).ok_or_else(|| malformed("routes"))?;
+            routes.push((route, parse(directory, &value)?));
+        }
+        let mut queue = Vec::new();
+        for item in self.queue.iter() {
+            let (key, value) = item.into_inner().map_err(failed)?;
+            let (route, offset) = keys::parse_queued(&key).ok_or_else(|| malformed("queue"))?;
+            queue.push((route, offset, parse(directory, &value)?));
+        }
+        let mut dead_letters: Vec<(ServiceName, usize)> = Vec::new();
+        for item in self.dead_letters.iter() {
+            let key = item.key().map_err(failed)?;
+            let name = keys::parse_dead_letter_target(&key).ok_or_else(|| malformed("dead_letters"))?;
+            match dead_letters.last_mut() {
+                Some((last, count)) if *last == name => *count += 1,
+                _ => dead_letters.push((name, 1)),
+            }
+        }
+        Ok(PersistedState { cursor, lag_cursors, routes, queue, dead_letters })
+    }
+}

@@ -1,0 +1,118 @@
+//! Batches of changes, each of which is written whole or not at all.
+
+use relay_core::{Offset, ServiceName};
+use serde::Serialize;
+
+use super::keys;
+use crate::records::{DeadLetter, DeadLetterId, QueuedEvent, Replay, RouteId, RouteRecord};
+
+/// Changes that are written together or not at all.
+#[derive(Debug, Default)]
+pub(crate) struct WriteBatch(Vec<Change>);
+
+/// One change of one entry.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) column: Column,
+    pub(super) key: Vec<u8>,
+    /// The new value; none removes the entry.
+    pub(super) value: Option<Vec<u8>>,
+}
+
+/// The keyspace that an entry is in.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Column {
+    Meta,
+    Routes,
+    Queue,
+    DeadLetters,
+    Replays,
+    Services,
+}
+
+impl WriteBatch {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds the changes of `other` after its own.
+    pub(crate) fn append(&mut self, mut other: Self) {
+        self.0.append(&mut other.0);
+    }
+
+    pub(super) fn changes(&self) -> &[Change] {
+        &self.0
+    }
+
+    fn put(&mut self, column: Column, key: Vec<u8>, value: &impl Serialize) {
+        // Plain structs of texts and numbers always serialise.
+        let value = serde_json::to_vec(value).unwrap_or_default();
+        self.0.push(Change { column, key, value: Some(value) });
+    }
+
+    fn remove(&mut self, column: Column, key: Vec<u8>) {
+        self.0.push(Change { column, key, value: None });
+    }
+
+    fn put_or_remove(&mut self, column: Column, key: Vec<u8>, value: Option<&impl Serialize>) {
+        match value {
+            Some(value) => self.put(column, key, value),
+            None => self.remove(column, key),
+        }
+    }
+
+    /// Sets the offset up to which the log was routed; none while there are no targets.
+    pub(crate) fn cursor(&mut self, through: Option<Offset>) {
+        self.put_or_remove(Column::Meta, keys::CURSOR.to_vec(), through.as_ref());
+    }
+
+    /// Sets the offset up to which the log was routed to a route that lags; none once it has caught up.
+    pub(crate) fn lag_cursor(&mut self, route: RouteId, through: Option<Offset>) {
+        self.put_or_remove(Column::Meta, keys::lag_cursor(route), through.as_ref());
+    }
+
+    /// Sets the rules that are in force.
+    pub(crate) fn rules(&mut self, rules: &impl Serialize) {
+        self.put(Column::Meta, keys::RULES.to_vec(), rules);
+    }
+
+    pub(crate) fn route(&mut self, id: RouteId, route: &RouteRecord) {
+        self.put(Column::Routes, keys::route(id), route);
+    }
+
+    pub(crate) fn remove_route(&mut self, id: RouteId) {
+        self.remove(Column::Routes, keys::route(id));
+    }
+
+    pub(crate) fn put_queued(&mut self, route: RouteId, offset: Offset, queued: &QueuedEvent) {
+        self.put(Column::Queue, keys::queued(route, offset), queued);
+    }
+
+    pub(crate) fn remove_queued(&mut self, route: RouteId, offset: Offset) {
+        self.remove(Column::Queue, keys::queued(route, offset));
+    }
+
+    pub(crate) fn dead_letter(&mut self, letter: &DeadLetter) {
+        self.put(Column::DeadLetters, keys::dead_letter(&letter.target, letter.id), letter);
+    }
+
+    pub(crate) fn remove_dead_letter(&mut self, target: &ServiceName, id: DeadLetterId) {
+        self.remove(Column::DeadLetters, keys::dead_letter(target, id));
+    }
+
+    pub(crate) fn replay(&mut self, replay: &Replay) {
+        self.put(Column::Replays, replay.id.to_be_bytes().to_vec(), replay);
+    }
+
+    pub(crate) fn remove_replay(&mut self, id: u64) {
+        self.remove(Column::Replays, id.to_be_bytes().to_vec());
+    }
+
+    pub(crate) fn service(&mut self, name: &ServiceName, record: &impl Serialize) {
+        self.put(Column::Services, name.as_str().into(), record);
+    }
+
+    pub(crate) fn remove_service(&mut self, name: &ServiceName) {
+        self.remove(Column::Services, name.as_str().into());
+    }
+}

@@ -1,0 +1,99 @@
+//! The store's writer: one thread that writes all waiting batches as one and answers their commits.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, oneshot};
+
+use super::keyspaces::Keyspaces;
+use super::{StoreError, WriteBatch};
+
+/// The most commits in the thread's queue. Further ones wait for a permit, in their order.
+const QUEUE: usize = 1024;
+/// The most commits that are written as one.
+const GROUP: usize = 256;
+
+/// The durability of a commit when it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Durability {
+    /// The operating system has the batch: it survives a killed process.
+    Buffered,
+    /// The disk has the batch: it survives a crash of the machine.
+    Synced,
+}
+
+struct Commit {
+    batch: WriteBatch,
+    durability: Durability,
+    done: oneshot::Sender<Result<(), StoreError>>,
+}
+
+/// The handle to the writing thread.
+pub(super) struct Writer {
+    /// None once the writer is closed.
+    commits: Mutex<Option<Sender<Commit>>>,
+    /// One permit for each place in the thread's queue.
+    queue_permits: Semaphore,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Writer {
+    pub(super) fn start(keyspaces: Keyspaces, directory: Arc<str>) -> io::Result<Self> {
+        let (commits, queue) = bounded(QUEUE);
+        let thread = std::thread::Builder::new().name("relay-router-store".to_owned());
+        let thread = thread.spawn(move || run(&keyspaces, &directory, &queue))?;
+        Ok(Self {
+            commits: Mutex::new(Some(commits)),
+            queue_permits: Semaphore::new(QUEUE),
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// Writes `batch` and waits for the answer.
+    pub(super) async fn submit(&self, batch: WriteBatch, durability: Durability) -> Result<(), StoreError> {
+        let permit = self.queue_permits.acquire().await.map_err(|_| StoreError::Closed)?;
+        let (done, answer) = oneshot::channel();
+        let sent = match &*self.commits.lock() {
+            Some(commits) => commits.try_send(Commit { batch, durability, done }),
+            None => return Err(StoreError::Closed),
+        };
+        // The queue is never full, because each commit in it has a permit.
+        if sent.is_err() {
+            return Err(StoreError::Closed);
+        }
+        let answer = answer.await.map_err(|_| StoreError::Closed)?;
+        drop(permit);
+        answer
+    }
+
+    /// Writes all waiting batches and ends the thread. Blocks.
+    pub(super) fn close(&self) {
+        self.commits.lock().take();
+        let thread = self.thread.lock().take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the writer of the router's store panicked");
+        }
+    }
+}
+
+fn run(keyspaces: &Keyspaces, directory: &Arc<str>, queue: &Receiver<Commit>) {
+    while let Ok(first) = queue.recv() {
+        let mut group = vec![first];
+        group.extend(queue.try_iter().take(GROUP - 1));
+        let is_synced = group.iter().any(|commit| commit.durability == Durability::Synced);
+        let durability = if is_synced { Durability::Synced } else { Durability::Buffered };
+        let changes = group.iter().flat_map(|commit| commit.batch.changes());
+        let written =
+            keyspaces.write(changes, durability).map_err(|error| StoreError::failed(directory, error));
+        if let Err(error) = &written {
+            tracing::error!(%error, "the router's store cannot be written; routing stops");
+        }
+        for commit in group {
+            // Receiver dropped; ignore the send error.
+            let _ = commit.done.send(written.clone());
+        }
+    }
+}
