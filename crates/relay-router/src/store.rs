@@ -19,6 +19,7 @@ mod keyspaces;
 mod write_batch;
 mod writer;
 
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -51,7 +52,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    fn failed(directory: &Arc<str>, detail: impl ToString) -> Self {
+    fn failed(directory: &Arc<str>, detail: &dyn fmt::Display) -> Self {
         Self::Failed { directory: Arc::clone(directory), detail: detail.to_string() }
     }
 }
@@ -74,11 +75,11 @@ impl Store {
     /// [`StoreError::Failed`].
     pub(crate) fn open(directory: &Path) -> Result<(Self, PersistedState), StoreError> {
         let name: Arc<str> = directory.display().to_string().into();
-        std::fs::create_dir_all(directory).map_err(|error| StoreError::failed(&name, error))?;
-        let keyspaces = Keyspaces::open(directory).map_err(|error| StoreError::failed(&name, error))?;
+        std::fs::create_dir_all(directory).map_err(|error| StoreError::failed(&name, &error))?;
+        let keyspaces = Keyspaces::open(directory).map_err(|error| StoreError::failed(&name, &error))?;
         let persisted = keyspaces.read_all(&name)?;
         let writer = Writer::start(keyspaces.clone(), Arc::clone(&name))
-            .map_err(|error| StoreError::failed(&name, error))?;
+            .map_err(|error| StoreError::failed(&name, &error))?;
         let keyspaces = Mutex::new(Some(keyspaces));
         Ok((Self(Arc::new(Inner { keyspaces, directory: name, writer })), persisted))
     }
@@ -89,12 +90,17 @@ impl Store {
     /// # Errors
     /// See [`StoreError`]; then nothing of the batch is written.
     pub(crate) async fn commit(&self, batch: WriteBatch) -> Result<(), StoreError> {
-        self.0.writer.submit(batch, Durability::Buffered).await
+        self.submit(batch, Durability::Buffered).await
     }
 
     /// Writes `batch` like [`Store::commit`], and answers once the disk has it.
     pub(crate) async fn commit_synced(&self, batch: WriteBatch) -> Result<(), StoreError> {
-        self.0.writer.submit(batch, Durability::Synced).await
+        self.submit(batch, Durability::Synced).await
+    }
+
+    async fn submit(&self, batch: WriteBatch, durability: Durability) -> Result<(), StoreError> {
+        let changes = batch.into_changes().map_err(|error| self.error(&error))?;
+        self.0.writer.submit(changes, durability).await
     }
 
     /// Writes all waiting batches and closes the files. Blocks.
@@ -104,7 +110,7 @@ impl Store {
     }
 
     /// An error of this store.
-    pub(crate) fn error(&self, detail: impl ToString) -> StoreError {
+    pub(crate) fn error(&self, detail: &dyn fmt::Display) -> StoreError {
         StoreError::failed(&self.0.directory, detail)
     }
 
@@ -138,7 +144,7 @@ impl Store {
 
     /// The rules that [`WriteBatch::rules`] has written, if any. Blocks.
     pub(crate) fn rules<R: DeserializeOwned>(&self) -> Result<Option<R>, StoreError> {
-        let value = self.keyspaces()?.meta.get(keys::RULES).map_err(|error| self.error(error))?;
+        let value = self.keyspaces()?.meta.get(keys::RULES).map_err(|error| self.error(&error))?;
         value.map(|value| self.parse(&value)).transpose()
     }
 
@@ -154,7 +160,7 @@ impl Store {
 
     fn values<T: DeserializeOwned>(&self, keyspace: &Keyspace) -> Result<Vec<T>, StoreError> {
         let values = keyspace.iter().map(|item| {
-            let (_, value) = item.into_inner().map_err(|error| self.error(error))?;
+            let (_, value) = item.into_inner().map_err(|error| self.error(&error))?;
             self.parse(&value)
         });
         values.collect()
@@ -174,10 +180,10 @@ impl Store {
     ) -> Result<T, StoreError> {
         let keyspaces = self.keyspaces()?;
         let read = tokio::task::spawn_blocking(move || read(&keyspaces)).await;
-        read.map_err(|error| self.error(error))?.map_err(|error| self.error(error))
+        read.map_err(|error| self.error(&error))?.map_err(|error| self.error(&error))
     }
 }
 
 fn parse<T: DeserializeOwned>(directory: &Arc<str>, value: &[u8]) -> Result<T, StoreError> {
-    serde_json::from_slice(value).map_err(|error| StoreError::failed(directory, error))
+    serde_json::from_slice(value).map_err(|error| StoreError::failed(directory, &error))
 }

@@ -204,7 +204,7 @@ impl InFlight {
                     dead.push(deps.dead_letters.add(&mut batch, &letter).await?);
                 }
                 (Disposition::Done(_) | Disposition::DeadLetter(..), _) => {
-                    batch.remove_queued(self.route, entry.offset)
+                    batch.remove_queued(self.route, entry.offset);
                 }
             }
         }
@@ -227,7 +227,7 @@ impl InFlight {
     ) -> Result<DeadLetter, StoreError> {
         let json = relay_events::json::encode(event);
         let event = serde_json::from_slice(&json).map_err(|error| {
-            engine.deps().store.error(format_args!("event {} cannot be kept as JSON: {error}", event.id))
+            engine.deps().store.error(&format_args!("event {} cannot be kept as JSON: {error}", event.id))
         })?;
         Ok(DeadLetter {
             id: DeadLetterId { offset, route: self.route },

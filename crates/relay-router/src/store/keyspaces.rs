@@ -108,9 +108,9 @@ impl Keyspaces {
 
     /// Reads everything that routing needs at its start.
     pub(super) fn read_all(&self, directory: &Arc<str>) -> Result<PersistedState, StoreError> {
-        let failed = |error: fjall::Error| StoreError::failed(directory, error);
+        let failed = |error: fjall::Error| StoreError::failed(directory, &error);
         let malformed =
-            |column: &str| StoreError::failed(directory, format_args!("a key of `{column}` is malformed"));
+            |column: &str| StoreError::failed(directory, &format_args!("a key of `{column}` is malformed"));
         let cursor = self.meta.get(keys::CURSOR).map_err(failed)?;
         let cursor = cursor.map(|value| parse(directory, &value)).transpose()?;
         let mut lag_cursors = Vec::new();

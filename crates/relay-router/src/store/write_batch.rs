@@ -1,4 +1,7 @@
 //! Batches of changes, each of which is written whole or not at all.
+//!
+//! A value that does not serialise spoils its batch. The error comes when the batch is committed, so that code that
+//! fills a batch need not handle it at each value, and no batch is ever written without one of its values.
 
 use relay_core::{Offset, ServiceName};
 use serde::Serialize;
@@ -8,7 +11,19 @@ use crate::records::{DeadLetter, DeadLetterId, QueuedEvent, Replay, RouteId, Rou
 
 /// Changes that are written together or not at all.
 #[derive(Debug, Default)]
-pub(crate) struct WriteBatch(Vec<Change>);
+pub(crate) struct WriteBatch {
+    changes: Vec<Change>,
+    /// The first value that did not serialise.
+    error: Option<UnserializableValue>,
+}
+
+/// A value that does not serialise to JSON. Nothing of its batch is written.
+#[derive(Debug, thiserror::Error)]
+#[error("a value of `{column:?}` does not serialise: {source}")]
+pub(super) struct UnserializableValue {
+    column: Column,
+    source: serde_json::Error,
+}
 
 /// One change of one entry.
 #[derive(Debug)]
@@ -32,26 +47,37 @@ pub(super) enum Column {
 
 impl WriteBatch {
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.changes.is_empty() && self.error.is_none()
     }
 
     /// Adds the changes of `other` after its own.
     pub(crate) fn append(&mut self, mut other: Self) {
-        self.0.append(&mut other.0);
+        self.changes.append(&mut other.changes);
+        self.error = self.error.take().or(other.error);
     }
 
-    pub(super) fn changes(&self) -> &[Change] {
-        &self.0
+    /// The changes, in the order in which they were added.
+    ///
+    /// # Errors
+    /// [`UnserializableValue`], if one of the values did not serialise.
+    pub(super) fn into_changes(self) -> Result<Vec<Change>, UnserializableValue> {
+        match self.error {
+            Some(error) => Err(error),
+            None => Ok(self.changes),
+        }
     }
 
     fn put(&mut self, column: Column, key: Vec<u8>, value: &impl Serialize) {
-        // Plain structs of texts and numbers always serialise.
-        let value = serde_json::to_vec(value).unwrap_or_default();
-        self.0.push(Change { column, key, value: Some(value) });
+        match serde_json::to_vec(value) {
+            Ok(value) => self.changes.push(Change { column, key, value: Some(value) }),
+            Err(source) => {
+                self.error.get_or_insert(UnserializableValue { column, source });
+            }
+        }
     }
 
     fn remove(&mut self, column: Column, key: Vec<u8>) {
-        self.0.push(Change { column, key, value: None });
+        self.changes.push(Change { column, key, value: None });
     }
 
     fn put_or_remove(&mut self, column: Column, key: Vec<u8>, value: Option<&impl Serialize>) {
@@ -114,5 +140,25 @@ impl WriteBatch {
 
     pub(crate) fn remove_service(&mut self, name: &ServiceName) {
         self.remove(Column::Services, name.as_str().into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    #[test]
+    fn a_batch_with_a_value_that_does_not_serialise_is_refused_as_a_whole() {
+        let mut other = WriteBatch::default();
+        // JSON has no objects whose keys are lists.
+        other.rules(&HashMap::from([(vec![1], 1)]));
+        assert!(!other.is_empty());
+        let mut batch = WriteBatch::default();
+        batch.cursor(Some(Offset::new(7)));
+        batch.append(other);
+        let error = batch.into_changes().map(|changes| changes.len()).map_err(|error| error.to_string());
+        assert_eq!(error, Err("a value of `Meta` does not serialise: key must be a string".to_owned()));
     }
 }

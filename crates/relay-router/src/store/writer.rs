@@ -6,10 +6,11 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use super::StoreError;
 use super::keyspaces::Keyspaces;
-use super::{StoreError, WriteBatch};
+use super::write_batch::Change;
 
 /// The most commits in the thread's queue. Further ones wait for a permit, in their order.
 const QUEUE: usize = 1024;
@@ -26,9 +27,11 @@ pub(super) enum Durability {
 }
 
 struct Commit {
-    batch: WriteBatch,
+    changes: Vec<Change>,
     durability: Durability,
     done: oneshot::Sender<Result<(), StoreError>>,
+    /// The commit's place in the queue, which is free again when the commit is answered.
+    _permit: OwnedSemaphorePermit,
 }
 
 /// The handle to the writing thread.
@@ -36,7 +39,7 @@ pub(super) struct Writer {
     /// None once the writer is closed.
     commits: Mutex<Option<Sender<Commit>>>,
     /// One permit for each place in the thread's queue.
-    queue_permits: Semaphore,
+    queue_permits: Arc<Semaphore>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -47,26 +50,27 @@ impl Writer {
         let thread = thread.spawn(move || run(&keyspaces, &directory, &queue))?;
         Ok(Self {
             commits: Mutex::new(Some(commits)),
-            queue_permits: Semaphore::new(QUEUE),
+            queue_permits: Arc::new(Semaphore::new(QUEUE)),
             thread: Mutex::new(Some(thread)),
         })
     }
 
-    /// Writes `batch` and waits for the answer.
-    pub(super) async fn submit(&self, batch: WriteBatch, durability: Durability) -> Result<(), StoreError> {
-        let permit = self.queue_permits.acquire().await.map_err(|_| StoreError::Closed)?;
+    /// Writes `changes` as one and waits for the answer.
+    pub(super) async fn submit(
+        &self,
+        changes: Vec<Change>,
+        durability: Durability,
+    ) -> Result<(), StoreError> {
+        let permits = Arc::clone(&self.queue_permits);
+        let permit = permits.acquire_owned().await.map_err(|_| StoreError::Closed)?;
         let (done, answer) = oneshot::channel();
         let sent = match &*self.commits.lock() {
-            Some(commits) => commits.try_send(Commit { batch, durability, done }),
+            // The queue is never full, because each commit in it has a permit.
+            Some(commits) => commits.try_send(Commit { changes, durability, done, _permit: permit }),
             None => return Err(StoreError::Closed),
         };
-        // The queue is never full, because each commit in it has a permit.
-        if sent.is_err() {
-            return Err(StoreError::Closed);
-        }
-        let answer = answer.await.map_err(|_| StoreError::Closed)?;
-        drop(permit);
-        answer
+        sent.map_err(|_| StoreError::Closed)?;
+        answer.await.map_err(|_| StoreError::Closed)?
     }
 
     /// Writes all waiting batches and ends the thread. Blocks.
@@ -85,9 +89,9 @@ fn run(keyspaces: &Keyspaces, directory: &Arc<str>, queue: &Receiver<Commit>) {
         group.extend(queue.try_iter().take(GROUP - 1));
         let is_synced = group.iter().any(|commit| commit.durability == Durability::Synced);
         let durability = if is_synced { Durability::Synced } else { Durability::Buffered };
-        let changes = group.iter().flat_map(|commit| commit.batch.changes());
+        let changes = group.iter().flat_map(|commit| &commit.changes);
         let written =
-            keyspaces.write(changes, durability).map_err(|error| StoreError::failed(directory, error));
+            keyspaces.write(changes, durability).map_err(|error| StoreError::failed(directory, &error));
         if let Err(error) = &written {
             tracing::error!(%error, "the router's store cannot be written; routing stops");
         }
