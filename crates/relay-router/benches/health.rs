@@ -12,17 +12,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use relay_core::{ServiceName, SystemClock};
-use relay_router::health::{HealthConfig, HealthMonitor};
+use relay_core::testing::MemoryLog;
+use relay_core::{Draft, EventSink, Offset, PublishAck, PublishError, ServiceName, SystemClock};
 use relay_router::registry::Registration;
 use relay_router::rules::{ProbeCheck, ProbeSpec};
-use relay_router::target::{Outbound, OutboundPolicy};
+use relay_router::{Router, RouterConfig, RouterParts};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+
+/// A sink that is closed: nothing reads the changes of services.
+struct NoSink;
+
+#[async_trait]
+impl EventSink for NoSink {
+    async fn publish(&self, _: Draft) -> Result<PublishAck, PublishError> {
+        Err(PublishError::Closed)
+    }
+}
 
 /// How long this thread was on a processor.
 fn on_processor() -> Duration {
@@ -56,17 +67,22 @@ fn runtime() -> tokio::runtime::Runtime {
 
 fn measure(what: &str, address: SocketAddr, check: &ProbeCheck, count: &AtomicU64) {
     runtime().block_on(async {
-        let mut policy = OutboundPolicy::default();
-        policy.allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
-        let clock = Arc::new(SystemClock::new());
-        let outbound = Outbound::new(policy).unwrap();
-        let monitor = HealthMonitor::start(HealthConfig::default(), outbound, clock, |_| {}).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = RouterConfig::new(directory.path());
+        config.outbound.allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
+        let parts = RouterParts {
+            log: Arc::new(MemoryLog::new()),
+            head: Offset::ZERO,
+            sink: Arc::new(NoSink),
+            clock: Arc::new(SystemClock::new()),
+        };
+        let router = Router::start(config, parts).await.unwrap();
         for n in 0..100 {
             let mut registration = Registration::new(format!("http://{address}"));
             registration.probe = ProbeSpec::new(check.clone());
             registration.probe.interval = *ProbeSpec::INTERVAL.start();
             registration.probe.rise = NonZeroU32::MIN;
-            monitor.register(ServiceName::new(format!("service-{n}")).unwrap(), registration).unwrap();
+            router.register(ServiceName::new(format!("service-{n}")).unwrap(), registration).await.unwrap();
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
         let (before, checks) = (on_processor(), count.load(Ordering::Relaxed));
@@ -74,7 +90,7 @@ fn measure(what: &str, address: SocketAddr, check: &ProbeCheck, count: &AtomicU6
         let (took, checks) = (on_processor().saturating_sub(before), count.load(Ordering::Relaxed) - checks);
         let micros = took.as_secs_f64() * 1e6 / f64::from(u32::try_from(checks).unwrap());
         println!("{what}: {micros:.0} µs of the relay's own time per check, of {checks} checks");
-        monitor.shutdown().await;
+        router.stop(Duration::from_secs(5)).await;
     });
 }
 

@@ -11,4 +11,8 @@ mod record;
 
 pub use self::config::{DecisionLogConfig, DecisionLogError};
 pub use self::log::{DecisionLog, DecisionLogStats, DecisionStream, DecisionStreamItem};
-pub use self::record::{Decision, DecisionFilter, DecisionRecord, Outcome};
+pub(crate) use self::record::Decision;
+pub use self::record::{DecisionFilter, DecisionRecord, Outcome};
+
+#[cfg(test)]
+mod tests;

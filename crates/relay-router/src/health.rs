@@ -8,8 +8,8 @@ mod config;
 mod probe;
 mod state;
 
-pub use self::breaker::{BreakerState, CircuitBreaker, Ticket};
+pub use self::breaker::BreakerState;
+pub(crate) use self::breaker::{CircuitBreaker, Ticket};
 pub use self::config::{HealthConfig, HealthConfigError};
 pub(crate) use self::probe::{ProbeSource, build_probe};
-pub use self::state::{Health, Thresholds};
-pub use crate::monitor::HealthMonitor;
+pub(crate) use self::state::{Health, Thresholds};

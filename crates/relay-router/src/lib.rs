@@ -45,6 +45,8 @@ mod router;
 pub mod rules;
 mod store;
 pub mod target;
+#[cfg(test)]
+mod test_support;
 
 pub use self::config::RouterConfig;
 pub use self::loop_detection::CAUSES_KEY;

@@ -28,7 +28,7 @@ use crate::target::Outbound;
 
 /// Knows of all services and targets whether they work. Clones are handles to the same one.
 #[derive(Clone)]
-pub struct HealthMonitor(Arc<Inner>);
+pub(crate) struct HealthMonitor(Arc<Inner>);
 
 struct Inner {
     registry: Mutex<Registry>,
@@ -51,7 +51,7 @@ impl HealthMonitor {
     ///
     /// # Errors
     /// See [`HealthConfigError`].
-    pub fn start(
+    pub(crate) fn start(
         config: HealthConfig,
         outbound: Outbound,
         clock: Arc<dyn Clock>,
@@ -87,28 +87,28 @@ impl HealthMonitor {
     }
 
     /// How a service is; [`ServiceState::Unknown`] for one that is not known.
-    pub fn state(&self, name: &ServiceName) -> ServiceState {
+    pub(crate) fn state(&self, name: &ServiceName) -> ServiceState {
         self.0.registry.lock().state(name)
     }
 
     /// Counts changes of any service's state.
-    pub fn changes(&self) -> watch::Receiver<u64> {
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()
     }
 
     /// Tells that a delivery was taken, or why it failed.
-    pub fn record_delivery(&self, name: &ServiceName, answer: Result<(), &str>) {
+    pub(crate) fn record_delivery(&self, name: &ServiceName, answer: Result<(), &str>) {
         self.update(|registry, now| registry.delivered(name, answer, now));
     }
 
     /// Takes the targets of a rule document in the place of those of the one before.
-    pub fn configure(&self, targets: &[TargetSpec]) {
+    pub(crate) fn configure(&self, targets: &[TargetSpec]) {
         self.update(|registry, now| registry.configure(targets, now));
         self.sync_probe_tasks();
     }
 
     /// Takes a target that is code in this process; asked by `probe`, where there is one.
-    pub fn attach(
+    pub(crate) fn attach(
         &self,
         name: ServiceName,
         capabilities: Vec<Capability>,
@@ -122,7 +122,7 @@ impl HealthMonitor {
     ///
     /// # Errors
     /// See [`RegisterError`].
-    pub fn register(
+    pub(crate) fn register(
         &self,
         name: ServiceName,
         registration: Registration,
@@ -133,13 +133,13 @@ impl HealthMonitor {
     }
 
     /// Takes a service that was registered before a restart. Its lease begins now.
-    pub fn restore(&self, record: ServiceRecord) {
+    pub(crate) fn restore(&self, record: ServiceRecord) {
         self.update(|registry, now| registry.restore(record, now));
         self.sync_probe_tasks();
     }
 
     /// A service's registration as it is kept.
-    pub fn record(&self, name: &ServiceName) -> Option<ServiceRecord> {
+    pub(crate) fn record(&self, name: &ServiceName) -> Option<ServiceRecord> {
         self.0.registry.lock().record(name)
     }
 
@@ -147,7 +147,7 @@ impl HealthMonitor {
     ///
     /// # Errors
     /// See [`LeaseError`].
-    pub fn heartbeat(
+    pub(crate) fn heartbeat(
         &self,
         name: &ServiceName,
         lease: LeaseId,
@@ -160,12 +160,12 @@ impl HealthMonitor {
     ///
     /// # Errors
     /// See [`LeaseError`].
-    pub fn deregister(&self, name: &ServiceName, lease: LeaseId) -> Result<ServiceInfo, LeaseError> {
+    pub(crate) fn deregister(&self, name: &ServiceName, lease: LeaseId) -> Result<ServiceInfo, LeaseError> {
         self.update(|registry, now| registry.deregister(name, lease, now))
     }
 
     /// Nothing waits for a service that leaves any more.
-    pub fn drained(&self, name: &ServiceName) {
+    pub(crate) fn drained(&self, name: &ServiceName) {
         self.update(|registry, now| registry.drained(name, now));
         self.sync_probe_tasks();
     }
@@ -174,27 +174,27 @@ impl HealthMonitor {
     ///
     /// # Errors
     /// See [`LeaseError`].
-    pub fn rotate_secret(&self, name: &ServiceName, lease: LeaseId) -> Result<String, LeaseError> {
+    pub(crate) fn rotate_secret(&self, name: &ServiceName, lease: LeaseId) -> Result<String, LeaseError> {
         self.update(|registry, now| registry.rotate_secret(name, lease, now))
     }
 
     /// All that are known, those that are gone and still remembered included.
-    pub fn known(&self) -> Vec<ServiceName> {
+    pub(crate) fn known(&self) -> Vec<ServiceName> {
         self.0.registry.lock().known()
     }
 
     /// The services that are meant, by name.
-    pub fn services(&self, query: &ServiceQuery) -> Vec<ServiceInfo> {
+    pub(crate) fn services(&self, query: &ServiceQuery) -> Vec<ServiceInfo> {
         self.0.registry.lock().services(query)
     }
 
     /// One service.
-    pub fn service(&self, name: &ServiceName) -> Option<ServiceInfo> {
+    pub(crate) fn service(&self, name: &ServiceName) -> Option<ServiceInfo> {
         self.0.registry.lock().service(name)
     }
 
     /// Stops asking.
-    pub async fn shutdown(&self) {
+    pub(crate) async fn shutdown(&self) {
         self.0.stopping.cancel();
         self.0.tasks.close();
         self.0.tasks.wait().await;
@@ -264,3 +264,8 @@ impl HealthMonitor {
 
 /// Within how much time a service is asked first.
 const FIRST_PROBE_WITHIN: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod lease_tests;
+#[cfg(test)]
+mod probe_tests;

@@ -10,7 +10,8 @@ mod service;
 mod table;
 
 pub use self::service::{
-    Heartbeat, LeaseError, LeaseId, RegisterError, Registered, Registration, ReportedState, ServiceChange,
-    ServiceInfo, ServiceQuery, ServiceRecord,
+    Heartbeat, LeaseError, LeaseId, RegisterError, Registered, Registration, ReportedState, ServiceInfo,
+    ServiceQuery,
 };
+pub(crate) use self::service::{ServiceChange, ServiceRecord};
 pub(crate) use self::table::{ProbeTarget, Registry};

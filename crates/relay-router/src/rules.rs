@@ -47,7 +47,8 @@ pub use self::problems::{RuleProblem, RuleSetError};
 pub use self::rule::{Pattern, Rule, TargetRef};
 pub use self::rule_document::{RuleDocument, RuleFormat};
 pub use self::rule_set::{Matches, RuleSet, RuleVerdict, VerdictReason};
-pub use self::strategy::{Candidate, Strategy, order};
+pub use self::strategy::Strategy;
+pub(crate) use self::strategy::{Candidate, order};
 pub use self::target_spec::{
     BreakerConfig, DeliveryFormat, DeliveryOrder, RetryPolicy, RetryStatuses, TargetPolicy, TargetSpec,
 };

@@ -64,7 +64,7 @@ impl DecisionLog {
     ///
     /// # Errors
     /// See [`DecisionLogError`].
-    pub fn start(config: &DecisionLogConfig, directory: PathBuf) -> Result<Self, DecisionLogError> {
+    pub(crate) fn start(config: &DecisionLogConfig, directory: PathBuf) -> Result<Self, DecisionLogError> {
         config.validate()?;
         let io = |source| DecisionLogError::Io { directory: directory.display().to_string(), source };
         let open = || RecordFiles::open(&directory, config.max_file_bytes, config.max_files).map_err(io);
@@ -101,7 +101,7 @@ impl DecisionLog {
     }
 
     /// Keeps `decision`, if it is sampled. Never waits.
-    pub fn record(&self, decision: Decision) {
+    pub(crate) fn record(&self, decision: Decision) {
         let state = &self.0.state;
         if !decision.outcome.is_trouble()
             && xxh3_64(&decision.event.id.as_u128().to_be_bytes()) > self.0.sample_limit
@@ -159,7 +159,7 @@ impl DecisionLog {
     }
 
     /// Keeps what waits and ends the thread. Later decisions are dropped.
-    pub async fn close(&self) {
+    pub(crate) async fn close(&self) {
         self.0.queue.lock().take();
         let Some(thread) = self.0.thread.lock().take() else { return };
         let joined = tokio::task::spawn_blocking(move || thread.join()).await;

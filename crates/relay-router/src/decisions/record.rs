@@ -9,31 +9,31 @@ use serde::{Deserialize, Serialize};
 use crate::rules::RuleVerdict;
 
 /// What was decided about an event: where a rule has it go, or what came of an attempt.
-pub struct Decision {
+pub(crate) struct Decision {
     /// When.
-    pub at: Timestamp,
+    pub(crate) at: Timestamp,
     /// The event.
-    pub event: Arc<Event>,
+    pub(crate) event: Arc<Event>,
     /// The version of the rules that decided.
-    pub rules_version: u64,
+    pub(crate) rules_version: u64,
     /// The rule that matched; none when none did, and for what was sent to one target by request.
-    pub rule: Option<Arc<str>>,
+    pub(crate) rule: Option<Arc<str>>,
     /// The target that was chosen.
-    pub target: Option<ServiceName>,
+    pub(crate) target: Option<ServiceName>,
     /// Whether that is one of the rule's fallback targets.
-    pub is_fallback: bool,
+    pub(crate) is_fallback: bool,
     /// Whether somebody has asked for the event to be sent again.
-    pub is_replay: bool,
+    pub(crate) is_replay: bool,
     /// What came of it.
-    pub outcome: Outcome,
+    pub(crate) outcome: Outcome,
     /// The attempt, from 1; 0 when nothing was attempted.
-    pub attempt: u32,
+    pub(crate) attempt: u32,
     /// How long the attempt took.
-    pub duration: Duration,
+    pub(crate) duration: Duration,
     /// What went wrong.
-    pub error: Option<String>,
+    pub(crate) error: Option<String>,
     /// Says of each rule why it matched or did not; called on the log's thread, if the decision is kept.
-    pub verdicts: Box<dyn FnOnce() -> Vec<RuleVerdict> + Send>,
+    pub(crate) verdicts: Box<dyn FnOnce() -> Vec<RuleVerdict> + Send>,
 }
 
 /// What came of a decision.

@@ -21,32 +21,11 @@ pub enum BreakerState {
 
 /// A request that a breaker has let through. What comes of it counts only as long as the breaker has not changed since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ticket(u64);
+pub(crate) struct Ticket(u64);
 
 /// A circuit breaker. It is told the time, by the monotonic clock, with each call.
-///
-/// ```
-/// use std::time::Duration;
-/// use relay_router::health::{BreakerState, CircuitBreaker};
-/// use relay_router::rules::BreakerConfig;
-///
-/// let mut breaker = CircuitBreaker::new(BreakerConfig::default());
-/// let now = Duration::ZERO;
-/// for _ in 0..5 {
-///     let ticket = breaker.begin(now);
-///     breaker.failure(ticket, now);
-/// }
-/// assert_eq!(breaker.state(now), BreakerState::Open);
-/// // Ten seconds later one request may try.
-/// let later = breaker.ready_at(now).unwrap();
-/// assert_eq!(later, Duration::from_secs(10));
-/// let ticket = breaker.begin(later);
-/// assert_eq!(breaker.ready_at(later), None);
-/// breaker.success(ticket);
-/// assert_eq!(breaker.state(later), BreakerState::Closed);
-/// ```
 #[derive(Debug)]
-pub struct CircuitBreaker {
+pub(crate) struct CircuitBreaker {
     config: BreakerConfig,
     phase: Phase,
     /// Counts changes of the phase.
@@ -62,12 +41,12 @@ enum Phase {
 
 impl CircuitBreaker {
     /// A closed breaker.
-    pub fn new(config: BreakerConfig) -> Self {
+    pub(crate) fn new(config: BreakerConfig) -> Self {
         Self { config, phase: Phase::Closed { failures: 0 }, generation: 0 }
     }
 
     /// What it lets through.
-    pub fn state(&self, now: Monotonic) -> BreakerState {
+    pub(crate) fn state(&self, now: Monotonic) -> BreakerState {
         match self.phase {
             Phase::Closed { .. } => BreakerState::Closed,
             Phase::Open { until } if until > now => BreakerState::Open,
@@ -76,7 +55,7 @@ impl CircuitBreaker {
     }
 
     /// From when on a request may begin; `now` or earlier: at once. None while as many as may try are under way.
-    pub fn ready_at(&self, now: Monotonic) -> Option<Monotonic> {
+    pub(crate) fn ready_at(&self, now: Monotonic) -> Option<Monotonic> {
         match self.phase {
             Phase::Closed { .. } => Some(now),
             Phase::Open { until } => Some(until),
@@ -85,7 +64,7 @@ impl CircuitBreaker {
     }
 
     /// Counts a request as begun. Call it when [`CircuitBreaker::ready_at`] allows one.
-    pub fn begin(&mut self, now: Monotonic) -> Ticket {
+    pub(crate) fn begin(&mut self, now: Monotonic) -> Ticket {
         match &mut self.phase {
             Phase::Open { until } if *until <= now => self.change(Phase::HalfOpen { under_way: 1 }),
             Phase::HalfOpen { under_way } => *under_way = under_way.saturating_add(1),
@@ -95,7 +74,7 @@ impl CircuitBreaker {
     }
 
     /// The target has answered.
-    pub fn success(&mut self, ticket: Ticket) {
+    pub(crate) fn success(&mut self, ticket: Ticket) {
         if ticket.0 != self.generation {
             return;
         }
@@ -107,7 +86,7 @@ impl CircuitBreaker {
     }
 
     /// The target has not done its work.
-    pub fn failure(&mut self, ticket: Ticket, now: Monotonic) {
+    pub(crate) fn failure(&mut self, ticket: Ticket, now: Monotonic) {
         if ticket.0 != self.generation {
             return;
         }
@@ -125,7 +104,7 @@ impl CircuitBreaker {
     }
 
     /// The request was not made after all.
-    pub fn cancel(&mut self, ticket: Ticket) {
+    pub(crate) fn cancel(&mut self, ticket: Ticket) {
         if let (true, Phase::HalfOpen { under_way }) = (ticket.0 == self.generation, &mut self.phase) {
             *under_way = under_way.saturating_sub(1);
         }
@@ -136,3 +115,6 @@ impl CircuitBreaker {
         self.generation = self.generation.wrapping_add(1);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,16 +16,16 @@ use super::config::HealthConfig;
 
 /// How many answers of a probe in a row change what it says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Thresholds {
+pub(crate) struct Thresholds {
     /// Successes after which it says that the service works.
-    pub rise: NonZeroU32,
+    pub(crate) rise: NonZeroU32,
     /// Failures after which it says that it does not.
-    pub fall: NonZeroU32,
+    pub(crate) fall: NonZeroU32,
 }
 
 /// What is known of one service. It is told the time, by the monotonic clock, with each call.
 #[derive(Debug)]
-pub struct Health {
+pub(crate) struct Health {
     thresholds: Thresholds,
     /// What the probe says; none before it has said anything.
     probe: Option<bool>,
@@ -85,7 +85,7 @@ const MAX_EJECTIONS: u32 = 10;
 
 impl Health {
     /// A service of which nothing is known.
-    pub fn new(thresholds: Thresholds, since: Timestamp) -> Self {
+    pub(crate) fn new(thresholds: Thresholds, since: Timestamp) -> Self {
         Self {
             thresholds,
             probe: None,
@@ -111,22 +111,22 @@ impl Health {
     }
 
     /// What follows from what is known.
-    pub fn state(&self) -> ServiceState {
+    pub(crate) fn state(&self) -> ServiceState {
         self.state
     }
 
     /// Why, where there is more to say.
-    pub fn reason(&self) -> Option<&str> {
+    pub(crate) fn reason(&self) -> Option<&str> {
         self.reason.as_deref()
     }
 
     /// Since when.
-    pub fn since(&self) -> Timestamp {
+    pub(crate) fn since(&self) -> Timestamp {
         self.since
     }
 
     /// The probe was answered, or failed for a reason.
-    pub fn record_probe(&mut self, answer: Result<(), String>) {
+    pub(crate) fn record_probe(&mut self, answer: Result<(), String>) {
         let works = answer.is_ok();
         if let Err(reason) = answer {
             self.probe_failure = Some(reason);
@@ -152,12 +152,17 @@ impl Health {
     }
 
     /// The service has said that it works, or works with errors for a reason.
-    pub fn record_report(&mut self, degraded: Option<String>) {
+    pub(crate) fn record_report(&mut self, degraded: Option<String>) {
         self.report = Some(degraded.map_or(SelfReport::Works, SelfReport::Degraded));
     }
 
     /// A delivery was taken, or failed for a reason.
-    pub fn record_delivery(&mut self, answer: Result<(), &str>, config: &HealthConfig, now: Monotonic) {
+    pub(crate) fn record_delivery(
+        &mut self,
+        answer: Result<(), &str>,
+        config: &HealthConfig,
+        now: Monotonic,
+    ) {
         let second = now.elapsed().as_secs();
         self.drop_old_deliveries(second);
         match self.recent.back_mut() {
@@ -190,17 +195,17 @@ impl Health {
     }
 
     /// The service leaves.
-    pub fn drain(&mut self) {
+    pub(crate) fn drain(&mut self) {
         self.availability = Availability::Draining;
     }
 
     /// The service is gone.
-    pub fn leave(&mut self) {
+    pub(crate) fn leave(&mut self) {
         self.availability = Availability::Gone;
     }
 
     /// Draws the conclusion from what is known at `now`, which is `wall` for people. True when it has changed.
-    pub fn update(&mut self, config: &HealthConfig, now: Monotonic, wall: Timestamp) -> bool {
+    pub(crate) fn update(&mut self, config: &HealthConfig, now: Monotonic, wall: Timestamp) -> bool {
         self.decay(config, now);
         self.update_failing(config, now);
         let (mut state, mut reason) = self.undamped_state(config, now);
@@ -304,3 +309,6 @@ fn severity(state: ServiceState) -> u8 {
         _ => 0,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -219,7 +219,7 @@ pub struct ServiceInfo {
 
 /// A registration as it is kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ServiceRecord {
+pub(crate) struct ServiceRecord {
     pub(crate) name: ServiceName,
     pub(crate) registration: Registration,
     pub(crate) registered_at: Timestamp,
@@ -240,14 +240,13 @@ impl ServiceRecord {
 
 /// A service's state has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ServiceChange {
+pub(crate) struct ServiceChange {
     /// The service.
-    pub service: ServiceName,
+    pub(crate) service: ServiceName,
     /// Its state now.
-    pub state: ServiceState,
+    pub(crate) state: ServiceState,
     /// Why, where there is more to say.
-    pub reason: Option<String>,
+    pub(crate) reason: Option<String>,
 }
 
 /// Which services are meant.

@@ -32,35 +32,22 @@ pub enum Strategy {
 
 /// What is known of a target when one is to be chosen.
 #[derive(Debug, Clone, Copy)]
-pub struct Candidate<'a> {
+pub(crate) struct Candidate<'a> {
     /// Its name.
-    pub name: &'a ServiceName,
+    pub(crate) name: &'a ServiceName,
     /// Its health.
-    pub state: ServiceState,
+    pub(crate) state: ServiceState,
     /// How many deliveries are under way to it.
-    pub outstanding: usize,
+    pub(crate) outstanding: usize,
     /// Its share.
-    pub weight: NonZeroU32,
+    pub(crate) weight: NonZeroU32,
 }
 
 /// The places of all `candidates` in the order in which they are preferred for an event of `document`.
 ///
 /// `turn` counts the choices that a rule has made; only [`Strategy::RoundRobin`] looks at it. For [`Strategy::All`] the
 /// order says nothing about who gets the event.
-///
-/// ```
-/// use std::num::NonZeroU32;
-/// use relay_core::{DocumentId, ServiceName};
-/// use relay_events::ServiceState;
-/// use relay_router::rules::{Candidate, Strategy, order};
-///
-/// let (a, b) = (ServiceName::new("a")?, ServiceName::new("b")?);
-/// let candidate = |name, state| Candidate { name, state, outstanding: 0, weight: NonZeroU32::MIN };
-/// let both = [candidate(&a, ServiceState::Unhealthy), candidate(&b, ServiceState::Healthy)];
-/// assert_eq!(order(Strategy::FirstHealthy, &both, &DocumentId::new("notes")?, 0), [1, 0]);
-/// # Ok::<(), relay_core::InvalidId>(())
-/// ```
-pub fn order(
+pub(crate) fn order(
     strategy: Strategy,
     candidates: &[Candidate<'_>],
     document: &DocumentId,
@@ -138,3 +125,6 @@ fn rendezvous_score(candidate: &Candidate<'_>, seed: u64) -> f64 {
     let unit = ((hash >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
     -f64::from(candidate.weight.get()) / unit.ln()
 }
+
+#[cfg(test)]
+mod tests;

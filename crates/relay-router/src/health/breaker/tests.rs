@@ -5,10 +5,10 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use super::{BreakerState, CircuitBreaker, Ticket};
+use crate::rules::BreakerConfig;
 use proptest::prelude::*;
 use relay_core::Monotonic;
-use relay_router::health::{BreakerState, CircuitBreaker, Ticket};
-use relay_router::rules::BreakerConfig;
 
 fn config(failures: u32, open_for: u64, half_open: u32) -> BreakerConfig {
     let mut config = BreakerConfig::default();
@@ -173,4 +173,22 @@ fn a_trial_that_was_not_made_is_given_back() {
     assert_eq!(breaker.ready_at(at(100)), None);
     breaker.cancel(trial);
     assert_eq!(breaker.ready_at(at(100)), Some(at(100)));
+}
+
+#[test]
+fn five_failures_open_it_by_default_and_one_trial_closes_it() {
+    let mut breaker = CircuitBreaker::new(BreakerConfig::default());
+    let now = Monotonic::ZERO;
+    for _ in 0..5 {
+        let ticket = breaker.begin(now);
+        breaker.failure(ticket, now);
+    }
+    assert_eq!(breaker.state(now), BreakerState::Open);
+    // Ten seconds later one request may try.
+    let later = breaker.ready_at(now).unwrap();
+    assert_eq!(later, at(10_000));
+    let ticket = breaker.begin(later);
+    assert_eq!(breaker.ready_at(later), None);
+    breaker.success(ticket);
+    assert_eq!(breaker.state(later), BreakerState::Closed);
 }

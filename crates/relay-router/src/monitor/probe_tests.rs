@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
 
-mod support;
-
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -11,6 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use super::HealthMonitor;
+use crate::health::HealthConfig;
+use crate::registry::Registration;
+use crate::rules::{ProbeCheck, ProbeSpec};
+use crate::target::{Outbound, OutboundPolicy};
+use crate::test_support::{TokioClock, name};
 use async_trait::async_trait;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -19,11 +23,6 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use relay_core::{Clock, HealthProbe, ProbeFailure, SystemClock};
 use relay_events::ServiceState;
-use relay_router::health::{HealthConfig, HealthMonitor};
-use relay_router::registry::Registration;
-use relay_router::rules::{ProbeCheck, ProbeSpec};
-use relay_router::target::{Outbound, OutboundPolicy};
-use support::{TokioClock, name};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;

@@ -3,23 +3,22 @@
 
 #![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
 
-mod support;
-
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use proptest::prelude::*;
-use relay_events::ServiceState::{self, Degraded, Draining, Gone, Healthy, Unknown};
-use relay_router::health::{HealthConfig, HealthMonitor};
-use relay_router::registry::{
+use super::HealthMonitor;
+use crate::health::HealthConfig;
+use crate::registry::{
     Heartbeat, LeaseError, LeaseId, RegisterError, Registered, Registration, ReportedState, ServiceChange,
     ServiceQuery, ServiceRecord,
 };
-use relay_router::rules::{Capability, RuleFormat, RuleSet};
-use relay_router::target::{Outbound, OutboundPolicy};
-use support::{TokioClock, name};
+use crate::rules::{Capability, RuleFormat, RuleSet};
+use crate::target::{Outbound, OutboundPolicy};
+use crate::test_support::{TokioClock, name};
+use parking_lot::Mutex;
+use proptest::prelude::*;
+use relay_events::ServiceState::{self, Degraded, Draining, Gone, Healthy, Unknown};
 use tokio::time::sleep;
 
 type Told = Arc<Mutex<Vec<ServiceChange>>>;

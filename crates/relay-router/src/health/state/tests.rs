@@ -5,10 +5,11 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use super::{Health, Thresholds};
+use crate::health::HealthConfig;
 use proptest::prelude::*;
 use relay_core::{Monotonic, Timestamp};
 use relay_events::ServiceState::{self, Degraded, Draining, Gone, Healthy, Unhealthy, Unknown};
-use relay_router::health::{Health, HealthConfig, Thresholds};
 
 #[derive(Debug, Clone, Copy)]
 enum Heard {

@@ -2,16 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
 
-mod support;
-
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::{Decision, DecisionFilter, DecisionLog, DecisionLogConfig, DecisionStreamItem, Outcome};
+use crate::test_support::{name, note};
 use relay_core::{Epoch, Event, Seq, Timestamp};
-use relay_router::decisions::{
-    Decision, DecisionFilter, DecisionLog, DecisionLogConfig, DecisionStreamItem, Outcome,
-};
-use support::{name, note};
 
 fn event(document: &str, n: usize) -> Arc<Event> {
     Arc::new(note(document, n).into_event(
