@@ -1,6 +1,5 @@
 //! Deliveries as others read them: the unmodified Python packages `standardwebhooks` and `cloudevents`, in a server of
 //! their own. Skipped by name where there is no Python, but not in CI.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -25,7 +24,7 @@ struct Receiver {
 
 impl Receiver {
     fn start(python: &Path) -> Self {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/receiver.py");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/interop/receiver.py");
         let mut command = Command::new(python);
         let mut child = command.args([script, NEW, OLD]).stdout(Stdio::piped()).spawn().unwrap();
         let mut printed = BufReader::new(child.stdout.take().unwrap());

@@ -1,5 +1,4 @@
 //! Rules beside a plain model that looks at all of them.
-#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
 
 use proptest::prelude::*;
 use relay_core::{DocumentId, Draft, Epoch, Event, Payload, Seq, Timestamp};

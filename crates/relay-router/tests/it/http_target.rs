@@ -1,7 +1,5 @@
 //! Delivery over HTTP to real servers: what each answer means, and where deliveries do not go.
 
-#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
-
 use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;

@@ -1,22 +1,18 @@
 //! No set of rules makes events go round for ever: services that answer each event with another come to an end, whatever
 //! the rules are.
 
-#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
-
-mod support;
-
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use crate::support::{World, by, name, note, until};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use proptest::prelude::*;
 use relay_core::{Delivery, DeliveryError, Draft, Event, Target};
 use relay_router::rules::TargetPolicy;
 use relay_router::{CAUSES_KEY, InProcessTarget, Router};
-use support::{World, by, name, note, until};
 
 const KINDS: [&str; 3] = ["x-a", "x-b", "x-c"];
 const TARGETS: [&str; 2] = ["one", "two"];

@@ -1,5 +1,4 @@
 //! Rule documents: what they mean, and everything that is refused, with its line.
-#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
 
 use std::time::Duration;
 

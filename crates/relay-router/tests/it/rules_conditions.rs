@@ -1,5 +1,4 @@
 //! Conditions: what is refused when rules are loaded, with its place, and what holds for which event.
-#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
 
 use proptest::prelude::*;
 use relay_core::{Actor, DocumentId, Draft, Epoch, Event, Metadata, Offset, Payload, Seq, Timestamp, UserId};

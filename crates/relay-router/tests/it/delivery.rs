@@ -1,18 +1,14 @@
 //! Delivery through the router's own API, to targets in this process: order, retries, dead letters, restarts, replays.
 
-#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
-
-mod support;
-
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::support::{Recorder, World, attach, by, failed, name, note, number, refused, target, until};
 use relay_core::{DeliveryError, EventLog, FailureKind, Offset, Seq};
 use relay_router::rules::TargetPolicy;
 use relay_router::{ReplayRequest, ReplayStart};
-use support::{Recorder, World, attach, by, failed, name, note, number, refused, target, until};
 use tokio::sync::Semaphore;
 
 const TO_A: &str = r#"

@@ -1,7 +1,5 @@
 //! A router on a log in memory, with targets in this process that do as they are told.
 
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of this")]
-
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +18,7 @@ use tokio::sync::watch;
 
 /// The clock of a paused runtime: it goes on by itself whenever all wait for it.
 #[derive(Debug)]
-pub struct TokioClock(pub tokio::time::Instant);
+pub(crate) struct TokioClock(pub(crate) tokio::time::Instant);
 
 impl Clock for TokioClock {
     fn wall(&self) -> Timestamp {
@@ -33,10 +31,10 @@ impl Clock for TokioClock {
 }
 
 /// What outlives a router: the log, the time, the directory.
-pub struct World {
-    pub log: MemoryLog,
-    pub clock: Arc<dyn Clock>,
-    pub directory: TempDir,
+pub(crate) struct World {
+    pub(crate) log: MemoryLog,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) directory: TempDir,
     head: Arc<Mutex<Offset>>,
 }
 
@@ -66,7 +64,7 @@ async fn append(log: &MemoryLog, clock: &dyn Clock, at: &Mutex<Offset>, draft: D
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             log: MemoryLog::new(),
             clock: Arc::new(TokioClock(tokio::time::Instant::now())),
@@ -75,24 +73,24 @@ impl World {
         }
     }
 
-    pub fn config(&self, rules: &str) -> RouterConfig {
+    pub(crate) fn config(&self, rules: &str) -> RouterConfig {
         let mut config = RouterConfig::new(self.directory.path());
         config.rules = RuleDocument { text: rules.to_owned(), format: RuleFormat::Toml };
         config
     }
 
-    pub async fn router(&self, rules: &str) -> Router {
+    pub(crate) async fn router(&self, rules: &str) -> Router {
         self.router_with(self.config(rules)).await
     }
 
     /// A router whose targets are there from the start, as they are after a restart.
-    pub async fn router_to(&self, rules: &str, targets: Vec<InProcessTarget>) -> Router {
+    pub(crate) async fn router_to(&self, rules: &str, targets: Vec<InProcessTarget>) -> Router {
         let mut config = self.config(rules);
         config.targets = targets;
         self.router_with(config).await
     }
 
-    pub async fn router_with(&self, config: RouterConfig) -> Router {
+    pub(crate) async fn router_with(&self, config: RouterConfig) -> Router {
         let head = *self.head.lock();
         let sink =
             Sink { log: self.log.clone(), clock: Arc::clone(&self.clock), head: Arc::clone(&self.head) };
@@ -106,45 +104,45 @@ impl World {
     }
 
     /// Publishes, and tells the router.
-    pub async fn publish(&self, router: &Router, draft: Draft) -> Event {
+    pub(crate) async fn publish(&self, router: &Router, draft: Draft) -> Event {
         let event = append(&self.log, &*self.clock, &self.head, draft).await;
         router.appended(event.offset.unwrap());
         event
     }
 
     /// Publishes `x-note` events numbered from 1, in turn to documents `d0`, `d1`, ….
-    pub async fn publish_notes(&self, router: &Router, documents: usize, count: usize) {
+    pub(crate) async fn publish_notes(&self, router: &Router, documents: usize, count: usize) {
         for n in 1..=count {
             self.publish(router, note(&format!("d{}", n % documents), n)).await;
         }
     }
 }
 
-pub fn note(document: &str, n: usize) -> Draft {
+pub(crate) fn note(document: &str, n: usize) -> Draft {
     let payload = Payload::json(&serde_json::json!({ "n": n })).unwrap();
     Draft::new(DocumentId::new(document).unwrap(), relay_events::kind("x-note").unwrap(), payload)
 }
 
-pub fn by(service: &str) -> Actor {
+pub(crate) fn by(service: &str) -> Actor {
     Actor::Service(name(service))
 }
 
-pub fn name(name: &str) -> ServiceName {
+pub(crate) fn name(name: &str) -> ServiceName {
     ServiceName::new(name).unwrap()
 }
 
 /// The number in an event of [`note`].
-pub fn number(event: &Event) -> usize {
+pub(crate) fn number(event: &Event) -> usize {
     let Payload::Json(text) = &event.payload else { panic!("a note is JSON") };
     let value: serde_json::Value = serde_json::from_slice(text.as_bytes()).unwrap();
     usize::try_from(value["n"].as_u64().unwrap()).unwrap()
 }
 
 /// What a target does with an event; `attempt` counts from 1.
-pub type Script = Arc<dyn Fn(&Event, u32) -> Result<(), DeliveryError> + Send + Sync>;
+pub(crate) type Script = Arc<dyn Fn(&Event, u32) -> Result<(), DeliveryError> + Send + Sync>;
 
 /// A target that writes down what it took.
-pub struct Recorder {
+pub(crate) struct Recorder {
     script: Script,
     taken: watch::Sender<Vec<Taken>>,
     /// None: answers at once.
@@ -152,27 +150,26 @@ pub struct Recorder {
 }
 
 #[derive(Debug, Clone)]
-pub struct Taken {
-    pub event: Arc<Event>,
-    pub attempt: u32,
-    pub is_replay: bool,
+pub(crate) struct Taken {
+    pub(crate) event: Arc<Event>,
+    pub(crate) is_replay: bool,
 }
 
 impl Recorder {
     /// Takes everything.
-    pub fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Self::with(|_, _| Ok(()))
     }
 
     /// Does as `script` says.
-    pub fn with(
+    pub(crate) fn with(
         script: impl Fn(&Event, u32) -> Result<(), DeliveryError> + Send + Sync + 'static,
     ) -> Arc<Self> {
         Arc::new(Self { script: Arc::new(script), taken: watch::Sender::new(Vec::new()), gate: None })
     }
 
     /// Takes everything, each time after a permit of `gate` was there for it.
-    pub fn gated(gate: Arc<tokio::sync::Semaphore>) -> Arc<Self> {
+    pub(crate) fn gated(gate: Arc<tokio::sync::Semaphore>) -> Arc<Self> {
         Arc::new(Self {
             script: Arc::new(|_, _| Ok(())),
             taken: watch::Sender::new(Vec::new()),
@@ -181,19 +178,19 @@ impl Recorder {
     }
 
     /// What it took so far.
-    pub fn taken(&self) -> Vec<Taken> {
+    pub(crate) fn taken(&self) -> Vec<Taken> {
         self.taken.borrow().clone()
     }
 
     /// Waits until it has taken `count` events, and gives all.
-    pub async fn wait_for(&self, count: usize) -> Vec<Taken> {
+    pub(crate) async fn wait_for(&self, count: usize) -> Vec<Taken> {
         let mut taken = self.taken.subscribe();
         let enough = taken.wait_for(|taken| taken.len() >= count).await.unwrap();
         enough.clone()
     }
 
     /// The numbers of the notes that it took, by document, in order.
-    pub fn numbers(&self) -> HashMap<String, Vec<usize>> {
+    pub(crate) fn numbers(&self) -> HashMap<String, Vec<usize>> {
         let mut numbers: HashMap<String, Vec<usize>> = HashMap::new();
         for taken in &*self.taken.borrow() {
             numbers.entry(taken.event.document.to_string()).or_default().push(number(&taken.event));
@@ -212,34 +209,35 @@ impl Target for Recorder {
             (self.script)(event, delivery.attempt)?;
         }
         self.taken.send_modify(|taken| {
-            taken.extend(delivery.events.iter().map(|event| Taken {
-                event: Arc::clone(event),
-                attempt: delivery.attempt,
-                is_replay: delivery.is_replay,
-            }));
+            taken.extend(
+                delivery
+                    .events
+                    .iter()
+                    .map(|event| Taken { event: Arc::clone(event), is_replay: delivery.is_replay }),
+            );
         });
         Ok(())
     }
 }
 
-pub fn failed() -> DeliveryError {
+pub(crate) fn failed() -> DeliveryError {
     DeliveryError::new(FailureKind::Retry, "out of order").status(503)
 }
 
-pub fn refused() -> DeliveryError {
+pub(crate) fn refused() -> DeliveryError {
     DeliveryError::new(FailureKind::Reject, "not for me").status(400)
 }
 
-pub fn target(target: &str, recorder: &Arc<Recorder>, policy: TargetPolicy) -> InProcessTarget {
+pub(crate) fn target(target: &str, recorder: &Arc<Recorder>, policy: TargetPolicy) -> InProcessTarget {
     InProcessTarget::new(name(target), Arc::clone(recorder) as Arc<dyn Target>).policy(policy)
 }
 
-pub async fn attach(router: &Router, to: &str, recorder: &Arc<Recorder>, policy: TargetPolicy) {
+pub(crate) async fn attach(router: &Router, to: &str, recorder: &Arc<Recorder>, policy: TargetPolicy) {
     router.attach(target(to, recorder, policy)).await.unwrap();
 }
 
 /// Waits, in a paused runtime, until something is so.
-pub async fn until(mut is_so: impl FnMut() -> bool) {
+pub(crate) async fn until(mut is_so: impl FnMut() -> bool) {
     while !is_so() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

@@ -1,0 +1,12 @@
+//! The tests of the router through its public API, as one program.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
+
+mod delivery;
+mod http_target;
+mod interop;
+mod loops;
+mod rules_conditions;
+mod rules_documents;
+mod rules_model;
+mod support;
