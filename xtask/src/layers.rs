@@ -14,6 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["relay-core"],
     &["relay-events"],
     &["relay-bus", "relay-presence", "relay-router", "relay-ws", "relay-collab", "relay-log", "relay-nats"],
+    &["relay-demo"],
     &["relay-service"],
     &["xtask"],
     &["relay-harness"],

@@ -80,9 +80,9 @@ test("patches that lie beyond the text are cut off alike everywhere", () => {
   assert.equal(text.points.join(""), "e")
 })
 
-// The services keep the text, too: examples/support/shared_text.rs is held to the same cases.
+// The services keep the text, too: crates/relay-demo/src/shared_text.rs is held to the same cases.
 test("edits that were made at once come to the text that others, who keep it in another language, have", () => {
-  for (const { payloads, text } of JSON.parse(readFileSync(new URL("shared-text.json", import.meta.url)))) {
+  for (const { payloads, text } of JSON.parse(readFileSync(new URL("../../relay-demo/tests/shared-text.json", import.meta.url)))) {
     const shared = new SharedText()
     for (const [index, payload] of payloads.entries()) shared.take({ seq: index + 1, kind: "document.edited", payload })
     assert.equal(shared.points.join(""), text)

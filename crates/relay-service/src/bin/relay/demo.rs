@@ -1,21 +1,18 @@
-//! `relay demo`: the server and its four example services in one process, and the page that shows what they find.
+//! `relay demo`: the server and its four example services in one process, and the page that shows their results.
 //!
-//! The services are those of `examples/`. They speak HTTP with the server, over loopback, as they do when they are
+//! The services are those of `relay-demo`. They speak HTTP with the server, over loopback, as they do when they are
 //! programs of their own.
-
-#[path = "../../../examples/support/mod.rs"]
-mod services;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Stdio;
 
 use anyhow::{Context as _, bail};
+use relay_demo::{Running, SERVICES};
 use relay_service::{RelayService, StartError};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use self::services::{Running, SERVICES};
 use crate::cli::DemoArgs;
 use crate::serve::{Signals, write_log};
 use crate::settings::Settings;

@@ -4,11 +4,8 @@
 //! cargo run --example spawn -- --relay http://127.0.0.1:7400
 //! ```
 //!
-//! What it does is in `support/spawn.rs`; what all services have in common, in `support/shell.rs`.
-
-#[path = "support/alone.rs"]
-mod alone;
+//! What it does is in `src/spawn.rs`; what all services have in common, in `src/shell.rs`.
 
 fn main() -> std::process::ExitCode {
-    alone::run("spawn")
+    relay_demo::run_alone("spawn")
 }

@@ -1,8 +1,9 @@
-//! The four services, SIFT, CAST, SPAWN and STITCH: small, but real. Each is a [`Profile`]; [`shell`] makes an HTTP
-//! service of it, and [`documents`] gives it a document's history.
+#![doc = include_str!("../README.md")]
 //!
-//! `cargo run --example sift` runs one as a program of its own, and `relay demo` all four within its own process, where
-//! they speak HTTP with the relay all the same.
+//! # Inside
+//!
+//! Each service is a [`Profile`] in the list [`SERVICES`]. `shell.rs` makes an HTTP service of it, and `documents.rs` gives
+//! it a document's history. Within the process of `relay demo` they speak HTTP with the relay, too.
 
 mod cast;
 mod documents;
@@ -16,6 +17,7 @@ mod shared_text;
 mod shell;
 mod sift;
 mod spawn;
+mod standalone;
 mod stitch;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
@@ -28,7 +30,8 @@ use relay_core::Event;
 
 use self::documents::Documents;
 use self::relay::{Relay, RelayError};
-pub(crate) use self::shell::Running;
+pub use self::shell::Running;
+pub use self::standalone::run_alone;
 
 /// What a service does with events.
 #[async_trait]
@@ -55,16 +58,16 @@ enum TakeError {
 }
 
 /// A service: its name at the relay, what it registers for, and what it does.
-pub(crate) struct Profile {
+pub struct Profile {
     /// Its name; it publishes as `service:<name>`.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     /// The capability by which the relay's rules find it.
-    pub(crate) capability: &'static str,
+    pub capability: &'static str,
     service: fn(Relay) -> Arc<dyn Service>,
 }
 
 /// All of them.
-pub(crate) const SERVICES: [Profile; 4] = [
+pub const SERVICES: [Profile; 4] = [
     Profile {
         name: "sift",
         capability: "quality",

@@ -1,16 +1,14 @@
 //! A service as a program of its own: its command line, and its end on SIGTERM or Ctrl-C.
 
-#[path = "mod.rs"]
-mod services;
-
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser;
-use services::{Running, SERVICES};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+
+use super::{Running, SERVICES};
 
 /// A service that works for a relay.
 #[derive(Debug, Parser)]
@@ -25,7 +23,7 @@ struct Arguments {
 }
 
 /// Runs the service of that name until it is told to stop.
-pub(crate) fn run(name: &str) -> ExitCode {
+pub fn run_alone(name: &str) -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(EnvFilter::new("info")).with_target(false).init();
     match serve(name, &Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,

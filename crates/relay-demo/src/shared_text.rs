@@ -259,7 +259,7 @@ pub(super) mod tests {
             payloads: Vec<Value>,
             text: String,
         }
-        let cases: Vec<Case> = serde_json::from_str(include_str!("../../tests/shared-text.json")).unwrap();
+        let cases: Vec<Case> = serde_json::from_str(include_str!("../tests/shared-text.json")).unwrap();
         for case in cases {
             check(&case.payloads, &case.text);
         }

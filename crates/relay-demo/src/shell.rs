@@ -47,9 +47,9 @@ const DRAIN_POLL: Duration = Duration::from_millis(100);
 const CLOSE: Duration = Duration::from_secs(2);
 
 /// A service that works for a relay. Dropped, it ends without a word; [`Running::stop`] is the orderly way.
-pub(crate) struct Running {
+pub struct Running {
     /// Where it listens.
-    pub(crate) address: SocketAddr,
+    pub address: SocketAddr,
     leaving: CancellationToken,
     closing: CancellationToken,
     presence: AbortOnDropHandle<()>,
@@ -70,7 +70,10 @@ struct Shell {
 
 impl Running {
     /// Starts the service that `profile` describes for the relay at `relay`, listening at `listen`.
-    pub(crate) async fn start(profile: &Profile, relay: &str, listen: SocketAddr) -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// When the service cannot listen there, or the HTTP client cannot be made.
+    pub async fn start(profile: &Profile, relay: &str, listen: SocketAddr) -> anyhow::Result<Self> {
         let relay = Relay::new(relay, ServiceName::new(profile.name)?)?;
         let listener =
             TcpListener::bind(listen).await.with_context(|| format!("cannot listen at {listen}"))?;
@@ -111,7 +114,10 @@ impl Running {
     }
 
     /// Leaves the relay, takes what it still delivers, and ends.
-    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// When the service or its server ended by itself before.
+    pub async fn stop(self) -> anyhow::Result<()> {
         self.leaving.cancel();
         self.presence.await.context("the service's registration ended by a bug")?;
         self.closing.cancel();
