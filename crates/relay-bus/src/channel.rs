@@ -283,7 +283,7 @@ impl Channel {
             }
             self.shared.counters.log_batches.add(1);
             match log.append(&self.document, &batch.events).await {
-                Ok(first) => self.commit(batch, first),
+                Ok(offsets) => self.commit(batch, offsets),
                 Err(error) => self.fail(batch, &error),
             }
         }
@@ -321,7 +321,7 @@ impl Channel {
     }
 
     /// Makes a batch visible that the log has.
-    fn commit(&self, batch: Batch, first: Offset) {
+    fn commit(&self, batch: Batch, offsets: Vec<Offset>) {
         let Batch { events, waiting, .. } = batch;
         let mut acks = Vec::with_capacity(events.len());
         for event in &events {
@@ -330,8 +330,8 @@ impl Channel {
         let wakers = {
             let mut state = self.state.lock();
             let mut wakers = state.waiters.take();
-            for (index, mut event) in events.into_iter().enumerate() {
-                event.offset = Some(Offset::new(first.get() + index as u64));
+            for (index, (mut event, offset)) in events.into_iter().zip(offsets).enumerate() {
+                event.offset = Some(offset);
                 acks.push(PublishAck::of(&event, false));
                 let event = Arc::new(event);
                 self.shared.mailboxes.offer(&event, &mut wakers);

@@ -44,7 +44,7 @@ pub use id::{Actor, ConnectionId, DocumentId, EventId, InvalidId, Region, Servic
 pub use kind::{Durability, Kind};
 pub use latency::{LatencyStats, LatencyWindow};
 pub use lock::{FencingToken, LockScope, WriteGuard};
-pub use log::{EventLog, Head, LogError, ReadLimit, Retention};
+pub use log::{EventLog, Head, LogError, LogStats, ReadLimit, Retention};
 pub use metadata::{Metadata, TraceContext};
 pub use payload::{JsonText, Payload};
 pub use position::{Epoch, Offset, Seq};

@@ -83,12 +83,13 @@ pub trait EventLog: Send + Sync + 'static {
     /// [`LogError::Corrupt`], [`LogError::Failed`], [`LogError::Closed`].
     async fn head(&self, document: &DocumentId) -> Result<Head, LogError>;
 
-    /// Appends `events`, all of `document`, with the document's epoch and the next seqs in order. Returns the offset
-    /// of the first; the others' follow without a gap. Their `offset` fields are not looked at.
+    /// Appends `events`, all of `document`, with the document's epoch and the next seqs in order. Returns one offset for
+    /// each event, in the order of the events. Offsets grow, and need not be contiguous. The events' own `offset` fields
+    /// are ignored.
     ///
     /// # Errors
     /// All variants of [`LogError`] but [`LogError::Trimmed`].
-    async fn append(&self, document: &DocumentId, events: &[Event]) -> Result<Offset, LogError>;
+    async fn append(&self, document: &DocumentId, events: &[Event]) -> Result<Vec<Offset>, LogError>;
 
     /// The document's events after `after`, in order, as many as `limit` allows. Empty when there is none.
     ///
@@ -109,11 +110,70 @@ pub trait EventLog: Send + Sync + 'static {
     /// [`LogError::Corrupt`], [`LogError::Failed`], [`LogError::Closed`].
     async fn read(&self, after: Offset, limit: ReadLimit) -> Result<Vec<Event>, LogError>;
 
+    /// The offset of the last event that readers can see; [`Offset::ZERO`] where there never was one.
+    ///
+    /// # Errors
+    /// [`LogError::Failed`], [`LogError::Closed`].
+    async fn last_offset(&self) -> Result<Offset, LogError>;
+
+    /// Waits until readers can see an event past `offset`, and returns the last offset then. Any number of callers may
+    /// wait. A caller that always waits past what it was given last misses nothing.
+    ///
+    /// # Errors
+    /// [`LogError::Failed`] and [`LogError::Closed`] as soon as no further event can come.
+    async fn wait_past(&self, offset: Offset) -> Result<Offset, LogError>;
+
     /// Drops the document's events up to and including `through`. Its epoch and next seq stay.
     ///
     /// # Errors
     /// [`LogError::Corrupt`], [`LogError::Failed`], [`LogError::Closed`].
     async fn trim(&self, document: &DocumentId, through: Seq) -> Result<Head, LogError>;
+
+    /// Makes what was accepted durable, and ends the log: every handle answers [`LogError::Closed`] from then on.
+    /// Closing again does nothing.
+    ///
+    /// Not cancel-safe: a dropped close goes on in the background, and its outcome is lost.
+    ///
+    /// # Errors
+    /// [`LogError::Failed`] when the log had failed, or the last write did.
+    async fn close(&self) -> Result<(), LogError>;
+
+    /// The log's counters and gauges. May ask the file system for sizes, so call it every few seconds at most.
+    fn stats(&self) -> LogStats;
+}
+
+/// What a log has done since it was opened, and how it stands. A log leaves the numbers that do not apply to it at zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct LogStats {
+    /// Appends that were kept.
+    pub appends: u64,
+    /// Events that were kept.
+    pub appended_events: u64,
+    /// Sizes of the kept events together, in bytes.
+    pub appended_bytes: u64,
+    /// Appends that did not follow their document's head.
+    pub conflicts: u64,
+    /// Appends that found no room in the queue in time.
+    pub overloads: u64,
+    /// Writes to the disk; `appends / commits` is the mean group.
+    pub commits: u64,
+    /// The largest number of appends that one write carried.
+    pub largest_group: u64,
+    /// The time that the writes took together, the fsync included.
+    pub commit_time: Duration,
+    /// The longest write.
+    pub longest_commit: Duration,
+    /// Events dropped by retention or trimming.
+    pub dropped_events: u64,
+    /// Documents that retention could not cut back because a record is damaged.
+    pub retention_failures: u64,
+    /// Appends and trims that wait for the writer now.
+    pub queued_requests: u64,
+    /// Bytes of events that wait for the writer now.
+    pub queued_bytes: u64,
+    /// Bytes that the log takes on the disk; 0 once it is closed.
+    pub disk_bytes: u64,
 }
 
 /// Why a log did not do what it was asked.

@@ -7,14 +7,16 @@ use std::thread::JoinHandle;
 use async_trait::async_trait;
 use crossbeam_channel::Sender;
 use parking_lot::{Mutex, RwLock};
-use relay_core::{Clock, DocumentId, Epoch, Event, EventLog, Head, LogError, Offset, ReadLimit, Seq};
+use relay_core::{
+    Clock, DocumentId, Epoch, Event, EventLog, Head, LogError, LogStats, Offset, ReadLimit, Seq,
+};
 use relay_events::binary;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::config::LogConfig;
 use crate::error::OpenError;
 use crate::recovery::{self, RecoveredLog, RecoveryReport};
-use crate::stats::{Counters, LogStats};
+use crate::stats::Counters;
 use crate::status::LogStatus;
 use crate::store::{ReadError, Store, StoreSnapshot};
 use crate::writer::{EncodedEvent, Request, Writer};
@@ -69,7 +71,7 @@ impl EmbeddedLog {
         config.validate()?;
         let RecoveredLog { store, epoch, last_offset, marker, report } = recovery::open(&config)?;
         let store = Arc::new(store);
-        let status = Arc::new(LogStatus::default());
+        let status = Arc::new(LogStatus::new(last_offset));
         // As many places as there are permits to send, so that sending never blocks.
         let (requests, queue) = crossbeam_channel::bounded(config.queue_requests as usize);
         let writer = Writer::new(
@@ -107,6 +109,7 @@ impl EmbeddedLog {
     pub async fn close(&self) -> Result<(), LogError> {
         let inner = Arc::clone(&self.inner);
         let store = inner.open.write().take().map(|open| open.store);
+        inner.status.end();
         // Whoever reads still holds the files open; all permits together mean that nobody does.
         let everybody = self.inner.config.concurrent_reads;
         let readers = inner.reads.acquire_many(everybody).await.map_err(|_| LogError::Closed)?;
@@ -135,12 +138,11 @@ impl EmbeddedLog {
         let used = |limit: u32, semaphore: &Semaphore| {
             u64::from(limit).saturating_sub(semaphore.available_permits() as u64)
         };
-        LogStats {
-            queued_requests: used(inner.config.queue_requests, &inner.queue_requests),
-            queued_bytes: used(inner.config.queue_bytes, &inner.queue_bytes),
-            disk_bytes: store.and_then(|store| store.db.disk_space().ok()).unwrap_or(0),
-            ..inner.status.counters.snapshot()
-        }
+        let mut stats = inner.status.counters.snapshot();
+        stats.queued_requests = used(inner.config.queue_requests, &inner.queue_requests);
+        stats.queued_bytes = used(inner.config.queue_bytes, &inner.queue_bytes);
+        stats.disk_bytes = store.and_then(|store| store.db.disk_space().ok()).unwrap_or(0);
+        stats
     }
 
     /// Room in the queue for one request with `bytes` of events.
@@ -209,7 +211,7 @@ impl EventLog for EmbeddedLog {
         .await
     }
 
-    async fn append(&self, document: &DocumentId, events: &[Event]) -> Result<Offset, LogError> {
+    async fn append(&self, document: &DocumentId, events: &[Event]) -> Result<Vec<Offset>, LogError> {
         self.inner.status.check()?;
         let max = self.inner.config.max_event_bytes as usize;
         let mut encoded = Vec::with_capacity(events.len());
@@ -241,10 +243,26 @@ impl EventLog for EmbeddedLog {
         self.read_store(move |snapshot, epoch| snapshot.read(after, limit, epoch)).await
     }
 
+    async fn last_offset(&self) -> Result<Offset, LogError> {
+        self.inner.status.last_offset()
+    }
+
+    async fn wait_past(&self, offset: Offset) -> Result<Offset, LogError> {
+        self.inner.status.wait_past(offset).await
+    }
+
     async fn trim(&self, document: &DocumentId, through: Seq) -> Result<Head, LogError> {
         let room = self.room(0).await?.0;
         let document = document.clone();
         self.ask(|reply| Request::Trim { document, through, reply, room }).await
+    }
+
+    async fn close(&self) -> Result<(), LogError> {
+        EmbeddedLog::close(self).await
+    }
+
+    fn stats(&self) -> LogStats {
+        EmbeddedLog::stats(self)
     }
 }
 

@@ -52,7 +52,6 @@ pub use embedded::EmbeddedLog;
 pub use error::OpenError;
 pub use maintenance::{CheckReport, ExportReport, RepairReport, check, export, repair};
 pub use recovery::{RecoveryReport, TornTail};
-pub use stats::LogStats;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

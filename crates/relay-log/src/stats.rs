@@ -3,39 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// What a log has done since it was opened, and how it stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct LogStats {
-    /// Appends that were kept.
-    pub appends: u64,
-    /// Events that were kept.
-    pub appended_events: u64,
-    /// Their size in bytes.
-    pub appended_bytes: u64,
-    /// Appends that did not follow their document's head.
-    pub conflicts: u64,
-    /// Appends that found no room in the queue in time.
-    pub overloads: u64,
-    /// Writes to the disk; `appends / commits` is the mean group.
-    pub commits: u64,
-    /// The most appends that one write carried.
-    pub largest_group: u64,
-    /// The time that the writes took together, the fsync included.
-    pub commit_time: Duration,
-    /// The longest write.
-    pub longest_commit: Duration,
-    /// Events dropped by retention or trimming.
-    pub dropped_events: u64,
-    /// Documents that retention could not cut back because a record is damaged.
-    pub retention_failures: u64,
-    /// Appends and trims that wait for the writer now.
-    pub queued_requests: u64,
-    /// Bytes of events that wait for the writer now.
-    pub queued_bytes: u64,
-    /// Bytes that the log takes on the disk; 0 once it is closed.
-    pub disk_bytes: u64,
-}
+use relay_core::LogStats;
 
 /// The writer's counters; the rest of [`LogStats`] is looked up when asked for.
 #[derive(Debug, Default)]
@@ -68,19 +36,18 @@ impl Counters {
 
     pub(crate) fn snapshot(&self) -> LogStats {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        LogStats {
-            appends: get(&self.appends),
-            appended_events: get(&self.appended_events),
-            appended_bytes: get(&self.appended_bytes),
-            conflicts: get(&self.conflicts),
-            overloads: get(&self.overloads),
-            commits: get(&self.commits),
-            largest_group: get(&self.largest_group),
-            commit_time: Duration::from_micros(get(&self.commit_micros)),
-            longest_commit: Duration::from_micros(get(&self.longest_commit_micros)),
-            dropped_events: get(&self.dropped_events),
-            retention_failures: get(&self.retention_failures),
-            ..LogStats::default()
-        }
+        let mut stats = LogStats::default();
+        stats.appends = get(&self.appends);
+        stats.appended_events = get(&self.appended_events);
+        stats.appended_bytes = get(&self.appended_bytes);
+        stats.conflicts = get(&self.conflicts);
+        stats.overloads = get(&self.overloads);
+        stats.commits = get(&self.commits);
+        stats.largest_group = get(&self.largest_group);
+        stats.commit_time = Duration::from_micros(get(&self.commit_micros));
+        stats.longest_commit = Duration::from_micros(get(&self.longest_commit_micros));
+        stats.dropped_events = get(&self.dropped_events);
+        stats.retention_failures = get(&self.retention_failures);
+        stats
     }
 }

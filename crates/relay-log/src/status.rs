@@ -1,25 +1,44 @@
-//! What the writer thread and the handles share: counters and whether the log has failed.
+//! State that the writer thread and the log's handles share: the counters, the log's end, and whether it has failed.
 
 use std::sync::{Arc, OnceLock};
 
-use relay_core::LogError;
+use relay_core::{LogError, Offset};
+use tokio::sync::watch;
 
 use crate::stats::Counters;
 
+/// The end of the log as readers see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Tail {
+    last: Offset,
+    /// Set when no further event can come.
+    is_final: bool,
+}
+
 /// See the module.
-#[derive(Default)]
 pub(crate) struct LogStatus {
     pub(crate) counters: Counters,
     failure: OnceLock<Arc<dyn std::error::Error + Send + Sync>>,
+    tail: watch::Sender<Tail>,
 }
 
 impl LogStatus {
-    /// Marks the log as failed for good; the first failure is the one that is told.
+    /// The shared state of a log whose last event has the offset `last`.
+    pub(crate) fn new(last: Offset) -> Self {
+        Self {
+            counters: Counters::default(),
+            failure: OnceLock::new(),
+            tail: watch::Sender::new(Tail { last, is_final: false }),
+        }
+    }
+
+    /// Marks the log as failed for good. Later failures report the first one.
     pub(crate) fn fail(&self, error: impl std::error::Error + Send + Sync + 'static) -> LogError {
         let source = Arc::clone(self.failure.get_or_init(|| {
             tracing::error!(%error, "the log failed and takes no more events until it is opened again");
             Arc::new(error)
         }));
+        self.end();
         LogError::Failed { source }
     }
 
@@ -29,5 +48,31 @@ impl LogStatus {
             Some(source) => Err(LogError::Failed { source: Arc::clone(source) }),
             None => Ok(()),
         }
+    }
+
+    /// Makes the events up to `last` known to the waiters; they are as durable as configured.
+    pub(crate) fn advance(&self, last: Offset) {
+        self.tail.send_if_modified(|tail| std::mem::replace(&mut tail.last, last) != last);
+    }
+
+    /// Tells the waiters that no further event comes.
+    pub(crate) fn end(&self) {
+        self.tail.send_modify(|tail| tail.is_final = true);
+    }
+
+    pub(crate) fn last_offset(&self) -> Result<Offset, LogError> {
+        let tail = *self.tail.borrow();
+        if tail.is_final { Err(self.ended()) } else { Ok(tail.last) }
+    }
+
+    pub(crate) async fn wait_past(&self, offset: Offset) -> Result<Offset, LogError> {
+        let mut tail = self.tail.subscribe();
+        let tail =
+            *tail.wait_for(|tail| tail.last > offset || tail.is_final).await.map_err(|_| LogError::Closed)?;
+        if tail.is_final { Err(self.ended()) } else { Ok(tail.last) }
+    }
+
+    fn ended(&self) -> LogError {
+        self.check().err().unwrap_or(LogError::Closed)
     }
 }

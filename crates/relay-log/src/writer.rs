@@ -44,7 +44,7 @@ pub(crate) enum Request {
     Append {
         document: DocumentId,
         events: Vec<EncodedEvent>,
-        reply: oneshot::Sender<Result<Offset, LogError>>,
+        reply: oneshot::Sender<Result<Vec<Offset>, LogError>>,
         room: (OwnedSemaphorePermit, OwnedSemaphorePermit),
     },
     Trim {
@@ -82,7 +82,7 @@ struct RetentionScan {
 /// Answers that wait for the commit.
 #[derive(Default)]
 struct PendingReplies {
-    appends: Vec<PendingReply<Offset>>,
+    appends: Vec<PendingReply<Vec<Offset>>>,
     trims: Vec<PendingReply<Head>>,
 }
 
@@ -222,6 +222,7 @@ impl Writer {
         batch.durability(Some(mode)).commit().map_err(|error| self.status.fail(error))?;
         self.marker.acknowledge(self.last_offset).map_err(|error| self.status.fail(error))?;
         self.status.counters.commit(appends, self.clock.monotonic().since(began));
+        self.status.advance(self.last_offset);
         Ok(())
     }
 
@@ -243,12 +244,11 @@ impl Writer {
         batch: &mut OwnedWriteBatch,
         id: &DocumentId,
         events: &[EncodedEvent],
-    ) -> Result<Offset, LogError> {
+    ) -> Result<Vec<Offset>, LogError> {
         self.status.check()?;
         let known = self.document(id)?;
-        let first = self.last_offset.next();
         let mut document = known.unwrap_or(DocumentState {
-            number: first.get(),
+            number: self.last_offset.next().get(),
             trimmed: 0,
             last: 0,
             dropped_bytes: 0,
@@ -267,7 +267,7 @@ impl Writer {
             }
         }
         if events.is_empty() {
-            return Ok(first);
+            return Ok(Vec::new());
         }
         if known.is_none() {
             self.store.put_document(batch, id, document.number, document.trimmed);
@@ -276,8 +276,10 @@ impl Writer {
         if document.kept_events() == 0 {
             document.oldest = events.first().map_or(Timestamp::MAX, |event| event.time);
         }
+        let mut offsets = Vec::with_capacity(events.len());
         for event in events {
             self.last_offset = self.last_offset.next();
+            offsets.push(self.last_offset);
             document.last += 1;
             document.total_bytes += Record::size(event.body.len());
             let record = Record {
@@ -299,7 +301,7 @@ impl Writer {
         {
             self.trim_tasks.push_back(TrimTask { document: id.clone(), goal: TrimGoal::WithinRetention });
         }
-        Ok(first)
+        Ok(offsets)
     }
 
     /// Stages the dropping of some events that are due.

@@ -18,7 +18,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use relay_core::testing::MemoryLog;
-use relay_core::{Draft, EventSink, Offset, PublishAck, PublishError, ServiceName, SystemClock};
+use relay_core::{Draft, EventSink, PublishAck, PublishError, ServiceName, SystemClock};
 use relay_router::registry::Registration;
 use relay_router::rules::{ProbeCheck, ProbeSpec};
 use relay_router::{Router, RouterConfig, RouterParts};
@@ -72,7 +72,6 @@ fn measure(what: &str, address: SocketAddr, check: &ProbeCheck, count: &AtomicU6
         config.outbound.allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
         let parts = RouterParts {
             log: Arc::new(MemoryLog::new()),
-            head: Offset::ZERO,
             sink: Arc::new(NoSink),
             clock: Arc::new(SystemClock::new()),
         };

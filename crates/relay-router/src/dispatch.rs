@@ -22,7 +22,7 @@ use crate::rules::Strategy;
 use crate::store::{StoreError, WriteBatch};
 
 /// How long a log that cannot be read is left alone.
-const LOG_RETRY: Duration = Duration::from_secs(1);
+pub(crate) const LOG_RETRY: Duration = Duration::from_secs(1);
 
 /// Up to where the log has been routed; none while there is nobody to route to.
 #[derive(Clone)]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use relay_core::{Clock, EventLog, EventSink, Offset, ServiceName};
+use relay_core::{Clock, EventLog, EventSink, LogError, Offset, ServiceName};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +22,7 @@ use crate::config::RouterConfig;
 use crate::decisions::DecisionLog;
 use crate::delivery::dead_letters::DeadLetters;
 use crate::delivery::engine::{ActiveRules, Deps, Engine, Route};
-use crate::dispatch::{Cursor, Dispatcher};
+use crate::dispatch::{Cursor, Dispatcher, LOG_RETRY};
 use crate::metrics::{RouterMetrics, RouterStats, TargetGauges};
 use crate::monitor::HealthMonitor;
 use crate::records::Replay;
@@ -39,8 +39,6 @@ pub const SERVICES_DOCUMENT: &str = "relay:services";
 pub struct RouterParts {
     /// The log whose events are routed.
     pub log: Arc<dyn EventLog>,
-    /// The last offset of the log.
-    pub head: Offset,
     /// Where `service.changed` events are published.
     pub sink: Arc<dyn EventSink>,
     /// The time.
@@ -98,6 +96,9 @@ pub enum RouterError {
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The log cannot be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// The configured rules cannot be used.
     #[error("the configured rules cannot be used: {0}")]
     Rules(#[from] RulesError),
@@ -126,7 +127,8 @@ impl Router {
         if let Some(field) = config.zero_field() {
             return Err(RouterError::ZeroLimit { field });
         }
-        let RouterParts { log, head, sink, clock } = parts;
+        let RouterParts { log, sink, clock } = parts;
+        let head = log.last_offset().await?;
         let outbound = Outbound::new(config.outbound)?;
         let directory = config.directory.join("store");
         let opening = tokio::task::spawn_blocking(move || {
@@ -220,6 +222,7 @@ impl Router {
             config_lock: Arc::clone(&router.0.config_lock),
         };
         engine.spawn(dispatcher.run());
+        engine.spawn(follow_log(engine.clone(), router.0.head.clone()));
         engine.start();
         let keeping = router.clone();
         engine.spawn(async move { keeping.run_service_changes().await });
@@ -227,15 +230,6 @@ impl Router {
             router.run_replay(replay);
         }
         Ok(router)
-    }
-
-    /// Tells that the log has events up to `through`. Cheap; call it after each append.
-    pub fn appended(&self, through: Offset) {
-        self.0.head.send_if_modified(|head| {
-            let grows = through > *head;
-            *head = through.max(*head);
-            grows
-        });
     }
 
     /// Why nothing more is routed and delivered, if that is so: the disk refused. It goes on after a restart.
@@ -279,5 +273,33 @@ impl Router {
             dead_letters: target.dead_letters,
         });
         deps.metrics.snapshot(gauges.collect(), behind, deps.decisions.stats())
+    }
+}
+
+impl Router {
+    /// The end of the log. A log that does not answer ends, for its new target, where routing knows it to end: the target
+    /// then gets events that came a moment before it, and misses none.
+    async fn log_end(&self) -> Offset {
+        let known = *self.0.head.borrow();
+        self.0.engine.deps().log.last_offset().await.map_or(known, |last| last.max(known))
+    }
+}
+
+/// Tells the dispatcher how far the log reaches, until the router stops or the log is closed.
+async fn follow_log(engine: Engine, head: watch::Sender<Offset>) {
+    let stopping = engine.stopping();
+    let mut last = *head.borrow();
+    while let Some(outcome) = stopping.run_until_cancelled(engine.deps().log.wait_past(last)).await {
+        match outcome {
+            Ok(through) => {
+                last = through;
+                head.send_replace(through);
+            }
+            Err(LogError::Closed) => return,
+            Err(error) => {
+                tracing::error!(%error, "the log does not say how far it reaches; routing asks again");
+                stopping.run_until_cancelled(tokio::time::sleep(LOG_RETRY)).await;
+            }
+        }
     }
 }

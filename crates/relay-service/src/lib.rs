@@ -32,7 +32,6 @@
 mod config;
 mod http;
 mod participant;
-mod routed_log;
 mod server;
 mod service;
 mod stats;

@@ -24,7 +24,6 @@ use crate::config::{ServiceConfig, Storage};
 use crate::http::host::Hosts;
 use crate::http::{self, Api};
 use crate::participant::Participant;
-use crate::routed_log::RoutedLog;
 use crate::server::{Server, TlsError};
 use crate::stats::{Gauges, ServiceStats};
 
@@ -194,15 +193,10 @@ impl RelayService {
                 (Some(log), Some(recovery), Arc::new(tokens) as Arc<dyn TokenSource>)
             }
         };
-        let (shared_log, place) = log.clone().map(|log| RoutedLog::new(Arc::new(log))).unzip();
-        let shared_log = shared_log.map(|log| Arc::new(log) as Arc<dyn EventLog>);
+        let shared_log = log.clone().map(|log| Arc::new(log) as Arc<dyn EventLog>);
         let locks = Locks::new(config.locks, Arc::clone(&clock), tokens);
         let bus = Bus::guarded(config.bus, shared_log.clone(), Arc::new(locks.clone()), Arc::clone(&clock));
-        let router = start_router(config.router, shared_log, recovery.as_ref(), &bus, &clock).await?;
-        if let (Some(place), Some(router)) = (place, &router) {
-            // Nobody else has the place.
-            let _ = place.set(router.clone());
-        }
+        let router = start_router(config.router, shared_log, &bus, &clock).await?;
         let presence = LocalPresence::new(config.presence, Arc::new(bus.clone()), locks, Arc::clone(&clock));
         let origins = config.ws.origins.clone();
         let ws = WsServer::with_attendance(
@@ -389,13 +383,12 @@ pub(crate) async fn publish(bus: &Bus, draft: Draft) -> Result<PublishAck, Publi
 async fn start_router(
     config: Option<RouterConfig>,
     log: Option<Arc<dyn EventLog>>,
-    recovery: Option<&RecoveryReport>,
     bus: &Bus,
     clock: &Arc<dyn Clock>,
 ) -> Result<Option<Router>, RouterError> {
-    let (Some(config), Some(log), Some(recovery)) = (config, log, recovery) else { return Ok(None) };
+    let (Some(config), Some(log)) = (config, log) else { return Ok(None) };
     let (sink, clock) = (Arc::new(bus.clone()), Arc::clone(clock));
-    let parts = RouterParts { log, head: recovery.last_offset, sink, clock };
+    let parts = RouterParts { log, sink, clock };
     Router::start(config, parts).await.map(Some)
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use relay_bus::{Bus, BusStats};
-use relay_core::{Clock, DocumentId, EventLog, LatencyStats, LogError, Monotonic};
-use relay_log::{EmbeddedLog, LogStats};
+use relay_core::{Clock, DocumentId, EventLog, LatencyStats, LogError, LogStats, Monotonic};
+use relay_log::EmbeddedLog;
 use relay_presence::{LocalPresence, LockStats, PresenceStats};
 use relay_router::{Router, RouterStats};
 use relay_ws::{WsServer, WsStats};

@@ -9,8 +9,8 @@ use futures_util::FutureExt;
 use relay_bus::{Bus, BusConfig, Subscription};
 use relay_core::testing::MemoryLog;
 use relay_core::{
-    Actor, DocumentId, Draft, Event, EventLog, Head, LogError, ManualClock, Offset, Payload, ReadLimit, Seq,
-    StreamError, UserId,
+    Actor, DocumentId, Draft, Event, EventLog, Head, LogError, LogStats, ManualClock, Offset, Payload,
+    ReadLimit, Seq, StreamError, UserId,
 };
 use tokio::sync::Semaphore;
 
@@ -93,7 +93,7 @@ impl EventLog for GatedLog {
         self.log.head(document).await
     }
 
-    async fn append(&self, document: &DocumentId, events: &[Event]) -> Result<Offset, LogError> {
+    async fn append(&self, document: &DocumentId, events: &[Event]) -> Result<Vec<Offset>, LogError> {
         self.gate.acquire().await.unwrap().forget();
         self.log.append(document, events).await
     }
@@ -113,5 +113,21 @@ impl EventLog for GatedLog {
 
     async fn trim(&self, document: &DocumentId, through: Seq) -> Result<Head, LogError> {
         self.log.trim(document, through).await
+    }
+
+    async fn last_offset(&self) -> Result<Offset, LogError> {
+        self.log.last_offset().await
+    }
+
+    async fn wait_past(&self, offset: Offset) -> Result<Offset, LogError> {
+        self.log.wait_past(offset).await
+    }
+
+    async fn close(&self) -> Result<(), LogError> {
+        self.log.close().await
+    }
+
+    fn stats(&self) -> LogStats {
+        self.log.stats()
     }
 }

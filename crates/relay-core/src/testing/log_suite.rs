@@ -1,5 +1,8 @@
 //! What every log must do, as one list of checks.
 
+use std::pin::pin;
+use std::task::{Context, Waker};
+
 use crate::event::{Draft, Event};
 use crate::id::DocumentId;
 use crate::kind::{Durability, Kind};
@@ -8,7 +11,7 @@ use crate::payload::Payload;
 use crate::position::{Epoch, Offset, Seq};
 use crate::time::Timestamp;
 
-/// Runs the whole suite against `log`, which must be empty and keep at least 100 events per document.
+/// Runs the whole suite against `log`, which must be empty and keep at least 100 events per document. Closes it.
 ///
 /// # Panics
 /// When the log breaks its contract; the message says how.
@@ -19,6 +22,9 @@ pub async fn log_suite(log: &dyn EventLog) {
     an_append_that_does_not_follow_is_refused_whole(log).await;
     a_trimmed_history_says_so_and_goes_on_counting(log).await;
     pages_end_where_the_limit_says(log).await;
+    each_event_of_a_batch_has_its_offset(log).await;
+    a_waiter_is_told_of_the_next_event(log).await;
+    a_closed_log_says_so(log).await;
 }
 
 fn document(name: &str) -> DocumentId {
@@ -94,6 +100,7 @@ async fn offsets_grow_over_all_documents(log: &dyn EventLog) {
     for seq in 1..=5 {
         for doc in [&a, &b] {
             let got = log.append(doc, &[event(doc, epoch, seq, "x")]).await.unwrap_or_else(|e| panic!("{e}"));
+            let [got] = got[..] else { panic!("one event has one offset, not {got:?}") };
             assert!(got > last, "offset {got} follows {last}");
             last = got;
         }
@@ -155,4 +162,48 @@ async fn pages_end_where_the_limit_says(log: &dyn EventLog) {
     assert_eq!(read(0, 7, usize::MAX).await, 7);
     assert_eq!(read(18, 7, usize::MAX).await, 2);
     assert_eq!(read(0, 7, 1).await, 1, "one event comes however small the limit");
+}
+
+async fn each_event_of_a_batch_has_its_offset(log: &dyn EventLog) {
+    let doc = document("suite/offsets");
+    let epoch = head(log, &doc).await.epoch;
+    let batch: Vec<Event> = (1..=3).map(|seq| event(&doc, epoch, seq, "x")).collect();
+    let offsets = log.append(&doc, &batch).await.unwrap_or_else(|e| panic!("append refused: {e}"));
+    let read = log.read_document(&doc, Seq::ZERO, ReadLimit::default()).await.unwrap_or_default();
+    let kept: Vec<Option<Offset>> = read.iter().map(|event| event.offset).collect();
+    assert_eq!(kept, offsets.iter().copied().map(Some).collect::<Vec<_>>());
+    assert!(offsets.is_sorted_by(|one, next| one < next), "offsets grow within a batch: {offsets:?}");
+    assert_eq!(log.append(&doc, &[]).await.ok(), Some(Vec::new()), "an empty batch has no offset");
+}
+
+async fn a_waiter_is_told_of_the_next_event(log: &dyn EventLog) {
+    let doc = document("suite/wait");
+    let epoch = head(log, &doc).await.epoch;
+    let before = log.last_offset().await.unwrap_or_else(|e| panic!("{e}"));
+    append(log, &doc, epoch, 1..=1).await;
+    let last = log.last_offset().await.unwrap_or_else(|e| panic!("{e}"));
+    assert!(last > before);
+    assert_eq!(log.wait_past(before).await.ok(), Some(last), "an event that is there is not waited for");
+    let mut waiting = pin!(log.wait_past(last));
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(waiting.as_mut().poll(&mut cx).is_pending(), "there is no event past the last");
+    append(log, &doc, epoch, 2..=2).await;
+    let told = waiting.await.unwrap_or_else(|e| panic!("{e}"));
+    assert!(told > last, "the waiter is told of an event past {last}, not {told}");
+}
+
+async fn a_closed_log_says_so(log: &dyn EventLog) {
+    let doc = document("suite/close");
+    let epoch = head(log, &doc).await.epoch;
+    append(log, &doc, epoch, 1..=1).await;
+    assert!(log.stats().appended_events > 0);
+    let last = log.last_offset().await.unwrap_or_else(|e| panic!("{e}"));
+    let mut waiting = pin!(log.wait_past(last));
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(waiting.as_mut().poll(&mut cx).is_pending());
+    log.close().await.unwrap_or_else(|e| panic!("{e}"));
+    assert!(matches!(waiting.await, Err(LogError::Closed)), "a waiter is told");
+    assert!(matches!(log.append(&doc, &[event(&doc, epoch, 2, "late")]).await, Err(LogError::Closed)));
+    assert!(matches!(log.last_offset().await, Err(LogError::Closed)));
+    assert!(log.close().await.is_ok(), "closing again does nothing");
 }

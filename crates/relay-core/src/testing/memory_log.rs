@@ -4,13 +4,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Poll, Waker};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use crate::event::Event;
 use crate::id::DocumentId;
-use crate::log::{EventLog, Head, LogError, ReadLimit};
+use crate::log::{EventLog, Head, LogError, LogStats, ReadLimit};
 use crate::position::{Epoch, Offset, Seq};
 
 /// A log that keeps everything in memory and is as durable as the value itself. Clones share their content.
@@ -26,6 +27,20 @@ struct State {
     /// Every event ever appended, in the order of offsets; `None` where it was trimmed.
     events: Vec<Option<Event>>,
     documents: HashMap<DocumentId, Document>,
+    stats: LogStats,
+    closed: bool,
+    /// The tasks that wait for another event.
+    waiting: Vec<Waker>,
+}
+
+impl State {
+    fn last_offset(&self) -> Result<Offset, LogError> {
+        if self.closed { Err(LogError::Closed) } else { Ok(Offset::new(self.events.len() as u64)) }
+    }
+
+    fn wake(&mut self) {
+        self.waiting.drain(..).for_each(Waker::wake);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -83,7 +98,7 @@ impl EventLog for MemoryLog {
         Ok(state.documents.get(document).map_or(Head::empty(self.epoch), |d| d.head(self.epoch)))
     }
 
-    async fn append(&self, document: &DocumentId, events: &[Event]) -> Result<Offset, LogError> {
+    async fn append(&self, document: &DocumentId, events: &[Event]) -> Result<Vec<Offset>, LogError> {
         let allowed =
             self.appends_until_failure.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| match n {
                 usize::MAX => Some(n),
@@ -94,7 +109,7 @@ impl EventLog for MemoryLog {
         }
         let mut state = self.state.lock();
         let state = &mut *state;
-        let first = Offset::new(state.events.len() as u64 + 1);
+        state.last_offset()?;
         let entry = state.documents.entry(document.clone()).or_default();
         let head = entry.head(self.epoch);
         for (expected, event) in (head.last.get() + 1..).zip(events) {
@@ -103,13 +118,19 @@ impl EventLog for MemoryLog {
                 return Err(LogError::Conflict { document: document.clone(), head, epoch: event.epoch, seq });
             }
         }
+        let mut offsets = Vec::with_capacity(events.len());
         for event in events {
             let mut event = event.clone();
-            event.offset = Some(Offset::new(state.events.len() as u64 + 1));
+            let offset = Offset::new(state.events.len() as u64 + 1);
+            event.offset = Some(offset);
+            offsets.push(offset);
             entry.places.push(state.events.len());
             state.events.push(Some(event));
         }
-        Ok(first)
+        state.stats.appends += 1;
+        state.stats.appended_events += offsets.len() as u64;
+        state.wake();
+        Ok(offsets)
     }
 
     async fn read_document(
@@ -135,6 +156,25 @@ impl EventLog for MemoryLog {
         Ok(Self::page(state.events.iter().skip(skip).flatten(), limit))
     }
 
+    async fn last_offset(&self) -> Result<Offset, LogError> {
+        self.state.lock().last_offset()
+    }
+
+    async fn wait_past(&self, offset: Offset) -> Result<Offset, LogError> {
+        std::future::poll_fn(|cx| {
+            let mut state = self.state.lock();
+            match state.last_offset() {
+                Ok(last) if last <= offset => {
+                    state.waiting.retain(|waker| !waker.will_wake(cx.waker()));
+                    state.waiting.push(cx.waker().clone());
+                    Poll::Pending
+                }
+                outcome => Poll::Ready(outcome),
+            }
+        })
+        .await
+    }
+
     async fn trim(&self, document: &DocumentId, through: Seq) -> Result<Head, LogError> {
         let mut state = self.state.lock();
         let state = &mut *state;
@@ -147,5 +187,16 @@ impl EventLog for MemoryLog {
         }
         entry.trimmed_through = entry.trimmed_through.max(through);
         Ok(entry.head(self.epoch))
+    }
+
+    async fn close(&self) -> Result<(), LogError> {
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.wake();
+        Ok(())
+    }
+
+    fn stats(&self) -> LogStats {
+        self.state.lock().stats
     }
 }

@@ -38,7 +38,7 @@ pub(crate) async fn append(log: &dyn EventLog, name: &str, text: &str) -> (Seq, 
     let document = document(name);
     let event = next_event(log, &document, text).await;
     let offset = log.append(&document, std::slice::from_ref(&event)).await.unwrap();
-    (event.seq.unwrap(), offset)
+    (event.seq.unwrap(), offset[0])
 }
 
 pub(crate) async fn texts(log: &dyn EventLog, name: &str) -> Vec<String> {

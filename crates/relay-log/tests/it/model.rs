@@ -48,7 +48,7 @@ fn id(document_number: u8) -> DocumentId {
     document(&format!("d{document_number}"))
 }
 
-async fn append(log: &dyn EventLog, number: u8, events: u8, skip: u8) -> Result<Offset, bool> {
+async fn append(log: &dyn EventLog, number: u8, events: u8, skip: u8) -> Result<Vec<Offset>, bool> {
     let id = id(number);
     let head = log.head(&id).await.unwrap();
     let batch: Vec<Event> = (1..=u64::from(events))

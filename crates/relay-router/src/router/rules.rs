@@ -189,7 +189,7 @@ impl Router {
         store.commit_synced(std::mem::take(&mut batch)).await?;
         self.activate(persisted, set, targets, &mut batch);
         if self.0.engine.read(|state| !state.pool.is_empty()) {
-            self.0.cursor.begin(*self.0.head.borrow(), &mut batch);
+            self.0.cursor.begin(self.log_end().await, &mut batch);
         }
         store.commit(batch).await?;
         Ok(self.rules())

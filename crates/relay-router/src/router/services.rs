@@ -68,7 +68,7 @@ impl Router {
     pub async fn attach(&self, target: InProcessTarget) -> Result<(), StoreError> {
         let _changing = self.0.config_lock.lock().await;
         let mut batch = WriteBatch::default();
-        self.0.cursor.begin(*self.0.head.borrow(), &mut batch);
+        self.0.cursor.begin(self.log_end().await, &mut batch);
         batch.append(self.put_attached(target));
         self.0.engine.deps().store.commit_synced(batch).await
     }
@@ -102,7 +102,7 @@ impl Router {
         let Some(record) = monitor.record(&name) else { return Ok(registered) };
         let mut batch = WriteBatch::default();
         batch.service(&name, &record);
-        self.0.cursor.begin(*self.0.head.borrow(), &mut batch);
+        self.0.cursor.begin(self.log_end().await, &mut batch);
         batch.append(self.put_service(record)?);
         self.0.engine.deps().store.commit_synced(batch).await?;
         Ok(registered)

@@ -49,7 +49,7 @@ async fn every_event_reaches_its_target_once_and_in_its_documents_order() {
     let router = world.router(TO_A).await;
     let a = Recorder::new();
     attach(&router, "a", &a, TargetPolicy::default()).await;
-    world.publish_notes(&router, 7, 1_000).await;
+    world.publish_notes(7, 1_000).await;
     a.wait_for(1_000).await;
     assert_eq!(a.taken().len(), 1_000);
     assert_eq!(a.numbers().len(), 7);
@@ -63,10 +63,10 @@ async fn every_event_reaches_its_target_once_and_in_its_documents_order() {
 async fn the_first_target_ever_gets_what_happens_from_then_on() {
     let world = World::new();
     let router = world.router(TO_A).await;
-    world.publish_notes(&router, 1, 10).await;
+    world.publish_notes(1, 10).await;
     let a = Recorder::new();
     attach(&router, "a", &a, TargetPolicy::default()).await;
-    world.publish(&router, note("d0", 11)).await;
+    world.publish(note("d0", 11)).await;
     let taken = a.wait_for(1).await;
     assert_eq!(number(&taken[0].event), 11);
     router.stop(Duration::from_secs(5)).await;
@@ -80,9 +80,9 @@ async fn a_failing_event_holds_up_its_own_document_alone_and_ends_as_a_dead_lett
         if event.document.as_str() == "bad" && number(event) == 1 { Err(failed()) } else { Ok(()) }
     });
     attach(&router, "a", &a, attempts(3)).await;
-    world.publish(&router, note("bad", 1)).await;
-    world.publish(&router, note("bad", 2)).await;
-    world.publish(&router, note("good", 3)).await;
+    world.publish(note("bad", 1)).await;
+    world.publish(note("bad", 2)).await;
+    world.publish(note("good", 3)).await;
     let taken = a.wait_for(2).await;
     assert_eq!(taken.iter().map(|taken| number(&taken.event)).collect::<Vec<_>>(), [3, 2]);
 
@@ -108,7 +108,7 @@ async fn a_dead_letter_can_be_retried_or_dropped_also_when_the_log_has_forgotten
     attach(&router, "a", &a, attempts(3)).await;
     let target = name("a");
     for n in 1..=3 {
-        world.publish(&router, note("d", n)).await;
+        world.publish(note("d", n)).await;
     }
     until(|| router.target(&target).unwrap().dead_letters == 3).await;
     let letters = router.dead_letters(&target, None, 10).await.unwrap();
@@ -134,7 +134,7 @@ async fn one_refused_event_of_a_batch_does_not_take_the_others_with_it() {
     let mut policy = attempts(3);
     policy.batch_size = NonZeroUsize::new(4).unwrap();
     attach(&router, "a", &a, policy).await;
-    world.publish_notes(&router, 1, 12).await;
+    world.publish_notes(1, 12).await;
     a.wait_for(11).await;
     let numbers = a.numbers().remove("d0").unwrap();
     let mut sorted = numbers.clone();
@@ -156,7 +156,7 @@ async fn what_the_first_target_does_not_take_goes_to_the_fallback_in_order() {
     let b = Recorder::new();
     attach(&router, "a", &a, TargetPolicy::default()).await;
     attach(&router, "b", &b, TargetPolicy::default()).await;
-    world.publish_notes(&router, 3, 60).await;
+    world.publish_notes(3, 60).await;
     b.wait_for(60).await;
     assert_eq!(b.taken().len(), 60);
     assert!(b.numbers().values().all(|numbers| is_sorted(numbers)));
@@ -178,7 +178,7 @@ async fn all_of_several_targets_get_everything_at_their_own_pace() {
     let (a, b) = (Recorder::gated(Arc::clone(&gate)), Recorder::new());
     attach(&router, "a", &a, patient()).await;
     attach(&router, "b", &b, patient()).await;
-    world.publish_notes(&router, 2, 20).await;
+    world.publish_notes(2, 20).await;
     b.wait_for(20).await;
     assert!(a.taken().is_empty());
     gate.add_permits(20);
@@ -200,7 +200,7 @@ async fn after_a_stop_at_any_moment_the_next_router_delivers_the_rest_and_little
         let a = Recorder::gated(Arc::new(Semaphore::new(37)));
         let router = world.router_to(TO_A, vec![target("a", &a, policy.clone())]).await;
         for n in published + 1..=(published + 100).min(total) {
-            world.publish(&router, note(&format!("d{}", n % 9), n)).await;
+            world.publish(note(&format!("d{}", n % 9), n)).await;
             published = n;
         }
         a.wait_for(37.min(total - seen.len())).await;
@@ -240,7 +240,7 @@ async fn attempts_are_remembered_over_a_restart() {
         policy.retry.max = Duration::from_secs(3600);
         let router = world.router_to(TO_A, vec![target("a", &a, policy)]).await;
         if round == 1 {
-            world.publish(&router, note("d", 1)).await;
+            world.publish(note("d", 1)).await;
         }
         until(|| gate.available_permits() == 0).await;
         if round == 3 {
@@ -264,10 +264,10 @@ async fn an_event_whose_time_is_over_is_not_delivered() {
     let mut policy = attempts(10);
     policy.retry.initial = Duration::from_secs(10);
     attach(&router, "a", &a, policy).await;
-    world.publish(&router, note("d", 1)).await;
+    world.publish(note("d", 1)).await;
     // It waits behind the first one for longer than it lives.
-    world.publish(&router, note("d", 2).ttl(Duration::from_secs(1))).await;
-    world.publish(&router, note("d", 3)).await;
+    world.publish(note("d", 2).ttl(Duration::from_secs(1))).await;
+    world.publish(note("d", 3)).await;
     let taken = a.wait_for(2).await;
     assert_eq!(taken.iter().map(|taken| number(&taken.event)).collect::<Vec<_>>(), [1, 3]);
     router.stop(Duration::from_secs(5)).await;
@@ -291,16 +291,16 @@ async fn an_event_carries_what_led_to_it_and_goes_round_no_circle() {
     let (a, b) = (Recorder::new(), Recorder::new());
     attach(&router, "a", &a, TargetPolicy::default()).await;
     attach(&router, "b", &b, TargetPolicy::default()).await;
-    world.publish(&router, note("d", 1)).await;
+    world.publish(note("d", 1)).await;
     let given = Arc::clone(&a.wait_for(1).await[0].event);
     b.wait_for(1).await;
     assert_eq!(given.metadata.get("relay.causes"), Some("first"));
     // The target publishes because of it: that goes to the other one alone, and what that publishes to nobody.
-    world.publish(&router, note("d", 2).actor(by("a")).metadata(given.metadata.clone())).await;
+    world.publish(note("d", 2).actor(by("a")).metadata(given.metadata.clone())).await;
     let given = Arc::clone(&b.wait_for(2).await[1].event);
     assert_eq!(given.metadata.get("relay.causes"), Some("first,second"));
-    world.publish(&router, note("d", 3).actor(by("b")).metadata(given.metadata.clone())).await;
-    world.publish(&router, note("d", 4)).await;
+    world.publish(note("d", 3).actor(by("b")).metadata(given.metadata.clone())).await;
+    world.publish(note("d", 4)).await;
     a.wait_for(2).await;
     b.wait_for(3).await;
     assert_eq!(a.numbers()["d"], [1, 4]);
@@ -315,8 +315,8 @@ async fn nothing_goes_back_to_who_published_it() {
     let (a, b) = (Recorder::new(), Recorder::new());
     attach(&router, "a", &a, TargetPolicy::default()).await;
     attach(&router, "b", &b, TargetPolicy::default()).await;
-    world.publish(&router, note("d", 1).actor(by("a"))).await;
-    world.publish(&router, note("d", 2).actor(by("b"))).await;
+    world.publish(note("d", 1).actor(by("a"))).await;
+    world.publish(note("d", 2).actor(by("b"))).await;
     a.wait_for(1).await;
     b.wait_for(1).await;
     assert_eq!((a.numbers()["d"].clone(), b.numbers()["d"].clone()), (vec![2], vec![1]));
@@ -329,14 +329,14 @@ async fn a_replay_sends_history_again_marked_while_live_events_go_on() {
     let router = world.router(TO_A).await;
     let a = Recorder::new();
     attach(&router, "a", &a, TargetPolicy::default()).await;
-    world.publish_notes(&router, 2, 20).await;
+    world.publish_notes(2, 20).await;
     a.wait_for(20).await;
     let to = name("a");
     let mut request = ReplayRequest::new(ReplayStart::Offset(Offset::new(5)));
     request.document = Some(note("d1", 0).document);
     request.rate = NonZeroU32::MIN;
     let replay = router.replay(&to, request).await.unwrap();
-    world.publish(&router, note("d1", 21)).await;
+    world.publish(note("d1", 21)).await;
     let taken = a.wait_for(21 + 8).await;
     let replayed: Vec<_> =
         taken.iter().filter(|taken| taken.is_replay).map(|taken| number(&taken.event)).collect();
@@ -356,12 +356,12 @@ async fn a_replay_from_a_time_begins_with_what_happened_then_and_goes_on_after_a
     let router = world.router(TO_A).await;
     let a = Recorder::new();
     attach(&router, "a", &a, TargetPolicy::default()).await;
-    world.publish_notes(&router, 1, 10).await;
+    world.publish_notes(1, 10).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
     let time = world.clock.wall();
     tokio::time::sleep(Duration::from_secs(60)).await;
     for n in 11..=20 {
-        world.publish(&router, note("d0", n)).await;
+        world.publish(note("d0", n)).await;
     }
     a.wait_for(20).await;
     let mut request = ReplayRequest::new(ReplayStart::Time(time));
@@ -387,7 +387,7 @@ async fn what_waits_for_a_rule_that_is_no_more_is_still_delivered() {
     let gate = Arc::new(Semaphore::new(0));
     let a = Recorder::gated(Arc::clone(&gate));
     attach(&router, "a", &a, patient()).await;
-    world.publish_notes(&router, 1, 10).await;
+    world.publish_notes(1, 10).await;
     until(|| router.target(&name("a")).unwrap().queued == 10).await;
     let rules = relay_router::rules::RuleDocument {
         text: String::new(),
@@ -396,7 +396,7 @@ async fn what_waits_for_a_rule_that_is_no_more_is_still_delivered() {
     let version = router.rules().version;
     assert_eq!(router.put_rules(rules.clone(), Some(version)).await.unwrap().version, version + 1);
     assert!(router.put_rules(rules, Some(version)).await.is_err());
-    world.publish(&router, note("d0", 11)).await;
+    world.publish(note("d0", 11)).await;
     router.stop(Duration::ZERO).await;
 
     let a = Recorder::new();
@@ -429,7 +429,7 @@ async fn a_full_route_is_left_behind_by_itself_and_catches_up() {
     let (a, b) = (Recorder::gated(Arc::clone(&gate)), Recorder::new());
     attach(&router, "a", &a, patient()).await;
     attach(&router, "b", &b, patient()).await;
-    world.publish_notes(&router, 5, 1_000).await;
+    world.publish_notes(5, 1_000).await;
     b.wait_for(1_000).await;
     assert!(a.taken().is_empty());
     // It does not wait for ever in memory: no more than one page beyond the limit.
@@ -469,7 +469,7 @@ async fn a_target_that_wants_to_be_left_alone_is() {
     });
     // One attempt too many would be one dead letter.
     attach(&router, "a", &a, attempts(2)).await;
-    world.publish(&router, note("d", 1)).await;
+    world.publish(note("d", 1)).await;
     a.wait_for(1).await;
     router.stop(Duration::from_secs(5)).await;
 }
@@ -484,7 +484,7 @@ async fn a_target_gets_no_more_at_once_and_no_more_a_second_than_it_takes() {
     policy.concurrency = NonZeroUsize::new(3).unwrap();
     policy.rate = NonZeroU32::new(10);
     attach(&router, "a", &a, policy).await;
-    world.publish_notes(&router, 50, 50).await;
+    world.publish_notes(50, 50).await;
     until(|| router.target(&name("a")).unwrap().queued == 50).await;
     assert_eq!(router.target(&name("a")).unwrap().in_flight, 3);
     let begun = world.clock.monotonic();

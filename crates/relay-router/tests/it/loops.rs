@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::support::{World, by, name, note, until};
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use proptest::prelude::*;
 use relay_core::{Delivery, DeliveryError, Draft, Event, Target};
 use relay_router::rules::TargetPolicy;
-use relay_router::{CAUSES_KEY, InProcessTarget, Router};
+use relay_router::{CAUSES_KEY, InProcessTarget};
 
 const KINDS: [&str; 3] = ["x-a", "x-b", "x-c"];
 const TARGETS: [&str; 2] = ["one", "two"];
@@ -57,7 +57,6 @@ fn document(rules: &[Generated]) -> String {
 struct Answering {
     name: &'static str,
     world: Arc<World>,
-    router: Arc<OnceLock<Router>>,
     taken: Arc<Mutex<Vec<Arc<Event>>>>,
 }
 
@@ -68,7 +67,7 @@ impl Target for Answering {
             self.taken.lock().push(Arc::clone(event));
             let next = KINDS.iter().position(|kind| *kind == event.kind.as_str()).unwrap() + 1;
             let answer = of_kind(next % KINDS.len()).actor(by(self.name)).metadata(event.metadata.clone());
-            self.world.publish(self.router.get().unwrap(), answer).await;
+            self.world.publish(answer).await;
         }
         Ok(())
     }
@@ -81,20 +80,13 @@ fn of_kind(kind: usize) -> Draft {
 
 async fn comes_to_an_end(rules: Vec<Generated>, first: usize) {
     let world = Arc::new(World::new());
-    let place = Arc::new(OnceLock::new());
     let taken = Arc::new(Mutex::new(Vec::new()));
     let targets = TARGETS.map(|target| {
-        let answering = Answering {
-            name: target,
-            world: Arc::clone(&world),
-            router: Arc::clone(&place),
-            taken: Arc::clone(&taken),
-        };
+        let answering = Answering { name: target, world: Arc::clone(&world), taken: Arc::clone(&taken) };
         InProcessTarget::new(name(target), Arc::new(answering)).policy(TargetPolicy::default())
     });
     let router = world.router_to(&document(&rules), targets.to_vec()).await;
-    place.set(router.clone()).ok().unwrap();
-    world.publish(&router, of_kind(first)).await;
+    world.publish(of_kind(first)).await;
     until(|| {
         let stats = router.stats();
         stats.behind == 0 && stats.targets.values().all(|target| target.queued == 0)

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use parking_lot::Mutex;
 use relay_core::testing::MemoryLog;
 use relay_core::{
     Actor, Clock, Delivery, DeliveryError, DocumentId, Draft, Event, EventLog, EventSink, FailureKind,
-    Monotonic, Offset, Payload, PublishAck, PublishError, ServiceName, Target, Timestamp,
+    Monotonic, Payload, PublishAck, PublishError, ServiceName, Target, Timestamp,
 };
 use relay_router::rules::{RuleDocument, RuleFormat, TargetPolicy};
 use relay_router::{InProcessTarget, Router, RouterConfig, RouterParts};
@@ -35,31 +34,28 @@ pub(crate) struct World {
     pub(crate) log: MemoryLog,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) directory: TempDir,
-    head: Arc<Mutex<Offset>>,
 }
 
 /// Publishes into the log as the channels do.
 struct Sink {
     log: MemoryLog,
     clock: Arc<dyn Clock>,
-    head: Arc<Mutex<Offset>>,
 }
 
 #[async_trait]
 impl EventSink for Sink {
     async fn publish(&self, draft: Draft) -> Result<PublishAck, PublishError> {
-        let event = append(&self.log, &*self.clock, &self.head, draft).await;
+        let event = append(&self.log, &*self.clock, draft).await;
         Ok(PublishAck::of(&event, false))
     }
 }
 
-async fn append(log: &MemoryLog, clock: &dyn Clock, at: &Mutex<Offset>, draft: Draft) -> Event {
+async fn append(log: &MemoryLog, clock: &dyn Clock, draft: Draft) -> Event {
     let head = log.head(&draft.document).await.unwrap();
     let document = draft.document.clone();
     let mut event = draft.into_event(head.epoch, Some(head.last.next()), clock.wall());
-    let offset = log.append(&document, std::slice::from_ref(&event)).await.unwrap();
-    event.offset = Some(offset);
-    *at.lock() = offset;
+    let offsets = log.append(&document, std::slice::from_ref(&event)).await.unwrap();
+    event.offset = offsets.first().copied();
     event
 }
 
@@ -69,7 +65,6 @@ impl World {
             log: MemoryLog::new(),
             clock: Arc::new(TokioClock(tokio::time::Instant::now())),
             directory: tempfile::tempdir().unwrap(),
-            head: Arc::new(Mutex::new(Offset::ZERO)),
         }
     }
 
@@ -91,29 +86,24 @@ impl World {
     }
 
     pub(crate) async fn router_with(&self, config: RouterConfig) -> Router {
-        let head = *self.head.lock();
-        let sink =
-            Sink { log: self.log.clone(), clock: Arc::clone(&self.clock), head: Arc::clone(&self.head) };
+        let sink = Sink { log: self.log.clone(), clock: Arc::clone(&self.clock) };
         let parts = RouterParts {
             log: Arc::new(self.log.clone()),
-            head,
             sink: Arc::new(sink),
             clock: Arc::clone(&self.clock),
         };
         Router::start(config, parts).await.unwrap()
     }
 
-    /// Publishes, and tells the router.
-    pub(crate) async fn publish(&self, router: &Router, draft: Draft) -> Event {
-        let event = append(&self.log, &*self.clock, &self.head, draft).await;
-        router.appended(event.offset.unwrap());
-        event
+    /// Publishes into the log that the router follows.
+    pub(crate) async fn publish(&self, draft: Draft) -> Event {
+        append(&self.log, &*self.clock, draft).await
     }
 
     /// Publishes `x-note` events numbered from 1, in turn to documents `d0`, `d1`, ….
-    pub(crate) async fn publish_notes(&self, router: &Router, documents: usize, count: usize) {
+    pub(crate) async fn publish_notes(&self, documents: usize, count: usize) {
         for n in 1..=count {
-            self.publish(router, note(&format!("d{}", n % documents), n)).await;
+            self.publish(note(&format!("d{}", n % documents), n)).await;
         }
     }
 }
@@ -236,9 +226,13 @@ pub(crate) async fn attach(router: &Router, to: &str, recorder: &Arc<Recorder>, 
     router.attach(target(to, recorder, policy)).await.unwrap();
 }
 
-/// Waits, in a paused runtime, until something is so.
+/// Waits, in a paused runtime, until something is so. It looks whenever all tasks wait: the router follows the log in a
+/// task of its own.
 pub(crate) async fn until(mut is_so: impl FnMut() -> bool) {
-    while !is_so() {
+    loop {
         tokio::time::sleep(Duration::from_millis(1)).await;
+        if is_so() {
+            return;
+        }
     }
 }
