@@ -1,9 +1,9 @@
-//! The log's directory: who may use it, which format it has, where its parts lie.
+//! The log's directory: its lock, its format, and the paths of its parts.
 //!
 //! ```text
 //! <directory>/lock      locked as long as a process has the log open
 //! <directory>/format    the format's name and version, written once
-//! <directory>/witness   how far the log was acknowledged
+//! <directory>/witness   the commit marker: how far the log was acknowledged
 //! <directory>/engine/   the storage engine's files
 //! ```
 
@@ -19,7 +19,7 @@ const FORMAT: &str = "relay-log 1";
 #[derive(Debug, Clone)]
 pub(crate) struct Directory(PathBuf);
 
-/// The exclusive right to use a directory; given back when dropped.
+/// The exclusive right to use a directory. Dropping it gives the right back.
 pub(crate) struct DirectoryLock(#[expect(dead_code, reason = "closing the file frees the lock")] File);
 
 impl Directory {
@@ -43,7 +43,7 @@ impl Directory {
         self.0.join("format")
     }
 
-    /// True when a log was created here.
+    /// Returns true when a log was created here.
     pub(crate) fn exists(&self) -> bool {
         self.format().exists()
     }
@@ -60,7 +60,7 @@ impl Directory {
         }
     }
 
-    /// Creates the directory, durably.
+    /// Creates the directory and makes its name durable.
     pub(crate) fn create(&self) -> Result<(), OpenError> {
         fs::create_dir_all(&self.0).map_err(OpenError::io("create", &self.0))?;
         if let Some(parent) = self.0.parent().filter(|parent| !parent.as_os_str().is_empty()) {
@@ -74,7 +74,7 @@ impl Directory {
         sync_directory(&self.0).map_err(OpenError::io("sync", &self.0))
     }
 
-    /// Writes the format's file if there is none, and refuses any other format.
+    /// Writes the format's file if there is none. Refuses a directory of another format.
     pub(crate) fn claim_format(&self) -> Result<(), OpenError> {
         let path = self.format();
         match fs::read(&path) {
@@ -95,17 +95,17 @@ impl Directory {
     }
 }
 
-/// Writes a file so that after a crash it is there whole or not at all.
+/// Writes a file so that a crash leaves it complete or absent.
 fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
-    let draft = path.with_extension("new");
-    let mut file = File::create(&draft)?;
+    let unfinished = path.with_extension("new");
+    let mut file = File::create(&unfinished)?;
     file.write_all(content)?;
     file.sync_all()?;
-    fs::rename(&draft, path)?;
+    fs::rename(&unfinished, path)?;
     path.parent().map_or(Ok(()), sync_directory)
 }
 
-/// Makes the names in a directory durable.
+/// Makes the names of a directory's files durable.
 pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }

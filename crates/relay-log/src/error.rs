@@ -1,11 +1,11 @@
-//! Why a log cannot be opened or looked at. What can happen to an open log is [`relay_core::LogError`].
+//! Errors of opening, checking and repairing a log. The errors of an open log are [`relay_core::LogError`].
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use relay_core::Offset;
 
-/// Why a log did not open.
+/// The reason why a log did not open.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
@@ -14,46 +14,47 @@ pub enum OpenError {
     Config {
         /// The field.
         field: &'static str,
-        /// What must hold for it.
+        /// The rule that it breaks.
         rule: &'static str,
     },
-    /// Another process, or this one, has it open.
+    /// The log is open in another process, or in this one.
     #[error("the log in `{}` is open already; stop the process that has it open, or use another directory", directory.display())]
     InUse {
         /// The log's directory.
         directory: PathBuf,
     },
-    /// There is no log.
+    /// There is no log in the directory.
     #[error("there is no log in `{}`", directory.display())]
     Missing {
         /// The directory.
         directory: PathBuf,
     },
-    /// The directory was written by a version of Relay that this one does not know, or not by Relay at all.
-    #[error("`{}` says `{found}`; this version reads `{expected}`: use the version of Relay that wrote it", file.display())]
+    /// The directory has a format of another version of Relay, or was not written by Relay.
+    #[error("`{}` names the format `{found}`; this version reads `{expected}`: use the version of Relay that wrote it", file.display())]
     Format {
         /// The file that names the format.
         file: PathBuf,
-        /// What it holds.
+        /// The format that it names.
         found: String,
-        /// What it should hold.
+        /// The format that this version reads.
         expected: &'static str,
     },
-    /// The operating system refused.
+    /// The operating system refused an access to a file or directory.
     #[error("cannot {action} `{}`: {source}; check that the directory exists, that its disk has room, and that this user may write there", path.display())]
     Io {
-        /// What was tried.
+        /// The refused action.
         action: &'static str,
-        /// With which file or directory.
+        /// The file or directory.
         path: PathBuf,
-        /// Its answer.
+        /// The operating system's answer.
         #[source]
         source: io::Error,
     },
-    /// Events that may have been acknowledged are damaged or gone. Nothing that was acknowledged was changed.
+    /// Events that may have been acknowledged are damaged or gone. The attempt to open changed no acknowledged event.
     #[error(
-        "the log in `{}` is damaged in `{}` at byte {position}: {what}. Refusing it changed nothing that was acknowledged. \
-         `relay log check {}` shows what can be saved, `relay log export` writes that out, `relay log repair` makes a log of it",
+        "the log in `{}` is damaged in `{}` at byte {position}: {what}. No acknowledged event was changed. \
+         `relay log check {}` reports the readable events, `relay log export` writes them out, \
+         `relay log repair` makes a new log of them",
         directory.display(), file.display(), directory.display()
     )]
     Damaged {
@@ -61,21 +62,21 @@ pub enum OpenError {
         directory: PathBuf,
         /// The damaged file.
         file: PathBuf,
-        /// The first byte that is wrong, as far as that is known.
+        /// The first wrong byte, or 0 when it is unknown.
         position: u64,
-        /// What was found.
+        /// The finding.
         what: String,
     },
-    /// Events that were acknowledged are gone, and no file shows where.
+    /// Acknowledged events are gone, and no file shows their place.
     #[error(
         "the log in `{}` ends at offset {last}, though events up to offset {acknowledged} were acknowledged. \
-         `relay log check {}` shows what is there, `relay log repair` makes a log of it",
+         `relay log check {}` reports the readable events, `relay log repair` makes a new log of them",
         directory.display(), directory.display()
     )]
     Lost {
         /// The log's directory.
         directory: PathBuf,
-        /// The last offset that is there.
+        /// The last offset in the log.
         last: Offset,
         /// The last offset that was acknowledged.
         acknowledged: Offset,
@@ -83,7 +84,7 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// For `map_err`: the operating system refused to do `action` with `path`.
+    /// Returns a function for `map_err` that adds the action and the path.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { action, path, source }

@@ -1,11 +1,11 @@
-//! What the log counts.
+//! Counters of a log.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use relay_core::LogStats;
 
-/// The writer's counters; the rest of [`LogStats`] is looked up when asked for.
+/// The counted part of [`LogStats`]. The rest is determined when the statistics are asked for.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) appends: AtomicU64,
