@@ -1,9 +1,13 @@
-//! The witness: a small file beside the engine that says how far the log was acknowledged.
+//! The commit marker: a small file beside the engine that states how far the log was acknowledged.
 //!
-//! A log whose end is damaged looks like one that was cut off while writing. The witness tells the two apart: what it
-//! names was acknowledged and must be there. It is overwritten in place after each commit, without an fsync: the
-//! death of the process cannot lose it, and after a loss of power it is at worst behind, never ahead of a synced log.
-//! When a log is opened and when it is closed it is synced, so that it always tells of which run it is.
+//! A log with a damaged end looks like one that was cut off while writing. The marker tells the two apart: the events up
+//! to its offset were acknowledged and must be there.
+//!
+//! The file is overwritten in place after each commit, without an fsync. The death of the process cannot lose it. After a
+//! loss of power it is at worst behind a synced log, never ahead of it. Opening and closing the log sync it, so that it
+//! always belongs to the last run.
+//!
+//! The file's name is `witness`, as in the logs of earlier versions.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -13,25 +17,27 @@ use std::path::Path;
 use relay_core::Offset;
 
 use crate::config::LogDurability;
+use crate::directory::Directory;
+use crate::error::OpenError;
 
 const MAGIC: [u8; 4] = *b"RLw1";
 const BYTES: usize = 64;
 
-/// What the last run said.
+/// The content of a marker file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MarkerContent {
-    /// Everything up to here was acknowledged.
+    /// Every event up to this offset was acknowledged.
     pub(crate) acknowledged: Offset,
-    /// The log was closed in order.
+    /// True after a clean shutdown.
     pub(crate) closed: bool,
-    /// What acknowledged meant.
+    /// The durability of the acknowledged events.
     pub(crate) durability: LogDurability,
-    /// Which boot of the machine it was.
+    /// The boot of the machine during which the run took place.
     pub(crate) boot: Boot,
 }
 
 impl MarkerContent {
-    /// True when the machine may have gone down with acknowledged events that were not on the disk.
+    /// Returns true when the machine may have gone down with acknowledged events that were not on the disk.
     pub(crate) fn may_have_lost_unsynced(&self) -> bool {
         !self.closed
             && self.durability == LogDurability::Logged
@@ -73,21 +79,23 @@ pub(crate) struct Boot([u8; 36]);
 impl Boot {
     const UNKNOWN: Self = Self([0; 36]);
 
-    /// The present one; unknown where the kernel does not say.
+    /// Returns the present boot, or [`Boot::UNKNOWN`] where the kernel does not tell its id.
     pub(crate) fn current() -> Self {
-        let id = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        id.first_chunk().map_or(Self::UNKNOWN, |id| Self(*id))
+        match std::fs::read("/proc/sys/kernel/random/boot_id") {
+            Ok(id) => id.first_chunk().map_or(Self::UNKNOWN, |id| Self(*id)),
+            Err(_) => Self::UNKNOWN,
+        }
     }
 }
 
-/// What became of the witness of the last run.
+/// The marker file that the last run left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MarkerFile {
-    /// It says this.
+    /// The file is intact.
     Valid(MarkerContent),
-    /// It is there but unreadable.
+    /// The file exists but cannot be decoded.
     Unreadable,
-    /// There is none.
+    /// There is no file.
     Absent,
 }
 
@@ -100,26 +108,27 @@ impl MarkerFile {
     }
 }
 
-/// Reads the witness in `path`.
-pub(crate) fn read_marker(path: &Path) -> io::Result<MarkerFile> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(bytes
-            .first_chunk()
-            .and_then(MarkerContent::decode)
-            .map_or(MarkerFile::Unreadable, MarkerFile::Valid)),
+/// Reads the marker file of a log's directory.
+pub(crate) fn read_marker(directory: &Directory) -> Result<MarkerFile, OpenError> {
+    let path = directory.marker();
+    match std::fs::read(&path) {
+        Ok(bytes) => {
+            let content = bytes.first_chunk().and_then(MarkerContent::decode);
+            Ok(content.map_or(MarkerFile::Unreadable, MarkerFile::Valid))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(MarkerFile::Absent),
-        Err(error) => Err(error),
+        Err(error) => Err(OpenError::io("read", &path)(error)),
     }
 }
 
-/// The witness of this run.
+/// The open marker file of this run.
 pub(crate) struct CommitMarker {
     file: File,
     content: MarkerContent,
 }
 
 impl CommitMarker {
-    /// Begins a run: from now on the log counts as not closed.
+    /// Begins a run. From now on the log counts as not closed.
     pub(crate) fn begin(path: &Path, acknowledged: Offset, durability: LogDurability) -> io::Result<Self> {
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
         let content = MarkerContent { acknowledged, closed: false, durability, boot: Boot::current() };
@@ -129,13 +138,13 @@ impl CommitMarker {
         Ok(marker)
     }
 
-    /// Everything up to `offset` is committed.
+    /// States that every event up to `offset` is committed.
     pub(crate) fn acknowledge(&mut self, offset: Offset) -> io::Result<()> {
         self.content.acknowledged = offset;
         self.write()
     }
 
-    /// Ends a run in order, after the log itself was synced.
+    /// Ends a run with a clean shutdown, after the log itself was synced.
     pub(crate) fn close(mut self) -> io::Result<()> {
         self.content.closed = true;
         self.write()?;

@@ -1,5 +1,5 @@
-//! [`EmbeddedLog`]: the handle that everybody holds. It queues writes for the writer and runs reads on the runtime's
-//! blocking threads; it decides nothing.
+//! [`EmbeddedLog`], the handle of an open log. It queues writes for the writer's thread and runs reads on the runtime's
+//! blocking threads. It decides nothing itself.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -10,8 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use relay_core::{
     Clock, DocumentId, Epoch, Event, EventLog, Head, LogError, LogStats, Offset, ReadLimit, Seq,
 };
-use relay_events::binary;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::config::LogConfig;
 use crate::error::OpenError;
@@ -19,16 +18,15 @@ use crate::recovery::{self, RecoveredLog, RecoveryReport};
 use crate::stats::Counters;
 use crate::status::LogStatus;
 use crate::store::{ReadError, Store, StoreSnapshot};
-use crate::writer::{EncodedEvent, Request, Writer};
+use crate::writer::{EncodedEvent, QueuePermits, Reply, Request, Writer};
 
 /// A log in a directory of this machine. Clones are handles of the same log.
 ///
-/// Its methods need a tokio runtime with time enabled, though none of them blocks it: one thread of the log's own
-/// writes, and reads run on the runtime's blocking threads, at most
-/// [`concurrent_reads`](LogConfig::concurrent_reads) at once.
+/// Its methods need a tokio runtime with time enabled, and none of them blocks it. A thread of the log's own writes.
+/// Reads run on the runtime's blocking threads, at most [`concurrent_reads`](LogConfig::concurrent_reads) at once.
 ///
-/// End it with [`close`](EmbeddedLog::close). When the last handle is dropped instead, the log is closed in the same
-/// way, and the dropping thread waits for that: for what is queued to be written, and for one fsync.
+/// End it with [`close`](EmbeddedLog::close). Dropping the last handle closes the log in the same way and blocks the
+/// dropping thread until the queue is written and synced.
 #[derive(Clone)]
 pub struct EmbeddedLog {
     inner: Arc<Inner>,
@@ -44,52 +42,45 @@ struct Inner {
     config: LogConfig,
     epoch: Epoch,
     status: Arc<LogStatus>,
-    /// None once the log is closed.
-    open: RwLock<Option<Open>>,
+    /// `None` once the log is closed.
+    open: RwLock<Option<OpenLog>>,
     writer: Mutex<Option<JoinHandle<()>>>,
     queue_requests: Arc<Semaphore>,
     queue_bytes: Arc<Semaphore>,
     reads: Arc<Semaphore>,
 }
 
-/// What an open log has and a closed one has not.
-struct Open {
+/// The parts that closing the log drops.
+struct OpenLog {
     store: Arc<Store>,
     requests: Sender<Request>,
 }
 
 impl EmbeddedLog {
-    /// Opens the log in `config.directory`, creating it when there is none, and puts right what a crash left: a torn
-    /// last write is cut off. The report says what was found and done.
+    /// Opens the log in `config.directory`. Creates it when there is none, and cuts off a torn last write that a crash
+    /// left. The report tells the findings.
     ///
-    /// This reads and may write much; on a runtime call it with `spawn_blocking`. `clock` tells the age of events and
-    /// when to sweep.
+    /// Opening reads and may write much; on a runtime call it with `spawn_blocking`. `clock` gives the age of events and
+    /// the time between retention scans.
     ///
     /// # Errors
-    /// See [`OpenError`]. With [`OpenError::Damaged`] and [`OpenError::Lost`] no acknowledged event was touched.
+    /// See [`OpenError`]. With [`OpenError::Damaged`] and [`OpenError::Lost`] no acknowledged event was changed.
     pub fn open(config: LogConfig, clock: Arc<dyn Clock>) -> Result<(Self, RecoveryReport), OpenError> {
         config.validate()?;
         let RecoveredLog { store, epoch, last_offset, marker, report } = recovery::open(&config)?;
         let store = Arc::new(store);
         let status = Arc::new(LogStatus::new(last_offset));
-        // As many places as there are permits to send, so that sending never blocks.
+        // The queue has as many places as there are permits to send, so that sending never blocks.
         let (requests, queue) = crossbeam_channel::bounded(config.queue_requests as usize);
-        let writer = Writer::new(
-            Arc::clone(&store),
-            Arc::clone(&status),
-            clock,
-            config.clone(),
-            epoch,
-            last_offset,
-            marker,
-        );
+        let writer =
+            Writer::new(Arc::clone(&store), Arc::clone(&status), clock, &config, epoch, last_offset, marker);
         let thread =
             std::thread::Builder::new().name("relay-log".to_owned()).spawn(move || writer.run(&queue));
         let thread = thread.map_err(OpenError::io("start the writer's thread of", &config.directory))?;
         let inner = Inner {
             epoch,
             status,
-            open: RwLock::new(Some(Open { store, requests })),
+            open: RwLock::new(Some(OpenLog { store, requests })),
             writer: Mutex::new(Some(thread)),
             queue_requests: Arc::new(Semaphore::new(config.queue_requests as usize)),
             queue_bytes: Arc::new(Semaphore::new(config.queue_bytes as usize)),
@@ -99,20 +90,20 @@ impl EmbeddedLog {
         Ok((Self { inner: Arc::new(inner) }, report))
     }
 
-    /// Writes what is queued, syncs, marks the log as closed in order, and frees the directory. Every handle answers
-    /// [`LogError::Closed`] from then on. Closing twice does nothing.
+    /// Writes the queued requests, syncs, records the clean shutdown, and frees the directory. From then on every handle
+    /// answers [`LogError::Closed`]. Closing a closed log does nothing.
     ///
-    /// Not to be dropped half-way: the log is then closed in the background, and nobody learns how that went.
+    /// Dropping the future half-way closes the log in the background and discards the result.
     ///
     /// # Errors
-    /// [`LogError::Failed`] when the log had failed, or the last sync did.
+    /// [`LogError::Failed`] when the log had failed, or when the last sync fails.
     pub async fn close(&self) -> Result<(), LogError> {
         let inner = Arc::clone(&self.inner);
         let store = inner.open.write().take().map(|open| open.store);
         inner.status.end();
-        // Whoever reads still holds the files open; all permits together mean that nobody does.
-        let everybody = self.inner.config.concurrent_reads;
-        let readers = inner.reads.acquire_many(everybody).await.map_err(|_| LogError::Closed)?;
+        // Running reads hold the files open. All permits together mean that no read is running.
+        let all = self.inner.config.concurrent_reads;
+        let readers = inner.reads.acquire_many(all).await.map_err(|_| LogError::Closed)?;
         drop(store);
         drop(readers);
         let joining = Arc::clone(&self.inner);
@@ -121,58 +112,64 @@ impl EmbeddedLog {
         self.inner.status.check()
     }
 
-    /// Drops what retention no longer keeps, in all documents, now. The log does this by itself every
+    /// Applies retention to all documents now. The log does this by itself every
     /// [`sweep_interval`](LogConfig::sweep_interval).
     ///
     /// # Errors
     /// [`LogError::Overloaded`], [`LogError::Failed`], [`LogError::Closed`].
     pub async fn sweep(&self) -> Result<(), LogError> {
-        let room = self.room(0).await?.0;
-        self.ask(|reply| Request::Sweep { reply, room }).await
+        let permits = self.acquire_permits(0).await?;
+        self.send(|reply| Request::Scan { reply, permits }).await
     }
 
-    /// What the log has done and how it stands. Asks the file system for sizes, so call it every few seconds at most.
+    /// Returns the log's counters and present state. This asks the file system for sizes, so call it every few seconds at
+    /// most.
     pub fn stats(&self) -> LogStats {
         let inner = &self.inner;
         let store = inner.open.read().as_ref().map(|open| Arc::clone(&open.store));
         let used = |limit: u32, semaphore: &Semaphore| {
             u64::from(limit).saturating_sub(semaphore.available_permits() as u64)
         };
+        let disk_bytes = store.map_or(0, |store| {
+            store.disk_bytes().unwrap_or_else(|error| {
+                tracing::warn!(%error, "the log's size on the disk is unknown and reported as 0");
+                0
+            })
+        });
         let mut stats = inner.status.counters.snapshot();
         stats.queued_requests = used(inner.config.queue_requests, &inner.queue_requests);
         stats.queued_bytes = used(inner.config.queue_bytes, &inner.queue_bytes);
-        stats.disk_bytes = store.and_then(|store| store.db.disk_space().ok()).unwrap_or(0);
+        stats.disk_bytes = disk_bytes;
         stats
     }
 
-    /// Room in the queue for one request with `bytes` of events.
-    async fn room(&self, bytes: usize) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), LogError> {
+    /// Waits for a place in the queue for one request with `bytes` of events.
+    async fn acquire_permits(&self, bytes: usize) -> Result<QueuePermits, LogError> {
         let inner = &self.inner;
         let waited = inner.config.queue_timeout;
+        // A batch that is larger than the queue takes all of it.
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(inner.config.queue_bytes);
         let both = async {
             let request = Arc::clone(&inner.queue_requests).acquire_owned().await?;
             let bytes = Arc::clone(&inner.queue_bytes).acquire_many_owned(bytes).await?;
-            Ok((request, bytes))
+            Ok(QueuePermits { _request: request, _bytes: bytes })
         };
-        if let Ok(room) = tokio::time::timeout(waited, both).await {
-            return room.map_err(|_: tokio::sync::AcquireError| LogError::Closed);
+        if let Ok(permits) = tokio::time::timeout(waited, both).await {
+            return permits.map_err(|_: tokio::sync::AcquireError| LogError::Closed);
         }
         Counters::add(&inner.status.counters.overloads, 1);
         Err(LogError::Overloaded { waited })
     }
 
-    async fn ask<T>(
-        &self,
-        request: impl FnOnce(oneshot::Sender<Result<T, LogError>>) -> Request,
-    ) -> Result<T, LogError> {
-        let (reply, answer) = oneshot::channel();
+    /// Sends a request to the writer and waits for its reply.
+    async fn send<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, LogError> {
+        let (reply, result) = oneshot::channel();
         {
             let open = self.inner.open.read();
             let open = open.as_ref().ok_or(LogError::Closed)?;
             open.requests.try_send(request(reply)).map_err(|_| self.writer_is_gone())?;
         }
-        answer.await.map_err(|_| self.writer_is_gone())?
+        result.await.map_err(|_| self.writer_is_gone())?
     }
 
     fn writer_is_gone(&self) -> LogError {
@@ -214,19 +211,11 @@ impl EventLog for EmbeddedLog {
     async fn append(&self, document: &DocumentId, events: &[Event]) -> Result<Vec<Offset>, LogError> {
         self.inner.status.check()?;
         let max = self.inner.config.max_event_bytes as usize;
-        let mut encoded = Vec::with_capacity(events.len());
-        for event in events {
-            let body = binary::encode(event);
-            if body.len() > max {
-                return Err(LogError::TooLarge { bytes: body.len(), max });
-            }
-            // An event of another document has no place in this one: as seq 0 it will not follow.
-            let seq = event.seq.filter(|_| event.document == *document).unwrap_or_default();
-            encoded.push(EncodedEvent { epoch: event.epoch, seq, time: event.time, body });
-        }
-        let room = self.room(encoded.iter().map(|event| event.body.len()).sum()).await?;
+        let encoded = events.iter().map(|event| EncodedEvent::new(event, document, max));
+        let events = encoded.collect::<Result<Vec<_>, _>>()?;
+        let permits = self.acquire_permits(events.iter().map(|event| event.body.len()).sum()).await?;
         let document = document.clone();
-        self.ask(|reply| Request::Append { document, events: encoded, reply, room }).await
+        self.send(|reply| Request::Append { document, events, reply, permits }).await
     }
 
     async fn read_document(
@@ -252,9 +241,9 @@ impl EventLog for EmbeddedLog {
     }
 
     async fn trim(&self, document: &DocumentId, through: Seq) -> Result<Head, LogError> {
-        let room = self.room(0).await?.0;
+        let permits = self.acquire_permits(0).await?;
         let document = document.clone();
-        self.ask(|reply| Request::Trim { document, through, reply, room }).await
+        self.send(|reply| Request::Trim { document, through, reply, permits }).await
     }
 
     async fn close(&self) -> Result<(), LogError> {
@@ -267,7 +256,7 @@ impl EventLog for EmbeddedLog {
 }
 
 impl Inner {
-    /// Waits for the writer's end; true for whoever comes first.
+    /// Waits for the writer's thread to end. Only the first call waits; later ones return at once.
     fn join(&self) -> Result<(), LogError> {
         let thread = self.writer.lock().take();
         match thread.map(JoinHandle::join) {
@@ -279,10 +268,10 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // The writer ends when there is nobody left who could send.
+        // The writer ends once its last sender is dropped.
         self.open.write().take();
         if let Err(error) = self.join() {
-            tracing::error!(%error, "the log was not closed in order");
+            tracing::error!(%error, "the log was not closed cleanly");
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The engine's journal files, read without the engine.
 //!
-//! On opening, the engine replays a journal up to the first thing that it cannot decode and silently cuts off the rest,
-//! even when that is in the middle of the file. So the journals are read here first, and what is wrong with them is
-//! known before anything is changed. The form is that of fjall 3.1:
+//! On opening, the engine replays a journal up to the first bytes that it cannot decode, and silently cuts off the rest
+//! even in the middle of the file. So this crate reads the journals first, and knows of damage before anything is
+//! changed. The form is that of fjall 3.1:
 //!
 //! ```text
 //! batch = start item* end
@@ -13,7 +13,7 @@
 //! ```
 //! Numbers are little-endian. A new file is 64 MiB of zeros, which the batches overwrite from the start.
 //!
-//! Nothing here does I/O: bytes in, findings out.
+//! This module does no I/O: bytes in, findings out.
 
 use std::ops::Range;
 
@@ -25,55 +25,55 @@ const END: u8 = 3;
 const CLEAR: u8 = 4;
 const END_MAGIC: [u8; 4] = [b'F', b'J', b'L', 3];
 
-/// No log has had this many batches; a sequence number above it is damage. (No checksum of the engine covers them.)
+/// No log has had this many batches, so a higher sequence number is damage. The engine's checksums do not cover it.
 const MAX_SEQUENCE: u64 = 1 << 48;
 
-/// What a journal's bytes turned out to be.
+/// The findings about a journal's bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Scan {
-    /// Where the whole batches that lie at the beginning of the file end.
-    pub(crate) whole: usize,
-    /// Where the last byte that is not zero ends, at least `whole`.
-    pub(crate) used: usize,
-    /// The whole batches after `whole`, that is after something that is none or out of order.
-    pub(crate) later: Vec<Range<usize>>,
-    /// The sequence number of the last batch before `whole`, or the one given if there is none.
-    pub(crate) sequence: u64,
+pub(crate) struct JournalScan {
+    /// The end of the intact batches at the beginning of the file.
+    pub(crate) intact_end: usize,
+    /// The end of the bytes that are in use: behind the last byte that is not zero, and at least `intact_end`.
+    pub(crate) used_end: usize,
+    /// The intact batches that lie after `intact_end`, behind bytes that are no batch or out of order.
+    pub(crate) later_batches: Vec<Range<usize>>,
+    /// The sequence number of the last batch before `intact_end`, or the given one if there is none.
+    pub(crate) last_sequence: u64,
 }
 
-impl Scan {
-    /// True when there is nothing but whole batches.
+impl JournalScan {
+    /// Returns true when the file holds intact batches alone.
     pub(crate) fn is_clean(&self) -> bool {
-        self.used == self.whole
+        self.used_end == self.intact_end
     }
 }
 
-/// Reads a journal's bytes. `sequence` is that of the last batch in the journal before; 0 when there is none.
-pub(crate) fn scan(bytes: &[u8], mut sequence: u64) -> Scan {
-    let mut whole = 0;
+/// Reads a journal's bytes. `last_sequence` is the number of the last batch in the previous journal; 0 if there is none.
+pub(crate) fn scan(bytes: &[u8], mut last_sequence: u64) -> JournalScan {
+    let mut intact_end = 0;
     // The very first batch of a log has number 0.
-    while let Some(batch) =
-        batch_at(bytes, whole).filter(|b| b.sequence > sequence || (sequence == 0 && whole == 0))
+    while let Some(batch) = batch_at(bytes, intact_end)
+        .filter(|b| b.sequence > last_sequence || (last_sequence == 0 && intact_end == 0))
     {
-        whole = batch.end;
-        sequence = batch.sequence;
+        intact_end = batch.end;
+        last_sequence = batch.sequence;
     }
-    let used = whole + used_bytes(&bytes[whole..]);
-    let mut later = Vec::new();
-    let mut position = whole;
-    while position < used {
+    let used_end = intact_end + used_bytes(&bytes[intact_end..]);
+    let mut later_batches = Vec::new();
+    let mut position = intact_end;
+    while position < used_end {
         match batch_at(bytes, position) {
             Some(batch) => {
-                later.push(position..batch.end);
+                later_batches.push(position..batch.end);
                 position = batch.end;
             }
             None => position += 1,
         }
     }
-    Scan { whole, used, later, sequence }
+    JournalScan { intact_end, used_end, later_batches, last_sequence }
 }
 
-/// How many bytes there are without the zeros at the end.
+/// Counts the bytes without the zeros at the end.
 fn used_bytes(bytes: &[u8]) -> usize {
     const ZEROS: [u8; 4096] = [0; 4096];
     let mut used = bytes.len();
@@ -86,20 +86,20 @@ fn used_bytes(bytes: &[u8]) -> usize {
     0
 }
 
-struct Batch {
+struct JournalBatch {
     end: usize,
     sequence: u64,
 }
 
-/// The whole batch that begins at `start`, if one does.
-fn batch_at(bytes: &[u8], start: usize) -> Option<Batch> {
-    let mut reader = Reader { bytes, position: start };
+/// Returns the intact batch that begins at `start`, if there is one.
+fn batch_at(bytes: &[u8], start: usize) -> Option<JournalBatch> {
+    let mut reader = ByteReader { bytes, position: start };
     if reader.byte()? != START {
         return None;
     }
     let count = reader.u32()?;
     let sequence = reader.u64()?;
-    // An empty batch is never written, and the cheapest thing for noise to look like.
+    // The engine never writes an empty batch, and noise resembles one most easily.
     if count == 0 || sequence > MAX_SEQUENCE {
         return None;
     }
@@ -111,20 +111,20 @@ fn batch_at(bytes: &[u8], start: usize) -> Option<Batch> {
     if reader.byte()? != END || reader.u64()? != xxh3_64(items) || reader.array::<4>()? != END_MAGIC {
         return None;
     }
-    Some(Batch { end: reader.position, sequence })
+    Some(JournalBatch { end: reader.position, sequence })
 }
 
-struct Reader<'a> {
+struct ByteReader<'a> {
     bytes: &'a [u8],
     position: usize,
 }
 
-impl Reader<'_> {
+impl ByteReader<'_> {
     fn item(&mut self) -> Option<()> {
         match self.byte()? {
             ITEM => {
                 let (value_type, compression) = (self.byte()?, self.byte()?);
-                // Put, removed, removed weakly; 4 stands for values in other files, which this log does not use.
+                // 0 to 2 are puts and removals; 4 is a value in another file, which this log does not use.
                 if value_type > 2 || compression != 0 {
                     return None;
                 }
@@ -193,7 +193,7 @@ mod tests {
         let bytes = [batch(0, b"one"), batch(1, b"two"), vec![0; 5000]].concat();
         let scan = scan(&bytes, 0);
         assert!(scan.is_clean());
-        assert_eq!((scan.whole, scan.sequence), (bytes.len() - 5000, 1));
+        assert_eq!((scan.intact_end, scan.last_sequence), (bytes.len() - 5000, 1));
     }
 
     #[test]
@@ -201,7 +201,7 @@ mod tests {
         let (one, two) = (batch(1, b"one"), batch(2, b"two"));
         for cut in 1..two.len() {
             let scan = scan(&[&one, &two[..cut], &[0; 50]].concat(), 0);
-            assert_eq!((scan.whole, scan.later.len()), (one.len(), 0), "cut at {cut}");
+            assert_eq!((scan.intact_end, scan.later_batches.len()), (one.len(), 0), "cut at {cut}");
             assert!(!scan.is_clean());
         }
     }
@@ -215,7 +215,7 @@ mod tests {
             let bytes = [&one[..], &damaged, &three].concat();
             let scan = scan(&bytes, 0);
             assert!(!scan.is_clean(), "bit {bit}");
-            assert_eq!(scan.later.last().unwrap().end, bytes.len(), "bit {bit}");
+            assert_eq!(scan.later_batches.last().unwrap().end, bytes.len(), "bit {bit}");
         }
     }
 }

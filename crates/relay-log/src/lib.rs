@@ -1,5 +1,5 @@
-//! The embedded durable log: every document's events in one directory, committed in groups, found whole again after
-//! any crash.
+//! The embedded durable log: the events of all documents in one directory, committed in groups, and recovered after any
+//! crash.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -14,11 +14,11 @@
 //! let (log, report) = EmbeddedLog::open(LogConfig::new(&directory), Arc::new(SystemClock::new()))?;
 //! assert!(report.created);
 //!
-//! // The next seq and the epoch are the log's to say; it refuses what does not follow.
+//! // The log's head gives the epoch and the next seq; the log refuses an event that does not follow it.
 //! let head = log.head(&notes).await?;
 //! let draft = Draft::new(notes.clone(), relay_events::kind("x-note")?, Payload::json(&"hello")?);
 //! let event = draft.into_event(head.epoch, Some(head.last.next()), Timestamp::from_micros(0));
-//! log.append(&notes, &[event]).await?; // on the disk when this returns
+//! log.append(&notes, &[event]).await?; // returns once it is on the disk
 //!
 //! let kept = log.read_document(&notes, Seq::ZERO, ReadLimit::default()).await?;
 //! assert_eq!(kept[0].seq, Some(Seq::FIRST));
@@ -27,21 +27,20 @@
 //! # }
 //! ```
 //!
-//! What opening found and did is in the [`RecoveryReport`]; a log that is damaged is refused with [`OpenError`], and
-//! [`check`], [`export`] and [`repair`] show and save what is left.
+//! The [`RecoveryReport`] tells the findings of opening. A damaged log is refused with an [`OpenError`]; [`check`],
+//! [`export`] and [`repair`] report and save its readable events.
 
 mod commit_marker;
 mod config;
 mod directory;
 mod embedded;
 mod error;
-mod head_cache;
 mod journal;
+mod journal_files;
 mod maintenance;
 mod record;
 mod recovery;
 mod rescue;
-mod retention;
 mod stats;
 mod status;
 mod store;
@@ -50,8 +49,9 @@ mod writer;
 pub use config::{LogConfig, LogDurability};
 pub use embedded::EmbeddedLog;
 pub use error::OpenError;
+pub use journal_files::TornTail;
 pub use maintenance::{CheckReport, ExportReport, RepairReport, check, export, repair};
-pub use recovery::{RecoveryReport, TornTail};
+pub use recovery::RecoveryReport;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -1,13 +1,12 @@
-//! What an operator does with a log that is not open: [`check`] it, [`export`] its events, [`repair`] it.
+//! Maintenance of a log that is not open: [`check`] it, [`export`] its events, [`repair`] it.
 //!
-//! All three block, and refuse a log that a process has open. Only [`repair`] changes anything.
+//! All three functions block, and refuse a log that a process has open. Only [`repair`] changes files.
 
 use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use fjall::PersistMode;
 use relay_core::{DocumentId, Epoch, Event, Offset, Seq};
 use relay_events::binary;
 
@@ -18,66 +17,67 @@ use crate::error::OpenError;
 use crate::record::Record;
 use crate::recovery::{OFFSET_GAP, open_engine};
 use crate::rescue::{Findings, Rescue};
+use crate::store::DocumentKey;
 
-/// How a log stands.
+/// The findings of [`check`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct CheckReport {
-    /// Why the log would refuse to open; none when it would open.
+    /// The error with which the log would refuse to open; `None` when it would open.
     pub open_error: Option<OpenError>,
     /// Events that can be read.
     pub events: u64,
     /// Documents that they belong to.
     pub documents: u64,
-    /// The last offset that was given out, as far as that is known.
+    /// The last offset in use, as far as it can be read.
     pub last_offset: Offset,
-    /// Everything up to here was acknowledged; none when there is no readable witness.
+    /// The last acknowledged offset; `None` without a readable commit marker.
     pub acknowledged: Option<Offset>,
     /// Events that are unreadable or missing, and files that are damaged. A torn last write counts as one.
     pub problems: u64,
-    /// The first hundred of these, in words.
+    /// Descriptions of the first hundred problems.
     pub details: Vec<String>,
 }
 
-/// What [`export`] did.
+/// The result of [`export`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ExportReport {
-    /// Events that were given.
+    /// Events that were exported.
     pub events: u64,
     /// Events that were unreadable or missing, and files that were damaged.
     pub problems: u64,
-    /// The first hundred of these, in words.
+    /// Descriptions of the first hundred problems.
     pub details: Vec<String>,
 }
 
-/// What [`repair`] did.
+/// The result of [`repair`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RepairReport {
     /// Events that the repaired log holds.
     pub events: u64,
-    /// Events that had to get another seq since an earlier one of their document is lost.
+    /// Events that got another seq since an earlier event of their document is lost.
     pub renumbered: u64,
     /// Events that were unreadable or missing, and files that were damaged.
     pub problems: u64,
-    /// The first hundred of these, in words.
+    /// Descriptions of the first hundred problems.
     pub details: Vec<String>,
     /// The new epoch of every document.
     pub epoch: Epoch,
-    /// Where the damaged files are now. Nothing deletes them.
+    /// The directory of the damaged files. Relay never deletes it.
     pub damaged_files: PathBuf,
 }
 
-/// Reads the whole log in `directory` and tells what is there and what is wrong, changing nothing. It needs room for a
-/// copy of the journals beside the log while it runs.
+/// Reads the whole log in `directory` and reports its events and problems, changing nothing. While it runs it needs disk
+/// space for a copy of the journals beside the log.
 ///
 /// # Errors
-/// [`OpenError::Missing`], [`OpenError::InUse`], [`OpenError::Format`], [`OpenError::Io`]. Damage is not an error
-/// here but the finding.
+/// [`OpenError::Missing`], [`OpenError::InUse`], [`OpenError::Format`], [`OpenError::Io`]. Damage is part of the report
+/// and not an error.
 pub fn check(directory: &Path) -> Result<CheckReport, OpenError> {
     let mut rescue = Rescue::begin(directory)?;
-    rescue.each(&mut |_| Ok(()))?;
+    rescue.for_each_event(&mut |_| Ok(()))?;
     let open_error = rescue.open_error.take();
     let acknowledged = rescue.marker_file.content().map(|content| content.acknowledged);
     let last_offset = rescue.last_offset();
@@ -85,111 +85,124 @@ pub fn check(directory: &Path) -> Result<CheckReport, OpenError> {
     Ok(CheckReport { open_error, events, documents, last_offset, acknowledged, problems, details })
 }
 
-/// Gives every event that can be read to `take`, in the order of offsets, changing nothing in the log.
+/// Hands every readable event to `take` in the order of offsets, changing nothing in the log.
 ///
 /// # Errors
-/// As [`check`], and [`OpenError::Io`] with what `take` returned.
+/// As [`check`], and [`OpenError::Io`] with an error that `take` returned.
 pub fn export(
     directory: &Path,
     take: &mut dyn FnMut(Event) -> io::Result<()>,
 ) -> Result<ExportReport, OpenError> {
     let mut rescue = Rescue::begin(directory)?;
-    rescue
-        .each(&mut |event| take(event).map_err(OpenError::io("hand on the exported events of", directory)))?;
+    rescue.for_each_event(&mut |event| {
+        take(event).map_err(OpenError::io("hand on the exported events of", directory))
+    })?;
     let Findings { events, problems, details, .. } = rescue.findings;
     Ok(ExportReport { events, problems, details })
 }
 
-/// Makes a whole log of every event that can be read. Offsets stay; seqs close up where events of a document are lost;
-/// every document gets a new epoch, so that clients start again rather than trust seqs that mean other events now. The
-/// damaged files stay beside the log, in the directory that the report names. A log that is whole is left as it is:
-/// there is no report then.
+/// Makes an intact log of every readable event. Returns `None`, and changes nothing, when the log is intact.
+///
+/// Offsets stay. Seqs close up where events of a document are lost. Every document gets a new epoch, so that clients start
+/// over instead of trusting seqs that now belong to other events. The damaged files stay beside the log, in the directory
+/// that the report names.
 ///
 /// # Errors
-/// As [`check`]. What was there is then still there.
+/// As [`check`]. The log's files are then still in place.
 pub fn repair(directory: &Path) -> Result<Option<RepairReport>, OpenError> {
-    let home = Directory::new(directory);
-    let fresh = home.path().join("engine.repaired");
-    finish_interrupted(&home, &fresh)?;
-    let found = check(directory)?;
+    let directory = Directory::new(directory);
+    let new_engine = directory.path().join("engine.repaired");
+    finish_interrupted(&directory, &new_engine)?;
+    let found = check(directory.path())?;
     if found.open_error.is_none() && found.problems == 0 {
         return Ok(None);
     }
-    let mut rescue = Rescue::begin(directory)?;
-    if fresh.exists() {
-        fs::remove_dir_all(&fresh).map_err(OpenError::io("remove the unfinished", &fresh))?;
+    let mut rescue = Rescue::begin(directory.path())?;
+    if new_engine.exists() {
+        fs::remove_dir_all(&new_engine).map_err(OpenError::io("remove the unfinished", &new_engine))?;
     }
     let epoch = Epoch::random();
-    let (last_offset, renumbered) = rebuild(&mut rescue, &fresh, epoch)?;
+    let (last_offset, renumbered) = rebuild(&mut rescue, &new_engine, epoch)?;
 
-    let damaged_files = (1..u32::MAX)
-        .map(|n| home.path().join(format!("damaged-{n}")))
-        .find(|path| !path.exists())
-        .unwrap_or_else(|| home.path().join("damaged"));
-    let engine = home.engine();
-    home.sync()?;
+    let damaged_files = unused_path(&directory);
+    let engine = directory.engine();
+    directory.sync()?;
     if engine.exists() {
         fs::rename(&engine, &damaged_files).map_err(OpenError::io("rename", &engine))?;
     }
-    fs::rename(&fresh, &engine).map_err(OpenError::io("rename", &fresh))?;
-    let path = home.marker();
+    fs::rename(&new_engine, &engine).map_err(OpenError::io("rename", &new_engine))?;
+    let path = directory.marker();
     CommitMarker::begin(&path, last_offset, LogDurability::Synced)
         .and_then(CommitMarker::close)
         .map_err(OpenError::io("write", &path))?;
-    home.sync()?;
+    directory.sync()?;
     let Findings { events, problems, details, .. } = rescue.findings;
     Ok(Some(RepairReport { events, renumbered, problems, details, epoch, damaged_files }))
 }
 
-/// A repair that was interrupted after it took the damaged files away had finished the new ones.
-fn finish_interrupted(home: &Directory, fresh: &Path) -> Result<(), OpenError> {
-    if !home.exists() || home.engine().exists() || !fresh.exists() {
+/// Returns the first path for damaged files that does not exist yet.
+fn unused_path(directory: &Directory) -> PathBuf {
+    let mut number = 1_u64;
+    loop {
+        let path = directory.path().join(format!("damaged-{number}"));
+        if !path.exists() {
+            return path;
+        }
+        number += 1;
+    }
+}
+
+/// Completes a repair that was interrupted after it moved the damaged files away. The new ones were finished before that.
+fn finish_interrupted(directory: &Directory, new_engine: &Path) -> Result<(), OpenError> {
+    if !directory.exists() || directory.engine().exists() || !new_engine.exists() {
         return Ok(());
     }
-    let _lock = home.lock()?;
-    fs::rename(fresh, home.engine()).map_err(OpenError::io("rename", fresh))
+    let _lock = directory.lock()?;
+    fs::rename(new_engine, directory.engine()).map_err(OpenError::io("rename", new_engine))
 }
 
-/// Where a document of the new log stands.
+/// The state of a document in the new log.
 struct RebuiltDocument {
-    number: u64,
+    key: DocumentKey,
     last: Seq,
-    total: u64,
+    cumulative_bytes: u64,
 }
 
-/// Writes the salvaged events into a new engine in `fresh`, and says which offset is taken last and how many events
-/// were renumbered.
-fn rebuild(rescue: &mut Rescue, fresh: &Path, epoch: Epoch) -> Result<(Offset, u64), OpenError> {
+/// Writes the readable events into a new engine. Returns the last offset in use and the number of renumbered events.
+fn rebuild(rescue: &mut Rescue, new_engine: &Path, epoch: Epoch) -> Result<(Offset, u64), OpenError> {
     const CACHE_BYTES: u64 = 8 * 1024 * 1024;
-    let home = rescue.directory.clone();
-    let store = open_engine(&home, fresh, CACHE_BYTES, None)?;
-    let failed = |error: fjall::Error| OpenError::io("write to", fresh)(io::Error::other(error));
+    let store = open_engine(&rescue.directory, new_engine, CACHE_BYTES, None)?;
+    let failed = |error: fjall::Error| OpenError::io("write to", new_engine)(io::Error::other(error));
     let mut documents: HashMap<DocumentId, RebuiltDocument> = HashMap::new();
     let mut renumbered = 0;
-    rescue.each(&mut |mut event| {
+    rescue.for_each_event(&mut |mut event| {
         let (Some(offset), Some(seq)) = (event.offset, event.seq) else { return Ok(()) };
-        let mut batch = store.db.batch();
+        let mut batch = store.batch();
         let id = event.document.clone();
         let document = documents.entry(id.clone()).or_insert_with(|| {
-            let before = seq.get().saturating_sub(1);
-            store.put_document(&mut batch, &id, offset.get(), before);
-            RebuiltDocument { number: offset.get(), last: Seq::new(before), total: 0 }
+            let key = DocumentKey::of_first_event(offset);
+            let before = Seq::new(seq.get().saturating_sub(1));
+            batch.put_document(&id, key, before);
+            RebuiltDocument { key, last: before, cumulative_bytes: 0 }
         });
         document.last = document.last.next();
         renumbered += u64::from(seq != document.last);
         event.seq = Some(document.last);
         event.epoch = epoch;
         let body = binary::encode(&event);
-        document.total += Record::size(body.len());
-        let record = Record { offset, total: document.total, time: event.time, body: &body };
-        store.put_event(&mut batch, document.number, document.last.get(), &record);
+        document.cumulative_bytes += Record::size(body.len());
+        let cumulative_bytes = document.cumulative_bytes;
+        let record = Record { offset, cumulative_bytes, time: event.time, body: &body };
+        batch
+            .put_event(document.key, document.last, &record)
+            .map_err(|error| OpenError::io("write to", new_engine)(io::Error::other(error)))?;
         batch.commit().map_err(failed)
     })?;
     let last_offset = Offset::new(rescue.last_offset().get().saturating_add(OFFSET_GAP));
-    let mut batch = store.db.batch();
-    store.put_epoch(&mut batch, epoch);
-    store.put_high_watermark(&mut batch, last_offset);
+    let mut batch = store.batch();
+    batch.put_epoch(epoch);
+    batch.put_high_watermark(last_offset);
     batch.commit().map_err(failed)?;
-    store.db.persist(PersistMode::SyncAll).map_err(failed)?;
+    store.sync().map_err(failed)?;
     Ok((last_offset, renumbered))
 }

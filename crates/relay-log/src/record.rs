@@ -1,18 +1,18 @@
-//! How one event lies on the disk: a header with its own magic and checksum, then the event's binary form.
+//! The stored form of one event: a header with its own magic and checksum, then the event's binary form.
 //!
-//! The engine has checksums too. The record's own are there for the day on which the engine's files are damaged:
-//! a whole record can be found in any heap of bytes, and is known to be whole.
+//! The engine has checksums too. The record's own serve the rescue of a damaged engine: a record can be found in any
+//! bytes, and its checksum proves that it is intact.
 //!
 //! ```text
 //! 0   magic `RLr1`
 //! 4   length of the body, u32
 //! 8   offset, u64
-//! 16  total, u64: the bytes of all records of the document up to and including this one
+//! 16  cumulative bytes, u64: of all records of the document up to and including this one
 //! 24  time of the event, i64, microseconds since 1970
 //! 32  CRC-32 of bytes 4 to 32 and the body
 //! 36  body: the event in the versioned binary form of relay-events
 //! ```
-//! All numbers are little-endian. `total` makes the size of any range of a document a subtraction.
+//! All numbers are little-endian. The size of a range of a document's events is the difference of two cumulative sizes.
 
 use relay_core::{Event, Offset, Timestamp};
 use relay_events::binary::{self, BinaryError};
@@ -21,35 +21,37 @@ const MAGIC: [u8; 4] = *b"RLr1";
 /// Bytes before the body.
 pub(crate) const HEADER_BYTES: usize = 36;
 
-/// Why bytes are not a record.
+/// The reason why bytes are not a record, or why a record cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RecordError {
     #[error("{0} bytes are too few for a record")]
     Short(usize),
-    #[error("it does not begin as a record does")]
+    #[error("it does not begin with a record's magic")]
     Magic,
-    #[error("its checksum does not fit its content")]
+    #[error("its checksum does not match its content")]
     Checksum,
     #[error("its content cannot be decoded: {0}")]
     Event(#[from] BinaryError),
+    #[error("a body of {0} bytes is longer than a record can state")]
+    TooLong(usize),
 }
 
-/// A record whose checksum was right.
+/// The content of one record. A decoded one had the right checksum.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Record<'a> {
     pub(crate) offset: Offset,
-    pub(crate) total: u64,
+    pub(crate) cumulative_bytes: u64,
     pub(crate) time: Timestamp,
     pub(crate) body: &'a [u8],
 }
 
 impl<'a> Record<'a> {
-    /// The bytes that a record with a body of `body_bytes` takes.
+    /// Returns the size of a record with a body of `body_bytes`.
     pub(crate) fn size(body_bytes: usize) -> u64 {
         (HEADER_BYTES + body_bytes) as u64
     }
 
-    /// Reads the record at the beginning of `bytes`; what follows it is not looked at.
+    /// Reads the record at the beginning of `bytes` and ignores what follows it.
     pub(crate) fn decode(bytes: &'a [u8]) -> Result<Self, RecordError> {
         let short = || RecordError::Short(bytes.len());
         let header: &[u8; HEADER_BYTES] = bytes.first_chunk().ok_or_else(short)?;
@@ -63,35 +65,39 @@ impl<'a> Record<'a> {
         }
         Ok(Self {
             offset: Offset::new(u64_at(header, 8)),
-            total: u64_at(header, 16),
+            cumulative_bytes: u64_at(header, 16),
             time: Timestamp::from_micros(u64_at(header, 24).cast_signed()),
             body,
         })
     }
 
-    /// The bytes that this record takes.
+    /// Returns the record's size in bytes.
     pub(crate) fn len(&self) -> usize {
         HEADER_BYTES + self.body.len()
     }
 
-    /// The record's bytes.
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    /// Returns the record's bytes.
+    ///
+    /// # Errors
+    /// [`RecordError::TooLong`]. [`LogConfig::max_event_bytes`](crate::LogConfig::max_event_bytes) keeps the writer far
+    /// below that.
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, RecordError> {
+        let body_bytes = u32::try_from(self.body.len()).map_err(|_| RecordError::TooLong(self.body.len()))?;
         let mut bytes = Vec::with_capacity(self.len());
         bytes.extend_from_slice(&MAGIC);
-        // Bodies are bounded by `LogConfig::max_event_bytes`, which is a u32.
-        bytes.extend_from_slice(&u32::try_from(self.body.len()).unwrap_or(u32::MAX).to_le_bytes());
+        bytes.extend_from_slice(&body_bytes.to_le_bytes());
         bytes.extend_from_slice(&self.offset.get().to_le_bytes());
-        bytes.extend_from_slice(&self.total.to_le_bytes());
+        bytes.extend_from_slice(&self.cumulative_bytes.to_le_bytes());
         bytes.extend_from_slice(&self.time.as_micros().to_le_bytes());
         let mut crc = crc32fast::Hasher::new();
         crc.update(&bytes[4..32]);
         crc.update(self.body);
         bytes.extend_from_slice(&crc.finalize().to_le_bytes());
         bytes.extend_from_slice(self.body);
-        bytes
+        Ok(bytes)
     }
 
-    /// The event in it, with its offset.
+    /// Decodes the event in the body and sets its offset.
     pub(crate) fn event(&self) -> Result<Event, RecordError> {
         let mut event = binary::decode(self.body)?;
         event.offset = Some(self.offset);
@@ -99,7 +105,7 @@ impl<'a> Record<'a> {
     }
 }
 
-/// The whole records in any bytes, with their positions; what is no record is passed over.
+/// Finds the intact records in any bytes, with their positions. Everything else is skipped.
 pub(crate) fn find_all(bytes: &[u8]) -> impl Iterator<Item = (usize, Record<'_>)> {
     let mut position = 0;
     std::iter::from_fn(move || {
@@ -138,13 +144,14 @@ fn u64_at(header: &[u8; HEADER_BYTES], at: usize) -> u64 {
 mod tests {
     use super::*;
 
-    fn record(body: &[u8]) -> Record<'_> {
-        Record { offset: Offset::new(7), total: 99, time: Timestamp::from_micros(5), body }
+    fn record(body: &[u8]) -> Vec<u8> {
+        let time = Timestamp::from_micros(5);
+        Record { offset: Offset::new(7), cumulative_bytes: 99, time, body }.encode().unwrap()
     }
 
     #[test]
     fn every_flipped_bit_is_noticed() {
-        let bytes = record(b"some body").encode();
+        let bytes = record(b"some body");
         assert!(Record::decode(&bytes).is_ok());
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
@@ -155,7 +162,7 @@ mod tests {
 
     #[test]
     fn whole_records_are_found_among_rubble() {
-        let (a, b) = (record(b"a").encode(), record(b"bb").encode());
+        let (a, b) = (record(b"a"), record(b"bb"));
         let rubble = [b"RLr1 not one".as_slice(), &a, &a[..20], &b, b"RL"].concat();
         let found: Vec<_> = find_all(&rubble).map(|(at, record)| (at, record.body)).collect();
         assert_eq!(found, [(12, b"a".as_slice()), (12 + a.len() + 20, b"bb")]);

@@ -1,9 +1,11 @@
-//! Everything that can be read of a log, damaged or not, without changing it.
+//! Reading of a log that may be damaged, without changing it.
 //!
-//! The engine only opens whole logs, and changes what it opens. So it is given a scratch copy: tables are linked (they
-//! are never changed in place), journals are written anew with the whole batches of the old ones. Records that lie
-//! whole between broken batches are found by their magic. Where the engine cannot open even the copy, all records are
-//! found that way; events that had been dropped may then come back.
+//! The engine opens intact logs alone, and changes the files that it opens. So it gets a scratch copy: tables are linked,
+//! for they are never changed in place, and journals are rebuilt from the intact batches of the old ones. Intact records
+//! between broken batches are found by their magic.
+//!
+//! When the engine cannot open even the copy, all records are found by their magic. Events that had been trimmed may come
+//! back then.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -14,45 +16,46 @@ use std::path::{Path, PathBuf};
 use relay_core::{DocumentId, Epoch, Event, Offset, Seq};
 use tempfile::TempDir;
 
-use crate::commit_marker::MarkerFile;
+use crate::commit_marker::{MarkerFile, read_marker};
 use crate::directory::{Directory, DirectoryLock};
 use crate::error::OpenError;
+use crate::journal_files::JournalFiles;
 use crate::record::{self, Record};
-use crate::recovery::{Journals, open_engine, read_marker};
-use crate::store::Store;
+use crate::recovery::{damaged_engine, open_engine};
+use crate::store::{ReadError, Store, StoreSnapshot};
 
-/// Details of problems that are kept; all are counted.
-const MAX_PROBLEMS: usize = 100;
+/// The most problems whose details are kept; all are counted.
+const MAX_DETAILS: usize = 100;
 const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 
-/// What was found while reading everything.
+/// The result of reading the whole log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Findings {
     /// Events that could be read.
     pub(crate) events: u64,
     /// Documents that they belong to.
     pub(crate) documents: u64,
-    /// Events that could not be read or are missing, and damaged files.
+    /// Events that are unreadable or missing, and damaged files.
     pub(crate) problems: u64,
-    /// The first of these, in words.
+    /// Descriptions of the first problems.
     pub(crate) details: Vec<String>,
 }
 
 impl Findings {
-    pub(crate) fn problem(&mut self, detail: String) {
+    fn problem(&mut self, detail: String) {
         self.problems += 1;
-        if self.details.len() < MAX_PROBLEMS {
+        if self.details.len() < MAX_DETAILS {
             self.details.push(detail);
         }
     }
 }
 
-/// A log laid open. It keeps the directory locked.
+/// A closed log that is being read. The directory stays locked meanwhile.
 pub(crate) struct Rescue {
     pub(crate) directory: Directory,
     pub(crate) marker_file: MarkerFile,
     pub(crate) findings: Findings,
-    /// Why the log would refuse to open.
+    /// The error with which the log would refuse to open.
     pub(crate) open_error: Option<OpenError>,
     store: Option<Store>,
     orphans: BTreeMap<Offset, OrphanRecord>,
@@ -60,7 +63,7 @@ pub(crate) struct Rescue {
     _lock: DirectoryLock,
 }
 
-/// A whole record outside of what the engine can read.
+/// An intact record that the engine cannot reach.
 struct OrphanRecord {
     file: PathBuf,
     position: u64,
@@ -68,6 +71,7 @@ struct OrphanRecord {
 }
 
 impl Rescue {
+    /// Locks the log in `path`, copies its engine, and opens the copy as far as possible.
     pub(crate) fn begin(path: &Path) -> Result<Self, OpenError> {
         let directory = Directory::new(path);
         if !directory.exists() {
@@ -81,7 +85,7 @@ impl Rescue {
 
         let mut findings = Findings::default();
         let mut orphans = BTreeMap::new();
-        let journals = Journals::read(&directory)?;
+        let journals = JournalFiles::read(&directory)?;
         let engine = directory.engine();
         let copy = scratch.path().join("engine");
         copy_tree(&engine, &copy).map_err(OpenError::io("copy for reading", &engine))?;
@@ -89,35 +93,35 @@ impl Rescue {
             let scan = &journal.scan;
             if !scan.is_clean() {
                 findings.problem(format!(
-                    "`{}` has {} bytes from byte {} on that are no whole write, with {} whole writes among them",
+                    "`{}` has {} bytes from byte {} on that are not an intact write; {} intact writes lie among them",
                     journal.path.display(),
-                    scan.used - scan.whole,
-                    scan.whole,
-                    scan.later.len()
+                    scan.used_end - scan.intact_end,
+                    scan.intact_end,
+                    scan.later_batches.len()
                 ));
             }
-            let whole = std::iter::once(0..scan.whole).chain(scan.later.iter().cloned());
-            let whole: Vec<u8> = whole.flat_map(|range| &journal.bytes[range]).copied().collect();
-            let target = copy.join(journal.path.file_name().unwrap_or_default());
-            fs::write(&target, whole).map_err(OpenError::io("write", &target))?;
-            let rubble = record::find_all(&journal.bytes[scan.whole..scan.used]);
-            orphans.extend(rubble.map(|(at, record)| orphan(&journal.path, scan.whole + at, &record)));
+            let intact = std::iter::once(0..scan.intact_end).chain(scan.later_batches.iter().cloned());
+            let intact: Vec<u8> = intact.flat_map(|range| &journal.bytes[range]).copied().collect();
+            let target = copy.join(&journal.name);
+            fs::write(&target, intact).map_err(OpenError::io("write", &target))?;
+            let broken = record::find_all(&journal.bytes[scan.intact_end..scan.used_end]);
+            orphans.extend(broken.map(|(at, record)| orphan(&journal.path, scan.intact_end + at, &record)));
         }
         let store = match open_engine(&directory, &copy, CACHE_BYTES, None) {
             Ok(store) => Some(store),
             Err(error) => {
                 findings.problem(format!(
-                    "the engine cannot open its files, so their bytes are searched: {error}"
+                    "the engine cannot open its files, so their bytes are searched for records: {error}"
                 ));
                 orphans.clear();
-                search(&engine, &mut orphans).map_err(OpenError::io("read", &engine))?;
+                find_orphans(&engine, &mut orphans).map_err(OpenError::io("read", &engine))?;
                 None
             }
         };
-        let marker = marker_file.content();
-        let open_error = match marker {
-            Some(marker) if marker.may_have_lost_unsynced() => None,
-            _ => journals.check_damage(&directory, marker).err(),
+        let content = marker_file.content();
+        let open_error = match content {
+            Some(content) if content.may_have_lost_unsynced() => None,
+            _ => journals.check_damage(&directory, content.map(|content| content.acknowledged)).err(),
         };
         let mut rescue = Self {
             directory,
@@ -129,97 +133,99 @@ impl Rescue {
             _scratch: scratch,
             _lock: lock,
         };
-        rescue.open_error = rescue.open_error.take().or_else(|| rescue.refused_by_content());
+        rescue.open_error = rescue.open_error.take().or_else(|| rescue.check_content());
         Ok(rescue)
     }
 
-    /// Why the log would not open although its journals are in order.
-    fn refused_by_content(&self) -> Option<OpenError> {
-        let directory = self.directory.path().to_owned();
+    /// Returns the error with which the log would refuse to open although its journals are in order.
+    fn check_content(&self) -> Option<OpenError> {
+        let damaged = |what: String| Some(damaged_engine(&self.directory, what));
         let Some(store) = &self.store else {
-            let what = "the engine cannot open its files".to_owned();
-            return Some(OpenError::Damaged { directory, file: self.directory.engine(), position: 0, what });
+            return damaged("the engine cannot open its files".to_owned());
         };
-        let marker = self.marker_file.content().filter(|marker| !marker.may_have_lost_unsynced())?;
-        let last = store.last_offset().unwrap_or(Offset::ZERO);
-        let acknowledged = marker.acknowledged;
-        (last < acknowledged).then_some(OpenError::Lost { directory, last, acknowledged })
+        let content = self.marker_file.content().filter(|content| !content.may_have_lost_unsynced())?;
+        let acknowledged = content.acknowledged;
+        match store.last_offset() {
+            Ok(last) if last < acknowledged => {
+                Some(OpenError::Lost { directory: self.directory.path().to_owned(), last, acknowledged })
+            }
+            Ok(_) => None,
+            Err(error) => damaged(error.to_string()),
+        }
     }
 
-    /// The log's epoch, if it can be read.
-    pub(crate) fn epoch(&self) -> Option<Epoch> {
-        self.store.as_ref()?.epoch().ok()?
-    }
-
-    /// The last offset that was given out, as far as that can be read.
+    /// Returns the last offset in use, as far as it can be read. [`OFFSET_GAP`](crate::recovery::OFFSET_GAP) covers the
+    /// rest.
     pub(crate) fn last_offset(&self) -> Offset {
-        let kept = self.store.as_ref().and_then(|store| store.last_offset().ok()).unwrap_or(Offset::ZERO);
-        let orphan = self.orphans.keys().next_back().copied().unwrap_or(Offset::ZERO);
-        let acknowledged = self.marker_file.content().map_or(Offset::ZERO, |content| content.acknowledged);
-        kept.max(orphan).max(acknowledged)
+        let kept = self.store.as_ref().and_then(|store| store.last_offset().ok());
+        let orphan = self.orphans.keys().next_back().copied();
+        let acknowledged = self.marker_file.content().map(|content| content.acknowledged);
+        [kept, orphan, acknowledged].into_iter().flatten().max().unwrap_or(Offset::ZERO)
     }
 
-    /// Gives every readable event in the order of offsets, and notes what is unreadable or missing.
-    pub(crate) fn each(
+    /// Hands every readable event to `take` in the order of offsets, and adds unreadable and missing ones to the findings.
+    ///
+    /// The events carry the log's epoch. Where that is unreadable, they keep the epoch that they were written with.
+    pub(crate) fn for_each_event(
         &mut self,
         take: &mut dyn FnMut(Event) -> Result<(), OpenError>,
     ) -> Result<(), OpenError> {
         let mut findings = std::mem::take(&mut self.findings);
-        let epoch = self.epoch().unwrap_or(Epoch::from_u64(0));
-        let mut seen: HashMap<DocumentId, Seq> = HashMap::new();
-        let mut give = |mut event: Event, findings: &mut Findings| {
-            event.epoch = epoch;
-            let seq = event.seq.unwrap_or_default();
-            match seen.insert(event.document.clone(), seq) {
-                Some(before) if seq != before.next() => findings
-                    .problem(format!("document `{}`: seq {seq} comes after seq {before}", event.document)),
-                Some(_) => {}
-                None => findings.documents += 1,
+        let epoch = match self.store.as_ref().map(Store::epoch) {
+            None | Some(Ok(None)) => None,
+            Some(Ok(epoch)) => epoch,
+            Some(Err(error)) => {
+                findings.problem(format!("the log's epoch is unreadable: {error}"));
+                None
             }
-            findings.events += 1;
-            take(event)
         };
+        let mut events = EventSequence { epoch, last_seqs: HashMap::new(), take };
         let mut orphans = self.orphans.iter().peekable();
         if let Some(store) = &self.store {
             let snapshot = store.snapshot();
-            for guard in store.offsets.iter() {
-                let (offset, value) = match guard.into_inner() {
-                    Ok((offset, key)) => (offset_of(&offset), store.events.get(&key)),
+            for entry in store.indexed_events() {
+                let entry = match entry {
+                    Ok(entry) => entry,
+                    Err(error @ ReadError::Corrupt(_)) => {
+                        findings.problem(format!("an entry of the index of offsets: {error}"));
+                        continue;
+                    }
                     Err(error) => {
                         findings.problem(format!("the index of offsets is unreadable from here on: {error}"));
                         break;
                     }
                 };
+                let offset = entry.offset;
                 while let Some((_, orphan)) = orphans.next_if(|(at, _)| **at < offset) {
                     if let Some(event) =
-                        orphan.read(&mut findings).filter(|event| !was_dropped(&snapshot, event))
+                        orphan.read(&mut findings).filter(|event| !was_trimmed(&snapshot, event))
                     {
-                        give(event, &mut findings)?;
+                        events.hand_over(event, &mut findings)?;
                     }
                 }
                 orphans.next_if(|(at, _)| **at == offset);
-                let event = match &value {
-                    Ok(Some(value)) => Record::decode(value)
+                let event = match &entry.record {
+                    Ok(Some(record)) => Record::decode(record)
                         .and_then(|record| record.event())
                         .map_err(|error| error.to_string()),
                     Ok(None) => Err("it is missing".to_owned()),
                     Err(error) => Err(error.to_string()),
                 };
                 match event {
-                    Ok(event) => give(event, &mut findings)?,
+                    Ok(event) => events.hand_over(event, &mut findings)?,
                     Err(what) => findings.problem(format!("the event at offset {offset}: {what}")),
                 }
             }
             for (_, orphan) in orphans {
-                if let Some(event) = orphan.read(&mut findings).filter(|event| !was_dropped(&snapshot, event))
+                if let Some(event) = orphan.read(&mut findings).filter(|event| !was_trimmed(&snapshot, event))
                 {
-                    give(event, &mut findings)?;
+                    events.hand_over(event, &mut findings)?;
                 }
             }
         } else {
             for (_, orphan) in orphans {
                 if let Some(event) = orphan.read(&mut findings) {
-                    give(event, &mut findings)?;
+                    events.hand_over(event, &mut findings)?;
                 }
             }
         }
@@ -228,33 +234,62 @@ impl Rescue {
     }
 }
 
+/// The readable events on their way to the caller.
+struct EventSequence<'a> {
+    epoch: Option<Epoch>,
+    /// The last seq of each document so far.
+    last_seqs: HashMap<DocumentId, Seq>,
+    take: &'a mut dyn FnMut(Event) -> Result<(), OpenError>,
+}
+
+impl EventSequence<'_> {
+    /// Checks that the event follows the previous one of its document, counts it, and hands it over.
+    fn hand_over(&mut self, mut event: Event, findings: &mut Findings) -> Result<(), OpenError> {
+        event.epoch = self.epoch.unwrap_or(event.epoch);
+        if let Some(seq) = event.seq {
+            match self.last_seqs.insert(event.document.clone(), seq) {
+                Some(before) if seq != before.next() => findings
+                    .problem(format!("document `{}`: seq {seq} comes after seq {before}", event.document)),
+                Some(_) => {}
+                None => findings.documents += 1,
+            }
+        } else {
+            findings.problem(format!("document `{}`: the event {} has no seq", event.document, event.id));
+        }
+        findings.events += 1;
+        (self.take)(event)
+    }
+}
+
 impl OrphanRecord {
+    /// Reads the event; a failure becomes a problem in the findings.
     fn read(&self, findings: &mut Findings) -> Option<Event> {
         let mut bytes = vec![0; self.bytes];
         let read = File::open(&self.file).and_then(|file| file.read_exact_at(&mut bytes, self.position));
         let event = read.map_err(|error| error.to_string()).and_then(|()| {
             Record::decode(&bytes).and_then(|record| record.event()).map_err(|e| e.to_string())
         });
-        event
-            .map_err(|what| {
+        match event {
+            Ok(event) => Some(event),
+            Err(what) => {
                 findings.problem(format!(
                     "the record in `{}` at byte {}: {what}",
                     self.file.display(),
                     self.position
                 ));
-            })
-            .ok()
+                None
+            }
+        }
     }
 }
 
-/// True when retention or trimming had dropped the event before the damage.
-fn was_dropped(snapshot: &crate::store::StoreSnapshot<'_>, event: &Event) -> bool {
-    let document = snapshot.document(&event.document).ok().flatten();
-    document.is_some_and(|document| event.seq.unwrap_or_default().get() <= document.trimmed)
-}
-
-fn offset_of(key: &[u8]) -> Offset {
-    Offset::new(key.first_chunk().map_or(0, |number| u64::from_be_bytes(*number)))
+/// Returns true when the event was trimmed before the damage. An event whose document is unreadable counts as kept, so
+/// that nothing readable is left behind.
+fn was_trimmed(snapshot: &StoreSnapshot<'_>, event: &Event) -> bool {
+    match snapshot.document(&event.document) {
+        Ok(Some(document)) => event.seq.is_some_and(|seq| seq <= document.trimmed),
+        Ok(None) | Err(_) => false,
+    }
 }
 
 fn orphan(file: &Path, position: usize, record: &Record<'_>) -> (Offset, OrphanRecord) {
@@ -262,14 +297,14 @@ fn orphan(file: &Path, position: usize, record: &Record<'_>) -> (Offset, OrphanR
 }
 
 /// Finds the records in all files below `directory`.
-fn search(directory: &Path, orphans: &mut BTreeMap<Offset, OrphanRecord>) -> io::Result<()> {
+fn find_orphans(directory: &Path, orphans: &mut BTreeMap<Offset, OrphanRecord>) -> io::Result<()> {
     if !directory.exists() {
         return Ok(());
     }
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            search(&entry.path(), orphans)?;
+            find_orphans(&entry.path(), orphans)?;
         } else {
             let bytes = fs::read(entry.path())?;
             orphans.extend(record::find_all(&bytes).map(|(at, record)| orphan(&entry.path(), at, &record)));
@@ -278,7 +313,7 @@ fn search(directory: &Path, orphans: &mut BTreeMap<Offset, OrphanRecord>) -> io:
     Ok(())
 }
 
-/// Copies the engine's files but for the journals; tables, which are never changed, are linked where that works.
+/// Copies the engine's files without the journals. Tables, which never change, are linked where the file system allows it.
 fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
     fs::create_dir_all(to)?;
     if !from.exists() {
@@ -290,7 +325,7 @@ fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
         if entry.file_type()?.is_dir() {
             copy_tree(&entry.path(), &target)?;
         } else if entry.path().extension().is_some_and(|extension| extension == "jnl") {
-            // Written anew from its whole batches.
+            // The caller rebuilds it from its intact batches.
         } else if !(from.ends_with("tables") && fs::hard_link(entry.path(), &target).is_ok()) {
             fs::copy(entry.path(), &target)?;
         }

@@ -1,4 +1,4 @@
-//! State that the writer thread and the log's handles share: the counters, the log's end, and whether it has failed.
+//! The state that the writer's thread and the handles share: the counters, the log's tail, and the failure that ended it.
 
 use std::sync::{Arc, OnceLock};
 
@@ -7,15 +7,15 @@ use tokio::sync::watch;
 
 use crate::stats::Counters;
 
-/// The end of the log as readers see it.
+/// The last event that readers can see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Tail {
     last: Offset,
-    /// Set when no further event can come.
+    /// True when no further event can come.
     is_final: bool,
 }
 
-/// See the module.
+/// The counters, the tail and the failure of a log.
 pub(crate) struct LogStatus {
     pub(crate) counters: Counters,
     failure: OnceLock<Arc<dyn std::error::Error + Send + Sync>>,
@@ -23,7 +23,7 @@ pub(crate) struct LogStatus {
 }
 
 impl LogStatus {
-    /// The shared state of a log whose last event has the offset `last`.
+    /// Creates the state of a log whose last event has the offset `last`.
     pub(crate) fn new(last: Offset) -> Self {
         Self {
             counters: Counters::default(),
@@ -32,7 +32,7 @@ impl LogStatus {
         }
     }
 
-    /// Marks the log as failed for good. Later failures report the first one.
+    /// Marks the log as failed for good, and returns the error for the caller. Every later caller gets the first failure.
     pub(crate) fn fail(&self, error: impl std::error::Error + Send + Sync + 'static) -> LogError {
         let source = Arc::clone(self.failure.get_or_init(|| {
             tracing::error!(%error, "the log failed and takes no more events until it is opened again");
@@ -42,7 +42,7 @@ impl LogStatus {
         LogError::Failed { source }
     }
 
-    /// Refuses when the log has failed.
+    /// Returns the failure if the log has failed.
     pub(crate) fn check(&self) -> Result<(), LogError> {
         match self.failure.get() {
             Some(source) => Err(LogError::Failed { source: Arc::clone(source) }),

@@ -1,4 +1,4 @@
-//! Any bytes at all are a journal with something wrong, never a panic, and the findings lie within the file.
+//! Arbitrary bytes as a journal: the scan does not panic, and its findings lie within the file.
 #![no_main]
 
 #[path = "../../src/journal.rs"]
@@ -6,13 +6,13 @@ mod journal;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let scan = journal::scan(bytes, 0);
-    assert!(scan.whole <= scan.used && scan.used <= bytes.len());
-    let mut end = scan.whole;
-    for batch in &scan.later {
+    assert!(scan.intact_end <= scan.used_end && scan.used_end <= bytes.len());
+    let mut end = scan.intact_end;
+    for batch in &scan.later_batches {
         assert!(batch.start >= end && batch.end <= bytes.len());
         end = batch.end;
     }
-    // What is whole is whole by itself too.
-    let whole = journal::scan(&bytes[..scan.whole], 0);
-    assert!(whole.is_clean() && whole.sequence == scan.sequence);
+    // The intact part alone is a clean journal.
+    let intact = journal::scan(&bytes[..scan.intact_end], 0);
+    assert!(intact.is_clean() && intact.last_sequence == scan.last_sequence);
 });

@@ -1,4 +1,4 @@
-//! When a document has more history than it may keep.
+//! The limits of a document's kept history.
 
 use std::time::Duration;
 
@@ -6,32 +6,22 @@ use relay_core::{Retention, Timestamp};
 
 use crate::store::DocumentState;
 
-/// Whether what was to be dropped is dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TrimProgress {
-    Done,
-    /// There is more to drop than one commit may.
-    BudgetSpent,
-    /// What is to be dropped next is in the batch that is being made.
-    AwaitsCommit,
-}
-
-/// Limits of one document.
+/// The most history that one document keeps.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct RetentionLimits {
+pub(super) struct RetentionLimits {
     events: u64,
     age: Option<Duration>,
     bytes: Option<u64>,
 }
 
 impl RetentionLimits {
-    /// What is kept.
-    pub(crate) fn exact(retention: Retention) -> Self {
+    /// Returns the configured limits.
+    pub(super) fn exact(retention: Retention) -> Self {
         Self { events: retention.max_events, age: retention.max_age, bytes: retention.max_bytes }
     }
 
-    /// An eighth more, so that a document at its limit is not cut at every append.
-    pub(crate) fn with_slack(retention: Retention) -> Self {
+    /// Returns limits that are an eighth higher, so that a document at its limit is not trimmed at every append.
+    pub(super) fn with_slack(retention: Retention) -> Self {
         let more = |limit: u64| limit.saturating_add(limit / 8);
         Self {
             events: more(retention.max_events),
@@ -40,8 +30,8 @@ impl RetentionLimits {
         }
     }
 
-    /// True when `document` has something to drop.
-    pub(crate) fn exceeded_by(&self, document: &DocumentState, now: Timestamp) -> bool {
+    /// Returns true when the document's oldest event must go.
+    pub(super) fn exceeded_by(&self, document: &DocumentState, now: Timestamp) -> bool {
         document.kept_events() > self.events
             || (document.kept_events() > 0 && self.age.is_some_and(|age| now.since(document.oldest) > age))
             || (document.kept_events() > 0 && self.bytes.is_some_and(|bytes| document.kept_bytes() > bytes))

@@ -1,0 +1,72 @@
+//! Writing: one batch of the engine, which becomes visible whole or not at all.
+
+use fjall::{OwnedWriteBatch, PersistMode};
+use relay_core::{DocumentId, Epoch, Offset, Seq};
+
+use super::document::{DocumentKey, DocumentRow};
+use super::key::event_key;
+use super::{EPOCH, HIGH_WATERMARK, Store};
+use crate::record::{Record, RecordError};
+
+/// Writes that are staged and not yet committed. Dropping the batch discards them.
+pub(crate) struct StoreBatch<'a> {
+    store: &'a Store,
+    batch: OwnedWriteBatch,
+}
+
+impl<'a> StoreBatch<'a> {
+    pub(super) fn new(store: &'a Store, batch: OwnedWriteBatch) -> Self {
+        Self { store, batch }
+    }
+
+    /// Stages a new epoch of the log.
+    pub(crate) fn put_epoch(&mut self, epoch: Epoch) {
+        self.batch.insert(&self.store.meta, EPOCH, epoch.as_u64().to_be_bytes());
+    }
+
+    /// Stages that every offset up to `last` is in use, whether its event is kept or not.
+    pub(crate) fn put_high_watermark(&mut self, last: Offset) {
+        self.batch.insert(&self.store.meta, HIGH_WATERMARK, last.get().to_be_bytes());
+    }
+
+    /// Stages the row of a document whose events up to `trimmed` are gone.
+    pub(crate) fn put_document(&mut self, id: &DocumentId, key: DocumentKey, trimmed: Seq) {
+        self.batch.insert(&self.store.documents, id.as_str(), DocumentRow { key, trimmed }.encode());
+    }
+
+    /// Stages an event.
+    ///
+    /// # Errors
+    /// [`RecordError::TooLong`], which stages nothing.
+    pub(crate) fn put_event(
+        &mut self,
+        document: DocumentKey,
+        seq: Seq,
+        record: &Record<'_>,
+    ) -> Result<(), RecordError> {
+        let (key, value) = (event_key(document, seq), record.encode()?);
+        self.batch.insert(&self.store.offsets, record.offset.get().to_be_bytes(), key);
+        self.batch.insert(&self.store.events, key, value);
+        Ok(())
+    }
+
+    /// Stages the removal of an event.
+    pub(crate) fn remove_event(&mut self, document: DocumentKey, seq: Seq, offset: Offset) {
+        self.batch.remove(&self.store.events, event_key(document, seq));
+        self.batch.remove(&self.store.offsets, offset.get().to_be_bytes());
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.batch.is_empty()
+    }
+
+    /// Commits in the engine's memory and journal buffer; [`Store::sync`] makes it durable.
+    pub(crate) fn commit(self) -> Result<(), fjall::Error> {
+        self.batch.commit()
+    }
+
+    /// Commits, and returns once the batch is as durable as `mode` says.
+    pub(crate) fn commit_durably(self, mode: PersistMode) -> Result<(), fjall::Error> {
+        self.batch.durability(Some(mode)).commit()
+    }
+}

@@ -1,0 +1,34 @@
+//! The form of numbers in keys and values.
+
+use relay_core::Seq;
+
+use super::document::DocumentKey;
+use super::error::ReadError;
+
+/// Where the seq begins in a key of `events`.
+pub(super) const SEQ_AT: usize = 8;
+
+/// Returns the key of an event in `events`, which is the value of its entry in `offsets` too.
+pub(super) fn event_key(document: DocumentKey, seq: Seq) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..SEQ_AT].copy_from_slice(&document.get().to_be_bytes());
+    key[SEQ_AT..].copy_from_slice(&seq.get().to_be_bytes());
+    key
+}
+
+/// Reads the seq out of a key of `events`.
+pub(super) fn seq_of(key: &[u8]) -> Result<Seq, ReadError> {
+    u64_at(key, SEQ_AT, "event").map(Seq::new)
+}
+
+/// Reads the number that begins at byte `at`. `what` names the key or value in the error.
+pub(super) fn u64_at(bytes: &[u8], at: usize, what: &str) -> Result<u64, ReadError> {
+    let number = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>());
+    number.map(|number| u64::from_be_bytes(*number)).ok_or_else(|| {
+        ReadError::Corrupt(format!(
+            "a key or value of `{what}` has {} bytes and needs at least {}",
+            bytes.len(),
+            at + 8
+        ))
+    })
+}

@@ -1,0 +1,81 @@
+//! Requests to the writer, and the replies that wait for its commit.
+
+use relay_core::{DocumentId, Epoch, Event, Head, LogError, Offset, Seq, Timestamp};
+use relay_events::binary;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+/// An event in its stored form, ready for the batch.
+pub(crate) struct EncodedEvent {
+    pub(crate) epoch: Epoch,
+    /// `None` for an event without a seq or of another document, which has no place in this document.
+    pub(crate) seq: Option<Seq>,
+    pub(crate) time: Timestamp,
+    pub(crate) body: Vec<u8>,
+}
+
+impl EncodedEvent {
+    /// Encodes an event that is to be appended to `document`.
+    ///
+    /// # Errors
+    /// [`LogError::TooLarge`].
+    pub(crate) fn new(event: &Event, document: &DocumentId, max_bytes: usize) -> Result<Self, LogError> {
+        let body = binary::encode(event);
+        if body.len() > max_bytes {
+            return Err(LogError::TooLarge { bytes: body.len(), max: max_bytes });
+        }
+        let seq = event.seq.filter(|_| event.document == *document);
+        Ok(Self { epoch: event.epoch, seq, time: event.time, body })
+    }
+}
+
+/// A request's share of the queue: one request and the bytes of its events. Dropping it gives both back.
+pub(crate) struct QueuePermits {
+    pub(crate) _request: OwnedSemaphorePermit,
+    pub(crate) _bytes: OwnedSemaphorePermit,
+}
+
+/// Where the result of a request goes.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, LogError>>;
+
+/// A request to the writer. Its permits return to the queue once it is done.
+pub(crate) enum Request {
+    Append {
+        document: DocumentId,
+        events: Vec<EncodedEvent>,
+        reply: Reply<Vec<Offset>>,
+        permits: QueuePermits,
+    },
+    Trim {
+        document: DocumentId,
+        through: Seq,
+        reply: Reply<Head>,
+        permits: QueuePermits,
+    },
+    Scan {
+        reply: Reply<()>,
+        permits: QueuePermits,
+    },
+}
+
+/// A receiver, and the result that it gets after the commit.
+type PendingReply<T> = (Reply<T>, Result<T, LogError>);
+
+/// Results that are known and wait for the commit.
+#[derive(Default)]
+pub(super) struct PendingReplies {
+    pub(super) appends: Vec<PendingReply<Vec<Offset>>>,
+    pub(super) trims: Vec<PendingReply<Head>>,
+}
+
+impl PendingReplies {
+    /// Sends each result, or the commit's failure in place of it.
+    pub(super) fn send(self, committed: &Result<(), LogError>) {
+        // Receiver dropped: ignore the send error. The append stays durable.
+        for (reply, result) in self.appends {
+            let _ = reply.send(committed.clone().and(result));
+        }
+        for (reply, result) in self.trims {
+            let _ = reply.send(committed.clone().and(result));
+        }
+    }
+}

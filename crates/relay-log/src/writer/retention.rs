@@ -1,0 +1,216 @@
+//! Retention: which documents have events to trim, and the scan that finds those that nothing appends to.
+//!
+//! A document is queued for trimming by an append that takes it over its limits, by a caller's trim, or by the scan over
+//! all documents. The queue is worked off in small parts, one part in each commit.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use relay_core::{DocumentId, Head, LogError, Monotonic, Retention, Seq, Timestamp};
+
+use super::limits::RetentionLimits;
+use super::request::{PendingReplies, QueuePermits, Reply};
+use super::staging::{ListedDocument, Staging, TrimProgress};
+use crate::config::LogConfig;
+use crate::stats::Counters;
+use crate::status::LogStatus;
+use crate::store::{DocumentState, StoreBatch};
+
+/// The most events that one commit trims.
+const TRIMS_PER_COMMIT: usize = 1024;
+/// The most documents that a scan checks between two commits.
+const SCAN_SLICE: usize = 256;
+
+/// A document with events to trim.
+struct TrimTask {
+    document: DocumentId,
+    goal: TrimGoal,
+}
+
+enum TrimGoal {
+    /// The document is within retention's limits.
+    WithinRetention,
+    /// The events through this seq are gone.
+    Through { seq: Seq, reply: Reply<Head>, _permits: QueuePermits },
+}
+
+impl TrimGoal {
+    /// Returns true when the document's oldest event must go.
+    fn is_exceeded(&self, document: &DocumentState, limits: &RetentionLimits, now: Timestamp) -> bool {
+        match self {
+            Self::WithinRetention => limits.exceeded_by(document, now),
+            Self::Through { seq, .. } => document.trimmed < (*seq).min(document.last),
+        }
+    }
+}
+
+/// A walk over all documents for those that exceed their limits.
+struct RetentionScan {
+    /// The last document that was checked.
+    after: Option<DocumentId>,
+    finished: bool,
+    callers: Vec<(Reply<()>, QueuePermits)>,
+}
+
+/// The pending work of retention.
+pub(super) struct RetentionQueue {
+    status: Arc<LogStatus>,
+    retention: Retention,
+    scan_interval: Duration,
+    next_scan: Monotonic,
+    scan: Option<RetentionScan>,
+    tasks: VecDeque<TrimTask>,
+}
+
+impl RetentionQueue {
+    pub(super) fn new(status: Arc<LogStatus>, config: &LogConfig, now: Monotonic) -> Self {
+        Self {
+            status,
+            retention: config.retention,
+            scan_interval: config.sweep_interval,
+            next_scan: now + config.sweep_interval,
+            scan: None,
+            tasks: VecDeque::new(),
+        }
+    }
+
+    /// Returns true when there is nothing to trim and no scan is running.
+    pub(super) fn is_idle(&self) -> bool {
+        self.tasks.is_empty() && self.scan.is_none()
+    }
+
+    /// Returns true when a caller waits for a trim or a scan.
+    pub(super) fn has_callers(&self) -> bool {
+        self.scan.as_ref().is_some_and(|scan| !scan.callers.is_empty())
+            || self.tasks.iter().any(|task| matches!(task.goal, TrimGoal::Through { .. }))
+    }
+
+    pub(super) fn until_next_scan(&self, now: Monotonic) -> Duration {
+        self.next_scan.since(now)
+    }
+
+    pub(super) fn start_scan_if_due(&mut self, now: Monotonic) {
+        if self.scan.is_none() && now >= self.next_scan {
+            self.start_scan(now, Vec::new());
+        }
+    }
+
+    /// Starts a scan from the first document, for a caller and for the callers of the running scan. The running scan may
+    /// have passed documents that the new caller is waiting for.
+    pub(super) fn restart_scan(&mut self, now: Monotonic, reply: Reply<()>, permits: QueuePermits) {
+        let mut callers = self.scan.take().map_or_else(Vec::new, |scan| scan.callers);
+        callers.push((reply, permits));
+        self.start_scan(now, callers);
+    }
+
+    fn start_scan(&mut self, now: Monotonic, callers: Vec<(Reply<()>, QueuePermits)>) {
+        self.next_scan = now + self.scan_interval;
+        self.scan = Some(RetentionScan { after: None, finished: false, callers });
+    }
+
+    /// Queues a trim that a caller asked for.
+    pub(super) fn push_trim(
+        &mut self,
+        document: DocumentId,
+        seq: Seq,
+        reply: Reply<Head>,
+        permits: QueuePermits,
+    ) {
+        self.tasks
+            .push_back(TrimTask { document, goal: TrimGoal::Through { seq, reply, _permits: permits } });
+    }
+
+    /// Queues a document that an append took over its limits.
+    pub(super) fn check_after_append(&mut self, id: &DocumentId, document: &DocumentState, now: Timestamp) {
+        // Each append to a document over its limits comes here; one task is enough.
+        if RetentionLimits::with_slack(self.retention).exceeded_by(document, now)
+            && !self.tasks.iter().any(|task| task.document == *id)
+        {
+            self.tasks.push_back(TrimTask { document: id.clone(), goal: TrimGoal::WithinRetention });
+        }
+    }
+
+    /// Checks the scan's next documents, once those found before are trimmed.
+    pub(super) fn scan_slice(&mut self, staging: &Staging, now: Timestamp) {
+        let Some(scan) = self.scan.as_mut().filter(|scan| !scan.finished && self.tasks.is_empty()) else {
+            return;
+        };
+        let limits = RetentionLimits::exact(self.retention);
+        let slice = match staging.documents_after(scan.after.as_ref(), SCAN_SLICE) {
+            Ok(slice) => slice,
+            Err(error) => {
+                Counters::add(&self.status.counters.retention_failures, 1);
+                tracing::error!(%error, "retention could not list the documents");
+                scan.finished = true;
+                return;
+            }
+        };
+        scan.finished = slice.len() < SCAN_SLICE;
+        scan.after = slice.last().map(|listed| listed.id.clone());
+        for ListedDocument { id: document, state } in slice {
+            match state {
+                Ok(Some(state)) if limits.exceeded_by(&state, now) => {
+                    self.tasks.push_back(TrimTask { document, goal: TrimGoal::WithinRetention });
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    Counters::add(&self.status.counters.retention_failures, 1);
+                    tracing::error!(%document, %error, "retention could not read a document's state");
+                }
+            }
+        }
+    }
+
+    /// Stages some of the removals that are due.
+    pub(super) fn run_tasks(
+        &mut self,
+        staging: &mut Staging,
+        batch: &mut StoreBatch<'_>,
+        replies: &mut PendingReplies,
+        now: Timestamp,
+    ) {
+        let limits = RetentionLimits::exact(self.retention);
+        let has_staged_appends = !replies.appends.is_empty();
+        let mut budget = TRIMS_PER_COMMIT;
+        // Each task has one turn: a task that awaits this batch's commit goes on in the next batch.
+        for _ in 0..self.tasks.len() {
+            if budget == 0 {
+                break;
+            }
+            let Some(task) = self.tasks.pop_front() else { break };
+            let excess = |document: &DocumentState| task.goal.is_exceeded(document, &limits, now);
+            match staging.trim(batch, &task.document, excess, has_staged_appends, &mut budget) {
+                Ok((_, TrimProgress::BudgetSpent)) => self.tasks.push_front(task),
+                Ok((_, TrimProgress::AwaitsCommit)) => self.tasks.push_back(task),
+                Ok((head, TrimProgress::Done)) => {
+                    if let TrimGoal::Through { reply, .. } = task.goal {
+                        replies.trims.push((reply, Ok(head)));
+                    }
+                }
+                Err(error) => match task.goal {
+                    TrimGoal::Through { reply, .. } => replies.trims.push((reply, Err(error))),
+                    TrimGoal::WithinRetention => {
+                        Counters::add(&self.status.counters.retention_failures, 1);
+                        tracing::error!(document = %task.document, %error, "retention could not trim old events");
+                    }
+                },
+            }
+        }
+    }
+
+    /// Replies to the scan's callers once the scan is complete, or at once when the commit failed.
+    pub(super) fn finish_scan(&mut self, committed: &Result<(), LogError>) {
+        let is_over =
+            |scan: &mut RetentionScan| committed.is_err() || (scan.finished && self.tasks.is_empty());
+        if let Some(scan) = self.scan.take_if(is_over) {
+            for (reply, _permits) in scan.callers {
+                // Receiver dropped: ignore the send error.
+                let _ = reply.send(committed.clone());
+            }
+        }
+        if committed.is_err() {
+            self.tasks.clear();
+        }
+    }
+}

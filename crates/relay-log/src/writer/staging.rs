@@ -1,0 +1,221 @@
+//! Staging: the documents as they will be after the batch, and the appends and trims that lead there.
+
+use std::sync::Arc;
+
+use relay_core::{DocumentId, Epoch, Head, LogError, Offset, Seq};
+
+use super::head_cache::HeadCache;
+use super::request::EncodedEvent;
+use crate::record::Record;
+use crate::stats::Counters;
+use crate::status::LogStatus;
+use crate::store::{DocumentKey, DocumentState, ReadError, Store, StoreBatch, missing_event};
+
+/// The store's documents, with everything staged so far applied.
+pub(super) struct Staging {
+    store: Arc<Store>,
+    status: Arc<LogStatus>,
+    heads: HeadCache,
+    epoch: Epoch,
+    last_offset: Offset,
+}
+
+/// A document in the list of all documents.
+pub(super) struct ListedDocument {
+    pub(super) id: DocumentId,
+    /// Its state; `None` when it never had an event.
+    pub(super) state: Result<Option<DocumentState>, ReadError>,
+}
+
+/// A staged append.
+pub(super) struct Appended {
+    /// One offset for each event.
+    pub(super) offsets: Vec<Offset>,
+    /// The document after it; `None` when the append had no events.
+    pub(super) document: Option<DocumentState>,
+}
+
+/// The state of a trim after one commit's share of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TrimProgress {
+    Done,
+    /// The commit's budget is spent, and more is to be trimmed.
+    BudgetSpent,
+    /// The next event to trim is staged in the same batch and not readable yet.
+    AwaitsCommit,
+}
+
+impl Staging {
+    pub(super) fn new(
+        store: Arc<Store>,
+        status: Arc<LogStatus>,
+        cached_heads: usize,
+        epoch: Epoch,
+        last_offset: Offset,
+    ) -> Self {
+        Self { store, status, heads: HeadCache::new(cached_heads), epoch, last_offset }
+    }
+
+    /// Returns the last offset that is in use or staged.
+    pub(super) fn last_offset(&self) -> Offset {
+        self.last_offset
+    }
+
+    /// Lists up to `count` documents after `after`. The cache of heads stays as it is, so that a scan does not evict busy
+    /// documents.
+    pub(super) fn documents_after(
+        &self,
+        after: Option<&DocumentId>,
+        count: usize,
+    ) -> Result<Vec<ListedDocument>, ReadError> {
+        let snapshot = self.store.snapshot();
+        let ids = snapshot.documents_after(after, count)?;
+        let list = |id: DocumentId| {
+            let cached = self.heads.get(&id);
+            let state = cached.map_or_else(|| snapshot.document(&id), |document| Ok(Some(document)));
+            ListedDocument { id, state }
+        };
+        Ok(ids.into_iter().map(list).collect())
+    }
+
+    /// Returns the document as it will be after the batch; `None` when it never had an event.
+    fn document(&self, id: &DocumentId) -> Result<Option<DocumentState>, LogError> {
+        if let Some(document) = self.heads.get(id) {
+            return Ok(Some(document));
+        }
+        self.store.snapshot().document(id).map_err(|error| self.read_failed(error))
+    }
+
+    fn read_failed(&self, error: ReadError) -> LogError {
+        error.into_log_error(|error| self.status.fail(error))
+    }
+
+    /// Stages `events` at the head of the document, or refuses all of them.
+    pub(super) fn append(
+        &mut self,
+        batch: &mut StoreBatch<'_>,
+        id: &DocumentId,
+        events: &[EncodedEvent],
+    ) -> Result<Appended, LogError> {
+        self.status.check()?;
+        let known = self.document(id)?;
+        let mut document = known.unwrap_or_else(|| {
+            DocumentState::without_events(DocumentKey::of_first_event(self.last_offset.next()), Seq::ZERO)
+        });
+        self.check_positions(id, &document, events)?;
+        let Some(first_event) = events.first() else {
+            return Ok(Appended { offsets: Vec::new(), document: None });
+        };
+        if known.is_none() {
+            batch.put_document(id, document.key, document.trimmed);
+        }
+        let before = document.total_bytes;
+        if document.kept_events() == 0 {
+            document.oldest = first_event.time;
+        }
+        let mut offsets = Vec::with_capacity(events.len());
+        for event in events {
+            self.last_offset = self.last_offset.next();
+            offsets.push(self.last_offset);
+            document.last = document.last.next();
+            document.total_bytes += Record::size(event.body.len());
+            let record = Record {
+                offset: self.last_offset,
+                cumulative_bytes: document.total_bytes,
+                time: event.time,
+                body: &event.body,
+            };
+            // Part of the append is staged already, so a failure here must fail the log and with it the batch.
+            batch.put_event(document.key, document.last, &record).map_err(|error| self.status.fail(error))?;
+        }
+        let counters = &self.status.counters;
+        Counters::add(&counters.appends, 1);
+        Counters::add(&counters.appended_events, events.len() as u64);
+        Counters::add(&counters.appended_bytes, document.total_bytes - before);
+        self.heads.put(id, document);
+        Ok(Appended { offsets, document: Some(document) })
+    }
+
+    /// Refuses events that do not follow the document's head in its epoch.
+    fn check_positions(
+        &self,
+        id: &DocumentId,
+        document: &DocumentState,
+        events: &[EncodedEvent],
+    ) -> Result<(), LogError> {
+        let mut expected = document.last;
+        for event in events {
+            expected = expected.next();
+            if event.epoch != self.epoch || event.seq != Some(expected) {
+                Counters::add(&self.status.counters.conflicts, 1);
+                return Err(LogError::Conflict {
+                    document: id.clone(),
+                    head: document.head(self.epoch),
+                    epoch: event.epoch,
+                    // The error states seq 0 for an event that has no place in this document.
+                    seq: event.seq.unwrap_or(Seq::ZERO),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Stages the removal of the document's oldest events while `excess` holds, at most `budget` of them.
+    ///
+    /// `has_staged_appends` tells that the batch holds events which cannot be read yet.
+    pub(super) fn trim(
+        &mut self,
+        batch: &mut StoreBatch<'_>,
+        id: &DocumentId,
+        excess: impl Fn(&DocumentState) -> bool,
+        has_staged_appends: bool,
+        budget: &mut usize,
+    ) -> Result<(Head, TrimProgress), LogError> {
+        let Some(mut document) = self.document(id)? else {
+            return Ok((Head::empty(self.epoch), TrimProgress::Done));
+        };
+        let before = document.trimmed;
+        let mut progress = TrimProgress::Done;
+        {
+            let snapshot = self.store.snapshot();
+            let mut kept = snapshot.kept_events(id, &document);
+            while document.kept_events() > 0 {
+                let expected = document.trimmed.next();
+                let Some(next) = kept.next() else {
+                    if !excess(&document) {
+                        break;
+                    }
+                    if !has_staged_appends {
+                        return Err(self.read_failed(missing_event(id, expected)));
+                    }
+                    progress = TrimProgress::AwaitsCommit;
+                    break;
+                };
+                let event = next.map_err(|error| self.read_failed(error))?;
+                if event.seq != expected {
+                    return Err(self.read_failed(missing_event(id, expected)));
+                }
+                document.oldest = event.time;
+                if !excess(&document) {
+                    break;
+                }
+                if *budget == 0 {
+                    progress = TrimProgress::BudgetSpent;
+                    break;
+                }
+                *budget -= 1;
+                batch.remove_event(document.key, event.seq, event.offset);
+                document.trimmed = event.seq;
+                document.trimmed_bytes = event.cumulative_bytes;
+            }
+        }
+        if document.trimmed > before {
+            // The event with the last offset may be gone, and its offset must not be used again.
+            batch.put_high_watermark(self.last_offset);
+            batch.put_document(id, document.key, document.trimmed);
+            Counters::add(&self.status.counters.dropped_events, document.trimmed.since(before));
+        }
+        self.heads.put(id, document);
+        Ok((document.head(self.epoch), progress))
+    }
+}
