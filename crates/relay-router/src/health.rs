@@ -1,7 +1,7 @@
-//! Whether a service works: what probes and deliveries say of it, and when it is left alone.
+//! The health of services: the state machine of one service, the circuit breaker, and the probes.
 //!
-//! What is known of one service is a state machine ([`Health`]) that is told what happens, and when; so is the
-//! [`CircuitBreaker`] in front of a target. The [`HealthMonitor`] around them asks the services and keeps the time.
+//! [`Health`] and [`CircuitBreaker`] are plain state machines: each call hands them an event and the time.
+//! The [`HealthMonitor`](crate::monitor::HealthMonitor) runs the probes and keeps the time.
 
 mod breaker;
 mod config;

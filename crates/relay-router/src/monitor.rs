@@ -1,8 +1,8 @@
-//! The monitor: asks services whether they work, listens to what they and their deliveries say, and keeps the time of
-//! their leases.
+//! The monitor of services: it runs their probes, takes their heartbeats and delivery results, and ends their
+//! leases.
 //!
-//! Each service is asked by a task of its own, so that one that does not answer delays no other. All that is known is
-//! behind one lock that is held for moments; who watches is told after it was let go.
+//! Each service has a probe task of its own, so that one that hangs delays no other. All state is behind one
+//! lock with short critical sections. The observer is called after the lock is released.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -26,7 +26,7 @@ use crate::registry::{
 use crate::rules::{Capability, TargetSpec};
 use crate::target::Outbound;
 
-/// Knows of all services and targets whether they work. Clones are handles to the same one.
+/// The monitor of all services and targets. Clones are handles to the same monitor.
 #[derive(Clone)]
 pub(crate) struct HealthMonitor(Arc<Inner>);
 
@@ -35,19 +35,19 @@ struct Inner {
     clock: Arc<dyn Clock>,
     outbound: Outbound,
     observer: Box<dyn Fn(ServiceChange) + Send + Sync>,
-    /// Held while changes are told, so that they are told in their order.
+    /// Held while the observer is called, so that changes arrive in their order.
     notify_lock: Mutex<()>,
-    /// Counts changes, for those who wait for one.
+    /// Counts the changes, for readers that wait for one.
     changes: watch::Sender<u64>,
-    /// Who is asked: by which task, for which entry of the registry.
+    /// The probe task of each service, with the generation of its registry entry.
     probe_tasks: Mutex<HashMap<ServiceName, (u64, CancellationToken)>>,
     tasks: TaskTracker,
     stopping: CancellationToken,
 }
 
 impl HealthMonitor {
-    /// Begins to look after services. `observer` is called for each change, in their order; it must neither block nor
-    /// tell the monitor anything.
+    /// Starts the monitor. `observer` is called for each change, in order; it must not block, and must not
+    /// call the monitor.
     ///
     /// # Errors
     /// See [`HealthConfigError`].
@@ -86,28 +86,28 @@ impl HealthMonitor {
         Ok(monitor)
     }
 
-    /// How a service is; [`ServiceState::Unknown`] for one that is not known.
+    /// Returns a service's state; [`ServiceState::Unknown`] for an unknown service.
     pub(crate) fn state(&self, name: &ServiceName) -> ServiceState {
         self.0.registry.lock().state(name)
     }
 
-    /// Counts changes of any service's state.
+    /// Returns a counter of state changes over all services.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()
     }
 
-    /// Tells that a delivery was taken, or why it failed.
+    /// Records a delivery that succeeded, or failed for a reason.
     pub(crate) fn record_delivery(&self, name: &ServiceName, answer: Result<(), &str>) {
         self.update(|registry, now| registry.delivered(name, answer, now));
     }
 
-    /// Takes the targets of a rule document in the place of those of the one before.
+    /// Replaces the targets of the previous rule document by those of the current one.
     pub(crate) fn configure(&self, targets: &[TargetSpec]) {
         self.update(|registry, now| registry.configure(targets, now));
         self.sync_probe_tasks();
     }
 
-    /// Takes a target that is code in this process; asked by `probe`, where there is one.
+    /// Adds a target in this process, with its probe if it has one.
     pub(crate) fn attach(
         &self,
         name: ServiceName,
@@ -118,7 +118,7 @@ impl HealthMonitor {
         self.sync_probe_tasks();
     }
 
-    /// Registers a service, or renews what it says of itself.
+    /// Registers a service, or replaces its registration.
     ///
     /// # Errors
     /// See [`RegisterError`].
@@ -132,18 +132,18 @@ impl HealthMonitor {
         Ok(registered)
     }
 
-    /// Takes a service that was registered before a restart. Its lease begins now.
+    /// Restores a registration from before a restart. Its lease begins now.
     pub(crate) fn restore(&self, record: ServiceRecord) {
         self.update(|registry, now| registry.restore(record, now));
         self.sync_probe_tasks();
     }
 
-    /// A service's registration as it is kept.
+    /// Returns a service's stored registration.
     pub(crate) fn record(&self, name: &ServiceName) -> Option<ServiceRecord> {
         self.0.registry.lock().record(name)
     }
 
-    /// Renews a lease. Returns how long it lasts.
+    /// Renews a lease and returns its length.
     ///
     /// # Errors
     /// See [`LeaseError`].
@@ -156,7 +156,7 @@ impl HealthMonitor {
         self.update(|registry, now| registry.heartbeat(name, lease, heartbeat, now))
     }
 
-    /// Begins to take leave of a service, which ends with [`HealthMonitor::drained`], or after a while by itself.
+    /// Starts to drain a service. [`HealthMonitor::drained`] ends it, or else the drain time-out.
     ///
     /// # Errors
     /// See [`LeaseError`].
@@ -164,13 +164,13 @@ impl HealthMonitor {
         self.update(|registry, now| registry.deregister(name, lease, now))
     }
 
-    /// Nothing waits for a service that leaves any more.
+    /// Records that no event waits for a draining service any more: it is gone.
     pub(crate) fn drained(&self, name: &ServiceName) {
         self.update(|registry, now| registry.drained(name, now));
         self.sync_probe_tasks();
     }
 
-    /// Gives a service a new secret, and returns it.
+    /// Gives a service a new secret and returns it.
     ///
     /// # Errors
     /// See [`LeaseError`].
@@ -178,22 +178,22 @@ impl HealthMonitor {
         self.update(|registry, now| registry.rotate_secret(name, lease, now))
     }
 
-    /// All that are known, those that are gone and still remembered included.
+    /// Returns the names of all services, including those that are gone and still remembered.
     pub(crate) fn known(&self) -> Vec<ServiceName> {
         self.0.registry.lock().known()
     }
 
-    /// The services that are meant, by name.
+    /// Returns the services that match `query`, by name.
     pub(crate) fn services(&self, query: &ServiceQuery) -> Vec<ServiceInfo> {
         self.0.registry.lock().services(query)
     }
 
-    /// One service.
+    /// Returns one service.
     pub(crate) fn service(&self, name: &ServiceName) -> Option<ServiceInfo> {
         self.0.registry.lock().service(name)
     }
 
-    /// Stops asking.
+    /// Stops the probes and the clock.
     pub(crate) async fn shutdown(&self) {
         self.0.stopping.cancel();
         self.0.tasks.close();
@@ -216,9 +216,9 @@ impl HealthMonitor {
         result
     }
 
-    /// Has each service that wants it asked by a task, and nobody by two.
+    /// Starts a probe task for each service that needs one, and stops the tasks of the others.
     fn sync_probe_tasks(&self) {
-        // Locked first: what another has read of the registry before must not be put in the place of this.
+        // This lock comes first: a task list from an older read of the registry must not replace a newer one.
         let mut probe_tasks = self.0.probe_tasks.lock();
         let targets = self.0.registry.lock().probe_targets();
         let wanted: HashMap<_, _> = targets.iter().map(|one| (&one.name, one.generation)).collect();
@@ -247,7 +247,7 @@ impl HealthMonitor {
 
     async fn run_probe(&self, target: ProbeTarget) {
         let (probe, spec) = build_probe(&target.source, &self.0.outbound);
-        // Services that come together are not asked together.
+        // A random delay keeps services that start together from being probed together.
         tokio::time::sleep(spec.interval.min(FIRST_PROBE_WITHIN).mul_f64(rand::random())).await;
         loop {
             let checked = AssertUnwindSafe(probe.check()).catch_unwind();
@@ -262,7 +262,7 @@ impl HealthMonitor {
     }
 }
 
-/// Within how much time a service is asked first.
+/// The span within which a service gets its first probe.
 const FIRST_PROBE_WITHIN: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
-//! The services that have registered, and how long they are believed to be there.
+//! The registry of services and their leases.
 //!
-//! A service registers by itself and gets a lease, which its heartbeats renew; one that is silent for longer is gone,
-//! and still remembered for a day, so that what waits for it is there when it comes back. A registration survives the
-//! relay's own restart, its lease beginning anew then. Values and rules only: the [`HealthMonitor`] keeps the time.
+//! A service registers itself and gets a lease, which its heartbeats renew. Without heartbeats it is gone,
+//! but stays remembered for a day, so that its waiting events are there when it returns. A registration
+//! survives a restart of the server; its lease then begins anew. This module holds values and rules only; the
+//! [`HealthMonitor`] keeps the time.
 //!
 //! [`HealthMonitor`]: crate::monitor::HealthMonitor
 

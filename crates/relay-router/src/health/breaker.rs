@@ -1,34 +1,36 @@
-//! The circuit breaker in front of a target: after some failures in a row nothing is sent for a while, then a few
-//! trials, of which the first answer decides. As in Nygard, *Release It!*.
+//! The circuit breaker in front of a target.
+//!
+//! After several failures in a row it opens, and nothing is sent for a while. Then it lets a few trial
+//! requests through; the first answer closes it or opens it again. As in Nygard, *Release It!*.
 
 use relay_core::Monotonic;
 use serde::{Deserialize, Serialize};
 
 use crate::rules::BreakerConfig;
 
-/// What a breaker lets through.
+/// The state of a circuit breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum BreakerState {
-    /// Everything.
+    /// All requests pass.
     Closed,
-    /// Nothing.
+    /// No request passes.
     Open,
-    /// A few requests that try whether the target works again.
+    /// A few trial requests pass, to find out if the target works again.
     HalfOpen,
 }
 
-/// A request that a breaker has let through. What comes of it counts only as long as the breaker has not changed since.
+/// A permission to send one request. Its result counts only while the breaker has not changed state since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ticket(u64);
 
-/// A circuit breaker. It is told the time, by the monotonic clock, with each call.
+/// A circuit breaker. Each call passes the time of the monotonic clock.
 #[derive(Debug)]
 pub(crate) struct CircuitBreaker {
     config: BreakerConfig,
     phase: Phase,
-    /// Counts changes of the phase.
+    /// Counts the changes of phase.
     generation: u64,
 }
 
@@ -45,7 +47,7 @@ impl CircuitBreaker {
         Self { config, phase: Phase::Closed { failures: 0 }, generation: 0 }
     }
 
-    /// What it lets through.
+    /// Returns the state at `now`.
     pub(crate) fn state(&self, now: Monotonic) -> BreakerState {
         match self.phase {
             Phase::Closed { .. } => BreakerState::Closed,
@@ -54,7 +56,8 @@ impl CircuitBreaker {
         }
     }
 
-    /// From when on a request may begin; `now` or earlier: at once. None while as many as may try are under way.
+    /// Returns the earliest moment at which a request may begin; a moment up to `now` means at once. `None`
+    /// while the most trial requests are in flight.
     pub(crate) fn ready_at(&self, now: Monotonic) -> Option<Monotonic> {
         match self.phase {
             Phase::Closed { .. } => Some(now),
@@ -63,7 +66,7 @@ impl CircuitBreaker {
         }
     }
 
-    /// Counts a request as begun. Call it when [`CircuitBreaker::ready_at`] allows one.
+    /// Counts a request as begun. The caller has checked [`CircuitBreaker::ready_at`] first.
     pub(crate) fn begin(&mut self, now: Monotonic) -> Ticket {
         match &mut self.phase {
             Phase::Open { until } if *until <= now => self.change(Phase::HalfOpen { under_way: 1 }),
@@ -73,7 +76,7 @@ impl CircuitBreaker {
         Ticket(self.generation)
     }
 
-    /// The target has answered.
+    /// Records that the target answered the request.
     pub(crate) fn success(&mut self, ticket: Ticket) {
         if ticket.0 != self.generation {
             return;
@@ -85,7 +88,7 @@ impl CircuitBreaker {
         }
     }
 
-    /// The target has not done its work.
+    /// Records that the request failed.
     pub(crate) fn failure(&mut self, ticket: Ticket, now: Monotonic) {
         if ticket.0 != self.generation {
             return;
@@ -103,7 +106,7 @@ impl CircuitBreaker {
         }
     }
 
-    /// The request was not made after all.
+    /// Takes back a request that was not sent.
     pub(crate) fn cancel(&mut self, ticket: Ticket) {
         if let (true, Phase::HalfOpen { under_way }) = (ticket.0 == self.generation, &mut self.phase) {
             *under_way = under_way.saturating_sub(1);

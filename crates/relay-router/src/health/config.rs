@@ -1,38 +1,42 @@
-//! Leases, and what counts as working.
+//! The configuration of leases, probes and health.
 
 use std::time::Duration;
 
-/// Times and limits of services and their health.
+/// The times and limits of services and their health.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct HealthConfig {
-    /// A service that was silent for longer than this is gone. Default 30 s.
+    /// A service without a heartbeat for longer than this is gone. Default 30 s. More than 0 and at least
+    /// twice `heartbeat_every`, so that one lost heartbeat does not end a lease.
     pub lease: Duration,
-    /// How often services are told to send a heartbeat. Default 10 s, so that one that is lost does no harm.
+    /// The interval at which services are told to send heartbeats. Default 10 s. More than 0.
     pub heartbeat_every: Duration,
-    /// How long a service that is gone is remembered, with all that waits for it. Default 24 hours.
+    /// The time for which a service that is gone is remembered, with its waiting events. Default 24 hours. At
+    /// 0 it is forgotten at the next tick.
     pub forget_after: Duration,
-    /// How long a service that leaves may take for what waits for it. Default 60 s.
+    /// The time that a draining service has for its waiting events. Default 60 s. More than 0.
     pub drain_timeout: Duration,
-    /// How long deliveries are signed with the secret before the last one too. Default 24 hours.
+    /// The time for which deliveries are also signed with the previous secret after a rotation. Default 24
+    /// hours. At 0 the previous secret is dropped at once.
     pub secret_grace: Duration,
-    /// The most services that are remembered at once. Default 1,000.
+    /// The most services and targets that are remembered at once. Default 1,000. At least 1.
     pub max_services: usize,
-    /// How often those times are looked at. Default 500 ms.
+    /// The interval at which leases and ejections are checked. Default 500 ms. More than 0.
     pub tick: Duration,
-    /// Failed deliveries in a row after which a service counts as unhealthy, whatever its probe says. Default 10.
+    /// The failed deliveries in a row that eject a service: it counts as unhealthy, whatever its probe says.
+    /// Default 10. At least 1.
     pub eject_after: u32,
-    /// For how long the first time; each further time in a row as long again, up to ten times. A service whose probe
-    /// succeeds comes back earlier. Default 10 s.
+    /// The length of a first ejection. Each further one in a row lasts as long again, up to ten times; a
+    /// successful probe ends it early. Default 10 s. More than 0.
     pub eject_for: Duration,
-    /// A service is degraded when at least this share of its deliveries of the last minute failed, 0 to 1, until it is
-    /// less than half of that. Default 0.5.
+    /// The share of failed deliveries in the last minute at which a service counts as degraded. It recovers
+    /// below half of the share. Default 0.5. More than 0 and at most 1.
     pub degraded_at: f64,
-    /// How many deliveries that must have been. Default 20.
+    /// The fewest deliveries in the last minute for `degraded_at` to apply. Default 20. At least 1.
     pub degraded_of: u32,
-    /// How soon it is forgiven that a service went up and down: each fall from healthy to unhealthy counts 1, one to or from
-    /// degraded one half, what there is halves in this time, and with 3 or more it stays down until there is less than
-    /// 1. Default 60 s.
+    /// The half-life of the penalty for flapping. A fall from healthy to unhealthy adds 1, a fall to or from
+    /// degraded adds one half. From 3 on the service is kept down until the penalty is below 1. Default 60 s.
+    /// More than 0.
     pub flap_half_life: Duration,
 }
 
@@ -55,32 +59,34 @@ impl Default for HealthConfig {
     }
 }
 
-/// Why a [`HealthConfig`] is not usable.
+/// The reason that a [`HealthConfig`] is refused.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HealthConfigError {
-    /// A value is zero, with which nothing would work.
+    /// A value is zero.
     #[error("`{field}` is 0; it must be more")]
     Zero {
         /// The field.
         field: &'static str,
     },
-    /// A single heartbeat that is lost would end a lease.
+    /// One lost heartbeat would end a lease.
     #[error(
         "`heartbeat_every` is {heartbeat_every:?}; it must be at most half of `lease`, which is {lease:?}"
     )]
     HeartbeatTooRare {
-        /// How often heartbeats come.
+        /// The interval of heartbeats.
         heartbeat_every: Duration,
-        /// How long a lease lasts.
+        /// The length of a lease.
         lease: Duration,
     },
-    /// A share is none.
+    /// The share is not between 0 and 1.
     #[error("`degraded_at` is {0}; it must be more than 0 and at most 1")]
     Share(f64),
 }
 
 impl HealthConfig {
+    /// Checks the bounds that the fields' documentation names.
+    ///
     /// # Errors
     /// See [`HealthConfigError`].
     pub(crate) fn validate(&self) -> Result<(), HealthConfigError> {

@@ -1,4 +1,4 @@
-//! The ways to ask a service: HTTP, a TCP connection, the gRPC health checking protocol.
+//! The probes of a service: HTTP, a TCP connection, and the gRPC health checking protocol.
 
 mod grpc;
 mod http;
@@ -11,16 +11,16 @@ use relay_core::HealthProbe;
 use crate::rules::{ProbeCheck, ProbeSpec};
 use crate::target::Outbound;
 
-/// The origin of a probe.
+/// The source of a probe.
 #[derive(Clone)]
 pub(crate) enum ProbeSource {
-    /// As the specification says, at the address.
+    /// A specification, with the address of the service.
     Spec(ProbeSpec, String),
-    /// By this code.
+    /// An implementation that the library's user brought.
     Custom(Arc<dyn HealthProbe>),
 }
 
-/// The probe that is meant, and how often it is used.
+/// Returns the probe of `source`, and the specification that gives its interval and time-out.
 pub(crate) fn build_probe(source: &ProbeSource, outbound: &Outbound) -> (Arc<dyn HealthProbe>, ProbeSpec) {
     match source {
         ProbeSource::Custom(probe) => (Arc::clone(probe), ProbeSpec::default()),

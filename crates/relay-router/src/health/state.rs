@@ -1,10 +1,15 @@
-//! What is known of one service, and what follows from it.
+//! The health of one service as a state machine.
 //!
-//! Three witnesses are heard: its probe (so many answers in a row change what it says), itself (with its heartbeats), and
-//! the deliveries to it: many failures in a row eject it for a while, as Envoy's outlier detection does, and many of
-//! the last minute degrade it until it is clearly better. One that goes up and down is held down until it has been quiet,
-//! as flapping routes are (RFC 2439): each fall adds a penalty that decays, falls while it is held down too, up to a
-//! ceiling, so that it is never held for more than three half-lives after its last fall.
+//! Three inputs count:
+//!
+//! - The probe: several equal answers in a row change its verdict.
+//! - The service itself, by its heartbeats.
+//! - The deliveries: many failures in a row eject the service for a while, as Envoy's outlier detection does.
+//!   Many failures within a minute degrade it until their share has clearly fallen.
+//!
+//! A service that flaps is suppressed until it has been quiet, as routes are in RFC 2439. Each fall adds a
+//! penalty, also during suppression, and the penalty decays. A ceiling bounds it, so that suppression ends
+//! three half-lives after the last fall at the latest.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -14,44 +19,44 @@ use relay_events::ServiceState;
 
 use super::config::HealthConfig;
 
-/// How many answers of a probe in a row change what it says.
+/// The answers of a probe in a row that change its verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Thresholds {
-    /// Successes after which it says that the service works.
+    /// Successes after which the service works.
     pub(crate) rise: NonZeroU32,
-    /// Failures after which it says that it does not.
+    /// Failures after which it does not.
     pub(crate) fall: NonZeroU32,
 }
 
-/// What is known of one service. It is told the time, by the monotonic clock, with each call.
+/// The health of one service. Each call that depends on time passes the monotonic clock's time.
 #[derive(Debug)]
 pub(crate) struct Health {
     thresholds: Thresholds,
-    /// What the probe says; none before it has said anything.
+    /// The verdict of the probe; `None` before the first one.
     probe: Option<bool>,
-    /// Answers in a row against what it says.
+    /// Answers in a row that contradict the verdict.
     contrary_answers: u32,
     probe_failure: Option<String>,
-    /// What the service says of itself; none before it has said anything.
+    /// The last report of the service about itself.
     report: Option<SelfReport>,
     failures_in_row: u32,
     last_failure: String,
-    /// It has taken a delivery since it was last ejected.
+    /// A delivery succeeded since the last ejection.
     has_delivered: bool,
     ejections: u32,
     ejected_until: Monotonic,
-    /// Deliveries by second: when, how many, how many of them failed.
+    /// Deliveries by second: the second, their number, and the number of failures.
     recent: VecDeque<(u64, u32, u32)>,
-    /// Too many of them failed, and not clearly fewer since.
+    /// The share of failures reached the limit, and has not clearly fallen since.
     is_failing: bool,
     penalty: f64,
     penalty_at: Monotonic,
-    /// What it is at best while it is held down.
+    /// The best state that the service can have during suppression.
     suppressed_at: Option<ServiceState>,
-    /// What followed last, before damping.
+    /// The last state before damping.
     undamped: ServiceState,
     availability: Availability,
-    /// What follows from all that and is told, why, and since when.
+    /// The state after damping, with its reason and the time of its last change.
     state: ServiceState,
     reason: Option<String>,
     since: Timestamp,
@@ -67,24 +72,24 @@ enum Availability {
 #[derive(Debug)]
 enum SelfReport {
     Works,
-    /// It works with errors, for this reason.
+    /// The service works with errors, for this reason.
     Degraded(String),
 }
 
-/// How far back deliveries count, in seconds.
+/// The span over which deliveries count, in seconds.
 const WINDOW_SECONDS: u64 = 60;
-/// The penalty with which a service is held down, and below which it is let up again.
+/// The penalty at which suppression begins, and the one below which it ends.
 const SUPPRESS_AT: f64 = 3.0;
 const REUSE_BELOW: f64 = 1.0;
-/// The most that it can be.
+/// The largest penalty.
 const MAX_PENALTY: f64 = 8.0;
-/// What a fall by one step adds, of the two from healthy over degraded to unhealthy.
+/// The penalty for a fall by one step: from healthy to degraded, or from degraded to unhealthy.
 const PENALTY_PER_STEP: f64 = 0.5;
-/// How often in a row an ejection grows.
+/// The ejections in a row up to which their length grows.
 const MAX_EJECTIONS: u32 = 10;
 
 impl Health {
-    /// A service of which nothing is known.
+    /// A service of unknown health.
     pub(crate) fn new(thresholds: Thresholds, since: Timestamp) -> Self {
         Self {
             thresholds,
@@ -110,22 +115,22 @@ impl Health {
         }
     }
 
-    /// What follows from what is known.
+    /// Returns the state after damping.
     pub(crate) fn state(&self) -> ServiceState {
         self.state
     }
 
-    /// Why, where there is more to say.
+    /// Returns the reason for the state, where one is known.
     pub(crate) fn reason(&self) -> Option<&str> {
         self.reason.as_deref()
     }
 
-    /// Since when.
+    /// Returns the time of the last change of state.
     pub(crate) fn since(&self) -> Timestamp {
         self.since
     }
 
-    /// The probe was answered, or failed for a reason.
+    /// Records a probe's answer, or the reason of its failure.
     pub(crate) fn record_probe(&mut self, answer: Result<(), String>) {
         let works = answer.is_ok();
         if let Err(reason) = answer {
@@ -134,14 +139,14 @@ impl Health {
         if self.probe == Some(works) {
             self.contrary_answers = 0;
             if works {
-                // Who answers again is not left out for what deliveries found before.
+                // A service that answers its probe is no longer ejected.
                 self.ejected_until = Monotonic::ZERO;
             }
             return;
         }
         self.contrary_answers += 1;
         let enough = if works { self.thresholds.rise } else { self.thresholds.fall };
-        // The first answer of all counts at once when it is good.
+        // The first answer counts at once if it is a success.
         if self.contrary_answers >= enough.get() || (self.probe.is_none() && works) {
             self.probe = Some(works);
             self.contrary_answers = 0;
@@ -151,12 +156,12 @@ impl Health {
         }
     }
 
-    /// The service has said that it works, or works with errors for a reason.
+    /// Records a heartbeat: the service works, or is degraded for a reason.
     pub(crate) fn record_report(&mut self, degraded: Option<String>) {
         self.report = Some(degraded.map_or(SelfReport::Works, SelfReport::Degraded));
     }
 
-    /// A delivery was taken, or failed for a reason.
+    /// Records a delivery that succeeded, or failed for a reason.
     pub(crate) fn record_delivery(
         &mut self,
         answer: Result<(), &str>,
@@ -187,24 +192,24 @@ impl Health {
                     self.has_delivered = false;
                     self.ejections = (self.ejections + 1).min(MAX_EJECTIONS);
                     self.ejected_until = now + config.eject_for.saturating_mul(self.ejections);
-                    // One more failure after it has come back ejects it again.
+                    // After the ejection one more failure ejects the service again.
                     self.failures_in_row = config.eject_after - 1;
                 }
             }
         }
     }
 
-    /// The service leaves.
+    /// Records that the service drains.
     pub(crate) fn drain(&mut self) {
         self.availability = Availability::Draining;
     }
 
-    /// The service is gone.
+    /// Records that the service is gone.
     pub(crate) fn leave(&mut self) {
         self.availability = Availability::Gone;
     }
 
-    /// Draws the conclusion from what is known at `now`, which is `wall` for people. True when it has changed.
+    /// Computes the state at `now`; `wall` becomes the time of the change. Returns true if the state changed.
     pub(crate) fn update(&mut self, config: &HealthConfig, now: Monotonic, wall: Timestamp) -> bool {
         self.decay(config, now);
         self.update_failing(config, now);
@@ -224,7 +229,7 @@ impl Health {
         if let Some(held) = self.suppressed_at.filter(is_suppressed) {
             state = held;
             reason =
-                Some("it goes up and down; it is left alone until it has been quiet for a while".to_owned());
+                Some("it goes up and down; it is kept down until it has been quiet for a while".to_owned());
         }
         let has_changed = state != self.state;
         if has_changed {
@@ -237,7 +242,9 @@ impl Health {
 
     fn undamped_state(&self, config: &HealthConfig, now: Monotonic) -> (ServiceState, Option<String>) {
         match self.availability {
-            Availability::Gone => return (ServiceState::Gone, Some("it is silent or has left".to_owned())),
+            Availability::Gone => {
+                return (ServiceState::Gone, Some("its lease expired or it has left".to_owned()));
+            }
             Availability::Draining => return (ServiceState::Draining, None),
             Availability::Present => {}
         }
@@ -268,8 +275,8 @@ impl Health {
         (ServiceState::Unknown, None)
     }
 
-    /// Weighs the deliveries of the last minute. What degrades it must halve before it does no longer: one delivery
-    /// more or less does not change its state to and fro.
+    /// Updates `is_failing` from the deliveries of the last minute. The share must fall to half before it
+    /// ends, so that a single delivery does not flip the state.
     fn update_failing(&mut self, config: &HealthConfig, now: Monotonic) {
         let (all, failed) = self.recent_totals(now.elapsed().as_secs());
         let share = f64::from(failed) / f64::from(all.max(1));
@@ -301,7 +308,7 @@ impl Health {
     }
 }
 
-/// How far down from healthy a state is.
+/// Returns the number of steps below healthy.
 fn severity(state: ServiceState) -> u8 {
     match state {
         ServiceState::Degraded => 1,

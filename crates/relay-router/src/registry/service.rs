@@ -1,4 +1,4 @@
-//! What services say of themselves, and what they are told.
+//! The values that services and the registry exchange: registrations, heartbeats, leases and their errors.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +14,7 @@ use crate::rules::{Capability, DeliveryFormat, ProbeSpec};
 use crate::store::StoreError;
 use crate::target::OutboundError;
 
-/// What a service says of itself when it registers.
+/// A service's registration.
 ///
 /// ```
 /// use relay_router::registry::Registration;
@@ -28,24 +28,24 @@ use crate::target::OutboundError;
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Registration {
-    /// Where deliveries go, `http` or `https`; at most 2,048 bytes.
+    /// The address of deliveries, `http` or `https`; at most 2,048 bytes.
     pub url: String,
-    /// Its version, for people; at most 128 bytes.
+    /// The version, for display; at most 128 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// What it can do; at most 32.
+    /// The capabilities; at most 32.
     #[serde(default)]
     pub capabilities: Vec<Capability>,
-    /// Its share beside others.
+    /// The weight among the targets of a rule.
     #[serde(default = "one")]
     pub weight: NonZeroU32,
-    /// Whatever else operators may want to know; at most 32 entries of 1,024 bytes each.
+    /// Further details for operators; at most 32 entries of 1,024 bytes each.
     #[serde(default)]
     pub metadata: BTreeMap<String, String>,
     /// The form of deliveries.
     #[serde(default)]
     pub format: DeliveryFormat,
-    /// How its health is asked for; heartbeats alone unless given.
+    /// The probe of its health; heartbeats alone by default.
     #[serde(default)]
     pub probe: ProbeSpec,
 }
@@ -55,7 +55,7 @@ fn one() -> NonZeroU32 {
 }
 
 impl Registration {
-    /// A service at `url` of which nothing more is said.
+    /// A service at `url`, with the defaults for everything else.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
@@ -68,7 +68,7 @@ impl Registration {
         }
     }
 
-    /// Checks the limits that the fields' types do not have.
+    /// Checks the limits that the types of the fields do not express.
     pub(crate) fn validate(&self) -> Result<(), RegisterError> {
         let too_long = |field, bytes: usize, max| Err(RegisterError::TooLong { field, bytes, max });
         if self.url.len() > 2_048 {
@@ -98,7 +98,7 @@ impl Registration {
     }
 }
 
-/// Names a lease. Who has it may renew and end it.
+/// The id of a lease. Its holder may renew and end the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LeaseId(u128);
 
@@ -138,86 +138,86 @@ impl<'de> Deserialize<'de> for LeaseId {
     }
 }
 
-/// What a service gets when it has registered.
+/// The result of a registration.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Registered {
-    /// The service as it is known now.
+    /// The service after the registration.
     pub service: ServiceInfo,
-    /// Renewed by heartbeats.
+    /// The lease, which heartbeats renew.
     pub lease: LeaseId,
-    /// How long it may be silent.
+    /// The length of the lease.
     pub ttl: Duration,
-    /// How often it shall send a heartbeat.
+    /// The interval at which the service sends heartbeats.
     pub heartbeat_every: Duration,
-    /// What deliveries to it are signed with.
+    /// The secret that signs deliveries to the service.
     pub secret: String,
-    /// True when it was not registered before.
+    /// True if the service was not registered before.
     pub is_new: bool,
 }
 
-/// A sign of life, with what the service says of itself.
+/// A heartbeat, with the service's report about itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Heartbeat {
-    /// How it is.
+    /// The reported state.
     pub state: ReportedState,
-    /// Why it is degraded; at most 256 characters are kept.
+    /// The reason for being degraded; at most 256 characters are kept.
     pub reason: Option<String>,
 }
 
 impl Heartbeat {
-    /// A service that says how it is.
+    /// A heartbeat that reports `state`.
     pub fn new(state: ReportedState, reason: Option<String>) -> Self {
         Self { state, reason: reason.map(|reason| reason.chars().take(256).collect()) }
     }
 }
 
-/// What a service can say of itself.
+/// A state that a service can report about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReportedState {
-    /// It works.
+    /// The service works.
     #[default]
     Healthy,
-    /// It works with errors; others are preferred.
+    /// The service works with errors; others are preferred.
     Degraded,
 }
 
-/// A service as it is known.
+/// A service as the registry sees it.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct ServiceInfo {
-    /// Its name.
+    /// The name.
     pub name: ServiceName,
-    /// Where deliveries go; none for a target in this process.
+    /// The address of deliveries; `None` for a target in this process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// Its version.
+    /// The version.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// What it can do.
+    /// The capabilities.
     pub capabilities: Vec<Capability>,
-    /// Its share beside others.
+    /// The weight among the targets of a rule.
     pub weight: NonZeroU32,
-    /// What else it has said of itself.
+    /// The details for operators.
     pub metadata: BTreeMap<String, String>,
-    /// Whether it works.
+    /// The health.
     pub state: ServiceState,
-    /// Why, where there is more to say.
+    /// The reason for the state, where one is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Since when.
+    /// The time of the last change of state.
     pub since: Timestamp,
-    /// When it registered; none for those that the configuration or this process has brought.
+    /// The time of registration; `None` for targets of the rule document and of this process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub registered_at: Option<Timestamp>,
-    /// The last sign of life.
+    /// The time of the last heartbeat.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_heartbeat: Option<Timestamp>,
 }
 
-/// A registration as it is kept.
+/// A registration in its stored form.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ServiceRecord {
     pub(crate) name: ServiceName,
@@ -225,52 +225,52 @@ pub(crate) struct ServiceRecord {
     pub(crate) registered_at: Timestamp,
     pub(crate) lease: LeaseId,
     pub(crate) secret: String,
-    /// The secret before, and until when it is used too.
+    /// The previous secret, and the end of its use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) old_secret: Option<(String, Timestamp)>,
 }
 
 impl ServiceRecord {
-    /// What deliveries are signed with at `now`, the newest first.
+    /// Returns the secrets that sign deliveries at `now`, the newest first.
     pub(crate) fn secrets(&self, now: Timestamp) -> Vec<String> {
         let old = self.old_secret.iter().filter(|(_, until)| *until > now).map(|(secret, _)| secret.clone());
         std::iter::once(self.secret.clone()).chain(old).collect()
     }
 }
 
-/// A service's state has changed.
+/// A change of a service's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ServiceChange {
     /// The service.
     pub(crate) service: ServiceName,
-    /// Its state now.
+    /// The new state.
     pub(crate) state: ServiceState,
-    /// Why, where there is more to say.
+    /// The reason for the state, where one is known.
     pub(crate) reason: Option<String>,
 }
 
-/// Which services are meant.
+/// A selection of services.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServiceQuery {
-    /// Those that can do this.
+    /// Selects services with this capability.
     pub capability: Option<Capability>,
-    /// Those in this state; unless asked for, services that are gone are left out.
+    /// Selects services in this state. Without it, services that are gone are left out.
     pub state: Option<ServiceState>,
 }
 
 impl ServiceQuery {
-    /// Those that can do `capability`, and are in `state`.
+    /// Selects services with `capability` and in `state`.
     pub fn new(capability: Option<Capability>, state: Option<ServiceState>) -> Self {
         Self { capability, state }
     }
 }
 
-/// Why a service is not registered.
+/// The reason that a registration is refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegisterError {
-    /// The configuration or this process has a target of this name.
+    /// A target of the rule document or of this process has this name.
     #[error("`{service}` is the name of a configured target; register under another")]
     NameTaken {
         /// The name.
@@ -281,43 +281,43 @@ pub enum RegisterError {
     TooLong {
         /// The field.
         field: &'static str,
-        /// Its length.
+        /// The length in bytes.
         bytes: usize,
         /// The limit.
         max: usize,
     },
-    /// There is too much of something.
+    /// A limit of a number is exceeded.
     #[error("{count} {what} are too many; there may be {max}")]
     TooMany {
-        /// Of what.
+        /// The things that are counted.
         what: &'static str,
-        /// How much there is, or would be.
+        /// The number, including the refused one.
         count: usize,
         /// The limit.
         max: usize,
     },
-    /// Its address must not be reached.
+    /// The outbound policy refuses the address.
     #[error(transparent)]
     Outbound(#[from] OutboundError),
-    /// Its lease does not allow it.
+    /// The lease does not allow it.
     #[error(transparent)]
     Lease(#[from] LeaseError),
-    /// It cannot be kept.
+    /// The registration cannot be stored.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Why a lease is not renewed.
+/// The reason that a lease is not renewed or ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LeaseError {
-    /// No such service is registered, or it was silent for too long.
+    /// No such service is registered, or its lease has expired.
     #[error("no service `{service}` is registered, or it was silent for too long; register again")]
     Unknown {
         /// The name.
         service: ServiceName,
     },
-    /// Somebody else has registered under this name since.
+    /// The service has registered again since, or has left.
     #[error("the lease of `{service}` is lost: it has registered again since, or has left")]
     LeaseLost {
         /// The name.

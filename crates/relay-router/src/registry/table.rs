@@ -1,4 +1,4 @@
-//! The table of all services and targets, and what is known of each.
+//! The table of all services and targets, with the health of each.
 
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
@@ -17,22 +17,22 @@ use super::service::{
 use crate::health::{Health, HealthConfig, ProbeSource, Thresholds};
 use crate::rules::{Capability, ProbeCheck, ProbeSpec, TargetSpec};
 
-/// All services.
+/// The table of services.
 pub(crate) struct Registry {
     config: HealthConfig,
     entries: HashMap<ServiceName, ServiceEntry>,
-    /// What has changed and was not told yet.
+    /// The changes since the last [`Registry::take_changes`].
     changes: Vec<ServiceChange>,
-    /// Counts what was put into the table, so that who asks a service that is no longer meant can be told.
+    /// Counts the entries ever made, so that a probe task of a replaced entry is recognised.
     generation: u64,
 }
 
 struct ServiceEntry {
     health: Health,
     origin: ServiceOrigin,
-    /// How it is asked; none when it is not.
+    /// The probe; `None` for a service that is not probed.
     probe: Option<ProbeSource>,
-    /// Tells this entry from an earlier one of its name.
+    /// The number of this entry, which distinguishes it from earlier ones of the same name.
     generation: u64,
 }
 
@@ -45,7 +45,7 @@ enum ServiceOrigin {
 struct ServiceLease {
     record: ServiceRecord,
     last_heartbeat: Timestamp,
-    /// By the monotonic clock.
+    /// The moment of the last renewal.
     renewed_at: Monotonic,
     phase: LeasePhase,
 }
@@ -53,13 +53,13 @@ struct ServiceLease {
 #[derive(PartialEq, Eq)]
 enum LeasePhase {
     Held,
-    /// It leaves, and has until then.
+    /// The service drains, until this moment at the latest.
     Draining(Monotonic),
-    /// It is gone since then.
+    /// The service is gone since this moment.
     Gone(Monotonic),
 }
 
-/// Who is to be asked, and how.
+/// A service to be probed.
 pub(crate) struct ProbeTarget {
     pub(crate) name: ServiceName,
     pub(crate) generation: u64,
@@ -75,7 +75,7 @@ impl Registry {
         !self.changes.is_empty()
     }
 
-    /// What has changed since the last call.
+    /// Takes the changes since the last call.
     pub(crate) fn take_changes(&mut self) -> Vec<ServiceChange> {
         std::mem::take(&mut self.changes)
     }
@@ -84,7 +84,7 @@ impl Registry {
         self.entries.get(name).map_or(ServiceState::Unknown, |entry| entry.health.state())
     }
 
-    /// Registers a service, or renews what it says of itself; an earlier lease is lost then.
+    /// Registers a service, or replaces its registration; an earlier lease is lost.
     pub(crate) fn register(
         &mut self,
         name: ServiceName,
@@ -114,7 +114,7 @@ impl Registry {
             secret,
             old_secret,
         };
-        // What was found out about it stays when it is at the same place and asked in the same way.
+        // The known health stays if neither the address nor the probe changed.
         let is_same = before.is_some_and(|before| {
             !matches!(before.phase, LeasePhase::Gone(_) | LeasePhase::Draining(_))
                 && before.record.registration.url == record.registration.url
@@ -137,7 +137,7 @@ impl Registry {
         Ok(Registered { service, lease, ttl, heartbeat_every, secret, is_new })
     }
 
-    /// Takes a service that was registered before the restart; its lease begins now.
+    /// Restores a registration from before a restart; its lease begins now.
     pub(crate) fn restore(&mut self, record: ServiceRecord, now: Now) {
         self.insert_registered(record, now);
     }
@@ -175,7 +175,7 @@ impl Registry {
         }
     }
 
-    /// Takes the targets of the rule document in the place of those that it had before.
+    /// Replaces the targets of the previous rule document by `targets`.
     pub(crate) fn configure(&mut self, targets: &[TargetSpec], now: Now) {
         let is_named = |name: &ServiceName| targets.iter().any(|target| target.name == *name);
         let dropped = self.entries.extract_if(|name, entry| {
@@ -184,7 +184,7 @@ impl Registry {
         self.changes.extend(dropped.map(|(service, _)| ServiceChange {
             service,
             state: ServiceState::Gone,
-            reason: Some("the rules name it no longer".to_owned()),
+            reason: Some("the rules no longer name it".to_owned()),
         }));
         for target in targets {
             let is_same = self.entries.get(&target.name).is_some_and(
@@ -204,7 +204,7 @@ impl Registry {
         }
     }
 
-    /// Takes a target that is code in this process.
+    /// Adds a target in this process.
     pub(crate) fn attach(
         &mut self,
         name: ServiceName,
@@ -235,15 +235,15 @@ impl Registry {
         held.last_heartbeat = now.wall;
         let degraded = match heartbeat.state {
             ReportedState::Healthy => None,
-            ReportedState::Degraded => {
-                Some(heartbeat.reason.unwrap_or_else(|| "it says so itself, without a reason".to_owned()))
-            }
+            ReportedState::Degraded => Some(
+                heartbeat.reason.unwrap_or_else(|| "the service reports it, without a reason".to_owned()),
+            ),
         };
         self.update(name, now, |health, _| health.record_report(degraded));
         Ok(self.config.lease)
     }
 
-    /// Begins to take leave of a service.
+    /// Starts to drain a service.
     pub(crate) fn deregister(
         &mut self,
         name: &ServiceName,
@@ -256,7 +256,7 @@ impl Registry {
         self.service(name).ok_or_else(|| LeaseError::Unknown { service: name.clone() })
     }
 
-    /// Nothing waits for a service that leaves any more.
+    /// Records that no event waits for a draining service any more.
     pub(crate) fn drained(&mut self, name: &ServiceName, now: Now) {
         if self.lease(name).is_some_and(|lease| matches!(lease.phase, LeasePhase::Draining(_))) {
             self.end_lease(name, now);
@@ -302,8 +302,8 @@ impl Registry {
         self.update(name, now, |health, config| health.record_delivery(answer, config, now.monotonic));
     }
 
-    /// Looks at the time: leases that are over, services that may be forgotten, what was left alone for long enough.
-    /// True when a service need not be asked any more.
+    /// Ends expired leases, forgets services, and updates every health. Returns true if a service needs no
+    /// probe any more.
     pub(crate) fn tick(&mut self, now: Now) -> bool {
         let mut has_ended = false;
         let names: Vec<_> = self.entries.keys().cloned().collect();
@@ -330,10 +330,10 @@ impl Registry {
         has_ended
     }
 
-    /// Tells one entry something and draws the conclusion.
-    fn update(&mut self, name: &ServiceName, now: Now, tell: impl FnOnce(&mut Health, &HealthConfig)) {
+    /// Changes the health of one service, and records a change of its state.
+    fn update(&mut self, name: &ServiceName, now: Now, change: impl FnOnce(&mut Health, &HealthConfig)) {
         let Some(entry) = self.entries.get_mut(name) else { return };
-        tell(&mut entry.health, &self.config);
+        change(&mut entry.health, &self.config);
         if entry.health.update(&self.config, now.monotonic, now.wall) {
             self.changes.push(ServiceChange {
                 service: name.clone(),
@@ -435,10 +435,10 @@ impl Registry {
     }
 }
 
-/// For targets that are not asked.
+/// The thresholds of targets without a probe.
 const SINGLE_ANSWER: Thresholds = Thresholds { rise: NonZeroU32::MIN, fall: NonZeroU32::MIN };
 
-/// A secret as Standard Webhooks writes it: 32 random bytes.
+/// Makes a secret in the form of Standard Webhooks: 32 random bytes.
 fn new_secret() -> String {
     let bytes: [u8; 32] = rand::random();
     format!("whsec_{}", STANDARD.encode(bytes))

@@ -1,4 +1,5 @@
-//! The gRPC health checking protocol, <https://github.com/grpc/grpc/blob/master/doc/health-checking.md>.
+//! The probe by the gRPC health checking protocol,
+//! <https://github.com/grpc/grpc/blob/master/doc/health-checking.md>.
 
 use std::net::SocketAddr;
 
@@ -16,7 +17,7 @@ use crate::target::{Outbound, causes_of};
 pub(super) struct GrpcProbe {
     pub(super) outbound: Outbound,
     pub(super) url: String,
-    /// Empty: the server as a whole.
+    /// The name to ask for; empty for the server as a whole.
     pub(super) service: String,
 }
 
@@ -38,7 +39,7 @@ impl HealthProbe for GrpcProbe {
     }
 }
 
-/// Connects to the first of the addresses that can be.
+/// Connects to the first address that accepts a connection.
 async fn connect(url: &Url, addresses: &[SocketAddr]) -> Result<Channel, ProbeFailure> {
     let mut failed = ProbeFailure::new("its name has no address");
     for address in addresses {
@@ -50,7 +51,8 @@ async fn connect(url: &Url, addresses: &[SocketAddr]) -> Result<Channel, ProbeFa
     Err(failed)
 }
 
-/// Leads to exactly the address that was checked; the name is for TLS and the authority alone.
+/// Returns an endpoint for exactly the address that was checked. The host's name serves TLS and the authority
+/// only.
 fn endpoint(url: &Url, address: SocketAddr) -> Result<Endpoint, ProbeFailure> {
     let scheme = url.scheme();
     let origin = Uri::builder().scheme(scheme).authority(url.authority()).path_and_query("/").build();

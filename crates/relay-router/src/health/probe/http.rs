@@ -1,11 +1,11 @@
-//! A GET of a path, of which the status and a text in the body are looked at.
+//! The probe by an HTTP GET: it checks the status and a text in the body.
 
 use async_trait::async_trait;
 use relay_core::{HealthProbe, ProbeFailure};
 
 use crate::target::{Outbound, causes_of, read_some};
 
-/// How much of a body is looked at, in bytes.
+/// The most bytes of a body that are searched.
 const MAX_BODY: usize = 64 * 1024;
 
 pub(super) struct HttpProbe {
@@ -22,7 +22,7 @@ impl HealthProbe for HttpProbe {
         let url = self.outbound.check_url(&self.url).map_err(|error| ProbeFailure::new(error.to_string()))?;
         let asked =
             url.join(&self.path).map_err(|error| ProbeFailure::new(format!("`{}`: {error}", self.path)))?;
-        // A path such as `//other.example/` would lead to a host that nobody has checked.
+        // A path such as `//other.example/` would lead to a host that is not checked.
         if asked.origin() != url.origin() {
             return Err(ProbeFailure::new(format!("path `{}` leads to another host", self.path)));
         }

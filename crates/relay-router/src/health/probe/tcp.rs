@@ -1,4 +1,4 @@
-//! A connection that is opened and closed.
+//! The probe by a TCP connection that is opened and closed.
 
 use async_trait::async_trait;
 use relay_core::{HealthProbe, ProbeFailure};
