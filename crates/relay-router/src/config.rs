@@ -1,4 +1,4 @@
-//! What can be configured of routing.
+//! The configuration of a router.
 
 use std::path::PathBuf;
 
@@ -12,30 +12,32 @@ use crate::target::OutboundPolicy;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct RouterConfig {
-    /// Where the router keeps what it must not forget. Made if it does not exist; not the log's own directory.
+    /// The directory of the router's store and decision files. It is created if missing, and is not the log's
+    /// own directory.
     pub directory: PathBuf,
-    /// The rules, unless others came over the API.
+    /// The rules, unless other ones were put over the API.
     pub rules: RuleDocument,
-    /// Targets that are code in this process.
+    /// The targets in this process.
     pub targets: Vec<InProcessTarget>,
-    /// How many events wait in one route (a rule, or a target that has an own one) before it is left behind and reads the
-    /// log again later; at least 1.
+    /// The most events that wait in one route: a rule, or a target with a route of its own. A route with more
+    /// lags: it continues from the log later. Default 10,000. At least 1.
     pub max_queued: usize,
-    /// How many bytes of waiting events are kept in memory, so that they need not be read again.
+    /// The bytes of waiting events that are cached in memory; others are read from the log again. Default 64
+    /// MiB. At 0 nothing is cached.
     pub cache_bytes: usize,
-    /// How many dead letters are kept for each target; then the oldest make room. At least 1.
+    /// The most dead letters that are kept for each target; the oldest are dropped first. Default 10,000. At
+    /// least 1.
     pub max_dead_letters: usize,
-    /// What may be reached.
+    /// The addresses that may be reached.
     pub outbound: OutboundPolicy,
-    /// Leases, probes and what counts as healthy.
+    /// Leases, probes and health.
     pub health: HealthConfig,
     /// The decision log.
     pub decisions: DecisionLogConfig,
 }
 
 impl RouterConfig {
-    /// The defaults, kept in `directory`: the rules for the four services that Relay's examples have; 10,000 events wait
-    /// in each route, 64 MiB of them in memory; 10,000 dead letters of each target.
+    /// The defaults, with the store in `directory` and the rules for the four services of Relay's examples.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self {
             directory: directory.into(),
@@ -50,7 +52,7 @@ impl RouterConfig {
         }
     }
 
-    /// The name of a limit that is zero, with which nothing would work.
+    /// Returns the name of a limit that is zero but must not be.
     pub(crate) fn zero_field(&self) -> Option<&'static str> {
         let fields = [("max_queued", self.max_queued), ("max_dead_letters", self.max_dead_letters)];
         fields.into_iter().find(|(_, value)| *value == 0).map(|(name, _)| name)

@@ -1,8 +1,8 @@
-//! The decision log: why each event went where it went.
+//! The decision log: a record of where each event went, and why.
 //!
-//! Whoever decides hands a [`Decision`] over without ever waiting: a thread of the log's own explains it, keeps it in a
-//! bounded memory, tells those who follow, and writes it to files that are rotated, if that is wanted. What comes faster
-//! than that thread works is dropped and counted.
+//! Recording a [`Decision`] never waits. A thread explains the decision, keeps it in bounded memory, sends it
+//! to followers, and optionally writes it to rotated files. Decisions that come faster than that are dropped
+//! and counted.
 
 mod config;
 mod files;

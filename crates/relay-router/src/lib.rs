@@ -1,11 +1,11 @@
-//! Routes events to backend services: which of them gets what, in order, surviving crashes, with a record of why.
+//! Routes events to backend services by rules: in order, across crashes, and with a record of every decision.
 //!
-//! A [`Router`] follows an [`EventLog`](relay_core::EventLog). [Rules](rules) say which events go to which
-//! [`Target`](relay_core::Target)s; each document's events reach each of them in order, at least once, whatever process is
-//! killed when. Services [register](registry) by themselves and are looked after ([`health`]); why each event went where
-//! it went is in the [decision log](decisions).
+//! A [`Router`] follows an [`EventLog`](relay_core::EventLog). [Rules](rules) name the
+//! [`Target`](relay_core::Target)s of each event. Each target gets a document's events in order and at least
+//! once, also when the process is killed. Services [register](registry) themselves, and their [`health`] is
+//! watched. The [decision log](decisions) explains where each event went.
 //!
-//! What rules would make of an event can be asked without anything running:
+//! Rules can be tried without a router:
 //!
 //! ```
 //! use relay_core::{DocumentId, Draft, Epoch, Payload, Seq, Timestamp};
@@ -29,7 +29,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The README has a whole router that runs.
+//! The README has a complete example with a router.
 
 mod config;
 pub mod decisions;

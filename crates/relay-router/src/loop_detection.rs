@@ -1,7 +1,8 @@
-//! What led to an event: the chain of rules that, one after the other, had a service publish the next event. An event
-//! carries it as metadata; who would be led into the same rule once more goes round in a circle, which is cut there.
+//! The detection of loops: rules and services that answer each event with another one, without end.
 //!
-//! A service takes part by copying the metadata of the event that it was given into what it publishes because of it.
+//! An event carries the chain of rules that led to it as metadata. A rule that is already in the chain is not
+//! applied again. A service takes part by copying the metadata of the event it received into the events it
+//! publishes.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ pub const CAUSES_KEY: &str = "relay.causes";
 
 const SEPARATOR: char = ',';
 
-/// Why an event is not taken to where a rule would have it go.
+/// The reason that a rule is not applied to an event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum LoopError {
     #[error(
@@ -26,10 +27,10 @@ pub(crate) enum LoopError {
     ChainTooLong { rule: Arc<str>, chain: String },
 }
 
-/// The chain of what is delivered by `rule`.
+/// Returns the event's chain, extended by `rule`.
 ///
 /// # Errors
-/// [`LoopError`], when the rule is in the event's chain already.
+/// [`LoopError`], if the rule is in the chain already or the chain becomes too long.
 pub(crate) fn extend_chain(event: &Event, rule: &Arc<str>) -> Result<String, LoopError> {
     let chain = event.metadata.get(CAUSES_KEY).unwrap_or_default();
     if chain.split(SEPARATOR).any(|earlier| earlier == &**rule) {
@@ -42,8 +43,8 @@ pub(crate) fn extend_chain(event: &Event, rule: &Arc<str>) -> Result<String, Loo
     Ok(longer)
 }
 
-/// The event as it is delivered because of `rule`: with the chain that led to it. An event that has as much metadata
-/// as an event may have is delivered without.
+/// Returns the event with its chain extended by `rule`, as it is delivered. An event whose metadata is full
+/// keeps the metadata that it has.
 pub(crate) fn with_causes(event: &Arc<Event>, rule: &Arc<str>) -> Arc<Event> {
     let Ok(chain) = extend_chain(event, rule) else { return Arc::clone(event) };
     let mut metadata = event.metadata.clone();

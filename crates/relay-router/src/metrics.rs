@@ -1,4 +1,4 @@
-//! What routing has done, in numbers: per rule and per target, and how long it took.
+//! The counters of routing, per rule and per target.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,10 +12,11 @@ use serde::Serialize;
 
 use crate::decisions::{DecisionLogStats, Outcome};
 
-/// How many rules and how many targets are counted by name at most; what comes beyond is counted under the name `other`.
+/// The most rules and the most targets that are counted by name. Further ones are counted under the name
+/// `other`.
 const MAX_NAMES: usize = 2_000;
 
-/// Counts what routing does.
+/// The counters of a router.
 pub(crate) struct RouterMetrics {
     clock: Arc<dyn Clock>,
     outcomes: Outcomes,
@@ -48,17 +49,18 @@ struct TargetCounters {
     latency: LatencyWindow,
 }
 
-/// What routing has done, and what waits.
+/// The statistics of a router.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct RouterStats {
-    /// Decisions by outcome: each attempt to deliver an event is one, and each event or rule that leads to none.
+    /// Decisions by outcome: one for each attempt to deliver an event, and one for each event or rule without
+    /// an attempt.
     pub decisions: BTreeMap<&'static str, u64>,
-    /// From an event's place in its document to its place in a queue.
+    /// The time from an event's place in its document to its place in a queue.
     pub routing_latency: LatencyStats,
     /// Events of the log that are not routed yet.
     pub behind: u64,
-    /// Events that matched each rule.
+    /// Events that matched, by rule.
     pub rules: BTreeMap<Arc<str>, u64>,
     /// The targets.
     pub targets: BTreeMap<Arc<str>, TargetStats>,
@@ -66,43 +68,43 @@ pub struct RouterStats {
     pub decision_log: DecisionLogStats,
 }
 
-/// What was delivered to one target, and what waits for it.
+/// The statistics of one target.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct TargetStats {
-    /// Whether it works.
+    /// The health.
     pub state: ServiceState,
-    /// Events that it took.
+    /// Delivered events.
     pub delivered: u64,
-    /// Failed attempts after which an event was tried again.
+    /// Failed attempts whose event was tried again.
     pub retries: u64,
-    /// Events that were given up.
+    /// Events that became dead letters.
     pub dead_lettered: u64,
     /// Failed attempts in all.
     pub failures: u64,
-    /// Events whose time was over.
+    /// Events whose time to live was over.
     pub expired: u64,
-    /// Events that were no longer kept in the log.
+    /// Events that the log no longer had.
     pub lost: u64,
-    /// Events that it took, or did not, in the place of others.
+    /// Attempts, successful or not, at this target as a fallback.
     pub fallbacks: u64,
-    /// Dead letters that made room for others.
+    /// Dead letters that were dropped for newer ones.
     pub dead_letters_dropped: u64,
     /// Dead letters that are kept.
     pub dead_letters: usize,
-    /// Events that wait in routes that may lead to it.
+    /// Events that wait in routes that may lead to this target.
     pub queued: usize,
-    /// Requests under way.
+    /// Requests in flight.
     pub in_flight: usize,
-    /// Events that it may still have to get, those that are not routed yet included.
+    /// Events that may still reach this target, including those that are not routed yet.
     pub lag_events: u64,
-    /// Age of the oldest event that waits, in seconds.
+    /// The age of the oldest waiting event, in seconds.
     pub lag_seconds: f64,
-    /// How long the requests took that it answered well.
+    /// The latency of successful requests.
     pub latency: LatencyStats,
 }
 
-/// What waits for a target at one moment.
+/// The queue and state of a target at one moment.
 pub(crate) struct TargetGauges {
     pub(crate) target: ServiceName,
     pub(crate) state: ServiceState,
@@ -124,22 +126,22 @@ impl RouterMetrics {
         }
     }
 
-    /// A decision that leads to no delivery.
+    /// Counts a decision without a delivery.
     pub(crate) fn decided(&self, outcome: Outcome) {
         self.outcomes.count(outcome);
     }
 
-    /// A rule matched an event.
+    /// Counts an event that `rule` matched.
     pub(crate) fn matched(&self, rule: &Arc<str>) {
         entry(&self.rules, rule).fetch_add(1, Ordering::Relaxed);
     }
 
-    /// An event was queued, so long after it got its place.
+    /// Records the time from an event's place in its document to its place in a queue.
     pub(crate) fn routed(&self, latency: Duration) {
         self.routed.record(self.clock.monotonic(), latency);
     }
 
-    /// One event of an attempt that took so long has ended so.
+    /// Counts the outcome of one event of an attempt, and the time that the attempt took.
     pub(crate) fn ended(&self, target: &ServiceName, outcome: Outcome, took: Duration, is_fallback: bool) {
         self.outcomes.count(outcome);
         let counters = self.target(target);
@@ -152,7 +154,7 @@ impl RouterMetrics {
         }
     }
 
-    /// A dead letter made room for another.
+    /// Counts a dead letter that was dropped for a newer one.
     pub(crate) fn dead_letter_dropped(&self, target: &ServiceName) {
         self.target(target).dead_letters_dropped.fetch_add(1, Ordering::Relaxed);
     }
@@ -211,7 +213,7 @@ impl TargetCounters {
             fallbacks: self.fallbacks.load(Ordering::Relaxed),
             dead_letters_dropped: self.dead_letters_dropped.load(Ordering::Relaxed),
             latency: self.latency.stats(now),
-            // Those that are no targets any more.
+            // Names that are no longer targets.
             state: ServiceState::Gone,
             dead_letters: 0,
             queued: 0,
@@ -222,7 +224,7 @@ impl TargetCounters {
     }
 }
 
-/// The entry of `name`, or of `other` when there are too many names.
+/// Returns the entry of `name`, or of `other` if there are too many names.
 fn entry<T: Default>(table: &RwLock<BTreeMap<Arc<str>, Arc<T>>>, name: &Arc<str>) -> Arc<T> {
     if let Some(found) = table.read().get(name) {
         return Arc::clone(found);

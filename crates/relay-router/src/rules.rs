@@ -1,9 +1,9 @@
-//! Rules: which events go to which targets.
+//! Rules: the targets of each event.
 //!
-//! A rule document (TOML or JSON) becomes a [`RuleSet`]: checked as a whole, never changed, shared as an `Arc`. Asked
-//! about an event, it names the rules that match ([`RuleSet::matches`], the hot path) or says of every rule why it does
-//! or does not ([`RuleSet::explain`]); both always agree. Which of a rule's targets then gets the event is decided
-//! by [`order`] when it is sent. Nothing here does I/O or knows who is registered.
+//! A rule document (TOML or JSON) becomes a [`RuleSet`], which is checked as a whole, immutable, and shared
+//! as an `Arc`. [`RuleSet::matches`], the hot path, returns the rules that match an event.
+//! [`RuleSet::explain`] returns a verdict for every rule. Both always agree. [`order`] chooses among a rule's
+//! targets at the time of delivery. This module does no I/O and does not know which services are registered.
 //!
 //! ```
 //! use relay_router::rules::{RuleFormat, RuleSet};

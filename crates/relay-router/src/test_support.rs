@@ -2,7 +2,7 @@
 
 use relay_core::{Clock, DocumentId, Draft, Monotonic, Payload, ServiceName, Timestamp};
 
-/// The clock of a paused runtime: it goes on by itself whenever all wait for it.
+/// The clock of a paused runtime, which advances whenever every task waits for it.
 #[derive(Debug)]
 pub(crate) struct TokioClock(pub(crate) tokio::time::Instant);
 

@@ -1,21 +1,22 @@
-//! How much of what was decided is kept.
+//! The configuration of the decision log.
 
-/// Limits of the decision log.
+/// The limits of the decision log.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct DecisionLogConfig {
-    /// Decisions that may wait for the log's thread; further ones are dropped and counted. Default 4,096.
+    /// The most decisions that wait for the log's thread; further ones are dropped and counted. Default
+    /// 4,096. At least 1.
     pub queue: usize,
-    /// Decisions that are kept in memory. Default 10,000.
+    /// The most decisions that are kept in memory. Default 10,000. At least 1.
     pub memory_records: usize,
-    /// The share of events whose decisions are kept, 0 to 1: all decisions about an event, or none. What went wrong is
-    /// always kept. Default 1.
+    /// The share of events whose decisions are kept: all decisions about an event, or none. Failures are
+    /// always kept. Default 1. From 0 to 1.
     pub sample: f64,
-    /// Whether decisions are written to files too. Default no.
+    /// True to write decisions to files as well. Default false.
     pub disk: bool,
-    /// Size of one file in bytes, after which the next one begins. Default 16 MiB.
+    /// The bytes of a file after which the next one begins. Default 16 MiB. At least 1.
     pub max_file_bytes: u64,
-    /// The most files; the oldest make room. Default 8.
+    /// The most files; the oldest are deleted first. Default 8. At least 1.
     pub max_files: usize,
 }
 
@@ -32,30 +33,30 @@ impl Default for DecisionLogConfig {
     }
 }
 
-/// Why a decision log is not to be had.
+/// The reason that a decision log fails.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecisionLogError {
-    /// A limit is zero, with which nothing would be kept.
+    /// A limit is zero, so that nothing would be kept.
     #[error("`{field}` is 0; it must be at least 1")]
     Zero {
         /// The field.
         field: &'static str,
     },
-    /// The sampled share is none.
+    /// The sampled share is not between 0 and 1.
     #[error("`sample` is {0}; it must be between 0 and 1")]
     Sample(f64),
-    /// The files or the thread cannot be had.
+    /// The files or the thread cannot be created, or the files cannot be read.
     #[error("the decision log in {directory}: {source}")]
     Io {
-        /// Where it is.
+        /// The directory of the files.
         directory: String,
-        /// What the operating system said.
+        /// The operating system's error.
         #[source]
         source: std::io::Error,
     },
-    /// Reading ended by a bug.
-    #[error("reading the decision log ended by a bug: {0}")]
+    /// The reading task panicked.
+    #[error("reading the decision log panicked: {0}")]
     Panicked(tokio::task::JoinError),
 }
 

@@ -1,5 +1,5 @@
-//! The decision log's files: JSON lines, in files that begin anew when they are full, of which so many are kept. Their
-//! names sort by the number of their first record.
+//! The files of the decision log: JSON lines in rotated files, whose names sort by the number of their first
+//! record.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write as _};
@@ -9,7 +9,7 @@ use super::record::{DecisionFilter, DecisionRecord};
 
 const SUFFIX: &str = ".jsonl";
 
-/// Writes records.
+/// The files that records are written to.
 pub(super) struct RecordFiles {
     directory: PathBuf,
     file_bytes: u64,
@@ -23,7 +23,7 @@ impl RecordFiles {
         Ok(Self { directory: directory.to_owned(), file_bytes, file_count, open: None })
     }
 
-    /// Adds a record; it is in the file after [`RecordFiles::flush`].
+    /// Adds a record. It is in the file after [`RecordFiles::flush`].
     pub(super) fn write(&mut self, record: &DecisionRecord) -> io::Result<()> {
         let mut line = serde_json::to_vec(record)?;
         line.push(b'\n');
@@ -54,7 +54,7 @@ impl RecordFiles {
     }
 }
 
-/// The files, oldest first.
+/// Returns the files, oldest first.
 fn names(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(directory)? {
@@ -67,8 +67,8 @@ fn names(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(names)
 }
 
-/// The newest `limit` records that are meant and come before `number`, newest first. A last line that was torn by a
-/// crash is passed over.
+/// Returns the newest `limit` records that match and whose number is below `before`, newest first. A last
+/// line that a crash tore is skipped.
 pub(super) fn read(
     directory: &Path,
     filter: &DecisionFilter,
@@ -80,7 +80,7 @@ pub(super) fn read(
         if found.len() >= limit {
             break;
         }
-        // One that was removed meanwhile made room for newer ones.
+        // A missing file was rotated away meanwhile.
         let Ok(text) = fs::read_to_string(&path) else { continue };
         let records = text.lines().rev().filter_map(|line| serde_json::from_str::<DecisionRecord>(line).ok());
         let meant = records.filter(|record| record.number < before && filter.matches(record));

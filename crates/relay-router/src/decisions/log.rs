@@ -1,4 +1,4 @@
-//! The log itself: a bounded queue, a thread, a bounded memory, and those who follow.
+//! The log itself: a bounded queue, a thread, bounded memory, and followers.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -18,24 +18,24 @@ use super::config::{DecisionLogConfig, DecisionLogError};
 use super::files::{self, RecordFiles};
 use super::record::{Decision, DecisionFilter, DecisionRecord};
 
-/// How many decisions a follower may be behind before it misses some.
+/// The decisions that a follower may lag behind before it misses some.
 const FOLLOWER_CAPACITY: usize = 1_024;
 
-/// Keeps decisions. Clones are handles to the same log.
+/// A log of decisions. Clones are handles to the same log.
 #[derive(Clone)]
 pub struct DecisionLog(Arc<Inner>);
 
 struct Inner {
     queue: Mutex<Option<Sender<Decision>>>,
-    /// Of all numbers of 64 bits those up to here are sampled.
+    /// The largest hash of an event id that is sampled.
     sample_limit: u64,
     state: Arc<LogState>,
-    /// None when nothing is written.
+    /// `None` if nothing is written to files.
     directory: Option<PathBuf>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What the thread shares with those who ask.
+/// The state that the thread and the readers share.
 struct LogState {
     records: Mutex<VecDeque<Arc<DecisionRecord>>>,
     followers: broadcast::Sender<Arc<DecisionRecord>>,
@@ -45,22 +45,22 @@ struct LogState {
     unwritten: AtomicU64,
 }
 
-/// What the decision log has done.
+/// The statistics of a decision log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct DecisionLogStats {
     /// Decisions that were kept.
     pub kept: u64,
-    /// Those that sampling left out.
+    /// Decisions that sampling left out.
     pub unsampled: u64,
-    /// Those that came faster than they could be kept.
+    /// Decisions that came faster than they could be kept.
     pub dropped: u64,
-    /// Those that could not be written to disk.
+    /// Decisions that could not be written to disk.
     pub unwritten: u64,
 }
 
 impl DecisionLog {
-    /// Begins to keep decisions, with files in `directory` if the configuration wants some.
+    /// Starts the log, with files in `directory` if the configuration asks for them.
     ///
     /// # Errors
     /// See [`DecisionLogError`].
@@ -84,7 +84,7 @@ impl DecisionLog {
             let records = config.memory_records;
             thread.spawn(move || run(&state, &waiting, files, records)).map_err(io)?
         };
-        // A share of all numbers; the cast saturates at the ends.
+        // The share of all hashes; the cast saturates at the ends.
         #[allow(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -100,7 +100,7 @@ impl DecisionLog {
         })))
     }
 
-    /// Keeps `decision`, if it is sampled. Never waits.
+    /// Records `decision` if its event is sampled. Never waits.
     pub(crate) fn record(&self, decision: Decision) {
         let state = &self.0.state;
         if !decision.outcome.is_trouble()
@@ -115,8 +115,8 @@ impl DecisionLog {
         }
     }
 
-    /// The newest decisions that are meant, at most `limit`, newest first: from memory, and from the files where memory
-    /// does not reach back.
+    /// Returns the newest decisions that match, at most `limit`, newest first: from memory, then from the
+    /// files.
     ///
     /// # Errors
     /// [`DecisionLogError::Io`], [`DecisionLogError::Panicked`].
@@ -142,12 +142,12 @@ impl DecisionLog {
         Ok(found)
     }
 
-    /// Follows the decisions that are meant, from now on.
+    /// Follows the decisions that match, from now on.
     pub fn follow(&self, filter: DecisionFilter) -> DecisionStream {
         DecisionStream { records: self.0.state.followers.subscribe(), filter }
     }
 
-    /// What the log has done.
+    /// Returns the statistics.
     pub fn stats(&self) -> DecisionLogStats {
         let LogState { kept, dropped, unsampled, unwritten, .. } = &*self.0.state;
         DecisionLogStats {
@@ -158,34 +158,34 @@ impl DecisionLog {
         }
     }
 
-    /// Keeps what waits and ends the thread. Later decisions are dropped.
+    /// Records the waiting decisions and ends the thread. Later decisions are dropped.
     pub(crate) async fn close(&self) {
         self.0.queue.lock().take();
         let Some(thread) = self.0.thread.lock().take() else { return };
         let joined = tokio::task::spawn_blocking(move || thread.join()).await;
         if !matches!(joined, Ok(Ok(()))) {
-            tracing::error!("the decision log's thread ended by a bug");
+            tracing::error!("the decision log's thread panicked");
         }
     }
 }
 
-/// Decisions as they are made.
+/// A stream of decisions as they are made.
 pub struct DecisionStream {
     records: broadcast::Receiver<Arc<DecisionRecord>>,
     filter: DecisionFilter,
 }
 
-/// What a follower sees.
+/// An item of a [`DecisionStream`].
 #[derive(Debug, Clone)]
 pub enum DecisionStreamItem {
     /// A decision.
     Decision(Arc<DecisionRecord>),
-    /// The follower was too slow and has missed so many decisions, meant or not.
+    /// The follower was too slow: this many decisions were missed, whether they match or not.
     Missed(u64),
 }
 
 impl DecisionStream {
-    /// The next one; none when the log is closed. Cancel-safe.
+    /// Returns the next item; `None` when the log is closed. Cancel-safe.
     pub async fn next(&mut self) -> Option<DecisionStreamItem> {
         loop {
             match self.records.recv().await {
@@ -200,7 +200,7 @@ impl DecisionStream {
     }
 }
 
-/// The thread: takes what waits until the queue is closed.
+/// Runs on the log's thread until the queue is closed.
 fn run(state: &LogState, waiting: &Receiver<Decision>, mut files: Option<RecordFiles>, max_records: usize) {
     let mut number = 0;
     while let Ok(decision) = waiting.recv() {
@@ -218,7 +218,7 @@ fn run(state: &LogState, waiting: &Receiver<Decision>, mut files: Option<RecordF
                 }
                 records.push_back(Arc::clone(&record));
             }
-            // Nobody need follow.
+            // Without followers the send fails, which is fine.
             let _ = state.followers.send(record);
         }
         if let Some(Err(error)) = files.as_mut().map(RecordFiles::flush) {
@@ -227,13 +227,14 @@ fn run(state: &LogState, waiting: &Receiver<Decision>, mut files: Option<RecordF
     }
 }
 
-/// Numbers grow also over restarts, since they are at least the time in microseconds.
+/// Returns the next number. It is at least the time in microseconds, so that numbers also grow across
+/// restarts.
 fn next_number(last: u64, at: Timestamp) -> u64 {
     u64::try_from(at.as_micros()).unwrap_or(0).max(last + 1)
 }
 
 fn count_unwritten(state: &LogState, error: &std::io::Error) {
     if state.unwritten.fetch_add(1, Ordering::Relaxed) == 0 {
-        tracing::error!(%error, "decisions cannot be written to disk; they are kept in memory alone");
+        tracing::error!(%error, "decisions cannot be written to disk and are kept in memory only");
     }
 }

@@ -1,4 +1,4 @@
-//! One decision: as it is handed in, and as it is kept.
+//! One decision: as it is recorded, and as it is kept.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,59 +8,59 @@ use serde::{Deserialize, Serialize};
 
 use crate::rules::RuleVerdict;
 
-/// What was decided about an event: where a rule has it go, or what came of an attempt.
+/// A decision about an event: the route by a rule, or the result of an attempt.
 pub(crate) struct Decision {
-    /// When.
+    /// The time of the decision.
     pub(crate) at: Timestamp,
     /// The event.
     pub(crate) event: Arc<Event>,
-    /// The version of the rules that decided.
+    /// The version of the rules.
     pub(crate) rules_version: u64,
-    /// The rule that matched; none when none did, and for what was sent to one target by request.
+    /// The rule that matched; `None` if none did, and for events that were sent to one target on request.
     pub(crate) rule: Option<Arc<str>>,
-    /// The target that was chosen.
+    /// The chosen target.
     pub(crate) target: Option<ServiceName>,
-    /// Whether that is one of the rule's fallback targets.
+    /// True if the target is one of the rule's fallbacks.
     pub(crate) is_fallback: bool,
-    /// Whether somebody has asked for the event to be sent again.
+    /// True if the event was sent again on request.
     pub(crate) is_replay: bool,
-    /// What came of it.
+    /// The outcome.
     pub(crate) outcome: Outcome,
-    /// The attempt, from 1; 0 when nothing was attempted.
+    /// The attempt, from 1; 0 without an attempt.
     pub(crate) attempt: u32,
-    /// How long the attempt took.
+    /// The duration of the attempt.
     pub(crate) duration: Duration,
-    /// What went wrong.
+    /// The error.
     pub(crate) error: Option<String>,
-    /// Says of each rule why it matched or did not; called on the log's thread, if the decision is kept.
+    /// Explains every rule; called on the log's thread if the decision is kept.
     pub(crate) verdicts: Box<dyn FnOnce() -> Vec<RuleVerdict> + Send>,
 }
 
-/// What came of a decision.
+/// The outcome of a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Outcome {
-    /// The target took the event.
+    /// The target accepted the event.
     Delivered,
-    /// It did not, and is asked again, or another one is.
+    /// The attempt failed, and the event is tried again.
     Retrying,
-    /// It did not, and is not asked again.
+    /// The attempt failed, and the event became a dead letter.
     DeadLettered,
-    /// The event's time was over.
+    /// The event's time to live was over.
     Expired,
-    /// The event is no longer kept in the log.
+    /// The log no longer has the event.
     Lost,
-    /// No rule wants it.
+    /// No rule matches.
     NoMatch,
-    /// A rule wants it and there is nobody to send it to.
+    /// A rule matches, but has no target to send to.
     NoTarget,
-    /// It would go round in a circle.
+    /// The rule is in the event's chain already, so applying it would make a loop.
     Cycle,
 }
 
 impl Outcome {
-    /// All of them.
+    /// All outcomes.
     pub const ALL: [Self; 8] = [
         Self::Delivered,
         Self::Retrying,
@@ -72,7 +72,7 @@ impl Outcome {
         Self::Cycle,
     ];
 
-    /// Its name in JSON and in metrics.
+    /// Returns the name in JSON and in metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
@@ -86,7 +86,7 @@ impl Outcome {
         }
     }
 
-    /// Whether somebody should know of it: such decisions are kept whatever is sampled.
+    /// True for failures, which are kept whatever is sampled.
     pub const fn is_trouble(self) -> bool {
         matches!(self, Self::Retrying | Self::DeadLettered | Self::Expired | Self::Lost | Self::Cycle)
     }
@@ -96,9 +96,9 @@ impl Outcome {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct DecisionRecord {
-    /// Grows from record to record, over restarts too.
+    /// The number, which grows from record to record, also across restarts.
     pub number: u64,
-    /// When.
+    /// The time of the decision.
     pub at: Timestamp,
     /// The event.
     pub event: EventId,
@@ -106,31 +106,31 @@ pub struct DecisionRecord {
     pub document: DocumentId,
     /// Its kind.
     pub kind: String,
-    /// Its place in the log.
+    /// Its offset in the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offset: Option<Offset>,
-    /// The version of the rules that decided.
+    /// The version of the rules.
     pub rules_version: u64,
     /// The rule that matched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<Arc<str>>,
-    /// The target that was chosen.
+    /// The chosen target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<ServiceName>,
-    /// Whether that is one of the rule's fallback targets.
+    /// True if the target is one of the rule's fallbacks.
     pub fallback: bool,
-    /// Whether somebody has asked for the event to be sent again.
+    /// True if the event was sent again on request.
     pub replay: bool,
-    /// What came of it.
+    /// The outcome.
     pub outcome: Outcome,
-    /// The attempt, from 1; 0 when nothing was attempted.
+    /// The attempt, from 1; 0 without an attempt.
     pub attempt: u32,
-    /// How long the attempt took, in seconds.
+    /// The duration of the attempt, in seconds.
     pub duration_seconds: f64,
-    /// What went wrong.
+    /// The error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// The rules that were looked at, and why each did or did not match, by the rules in force when it was recorded.
+    /// The verdict of each rule, by the rules that were active at the time of recording.
     pub verdicts: Vec<RuleVerdict>,
 }
 
@@ -157,29 +157,29 @@ impl Decision {
     }
 }
 
-/// Which decisions are meant: those that fit all that is given.
+/// A selection of decisions: those that match every given field.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct DecisionFilter {
-    /// About events of this document.
+    /// Selects decisions about events of this document.
     pub document: Option<DocumentId>,
-    /// About this event.
+    /// Selects decisions about this event.
     pub event: Option<EventId>,
-    /// For this target.
+    /// Selects decisions for this target.
     pub target: Option<ServiceName>,
-    /// By this rule.
+    /// Selects decisions by this rule.
     pub rule: Option<String>,
-    /// With this outcome.
+    /// Selects decisions with this outcome.
     pub outcome: Option<Outcome>,
-    /// Made then or later.
+    /// Selects decisions made at this time or later.
     pub from: Option<Timestamp>,
-    /// Made before then.
+    /// Selects decisions made before this time.
     pub to: Option<Timestamp>,
 }
 
 impl DecisionFilter {
-    /// Whether `record` is meant.
+    /// Returns true if `record` is selected.
     pub fn matches(&self, record: &DecisionRecord) -> bool {
         let Self { document, event, target, rule, outcome, from, to } = self;
         document.as_ref().is_none_or(|document| *document == record.document)

@@ -1,4 +1,4 @@
-//! The decision log through its own API: what is kept, found, followed, rotated and left out.
+//! The decision log: records, queries, followers, rotation and sampling.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
 
@@ -34,7 +34,7 @@ fn decision(event: &Arc<Event>, second: u64, target: &str, outcome: Outcome) -> 
     }
 }
 
-/// Waits until the log has dealt with so many.
+/// Waits until the log has kept `count` decisions.
 async fn kept(log: &DecisionLog, count: u64) {
     while log.stats().kept < count {
         tokio::task::yield_now().await;

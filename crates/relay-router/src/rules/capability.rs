@@ -1,11 +1,11 @@
-//! What a service can do, as a word of its own choosing: rules may name it in the place of a service.
+//! Capabilities: words by which rules select services instead of by name.
 
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// Something that a service can do, for instance `tags`: text of 1 to 64 bytes without control characters.
+/// A capability of a service, for instance `tags`: text of 1 to 64 bytes without control characters.
 ///
 /// ```
 /// use relay_router::rules::Capability;
@@ -18,7 +18,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 #[serde(transparent)]
 pub struct Capability(Arc<str>);
 
-/// A text that names no capability.
+/// A text that is not a valid capability.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("capability `{text}` is refused; it must have 1 to {max} bytes and no control characters", max = Capability::MAX_BYTES)]
 pub struct InvalidCapability {
@@ -33,7 +33,7 @@ impl Capability {
     /// Checks `text` and makes a capability of it.
     ///
     /// # Errors
-    /// [`InvalidCapability`], when it is empty, too long or has control characters.
+    /// [`InvalidCapability`], if it is empty, too long, or has control characters.
     pub fn new(text: &str) -> Result<Self, InvalidCapability> {
         if text.is_empty() || text.len() > Self::MAX_BYTES || text.chars().any(char::is_control) {
             return Err(InvalidCapability { text: text.escape_debug().take(Self::MAX_BYTES).collect() });
@@ -41,7 +41,7 @@ impl Capability {
         Ok(Self(text.into()))
     }
 
-    /// The text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,11 +1,11 @@
-//! Conditions in CEL, the Common Expression Language: compiled and type-checked when rules are loaded, evaluated
-//! against events later.
+//! Conditions in CEL, the Common Expression Language: compiled and type-checked when rules are loaded,
+//! evaluated against events later.
 //!
-//! What a condition may cost is known before it ever runs: its length, its depth and the most work that its evaluation
-//! can take on the largest event are bounded ([`MAX_BYTES`](Condition::MAX_BYTES), [`MAX_DEPTH`](Condition::MAX_DEPTH),
-//! [`MAX_COST`](Condition::MAX_COST)), regular expressions must be constants and are compiled beforehand, and
-//! payloads above [`MAX_PAYLOAD_BYTES`](Condition::MAX_PAYLOAD_BYTES) fail the condition instead of being parsed. The
-//! CEL crate's own panics, should it have any, become errors.
+//! The cost of a condition is bounded before it runs. Its length, its depth, and the work of its evaluation
+//! on the largest event have limits: [`MAX_BYTES`](Condition::MAX_BYTES),
+//! [`MAX_DEPTH`](Condition::MAX_DEPTH), [`MAX_COST`](Condition::MAX_COST). Regular expressions are constants
+//! and compiled beforehand. A payload above [`MAX_PAYLOAD_BYTES`](Condition::MAX_PAYLOAD_BYTES) fails the
+//! condition and is not parsed. A panic of the CEL crate becomes an error.
 
 mod check;
 mod compile;
@@ -23,7 +23,7 @@ pub(super) use self::compile::compile_all;
 pub(super) use self::event::EventView;
 use self::regexes::Regexes;
 
-/// A condition, compiled.
+/// A compiled condition.
 pub struct Condition {
     source: Box<str>,
     program: cel::IdedExpr,
@@ -34,27 +34,27 @@ pub struct Condition {
 impl Condition {
     /// The most bytes of a condition's text.
     pub const MAX_BYTES: usize = 2048;
-    /// How deep a condition's parts may lie in one another; chains such as `a || b || c` count each link.
+    /// The most levels of nesting; each link of a chain such as `a || b || c` counts as one.
     pub const MAX_DEPTH: usize = 64;
-    /// The most that a condition may cost. A unit is about one step of the evaluator: a variable, a comparison of 16
-    /// bytes, one turn of a loop.
+    /// The largest cost of a condition. A unit is about one step of the evaluator: a variable, a comparison
+    /// of 16 bytes, or one iteration of a loop.
     pub const MAX_COST: u64 = 1_000_000;
-    /// The most bytes of a payload that conditions look at.
+    /// The largest payload that a condition reads, in bytes.
     pub const MAX_PAYLOAD_BYTES: usize = 64 * 1024;
 
-    /// What was written.
+    /// Returns the text.
     pub fn source(&self) -> &str {
         &self.source
     }
 
-    /// The most that evaluating it can cost, in the units of [`MAX_COST`](Self::MAX_COST).
+    /// Returns the largest possible cost of an evaluation, in the units of [`MAX_COST`](Self::MAX_COST).
     pub fn cost(&self) -> u64 {
         self.cost
     }
 
-    /// Whether it holds for the event that `view` shows.
+    /// Evaluates the condition for the event of `view`.
     pub(super) fn holds(&self, view: &EventView<'_>) -> Result<bool, ConditionError> {
-        // A panic leaves nothing half changed: what is evaluated against does not change but by being looked at.
+        // The evaluated values are only read, so that a panic leaves none of them half changed.
         let evaluate = AssertUnwindSafe(|| {
             let scope = event::EvaluationScope { view, regexes: &self.regexes };
             let context = event::context(&scope);
@@ -76,12 +76,12 @@ impl fmt::Debug for Condition {
     }
 }
 
-/// Why a condition could not be evaluated.
+/// The reason that an evaluation failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct ConditionError(String);
 
-/// `error` for people, without the values that it may carry: a payload can be long, and is not everybody's to read.
+/// Describes `error` without the values that it may carry: a payload can be long or confidential.
 fn describe(error: &ExecutionError, view: &EventView<'_>) -> String {
     if let (ExecutionError::UndeclaredReference(_), Some(reason)) = (error, view.payload_refused()) {
         return reason.to_owned();
@@ -104,14 +104,14 @@ fn describe(error: &ExecutionError, view: &EventView<'_>) -> String {
     }
 }
 
-/// What is wrong with a condition, and where in it.
+/// A problem of a condition, with its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ConditionProblem {
     /// The line within the condition, from 1.
     pub(super) line: usize,
     /// The character within that line, from 1.
     pub(super) column: usize,
-    /// What is wrong.
+    /// The problem.
     pub(super) reason: String,
 }
 

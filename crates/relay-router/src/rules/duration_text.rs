@@ -1,10 +1,10 @@
-//! Durations as people write them: `500ms`, `15s`, `5m`.
+//! Durations as text: `500ms`, `15s`, `5m`.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serializer};
 
-/// The duration that `text` names.
+/// Parses a duration.
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     let refused = || {
         let text: String = text.chars().take(32).collect();
@@ -16,7 +16,7 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
         .ok_or_else(refused)
 }
 
-/// `duration` as [`parse`] reads it.
+/// Formats `duration` so that [`parse`] reads it.
 pub(crate) fn show(duration: Duration) -> String {
     format!("{:#}", jiff::SignedDuration::try_from(duration).unwrap_or(jiff::SignedDuration::MAX))
 }

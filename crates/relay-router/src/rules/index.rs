@@ -1,27 +1,27 @@
-//! Which rules can match an event at all, found by its kind and document without looking at the others.
+//! The index of rules by kind and document.
 //!
-//! A map from kinds to maps from documents to rules. Exact names are looked up; prefixes too, once for each
-//! length that some prefix has. So an event costs what the rules for its kind and document cost, however many there are
-//! for others.
+//! It maps kinds to maps from documents to rules. Exact names take one lookup, and prefixes one lookup for
+//! each length that occurs. The cost of an event thus depends on the rules for its kind and document, not on
+//! the number of all rules.
 
 use std::collections::HashMap;
 
 use super::rule::{Pattern, Rule};
 
-/// The most pairs of a kind and a document, over all rules, that an index is built for.
+/// The most pairs of a kind and a document in an index, over all rules.
 pub(super) const MAX_ENTRIES: usize = 100_000;
 
-/// Places of rules, by kind and document.
+/// The positions of rules, by kind and document.
 #[derive(Debug, Default)]
 pub(super) struct Index(ByPattern<ByPattern<Vec<u32>>>);
 
 impl Index {
-    /// How many entries `rule` takes.
+    /// Returns the number of entries that `rule` takes.
     pub(super) fn entry_count(rule: &Rule) -> usize {
         rule.kinds.len().max(1) * rule.documents.len().max(1)
     }
 
-    /// The index of `rules`, of which those that are not enabled are left out.
+    /// Builds the index of the enabled rules.
     pub(super) fn build(rules: &[Rule]) -> Self {
         let mut index = Self::default();
         for (place, rule) in (0..).zip(rules).filter(|(_, rule)| rule.enabled) {
@@ -32,7 +32,8 @@ impl Index {
         index
     }
 
-    /// The places of all rules for this kind and document, ascending, each once.
+    /// Returns the positions of all rules for this kind and document, in ascending order and without
+    /// duplicates.
     pub(super) fn candidates(&self, kind: &str, document: &str) -> Vec<u32> {
         let mut found = Vec::new();
         self.0.for_each(kind, |by_document| {
@@ -44,18 +45,18 @@ impl Index {
     }
 }
 
-/// Values for texts: for all, for certain ones, and for those with certain beginnings.
+/// Values by pattern: for all texts, for exact texts, and for prefixes.
 #[derive(Debug, Default)]
 struct ByPattern<T> {
     all: T,
     exact: HashMap<Box<str>, T>,
     prefixes: HashMap<Box<str>, T>,
-    /// The lengths of the prefixes, each once.
+    /// The lengths of the prefixes, without duplicates.
     lengths: Vec<usize>,
 }
 
 impl<T: Default> ByPattern<T> {
-    /// Changes the value of each of `patterns`, or that for all texts when there are none.
+    /// Changes the value of each pattern, or the value for all texts if there are none.
     fn add(&mut self, patterns: &[Pattern], mut change: impl FnMut(&mut T)) {
         if patterns.is_empty() {
             change(&mut self.all);
@@ -74,7 +75,7 @@ impl<T: Default> ByPattern<T> {
         }
     }
 
-    /// Visits the values that are for `text`.
+    /// Visits the values of all patterns that match `text`.
     fn for_each<'a>(&'a self, text: &str, mut visit: impl FnMut(&'a T)) {
         visit(&self.all);
         if !self.exact.is_empty()
@@ -83,7 +84,7 @@ impl<T: Default> ByPattern<T> {
             visit(value);
         }
         for &length in &self.lengths {
-            // None where the text is shorter or the length falls inside a character: no prefix of that length fits.
+            // No prefix of this length matches if the text is shorter or the length falls inside a character.
             if let Some(value) = text.get(..length).and_then(|start| self.prefixes.get(start)) {
                 visit(value);
             }

@@ -1,4 +1,5 @@
-//! Reads a rule document's tree into rules and targets, and says everything that is wrong with it.
+//! The parser of rule documents: it turns the tree of a document into rules and targets, and collects every
+//! problem.
 
 mod fields;
 mod targets;
@@ -31,10 +32,10 @@ pub(super) const MAX_TARGETS: usize = 1_000;
 const MAX_NAME_BYTES: usize = 64;
 /// The most entries of each list of a rule.
 const MAX_LIST: usize = 256;
-/// How far from 0 a priority may lie.
+/// The largest distance of a priority from 0.
 const MAX_PRIORITY: i64 = 1_000_000;
 
-/// What a rule document says.
+/// The content of a rule document.
 #[derive(Default)]
 pub(super) struct ParsedRules {
     pub(super) rules: Vec<Rule>,
@@ -42,7 +43,10 @@ pub(super) struct ParsedRules {
     pub(super) warnings: Vec<RuleProblem>,
 }
 
-/// Reads `text`, or says what is wrong with it.
+/// Parses a rule document.
+///
+/// # Errors
+/// Every problem of the document.
 pub(super) fn parse(text: &str, format: RuleFormat) -> Result<ParsedRules, Vec<RuleProblem>> {
     if text.len() > MAX_BYTES {
         let (bytes, max) = (text.len(), MAX_BYTES);
@@ -172,7 +176,7 @@ const RULE_FIELDS: &[&str] = &[
     "enabled",
 ];
 
-/// The rule without its condition, and the condition's text with its line.
+/// Reads a rule without its condition, and the condition's text with its line.
 fn read_rule<'n>(reader: &mut TableReader, node: &'n Node<'_>) -> Option<(Rule, Option<(&'n str, usize)>)> {
     let fields = reader.table(node, RULE_FIELDS)?;
     let name = reader.required_text(&fields, "name", node.line);
@@ -228,7 +232,8 @@ fn parse_document_pattern(text: &str) -> Result<Pattern, String> {
     }
 }
 
-/// Kinds must exist, and prefixes must be able to match some, of those that are routed.
+/// Parses a pattern of kinds. An exact kind must exist and be durable; a prefix must match at least one such
+/// kind.
 fn parse_kind_pattern(text: &str) -> Result<Pattern, String> {
     const EPHEMERAL: &str = "is ephemeral; only durable kinds are routed, so leave it out";
     let pattern = Pattern::parse(text)?;
@@ -249,7 +254,7 @@ fn parse_kind_pattern(text: &str) -> Result<Pattern, String> {
                 return Err(format!("every kind of `{text}` {EPHEMERAL}"));
             }
             if may_be_custom {
-                // Checks length and characters; what may follow is unknown.
+                // Checks the length and the characters of a prefix of custom kinds.
                 return match prefix
                     .strip_prefix(CUSTOM_PREFIX)
                     .map(|_| relay_events::kind(&format!("{prefix}a")))

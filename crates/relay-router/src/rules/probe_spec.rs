@@ -1,4 +1,4 @@
-//! How a service's health is asked for, in the words of the rule document and of a registration.
+//! The specification of a probe, as a rule document or a registration contains it.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::duration_text;
 
-/// How, how often and how strictly a service is asked whether it works.
+/// The specification of a probe: its check, interval, time-out and thresholds.
 ///
 /// ```
 /// use relay_router::rules::{ProbeCheck, ProbeSpec};
@@ -21,53 +21,54 @@ use super::duration_text;
 #[serde(try_from = "ProbeFields", into = "ProbeFields")]
 #[non_exhaustive]
 pub struct ProbeSpec {
-    /// What is done.
+    /// The check.
     pub check: ProbeCheck,
-    /// From one check to the next, before jitter.
+    /// The interval between two checks, before jitter. From 100 ms to 1 h; see [`ProbeSpec::INTERVAL`].
     pub interval: Duration,
-    /// How long one check may take.
+    /// The time-out of one check. More than 0 and at most the interval.
     pub timeout: Duration,
-    /// After how many successes in a row it counts as healthy.
+    /// The successes in a row that make the service healthy. At most [`ProbeSpec::MAX_THRESHOLD`].
     pub rise: NonZeroU32,
-    /// After how many failures in a row it counts as unhealthy.
+    /// The failures in a row that make the service unhealthy. At most [`ProbeSpec::MAX_THRESHOLD`].
     pub fall: NonZeroU32,
 }
 
-/// What is done to see whether a service works.
+/// A check of a service's health.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum ProbeCheck {
-    /// A GET of a path of the service's address.
+    /// A GET of a path at the service's address.
     Http {
         /// The path and query, which begin with a slash.
         path: String,
-        /// The status that is expected.
+        /// The expected status, 100 to 599.
         status: u16,
-        /// Text that the body must contain.
+        /// A text that the body must contain.
         body: Option<String>,
     },
-    /// A connection to the address is opened and closed.
+    /// A connection that is opened and closed.
     Tcp,
-    /// The gRPC health checking protocol.
+    /// A call of the gRPC health checking protocol.
     Grpc {
-        /// The name that is asked for; empty for the server as a whole.
+        /// The name to ask for; empty for the server as a whole.
         service: String,
     },
-    /// Nothing is asked: the service's own heartbeats say how it is.
+    /// No check: the service's own heartbeats report its health.
     #[default]
     Heartbeat,
 }
 
 impl ProbeSpec {
-    /// Bounds of the interval.
+    /// The bounds of the interval.
     pub const INTERVAL: std::ops::RangeInclusive<Duration> =
         Duration::from_millis(100)..=Duration::from_secs(3600);
-    /// The most successes or failures in a row that can be asked for.
+    /// The largest threshold.
     pub const MAX_THRESHOLD: u32 = 100;
-    /// The most bytes of a path, an expected text or a gRPC service's name.
+    /// The most bytes of a path, an expected text, or the name of a gRPC service.
     pub const MAX_TEXT_BYTES: usize = 1024;
 
-    /// `check` every 30 seconds, with 5 seconds for an answer; healthy after 2 successes, unhealthy after 3 failures.
+    /// A probe by `check` every 30 seconds with a time-out of 5 seconds; healthy after 2 successes, unhealthy
+    /// after 3 failures.
     pub fn new(check: ProbeCheck) -> Self {
         Self {
             check,
@@ -79,14 +80,14 @@ impl ProbeSpec {
     }
 }
 
-/// Heartbeats only.
+/// A probe by heartbeats only.
 impl Default for ProbeSpec {
     fn default() -> Self {
         Self::new(ProbeCheck::Heartbeat)
     }
 }
 
-/// A probe as it is written.
+/// A probe as text has it.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ProbeFields {
@@ -134,7 +135,7 @@ fn default_fall() -> NonZeroU32 {
     ProbeSpec::default().fall
 }
 
-/// The names of all fields of a probe, as the rule document may have them.
+/// The fields that a probe may have in a rule document.
 pub(super) const PROBE_FIELDS: &[&str] =
     &["type", "path", "status", "body", "service", "interval", "timeout", "rise", "fall"];
 

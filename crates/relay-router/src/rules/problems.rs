@@ -1,10 +1,10 @@
-//! What is wrong with a rule document: everything at once, each with its place.
+//! The problems of a rule document: all of them at once, each with its line.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// Why a rule document is refused: all that is wrong with it, in the order of its lines.
+/// The problems of a refused rule document, in the order of its lines.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct RuleSetError {
@@ -12,7 +12,7 @@ pub struct RuleSetError {
 }
 
 impl RuleSetError {
-    /// The most problems that are listed; what comes after is left out.
+    /// The most problems that are listed; further ones are counted only.
     pub const MAX_PROBLEMS: usize = 100;
 
     pub(super) fn of(mut problems: Vec<RuleProblem>) -> Self {
@@ -26,13 +26,13 @@ impl RuleSetError {
         Self { problems }
     }
 
-    /// What is wrong.
+    /// Returns the problems.
     pub fn problems(&self) -> &[RuleProblem] {
         &self.problems
     }
 }
 
-/// One problem a line.
+/// One problem per line.
 impl fmt::Display for RuleSetError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (place, problem) in self.problems.iter().enumerate() {
@@ -47,16 +47,16 @@ impl fmt::Display for RuleSetError {
 
 impl std::error::Error for RuleSetError {}
 
-/// One thing that is wrong with a rule document, or that may be.
+/// A problem of a rule document, or a warning about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct RuleProblem {
-    /// The line that it is in, from 1.
+    /// The line, from 1.
     pub line: usize,
-    /// The rule or target that it is about, where that is known: `rule quality`, `target audit`.
+    /// The rule or target, where it is known: `rule quality`, `target audit`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
-    /// What is wrong, and what to do.
+    /// The problem, and how to solve it.
     pub reason: String,
 }
 

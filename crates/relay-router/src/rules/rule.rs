@@ -1,4 +1,4 @@
-//! A rule: which events it is for, and who gets them.
+//! A rule: the events that it applies to, and their targets.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,35 +10,35 @@ use relay_core::{Event, ServiceName};
 use super::condition::Condition;
 use super::{Capability, Strategy};
 
-/// A rule, checked.
+/// A validated rule.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Rule {
-    /// Its name: 1 to 64 of the characters `A-Z a-z 0-9 . _ -`, of its own in its rule set.
+    /// The name: 1 to 64 of the characters `A-Z a-z 0-9 . _ -`, unique in its rule set.
     pub name: Arc<str>,
-    /// Rules with a higher one are looked at first; those with the same, in the order of the document.
+    /// The priority. Higher ones are tried first, equal ones in the order of the document.
     pub priority: i64,
-    /// The kinds that it is for; all when empty.
+    /// The kinds that the rule applies to; all if empty.
     pub kinds: Vec<Pattern>,
-    /// The documents that it is for; all when empty.
+    /// The documents that the rule applies to; all if empty.
     pub documents: Vec<Pattern>,
-    /// What must hold besides.
+    /// A further condition on the event.
     pub when: Option<Condition>,
-    /// Who gets the events.
+    /// The targets.
     pub targets: Vec<TargetRef>,
-    /// Which of them.
+    /// The choice among the targets.
     pub strategy: Strategy,
-    /// Who gets the events when none of the targets can.
+    /// The targets that are used when none of `targets` is usable.
     pub fallback: Vec<TargetRef>,
-    /// Whether rules after it are still looked at when it matches.
+    /// True if later rules are still tried after this one matched.
     pub continues: bool,
-    /// Whether it is looked at.
+    /// False for a rule that is ignored.
     pub enabled: bool,
     pub(super) condition_errors: AtomicU64,
 }
 
 impl Rule {
-    /// How often its condition could not be evaluated since the rule set was made.
+    /// Returns the number of failed evaluations of the condition since the rule set was made.
     pub fn condition_errors(&self) -> u64 {
         self.condition_errors.load(Relaxed)
     }
@@ -47,12 +47,12 @@ impl Rule {
         self.condition_errors.fetch_add(1, Relaxed);
     }
 
-    /// Whether the rule is for the event's kind.
+    /// Returns true if the rule applies to the event's kind.
     pub(super) fn matches_kind(&self, event: &Event) -> bool {
         matches_any(&self.kinds, event.kind.as_str())
     }
 
-    /// Whether the rule is for the event's document.
+    /// Returns true if the rule applies to the event's document.
     pub(super) fn matches_document(&self, event: &Event) -> bool {
         matches_any(&self.documents, event.document.as_str())
     }
@@ -62,20 +62,20 @@ fn matches_any(patterns: &[Pattern], text: &str) -> bool {
     patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(text))
 }
 
-/// Who gets events: a target by its name, or everyone who has a capability.
+/// A reference to targets: by name, or by a capability.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TargetRef {
     /// The target or service of this name.
     Name(ServiceName),
-    /// All with this capability, in the order of their names; written `capability:<name>`.
+    /// All targets with this capability, in the order of their names; written `capability:<name>`.
     Capability(Capability),
 }
 
 impl TargetRef {
-    /// How a reference by capability begins.
+    /// The prefix of a reference by capability.
     pub const CAPABILITY_PREFIX: &str = "capability:";
 
-    /// Reads `text` as a rule document has it.
+    /// Parses a reference of a rule document.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         match text.strip_prefix(Self::CAPABILITY_PREFIX) {
             Some(capability) => {
@@ -95,17 +95,17 @@ impl fmt::Display for TargetRef {
     }
 }
 
-/// Which texts are meant: one, or all with a beginning.
+/// A pattern for texts: one text, or all with a prefix.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Pattern {
     /// This text.
     Exact(Box<str>),
-    /// All that begin with this; written with a `*` at its end.
+    /// All texts with this prefix; written with a `*` at the end.
     Prefix(Box<str>),
 }
 
 impl Pattern {
-    /// Reads `text` as a rule document has it.
+    /// Parses a pattern of a rule document.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let (start, is_prefix) = text.strip_suffix('*').map_or((text, false), |start| (start, true));
         if start.contains('*') {
@@ -117,7 +117,7 @@ impl Pattern {
         Ok(if is_prefix { Self::Prefix(start.into()) } else { Self::Exact(text.into()) })
     }
 
-    /// Whether `text` is meant.
+    /// Returns true if `text` matches.
     pub fn matches(&self, text: &str) -> bool {
         match self {
             Self::Exact(exact) => **exact == *text,

@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The rules that ship with Relay: the four services of the first installation, each by what it can do. Where no
-/// service has the capability, a rule costs nothing.
+/// The rules that ship with Relay: for the four services of its examples, each found by its capability. A
+/// rule costs nothing while no service has the capability.
 const DEFAULT_RULES: &str = include_str!("default.toml");
 
-/// The language that a rule document is written in.
+/// The language of a rule document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -17,12 +17,12 @@ pub enum RuleFormat {
     Json,
 }
 
-/// Rules as they are written.
+/// A rule document as it was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleDocument {
     /// The text.
     pub text: String,
-    /// What it is written in.
+    /// The language of the text.
     pub format: RuleFormat,
 }
 

@@ -1,4 +1,4 @@
-//! A rule document, checked and ready to be asked.
+//! A parsed rule document, ready to match events.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,13 +14,13 @@ use super::rule::Rule;
 use super::rule_document::RuleFormat;
 use super::target_spec::TargetSpec;
 
-/// Rules and targets, checked as a whole. It never changes; new rules are a new set.
+/// A validated set of rules and targets. It is immutable: new rules make a new set.
 #[derive(Debug, Default)]
 pub struct RuleSet {
-    /// In the order in which they are looked at.
+    /// The rules in the order of evaluation.
     rules: Vec<Rule>,
     index: Index,
-    /// By name.
+    /// The targets by name.
     targets: Vec<TargetSpec>,
     warnings: Vec<RuleProblem>,
 }
@@ -30,16 +30,17 @@ impl RuleSet {
     pub const MAX_BYTES: usize = parse::MAX_BYTES;
     /// The most rules.
     pub const MAX_RULES: usize = parse::MAX_RULES;
-    /// The most targets that the document itself describes.
+    /// The most targets that a document describes.
     pub const MAX_TARGETS: usize = parse::MAX_TARGETS;
 
-    /// Reads a rule document and checks all of it. Takes milliseconds; conditions are compiled on a thread of their own.
+    /// Parses a rule document and checks all of it. This takes milliseconds; conditions are compiled on a
+    /// thread of their own.
     ///
     /// # Errors
-    /// [`RuleSetError`], with everything that is wrong.
+    /// [`RuleSetError`], with every problem.
     pub fn parse(text: &str, format: RuleFormat) -> Result<Self, RuleSetError> {
         let mut parsed = parse::parse(text, format).map_err(RuleSetError::of)?;
-        // Stable: rules of the same priority stay in the order of the document.
+        // The sort is stable: rules of equal priority stay in the order of the document.
         parsed.rules.sort_by_key(|rule| std::cmp::Reverse(rule.priority));
         parsed.targets.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(Self {
@@ -50,35 +51,36 @@ impl RuleSet {
         })
     }
 
-    /// All rules, in the order in which they are looked at: by priority, then as in the document.
+    /// Returns all rules in the order of evaluation: by priority, then as in the document.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
     }
 
-    /// The rule of this name.
+    /// Returns the rule of this name.
     pub fn rule(&self, name: &str) -> Option<&Rule> {
         self.rules.iter().find(|rule| &*rule.name == name)
     }
 
-    /// The targets that the document describes, by name.
+    /// Returns the targets that the document describes, by name.
     pub fn targets(&self) -> &[TargetSpec] {
         &self.targets
     }
 
-    /// The target of this name that the document describes.
+    /// Returns the target of this name, if the document describes it.
     pub fn target(&self, name: &ServiceName) -> Option<&TargetSpec> {
         let place = self.targets.binary_search_by(|target| target.name.cmp(name)).ok()?;
         self.targets.get(place)
     }
 
-    /// What may be a mistake and need not be one: rules that name targets which the document does not describe. Services of
-    /// these names may register at any time.
+    /// Returns the warnings: rules that name targets which the document does not describe. Services of these
+    /// names may register at any time.
     pub fn warnings(&self) -> &[RuleProblem] {
         &self.warnings
     }
 
-    /// The rules that match `event`, in the order of their priority, up to the first that does not let later ones be
-    /// looked at. A rule whose condition fails does not match; it counts the failure ([`Rule::condition_errors`]).
+    /// Returns the rules that match `event` in the order of evaluation, up to the first that does not
+    /// continue. A rule whose condition fails does not match, and counts the failure
+    /// ([`Rule::condition_errors`]).
     pub fn matches(&self, event: &Event) -> Matches<'_> {
         let mut matches = Matches { rules: Vec::new(), condition_errors: 0 };
         let view = EventView::new(event);
@@ -101,8 +103,8 @@ impl RuleSet {
         matches
     }
 
-    /// Of every rule, in the order of their priority, whether it matches `event`, and why not. Looks at all rules:
-    /// for dry runs and the decision log, not for the hot path. Counts nothing.
+    /// Returns the verdict of every rule about `event`, in the order of evaluation. It evaluates all rules,
+    /// so that it suits dry runs and the decision log, not the hot path. It counts nothing.
     pub fn explain(&self, event: &Event) -> Vec<RuleVerdict> {
         let view = EventView::new(event);
         let mut stopped_by: Option<&Arc<str>> = None;
@@ -137,7 +139,7 @@ fn reason(rule: &Rule, event: &Event, view: &EventView<'_>) -> VerdictReason {
     }
 }
 
-/// The rules that match an event, in the order of their priority.
+/// The rules that match an event, in the order of evaluation.
 #[derive(Debug)]
 pub struct Matches<'a> {
     rules: Vec<&'a Rule>,
@@ -145,12 +147,12 @@ pub struct Matches<'a> {
 }
 
 impl<'a> Matches<'a> {
-    /// The rules.
+    /// Returns the rules.
     pub fn rules(&self) -> &[&'a Rule] {
         &self.rules
     }
 
-    /// How many rules do not match because their condition failed.
+    /// Returns the number of rules that do not match because their condition failed.
     pub fn condition_errors(&self) -> usize {
         self.condition_errors
     }
@@ -165,40 +167,40 @@ impl<'a> IntoIterator for Matches<'a> {
     }
 }
 
-/// What became of one rule when an event was looked at.
+/// The verdict of one rule about an event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RuleVerdict {
     /// The rule.
     pub rule: Arc<str>,
-    /// Whether it matches, or why not.
+    /// The match, or the reason that there is none.
     #[serde(flatten)]
     pub reason: VerdictReason,
 }
 
-/// Whether a rule matches an event, or the first reason why not.
+/// A match, or the first reason that there is none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verdict", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum VerdictReason {
-    /// It matches.
+    /// The rule matches.
     Matched,
-    /// It is not enabled.
+    /// The rule is not enabled.
     Disabled,
-    /// It is not for the event's kind.
+    /// The rule does not apply to the event's kind.
     Kind,
-    /// It is not for the event's document.
+    /// The rule does not apply to the event's document.
     Document,
-    /// Its condition does not hold.
+    /// The condition does not hold.
     Condition,
-    /// Its condition could not be evaluated, which counts as not holding.
+    /// The evaluation of the condition failed, which counts as not holding.
     ConditionError {
-        /// What happened.
+        /// The error.
         message: String,
     },
-    /// It was not looked at: a rule before it matched and does not let later ones be looked at.
+    /// An earlier rule matched and does not continue, so that this one was not tried.
     NotReached {
-        /// That rule.
+        /// The earlier rule.
         after: Arc<str>,
     },
 }

@@ -1,8 +1,9 @@
-//! Who of several targets gets an event: an order of preference, of which the caller takes the first that can.
+//! Strategies: the choice among several targets, as an order of preference. The caller takes the first usable
+//! one.
 //!
-//! A pure function of what is known of the targets at that moment. Whatever the strategy, a healthy target comes
-//! before a degraded one, that before one of which nothing is known, and the rest last; within the same health the
-//! strategy decides.
+//! The order is a pure function of the targets' states. With every strategy a healthy target comes before a
+//! degraded one, that before an unknown one, and all others last. Within the same health the strategy
+//! decides.
 
 use std::num::NonZeroU32;
 
@@ -11,42 +12,42 @@ use relay_events::ServiceState;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// Who of a rule's targets gets an event.
+/// The choice among a rule's targets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Strategy {
-    /// The first of the list that is healthy.
+    /// The first healthy target of the list.
     #[default]
     FirstHealthy,
-    /// Every one of them.
+    /// All targets.
     All,
-    /// One after the other, each as often as its weight says.
+    /// Each target in turn, as often as its weight says.
     RoundRobin,
-    /// The one with the fewest deliveries under way for its weight.
+    /// The target with the fewest deliveries in flight for its weight.
     LeastOutstanding,
-    /// Always the same one for one document, as long as it is there; each as many documents as its weight says. When
-    /// a target comes or goes, only documents that it gets or had change theirs.
+    /// The same target for each document, as long as it is there; each gets documents by its weight. When a
+    /// target is added or removed, only the documents that it gains or had move.
     ConsistentHash,
 }
 
-/// What is known of a target when one is to be chosen.
+/// A target to choose from.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Candidate<'a> {
-    /// Its name.
+    /// The name.
     pub(crate) name: &'a ServiceName,
-    /// Its health.
+    /// The health.
     pub(crate) state: ServiceState,
-    /// How many deliveries are under way to it.
+    /// The deliveries in flight.
     pub(crate) outstanding: usize,
-    /// Its share.
+    /// The weight.
     pub(crate) weight: NonZeroU32,
 }
 
-/// The places of all `candidates` in the order in which they are preferred for an event of `document`.
+/// Returns the positions of all `candidates` in the order of preference for an event of `document`.
 ///
-/// `turn` counts the choices that a rule has made; only [`Strategy::RoundRobin`] looks at it. For [`Strategy::All`] the
-/// order says nothing about who gets the event.
+/// `turn` counts the choices of a rule; only [`Strategy::RoundRobin`] uses it. For [`Strategy::All`] the
+/// order does not matter.
 pub(crate) fn order(
     strategy: Strategy,
     candidates: &[Candidate<'_>],
@@ -58,7 +59,7 @@ pub(crate) fn order(
         Strategy::FirstHealthy | Strategy::All => {}
         Strategy::RoundRobin => rotate(&mut places, candidates, turn),
         Strategy::LeastOutstanding => places.sort_by(|&one, &other| {
-            // a/x < b/y as a*y < b*x, which is exact.
+            // Compares a/x with b/y as a*y with b*x, which is exact.
             let load = |of: usize, by: usize| {
                 candidates[of].outstanding as u128 * u128::from(candidates[by].weight.get())
             };
@@ -70,7 +71,7 @@ pub(crate) fn order(
             places.sort_by(|one, other| score(other).total_cmp(&score(one)));
         }
     }
-    // Stable: the strategy's order holds among those of the same health.
+    // The sort is stable: the strategy's order holds among targets of the same health.
     places.sort_by_key(|&place| health_rank(candidates[place].state));
     places
 }
@@ -86,8 +87,9 @@ fn health_rank(state: ServiceState) -> u8 {
     }
 }
 
-/// Begins with the one whose turn it is, among those of the best health, so that none gets all the turns of one who is
-/// away. In as many turns as the weights together each comes as often as its weight says.
+/// Rotates the order to the target whose turn it is. Only targets of the best health take part, so that none
+/// gets all turns of an unhealthy one. In as many turns as the sum of the weights, each is chosen as often as
+/// its weight says.
 fn rotate(places: &mut [usize], candidates: &[Candidate<'_>], turn: u64) {
     let best = candidates.iter().map(|candidate| health_rank(candidate.state)).min();
     let weight = |place: usize| match &candidates[place] {
@@ -99,8 +101,9 @@ fn rotate(places: &mut [usize], candidates: &[Candidate<'_>], turn: u64) {
     if round == 0 {
         return;
     }
-    // Steps of about 0.6 of a round spread a heavy one's turns over it; sharing no divisor with the round, they come to
-    // each of its slots once. Where all weights are the same each has one slot, and the order of the list is as good.
+    // Steps of about 0.6 of a round spread the turns of a heavy target. A step without a common divisor with
+    // the round reaches each slot once. With equal weights each target has one slot, and the order of the
+    // list serves as well.
     let are_equal = places.iter().all(|&place| weight(place) <= common);
     let start = if are_equal { 1 } else { round / 2 + round / 8 + 1 };
     let step = (start..=start + round).find(|&step| gcd(step, round) == 1).unwrap_or(1);
@@ -117,11 +120,11 @@ fn gcd(one: u64, other: u64) -> u64 {
     if other == 0 { one } else { gcd(other, one % other) }
 }
 
-/// The higher, the more preferred (weighted rendezvous hashing): -weight / ln(u), with u evenly in (0, 1) by target
-/// and document.
+/// Returns the score by weighted rendezvous hashing; higher is preferred. It is -weight / ln(u), with u
+/// uniform in (0, 1) by target and document.
 fn rendezvous_score(candidate: &Candidate<'_>, seed: u64) -> f64 {
     let hash = xxh3_64_with_seed(candidate.name.as_str().as_bytes(), seed);
-    // 53 bits, moved half a step so that neither 0 nor 1 comes out.
+    // 53 bits, moved by half a step so that the result is neither 0 nor 1.
     let unit = ((hash >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
     -f64::from(candidate.weight.get()) / unit.ln()
 }

@@ -1,5 +1,4 @@
-//! How a target wants its deliveries: what the rule document says of one, and what a service that registers may say of
-//! itself. Every value here has been checked.
+//! The specification of a target in a rule document. Every value has been validated.
 
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -10,29 +9,30 @@ use serde::{Deserialize, Serialize};
 
 use super::{Capability, ProbeSpec, duration_text};
 
-/// A target that the rule document names.
+/// A target that a rule document describes.
 #[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct TargetSpec {
-    /// Its name, under which rules name it.
+    /// The name, by which rules refer to the target.
     pub name: ServiceName,
-    /// Where deliveries go: `http` or `https`. Whether that address may be called is the outbound policy's business.
+    /// The address of deliveries, `http` or `https`. The outbound policy decides if it may be reached.
     pub url: String,
     /// The form of deliveries.
     pub format: DeliveryFormat,
-    /// What deliveries are signed with, all of them at once; the newest first. Without any they are not signed.
+    /// The secrets that sign deliveries, all of them at once, the newest first. Without one, deliveries are
+    /// not signed.
     pub secrets: Vec<String>,
-    /// What it can do.
+    /// The capabilities.
     pub capabilities: Vec<Capability>,
-    /// Its share beside others of the same rule.
+    /// The weight among the targets of a rule, at most 1,000.
     pub weight: NonZeroU32,
-    /// How it is delivered to.
+    /// The limits and retries of deliveries.
     pub policy: TargetPolicy,
-    /// How its health is asked for; only its deliveries tell when there is none.
+    /// The probe of its health. Without one, only the deliveries count.
     pub probe: Option<ProbeSpec>,
 }
 
-/// Secrets are left out.
+/// The output leaves out the secrets.
 impl fmt::Debug for TargetSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TargetSpec")
@@ -48,7 +48,7 @@ impl fmt::Debug for TargetSpec {
     }
 }
 
-/// The form in which events are delivered over HTTP, as CloudEvents 1.0 names them.
+/// The form of deliveries over HTTP, by the content modes of CloudEvents 1.0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -56,42 +56,44 @@ pub enum DeliveryFormat {
     /// One event in a JSON envelope.
     #[default]
     Structured,
-    /// One event: its properties are headers, its payload is the body.
+    /// One event: its attributes are headers, its payload is the body.
     Binary,
-    /// A JSON array of envelopes, several of one document at once.
+    /// A JSON array of envelopes: several events of one document.
     Batch,
 }
 
-/// How a target is delivered to.
+/// The limits, order and retries of a target's deliveries.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct TargetPolicy {
-    /// The most requests at once.
+    /// The most requests in flight. At most [`TargetPolicy::MAX_CONCURRENCY`].
     pub concurrency: NonZeroUsize,
-    /// The most events a second; no limit when there is none.
+    /// The most events per second, at most 1,000,000; `None` for no limit.
     pub rate: Option<NonZeroU32>,
-    /// How long one request may take.
+    /// The time-out of one request. At most [`TargetPolicy::MAX_TIMEOUT`].
     pub timeout: Duration,
-    /// The most events of one document in one request; 1 unless the format is batch.
+    /// The most events of one document in one request; 1 unless the format is batch. At most
+    /// [`TargetPolicy::MAX_BATCH_SIZE`].
     pub batch_size: NonZeroUsize,
-    /// What is kept in order.
+    /// The order of deliveries.
     pub ordering: DeliveryOrder,
-    /// What happens after a failure.
+    /// The retries after a failure.
     pub retry: RetryPolicy,
-    /// When it is left alone for a while.
+    /// The circuit breaker.
     pub breaker: BreakerConfig,
 }
 
 impl TargetPolicy {
-    /// The most requests at once that can be asked for.
+    /// The largest number of requests in flight.
     pub const MAX_CONCURRENCY: usize = 1_000;
-    /// The most events in one request that can be asked for.
+    /// The largest number of events in one request.
     pub const MAX_BATCH_SIZE: usize = 1_000;
-    /// The longest time that can be given to one request.
+    /// The longest time-out of a request.
     pub const MAX_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 }
 
-/// 16 requests at once, no rate, 15 seconds, one event at a time in the order of its document.
+/// 16 requests in flight, no rate limit, a time-out of 15 seconds, and single events in the order of their
+/// document.
 impl Default for TargetPolicy {
     fn default() -> Self {
         Self {
@@ -106,40 +108,41 @@ impl Default for TargetPolicy {
     }
 }
 
-/// What is kept in order towards a target.
+/// The order of deliveries to a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum DeliveryOrder {
-    /// Events of one document come one after the other; a failing one holds up those after it, in its document alone.
+    /// Events of one document come one after the other. A failing event holds up the later ones of its
+    /// document.
     #[default]
     Document,
-    /// Nothing: events come as soon as they can.
+    /// Events come in any order, as soon as they can.
     None,
 }
 
-/// What happens after a failed delivery.
+/// The retries of a failed delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetryPolicy {
-    /// How often delivering is tried before the event goes to the dead letters, the first time included.
+    /// The most attempts, including the first. At most [`RetryPolicy::MAX_ATTEMPTS`].
     pub max_attempts: NonZeroU32,
-    /// The rest after the first failure; each further one is twice as long.
+    /// The delay after the first failure; it doubles with each further one. At most `max`.
     pub initial: Duration,
-    /// The longest rest.
+    /// The longest delay. At most [`RetryPolicy::MAX_DELAY`].
     pub max: Duration,
-    /// After which answers it is of use to try again. Where no answer comes it always is.
+    /// The statuses that are worth a retry. A missing answer always is.
     pub statuses: RetryStatuses,
 }
 
 impl RetryPolicy {
-    /// The most attempts that can be asked for.
+    /// The largest number of attempts.
     pub const MAX_ATTEMPTS: u32 = 1_000;
-    /// The longest rest that can be asked for.
-    pub const MAX_REST: Duration = Duration::from_secs(24 * 60 * 60);
+    /// The largest delay.
+    pub const MAX_DELAY: Duration = Duration::from_secs(24 * 60 * 60);
 }
 
-/// 10 attempts, from half a second to five minutes apart.
+/// 10 attempts, with delays from half a second to five minutes.
 impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
@@ -151,17 +154,17 @@ impl Default for RetryPolicy {
     }
 }
 
-/// When a breaker opens, for how long, and how it is tried again.
+/// The configuration of a circuit breaker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct BreakerConfig {
-    /// Failures in a row after which it opens. Default 5.
+    /// The failures in a row that open it. Default 5. At most 1,000.
     pub failures: NonZeroU32,
-    /// How long it is open. Default 10 s.
+    /// The time for which it stays open. Default 10 s. From 1 ms to 1 h.
     #[serde(with = "duration_text")]
     pub open_for: Duration,
-    /// How many requests try the target at once after that. Default 1.
+    /// The most trial requests in flight after that. Default 1. At most 100.
     pub half_open: NonZeroU32,
 }
 
@@ -175,7 +178,7 @@ impl Default for BreakerConfig {
     }
 }
 
-/// HTTP statuses after which a delivery is tried again: single ones, and whole classes.
+/// The HTTP statuses after which a delivery is tried again: single ones, and classes.
 ///
 /// ```
 /// use relay_router::rules::RetryStatuses;
@@ -188,12 +191,12 @@ impl Default for BreakerConfig {
 pub struct RetryStatuses(Vec<std::ops::RangeInclusive<u16>>);
 
 impl RetryStatuses {
-    /// Whether a delivery that was answered with `status` is tried again.
+    /// Returns true if a delivery answered with `status` is tried again.
     pub fn contains(&self, status: u16) -> bool {
         self.0.iter().any(|range| range.contains(&status))
     }
 
-    /// Those that `words` name: numbers of 300 to 599, and classes such as `5xx`.
+    /// Parses `words`: numbers from 300 to 599, and classes such as `5xx`.
     pub(crate) fn of_words<'a>(words: impl Iterator<Item = &'a str>) -> Result<Self, String> {
         let range = |word: &'a str| match (word.parse(), word) {
             (Ok(status @ 300..=599), _) => Ok(status..=status),

@@ -1,5 +1,5 @@
-//! A rule document as a tree of values that know their lines, the same for TOML and JSON, so that there is one reading
-//! of it and every complaint can say where.
+//! A rule document as a tree of values with their lines. TOML and JSON have the same tree, so that one parser
+//! serves both and every problem has a line.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,10 +12,10 @@ use toml::de::{DeTable, DeValue};
 use super::problems::RuleProblem;
 use super::rule_document::RuleFormat;
 
-/// How deep arrays and objects may lie in one another. A rule document needs four levels.
+/// The deepest nesting of arrays and objects. A rule document needs four levels.
 const MAX_DEPTH: usize = 8;
 
-/// A value and the line that it begins on, from 1.
+/// A value with the line that it begins on, from 1.
 #[derive(Debug, Clone)]
 pub(super) struct Node<'a> {
     pub(super) line: usize,
@@ -28,14 +28,14 @@ pub(super) enum Value<'a> {
     Int(i64),
     Text(Cow<'a, str>),
     List(Vec<Node<'a>>),
-    /// In the order of the document for JSON, in that of the keys for TOML.
+    /// The entries in the order of the document for JSON, and in the order of the keys for TOML.
     Table(Vec<(Cow<'a, str>, Node<'a>)>),
-    /// Something that no rule document has: null, a fraction, a date, a number that is too large.
+    /// A value that no rule document has: null, a fraction, a date, or a number that is too large.
     Other(&'static str),
 }
 
 impl Value<'_> {
-    /// What it is, for complaints.
+    /// Returns the name of the type, for messages.
     pub(super) fn type_name(&self) -> &'static str {
         match self {
             Self::Bool(_) => "true or false",
@@ -47,7 +47,7 @@ impl Value<'_> {
         }
     }
 
-    /// The same as JSON, for types that are read with serde.
+    /// Converts the value to JSON, for types that serde reads.
     pub(super) fn to_json(&self) -> serde_json::Value {
         match self {
             Self::Bool(value) => (*value).into(),
@@ -62,7 +62,10 @@ impl Value<'_> {
     }
 }
 
-/// Reads `text`, or says where it is not of `format`.
+/// Parses `text`.
+///
+/// # Errors
+/// The places where the text is not of `format`.
 pub(super) fn parse(text: &str, format: RuleFormat) -> Result<Node<'_>, Vec<RuleProblem>> {
     let lines = LineStarts::of(text);
     match format {
@@ -91,7 +94,7 @@ fn toml_table<'a>(table: DeTable<'a>, lines: &LineStarts) -> Value<'a> {
     let entries = table.into_iter().map(|(key, value)| {
         let line = lines.line_at(key.span().start);
         let node = toml_node(value, lines);
-        // A table in brackets begins where its header stands, any other value where its key does.
+        // A table in brackets begins at its header, any other value at its key.
         let line =
             if matches!(node.value, Value::Table(_) | Value::List(_)) { node.line.min(line) } else { line };
         (key.into_inner(), Node { line, value: node.value })
@@ -114,9 +117,9 @@ fn toml_node<'a>(value: Spanned<DeValue<'a>>, lines: &LineStarts) -> Node<'a> {
     Node { line, value }
 }
 
-/// `part` is one JSON value within `text`.
+/// Parses `part`, which is one JSON value within `text`.
 fn json_node<'a>(part: &'a str, text: &'a str, lines: &LineStarts, depth: usize) -> Node<'a> {
-    // A raw value lies in the text that it was read from.
+    // A raw value is a slice of the text that it was parsed from.
     let line = lines.line_at((part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize));
     let inside = |raw: &'a RawValue| json_node(raw.get(), text, lines, depth + 1);
     let value = match part.as_bytes().first() {
@@ -137,11 +140,11 @@ fn json_node<'a>(part: &'a str, text: &'a str, lines: &LineStarts, depth: usize)
     Node { line, value }
 }
 
-/// Text that is copied only where it has escapes.
+/// A text that is copied only if it has escapes.
 #[derive(serde::Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// A JSON object in its own order, keys that come twice included.
+/// A JSON object in its own order, with repeated keys.
 struct RawTable<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for RawTable<'a> {
@@ -168,7 +171,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for RawTable<'a> {
     }
 }
 
-/// Where lines begin.
+/// The offsets at which lines begin.
 struct LineStarts(Vec<usize>);
 
 impl LineStarts {
@@ -176,7 +179,7 @@ impl LineStarts {
         Self(std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect())
     }
 
-    /// The line, from 1, of the byte at `offset`.
+    /// Returns the line, from 1, of the byte at `offset`.
     fn line_at(&self, offset: usize) -> usize {
         self.0.partition_point(|&start| start <= offset).max(1)
     }

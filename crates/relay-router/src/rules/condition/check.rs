@@ -1,7 +1,7 @@
-//! Checks a parsed condition before it may run: that its types fit, and what it can cost at most.
+//! The checker of parsed conditions: it checks their types and bounds their cost before they run.
 //!
-//! One walk over the tree gives each part's type, the most bytes or entries that its value can have, and the most work
-//! that evaluating it takes. What comes out of a payload has a type only when it runs.
+//! One walk over the tree computes for each part its type, the largest size of its value, and the most work
+//! of its evaluation. The type of a payload's value is known only at evaluation.
 
 use std::collections::HashMap;
 
@@ -15,16 +15,16 @@ use crate::rules::parse::closest_match;
 
 mod functions;
 
-/// How many problems of one condition are told.
+/// The most problems that are reported for one condition.
 const MAX_PROBLEMS: usize = 5;
-/// Bytes that are compared or searched in one unit.
+/// The bytes that one unit of cost compares or searches.
 const BYTES_A_UNIT: u64 = 16;
-/// The most entries of a list or map of the payload: each takes two bytes at least.
+/// The most entries of a list or map in a payload: each takes at least two bytes.
 const PAYLOAD_ENTRIES: u64 = Condition::MAX_PAYLOAD_BYTES as u64 / 2;
 
-/// What is known of a condition that may run.
+/// The result of the check.
 pub(super) struct Checked {
-    /// The most that it can cost.
+    /// The largest possible cost.
     pub(super) cost: u64,
 }
 
@@ -52,17 +52,17 @@ pub(super) fn check(
     if checker.problems.is_empty() { Ok(Checked { cost: shape.cost }) } else { Err(checker.problems) }
 }
 
-/// What is known of a part's value, and the most that it costs to get it.
+/// The type and size of a part's value, and the largest cost of its evaluation.
 #[derive(Debug, Clone)]
 struct Shape {
     ty: Ty,
     /// The most bytes of a text, or entries of a list or map.
     size: u64,
-    /// The most bytes or entries of what is in it.
+    /// The most bytes or entries of its elements.
     inner: u64,
-    /// How many bytes of it work on it goes over: its size, but for what a loop over a part of the payload visits. All
-    /// that such a loop visits is no longer than the payload, so it is counted by what one visit has on average when
-    /// there are as many as there can be.
+    /// The bytes that an operation on the value reads. This is the size, except in a loop over a part of the
+    /// payload. All iterations of such a loop together read at most the payload, so that each counts as the
+    /// average of the most iterations.
     work: u64,
     cost: u64,
 }
@@ -72,7 +72,7 @@ impl Shape {
         Self { ty, size, inner: 1, work: size, cost }
     }
 
-    /// A value of which nothing is known: something of the payload.
+    /// A value of unknown type: a part of the payload.
     fn open(cost: u64) -> Self {
         let bytes = Condition::MAX_PAYLOAD_BYTES as u64;
         Self { ty: Ty::Dyn, size: bytes, inner: bytes, work: bytes, cost }
@@ -83,7 +83,7 @@ impl Shape {
         self
     }
 
-    /// What comes when it is looped over or indexed.
+    /// Returns the shape of an element, by a loop or an index.
     fn entry(&self, cost: u64) -> Self {
         let ty = match &self.ty {
             Ty::List(of) => (**of).clone(),
@@ -98,7 +98,7 @@ impl Shape {
         }
     }
 
-    /// How often it is gone round in a loop over it.
+    /// Returns the most iterations of a loop over it.
     fn iterations(&self) -> u64 {
         if self.ty.is_open() { self.size.min(PAYLOAD_ENTRIES) } else { self.size }
     }
@@ -108,10 +108,10 @@ struct Checker<'a> {
     source: &'a str,
     places: &'a SourceInfo,
     problems: Vec<ConditionProblem>,
-    /// Those of the loops that are open.
+    /// The variables of the open loops.
     variables: HashMap<String, Vec<Shape>>,
     depth: usize,
-    /// Where the last part began whose place is known; parts that macros have made have none.
+    /// The offset of the last part with a known place; parts that macros made have none.
     at: usize,
 }
 
@@ -127,8 +127,8 @@ impl Checker<'_> {
         }
     }
 
-    /// As [`report`](Self::report); the part then counts as one of which nothing is known, which is complained
-    /// about no more.
+    /// Reports a problem as [`report`](Self::report) does. The part then counts as a value of unknown type,
+    /// so that it causes no further problems.
     fn refuse(&mut self, id: u64, reason: impl Into<String>) -> Shape {
         self.report(id, reason);
         Shape::open(1)
@@ -284,7 +284,7 @@ impl Checker<'_> {
         }
         self.forget(&parts.iter_var);
         self.forget(&parts.accu_var);
-        // Each turn adds to a list what one turn has added to the first.
+        // Each iteration adds to a list as much as the first.
         let final_size =
             step.size.saturating_sub(initial.size).saturating_mul(iterations).saturating_add(initial.size);
         let total = Shape {
@@ -297,7 +297,7 @@ impl Checker<'_> {
         self.declare(&parts.accu_var, total);
         let result = self.shape(&parts.result);
         self.forget(&parts.accu_var);
-        // Two units for taking the next item and keeping the step's result.
+        // Two units are for taking the next item and keeping the step's result.
         let iteration = condition.cost.saturating_add(step.cost).saturating_add(2);
         let cost = [initial.cost, iterations.saturating_mul(iteration), result.cost]
             .into_iter()

@@ -1,4 +1,4 @@
-//! Compiles conditions, away from the caller's stack.
+//! The compiler of conditions, which runs on a thread with a large stack.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -6,21 +6,21 @@ use super::check::{self, Checked};
 use super::regexes::Regexes;
 use super::{Condition, ConditionProblem};
 
-/// Enough for what the parser does with [`Condition::MAX_BYTES`] bytes of anything. Only what is used is taken.
+/// A stack that suffices for any text of [`Condition::MAX_BYTES`] bytes. Only used pages take memory.
 const STACK_BYTES: usize = 64 * 1024 * 1024;
 
-/// The conditions that `sources` spell, each or what is wrong with it.
+/// Compiles each of `sources` to a condition or to its problems.
 ///
 /// # Errors
-/// When no thread could be started.
+/// A message, if the thread cannot be started.
 pub(in crate::rules) fn compile_all(
     sources: &[&str],
 ) -> Result<Vec<Result<Condition, Vec<ConditionProblem>>>, String> {
     if sources.is_empty() {
         return Ok(Vec::new());
     }
-    // The parser and the trees that it makes recurse as deep as the text says, and a stack that overflows ends the process.
-    // Whatever is deeper than allowed is dropped again on that thread.
+    // The parser and its trees recurse as deep as the text says, and a stack overflow ends the process. A
+    // tree that is too deep is also dropped on that thread.
     std::thread::scope(|scope| {
         let all = || sources.iter().map(|source| compile_caught(source)).collect();
         let thread = std::thread::Builder::new().name("rules".to_owned()).stack_size(STACK_BYTES);

@@ -1,4 +1,5 @@
-//! An event as conditions see it. Each field is made when a condition asks for it; metadata and payload once per event.
+//! An event as conditions see it. A field is made when a condition asks for it; metadata and payload once per
+//! event.
 
 use std::sync::{Arc, LazyLock, OnceLock};
 
@@ -14,7 +15,7 @@ use super::Condition;
 use super::regexes::{self, Regexes};
 use super::types::Ty;
 
-/// What CEL knows besides the event: its standard functions.
+/// The standard functions of CEL.
 static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
     let mut environment = Env::stdlib();
     regexes::declare(&mut environment);
@@ -25,7 +26,7 @@ pub(super) fn environment() -> &'static Arc<Env> {
     &ENVIRONMENT
 }
 
-/// The fields of `event`, each with its type and the most bytes or entries that it can have.
+/// The fields of `event`, each with its type and the largest size in bytes or entries.
 pub(super) const FIELDS: &[(&str, Ty, u64)] = &[
     ("id", Ty::Text, 36),
     ("document", Ty::Text, 256),
@@ -41,7 +42,7 @@ pub(super) const FIELDS: &[(&str, Ty, u64)] = &[
     ("payload_bytes", Ty::Int, 1),
 ];
 
-/// An event, and what conditions have asked of it so far.
+/// An event, with the values that conditions have asked for so far.
 pub(in crate::rules) struct EventView<'e> {
     event: &'e Event,
     metadata: OnceLock<CelMap<'e>>,
@@ -53,7 +54,7 @@ impl<'e> EventView<'e> {
         Self { event, metadata: OnceLock::new(), payload: OnceLock::new() }
     }
 
-    /// Why there is no payload to look at, if somebody wanted to.
+    /// Returns the reason that the payload is not readable, if a condition asked for it.
     pub(super) fn payload_refused(&self) -> Option<&str> {
         self.payload.get()?.as_ref().err().map(String::as_str)
     }
@@ -112,7 +113,7 @@ impl<'e> EventView<'e> {
     }
 }
 
-/// JSON as CEL has it, but that whole numbers are ints, so that one can calculate with them.
+/// Converts JSON to CEL's values. Whole numbers become ints, so that conditions can calculate with them.
 fn value_of(json: serde_json::Value) -> Box<dyn Val> {
     match json {
         serde_json::Value::Null => Box::new(CelNull),
@@ -134,7 +135,7 @@ fn value_of(json: serde_json::Value) -> Box<dyn Val> {
     }
 }
 
-/// What a condition can name: the event's fields, and its own regular expressions.
+/// The names that a condition can use: the event's fields, and its own regular expressions.
 pub(super) struct EvaluationScope<'s, 'e> {
     pub(super) view: &'s EventView<'e>,
     pub(super) regexes: &'s Regexes,

@@ -1,5 +1,7 @@
-//! The regular expressions of a condition, compiled once. CEL's own `matches` compiles its pattern on each call; here
-//! each constant pattern in the tree is replaced by a name that stands for the compiled expression.
+//! The regular expressions of a condition, compiled once.
+//!
+//! CEL's own `matches` compiles its pattern on each call. Here each constant pattern in the tree is replaced
+//! by a name that stands for the compiled expression.
 
 use std::any::Any;
 
@@ -9,9 +11,9 @@ use cel::common::value::{CowVal, StaticVal, Val};
 use cel::{Env, ExecutionError, IdedExpr};
 use regex::{Regex, RegexBuilder};
 
-/// The most memory that one compiled expression may take.
+/// The most memory of one compiled expression.
 const MAX_COMPILED_BYTES: usize = 256 * 1024;
-/// No name that can be written begins like this.
+/// A prefix that no name in a condition can have.
 const NAME_PREFIX: &str = "@regex";
 const MATCHES: &str = "matches";
 
@@ -22,14 +24,14 @@ pub(super) fn compile(pattern: &str) -> Result<Regex, String> {
     let built = RegexBuilder::new(pattern).size_limit(MAX_COMPILED_BYTES).build();
     built.map_err(|error| match error {
         regex::Error::CompiledTooBig(_) => format!("compiled it takes more than {MAX_COMPILED_BYTES} bytes"),
-        // Its last line says what is wrong, those before draw it.
+        // The last line names the problem; the lines before it draw its place.
         other => {
             other.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
         }
     })
 }
 
-/// Compiled expressions, by their place.
+/// The compiled expressions, by position.
 pub(super) struct Regexes(Vec<CompiledRegex>);
 
 #[derive(Debug, Clone)]
@@ -55,7 +57,7 @@ impl Val for CompiledRegex {
 
 impl StaticVal for CompiledRegex {}
 
-/// Makes `matches` take compiled expressions.
+/// Makes `matches` accept compiled expressions.
 pub(super) fn declare(environment: &mut Env) {
     let text = || STRING_TYPE.to_owned();
     let member = environment.add_member_overload(
@@ -82,7 +84,7 @@ fn is_match<'b, 'v>(arguments: Vec<CowVal<'b, 'v>>) -> Result<CowVal<'b, 'v>, Ex
 }
 
 impl Regexes {
-    /// Compiles the patterns in `expression`, which has been checked, and puts names in their place.
+    /// Compiles the patterns in the checked `expression`, and replaces them by names.
     pub(super) fn taken_from(expression: &mut IdedExpr) -> Self {
         let mut regexes = Self(Vec::new());
         regexes.take(expression);
@@ -110,7 +112,7 @@ impl Regexes {
                 if call.target.is_none()
                     && let Some(last) = call.args.pop()
                 {
-                    // `matches(text, pattern)` is `text.matches(pattern)`.
+                    // The form `matches(text, pattern)` means `text.matches(pattern)`.
                     call.target = call.args.pop().map(Box::new);
                     call.args = vec![last];
                 }

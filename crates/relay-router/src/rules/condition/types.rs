@@ -1,13 +1,13 @@
-//! The types that the checker tells apart.
+//! The types that the checker distinguishes.
 
 use std::fmt;
 
-/// A type of CEL, as far as it is known before anything runs.
+/// A type of CEL, as far as it is known before evaluation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ty {
-    /// Of no value: what an empty list has.
+    /// The type of no value, such as an element of an empty list.
     Never,
-    /// Known only when it runs.
+    /// A type that is known only at evaluation.
     Dyn,
     Bool,
     Int,
@@ -28,7 +28,7 @@ impl Ty {
         Self::List(Box::new(of))
     }
 
-    /// Whether nothing can be said before it runs.
+    /// Returns true if the type is unknown before evaluation.
     pub(super) fn is_open(&self) -> bool {
         matches!(self, Self::Dyn | Self::Never)
     }
@@ -37,7 +37,7 @@ impl Ty {
         matches!(self, Self::Int | Self::Uint | Self::Double)
     }
 
-    /// Whether a value of this type can stand where one of `other` is wanted.
+    /// Returns true if a value of this type can stand for one of `other`.
     pub(super) fn fits(&self, other: &Self) -> bool {
         match (self, other) {
             _ if self.is_open() || other.is_open() => true,
@@ -49,12 +49,12 @@ impl Ty {
         }
     }
 
-    /// Whether values of both types can be equal. Numbers of different kinds can.
+    /// Returns true if values of both types can be equal. Numbers of different kinds can.
     pub(super) fn is_comparable_to(&self, other: &Self) -> bool {
         self.fits(other) || self.is_number() && other.is_number()
     }
 
-    /// The type of what is of one or the other.
+    /// Returns the common type of two alternatives.
     pub(super) fn or(self, other: Self) -> Self {
         match (self, other) {
             (Self::Never, ty) | (ty, Self::Never) => ty,

@@ -1,4 +1,4 @@
-//! Takes values out of a document's tree, and notes what is not as it should be.
+//! The reader of a table's fields, which collects the problems it finds.
 
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
@@ -10,11 +10,11 @@ use crate::rules::duration_text;
 use crate::rules::problems::RuleProblem;
 use crate::rules::tree::{Node, Value};
 
-/// Collects problems on the way.
+/// A reader of tables, with the problems found so far.
 #[derive(Default)]
 pub(super) struct TableReader {
     pub(super) problems: Vec<RuleProblem>,
-    /// What is being read.
+    /// The rule or target that is being read.
     pub(super) subject: Option<String>,
 }
 
@@ -27,12 +27,13 @@ impl<'n, 'a> TableFields<'n, 'a> {
     }
 }
 
-/// The one of `names` that is most like `name`, if one is like it at all.
+/// Returns the name that is most similar to `name`, if one is similar enough.
 pub(in crate::rules) fn closest_match<'a>(
     name: &str,
     names: impl Iterator<Item = &'a str>,
 ) -> Option<&'a str> {
-    // Names are short; a long text is like none of them, and comparing takes its length times theirs.
+    // Names are short. A long text is similar to none of them, and the comparison costs the product of the
+    // lengths.
     let name = name.get(..name.len().min(64)).unwrap_or_default();
     let with_distance = names.map(|known| (strsim::damerau_levenshtein(name, known), known));
     with_distance.filter(|(distance, known)| *distance <= 1 + known.len() / 4).min().map(|(_, known)| known)
@@ -43,7 +44,7 @@ impl TableReader {
         self.problems.push(RuleProblem { line, subject: self.subject.clone(), reason: reason.into() });
     }
 
-    /// Complains unless something is known to be wrong on this line already.
+    /// Reports a problem unless this line already has one.
     pub(super) fn report_once(&mut self, line: usize, reason: &str) {
         if self.problems.iter().all(|problem| problem.line != line || problem.subject != self.subject) {
             self.report(line, reason);
@@ -54,7 +55,7 @@ impl TableReader {
         self.report(node.line, format!("`{key}` must be {wanted}, not {}", node.value.type_name()));
     }
 
-    /// The table's fields; others than `allowed` are complained about.
+    /// Returns the fields of a table, and reports those that are not in `allowed`.
     pub(super) fn table<'n, 'a>(
         &mut self,
         node: &'n Node<'a>,
@@ -79,7 +80,7 @@ impl TableReader {
         Some(TableFields(entries))
     }
 
-    /// The entries of a list, at most `max`; none when there is no list.
+    /// Returns the entries of a list, at most `max`; empty if there is no list.
     pub(super) fn list<'n, 'a>(
         &mut self,
         node: Option<&'n Node<'a>>,
@@ -104,7 +105,7 @@ impl TableReader {
         }
     }
 
-    /// A text and its line.
+    /// Returns a text and its line.
     pub(super) fn text<'n>(&mut self, fields: &TableFields<'n, '_>, key: &str) -> Option<(&'n str, usize)> {
         let node = fields.get(key)?;
         if let Value::Text(text) = &node.value {
@@ -154,7 +155,7 @@ impl TableReader {
         Some(number)
     }
 
-    /// A number from 1 to `max`.
+    /// Returns a number from 1 to `max`.
     pub(super) fn count<T: TryFrom<i64>>(
         &mut self,
         fields: &TableFields<'_, '_>,
@@ -185,7 +186,7 @@ impl TableReader {
         }
     }
 
-    /// A list of texts, each read with `parse`.
+    /// Returns a list of texts, each parsed with `parse`.
     pub(super) fn texts<T>(
         &mut self,
         fields: &TableFields<'_, '_>,
@@ -206,7 +207,7 @@ impl TableReader {
         read
     }
 
-    /// A value that serde reads.
+    /// Returns a value that serde reads.
     pub(super) fn with_serde<T: DeserializeOwned>(
         &mut self,
         fields: &TableFields<'_, '_>,

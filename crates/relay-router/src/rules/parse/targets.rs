@@ -1,4 +1,4 @@
-//! Reads one target of a rule document.
+//! The parser of one target of a rule document.
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
@@ -41,7 +41,7 @@ const TARGET_FIELDS: &[&str] = &[
     "probe",
 ];
 
-/// The target, complete as far as it could be read; none when it has no usable name or address.
+/// Reads a target. The result is as complete as could be read, and `None` without a usable name and address.
 pub(super) fn read(reader: &mut TableReader, node: &Node<'_>) -> Option<TargetSpec> {
     reader.subject = None;
     let fields = reader.table(node, TARGET_FIELDS)?;
@@ -72,7 +72,7 @@ pub(super) fn read(reader: &mut TableReader, node: &Node<'_>) -> Option<TargetSp
 fn read_name(text: &str) -> Result<ServiceName, String> {
     if text.starts_with(TargetRef::CAPABILITY_PREFIX) {
         return Err(format!(
-            "a name cannot begin with `{}`, which stands for all who can do something",
+            "a name cannot begin with `{}`, which selects targets by capability",
             TargetRef::CAPABILITY_PREFIX
         ));
     }
@@ -96,7 +96,7 @@ fn check_url(text: &str) -> Result<(), String> {
 }
 
 fn check_secret(text: &str) -> Result<(), String> {
-    // The secret itself is never shown.
+    // No message shows the secret itself.
     let encoded = text.strip_prefix(SECRET_PREFIX).ok_or("a secret must begin with `whsec_`")?;
     let bytes =
         STANDARD.decode(encoded).map_err(|error| format!("what follows `whsec_` must be base64: {error}"))?;
@@ -133,14 +133,14 @@ fn read_policy(reader: &mut TableReader, fields: &TableFields<'_, '_>) -> Target
 fn read_retry(reader: &mut TableReader, node: &Node<'_>) -> Option<RetryPolicy> {
     let fields = reader.table(node, &["max_attempts", "initial", "max", "statuses"])?;
     let default = RetryPolicy::default();
-    let rests = MILLISECOND..=RetryPolicy::MAX_REST;
+    let delays = MILLISECOND..=RetryPolicy::MAX_DELAY;
     let retry = RetryPolicy {
         max_attempts: reader
             .count::<u32>(&fields, "max_attempts", RetryPolicy::MAX_ATTEMPTS.into())
             .and_then(NonZeroU32::new)
             .unwrap_or(default.max_attempts),
-        initial: reader.duration(&fields, "initial", rests.clone()).unwrap_or(default.initial),
-        max: reader.duration(&fields, "max", rests).unwrap_or(default.max),
+        initial: reader.duration(&fields, "initial", delays.clone()).unwrap_or(default.initial),
+        max: reader.duration(&fields, "max", delays).unwrap_or(default.max),
         statuses: read_statuses(reader, &fields).unwrap_or(default.statuses),
     };
     if retry.initial > retry.max {

@@ -1,4 +1,4 @@
-//! The operators and functions that conditions may use, with their types and costs. What is not here is refused.
+//! The operators and functions of conditions, with their types and costs. All others are refused.
 
 use cel::IdedExpr;
 use cel::common::ast::{CallExpr, Expr, LiteralValue, operators};
@@ -6,7 +6,7 @@ use cel::common::ast::{CallExpr, Expr, LiteralValue, operators};
 use super::{BYTES_A_UNIT, Checker, Shape, closest_match, regexes};
 use crate::rules::condition::types::Ty;
 
-/// The functions that can be called, for hints.
+/// The functions, for hints in messages.
 const FUNCTIONS: &[&str] = &[
     "size",
     "contains",
@@ -41,7 +41,7 @@ const FUNCTIONS: &[&str] = &[
     "getMilliseconds",
 ];
 
-/// What a long text, number or time at most becomes as text.
+/// The most bytes of a number or time as text.
 const MAX_SHOWN_BYTES: u64 = 64;
 
 impl Checker<'_> {
@@ -102,7 +102,7 @@ impl Checker<'_> {
                 ),
             );
         }
-        // Linear in the text, and at worst in the pattern too.
+        // The cost is linear in the text, and at worst in the pattern too.
         let cost =
             (text.work / BYTES_A_UNIT).saturating_add(1).saturating_mul(literal.inner().len() as u64 / 4 + 1);
         Some(Shape::new(Ty::Bool, 1, cost))
@@ -149,7 +149,7 @@ fn unary(name: &str, one: &Shape) -> Option<Shape> {
     }
 }
 
-/// Functions of one value, and `size`.
+/// Returns the shape of a conversion or of `size`.
 fn conversion(name: &str, one: &Shape) -> Option<Shape> {
     let ty = &one.ty;
     let is = |of: &[Ty]| ty.is_open() || of.contains(ty);
@@ -182,7 +182,7 @@ fn conversion(name: &str, one: &Shape) -> Option<Shape> {
 
 fn size(one: &Shape) -> Option<Shape> {
     let is_sized = matches!(one.ty, Ty::Text | Ty::Bytes | Ty::List(_) | Ty::Map(..)) || one.ty.is_open();
-    // A text's characters are counted.
+    // The size of a text counts its characters, which reads all of it.
     is_sized.then(|| Shape::new(Ty::Int, 1, bytes_cost(one.work)))
 }
 
@@ -193,7 +193,7 @@ fn member(name: &str, one: &Shape) -> Option<Shape> {
     is_part_of_time(name, &one.ty).then(|| Shape::new(Ty::Int, 1, 0))
 }
 
-/// The parts of a time in a zone of which the name is given.
+/// Returns the shape of a part of a time in a named zone.
 fn of_zone(name: &str, one: &Shape, zone: &Shape) -> Option<Shape> {
     let is_time = matches!(one.ty, Ty::Timestamp | Ty::Dyn) && zone.ty.fits(&Ty::Text);
     (is_time && is_part_of_time(name, &one.ty)).then(|| Shape::new(Ty::Int, 1, 4))
@@ -254,7 +254,7 @@ fn binary(name: &str, one: &Shape, other: &Shape) -> Option<Shape> {
     }
 }
 
-/// The type of what two numbers of the same kind give.
+/// Returns the type of an operation on two numbers of the same kind.
 fn number(a: &Ty, b: &Ty) -> Option<Ty> {
     let is_open = |ty: &Ty| ty.is_open();
     match (a, b) {
