@@ -50,8 +50,9 @@ async fn appending(log: Arc<dyn EventLog>, appenders: u64, count: u64) -> Durati
 
 fn open(durability: LogDurability) -> (tempfile::TempDir, EmbeddedLog) {
     let directory = tempfile::tempdir().unwrap();
-    let retention = Retention { max_events: u64::MAX / 2, ..Retention::default() };
-    let config = LogConfig { durability, retention, ..LogConfig::new(directory.path()) };
+    let mut config = LogConfig::new(directory.path());
+    config.durability = durability;
+    config.retention = Retention { max_events: u64::MAX / 2, ..Retention::default() };
     let (log, _) = EmbeddedLog::open(config, Arc::new(SystemClock::new())).unwrap();
     (directory, log)
 }

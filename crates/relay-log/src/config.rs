@@ -1,4 +1,4 @@
-//! What a log is opened with.
+//! The configuration of a log.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,44 +7,53 @@ use relay_core::Retention;
 
 use crate::error::OpenError;
 
-/// When an append is answered.
+/// The durability of an event when its append returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogDurability {
-    /// When the operating system has it: it survives the death of the process, not that of the machine.
+    /// The operating system has the event. It survives the death of the process, but not that of the machine.
     Logged,
-    /// When the disk has it: it survives the loss of power too. One fsync serves all appends that wait.
+    /// The disk has the event. It survives a loss of power too. One fsync serves all appends that wait.
     Synced,
 }
 
-/// How a log works. Made with [`LogConfig::new`]; every field but the directory has a default.
+/// The configuration of a log. [`LogConfig::new`] gives every field but the directory its default;
+/// [`LogConfig::validate`] checks the bounds that the fields state.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct LogConfig {
-    /// Where the log lies. It is created when missing, and belongs to the log alone.
+    /// The directory of the log, created when missing. No other program may write to it. Not empty.
     pub directory: PathBuf,
-    /// When an append is answered; [`LogDurability::Synced`] by default.
+    /// The durability of an event when its append returns; [`LogDurability::Synced`] by default.
     pub durability: LogDurability,
-    /// How much of each document is kept. A document may exceed a limit by an eighth before it is cut back to it.
+    /// The history that each document keeps. A document may exceed a limit by an eighth before it is trimmed, so that not
+    /// every append trims. Each limit is at least 1: a document's newest event is its place in the order.
     pub retention: Retention,
-    /// How often idle documents are looked at for events that are too old. One minute by default.
+    /// The interval between scans of all documents for events that are too old; 1 minute by default. Appends trim their own
+    /// documents; the scan finds idle ones. More than 0, for without a pause the scan would occupy the writer.
     pub sweep_interval: Duration,
-    /// The largest event in bytes, encoded; 4 MiB by default.
+    /// The largest encoded event in bytes; 4 MiB by default. Between 1 byte and 1 GiB: a record states its length in 32
+    /// bits, and a read holds at least one event in memory.
     pub max_event_bytes: u32,
-    /// The most appends and trims that wait for the writer; 4,096 by default.
+    /// The most requests that wait for the writer; 4,096 by default. At least 1, for without a place nothing is written.
     pub queue_requests: u32,
-    /// The most bytes of events that wait for the writer; 32 MiB by default. A larger batch waits until it is alone.
+    /// The most bytes of events that wait for the writer; 32 MiB by default. At least 1; a batch that is larger than the
+    /// whole queue waits until the queue is empty.
     pub queue_bytes: u32,
-    /// How long an append waits for room in the queue before it is refused; 5 seconds by default.
+    /// The longest wait of an append for a place in the queue; 5 seconds by default. Then it is refused as overloaded.
+    /// With 0 a full queue refuses at once.
     pub queue_timeout: Duration,
-    /// How many reads run at once, the others wait; 16 by default.
+    /// The most reads that run at once; 16 by default. Further reads wait. At least 1. Each read occupies a blocking thread
+    /// of the runtime and holds one page in memory.
     pub concurrent_reads: u32,
-    /// How many documents' heads the writer keeps in memory; 65,536 by default.
+    /// The most documents whose heads the writer keeps in memory; 65,536 by default, about 10 MiB. At least 1. An append to
+    /// a document outside of this cache reads its head from the store.
     pub cached_heads: usize,
-    /// The engine's block cache in bytes; 64 MiB by default.
+    /// The engine's block cache in bytes; 64 MiB by default. With 0 every read goes to the files.
     pub cache_bytes: u64,
 }
 
 impl LogConfig {
-    /// A log in `directory` with the defaults.
+    /// Returns the default configuration of a log in `directory`.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self {
             directory: directory.into(),
@@ -61,10 +70,10 @@ impl LogConfig {
         }
     }
 
-    /// Checks every value.
+    /// Checks every field against its bounds. [`EmbeddedLog::open`](crate::EmbeddedLog::open) does this first.
     ///
     /// # Errors
-    /// [`OpenError::Config`] names the first field that is out of range.
+    /// [`OpenError::Config`] names the first field that is out of bounds.
     pub fn validate(&self) -> Result<(), OpenError> {
         let checks = [
             ("directory", !self.directory.as_os_str().is_empty(), "must not be empty"),

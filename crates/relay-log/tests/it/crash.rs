@@ -24,11 +24,9 @@ fn child() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
     runtime.block_on(async {
-        let config = LogConfig {
-            durability: LogDurability::Synced,
-            retention: Retention { max_events: 1_000_000, ..Retention::default() },
-            ..LogConfig::new(directory)
-        };
+        let mut config = LogConfig::new(directory);
+        config.durability = LogDurability::Synced;
+        config.retention = Retention { max_events: 1_000_000, ..Retention::default() };
         let (log, _) = EmbeddedLog::open(config, Arc::new(SystemClock::new())).unwrap();
         let mut writers = tokio::task::JoinSet::new();
         for n in 0..DOCUMENTS {

@@ -332,7 +332,8 @@ async fn log_of_an_earlier_boot(durability: LogDurability) -> (tempfile::TempDir
 }
 
 fn open_as(directory: &Path, durability: LogDurability) -> Result<(EmbeddedLog, RecoveryReport), OpenError> {
-    let config = LogConfig { durability, ..LogConfig::new(directory) };
+    let mut config = LogConfig::new(directory);
+    config.durability = durability;
     EmbeddedLog::open(config, Arc::new(SystemClock::new()))
 }
 

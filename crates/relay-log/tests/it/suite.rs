@@ -8,7 +8,8 @@ use relay_log::{EmbeddedLog, LogConfig, LogDurability};
 
 async fn passes_the_suite(durability: LogDurability) {
     let directory = tempfile::tempdir().unwrap();
-    let config = LogConfig { durability, ..LogConfig::new(directory.path()) };
+    let mut config = LogConfig::new(directory.path());
+    config.durability = durability;
     let (log, report) = EmbeddedLog::open(config, Arc::new(SystemClock::new())).unwrap();
     assert!(report.created);
     log_suite(&log).await;

@@ -90,7 +90,10 @@ impl Settings {
         // Without a log there is nothing to route from.
         let router = (self.durability != Durability::Memory).then_some(router);
         let log = |durability| {
-            Storage::Log(LogConfig { durability, retention: self.retention, ..self.log.clone() })
+            let mut log = self.log.clone();
+            log.durability = durability;
+            log.retention = self.retention;
+            Storage::Log(log)
         };
         Ok(ServiceConfig {
             listen: Some(self.listen),
