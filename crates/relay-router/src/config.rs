@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use relay_core::ConfigError;
+
 use crate::decisions::DecisionLogConfig;
 use crate::health::HealthConfig;
 use crate::router::InProcessTarget;
@@ -52,9 +54,16 @@ impl RouterConfig {
         }
     }
 
-    /// Returns the name of a limit that is zero but must not be.
-    pub(crate) fn zero_field(&self) -> Option<&'static str> {
+    /// Checks the bounds that the fields' documentation names, also those of `health` and `decisions`.
+    ///
+    /// # Errors
+    /// [`ConfigError`], about the first field that breaks its bound.
+    pub fn validate(&self) -> Result<(), ConfigError> {
         let fields = [("max_queued", self.max_queued), ("max_dead_letters", self.max_dead_letters)];
-        fields.into_iter().find(|(_, value)| *value == 0).map(|(name, _)| name)
+        if let Some((field, _)) = fields.into_iter().find(|(_, value)| *value == 0) {
+            return Err(ConfigError::new(field, "is 0; it must be at least 1"));
+        }
+        self.health.validate().map_err(|error| error.within("health"))?;
+        self.decisions.validate().map_err(|error| error.within("decisions"))
     }
 }

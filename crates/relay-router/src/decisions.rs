@@ -1,6 +1,6 @@
 //! The decision log: a record of where each event went, and why.
 //!
-//! Recording a [`Decision`] never waits. A thread explains the decision, keeps it in bounded memory, sends it
+//! Recording a `Decision` never waits. A thread explains the decision, keeps it in bounded memory, sends it
 //! to followers, and optionally writes it to rotated files. Decisions that come faster than that are dropped
 //! and counted.
 

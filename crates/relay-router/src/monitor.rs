@@ -18,7 +18,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::health::{HealthConfig, HealthConfigError, build_probe};
+use crate::health::{HealthConfig, build_probe};
 use crate::registry::{
     Heartbeat, LeaseError, LeaseId, ProbeTarget, RegisterError, Registered, Registration, Registry,
     ServiceChange, ServiceInfo, ServiceQuery, ServiceRecord,
@@ -46,18 +46,14 @@ struct Inner {
 }
 
 impl HealthMonitor {
-    /// Starts the monitor. `observer` is called for each change, in order; it must not block, and must not
-    /// call the monitor.
-    ///
-    /// # Errors
-    /// See [`HealthConfigError`].
+    /// Starts the monitor with a validated configuration. `observer` is called for each change, in order; it must
+    /// not block, and must not call the monitor.
     pub(crate) fn start(
         config: HealthConfig,
         outbound: Outbound,
         clock: Arc<dyn Clock>,
         observer: impl Fn(ServiceChange) + Send + Sync + 'static,
-    ) -> Result<Self, HealthConfigError> {
-        config.validate()?;
+    ) -> Self {
         let tick = config.tick;
         let monitor = Self(Arc::new(Inner {
             registry: Mutex::new(Registry::new(config)),
@@ -83,7 +79,7 @@ impl HealthMonitor {
                 }
             }
         });
-        Ok(monitor)
+        monitor
     }
 
     /// Returns a service's state; [`ServiceState::Unknown`] for an unknown service.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use relay_core::{Clock, EventLog, EventSink, LogError, Offset, ServiceName};
+use relay_core::{Clock, ConfigError, EventLog, EventSink, LogError, Offset, ServiceName};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -87,12 +87,9 @@ struct RunningReplay {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RouterError {
-    /// A limit is zero, with which nothing would work.
-    #[error("`{field}` is 0; it must be at least 1")]
-    ZeroLimit {
-        /// The field of [`RouterConfig`].
-        field: &'static str,
-    },
+    /// The configuration breaks a bound.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -102,9 +99,6 @@ pub enum RouterError {
     /// The configured rules cannot be used.
     #[error("the configured rules cannot be used: {0}")]
     Rules(#[from] RulesError),
-    /// The times or limits of health checks are not usable.
-    #[error(transparent)]
-    Health(#[from] crate::health::HealthConfigError),
     /// The decision log cannot be started.
     #[error(transparent)]
     Decisions(#[from] crate::decisions::DecisionLogError),
@@ -124,9 +118,7 @@ impl Router {
     /// # Errors
     /// See [`RouterError`].
     pub async fn start(config: RouterConfig, parts: RouterParts) -> Result<Self, RouterError> {
-        if let Some(field) = config.zero_field() {
-            return Err(RouterError::ZeroLimit { field });
-        }
+        config.validate()?;
         let RouterParts { log, sink, clock } = parts;
         let head = log.last_offset().await?;
         let outbound = Outbound::new(config.outbound)?;
@@ -151,7 +143,7 @@ impl Router {
                 pending_notifications.notify_one();
             }
         };
-        let monitor = HealthMonitor::start(config.health, outbound.clone(), Arc::clone(&clock), observer)?;
+        let monitor = HealthMonitor::start(config.health, outbound.clone(), Arc::clone(&clock), observer);
         let decisions = DecisionLog::start(&config.decisions, config.directory.join("decisions"))?;
         let engine = Engine::new(
             Deps {

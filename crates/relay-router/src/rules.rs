@@ -2,7 +2,7 @@
 //!
 //! A rule document (TOML or JSON) becomes a [`RuleSet`], which is checked as a whole, immutable, and shared
 //! as an `Arc`. [`RuleSet::matches`], the hot path, returns the rules that match an event.
-//! [`RuleSet::explain`] returns a verdict for every rule. Both always agree. [`order`] chooses among a rule's
+//! [`RuleSet::explain`] returns a verdict for every rule. Both always agree. `order` chooses among a rule's
 //! targets at the time of delivery. This module does no I/O and does not know which services are registered.
 //!
 //! ```

@@ -1,5 +1,7 @@
 //! The configuration of the decision log.
 
+use relay_core::ConfigError;
+
 /// The limits of the decision log.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -37,15 +39,6 @@ impl Default for DecisionLogConfig {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecisionLogError {
-    /// A limit is zero, so that nothing would be kept.
-    #[error("`{field}` is 0; it must be at least 1")]
-    Zero {
-        /// The field.
-        field: &'static str,
-    },
-    /// The sampled share is not between 0 and 1.
-    #[error("`sample` is {0}; it must be between 0 and 1")]
-    Sample(f64),
     /// The files or the thread cannot be created, or the files cannot be read.
     #[error("the decision log in {directory}: {source}")]
     Io {
@@ -61,7 +54,11 @@ pub enum DecisionLogError {
 }
 
 impl DecisionLogConfig {
-    pub(super) fn validate(&self) -> Result<(), DecisionLogError> {
+    /// Checks the bounds that the fields' documentation names.
+    ///
+    /// # Errors
+    /// [`ConfigError`], about the first field that breaks its bound.
+    pub fn validate(&self) -> Result<(), ConfigError> {
         let fields = [
             ("queue", self.queue == 0),
             ("memory_records", self.memory_records == 0),
@@ -69,10 +66,11 @@ impl DecisionLogConfig {
             ("max_files", self.max_files == 0),
         ];
         if let Some((field, _)) = fields.into_iter().find(|(_, is_zero)| *is_zero) {
-            return Err(DecisionLogError::Zero { field });
+            return Err(ConfigError::new(field, "is 0; it must be at least 1"));
         }
         if !(0.0..=1.0).contains(&self.sample) {
-            return Err(DecisionLogError::Sample(self.sample));
+            let rule = format!("is {}; it must be between 0 and 1", self.sample);
+            return Err(ConfigError::new("sample", rule));
         }
         Ok(())
     }

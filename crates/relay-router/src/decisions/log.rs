@@ -60,12 +60,12 @@ pub struct DecisionLogStats {
 }
 
 impl DecisionLog {
-    /// Starts the log, with files in `directory` if the configuration asks for them.
+    /// Starts the log, with files in `directory` if the configuration asks for them. The configuration has been
+    /// validated.
     ///
     /// # Errors
     /// See [`DecisionLogError`].
     pub(crate) fn start(config: &DecisionLogConfig, directory: PathBuf) -> Result<Self, DecisionLogError> {
-        config.validate()?;
         let io = |source| DecisionLogError::Io { directory: directory.display().to_string(), source };
         let open = || RecordFiles::open(&directory, config.max_file_bytes, config.max_files).map_err(io);
         let files = config.disk.then(open).transpose()?;

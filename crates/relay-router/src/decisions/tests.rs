@@ -153,14 +153,13 @@ async fn a_follower_sees_what_it_wants_and_is_told_what_it_missed() {
     assert_eq!(log.stats().dropped, 1);
 }
 
-#[tokio::test]
-async fn limits_that_make_no_sense_are_refused() {
-    let directory = tempfile::tempdir().unwrap();
+#[test]
+fn limits_that_make_no_sense_are_refused() {
     let mut config = DecisionLogConfig::default();
     config.sample = 1.5;
-    assert!(DecisionLog::start(&config, directory.path().to_owned()).is_err());
+    assert!(config.validate().is_err());
     config.sample = 1.0;
     config.queue = 0;
-    let Err(error) = DecisionLog::start(&config, directory.path().to_owned()) else { panic!("refused") };
+    let Err(error) = config.validate() else { panic!("refused") };
     assert_eq!(error.to_string(), "`queue` is 0; it must be at least 1");
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use relay_core::ConfigError;
+
 /// The times and limits of services and their health.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -59,37 +61,12 @@ impl Default for HealthConfig {
     }
 }
 
-/// The reason that a [`HealthConfig`] is refused.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum HealthConfigError {
-    /// A value is zero.
-    #[error("`{field}` is 0; it must be more")]
-    Zero {
-        /// The field.
-        field: &'static str,
-    },
-    /// One lost heartbeat would end a lease.
-    #[error(
-        "`heartbeat_every` is {heartbeat_every:?}; it must be at most half of `lease`, which is {lease:?}"
-    )]
-    HeartbeatTooRare {
-        /// The interval of heartbeats.
-        heartbeat_every: Duration,
-        /// The length of a lease.
-        lease: Duration,
-    },
-    /// The share is not between 0 and 1.
-    #[error("`degraded_at` is {0}; it must be more than 0 and at most 1")]
-    Share(f64),
-}
-
 impl HealthConfig {
     /// Checks the bounds that the fields' documentation names.
     ///
     /// # Errors
-    /// See [`HealthConfigError`].
-    pub(crate) fn validate(&self) -> Result<(), HealthConfigError> {
+    /// [`ConfigError`], about the first field that breaks its bound.
+    pub fn validate(&self) -> Result<(), ConfigError> {
         let zero = [
             ("lease", self.lease.is_zero()),
             ("heartbeat_every", self.heartbeat_every.is_zero()),
@@ -102,14 +79,18 @@ impl HealthConfig {
             ("flap_half_life", self.flap_half_life.is_zero()),
         ];
         if let Some((field, _)) = zero.into_iter().find(|(_, is_zero)| *is_zero) {
-            return Err(HealthConfigError::Zero { field });
+            return Err(ConfigError::new(field, "is 0; it must be more"));
         }
         if self.heartbeat_every.saturating_mul(2) > self.lease {
-            let (heartbeat_every, lease) = (self.heartbeat_every, self.lease);
-            return Err(HealthConfigError::HeartbeatTooRare { heartbeat_every, lease });
+            let rule = format!(
+                "is {:?}; it must be at most half of `lease`, which is {:?}",
+                self.heartbeat_every, self.lease
+            );
+            return Err(ConfigError::new("heartbeat_every", rule));
         }
         if !(self.degraded_at > 0.0 && self.degraded_at <= 1.0) {
-            return Err(HealthConfigError::Share(self.degraded_at));
+            let rule = format!("is {}; it must be more than 0 and at most 1", self.degraded_at);
+            return Err(ConfigError::new("degraded_at", rule));
         }
         Ok(())
     }

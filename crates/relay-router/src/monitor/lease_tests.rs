@@ -31,7 +31,7 @@ fn start(config: HealthConfig) -> (HealthMonitor, Told) {
     };
     let outbound = Outbound::new(OutboundPolicy::default()).unwrap();
     let clock = Arc::new(TokioClock(tokio::time::Instant::now()));
-    (HealthMonitor::start(config, outbound, clock, observer).unwrap(), told)
+    (HealthMonitor::start(config, outbound, clock, observer), told)
 }
 
 /// A monitor that looks at the time every 50 ms.

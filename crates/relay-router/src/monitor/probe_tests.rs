@@ -77,7 +77,7 @@ async fn http_server(tasks: &mut JoinSet<()>) -> (SocketAddr, Answers) {
 fn start(config: HealthConfig, clock: Arc<dyn Clock>, networks: &[&str]) -> HealthMonitor {
     let mut policy = OutboundPolicy::default();
     policy.allow_networks = networks.iter().map(|network| network.parse().unwrap()).collect();
-    HealthMonitor::start(config, Outbound::new(policy).unwrap(), clock, |_| {}).unwrap()
+    HealthMonitor::start(config, Outbound::new(policy).unwrap(), clock, |_| {})
 }
 
 fn monitor() -> HealthMonitor {

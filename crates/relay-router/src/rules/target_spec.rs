@@ -7,7 +7,7 @@ use std::time::Duration;
 use relay_core::ServiceName;
 use serde::{Deserialize, Serialize};
 
-use super::{Capability, ProbeSpec, duration_text};
+use super::{Capability, ProbeSpec};
 
 /// A target that a rule document describes.
 #[derive(Clone, PartialEq)]
@@ -155,14 +155,12 @@ impl Default for RetryPolicy {
 }
 
 /// The configuration of a circuit breaker.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BreakerConfig {
     /// The failures in a row that open it. Default 5. At most 1,000.
     pub failures: NonZeroU32,
     /// The time for which it stays open. Default 10 s. From 1 ms to 1 h.
-    #[serde(with = "duration_text")]
     pub open_for: Duration,
     /// The most trial requests in flight after that. Default 1. At most 100.
     pub half_open: NonZeroU32,
