@@ -8,7 +8,7 @@ use xtask::process::{cargo, run as run_command};
 use xtask::steps::{Outcome, Steps};
 use xtask::workspace;
 
-use crate::{harness, layers, rust_tests, tidy};
+use crate::{api, harness, layers, rust_tests, tidy};
 
 /// Runs everything that continuous integration runs, the quick checks first.
 pub(crate) fn run() -> ExitCode {
@@ -30,6 +30,7 @@ pub(crate) fn run() -> ExitCode {
         command.args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "--deny warnings");
         done(run_command(&mut command, "correct what rustdoc names above"))
     });
+    steps.run("public items", |_| api::check());
     steps.run("packages", |_| done(package()));
     steps.run("licences and advisories", |_| deny());
     steps.finish()

@@ -17,7 +17,7 @@ pub(crate) enum Task {
     /// Runs everything that continuous integration runs, and sums it up.
     ///
     /// Format, clippy, layers, tidiness, all tests, WebSocket conformance, a short replay, a little load, documentation,
-    /// packaging, licences.
+    /// public items, packaging, licences.
     /// Needs Rust and a C compiler; uses cargo-nextest and cargo-deny where they are installed. The end-to-end tests
     /// need node, npm and chromium: without them they are skipped by name, but with `CI=true` that is a failure.
     Ci,
@@ -48,6 +48,10 @@ pub(crate) enum Task {
     ///
     /// Needs Rust alone.
     Tidy(TidyOptions),
+    /// Writes the list of each crate's public items, or checks the lists.
+    ///
+    /// Needs Rust alone. The lists name the compiler that they were made with; with another one the check is skipped.
+    Api(ApiOptions),
     /// Plays a recorded editing history through a server and checks the deliveries of every subscriber.
     ///
     /// Builds and starts a server with a temporary data directory, or uses the running one of `--url`. Needs Rust, a C
@@ -90,6 +94,13 @@ pub(crate) struct TidyOptions {
     #[arg(long, value_name = "PATH")]
     #[expect(clippy::option_option, reason = "clap's form of an option whose value may be left out")]
     pub(crate) docs: Option<Option<PathBuf>>,
+}
+
+#[derive(Args)]
+pub(crate) struct ApiOptions {
+    /// Compares the lists with the crates and writes nothing.
+    #[arg(long)]
+    pub(crate) check: bool,
 }
 
 #[cfg(test)]

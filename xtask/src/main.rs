@@ -9,6 +9,7 @@ use clap::Parser;
 
 use crate::cli::{BenchTask, Cli, Task};
 
+mod api;
 mod bench;
 mod ci;
 mod cli;
@@ -18,6 +19,9 @@ mod rust_tests;
 mod tidy;
 
 fn main() -> ExitCode {
+    if let Some(code) = api::stand_in_for_rustdoc() {
+        return code;
+    }
     let done = match Cli::parse().task {
         Task::Ci => Ok(ci::run()),
         Task::Test => Ok(ci::test()),
@@ -26,6 +30,7 @@ fn main() -> ExitCode {
         Task::Conformance { options } => harness::run(&["conformance"], &options),
         Task::Layers => layers::run(),
         Task::Tidy(options) => tidy::run(&options),
+        Task::Api(options) => api::run(&options),
         Task::Replay { options } => harness::run(&["replay"], &options),
     };
     match done {
