@@ -1,7 +1,7 @@
-//! What one check of a service costs the relay of its own time, by how it is asked.
+//! The processor time of one probe on the relay's side, by type of probe.
 //!
-//! `cargo bench -p relay-router --bench health`. The services are on another thread; counted is the time that the
-//! relay's own thread was on a processor (Linux), of 100 services that are each asked ten times a second.
+//! `cargo bench -p relay-router --bench health`. The services run on another thread. The bench measures the
+//! processor time of the relay's own thread (Linux) for 100 services that are each probed ten times a second.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot be set up must stop")]
 
@@ -26,16 +26,16 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 /// A sink that is closed: nothing reads the changes of services.
-struct NoSink;
+struct ClosedSink;
 
 #[async_trait]
-impl EventSink for NoSink {
+impl EventSink for ClosedSink {
     async fn publish(&self, _: Draft) -> Result<PublishAck, PublishError> {
         Err(PublishError::Closed)
     }
 }
 
-/// How long this thread was on a processor.
+/// Returns the processor time of this thread.
 fn on_processor() -> Duration {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
@@ -53,7 +53,7 @@ async fn serve(listener: TcpListener, connections: Arc<AtomicU64>, requests: Arc
                 requests.fetch_add(1, Ordering::Relaxed);
                 async { Ok::<_, Infallible>(Response::new("ok".to_owned())) }
             });
-            // Ends with an error when the relay lets the connection go.
+            // The connection ends with an error when the relay closes it.
             let _ = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), answer)
                 .await;
@@ -72,7 +72,7 @@ fn measure(what: &str, address: SocketAddr, check: &ProbeCheck, count: &AtomicU6
         config.outbound.allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
         let parts = RouterParts {
             log: Arc::new(MemoryLog::new()),
-            sink: Arc::new(NoSink),
+            sink: Arc::new(ClosedSink),
             clock: Arc::new(SystemClock::new()),
         };
         let router = Router::start(config, parts).await.unwrap();

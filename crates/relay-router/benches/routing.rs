@@ -1,7 +1,7 @@
-//! What it costs to find the rules for one event, by how many rules there are.
+//! The cost of finding the rules for one event, by the number of rules.
 //!
-//! `cargo bench -p relay-router --bench routing`. Of the rules one in fifty is for the event's kind and document, at most
-//! two; the others are for other kinds or documents. `naive` looks at all of them, as a comparison.
+//! `cargo bench -p relay-router --bench routing`. At most two rules apply to the event's kind and document;
+//! the others are for other kinds or documents. `naive` evaluates all of them, as a comparison.
 #![allow(missing_docs, reason = "criterion's macros make items without documentation")]
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot begin should say so")]
 
@@ -23,7 +23,7 @@ fn event() -> Event {
     event
 }
 
-/// `count` rules of which two can match the event, with `when` as their condition.
+/// Makes `count` rules of which two can match the event, with `when` as their condition.
 fn rules(count: usize, when: Option<&str>) -> RuleSet {
     let rule = |place: usize| {
         let (kind, document) = match place {

@@ -1,5 +1,4 @@
-//! Services with leases, through the monitor and under a clock that the test holds: who is there, who leaves, who is
-//! remembered.
+//! Leases through the monitor, under a clock that the test holds: renewal, expiry, leaving and remembering.
 
 #![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
 
@@ -34,7 +33,7 @@ fn start(config: HealthConfig) -> (HealthMonitor, Told) {
     (HealthMonitor::start(config, outbound, clock, observer), told)
 }
 
-/// A monitor that looks at the time every 50 ms.
+/// A monitor with a tick of 50 ms.
 fn monitor() -> HealthMonitor {
     let mut config = HealthConfig::default();
     config.tick = Duration::from_millis(50);
@@ -61,7 +60,7 @@ async fn who_is_silent_for_thirty_seconds_stays_and_for_more_is_gone() {
     assert_eq!(monitor.heartbeat(&name("sift"), lease, Heartbeat::default()), Ok(seconds(30.0)));
     sleep(seconds(29.9)).await;
     assert_eq!(monitor.state(&name("sift")), Healthy);
-    // The monitor has looked after exactly 30 seconds.
+    // A tick came after exactly 30 seconds.
     sleep(seconds(0.101)).await;
     assert_eq!(monitor.state(&name("sift")), Healthy);
     sleep(seconds(0.1)).await;
@@ -249,7 +248,7 @@ async fn each_change_wakes_who_waits_and_is_told_in_order() {
     changes.changed().await.unwrap();
     monitor.heartbeat(&name("sift"), lease, Heartbeat::default()).unwrap();
     changes.changed().await.unwrap();
-    // Nothing says anything more, and then its lease ends.
+    // Without further heartbeats the lease ends.
     changes.changed().await.unwrap();
     assert_eq!(states_of(&told), [Unknown, Healthy, Gone]);
     monitor.shutdown().await;
@@ -257,10 +256,10 @@ async fn each_change_wakes_who_waits_and_is_told_in_order() {
 
 #[derive(Debug, Clone, Copy)]
 enum Step {
-    /// In half seconds.
+    /// The time in half seconds.
     Wait(u64),
     Register,
-    /// With the lease of the last registration, or the one before.
+    /// True for the lease of the last registration, false for the one before.
     Heartbeat(bool),
     Deregister(bool),
     Drained,
@@ -290,9 +289,9 @@ const DRAIN: u64 = 40;
 const FORGET: u64 = 100;
 
 impl Expected {
-    /// What becomes of it when nothing is heard until `now`; none: it is forgotten.
+    /// Returns the service at `now` without further input; `None` if it is forgotten.
     fn until(self, now: u64) -> Option<Self> {
-        // Steps come a moment after the monitor has looked, so it sees what is over at its next look.
+        // Steps come shortly after a tick, so that the monitor notices an expiry at its next tick.
         match self {
             Self::Here { heard } if now > heard + LEASE => Self::Gone { since: heard + LEASE + 1 }.until(now),
             Self::Leaving { until } if now > until => Self::Gone { since: until + 1 }.until(now),
@@ -307,7 +306,7 @@ async fn leases_are_kept(steps: Vec<(usize, Step)>) -> Result<(), TestCaseError>
     config.drain_timeout = Duration::from_millis(DRAIN * 500);
     config.forget_after = Duration::from_millis(FORGET * 500);
     let (monitor, _) = start(config);
-    // Between two looks at the time, just after one.
+    // The steps fall between two ticks, shortly after the first.
     sleep(Duration::from_millis(10)).await;
     let names = ["a", "b", "c"].map(name);
     let mut expected: HashMap<usize, Expected> = HashMap::new();

@@ -1,4 +1,4 @@
-//! Services are asked whether they work: real servers for HTTP, TCP and gRPC, and probes that hang or break.
+//! Probes of services: real servers for HTTP, TCP and gRPC, and probes that hang or panic.
 
 #![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
 
@@ -28,7 +28,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-/// What an HTTP server answers, and how often it was asked.
+/// The answers of an HTTP server, and the number of its requests.
 #[derive(Clone)]
 struct Answers {
     next: Arc<Mutex<(u16, String)>>,
@@ -42,7 +42,7 @@ impl Answers {
     }
 }
 
-/// A server on this machine, and what it answers.
+/// Starts a server on this machine, and returns its answers.
 async fn http_server(tasks: &mut JoinSet<()>) -> (SocketAddr, Answers) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -64,7 +64,7 @@ async fn http_server(tasks: &mut JoinSet<()>) -> (SocketAddr, Answers) {
                     told.asked.send_modify(|asked| *asked += 1);
                     async move { Ok::<_, Infallible>(Response::builder().status(status).body(body).unwrap()) }
                 });
-                // Ends with an error when the relay lets the connection go.
+                // The connection ends with an error when the monitor closes it.
                 let _ = hyper::server::conn::http1::Builder::new()
                     .serve_connection(TokioIo::new(stream), answer)
                     .await;
@@ -84,7 +84,7 @@ fn monitor() -> HealthMonitor {
     start(HealthConfig::default(), Arc::new(SystemClock::new()), &["127.0.0.0/8"])
 }
 
-/// Asked ten times a second; one answer decides.
+/// Registers a service that is probed ten times a second, with thresholds of 1.
 fn register(monitor: &HealthMonitor, service: &str, url: String, check: ProbeCheck) {
     let mut registration = Registration::new(url);
     registration.probe = ProbeSpec::new(check);
@@ -97,7 +97,7 @@ fn http(path: &str, body: Option<&str>) -> ProbeCheck {
     ProbeCheck::Http { path: path.to_owned(), status: 200, body: body.map(str::to_owned) }
 }
 
-/// Waits until the service is in that state, and returns why it is.
+/// Waits until the service is in `state`, and returns the reason.
 async fn becomes(monitor: &HealthMonitor, service: &str, state: ServiceState) -> String {
     let mut changes = monitor.changes();
     let wait = async {
@@ -227,7 +227,7 @@ async fn who_is_gone_is_not_asked_any_more() {
     register(&monitor, "sift", format!("http://{address}"), http("/", None));
     becomes(&monitor, "sift", ServiceState::Healthy).await;
     becomes(&monitor, "sift", ServiceState::Gone).await;
-    // One question may have been on its way; after a service of another monitor was asked twice it has arrived.
+    // One probe may have been in flight. After two probes of another monitor's service it has arrived.
     let meanwhile = self::monitor();
     register(&meanwhile, "other", format!("http://{other}"), http("/", None));
     let asked_by_then = async |times: usize| {
@@ -240,7 +240,7 @@ async fn who_is_gone_is_not_asked_any_more() {
     monitor.shutdown().await;
 }
 
-/// A probe of a library's user.
+/// A probe as a library's user writes it.
 struct Custom {
     asked: Arc<AtomicUsize>,
     does: fn(usize) -> Does,
@@ -263,7 +263,7 @@ impl HealthProbe for Custom {
     }
 }
 
-/// Has a service asked by `does`, and returns how often it was.
+/// Attaches a target whose probe does as `does` says, and returns the number of its probes.
 fn attach(monitor: &HealthMonitor, service: &str, does: fn(usize) -> Does) -> Arc<AtomicUsize> {
     let asked = Arc::new(AtomicUsize::new(0));
     let probe = Custom { asked: Arc::clone(&asked), does };
@@ -281,7 +281,7 @@ async fn a_probe_that_hangs_delays_no_other() {
     let hung: Vec<_> = (0..50).map(|n| attach(&monitor, &format!("hung-{n}"), |_| Does::Hang)).collect();
     let asked = attach(&monitor, "sift", |_| Does::Work);
     sleep(Duration::from_secs(600)).await;
-    // Every 27 to 33 seconds, the first within one second.
+    // The interval is 27 to 33 seconds, and the first probe comes within one second.
     let times = asked.load(Ordering::Relaxed);
     assert!((19..=23).contains(&times), "{times}");
     assert_eq!(monitor.state(&name("sift")), ServiceState::Healthy);
@@ -304,7 +304,7 @@ async fn a_probe_that_panics_has_failed_and_is_asked_again() {
     monitor.shutdown().await;
 }
 
-/// As [`becomes`], of a service that is asked every half minute.
+/// Waits as [`becomes`] does, for a service that is probed every half minute.
 async fn becomes_in_time(monitor: &HealthMonitor, service: &str, state: ServiceState) -> String {
     let mut changes = monitor.changes();
     loop {

@@ -1,4 +1,4 @@
-//! Conditions: what is refused when rules are loaded, with its place, and what holds for which event.
+//! Conditions: the refusals at load time with their places, and the results for events.
 
 use proptest::prelude::*;
 use relay_core::{Actor, DocumentId, Draft, Epoch, Event, Metadata, Offset, Payload, Seq, Timestamp, UserId};
@@ -85,7 +85,7 @@ fn the_language_works_on_events() {
     );
     holds("(event.seq > 5 ? 'late' : 'early') == 'late'");
     holds("type(event.payload.count) == int");
-    // What fails does not matter where the other side decides.
+    // A failure does not matter where the other operand decides.
     holds("event.payload.missing == 1 || event.seq == 7");
 }
 

@@ -1,4 +1,4 @@
-//! Rule documents: what they mean, and everything that is refused, with its line.
+//! Rule documents: their meaning, and every refusal with its line.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ fn refused(document: &str, expected: &[&str]) {
     assert_eq!(problems, expected, "{document}");
 }
 
-/// The rule on line 1 is right but for `line`, which is line 4.
+/// Checks a document whose rule on line 1 is valid except for `line`, which is line 4.
 #[track_caller]
 fn refused_in_rule(line: &str, expected: &str) {
     let document = format!("[[rules]]\nname = 'r'\ntargets = ['t']\n{line}\n");

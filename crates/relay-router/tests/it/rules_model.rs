@@ -1,4 +1,4 @@
-//! Rules beside a plain model that looks at all of them.
+//! Rules beside a plain model that evaluates all of them.
 
 use proptest::prelude::*;
 use relay_core::{DocumentId, Draft, Epoch, Event, Payload, Seq, Timestamp};
@@ -25,7 +25,7 @@ struct Plain {
     priority: i64,
     kinds: Vec<&'static str>,
     documents: Vec<&'static str>,
-    /// The condition is that the payload's count is above it; an odd one makes it fail.
+    /// The condition that the payload's count is above this number; an odd number makes it fail.
     above: Option<i64>,
     continues: bool,
     enabled: bool,
@@ -72,7 +72,7 @@ fn fits(patterns: &[&str], text: &str) -> bool {
     patterns.is_empty() || patterns.iter().any(one)
 }
 
-/// What matches, found by looking at all rules in turn.
+/// Returns the matching rules, found by evaluating all rules in turn.
 fn expected(rules: &[Plain], kind: &str, document: &str, count: i64) -> Vec<String> {
     let mut turns: Vec<usize> = (0..rules.len()).collect();
     turns.sort_by_key(|&place| (-rules[place].priority, place));

@@ -1,4 +1,4 @@
-//! The circuit breaker beside a plain model of it, under a clock that the test holds.
+//! The circuit breaker beside a plain model, under a clock that the test holds.
 
 #![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
 
@@ -26,7 +26,7 @@ fn at(millis: u64) -> Monotonic {
 enum Step {
     Wait(u64),
     Begin,
-    /// Of the requests under way, this one (of as many as there are) ends.
+    /// The request at this index, modulo the number of requests in flight, ends.
     Succeed(usize),
     Fail(usize),
     Cancel(usize),
@@ -42,20 +42,21 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A request under way, and in which chapter of the breaker's life it began.
+/// A request in flight, and the chapter of the breaker's life in which it began.
 struct Request {
     ticket: Ticket,
     chapter: usize,
 }
 
-/// What a breaker is, said plainly: chapters, each closed or with the time until which it is open.
+/// The plain model of a breaker: chapters, each closed or with the time until which it is open.
 struct Model {
     config: BreakerConfig,
-    /// Of each chapter: none while closed, else until when it is open. After that time trials may begin in it.
+    /// The end of the open time of each chapter; `None` for a closed one. After that time trials may begin in
+    /// it.
     chapters: Vec<Option<u64>>,
-    /// Answers in this chapter, oldest first: true for a success.
+    /// The answers in this chapter, oldest first: true for a success.
     answers: Vec<bool>,
-    /// Somebody has tried since it was open.
+    /// A trial has begun in this open chapter.
     is_tried: bool,
 }
 
@@ -78,7 +79,7 @@ impl Model {
         }
     }
 
-    /// From when on a request may begin, with `requests` under way.
+    /// Returns the earliest time at which a request may begin, with `requests` in flight.
     fn ready_at(&self, now: u64, requests: &[Request]) -> Option<u64> {
         let trials = requests.iter().filter(|request| request.chapter == self.chapter()).count();
         match self.chapters[self.chapter()] {
@@ -126,7 +127,8 @@ proptest! {
                 Step::Wait(millis) => now += millis,
                 Step::Begin => {
                     if model.ready_at(now, &requests).is_some_and(|ready| ready <= now) {
-                        // A request that began before it opened is of no chapter that still counts.
+                        // A request from before the breaker opened belongs to a chapter that no longer
+                        // counts.
                         model.is_tried |= model.chapters[model.chapter()].is_some();
                         let ticket = breaker.begin(at(now));
                         requests.push(Request { ticket, chapter: model.chapter() });

@@ -1,4 +1,4 @@
-//! What is known of one service, beside a plain model of it, under a clock that the test holds.
+//! The health of one service beside a plain model, under a clock that the test holds.
 
 #![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
 
@@ -14,15 +14,15 @@ use relay_events::ServiceState::{self, Degraded, Draining, Gone, Healthy, Unheal
 #[derive(Debug, Clone, Copy)]
 enum Heard {
     Nothing,
-    /// The probe was answered, or not.
+    /// A probe succeeds or fails.
     Probe(bool),
-    /// The service says that it works, or works with errors.
+    /// The service reports that it works, or that it is degraded.
     Report(bool),
-    /// A delivery was taken, or not.
+    /// A delivery succeeds or fails.
     Delivery(bool),
 }
 
-/// A service, told what happens at the time of this test.
+/// A service with the time of the test.
 struct Service {
     health: Health,
     config: HealthConfig,
@@ -64,14 +64,14 @@ impl Service {
         (0..times).map(|_| self.hear(heard)).last().unwrap()
     }
 
-    /// Up, and down again.
+    /// Rises and falls again.
     fn fall(&mut self) -> ServiceState {
         self.hear_times(2, Heard::Probe(true));
         self.hear_times(3, Heard::Probe(false))
     }
 }
 
-/// The same, said plainly: everything that was heard is kept, and looked through each time.
+/// The plain model: it keeps every input and evaluates all of them each time.
 struct Model {
     config: HealthConfig,
     rise: usize,
@@ -79,9 +79,9 @@ struct Model {
     probes: Vec<bool>,
     verdict: Option<bool>,
     reports: Vec<bool>,
-    /// When, and whether it was taken.
+    /// The time of each delivery, and its success.
     deliveries: Vec<(Monotonic, bool)>,
-    /// Begin and end of each ejection, and how many deliveries there had been.
+    /// The begin and end of each ejection, and the number of deliveries before it.
     ejections: Vec<(Monotonic, Monotonic, usize)>,
     is_failing: bool,
     penalty: f64,
@@ -282,7 +282,7 @@ fn one_delivery_more_or_less_does_not_change_a_degraded_service_to_and_fro() {
     }
     assert_eq!(service.health.state(), Degraded);
     assert_eq!(service.hear(Heard::Delivery(true)), Degraded);
-    // 10 of 41 are less than a quarter.
+    // 10 failures of 41 deliveries are less than a quarter.
     assert_eq!(service.hear_times(20, Heard::Delivery(true)), Healthy);
 }
 
@@ -296,7 +296,7 @@ fn a_service_that_goes_up_and_down_is_left_alone_until_it_has_been_quiet() {
     service.fall();
     assert_eq!(service.hear_times(2, Heard::Probe(true)), Unhealthy);
     assert!(service.health.reason().unwrap().starts_with("it goes up and down"));
-    // 3 are less than 1 after 95.1 seconds.
+    // A penalty of 3 is below 1 after 95.1 seconds.
     assert_eq!(service.wait(95.0), Unhealthy);
     assert_eq!(service.wait(0.2), Healthy);
 }

@@ -1,4 +1,4 @@
-//! The order that each strategy gives: its share, its stability, and the healthiest first.
+//! The order of each strategy: its shares, its stability, and the healthiest target first.
 
 #![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
 
