@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use relay_core::Retention;
+use relay_core::{ConfigError, Retention};
 
-use crate::error::OpenError;
+/// The highest value of [`LogConfig::max_event_bytes`].
+const MAX_EVENT_BYTES: u32 = 1 << 30;
 
 /// The durability of an event when its append returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,24 +74,31 @@ impl LogConfig {
     /// Checks every field against its bounds. [`EmbeddedLog::open`](crate::EmbeddedLog::open) does this first.
     ///
     /// # Errors
-    /// [`OpenError::Config`] names the first field that is out of bounds.
-    pub fn validate(&self) -> Result<(), OpenError> {
+    /// [`ConfigError`] names the first field that is out of bounds.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let Self { retention, max_event_bytes, .. } = self;
+        let at_least_1 = "is 0; it must be at least 1";
+        let more_than_0 = "is 0; it must be more than 0";
+        let is_zero = |duration: Duration| duration.is_zero();
         let checks = [
-            ("directory", !self.directory.as_os_str().is_empty(), "must not be empty"),
-            ("retention.max_events", self.retention.max_events > 0, "must be at least 1"),
-            ("retention.max_age", self.retention.max_age != Some(Duration::ZERO), "must be more than 0"),
-            ("retention.max_bytes", self.retention.max_bytes != Some(0), "must be more than 0"),
-            ("sweep_interval", !self.sweep_interval.is_zero(), "must be more than 0"),
-            ("max_event_bytes", self.max_event_bytes > 0, "must be more than 0"),
-            ("max_event_bytes", self.max_event_bytes <= 1 << 30, "must be at most 1 GiB"),
-            ("queue_requests", self.queue_requests > 0, "must be at least 1"),
-            ("queue_bytes", self.queue_bytes > 0, "must be more than 0"),
-            ("concurrent_reads", self.concurrent_reads > 0, "must be at least 1"),
-            ("cached_heads", self.cached_heads > 0, "must be at least 1"),
+            ("directory", self.directory.as_os_str().is_empty(), "is empty; it must name a directory"),
+            ("retention.max_events", retention.max_events == 0, at_least_1),
+            ("retention.max_age", retention.max_age.is_some_and(is_zero), more_than_0),
+            ("retention.max_bytes", retention.max_bytes == Some(0), more_than_0),
+            ("sweep_interval", is_zero(self.sweep_interval), more_than_0),
+            ("max_event_bytes", *max_event_bytes == 0, more_than_0),
+            ("queue_requests", self.queue_requests == 0, at_least_1),
+            ("queue_bytes", self.queue_bytes == 0, more_than_0),
+            ("concurrent_reads", self.concurrent_reads == 0, at_least_1),
+            ("cached_heads", self.cached_heads == 0, at_least_1),
         ];
-        match checks.into_iter().find(|(_, fits, _)| !fits) {
-            Some((field, _, rule)) => Err(OpenError::Config { field, rule }),
-            None => Ok(()),
+        if let Some((field, _, rule)) = checks.into_iter().find(|(_, is_broken, _)| *is_broken) {
+            return Err(ConfigError::new(field, rule));
         }
+        if *max_event_bytes > MAX_EVENT_BYTES {
+            let rule = format!("is {max_event_bytes}; it must be at most {MAX_EVENT_BYTES}");
+            return Err(ConfigError::new("max_event_bytes", rule));
+        }
+        Ok(())
     }
 }

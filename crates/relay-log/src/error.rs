@@ -3,20 +3,15 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use relay_core::Offset;
+use relay_core::{ConfigError, Offset};
 
 /// The reason why a log did not open.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// A value of [`LogConfig`](crate::LogConfig) is out of range.
-    #[error("log configuration: `{field}` {rule}")]
-    Config {
-        /// The field.
-        field: &'static str,
-        /// The rule that it breaks.
-        rule: &'static str,
-    },
+    /// A field of [`LogConfig`](crate::LogConfig) is out of its bounds.
+    #[error("log configuration: {0}")]
+    Config(#[from] ConfigError),
     /// The log is open in another process, or in this one.
     #[error("the log in `{}` is open already; stop the process that has it open, or use another directory", directory.display())]
     InUse {

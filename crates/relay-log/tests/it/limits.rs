@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use relay_core::{Clock, EventLog, LogError, ManualClock, Monotonic, Retention, Seq, Timestamp};
-use relay_log::{EmbeddedLog, LogConfig, OpenError};
+use relay_log::{EmbeddedLog, LogConfig};
 
 use crate::common::{append, document, event, next_event, texts};
 
@@ -219,5 +219,5 @@ async fn appends_that_wait_share_a_commit_and_are_counted() {
 fn a_value_out_of_range_is_refused_by_name() {
     let mut config = LogConfig::new("somewhere");
     config.retention.max_events = 0;
-    assert!(matches!(config.validate(), Err(OpenError::Config { field: "retention.max_events", .. })));
+    assert_eq!(config.validate().unwrap_err().field, "retention.max_events");
 }
