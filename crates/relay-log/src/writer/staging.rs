@@ -175,40 +175,8 @@ impl Staging {
             return Ok((Head::empty(self.epoch), TrimProgress::Done));
         };
         let before = document.trimmed;
-        let mut progress = TrimProgress::Done;
-        {
-            let snapshot = self.store.snapshot();
-            let mut kept = snapshot.kept_events(id, &document);
-            while document.kept_events() > 0 {
-                let expected = document.trimmed.next();
-                let Some(next) = kept.next() else {
-                    if !excess(&document) {
-                        break;
-                    }
-                    if !has_staged_appends {
-                        return Err(self.read_failed(missing_event(id, expected)));
-                    }
-                    progress = TrimProgress::AwaitsCommit;
-                    break;
-                };
-                let event = next.map_err(|error| self.read_failed(error))?;
-                if event.seq != expected {
-                    return Err(self.read_failed(missing_event(id, expected)));
-                }
-                document.oldest = event.time;
-                if !excess(&document) {
-                    break;
-                }
-                if *budget == 0 {
-                    progress = TrimProgress::BudgetSpent;
-                    break;
-                }
-                *budget -= 1;
-                batch.remove_event(document.key, event.seq, event.offset);
-                document.trimmed = event.seq;
-                document.trimmed_bytes = event.cumulative_bytes;
-            }
-        }
+        let progress = self.remove_oldest(batch, id, &mut document, excess, has_staged_appends, budget);
+        // After a failure too: the row must agree with the removals that are staged already.
         if document.trimmed > before {
             // The event with the last offset may be gone, and its offset must not be used again.
             batch.put_high_watermark(self.last_offset);
@@ -216,6 +184,88 @@ impl Staging {
             Counters::add(&self.status.counters.dropped_events, document.trimmed.since(before));
         }
         self.heads.put(id, document);
-        Ok((document.head(self.epoch), progress))
+        Ok((document.head(self.epoch), progress?))
+    }
+
+    fn remove_oldest(
+        &self,
+        batch: &mut StoreBatch<'_>,
+        id: &DocumentId,
+        document: &mut DocumentState,
+        excess: impl Fn(&DocumentState) -> bool,
+        has_staged_appends: bool,
+        budget: &mut usize,
+    ) -> Result<TrimProgress, LogError> {
+        let snapshot = self.store.snapshot();
+        let mut kept = snapshot.kept_events(id, document);
+        while document.kept_events() > 0 {
+            let expected = document.trimmed.next();
+            let Some(next) = kept.next() else {
+                if !excess(document) {
+                    return Ok(TrimProgress::Done);
+                }
+                if !has_staged_appends {
+                    return Err(self.read_failed(missing_event(id, expected)));
+                }
+                return Ok(TrimProgress::AwaitsCommit);
+            };
+            let event = next.map_err(|error| self.read_failed(error))?;
+            if event.seq != expected {
+                return Err(self.read_failed(missing_event(id, expected)));
+            }
+            document.oldest = event.time;
+            if !excess(document) {
+                return Ok(TrimProgress::Done);
+            }
+            if *budget == 0 {
+                return Ok(TrimProgress::BudgetSpent);
+            }
+            *budget -= 1;
+            batch.remove_event(document.key, event.seq, event.offset);
+            document.trimmed = event.seq;
+            document.trimmed_bytes = event.cumulative_bytes;
+        }
+        Ok(TrimProgress::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use relay_core::Timestamp;
+
+    use super::*;
+
+    fn append(staging: &mut Staging, store: &Store, id: &DocumentId, seqs: std::ops::RangeInclusive<u64>) {
+        let event = |seq| EncodedEvent {
+            epoch: Epoch::from_u64(1),
+            seq: Some(Seq::new(seq)),
+            time: Timestamp::UNIX_EPOCH,
+            body: b"body".to_vec(),
+        };
+        let mut batch = store.batch();
+        staging.append(&mut batch, id, &seqs.map(event).collect::<Vec<_>>()).unwrap();
+        batch.commit().unwrap();
+    }
+
+    #[test]
+    fn a_trim_that_meets_damage_keeps_the_row_in_step_with_what_it_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(directory.path(), 1 << 20, None).unwrap());
+        let status = Arc::new(LogStatus::new(Offset::ZERO));
+        let mut staging = Staging::new(Arc::clone(&store), status, 8, Epoch::from_u64(1), Offset::ZERO);
+        let id = DocumentId::new("d").unwrap();
+        append(&mut staging, &store, &id, 1..=5);
+        let key = store.snapshot().document(&id).unwrap().unwrap().key;
+        let mut damage = store.batch();
+        damage.remove_event(key, Seq::new(3), Offset::new(3));
+        damage.commit().unwrap();
+
+        let mut batch = store.batch();
+        let trimmed = staging.trim(&mut batch, &id, |_| true, false, &mut 1000);
+        assert!(matches!(trimmed, Err(LogError::Corrupt { .. })));
+        batch.commit().unwrap();
+        let limit = relay_core::ReadLimit::default();
+        let read = store.snapshot().read_document(&id, Seq::ZERO, limit, Epoch::from_u64(1));
+        assert!(matches!(read, Err(ReadError::Trimmed { first, .. }) if first == Seq::new(3)), "{read:?}");
     }
 }
