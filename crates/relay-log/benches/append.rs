@@ -1,4 +1,4 @@
-//! Appending at each durability with one and with 64 appenders, the log in memory as the floor, and replay.
+//! Appends at each durability with one and with 64 appenders, beside the log in memory as the baseline; and replay.
 //!
 //! `cargo bench -p relay-log --bench append`
 
@@ -26,7 +26,7 @@ fn event(document: &DocumentId, epoch: relay_core::Epoch, seq: Seq) -> Event {
     Draft::new(document.clone(), kind, payload.unwrap()).into_event(epoch, Some(seq), Timestamp::UNIX_EPOCH)
 }
 
-/// The time in which `appenders` append `count` events together, each in its own document, one after the other.
+/// Measures `appenders` tasks that append `count` events together, each in its own document, one event after the other.
 async fn appending(log: Arc<dyn EventLog>, appenders: u64, count: u64) -> Duration {
     let began = Instant::now();
     let mut tasks = JoinSet::new();

@@ -1,4 +1,4 @@
-//! What the tests of the log share.
+//! Helpers that the tests of the log share.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ pub(crate) fn document(name: &str) -> DocumentId {
     DocumentId::new(name).unwrap()
 }
 
-/// An event of the document at its next place.
+/// Returns an event that follows the document's head.
 pub(crate) async fn next_event(log: &dyn EventLog, document: &DocumentId, text: &str) -> Event {
     let head = log.head(document).await.unwrap();
     event(document, head.epoch, head.last.next(), text, start())
@@ -28,12 +28,12 @@ pub(crate) fn event(document: &DocumentId, epoch: Epoch, seq: Seq, text: &str, t
     Draft::new(document.clone(), kind, payload).into_event(epoch, Some(seq), time)
 }
 
-/// The time that a new manual clock shows.
+/// Returns the wall time of a new manual clock.
 fn start() -> Timestamp {
     ManualClock::new().wall()
 }
 
-/// Appends one event with `text` and gives its seq and offset.
+/// Appends one event with `text` and returns its seq and offset.
 pub(crate) async fn append(log: &dyn EventLog, name: &str, text: &str) -> (Seq, Offset) {
     let document = document(name);
     let event = next_event(log, &document, text).await;
@@ -61,14 +61,14 @@ pub(crate) fn open(directory: &Path) -> EmbeddedLog {
     try_open(directory).unwrap().0
 }
 
-/// The journal that is written to.
+/// Returns the journal that the engine writes to.
 pub(crate) fn active_journal(directory: &Path) -> PathBuf {
     let number = |path: &PathBuf| path.file_stem().unwrap().to_str().unwrap().parse::<u64>().unwrap();
     let entries = fs::read_dir(directory.join("engine")).unwrap().map(|entry| entry.unwrap().path());
     entries.filter(|path| path.extension().is_some_and(|e| e == "jnl")).max_by_key(number).unwrap()
 }
 
-/// Cuts the zeros off that the engine allocates in advance, so that copies are small.
+/// Cuts off the zeros that the engine allocates in advance, so that copies are small.
 pub(crate) fn shrink(journal: &Path) {
     let bytes = fs::read(journal).unwrap();
     let used = bytes.len() - bytes.iter().rev().take_while(|byte| **byte == 0).count();
@@ -94,7 +94,7 @@ fn copy_into(from: &Path, to: &Path) {
     }
 }
 
-/// Every file of a directory with its content, to show that nothing was changed.
+/// Returns every file below a directory with its content, to show that nothing changed.
 pub(crate) fn content(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut files = Vec::new();
     for entry in fs::read_dir(directory).unwrap() {

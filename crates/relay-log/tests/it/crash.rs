@@ -1,7 +1,7 @@
-//! A process that is killed at any moment loses nothing that it acknowledged.
+//! A process that is killed at any moment keeps every event that it acknowledged.
 //!
-//! The test starts itself as a child, which appends and prints each acknowledgement, and kills it. The number of rounds
-//! is `RELAY_CRASH_ROUNDS`, 10 unless set.
+//! The test starts its own binary as a child, which appends and prints each acknowledgement, and kills it. The
+//! environment variable `RELAY_CRASH_ROUNDS` sets the number of rounds; the default is 10.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -17,7 +17,7 @@ use crate::common::{EVERYTHING, append, document, next_event, open, text, try_op
 const CHILD: &str = "RELAY_LOG_CRASH_CHILD";
 const DOCUMENTS: usize = 4;
 
-/// The child's side: four writers append for ever and say what was acknowledged.
+/// The child: four writers append without end and print each acknowledgement.
 #[test]
 fn child() {
     let Ok(directory) = std::env::var(CHILD) else { return };
@@ -45,7 +45,7 @@ fn child() {
     });
 }
 
-/// Texts of all sizes, so that writes end at all places of a page.
+/// Returns a text of random length, so that writes end at any place of a page.
 fn rand_text() -> String {
     let noise = relay_core::Epoch::random().as_u64();
     "x".repeat(usize::try_from(noise % 3000).unwrap())
@@ -59,7 +59,7 @@ async fn a_killed_process_loses_nothing_that_it_acknowledged() {
     let mut epoch = None;
     let mut torn = 0;
     for round in 0..rounds {
-        // The moment is given in acknowledgements, not in time: 0 kills it while it opens.
+        // The moment counts acknowledgements, not time: 0 kills the child while it opens the log.
         let moment = relay_core::Epoch::random().as_u64() % 200;
         run_and_kill(directory.path(), moment, &mut acknowledged);
 
@@ -68,7 +68,7 @@ async fn a_killed_process_loses_nothing_that_it_acknowledged() {
         torn += u64::from(report.torn_tail.is_some());
         assert!(!report.new_epoch);
         let now = log.head(&document("d0")).await.unwrap().epoch;
-        // A creation that was interrupted has shown its epoch to nobody.
+        // A log whose creation was interrupted has acknowledged nothing, so its epoch may change.
         assert!(acknowledged.is_empty() || epoch.is_none_or(|before| before == now), "round {round}");
         epoch = (!acknowledged.is_empty()).then_some(now);
         let mut found = HashMap::new();
@@ -84,7 +84,7 @@ async fn a_killed_process_loses_nothing_that_it_acknowledged() {
         for (place, offset) in &acknowledged {
             assert_eq!(found.get(place), Some(offset), "round {round}: {place:?} was acknowledged");
         }
-        // What is found now was seen, and must stay too.
+        // Readers have seen the events that are found now, so those must stay too.
         acknowledged = found;
         let count = log.read(Offset::ZERO, EVERYTHING).await.unwrap().len();
         assert_eq!(count, acknowledged.len());
@@ -93,7 +93,7 @@ async fn a_killed_process_loses_nothing_that_it_acknowledged() {
     println!("{rounds} rounds, {} events, {torn} torn writes", acknowledged.len());
 }
 
-/// Runs the child until it has acknowledged `moment` events, kills it, and adds what it acknowledged.
+/// Runs the child until it has acknowledged `moment` events, kills it, and collects its acknowledgements.
 fn run_and_kill(directory: &Path, moment: u64, acknowledged: &mut HashMap<(usize, u64), u64>) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "crash::child", "--nocapture", "--test-threads=1"])
@@ -111,7 +111,7 @@ fn run_and_kill(directory: &Path, moment: u64, acknowledged: &mut HashMap<(usize
             Some((_, rest)) => rest.split(' ').map_while(|field| field.parse().ok()).collect(),
             None => continue,
         };
-        // A line that the kill cut short acknowledged something that nobody could read.
+        // A line that the kill cut short is no acknowledgement.
         if let [n, seq, offset] = fields[..] {
             acknowledged.insert((usize::try_from(n).unwrap(), seq), offset);
         }
@@ -123,7 +123,7 @@ fn run_and_kill(directory: &Path, moment: u64, acknowledged: &mut HashMap<(usize
     child.wait().unwrap();
 }
 
-/// The child's side of the full disk: appends until the log fails, then tries everything.
+/// The child with a full disk: appends until the log fails, then tries every other method.
 #[test]
 fn child_with_a_full_disk() {
     let Ok(directory) = std::env::var("RELAY_LOG_FULL_DISK_CHILD") else { return };

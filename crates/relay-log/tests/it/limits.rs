@@ -1,4 +1,4 @@
-//! What a log refuses, and what it drops.
+//! Limits of a log: requests that it refuses, and events that retention drops.
 
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -46,8 +46,7 @@ async fn an_event_over_the_limit_is_refused_with_both_sizes() {
     log.close().await.unwrap();
 }
 
-/// A clock that holds up whoever asks it for the monotonic time, as the writer does around each commit, while the gate
-/// is closed.
+/// A clock that blocks its callers while the gate is closed. The writer reads it around each commit.
 #[derive(Debug)]
 struct Gate {
     closed: Mutex<()>,
@@ -60,7 +59,7 @@ impl Clock for Gate {
     }
 
     fn monotonic(&self) -> Monotonic {
-        // Nobody listens any more once the test has seen what it waited for.
+        // The receiver is dropped once the test has what it waited for; ignore the send error.
         let _ = self.arrived.lock().send(());
         let _open = self.closed.lock();
         Monotonic::ZERO
@@ -88,7 +87,7 @@ async fn a_publisher_that_outruns_the_log_is_told_so_and_nothing_is_lost() {
         let log = log.clone();
         tokio::spawn(async move { log.append(&document, &[event]).await })
     });
-    // Both have their place in the queue before the third comes.
+    // Both requests are in the queue before the third comes.
     while log.stats().queued_requests < 2 {
         tokio::task::yield_now().await;
     }
@@ -184,7 +183,7 @@ async fn the_log_sweeps_by_itself_when_the_interval_is_over() {
     });
     append(&log, "idle", "old").await;
     clock.advance(Duration::from_secs(4000));
-    // The writer looks at the clock whenever it wakes up; who waits for the drop sees it, or hangs here.
+    // The writer reads the clock at each wake-up. Without a scan of its own this loop does not end.
     while log.head(&document("idle")).await.unwrap().first == Seq::FIRST {
         append(&log, "lively", "wakes the writer").await;
     }

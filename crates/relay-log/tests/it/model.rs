@@ -1,4 +1,4 @@
-//! Whatever is done to it, the log on the disk is the log in memory.
+//! After any sequence of operations, the log on the disk equals the log in memory.
 
 use std::path::Path;
 
@@ -32,7 +32,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 1..60)
 }
 
-/// What must be the same in both; epochs differ between any two logs.
+/// The part of an event that must be the same in both logs. Epochs differ between any two logs.
 type Place = (DocumentId, Option<Seq>, Option<Offset>, String);
 
 fn places(read: Result<Vec<Event>, LogError>) -> Result<Vec<Place>, String> {

@@ -1,4 +1,4 @@
-//! What a log is after it was closed, cut off, or damaged.
+//! A log after it was closed, cut off, or damaged.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -13,10 +13,11 @@ use crate::common::{
 };
 
 const EVENTS: usize = 12;
-/// No write of these tests is larger.
+/// The size of the largest write in these tests, or more.
 const WRITE_BYTES: u64 = 600;
 
-/// A log whose process died: `EVENTS` events in three documents, one append each, and its journal cut to its length.
+/// Returns the directory of a log whose process died: `EVENTS` events in three documents, one append each, and a journal
+/// without the zeros at its end.
 async fn dead_log() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     let log = open(directory.path());
@@ -38,8 +39,7 @@ fn expected(count: usize) -> Vec<String> {
     (0..count).map(|n| format!("event {n}")).collect()
 }
 
-/// Lets the witness say that only `offset` was acknowledged, as it does when the process died before it was updated.
-/// What it said before is in `older`.
+/// Puts back an older commit marker, as it stands when the process died before it was updated.
 fn set_marker(directory: &Path, older: &[u8]) {
     fs::write(directory.join("witness"), older).unwrap();
 }
@@ -135,7 +135,7 @@ async fn a_creation_that_was_interrupted_is_begun_again() {
     log.close().await.unwrap();
 }
 
-/// The last append torn at `cut` bytes of its write, which nobody was told of.
+/// The last append was not acknowledged, and its write is torn at each possible length.
 #[tokio::test]
 async fn a_last_write_torn_at_any_byte_is_cut_reported_and_costs_nothing_else() {
     let directory = tempfile::tempdir().unwrap();
@@ -156,7 +156,7 @@ async fn a_last_write_torn_at_any_byte_is_cut_reported_and_costs_nothing_else() 
     assert!(longer.starts_with(&whole) && longer.len() > whole.len() + 50);
 
     for length in whole.len() + 1..longer.len() {
-        // As a killed process leaves it; now and then with zeros or garbage behind it, as a lost page does.
+        // A killed process leaves the bare cut. In some rounds zeros or garbage follow, as after a lost page.
         let tails = [&b""[..], &[0; 600], b"garbage"];
         for tail in &tails[..if length % 16 == 0 { 3 } else { 1 }] {
             let torn = copy(after);
@@ -213,7 +213,7 @@ async fn a_flipped_bit_anywhere_is_refused_or_harmless() {
         file.write_all_at(&[byte[0] ^ bit], position).unwrap();
         match try_open(damaged.path()) {
             Err(OpenError::Damaged { file, position: at, .. }) => {
-                // A wrong sequence number shows only at the next write.
+                // A wrong sequence number is noticed only at the next write.
                 assert!(
                     file == path && at <= position + WRITE_BYTES,
                     "{position}: named {} at {at}",
@@ -260,7 +260,7 @@ async fn a_damaged_log_can_be_checked_exported_and_repaired() {
     assert!(matches!(report.open_error, Some(OpenError::Damaged { .. })));
     assert_eq!((report.events, report.documents), (EVENTS as u64 - 1, 3));
     assert_eq!((report.last_offset, report.acknowledged), (Offset::new(12), Some(Offset::new(12))));
-    // The damaged write, and the seq that is missing in its document.
+    // Two problems: the damaged write, and the seq that is missing in its document.
     assert_eq!(report.problems, 2, "{:?}", report.details);
 
     let mut exported = Vec::new();
@@ -287,7 +287,7 @@ async fn a_damaged_log_can_be_checked_exported_and_repaired() {
     let report = relay_log::check(died.path()).unwrap();
     assert_eq!((report.problems, report.open_error.is_none()), (0, true), "{:?}", report.details);
 
-    // What is whole is left as it is, its epoch above all.
+    // An intact log stays as it is, and so does its epoch.
     let whole = content(died.path());
     assert_eq!(relay_log::repair(died.path()).unwrap(), None);
     assert_eq!(content(died.path()), whole);
@@ -316,7 +316,7 @@ async fn an_unreadable_witness_is_reported_and_costs_nothing() {
     log.close().await.unwrap();
 }
 
-/// A log that died under `durability` with three events, as the next boot of the machine finds it.
+/// Returns a log that died under `durability` with three events, as the next boot of the machine finds it.
 async fn log_of_an_earlier_boot(durability: LogDurability) -> (tempfile::TempDir, Head) {
     let directory = tempfile::tempdir().unwrap();
     let log = open_as(directory.path(), durability).unwrap().0;
@@ -337,7 +337,7 @@ fn open_as(directory: &Path, durability: LogDurability) -> Result<(EmbeddedLog, 
     EmbeddedLog::open(config, Arc::new(SystemClock::new()))
 }
 
-/// Lets the witness name another boot of the machine than this one.
+/// Changes the commit marker so that it names another boot of the machine.
 fn rename_boot(directory: &Path) {
     let path = directory.join("witness");
     let mut marker = fs::read(&path).unwrap();
@@ -413,7 +413,7 @@ async fn an_acknowledged_write_that_is_missing_without_a_trace_is_noticed() {
     append(&log, "d", "event 1").await;
     let after = copy(directory.path());
     log.close().await.unwrap();
-    // The journal ends where a write ends, as if the last one had never been; only the witness knows better.
+    // The journal ends at the end of a write, as if the last one had never been. Only the commit marker shows the loss.
     fs::copy(active_journal(before.path()), active_journal(after.path())).unwrap();
 
     let lost = |error: Option<OpenError>| match error {
