@@ -6,9 +6,8 @@ use relay_core::ConfigError;
 
 use crate::decisions::DecisionLogConfig;
 use crate::health::HealthConfig;
-use crate::router::InProcessTarget;
 use crate::rules::RuleDocument;
-use crate::target::OutboundPolicy;
+use crate::target::{InProcessTarget, OutboundPolicy};
 
 /// The configuration of a [`Router`](crate::Router).
 #[derive(Debug, Clone)]

@@ -56,8 +56,8 @@ pub use self::records::{
     ReplayState,
 };
 pub use self::router::{
-    DryDecision, DryRoute, DryRun, InProcessTarget, Router, RouterError, RouterParts, RulesError,
-    RulesInForce, RulesSource, SERVICES_DOCUMENT, TargetError, TargetInfo,
+    DryDecision, DryRoute, DryRun, Router, RouterError, RouterParts, RulesError, RulesInForce, RulesSource,
+    SERVICES_DOCUMENT, TargetError, TargetInfo,
 };
 pub use self::store::StoreError;
 

@@ -16,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::rules::{DryDecision, DryRoute, DryRun, RulesError, RulesInForce, RulesSource};
 use self::rules::{PersistedRules, rules_at_start};
-pub use self::services::InProcessTarget;
 pub use self::targets::{TargetError, TargetInfo};
 use crate::config::RouterConfig;
 use crate::decisions::DecisionLog;

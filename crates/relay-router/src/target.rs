@@ -1,11 +1,17 @@
-//! Ways to a service: HTTP, and what is allowed to be reached.
+//! Targets: over HTTP and in this process, and the policy of allowed addresses.
 
 mod addresses;
 mod http;
+#[cfg(test)]
+mod http_tests;
+mod in_process;
+#[cfg(test)]
+mod interop_tests;
 mod outbound;
 mod signature;
 
-pub use self::http::{HttpTarget, HttpTargetConfig};
-pub use self::outbound::{HostPattern, Outbound, OutboundError, OutboundPolicy};
-pub(crate) use self::outbound::{causes_of, read_some};
-pub use self::signature::{InvalidSecret, Signer};
+pub(crate) use self::http::{HttpTarget, HttpTargetConfig};
+pub use self::in_process::InProcessTarget;
+pub use self::outbound::{HostPattern, OutboundError, OutboundPolicy};
+pub(crate) use self::outbound::{Outbound, causes_of, read_some};
+pub use self::signature::InvalidSecret;

@@ -1,12 +1,11 @@
 //! Who may be delivered to: services that register, targets in this process, and what becomes of them.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use relay_core::{DocumentId, Draft, HealthProbe, ServiceName, Target};
+use relay_core::{DocumentId, Draft, ServiceName};
 use relay_events::{ServiceState, TypedPayload};
 
 use super::{Origin, Router, SERVICES_DOCUMENT};
@@ -14,50 +13,9 @@ use crate::registry::{
     Heartbeat, LeaseError, LeaseId, RegisterError, Registered, Registration, ServiceInfo, ServiceQuery,
     ServiceRecord,
 };
-use crate::rules::{Capability, TargetPolicy};
+use crate::rules::TargetPolicy;
 use crate::store::{StoreError, WriteBatch};
-use crate::target::{HttpTarget, HttpTargetConfig, OutboundError};
-
-/// A target that is code in this process.
-#[derive(Clone)]
-pub struct InProcessTarget {
-    name: ServiceName,
-    target: Arc<dyn Target>,
-    capabilities: Vec<Capability>,
-    policy: TargetPolicy,
-    probe: Option<Arc<dyn HealthProbe>>,
-}
-
-impl fmt::Debug for InProcessTarget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InProcessTarget").field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
-impl InProcessTarget {
-    /// A target that rules name `name`. Its deliveries alone tell whether it works.
-    pub fn new(name: ServiceName, target: Arc<dyn Target>) -> Self {
-        Self { name, target, capabilities: Vec::new(), policy: TargetPolicy::default(), probe: None }
-    }
-
-    /// Sets what it can do.
-    pub fn capabilities(mut self, capabilities: Vec<Capability>) -> Self {
-        self.capabilities = capabilities;
-        self
-    }
-
-    /// Sets how it is delivered to.
-    pub fn policy(mut self, policy: TargetPolicy) -> Self {
-        self.policy = policy;
-        self
-    }
-
-    /// Has it asked whether it works.
-    pub fn probe(mut self, probe: Arc<dyn HealthProbe>) -> Self {
-        self.probe = Some(probe);
-        self
-    }
-}
+use crate::target::{HttpTarget, HttpTargetConfig, InProcessTarget, OutboundError};
 
 impl Router {
     /// Adds a target that is code in this process, or replaces it: it gets what happens from now on. One that shall get

@@ -17,21 +17,20 @@ use crate::rules::{DeliveryFormat, RetryStatuses};
 
 /// Where and how a service is delivered to.
 #[derive(Clone, Default)]
-#[non_exhaustive]
-pub struct HttpTargetConfig {
+pub(crate) struct HttpTargetConfig {
     /// Where it is.
-    pub url: String,
+    pub(crate) url: String,
     /// The form of deliveries.
-    pub format: DeliveryFormat,
+    pub(crate) format: DeliveryFormat,
     /// What they are signed with, as `whsec_…`; without any they are not signed.
-    pub secrets: Vec<String>,
+    pub(crate) secrets: Vec<String>,
     /// After which answers it is of use to try again.
-    pub retry_statuses: RetryStatuses,
+    pub(crate) retry_statuses: RetryStatuses,
 }
 
 /// A service that takes events over HTTP.
 #[derive(Debug)]
-pub struct HttpTarget {
+pub(crate) struct HttpTarget {
     url: Url,
     format: DeliveryFormat,
     signer: Signer,
@@ -57,7 +56,7 @@ impl HttpTarget {
     ///
     /// # Errors
     /// See [`OutboundError`].
-    pub fn new(
+    pub(crate) fn new(
         config: HttpTargetConfig,
         outbound: Outbound,
         clock: Arc<dyn Clock>,

@@ -148,7 +148,7 @@ pub enum OutboundError {
 
 /// Reaches what may be reached. Clones share their connections.
 #[derive(Clone)]
-pub struct Outbound {
+pub(crate) struct Outbound {
     policy: Arc<OutboundPolicy>,
     client: Client,
 }
@@ -167,7 +167,7 @@ impl Outbound {
     ///
     /// # Errors
     /// [`OutboundError::Client`].
-    pub fn new(policy: OutboundPolicy) -> Result<Self, OutboundError> {
+    pub(crate) fn new(policy: OutboundPolicy) -> Result<Self, OutboundError> {
         let failed = |error: &dyn Error| OutboundError::Client { detail: causes_of(error) };
         let policy = Arc::new(policy);
         let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
@@ -210,7 +210,7 @@ impl Outbound {
     ///
     /// # Errors
     /// See [`OutboundError`].
-    pub fn check_url(&self, url: &str) -> Result<Url, OutboundError> {
+    pub(crate) fn check_url(&self, url: &str) -> Result<Url, OutboundError> {
         let malformed =
             |detail: String| OutboundError::Malformed { url: url.chars().take(128).collect(), detail };
         let parsed = Url::parse(url).map_err(|error| malformed(error.to_string()))?;
@@ -225,7 +225,7 @@ impl Outbound {
     ///
     /// # Errors
     /// See [`OutboundError`].
-    pub async fn addresses_of(&self, url: &str) -> Result<Vec<SocketAddr>, OutboundError> {
+    pub(crate) async fn addresses_of(&self, url: &str) -> Result<Vec<SocketAddr>, OutboundError> {
         let url = self.check_url(url)?;
         let port = url.port_or_known_default().unwrap_or(443);
         let host = url.host_str().unwrap_or_default();

@@ -13,7 +13,7 @@ pub struct InvalidSecret {
 }
 
 /// Signs with one or more secrets.
-pub struct Signer(Vec<Webhook>);
+pub(crate) struct Signer(Vec<Webhook>);
 
 impl std::fmt::Debug for Signer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -26,7 +26,7 @@ impl Signer {
     ///
     /// # Errors
     /// [`InvalidSecret`].
-    pub fn new<S: AsRef<str>>(secrets: &[S]) -> Result<Self, InvalidSecret> {
+    pub(crate) fn new<S: AsRef<str>>(secrets: &[S]) -> Result<Self, InvalidSecret> {
         let webhook = |secret: &S| {
             Webhook::new(secret.as_ref()).map_err(|error| InvalidSecret { detail: error.to_string() })
         };
@@ -37,7 +37,12 @@ impl Signer {
     ///
     /// # Errors
     /// [`InvalidSecret`], when a secret cannot be used after all.
-    pub fn sign(&self, id: &str, timestamp: i64, body: &[u8]) -> Result<Option<String>, InvalidSecret> {
+    pub(crate) fn sign(
+        &self,
+        id: &str,
+        timestamp: i64,
+        body: &[u8],
+    ) -> Result<Option<String>, InvalidSecret> {
         let sign = |webhook: &Webhook| {
             webhook.sign(id, timestamp, body).map_err(|error| InvalidSecret { detail: error.to_string() })
         };

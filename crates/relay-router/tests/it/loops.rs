@@ -11,8 +11,9 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use proptest::prelude::*;
 use relay_core::{Delivery, DeliveryError, Draft, Event, Target};
+use relay_router::CAUSES_KEY;
 use relay_router::rules::TargetPolicy;
-use relay_router::{CAUSES_KEY, InProcessTarget};
+use relay_router::target::InProcessTarget;
 
 const KINDS: [&str; 3] = ["x-a", "x-b", "x-c"];
 const TARGETS: [&str; 2] = ["one", "two"];

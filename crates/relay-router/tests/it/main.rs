@@ -3,8 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
 
 mod delivery;
-mod http_target;
-mod interop;
 mod loops;
 mod rules_conditions;
 mod rules_documents;

@@ -11,7 +11,8 @@ use relay_core::{
     Monotonic, Payload, PublishAck, PublishError, ServiceName, Target, Timestamp,
 };
 use relay_router::rules::{RuleDocument, RuleFormat, TargetPolicy};
-use relay_router::{InProcessTarget, Router, RouterConfig, RouterParts};
+use relay_router::target::InProcessTarget;
+use relay_router::{Router, RouterConfig, RouterParts};
 use tempfile::TempDir;
 use tokio::sync::watch;
 

@@ -1,4 +1,6 @@
-//! Delivery over HTTP to real servers: what each answer means, and where deliveries do not go.
+//! Delivery over HTTP to real servers: the meaning of each answer, and the addresses that are refused.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
 
 use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
@@ -10,11 +12,11 @@ use relay_core::{
     Delivery, DeliveryError, DocumentId, Draft, Epoch, FailureKind, Payload, Seq, SystemClock, Target,
     Timestamp,
 };
-use relay_router::target::{
-    HostPattern, HttpTarget, HttpTargetConfig, Outbound, OutboundError, OutboundPolicy,
-};
 
-/// A server that gives each request the same answer, as it is, and closes. Returns where it is, and how often it was asked.
+use super::{HostPattern, HttpTarget, HttpTargetConfig, Outbound, OutboundError, OutboundPolicy};
+
+/// Starts a server that gives each request the same raw answer and closes. Returns its address and the number
+/// of its requests.
 fn answering(answer: String) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -126,7 +128,7 @@ async fn a_redirect_is_followed_to_where_deliveries_may_go_and_nowhere_else() {
     answer_to(status("307 So", &format!("location: http://{good}/\r\n"))).await.unwrap();
     assert_eq!(asked.load(Ordering::SeqCst), 1);
 
-    // Not on the public internet and not allowed, written in several ways.
+    // Addresses outside the public internet that are not allowed, in several spellings.
     for forbidden in [
         "http://169.254.169.254/",
         "http://[::1]:1/",

@@ -1,5 +1,7 @@
-//! Deliveries as others read them: the unmodified Python packages `standardwebhooks` and `cloudevents`, in a server of
-//! their own. Skipped by name where there is no Python, but not in CI.
+//! Deliveries to the unmodified Python packages `standardwebhooks` and `cloudevents`, in a server of their
+//! own. Without Python the test is skipped with a message, but not in CI.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -7,15 +9,16 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 
 use relay_core::{Delivery, DocumentId, Draft, Epoch, Event, Payload, Seq, SystemClock, Target, Timestamp};
-use relay_router::rules::DeliveryFormat;
-use relay_router::target::{HttpTarget, HttpTargetConfig, Outbound, OutboundPolicy};
 use serde_json::{Value, json};
+
+use super::{HttpTarget, HttpTargetConfig, Outbound, OutboundPolicy};
+use crate::rules::DeliveryFormat;
 
 const PACKAGES: [&str; 2] = ["standardwebhooks==1.1.0", "cloudevents==2.2.0"];
 const NEW: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const OLD: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
-/// The receiver, which prints what it understands. Killed when dropped.
+/// The receiver, which prints the deliveries it decodes. Killed when dropped.
 struct Receiver {
     child: Child,
     printed: BufReader<std::process::ChildStdout>,
@@ -24,7 +27,7 @@ struct Receiver {
 
 impl Receiver {
     fn start(python: &Path) -> Self {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/interop/receiver.py");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/src/target/interop_tests/receiver.py");
         let mut command = Command::new(python);
         let mut child = command.args([script, NEW, OLD]).stdout(Stdio::piped()).spawn().unwrap();
         let mut printed = BufReader::new(child.stdout.take().unwrap());
@@ -54,7 +57,9 @@ fn python() -> Option<PathBuf> {
         None
     };
     let worked = |output: std::io::Result<Output>| output.is_ok_and(|output| output.status.success());
-    let environment = Path::new(env!("CARGO_TARGET_TMPDIR")).join("interop");
+    // The test runs from `<target>/<profile>/deps`; `<target>/tmp` is the directory that Cargo has for tests.
+    let program = std::env::current_exe().unwrap();
+    let environment = program.ancestors().nth(3).unwrap().join("tmp/interop");
     let python = environment.join("bin/python");
     if worked(Command::new(&python).args(["-c", "import standardwebhooks, cloudevents"]).output()) {
         return Some(python);
@@ -97,7 +102,7 @@ async fn others_verify_the_signatures_and_read_the_events_in_all_three_forms() {
     {
         deliver(&url, format, &[NEW, OLD], &events[..count]).await;
         let understood = receiver.understood();
-        // While a secret is changed, who has the new one and who has the old one are both content.
+        // During a rotation the receivers of both secrets verify the delivery.
         assert_eq!(understood["verified"], json!([true, true]), "{format:?}");
         assert_eq!(understood["forged"], false);
         let read = understood["events"].as_array().unwrap();
@@ -107,7 +112,7 @@ async fn others_verify_the_signatures_and_read_the_events_in_all_three_forms() {
             assert_eq!(read["type"], "x-note");
             assert_eq!(read["data"]["text"], "schön, \"quoted\" – and more");
             assert_eq!(read["data"]["n"], event.seq.unwrap().get());
-            // A text that sorts as the numbers do.
+            // The text sorts as the numbers do.
             assert_eq!(read["sequence"].as_str().unwrap().len(), 20);
         }
         if count == 1 {
