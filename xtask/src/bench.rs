@@ -6,8 +6,8 @@ use cargo_metadata::TargetKind;
 use xtask::process::{self, cargo};
 use xtask::workspace;
 
-/// Runs every benchmark of the workspace. They are named one by one, since `cargo bench` alone would also run the
-/// libraries' unit tests, which do not take criterion's options.
+/// Runs every benchmark of the workspace. Each one is named, since `cargo bench` alone also runs the libraries' unit
+/// tests, which do not take criterion's options.
 pub(crate) fn run(options: &[String]) -> anyhow::Result<ExitCode> {
     let metadata = workspace::metadata()?;
     let mut command = cargo();
@@ -22,6 +22,6 @@ pub(crate) fn run(options: &[String]) -> anyhow::Result<ExitCode> {
         }
     }
     command.arg("--").args(options);
-    process::run(&mut command, "read the error above; what there is: cargo xtask bench criterion --list")?;
+    process::run(&mut command, "read the error above; the list: cargo xtask bench criterion --list")?;
     Ok(ExitCode::SUCCESS)
 }

@@ -91,7 +91,7 @@ fn test_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The names of a file's tests: the first argument of every `test(` at the beginning of a line.
+/// Returns the names of a file's tests: the first argument of every `test(` at the beginning of a line.
 fn test_names(source: &str) -> impl Iterator<Item = &str> {
     source.lines().filter_map(|line| line.strip_prefix("test(\"")).filter_map(|rest| rest.split('"').next())
 }

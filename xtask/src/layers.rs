@@ -1,15 +1,15 @@
-//! The layers of the workspace: which crate may depend on which.
+//! The layers of the workspace and the dependencies that they allow.
 //!
-//! Anyone can take one crate and leave the others, so a crate depends only on layers below its own, and siblings, which
-//! share a layer, never name each other: they meet through the traits of `relay-core`. This holds for development and
-//! build dependencies too, since otherwise a crate could not be built and tested alone.
+//! Each crate can be used without its siblings. So a crate depends only on layers below its own, and siblings, which
+//! share a layer, never name each other: they meet through the traits of `relay-core`. The same holds for development
+//! and build dependencies, so that each crate can be built and tested alone.
 
 use std::process::ExitCode;
 
 use anyhow::bail;
 use xtask::workspace;
 
-/// From the lowest layer to the highest. A crate that is not here has no place yet.
+/// The layers from the lowest to the highest. Every crate of the workspace is in one of them.
 const LAYERS: &[&[&str]] = &[
     &["relay-core"],
     &["relay-events"],
@@ -20,10 +20,10 @@ const LAYERS: &[&[&str]] = &[
     &["relay-harness"],
 ];
 
-/// The lowest layer that puts things together: those below it are libraries, and return typed errors.
+/// The lowest layer that composes others. The crates below it are libraries, and return typed errors.
 const COMPOSITION: usize = 3;
 
-/// What the lowest layer must not depend on to be built: it has no runtime and does no I/O.
+/// The crates that the lowest layer must not depend on, since it has no runtime and does no I/O.
 const RUNTIMES: &[&str] = &["tokio", "hyper", "axum", "tokio-tungstenite", "fjall", "reqwest"];
 
 /// A dependency of a crate of the workspace.
@@ -64,7 +64,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Why an edge is forbidden, if it is.
+/// Returns the reason why an edge is forbidden, if it is.
 fn forbidden(edge: &Edge<'_>) -> Option<String> {
     let Edge { from, to, for_tests } = *edge;
     let own = layer(from).ok()?;
@@ -74,7 +74,7 @@ fn forbidden(edge: &Edge<'_>) -> Option<String> {
     if own < COMPOSITION && to == "anyhow" {
         return Some(format!("{from} depends on anyhow, but libraries return typed errors"));
     }
-    // A crate may name itself, to test with its own features. Other names are crates from outside.
+    // A crate may name itself, to test with its own features. Other names are external crates.
     if from == to || !is_ours(to) {
         return None;
     }
@@ -94,7 +94,7 @@ fn layer(name: &str) -> Result<usize, String> {
     LAYERS
         .iter()
         .position(|layer| layer.contains(&name))
-        .ok_or_else(|| format!("{name} is in no layer; give it a place in LAYERS of xtask/src/layers.rs"))
+        .ok_or_else(|| format!("{name} is in no layer; add it to LAYERS of xtask/src/layers.rs"))
 }
 
 #[cfg(test)]

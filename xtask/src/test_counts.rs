@@ -47,7 +47,7 @@ impl TestCounts {
         Self::displayed(line).unwrap_or_default()
     }
 
-    /// Reads what `Display` has written.
+    /// Parses the output of `Display`.
     fn displayed(line: &str) -> Option<Self> {
         let mut counts = line.split(", ");
         let mut next = |word: &str| counts.next()?.strip_suffix(word)?.trim_end().parse().ok();

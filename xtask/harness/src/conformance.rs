@@ -1,7 +1,7 @@
-//! `cargo xtask conformance`: WebSocket as others understand it, against the real server over real sockets.
+//! `cargo xtask conformance`: the WebSocket implementations of others against the real server over real sockets.
 //!
-//! The judges are the Autobahn testsuite (its own cases, see `suite.py`), the npm package `ws` and the Python package
-//! `websockets`. The server serves `/socket/echo`, which is the same code that serves documents, below the messages.
+//! They are the cases of the Autobahn testsuite (see `suite.py`), the npm package `ws` and the Python package
+//! `websockets`. The server echoes at `/socket/echo`, with the same framing code that serves documents.
 
 use std::fs;
 use std::path::PathBuf;
@@ -20,8 +20,8 @@ use crate::replay::server::Server;
 
 mod report;
 
-/// What the server is told: an echo, compression, room for the largest case, and nothing that slows many connections
-/// from one address.
+/// The server's settings: an echo, compression, frames as large as the largest case, and no limit on the rate of
+/// connections from one address.
 const SETTINGS: [&str; 5] = [
     "ws.echo=true",
     "ws.compression=true",
@@ -31,15 +31,15 @@ const SETTINGS: [&str; 5] = [
 ];
 /// The sections of the suite.
 const ALL: [&str; 11] = ["1", "2", "3", "4", "5", "6", "7", "9", "10", "12", "13"];
-/// All that does not send much, and an example of each kind that does.
+/// All sections and cases that send little, and one case of each kind that sends much.
 const QUICK: [&str; 24] = [
     "1", "2", "3", "4", "5", "6", "7", "10", "9.1.1", "9.2.1", "9.3.5", "9.7", "9.8", "12.1.5", "12.2.5",
     "12.3.5", "12.4.5", "12.5.15", "13.1.5", "13.2.5", "13.3.5", "13.4.5", "13.5.5", "13.7.11",
 ];
-/// Messages of a case that sends very many, one after another: 1,000 by itself, which takes a quarter of an hour of the
-/// suite's own time over all such cases and tells nothing more.
+/// Messages of a case that sends very many, one after another. The suite's own number is 1,000, which takes a quarter of
+/// an hour over all such cases and finds nothing more.
 const MESSAGES: &str = "100";
-/// Of them, when quick.
+/// The same number with `--quick`.
 const QUICK_MESSAGES: &str = "20";
 
 /// The options of `conformance`.
@@ -92,7 +92,7 @@ fn judge(profile: &str, whole: bool, counts: &mut TestCounts) -> anyhow::Result<
     Ok(if missing.is_empty() { Outcome::Done } else { Outcome::Skipped(missing.join("\n")) })
 }
 
-/// Runs the suite, and writes the report of a whole run.
+/// Runs the suite, and writes the page of a whole run.
 fn autobahn(url: &str, whole: bool, counts: &mut TestCounts) -> anyhow::Result<()> {
     let file = folder()?.join("results.json");
     let mut suite = Command::new(python()?);
@@ -117,14 +117,14 @@ fn autobahn(url: &str, whole: bool, counts: &mut TestCounts) -> anyhow::Result<(
     Ok(())
 }
 
-/// Runs a program that ends with success when all went well.
+/// Runs a client, which counts as one test.
 fn client(command: &mut Command, counts: &mut TestCounts) -> anyhow::Result<()> {
     run_command(command, "read what the client says above")?;
     counts.passed += 1;
     Ok(())
 }
 
-/// The Python that has the packages, which are installed where they are missing.
+/// Returns the Python that has the packages, and installs them where they are missing.
 fn python() -> anyhow::Result<PathBuf> {
     let venv = folder()?.join("python");
     let python = venv.join("bin/python");
@@ -149,14 +149,14 @@ fn python() -> anyhow::Result<PathBuf> {
     Ok(python)
 }
 
-/// Where the packages and results are, which git ignores.
+/// Returns the folder of the packages and results, in the target folder.
 fn folder() -> anyhow::Result<PathBuf> {
     let folder = workspace::metadata()?.target_directory.into_std_path_buf().join("conformance");
     fs::create_dir_all(&folder)?;
     Ok(folder)
 }
 
-/// A file beside this one.
+/// Returns the path of a file in the folder of this module.
 fn here(name: &str) -> PathBuf {
     workspace::root().join("xtask/harness/src/conformance").join(name)
 }

@@ -1,7 +1,8 @@
 //! `cargo xtask bench load`: the server, its peers and the baseline under the same load over real sockets, side by side.
 //!
-//! The command starts one system at a time and some processes of members ([`worker`]), which only count and read
-//! stamps. Rounds go over all systems before the next begins, so that what else the machine does meets all alike.
+//! The command starts one system at a time and some processes of members (`worker.rs`), which only count messages and
+//! read stamps. A round goes over all systems before the next one begins, so that other work of the machine slows all
+//! systems alike.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -32,7 +33,7 @@ mod workloads;
 /// The options of `bench load`.
 #[derive(Args, Clone)]
 pub struct Options {
-    /// Short and small: shows that everything works, and measures nothing worth keeping.
+    /// Short and small: shows that everything works, and measures nothing of value.
     #[arg(long)]
     quick: bool,
     /// The baseline and the server's development build alone, for a moment: shows that generator and server fit.
@@ -129,7 +130,7 @@ fn measure(options: &Options, profile: &str, scale: Scale) -> anyhow::Result<()>
                 let measured = workload.run(&launcher, system, scale);
                 match measured {
                     Ok(measured) => rounds.entry(system).or_default().push(measured),
-                    // A peer that gives up under the load is a result too; Relay and the baseline must not.
+                    // A peer that fails under the load is a result; Relay and the baseline must not fail.
                     Err(error) if system.is_peer() => println!("failed: {}: {error:#}", system.name()),
                     Err(error) => {
                         return Err(error).with_context(|| format!("{}, {workload:?}", system.name()));
@@ -153,7 +154,7 @@ fn measure(options: &Options, profile: &str, scale: Scale) -> anyhow::Result<()>
     Ok(())
 }
 
-/// Of each phase the round in the middle (with two rounds, the better one).
+/// Returns the median round of each phase; of two rounds, the better one.
 fn median(rounds: &[Vec<Measured>]) -> Vec<Measured> {
     let phases = rounds.iter().map(Vec::len).max().unwrap_or(0);
     (0..phases)

@@ -43,13 +43,13 @@ pub struct Options {
     /// Connections that follow each document, beside its author's.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     subscribers: u32,
-    /// Documents into which the history is played at the same time, each by its own author.
+    /// Documents into which the history is played at the same time, each by an author of its own.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     documents: u32,
     /// Edits per second and document; as fast as the server takes them when absent.
     #[arg(long, value_parser = positive)]
     rate: Option<f64>,
-    /// Plays only the first so many edits.
+    /// Plays only the first edits of the history.
     #[arg(long, value_name = "COUNT")]
     edits: Option<usize>,
     /// Edits of one author that may be unacknowledged at a time.
@@ -93,8 +93,8 @@ fn play(options: &Options, profile: &str) -> anyhow::Result<()> {
     server.stop()
 }
 
-/// What a task of the replay found.
-enum Found {
+/// The result of a task of the replay.
+enum TaskResult {
     Typed { document: usize, typed: Typed },
     Followed { document: usize, followed: Followed },
 }
@@ -131,12 +131,12 @@ async fn play_at(url: &str, options: &Options, trace: Arc<Trace>) -> anyhow::Res
             let progress = progress.clone();
             tasks.spawn(async move {
                 let followed = subscriber.follow(progress).await?;
-                anyhow::Ok(Found::Followed { document, followed })
+                anyhow::Ok(TaskResult::Followed { document, followed })
             });
         }
         tasks.spawn(async move {
             let typed = author.write(pace, progress).await?;
-            Ok(Found::Typed { document, typed })
+            Ok(TaskResult::Typed { document, typed })
         });
     }
     let expected = edits as u64 * u64::from(documents) * u64::from(subscribers);
@@ -144,13 +144,13 @@ async fn play_at(url: &str, options: &Options, trace: Arc<Trace>) -> anyhow::Res
     report(&found, edits, started.elapsed(), expected)
 }
 
-/// Waits for all tasks, shows how far they are, and gives up when nothing moves.
+/// Waits for all tasks, shows their progress, and gives up after a time without deliveries.
 async fn watch(
-    mut tasks: JoinSet<anyhow::Result<Found>>,
+    mut tasks: JoinSet<anyhow::Result<TaskResult>>,
     deliveries: &AtomicU64,
     expected: u64,
     pace: Pace,
-) -> anyhow::Result<Vec<Found>> {
+) -> anyhow::Result<Vec<TaskResult>> {
     let bar = ProgressBar::new(expected).with_style(ProgressStyle::with_template(
         "{elapsed} {wide_bar} {human_pos}/{human_len} deliveries, {per_sec}, {eta} left",
     )?);
@@ -181,18 +181,18 @@ async fn watch(
     Ok(found)
 }
 
-/// Compares what everybody found and prints the measurements.
-fn report(found: &[Found], edits: usize, took: Duration, expected: u64) -> anyhow::Result<()> {
+/// Compares the results of authors and subscribers, and prints the measurements.
+fn report(found: &[TaskResult], edits: usize, took: Duration, expected: u64) -> anyhow::Result<()> {
     let mut latencies = Histogram::<u64>::new(2)?;
     let (mut rejoins, mut typing, mut authors) = (0, Duration::ZERO, Vec::new());
     for found in found {
-        if let Found::Typed { document, typed } = found {
+        if let TaskResult::Typed { document, typed } = found {
             authors.push((*document, typed.digest));
             typing = typing.max(typed.took);
         }
     }
     for found in found {
-        if let Found::Followed { document, followed } = found {
+        if let TaskResult::Followed { document, followed } = found {
             let author = authors.iter().find(|(written, _)| written == document).map(|(_, digest)| *digest);
             let same = author.context("an author is missing")? == followed.digest;
             ensure!(same, "a subscriber of document {document} saw other ids or seqs than were acknowledged");

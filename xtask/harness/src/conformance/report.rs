@@ -1,4 +1,4 @@
-//! What the suite found, and the page that shows it.
+//! The results of the suite, and the page that shows them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -10,7 +10,7 @@ use serde::Deserialize;
 pub(crate) struct Results {
     /// The names of sections, by number.
     sections: BTreeMap<String, String>,
-    /// In the order of their numbers.
+    /// The cases in the order of their numbers.
     pub(crate) cases: Vec<Case>,
 }
 
@@ -18,22 +18,22 @@ pub(crate) struct Results {
 #[derive(Deserialize)]
 pub(crate) struct Case {
     pub(crate) id: String,
-    /// Whether the server did what it has to.
+    /// The suite's judgement of the server's messages.
     behavior: String,
-    /// Whether the connection ended as it has to.
+    /// The suite's judgement of the closing handshake.
     close: String,
-    /// What was found, in a sentence.
+    /// The finding in a sentence.
     pub(crate) reason: String,
 }
 
 impl Case {
-    /// Informational cases have no wrong result; what is not strict is allowed too.
+    /// Tells if the case passes. Informational cases have no wrong result, and a non-strict result is allowed.
     fn passes(&self) -> bool {
         matches!(self.behavior.as_str(), "OK" | "NON-STRICT" | "INFORMATIONAL")
             && matches!(self.close.as_str(), "OK" | "INFORMATIONAL")
     }
 
-    /// One word for both.
+    /// Returns one word for both judgements.
     fn result(&self) -> &str {
         if self.passes() || self.close == "OK" { &self.behavior } else { "FAILED" }
     }
@@ -49,7 +49,7 @@ impl Results {
         self.cases.iter().filter(|case| !case.passes())
     }
 
-    /// The page as Markdown: sections, then every case.
+    /// Returns the page as Markdown: sections, then every case.
     pub(crate) fn page(&self) -> String {
         let count =
             |cases: &[&Case], result: &str| cases.iter().filter(|case| case.result() == result).count();
@@ -68,7 +68,7 @@ impl Results {
              Every case of the [Autobahn testsuite](https://github.com/crossbario/autobahn-testsuite) (PyPI package \
              `autobahntestsuite` 25.10.1) against the real server over real sockets, compression on. The cases are the \
              package's own; they are driven by `xtask/harness/src/conformance/suite.py` on Python 3, with 100 messages where a \
-             case of 9.7, 9.8, 12 or 13 has 1,000, and with five times the package's patience for answers that are late. \
+             case of 9.7, 9.8, 12 or 13 has 1,000, and with five times the package's patience for late answers. \
              The npm package `ws` and the \
              Python package `websockets` pass beside them: text, binary, fragments, ping and close, with and without \
              `permessage-deflate`.\n\n\
@@ -83,7 +83,7 @@ impl Results {
         }
         let _ = write!(
             page,
-            "{failed} failed. An informational case has no wrong result; what is not strict is allowed.\n\n\
+            "{failed} failed. An informational case has no wrong result, and a non-strict result is allowed.\n\n\
              | section | | cases | passed |\n| --- | --- | ---: | ---: |\n"
         );
         for (section, cases) in &sections {

@@ -1,5 +1,5 @@
-//! The baseline: what the machine's sockets alone cost. One thread reads a message and writes the frame that holds it to every
-//! socket, one write per member and message.
+//! The baseline: the cost of the machine's sockets alone. One thread reads a message and writes the frame that holds it
+//! to every socket, one write per member and message.
 
 use std::io::{ErrorKind, Read, Write};
 
@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use super::worker::check_open_files;
 
-/// Bytes of a frame beside its head and message: with 128 bytes it is as long as Relay's, so that both write the same.
+/// Bytes of a frame beside its head and message. With a message of 128 bytes the frame is as long as Relay's.
 const ENVELOPE_BYTES: usize = 249;
 const MAX_MEMBERS: u32 = 11_000;
 const LISTENER: Token = Token(usize::MAX);
@@ -59,7 +59,7 @@ pub(crate) fn run(message_bytes: usize) -> anyhow::Result<()> {
     }
 }
 
-/// Writes all of it, waiting while the socket is full; who is gone is passed over.
+/// Writes all bytes, waiting while the socket is full. A socket with an error is skipped.
 fn write_all(member: &mut TcpStream, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         match member.write(bytes) {

@@ -1,4 +1,4 @@
-//! The results as charts: throughput as bars, latency by percentile, and memory over time while some do not read.
+//! The results as charts: throughput as bars, latency by percentile, and memory over time beside slow readers.
 
 use std::path::Path;
 
@@ -6,11 +6,11 @@ use anyhow::anyhow;
 use plotters::prelude::*;
 
 use super::system::System;
-use super::workloads::{Delivery, Measured, Outcome, Workload};
+use super::workloads::{Delivery, Figures, Measured, Workload};
 
 const SIZE: (u32, u32) = (900, 480);
 
-/// One colour per system, in all charts.
+/// Returns the colour of a system, which is the same in all charts.
 fn colour(system: System) -> RGBColor {
     match system {
         System::Baseline => RGBColor(128, 128, 128),
@@ -25,13 +25,13 @@ fn colour(system: System) -> RGBColor {
 /// A line of a chart: the system and its points.
 type Line = (System, Vec<(f64, f64)>);
 
-/// Draws what there are results for into a folder.
+/// Draws a chart for each kind of result into a folder.
 pub(crate) fn draw(folder: &Path, results: &[Measured]) -> anyhow::Result<()> {
     let of = |workload: Workload, phase: &'static str| {
         results.iter().filter(move |result| result.workload == workload && result.phase == phase).filter_map(
             |result| match &result.result {
-                Outcome::Delivery(delivery) => Some((result.system, delivery)),
-                Outcome::Memory { .. } | Outcome::Storm { .. } => None,
+                Figures::Delivery(delivery) => Some((result.system, delivery)),
+                Figures::Memory { .. } | Figures::Storm { .. } => None,
             },
         )
     };
@@ -184,7 +184,7 @@ fn lines(path: &Path, title: &str, axes: &Axes, systems: &[Line]) -> anyhow::Res
     area.present().map_err(failed)
 }
 
-/// 0 is the 0th percentile, 1 the 90th, 2 the 99th, 3 the 99.9th.
+/// Returns the label of a percentile given by its nines: 0 is the 0th percentile, 1 the 90th, 2 the 99th.
 fn percentile_label(nines: f64) -> String {
     let percentile = 100.0 - 100.0 * 10f64.powf(-nines);
     let decimals = [2.5, 3.5, 4.5].iter().filter(|step| nines > **step).count();

@@ -1,4 +1,4 @@
-//! All worker processes of one run, as one.
+//! The worker processes of one run, seen as one.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -7,23 +7,24 @@ use anyhow::{Context, bail};
 
 use super::wire::{Answer, Assignment, Collected, Order};
 
-/// Members of one process: under the files that one may open on common machines, with room.
+/// Members of one process, well under the usual limit of open files.
 const MEMBERS_OF_A_WORKER: u32 = 9_000;
 
-/// A run's worker processes. Dropping it ends them.
+/// A run's worker processes. Dropping the fleet ends them.
 pub(crate) struct Fleet {
     workers: Vec<Worker>,
-    /// How the joining went.
+    /// The times of the joining.
     pub(crate) joined: Joined,
 }
 
-/// How the members of a fleet joined. Instants are of the machine's monotonic clock in ns.
+/// The times at which a fleet's members joined. Instants are nanoseconds of the machine's monotonic clock.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Joined {
     pub(crate) first_connect: u64,
     pub(crate) last_join: u64,
-    /// Members that were told who is there by a message of its own, and when the last was.
+    /// Members that got the document's presence in a message of its own.
     pub(crate) states: u32,
+    /// The time of the last such message.
     pub(crate) last_state: u64,
 }
 
@@ -54,7 +55,7 @@ impl Fleet {
         Ok(Self { workers, joined })
     }
 
-    /// Lets all members do something, and waits until they have.
+    /// Sends an order to all workers and waits for their answers.
     pub(crate) fn order(&mut self, order: &Order) -> anyhow::Result<Vec<Answer>> {
         for worker in &mut self.workers {
             worker.order(order)?;
@@ -62,7 +63,7 @@ impl Fleet {
         self.workers.iter_mut().map(Worker::answer).collect()
     }
 
-    /// Lets the members publish; gives how many messages that were and when the first was sent.
+    /// Lets the members publish. Returns the number of messages and the time of the first.
     pub(crate) fn publish(&mut self, order: &Order) -> anyhow::Result<(u64, u64)> {
         let (mut all, mut begin) = (0, u64::MAX);
         for answer in self.order(order)? {
@@ -75,7 +76,7 @@ impl Fleet {
         Ok((all, begin))
     }
 
-    /// What the members got since the last time; waits for `expected` messages, each worker for its share.
+    /// Returns the messages that the members got since the last collection. Each worker waits for its share of `expected`.
     pub(crate) fn collect(&mut self, expected: &[u64]) -> anyhow::Result<Collected> {
         for (worker, expected) in self.workers.iter_mut().zip(expected) {
             worker.order(&Order::Collect { expected: *expected })?;
@@ -89,7 +90,7 @@ impl Fleet {
     }
 }
 
-/// The first member and the number of members of each process; a document's members are together.
+/// Returns the first member and the number of members of each process. A document's members are in one process.
 pub(crate) fn shares(members: u32, per_document: u32) -> Vec<(u32, u32)> {
     let workers = members.div_ceil(MEMBERS_OF_A_WORKER).max(1);
     let unit = if per_document < MEMBERS_OF_A_WORKER { per_document.max(1) } else { 1 };

@@ -1,6 +1,6 @@
-//! Just enough WebSocket for a client that reads much: where each of the server's frames begins and ends.
+//! The WebSocket framing of a client that reads much: the bounds of each frame of a server.
 //!
-//! A server's frames are not masked, so a frame's payload is a slice of what was read; nothing is copied.
+//! A server's frames are not masked, so a frame's payload is a slice of the bytes that were read. Nothing is copied.
 
 /// The bytes with which every measured message's stamp begins. They need no escaping in JSON.
 pub(crate) const MARK: &[u8; 4] = b"@~@~";
@@ -15,7 +15,7 @@ pub(crate) struct Frame<'a> {
     pub(crate) payload: &'a [u8],
 }
 
-/// What a frame is for.
+/// The kind of a frame, by its opcode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Data,
@@ -24,10 +24,10 @@ pub(crate) enum Kind {
     Close,
 }
 
-/// The first frame of `bytes` and its whole length, or `None` while it is not all there.
+/// Returns the first frame of `bytes` and its whole length, or `None` while it is incomplete.
 ///
 /// # Errors
-/// When the bytes are no frame that a server may send.
+/// When a server may not send such a frame.
 pub(crate) fn first(bytes: &[u8]) -> anyhow::Result<Option<(Frame<'_>, usize)>> {
     let [head, length, rest @ ..] = bytes else { return Ok(None) };
     anyhow::ensure!(length & 0x80 == 0, "the server sent a masked frame");
@@ -70,7 +70,7 @@ pub(crate) fn write(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
-/// A message of `bytes` bytes, of which the first are the mark and the stamp.
+/// Returns a message of `bytes` bytes that begins with the mark and the stamp.
 pub(crate) fn message(stamp: u64, bytes: usize) -> Vec<u8> {
     let mut message = Vec::with_capacity(bytes);
     message.extend_from_slice(MARK);
@@ -79,7 +79,7 @@ pub(crate) fn message(stamp: u64, bytes: usize) -> Vec<u8> {
     message
 }
 
-/// The stamp that follows a mark.
+/// Returns the stamp that follows a mark.
 pub(crate) fn stamp(after_mark: &[u8]) -> Option<u64> {
     let digits = after_mark.get(..STAMP_DIGITS)?;
     digits.iter().try_fold(0u64, |stamp, digit| {

@@ -1,4 +1,4 @@
-//! The results as a table for the terminal and the documentation, and raw beside it.
+//! The results as tables for the terminal and the documentation, and as raw JSON.
 
 use std::fmt::Write;
 use std::fs;
@@ -8,9 +8,9 @@ use std::process::Command;
 use serde::Serialize;
 
 use super::system::System;
-use super::workloads::{Measured, Outcome, Workload};
+use super::workloads::{Figures, Measured, Workload};
 
-/// What it was measured on; no names.
+/// The machine that was measured, without names.
 #[derive(Serialize)]
 struct Machine {
     cores: usize,
@@ -65,7 +65,7 @@ pub(crate) fn write(folder: &Path, results: &[Measured]) -> anyhow::Result<()> {
     Ok(fs::write(folder.join("load.json"), serde_json::to_string_pretty(&raw)? + "\n")?)
 }
 
-/// The tables of one workload, a phase each.
+/// Returns the tables of one workload, one for each phase.
 pub(crate) fn table(results: &[Measured]) -> String {
     let mut phases: Vec<&str> = Vec::new();
     for result in results {
@@ -83,14 +83,14 @@ pub(crate) fn table(results: &[Measured]) -> String {
         let best = peers.min_by(f64::total_cmp);
         text.push_str(&title);
         text.push_str(match first.result {
-            Outcome::Delivery(_) => {
+            Figures::Delivery(_) => {
                 "| | delivered/s | p50 | p90 | p99 | p99.9 | max (ms) | missing | server CPU s | server RSS MiB | wire bytes | to baseline | to best peer |\n\
                  | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
             }
-            Outcome::Memory { .. } => {
+            Figures::Memory { .. } => {
                 "| | bytes per connection | server CPU s | server RSS MiB | to best peer |\n| --- | ---: | ---: | ---: | ---: |\n"
             }
-            Outcome::Storm { .. } => {
+            Figures::Storm { .. } => {
                 "| | seconds to the last | server CPU s | server RSS MiB | to best peer |\n| --- | ---: | ---: | ---: | ---: |\n"
             }
         });
@@ -100,7 +100,7 @@ pub(crate) fn table(results: &[Measured]) -> String {
             let (cpu, rss) = (row.cpu_seconds, row.resident_kib as f64 / 1024.0);
             // Writing to a string does not fail.
             let _ = match &row.result {
-                Outcome::Delivery(delivery) => {
+                Figures::Delivery(delivery) => {
                     let latency = delivery.latency_ms;
                     let missing = delivery.missing;
                     writeln!(
@@ -115,10 +115,10 @@ pub(crate) fn table(results: &[Measured]) -> String {
                         delivery.wire_bytes_per_message,
                     )
                 }
-                Outcome::Memory { bytes_per_connection } => {
+                Figures::Memory { bytes_per_connection } => {
                     writeln!(text, "| {name} | {bytes_per_connection:.0} | {cpu:.2} | {rss:.1} | {best} |")
                 }
-                Outcome::Storm { seconds, presence } => {
+                Figures::Storm { seconds, presence } => {
                     let last = if *presence { "" } else { " (join's answer)" };
                     writeln!(text, "| {name} | {seconds:.2}{last} | {cpu:.2} | {rss:.1} | {best} |")
                 }
@@ -128,7 +128,7 @@ pub(crate) fn table(results: &[Measured]) -> String {
     text
 }
 
-/// How many times another's figure one is: of throughput flat out, of p99 when paced, of the measured size otherwise.
+/// Returns the ratio of two systems' costs: of throughput flat out, of p99 when paced, of the measured size otherwise.
 fn ratio(cost: f64, other: Option<f64>) -> String {
     other.filter(|other| *other != 0.0).map_or_else(String::new, |other| format!("{:.2}", cost / other))
 }

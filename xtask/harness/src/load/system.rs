@@ -1,4 +1,4 @@
-//! The systems that are measured, and what a member says to each of them: how it joins, publishes, and stays alive.
+//! The systems that are measured, and the messages with which a member joins, publishes and stays connected.
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -9,11 +9,11 @@ const TEXT: u8 = 1;
 const BINARY: u8 = 2;
 const PING: u8 = 9;
 
-/// A system that is measured.
+/// A system under measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum System {
-    /// A loop that does nothing but write the same bytes to as many sockets.
+    /// A loop that only writes the same bytes to as many sockets.
     Baseline,
     /// This workspace's server.
     Relay,
@@ -27,16 +27,16 @@ pub enum System {
     Nats,
 }
 
-/// What a member does about a message that came while it joins.
+/// The next step of a member that is joining.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Opening {
-    /// It waits on.
+pub(crate) enum JoinStep {
+    /// The member waits for the next message.
     Wait,
-    /// It answers with this frame.
+    /// The member answers with this frame.
     Send(Vec<u8>),
-    /// It has joined.
+    /// The member has joined.
     Joined,
-    /// It was refused.
+    /// The server refused the member.
     Refused,
 }
 
@@ -55,12 +55,12 @@ impl System {
         }
     }
 
-    /// Whether it is something that one could use in Relay's place.
+    /// Tells if the system could be used in Relay's place.
     pub(crate) fn is_peer(self) -> bool {
         !matches!(self, Self::Baseline | Self::Relay)
     }
 
-    /// The request that makes a WebSocket of a connection; the baseline speaks none.
+    /// Returns the upgrade request of a connection. The baseline has none, since it does not speak WebSocket.
     pub(crate) fn upgrade(self, port: u16, member: u32) -> Option<String> {
         let path = match self {
             Self::Baseline => return None,
@@ -74,7 +74,7 @@ impl System {
         ))
     }
 
-    /// What a member says first, once it is connected.
+    /// Returns the first bytes that a connected member sends.
     pub(crate) fn greeting(self, document: &str, presence: bool) -> Vec<u8> {
         match self {
             Self::Relay => {
@@ -86,34 +86,34 @@ impl System {
         }
     }
 
-    /// What a message of the server means to a member that is joining.
-    pub(crate) fn opening(self, message: &[u8], document: &str) -> Opening {
+    /// Returns the step of a joining member after a message of the server.
+    pub(crate) fn join_step(self, message: &[u8], document: &str) -> JoinStep {
         match self {
-            Self::Baseline => Opening::Joined,
-            Self::Relay if !contains(message, br#""phx_reply""#) => Opening::Wait,
-            Self::Relay if contains(message, br#""status":"ok""#) => Opening::Joined,
-            Self::Relay => Opening::Refused,
-            Self::Ws if message.starts_with(b"joined") => Opening::Joined,
+            Self::Baseline => JoinStep::Joined,
+            Self::Relay if !contains(message, br#""phx_reply""#) => JoinStep::Wait,
+            Self::Relay if contains(message, br#""status":"ok""#) => JoinStep::Joined,
+            Self::Relay => JoinStep::Refused,
+            Self::Ws if message.starts_with(b"joined") => JoinStep::Joined,
             Self::SocketIo | Self::Socketioxide => match message {
-                [b'0', ..] => Opening::Send(client_frame(TEXT, "40")),
+                [b'0', ..] => JoinStep::Send(client_frame(TEXT, "40")),
                 [b'4', b'0', ..] => {
-                    Opening::Send(client_frame(TEXT, &format!(r#"420["join","{document}"]"#)))
+                    JoinStep::Send(client_frame(TEXT, &format!(r#"420["join","{document}"]"#)))
                 }
-                [b'4', b'3', ..] => Opening::Joined,
-                [b'4', b'4', ..] => Opening::Refused,
-                _ => Opening::Wait,
+                [b'4', b'3', ..] => JoinStep::Joined,
+                [b'4', b'4', ..] => JoinStep::Refused,
+                _ => JoinStep::Wait,
             },
             Self::Nats if message.starts_with(b"INFO") => {
                 let connect = r#"CONNECT {"verbose":false,"pedantic":false,"lang":"bench","version":"1"}"#;
-                Opening::Send(client_frame(BINARY, &format!("{connect}\r\nSUB {document} 1\r\nPING\r\n")))
+                JoinStep::Send(client_frame(BINARY, &format!("{connect}\r\nSUB {document} 1\r\nPING\r\n")))
             }
-            Self::Nats if contains(message, b"PONG") => Opening::Joined,
-            Self::Nats if contains(message, b"-ERR") => Opening::Refused,
-            Self::Ws | Self::Nats => Opening::Wait,
+            Self::Nats if contains(message, b"PONG") => JoinStep::Joined,
+            Self::Nats if contains(message, b"-ERR") => JoinStep::Refused,
+            Self::Ws | Self::Nats => JoinStep::Wait,
         }
     }
 
-    /// Appends what publishes `message`, which needs no escaping, in `document`.
+    /// Appends the bytes that publish `message` in `document`. The message needs no escaping.
     pub(crate) fn publish(self, out: &mut Vec<u8>, document: &str, message: &[u8]) {
         let text = String::from_utf8_lossy(message);
         match self {
@@ -133,7 +133,7 @@ impl System {
         }
     }
 
-    /// What must be answered so that the server does not take a member for gone.
+    /// Returns the answer to a message of the server that checks the connection.
     pub(crate) fn keep_alive(self, message: &[u8]) -> Option<Vec<u8>> {
         match self {
             Self::SocketIo | Self::Socketioxide if message == b"2" => Some(client_frame(TEXT, "3")),
@@ -142,7 +142,7 @@ impl System {
         }
     }
 
-    /// What a member sends from time to time by itself; with Socket.IO it is the server that asks.
+    /// Returns the heartbeat that a member sends. With Socket.IO the server asks instead.
     pub(crate) fn heartbeat(self) -> Option<Vec<u8>> {
         match self {
             Self::Relay => Some(client_frame(TEXT, r#"[null,"3","phoenix","heartbeat",{}]"#)),
@@ -165,19 +165,19 @@ pub(crate) fn contains(message: &[u8], wanted: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Opening, System};
+    use super::{JoinStep, System};
 
     #[test]
     fn a_member_has_joined_when_the_server_says_so() {
-        let opening = |system: System, message: &str| system.opening(message.as_bytes(), "d-1");
+        let step = |system: System, message: &str| system.join_step(message.as_bytes(), "d-1");
         let reply = r#"["1","1","document:d-1","phx_reply",{"status":"ok","response":{}}]"#;
-        assert_eq!(opening(System::Relay, reply), Opening::Joined);
-        assert_eq!(opening(System::Relay, &reply.replace("ok", "error")), Opening::Refused);
-        assert_eq!(opening(System::Relay, r#"["1",null,"document:d-1","presence_state",{}]"#), Opening::Wait);
-        assert!(matches!(opening(System::SocketIo, r#"0{"sid":"a"}"#), Opening::Send(_)));
-        assert_eq!(opening(System::SocketIo, r#"430[["a"]]"#), Opening::Joined);
-        assert!(matches!(opening(System::Nats, "INFO {}\r\n"), Opening::Send(_)));
-        assert_eq!(opening(System::Nats, "PONG\r\n"), Opening::Joined);
-        assert_eq!(opening(System::Ws, "joined [1]"), Opening::Joined);
+        assert_eq!(step(System::Relay, reply), JoinStep::Joined);
+        assert_eq!(step(System::Relay, &reply.replace("ok", "error")), JoinStep::Refused);
+        assert_eq!(step(System::Relay, r#"["1",null,"document:d-1","presence_state",{}]"#), JoinStep::Wait);
+        assert!(matches!(step(System::SocketIo, r#"0{"sid":"a"}"#), JoinStep::Send(_)));
+        assert_eq!(step(System::SocketIo, r#"430[["a"]]"#), JoinStep::Joined);
+        assert!(matches!(step(System::Nats, "INFO {}\r\n"), JoinStep::Send(_)));
+        assert_eq!(step(System::Nats, "PONG\r\n"), JoinStep::Joined);
+        assert_eq!(step(System::Ws, "joined [1]"), JoinStep::Joined);
     }
 }

@@ -1,11 +1,11 @@
-//! What the command and its worker processes tell each other: one JSON object a line, on standard input and output.
+//! The messages between the command and its worker processes: one JSON object a line, on standard input and output.
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::system::System;
 
-/// What one worker process is started for.
+/// The members of one worker process, given when it starts.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Assignment {
     pub(crate) system: System,
@@ -15,24 +15,24 @@ pub(crate) struct Assignment {
     pub(crate) members: u32,
     /// Members of one document; member `n` is in document `n / per_document`.
     pub(crate) per_document: u32,
-    /// Connections that may be on their way at once.
+    /// Connections that may be joining at once.
     pub(crate) in_flight: u32,
-    /// Whether a member takes part in presence, where the system has it.
+    /// Lets members take part in presence, where the system has it.
     pub(crate) presence: bool,
-    /// Every so manieth member can be told to stop reading, and is not measured.
+    /// The interval between slow members, which are not measured and stop reading on order.
     pub(crate) slow_every: Option<u32>,
     pub(crate) message_bytes: usize,
 }
 
-/// What a worker is told to do next. Each is answered by one [`Answer`].
+/// An order to a worker, which gives one [`Answer`] to each.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Order {
-    /// The first member publishes: so many messages per second, or as fast as `window` messages that it has not got
-    /// back itself allow.
+    /// The first member publishes `rate` messages per second, or as fast as it can with at most `window` messages that have
+    /// not come back to it.
     Publish { rate: Option<f64>, seconds: f64, window: u64 },
     /// Every member publishes, spread evenly.
     Type { per_member: f64, seconds: f64 },
-    /// Waits until so many messages have come since the last `Collect`, or until none comes any more, and reports.
+    /// Waits for `expected` messages since the last `Collect`, or until no more come, and reports.
     Collect { expected: u64 },
     /// Every member sends a heartbeat.
     Heartbeat,
@@ -40,7 +40,8 @@ pub(crate) enum Order {
     StopReading,
 }
 
-/// What a worker answers; the first one, `Ready`, comes without an order. Instants are the machine's monotonic clock in ns.
+/// An answer of a worker. The first one, `Ready`, comes without an order. Instants are nanoseconds of the machine's
+/// monotonic clock.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Answer {
     Ready { first_connect: u64, last_join: u64, states: u32, last_state: u64 },
@@ -50,7 +51,7 @@ pub(crate) enum Answer {
     Failed(String),
 }
 
-/// What a worker's members got.
+/// The messages that a worker's members got.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Collected {
     pub(crate) delivered: u64,
@@ -58,12 +59,12 @@ pub(crate) struct Collected {
     pub(crate) last: u64,
     /// Members that the server has disconnected so far.
     pub(crate) disconnected: u32,
-    /// Nanoseconds and how often.
+    /// Pairs of a latency in nanoseconds and its count.
     pub(crate) latencies: Vec<(u64, u64)>,
 }
 
 impl Collected {
-    /// Adds what another worker's members got.
+    /// Adds the messages of another worker.
     pub(crate) fn merge(&mut self, other: Self) {
         self.delivered += other.delivered;
         self.bytes += other.bytes;
@@ -72,7 +73,7 @@ impl Collected {
         self.latencies.extend(other.latencies);
     }
 
-    /// All latencies as one histogram.
+    /// Returns all latencies as one histogram.
     pub(crate) fn histogram(&self) -> anyhow::Result<Histogram<u64>> {
         let mut histogram = Histogram::new(3)?;
         for (value, count) in &self.latencies {
@@ -82,7 +83,7 @@ impl Collected {
     }
 }
 
-/// A histogram as the pairs that travel.
+/// Returns a histogram as pairs of value and count.
 pub(crate) fn pairs(histogram: &Histogram<u64>) -> Vec<(u64, u64)> {
     histogram.iter_recorded().map(|step| (step.value_iterated_to(), step.count_at_value())).collect()
 }

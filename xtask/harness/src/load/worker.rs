@@ -1,5 +1,5 @@
-//! One worker process: up to some thousand members on one thread, one `epoll`, and no more work per message than finding
-//! its stamp. The command starts several of them, since one process may open only so many files.
+//! One worker process: up to some thousand members on one thread with one `epoll`. Its only work per message is to find
+//! the stamp. The command starts several workers, since the open files of one process are limited.
 
 use std::io::{BufRead, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -16,28 +16,28 @@ use rustix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Socket, Type};
 
 use super::frame::{self, Kind, MARK};
-use super::system::{Opening, System, contains};
+use super::system::{JoinStep, System, contains};
 use super::wire::{Answer, Assignment, Collected, Order, pairs};
 
-/// How long nothing may happen before a phase is given up.
+/// The time without any event after which a phase is given up.
 const STALL_NS: u64 = 10_000_000_000;
-/// How long nothing may come before a collection ends without all messages.
+/// The time without a message after which a collection ends incomplete.
 const QUIET_NS: u64 = 3_000_000_000;
-/// How long joined members wait for the presence of a server that may not send any.
-const STATE_PATIENCE_NS: u64 = 1_500_000_000;
-/// Bytes of one message of a server; a member list is the longest.
+/// The time that joined members wait for presence, which a server may not send.
+const STATE_TIMEOUT_NS: u64 = 1_500_000_000;
+/// The largest message of a server; the longest is a member list.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
-/// Files that a process has open beside its members.
+/// Files that a process has open beside its members' sockets.
 const OTHER_FILES: u64 = 64;
 const WAKER: Token = Token(usize::MAX);
 
-/// The machine's monotonic clock, which is the same in every process.
+/// Returns the machine's monotonic clock in nanoseconds, which is the same in every process.
 pub(crate) fn now() -> u64 {
     let time = clock_gettime(ClockId::Monotonic);
     u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }
 
-/// The whole part of a time or count, which is positive and far below 2^53.
+/// Returns the whole part of a time or count, which is positive and far below 2^53.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -47,7 +47,7 @@ fn whole(value: f64) -> u64 {
     value as u64
 }
 
-/// Refuses to begin what the limit of open files would end halfway.
+/// Fails if the limit of open files is too low for so many members.
 pub(crate) fn check_open_files(members: u32) -> anyhow::Result<()> {
     enough_open_files(members, getrlimit(Resource::Nofile).current)
 }
@@ -93,9 +93,9 @@ struct Member {
     stage: Stage,
     slow: bool,
     reading: bool,
-    /// The beginning of a frame whose rest has not come.
+    /// The beginning of an incomplete frame.
     rest: Vec<u8>,
-    /// What the socket did not take.
+    /// Bytes that the socket has not taken yet.
     out: Vec<u8>,
 }
 
@@ -110,7 +110,7 @@ struct Worker {
     last_join: u64,
     states: u32,
     last_state: u64,
-    /// Messages that the first member got: what a publisher's window is measured by.
+    /// Messages that the first member got, which limit a publisher's window.
     first_got: u64,
     last_event: u64,
     latencies: Histogram<u64>,
@@ -133,7 +133,7 @@ impl Worker {
                 }
             }
             drop(sender);
-            // The worker learns of the end by the closed channel; it may be gone already.
+            // The closed channel ends the worker, which may have ended already.
             let _ = waker.wake();
         });
         let last = (plan.first_member + plan.members).div_ceil(plan.per_document.max(1));
@@ -167,21 +167,21 @@ impl Worker {
         })?;
         loop {
             match self.orders.try_recv() {
-                Ok(order) => answer(&self.carry_out(&order)?)?,
+                Ok(order) => answer(&self.execute(&order)?)?,
                 Err(mpsc::TryRecvError::Disconnected) => return Ok(()),
-                Err(mpsc::TryRecvError::Empty) => self.turn(Some(Duration::from_millis(500)))?,
+                Err(mpsc::TryRecvError::Empty) => self.poll_once(Some(Duration::from_millis(500)))?,
             }
         }
     }
 
-    fn carry_out(&mut self, order: &Order) -> anyhow::Result<Answer> {
+    fn execute(&mut self, order: &Order) -> anyhow::Result<Answer> {
         Ok(match *order {
             Order::Publish { rate, seconds, window } => self.publish(rate, seconds, window)?,
             Order::Type { per_member, seconds } => self.type_all(per_member, seconds)?,
             Order::Collect { expected } => {
                 self.last_event = now();
                 while self.collected.delivered < expected && now() - self.last_event < QUIET_NS {
-                    self.turn(Some(Duration::from_millis(100)))?;
+                    self.poll_once(Some(Duration::from_millis(100)))?;
                 }
                 let mut collected = std::mem::take(&mut self.collected);
                 collected.latencies = pairs(&self.latencies);
@@ -194,7 +194,7 @@ impl Worker {
                     for index in 0..self.members.len() {
                         self.send(index, &heartbeat);
                         if index % 64 == 0 {
-                            self.turn(Some(Duration::ZERO))?;
+                            self.poll_once(Some(Duration::ZERO))?;
                         }
                     }
                 }
@@ -224,21 +224,21 @@ impl Worker {
             for _ in 0..room.min(left) {
                 self.connect()?;
             }
-            self.turn(Some(Duration::from_millis(100)))?;
+            self.poll_once(Some(Duration::from_millis(100)))?;
             ensure!(
                 now() - self.last_event < STALL_NS,
-                "{} of {} members had joined when nothing came any more",
+                "{} of {} members had joined when no more messages came",
                 self.joined,
                 self.plan.members
             );
         }
-        // A server with presence tells everybody who is there; one without says nothing of the kind.
+        // Relay sends each member the document's presence; the other systems send none.
         while self.plan.presence
             && self.states < self.plan.members
-            && now() - self.last_state.max(self.last_join) < STATE_PATIENCE_NS
+            && now() - self.last_state.max(self.last_join) < STATE_TIMEOUT_NS
             && self.plan.system == System::Relay
         {
-            self.turn(Some(Duration::from_millis(100)))?;
+            self.poll_once(Some(Duration::from_millis(100)))?;
         }
         Ok(())
     }
@@ -250,7 +250,8 @@ impl Worker {
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
         if slow {
-            // A far client's: Ethernet's segments and a small buffer. The loopback's own would hide the slowness for long.
+            // The segments of Ethernet and a small buffer, as of a far client. The loopback's own sizes would hide a slow
+            // member for long.
             socket.set_tcp_mss(1_460)?;
             socket.set_recv_buffer_size(8 << 10)?;
         }
@@ -269,8 +270,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Waits for sockets once and does what they are ready for.
-    fn turn(&mut self, timeout: Option<Duration>) -> anyhow::Result<()> {
+    /// Polls the sockets once and handles those that are ready.
+    fn poll_once(&mut self, timeout: Option<Duration>) -> anyhow::Result<()> {
         let mut events = Events::with_capacity(1_024);
         match self.poll.poll(&mut events, timeout) {
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
@@ -328,7 +329,7 @@ impl Worker {
                 Ok(written) => drop(member.out.drain(..written)),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                // Reading tells that the connection has ended.
+                // The next read finds that the connection has ended.
                 Err(_) => member.out.clear(),
             }
         }
@@ -390,7 +391,7 @@ impl Worker {
         Ok(self.poll.registry().deregister(&mut self.members[index].stream)?)
     }
 
-    /// Takes in what is whole of `bytes` and says how much that was.
+    /// Handles the complete frames of `bytes` and returns their length.
     fn scan(&mut self, index: usize, bytes: &[u8]) -> anyhow::Result<usize> {
         let mut used = 0;
         if self.members[index].stage == Stage::Upgrading {
@@ -414,7 +415,7 @@ impl Worker {
                     frame::write(&mut pong, 10, frame.payload);
                     self.send(index, &pong);
                 }
-                // The end of the connection follows a close.
+                // The server ends the connection after a close.
                 Kind::Pong | Kind::Close => {}
             }
         }
@@ -447,11 +448,11 @@ impl Worker {
             self.send(index, &reply);
         } else if self.members[index].stage == Stage::Joining {
             let document = self.document(index);
-            match self.plan.system.opening(message, &self.documents[document]) {
-                Opening::Wait => {}
-                Opening::Send(reply) => self.send(index, &reply),
-                Opening::Joined => self.has_joined(index),
-                Opening::Refused => bail!("the server refused a join: {}", String::from_utf8_lossy(message)),
+            match self.plan.system.join_step(message, &self.documents[document]) {
+                JoinStep::Wait => {}
+                JoinStep::Send(reply) => self.send(index, &reply),
+                JoinStep::Joined => self.has_joined(index),
+                JoinStep::Refused => bail!("the server refused a join: {}", String::from_utf8_lossy(message)),
             }
         } else if contains(message, br#""status":"error""#) {
             bail!("the server refused a message: {}", String::from_utf8_lossy(message));
@@ -499,7 +500,7 @@ impl Worker {
                 let next = whole(sent as f64 / rate * 1e9);
                 next.saturating_sub(now() - first).clamp(1, 100_000_000)
             });
-            self.turn(Some(Duration::from_nanos(pause)))?;
+            self.poll_once(Some(Duration::from_nanos(pause)))?;
         }
     }
 
@@ -521,7 +522,7 @@ impl Worker {
                 self.send(index, &batch);
                 sent += 1;
             }
-            self.turn(Some(Duration::from_millis(1)))?;
+            self.poll_once(Some(Duration::from_millis(1)))?;
         }
     }
 }

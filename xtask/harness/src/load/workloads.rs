@@ -1,4 +1,4 @@
-//! The workloads: who joins what, who publishes how fast, and what is measured of it.
+//! The workloads: the documents that members join, the rate at which they publish, and the measurements.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -14,14 +14,16 @@ use super::wire::{Assignment, Collected, Order};
 
 /// Bytes of every message but the slow workload's.
 pub(crate) const MESSAGE_BYTES: usize = 128;
-/// Bytes of a message while some do not read: so many that their sockets are full soon.
+/// Bytes of a message of the slow workload, which fill the sockets of slow members soon.
 const SLOW_MESSAGE_BYTES: usize = 4_096;
-/// Messages that a publisher may be ahead of what it got back itself, at most.
+/// Messages of a publisher that may not have come back to it, at most.
 const WINDOW: u64 = 256;
-/// Deliveries that may be on their way at once: fewer messages for more members.
+/// Deliveries that may be under way at once, so that the window is smaller for more members.
 const WINDOW_DELIVERIES: u64 = 256_000;
+/// Connections that may be joining at once.
 const IN_FLIGHT: u32 = 256;
-/// Settings that let the generator's one address connect as fast as it can, and messages live in memory as the peers' do.
+/// Relay's settings: no limit on the rate of connections from one address, and messages in memory alone, as with the
+/// peers.
 const RELAY_SETTINGS: [&str; 4] =
     ["durability=memory", "ws.max_connections=20000", "ws.admission_rate=100000", "ws.admission_burst=20000"];
 
@@ -37,52 +39,52 @@ pub enum Workload {
     #[value(name = "broadcast-10000")]
     #[serde(rename = "broadcast-10000")]
     Broadcast10000,
-    /// 1,000 documents of 10 members, and everybody types.
+    /// 1,000 documents of 10 members, and every member types.
     Documents,
     /// 10,000 connections in documents of 10, with heartbeats and nothing else.
     Idle,
     /// 10,000 joins of documents of 100, as fast as the server takes them.
     JoinStorm,
-    /// 1,000 members, of whom one in a hundred stops reading.
+    /// 1,000 members, one in a hundred of which stops reading.
     Slow,
 }
 
-/// What one phase of one workload gave for one system.
+/// The result of one phase of one workload for one system.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Measured {
     pub(crate) system: System,
     pub(crate) workload: Workload,
     pub(crate) phase: &'static str,
     pub(crate) members: u32,
-    /// What the workload is about.
+    /// The figures of the phase.
     #[serde(flatten)]
-    pub(crate) result: Outcome,
+    pub(crate) result: Figures,
     pub(crate) resident_kib: u64,
     pub(crate) cpu_seconds: f64,
 }
 
 impl Measured {
-    /// What the phase is compared by: the smaller, the better.
+    /// Returns the figure by which systems are compared. The smaller, the better.
     pub(crate) fn cost(&self) -> f64 {
         match &self.result {
-            Outcome::Delivery(delivery) if self.phase == "flat out" => -delivery.per_second,
-            Outcome::Delivery(delivery) => delivery.latency_ms.p99,
-            Outcome::Memory { bytes_per_connection } => *bytes_per_connection,
-            Outcome::Storm { seconds, .. } => *seconds,
+            Figures::Delivery(delivery) if self.phase == "flat out" => -delivery.per_second,
+            Figures::Delivery(delivery) => delivery.latency_ms.p99,
+            Figures::Memory { bytes_per_connection } => *bytes_per_connection,
+            Figures::Storm { seconds, .. } => *seconds,
         }
     }
 }
 
-/// The numbers of a phase.
+/// The figures of a phase.
 #[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
-pub(crate) enum Outcome {
+pub(crate) enum Figures {
     Delivery(Delivery),
     Memory { bytes_per_connection: f64 },
     Storm { seconds: f64, presence: bool },
 }
 
-/// What was delivered, and how late.
+/// The number of deliveries and their latency.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Delivery {
     pub(crate) published: u64,
@@ -93,9 +95,9 @@ pub(crate) struct Delivery {
     pub(crate) per_second: f64,
     pub(crate) wire_bytes_per_message: f64,
     pub(crate) latency_ms: Latency,
-    /// Percentiles for the chart: (percentile, ms).
+    /// Percentiles for the chart: pairs of percentile and milliseconds.
     pub(crate) distribution: Vec<(f64, f64)>,
-    /// Seconds since the phases began and the server's resident memory in KiB.
+    /// Pairs of the seconds since the phases began and the server's resident memory in KiB.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) memory: Vec<(f64, u64)>,
 }
@@ -110,17 +112,17 @@ pub(crate) struct Latency {
     pub(crate) max: f64,
 }
 
-/// How long and how large.
+/// The length and size of a run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scale {
     /// Length of each measured phase.
     pub(crate) seconds: f64,
-    /// What the numbers of members are divided by.
+    /// The divisor of the numbers of members.
     pub(crate) divisor: u32,
 }
 
 impl Workload {
-    /// In how many rounds over all systems it is repeated, of which the median counts.
+    /// Returns the number of rounds over all systems, of which the median counts.
     pub(crate) fn rounds(self) -> u32 {
         match self {
             Self::Broadcast1000 => 3,
@@ -129,7 +131,7 @@ impl Workload {
         }
     }
 
-    /// Whether the workload says anything about the system: the baseline has no documents and holds no members.
+    /// Tells if the workload measures the system. The baseline has no documents and keeps no members.
     pub(crate) fn is_for(self, system: System) -> bool {
         system != System::Baseline || matches!(self, Self::Broadcast1000 | Self::Broadcast10000)
     }
@@ -185,10 +187,10 @@ impl Run {
         }
     }
 
-    /// The publisher is a process of its own, so that it is on time however much the members have to read.
+    /// Starts the publisher in a process of its own, so that the members' reading does not delay it.
     fn publisher(&self) -> anyhow::Result<Fleet> {
         Fleet::start(&Assignment {
-            // Far from the members' names, and yet in the first document.
+            // Its name is far from the members' names, and its document is the first.
             members: 1,
             per_document: u32::MAX,
             first_member: 1_000_000,
@@ -196,7 +198,7 @@ impl Run {
         })
     }
 
-    /// What each worker process is to get of one message to everybody.
+    /// Returns the deliveries that each worker process gets of one message to all members.
     fn shares(&self, per_document: u32, slow_every: Option<u32>) -> Vec<u64> {
         let slow = |first: u32, members: u32| {
             slow_every.map_or(0, |every| (first..first + members).filter(|n| n % every == every / 2).count())
@@ -274,10 +276,10 @@ impl Run {
             distribution: distribution.collect(),
             memory: Vec::new(),
         };
-        self.measured(phase, Outcome::Delivery(delivery), cpu_before)
+        self.measured(phase, Figures::Delivery(delivery), cpu_before)
     }
 
-    fn measured(&self, phase: &'static str, result: Outcome, cpu_before: f64) -> anyhow::Result<Measured> {
+    fn measured(&self, phase: &'static str, result: Figures, cpu_before: f64) -> anyhow::Result<Measured> {
         Ok(Measured {
             system: self.system,
             workload: self.workload,
@@ -292,7 +294,7 @@ impl Run {
     fn documents(&mut self) -> anyhow::Result<Vec<Measured>> {
         const PER_DOCUMENT: u32 = 10;
         let mut members = Fleet::start(&self.assignment(PER_DOCUMENT, true))?;
-        // What the joining itself had to tell is past.
+        // Drops the messages of the joining itself.
         members.collect(&[0, 0])?;
         let cpu = self.server.cpu_seconds()?;
         let order = Order::Type { per_member: 1.0, seconds: self.scale.seconds };
@@ -308,13 +310,13 @@ impl Run {
         let (before, cpu) = (self.server.resident_kib()?, self.server.cpu_seconds()?);
         let mut members = Fleet::start(&self.assignment(10, true))?;
         members.order(&Order::Heartbeat)?;
-        // Socket.IO's servers ask by themselves every 5 s.
+        // Socket.IO's servers send their own heartbeat every 5 s.
         thread::sleep(Duration::from_secs_f64(self.scale.seconds + 1.0));
         members.order(&Order::Heartbeat)?;
         thread::sleep(Duration::from_secs(1));
         let grown = self.server.resident_kib()?.saturating_sub(before);
         let bytes_per_connection = grown as f64 * 1024.0 / f64::from(self.members);
-        Ok(vec![self.measured("idle", Outcome::Memory { bytes_per_connection }, cpu)?])
+        Ok(vec![self.measured("idle", Figures::Memory { bytes_per_connection }, cpu)?])
     }
 
     fn join_storm(&mut self) -> anyhow::Result<Vec<Measured>> {
@@ -323,7 +325,7 @@ impl Run {
         let presence = joined.states >= self.members;
         let end = if presence { joined.last_join.max(joined.last_state) } else { joined.last_join };
         let seconds = end.saturating_sub(joined.first_connect) as f64 / 1e9;
-        Ok(vec![self.measured("joins", Outcome::Storm { seconds, presence }, cpu)?])
+        Ok(vec![self.measured("joins", Figures::Storm { seconds, presence }, cpu)?])
     }
 
     fn slow(&mut self) -> anyhow::Result<Vec<Measured>> {
@@ -348,7 +350,7 @@ impl Run {
             stop.store(true, Ordering::Relaxed);
             let curve = sampler.join().map_err(|_| anyhow::anyhow!("reading the memory failed"))?;
             let mut measured = measured?;
-            if let Some(Measured { result: Outcome::Delivery(delivery), .. }) = measured.last_mut() {
+            if let Some(Measured { result: Figures::Delivery(delivery), .. }) = measured.last_mut() {
                 delivery.memory = curve;
             }
             Ok(measured)

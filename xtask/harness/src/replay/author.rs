@@ -1,4 +1,4 @@
-//! The connection that types: pushes every edit of the trace, with a bounded number of them unacknowledged.
+//! The connection that types: it pushes every edit of the trace, with a bounded number of them unacknowledged.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,20 +24,20 @@ pub(crate) struct Author {
     trace: Arc<Trace>,
 }
 
-/// What an author found.
+/// The result of an author.
 pub(crate) struct Typed {
-    /// Of the seqs and ids that were acknowledged.
+    /// The digest of the seqs and ids that were acknowledged.
     pub(crate) digest: u64,
-    /// From the first push to the last acknowledgement.
+    /// The time from the first push to the last acknowledgement.
     pub(crate) took: Duration,
 }
 
-/// How an author types.
+/// The pace of an author.
 #[derive(Clone, Copy)]
 pub(crate) struct Pace {
-    /// Edits per second; as many as are taken when absent.
+    /// Edits per second; as many as the server takes when absent.
     pub(crate) rate: Option<f64>,
-    /// Edits that may be unacknowledged.
+    /// The most edits that may be unacknowledged.
     pub(crate) window: u32,
 }
 
@@ -80,7 +80,7 @@ impl Author {
     }
 }
 
-/// The `ref` of the edit with this index.
+/// Returns the `ref` of the edit with this index.
 fn reference(index: usize) -> u64 {
     JOIN_REF + 1 + index as u64
 }
@@ -99,7 +99,7 @@ async fn push_all(
         let due = pace.rate.map(|rate| Duration::from_secs_f64(index as f64 / rate));
         if let Some(due) = due.map(|due| started + due).filter(|due| *due > Instant::now()) {
             sink.flush().await?;
-            // A slow pace leaves room for heartbeats; a quick one needs none.
+            // Only a slow pace needs heartbeats between edits.
             while heartbeat < due {
                 sleep_until(heartbeat).await;
                 sink.send(phoenix::heartbeat()).await?;
@@ -107,7 +107,7 @@ async fn push_all(
             }
             sleep_until(due).await;
         }
-        // What was fed goes out before anything is waited for.
+        // Fed messages are flushed before the task waits.
         let permit = if let Ok(permit) = window.try_acquire() {
             permit
         } else {
@@ -122,7 +122,7 @@ async fn push_all(
     Ok(())
 }
 
-/// Reads the acknowledgements of so many edits, in their order.
+/// Reads the acknowledgements of `edits` edits in order. Returns the digest of their seqs and ids.
 async fn acknowledge_all(
     mut stream: SplitStream<Socket>,
     edits: usize,

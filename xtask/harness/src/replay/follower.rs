@@ -1,7 +1,7 @@
-//! What a follower of a document has, and whether what it gets next is right.
+//! The state of a follower of a document, and the check of each delivery against it.
 //!
-//! Pure: deliveries in, verdicts out. The checks are exact: seqs are contiguous, every edit is the next one of the
-//! trace, and the ids and seqs are those that the author had acknowledged.
+//! The code does no I/O. Its checks are exact: seqs are contiguous, every edit is the next one of the trace, and the ids
+//! and seqs are those that the author had acknowledged.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::trace::{Edit, Trace};
 
 /// The kind of the edits.
 pub(crate) const EDITED: &str = "document.edited";
-/// The kind of the event that stands after the last edit, so that one edit too many would be seen.
+/// The kind of the event after the last edit, by which a follower finds surplus edits.
 pub(crate) const END: &str = "x-replay-end";
 
 /// The parts of an event that are checked.
@@ -28,14 +28,14 @@ pub(crate) struct Envelope<'a> {
     payload: &'a RawValue,
 }
 
-/// What a delivery was.
+/// The meaning of a delivery.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Delivery {
     /// The edit of the trace with this index.
     Edit(usize),
-    /// Everything was there, and the text is the trace's.
+    /// The end: every edit has come, and the text is the trace's.
     End,
-    /// An event that is not of the replay.
+    /// An event that does not belong to the replay.
     Other,
 }
 
@@ -50,16 +50,16 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
-    /// A follower that has nothing yet of the history that `epoch` names.
+    /// Creates a follower that has no events of the epoch yet.
     pub(crate) fn new(trace: Arc<Trace>, epoch: String) -> Self {
         Self { trace, epoch, seq: 0, edits: 0, text: Text::default(), digest: Digest::default() }
     }
 
-    /// Takes a delivery of `kind`.
+    /// Checks a delivery of `kind` and applies it.
     ///
     /// # Errors
-    /// When it is not the next one: something was missed, doubled, changed or out of order.
-    pub(crate) fn take(&mut self, kind: &str, envelope: &str) -> anyhow::Result<Delivery> {
+    /// When it is not the next one: an event was missed, doubled, changed or out of order.
+    pub(crate) fn receive(&mut self, kind: &str, envelope: &str) -> anyhow::Result<Delivery> {
         let event: Envelope<'_> =
             serde_json::from_str(envelope).with_context(|| format!("not an event: {envelope}"))?;
         let Some(seq) = event.seq else { return Ok(Delivery::Other) };
@@ -91,18 +91,18 @@ impl Follower {
         }
     }
 
-    /// The join payload that brings everything after what this follower has.
+    /// Returns the join payload that asks for the events after this follower's position.
     pub(crate) fn position(&self) -> String {
         format!(r#"{{"epoch":"{}","seq":{}}}"#, self.epoch, self.seq)
     }
 
-    /// What stands for all seqs and ids of the edits.
+    /// Returns the digest of all seqs and ids of the edits.
     pub(crate) fn digest(&self) -> u64 {
         self.digest.value()
     }
 }
 
-/// Stands for a sequence of seqs and ids: two are equal when the sequences are.
+/// A digest of a sequence of seqs and ids.
 #[derive(Default)]
 pub(crate) struct Digest(DefaultHasher);
 
@@ -143,10 +143,10 @@ mod tests {
     #[test]
     fn every_edit_in_order_and_the_end_are_right() {
         let mut follower = follower();
-        assert_eq!(follower.take(EDITED, &envelope(1, FIRST)).unwrap(), Delivery::Edit(0));
-        assert_eq!(follower.take("user.joined", &envelope(2, "{}")).unwrap(), Delivery::Other);
-        assert_eq!(follower.take(EDITED, &envelope(3, SECOND)).unwrap(), Delivery::Edit(1));
-        assert_eq!(follower.take(END, &envelope(4, "{}")).unwrap(), Delivery::End);
+        assert_eq!(follower.receive(EDITED, &envelope(1, FIRST)).unwrap(), Delivery::Edit(0));
+        assert_eq!(follower.receive("user.joined", &envelope(2, "{}")).unwrap(), Delivery::Other);
+        assert_eq!(follower.receive(EDITED, &envelope(3, SECOND)).unwrap(), Delivery::Edit(1));
+        assert_eq!(follower.receive(END, &envelope(4, "{}")).unwrap(), Delivery::End);
         assert_eq!(follower.position(), r#"{"epoch":"e1","seq":4}"#);
         let mut acknowledged = Digest::default();
         acknowledged.add(1, "id-1");
@@ -157,28 +157,28 @@ mod tests {
     #[test]
     fn a_missed_or_doubled_event_is_seen() {
         let mut follower = follower();
-        assert!(follower.take(EDITED, &envelope(2, FIRST)).unwrap_err().to_string().contains("missed"));
-        follower.take(EDITED, &envelope(1, FIRST)).unwrap();
-        assert!(follower.take(EDITED, &envelope(1, FIRST)).is_err());
+        assert!(follower.receive(EDITED, &envelope(2, FIRST)).unwrap_err().to_string().contains("missed"));
+        follower.receive(EDITED, &envelope(1, FIRST)).unwrap();
+        assert!(follower.receive(EDITED, &envelope(1, FIRST)).is_err());
     }
 
     #[test]
     fn a_changed_edit_is_seen() {
-        assert!(follower().take(EDITED, &envelope(1, SECOND)).unwrap_err().to_string().contains("edit 0"));
+        assert!(follower().receive(EDITED, &envelope(1, SECOND)).unwrap_err().to_string().contains("edit 0"));
     }
 
     #[test]
     fn an_edit_too_many_or_too_few_is_seen() {
         let mut follower = follower();
-        follower.take(EDITED, &envelope(1, FIRST)).unwrap();
-        assert!(follower.take(END, &envelope(2, "{}")).unwrap_err().to_string().contains("1 of 2"));
-        follower.take(EDITED, &envelope(3, SECOND)).unwrap();
-        assert!(follower.take(EDITED, &envelope(4, SECOND)).unwrap_err().to_string().contains("too many"));
+        follower.receive(EDITED, &envelope(1, FIRST)).unwrap();
+        assert!(follower.receive(END, &envelope(2, "{}")).unwrap_err().to_string().contains("1 of 2"));
+        follower.receive(EDITED, &envelope(3, SECOND)).unwrap();
+        assert!(follower.receive(EDITED, &envelope(4, SECOND)).unwrap_err().to_string().contains("too many"));
     }
 
     #[test]
     fn another_epoch_is_seen() {
         let other = envelope(1, FIRST).replace("e1", "e2");
-        assert!(follower().take(EDITED, &other).unwrap_err().to_string().contains("epoch"));
+        assert!(follower().receive(EDITED, &other).unwrap_err().to_string().contains("epoch"));
     }
 }

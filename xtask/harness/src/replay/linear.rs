@@ -1,9 +1,9 @@
-//! A concurrent history brought into one order.
+//! The conversion of a concurrent history into one order.
 //!
-//! Every character that was ever inserted is kept, with the transaction that inserted it and those that deleted it. A
-//! transaction's positions are found among the characters that its author saw, and rewritten to count those that the
-//! text has at its turn. The recorded histories have no two concurrent inserts at the same position, so that any place
-//! between the same two visible characters is right.
+//! Every inserted character is kept, with the transaction that inserted it and those that deleted it. A transaction's
+//! positions are found among the characters that its author saw, and rewritten to count the characters of the text at
+//! its turn. The recorded histories have no two concurrent inserts at the same position, so any place between the same
+//! two visible characters is right.
 
 use anyhow::{Context, bail};
 
@@ -16,10 +16,10 @@ pub(crate) struct Transaction {
     pub(crate) patches: Vec<Patch<'static>>,
 }
 
-/// How many transactions of each agent are seen. An agent's own are always in order, so a count says which.
+/// The number of seen transactions of each agent. An agent's transactions are in order, so the count identifies them.
 type Version = Vec<usize>;
 
-/// A transaction's name: the agent, and which of the agent's it is, from 0.
+/// A transaction's identity: the agent, and the index among the agent's transactions.
 #[derive(Clone, Copy)]
 struct Dot {
     agent: usize,
@@ -54,7 +54,7 @@ pub(crate) fn linearise(
         reserve(&mut counts, agent);
         let dot = Dot { agent, index: counts[agent] };
         counts[agent] += 1;
-        // What a transaction does is seen by its own later patches.
+        // Later patches of a transaction see its earlier ones.
         reserve(&mut seen, agent);
         seen[agent] = dot.index + 1;
         let mut rewritten = Vec::with_capacity(patches.len());
@@ -68,7 +68,7 @@ pub(crate) fn linearise(
     Ok(edits)
 }
 
-/// Applies a patch that speaks of the characters in `seen`, and adds what it is to everybody to `rewritten`.
+/// Applies a patch whose positions count the characters in `seen`, and adds its rewritten form to `rewritten`.
 fn apply(
     characters: &mut Vec<Character>,
     seen: &Version,
@@ -77,7 +77,7 @@ fn apply(
     rewritten: &mut Vec<Patch<'static>>,
 ) -> anyhow::Result<()> {
     let Patch(position, deleted, inserted) = patch;
-    // Where `position` is among all characters, and in the text as it is at this turn.
+    // The index of `position` among all characters, and its position in the text at this turn.
     let (mut at, mut seen_before, mut now_before) = (0, 0, 0);
     while seen_before < position {
         let Some(character) = characters.get(at) else {
@@ -97,7 +97,7 @@ fn apply(
         if character.is_in(seen) {
             left -= 1;
             character.deleted.push(dot);
-            // Somebody else may have deleted it already.
+            // A concurrent transaction may have deleted it already.
             if was_there {
                 match rewritten.last_mut() {
                     Some(Patch(place, count, text)) if *place == now && text.is_empty() => *count += 1,

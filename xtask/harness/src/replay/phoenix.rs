@@ -1,4 +1,4 @@
-//! A small Phoenix client: enough of the 2.0.0 serializer to join, push and listen, and cheap to read with.
+//! A small Phoenix client with the 2.0.0 serializer, which joins, pushes and listens, and parses little of each frame.
 
 use std::time::Duration;
 
@@ -12,16 +12,16 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, client_async};
 
-/// How long a server may take to answer a connection or a join.
+/// The time that a server has to answer a connection or a join.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The `ref` of a join; pushes count from above it.
 pub(crate) const JOIN_REF: u64 = 1;
 
-/// A connection that speaks the protocol.
+/// A connection of a Phoenix client.
 pub(crate) type Socket = WebSocketStream<TcpStream>;
 
-/// What is read of a message `[join_ref, ref, topic, event, payload]`: one connection joins one topic here.
+/// The parsed parts of a message `[join_ref, ref, topic, event, payload]`. A connection joins one topic here.
 #[derive(Debug)]
 pub(crate) struct Frame<'a> {
     pub(crate) reference: Option<&'a str>,
@@ -29,7 +29,7 @@ pub(crate) struct Frame<'a> {
     pub(crate) payload: &'a RawValue,
 }
 
-/// What an answer to a push holds.
+/// The payload of a `phx_reply`.
 #[derive(Debug, Deserialize)]
 struct Reply<'a> {
     status: &'a str,
@@ -37,7 +37,7 @@ struct Reply<'a> {
     response: &'a RawValue,
 }
 
-/// What a joined document answers.
+/// The response to a join.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Joined {
     pub(crate) epoch: String,
@@ -50,14 +50,14 @@ impl<'a> Frame<'a> {
     pub(crate) fn parse(text: &'a str) -> anyhow::Result<Self> {
         let (_, reference, _, event, payload): (IgnoredAny, Option<&str>, IgnoredAny, &str, &RawValue) =
             serde_json::from_str(text)
-                .with_context(|| format!("the server sent a frame that is none: {text}"))?;
+                .with_context(|| format!("the server sent an invalid frame: {text}"))?;
         Ok(Self { reference, event, payload })
     }
 
-    /// The response of an `ok` reply.
+    /// Returns the response of an `ok` reply.
     ///
     /// # Errors
-    /// With what the server says is wrong.
+    /// With the server's reason when the reply is an error.
     pub(crate) fn response(&self) -> anyhow::Result<&'a str> {
         let reply: Reply<'a> = serde_json::from_str(self.payload.get())?;
         match reply.status {
@@ -84,7 +84,7 @@ pub(crate) async fn connect(url: &str, user: &str) -> anyhow::Result<Socket> {
     connected.await.map_err(anyhow::Error::from).flatten().with_context(|| format!("no connection to {url}"))
 }
 
-/// Joins a topic from a position, the text of a JSON object. Nobody is told of it: edits alone are to be counted.
+/// Joins a topic from a position, the text of a JSON object, without presence, so that only edits are delivered.
 pub(crate) async fn join(socket: &mut Socket, topic: &str, position: &str) -> anyhow::Result<Joined> {
     let mut payload: serde_json::Map<String, serde_json::Value> = serde_json::from_str(position)?;
     payload.insert("presence".to_owned(), false.into());
@@ -104,12 +104,12 @@ pub(crate) async fn join(socket: &mut Socket, topic: &str, position: &str) -> an
     answered.await.map_err(anyhow::Error::from).flatten().with_context(|| format!("{topic} cannot be joined"))
 }
 
-/// A push on a topic that was joined with [`join`].
+/// Returns a push on a topic that was joined with [`join`].
 pub(crate) fn push(topic: &str, reference: u64, event: &str, payload: &str) -> Message {
     Message::text(format!(r#"["{JOIN_REF}","{reference}","{topic}","{event}",{payload}]"#))
 }
 
-/// What keeps a connection from being stale.
+/// Returns the heartbeat that keeps a connection from becoming stale.
 pub(crate) fn heartbeat() -> Message {
     Message::text(r#"[null,"0","phoenix","heartbeat",{}]"#)
 }

@@ -1,4 +1,4 @@
-//! What one document's author and subscribers share: when each edit was sent, and how many deliveries there were.
+//! The state that a document's author and subscribers share: the time of each edit and the number of deliveries.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// The clock and the counts of one document's replay.
 pub(crate) struct Progress {
     started: Instant,
-    /// Microseconds after `started`, for each edit.
+    /// The time of each edit in microseconds after `started`.
     sent: Vec<AtomicU64>,
     deliveries: Arc<AtomicU64>,
 }
@@ -18,15 +18,14 @@ impl Progress {
         Self { started: Instant::now(), sent, deliveries }
     }
 
-    /// Notes that an edit was sent `at` this time after the start, or was due then: an edit that waits for
-    /// the server counts from when it was due.
+    /// Records the time after the start at which an edit was sent. With a pace it is the time at which the edit was due.
     pub(crate) fn sent(&self, index: usize, at: Duration) {
         if let Some(sent) = self.sent.get(index) {
             sent.store(micros(at), Ordering::Relaxed);
         }
     }
 
-    /// Notes a delivery of an edit, and says how many microseconds it took.
+    /// Records a delivery of an edit and returns its latency in microseconds.
     pub(crate) fn delivered(&self, index: usize) -> u64 {
         self.deliveries.fetch_add(1, Ordering::Relaxed);
         let sent = self.sent.get(index).map_or(0, |sent| sent.load(Ordering::Relaxed));

@@ -1,4 +1,4 @@
-//! A server of our own for one replay, with a data directory that goes away with it.
+//! A server for one replay, with a temporary data directory.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use tempfile::TempDir;
 
-/// How long a server may take to start and to stop.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The time that a server has to start and to stop.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A running server. Dropping it kills it; [`Server::stop`] ends it as an operator would.
 pub(crate) struct Server {
@@ -21,12 +21,12 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts `program` on a free port and waits until it says where it listens.
+    /// Starts `program` on a free port and waits until it prints its address.
     pub(crate) fn start(program: &Path) -> anyhow::Result<Self> {
         Self::start_with(program, &[])
     }
 
-    /// As [`Server::start`], with settings such as `ws.echo=true`.
+    /// Starts `program` as [`Server::start`] does, with settings such as `ws.echo=true`.
     pub(crate) fn start_with(program: &Path, settings: &[&str]) -> anyhow::Result<Self> {
         let data = TempDir::new()?;
         let mut command = Command::new(program);
@@ -41,7 +41,7 @@ impl Server {
             command.env_remove(name);
         }
         let mut child = command.spawn().with_context(|| format!("{} does not start", program.display()))?;
-        let output = child.stdout.take().context("the server's log is gone")?;
+        let output = child.stdout.take().context("the server has no output")?;
         let mut server = Self { child, address: String::new(), _data: data };
         let (found, address) = mpsc::sync_channel(1);
         // Reads to the end, so that the server never waits for a full pipe; ends when the server does.
@@ -56,11 +56,11 @@ impl Server {
                 }
             }
         });
-        server.address = address.recv_timeout(PATIENCE).context("the server did not say where it listens")?;
+        server.address = address.recv_timeout(TIMEOUT).context("the server did not print its address")?;
         Ok(server)
     }
 
-    /// Where to connect to.
+    /// Returns the server's `ws://` address.
     pub(crate) fn url(&self) -> String {
         format!("ws://{}", self.address)
     }
@@ -79,13 +79,13 @@ impl Server {
 }
 
 fn wait(child: &mut Child) -> anyhow::Result<ExitStatus> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(status);
         }
         if Instant::now() > deadline {
-            bail!("the server did not end within {} s of SIGTERM", PATIENCE.as_secs());
+            bail!("the server did not end within {} s of SIGTERM", TIMEOUT.as_secs());
         }
         thread::sleep(Duration::from_millis(20));
     }
@@ -99,7 +99,7 @@ impl Drop for Server {
     }
 }
 
-/// The address in a log line such as `{"message":"listening","address":"127.0.0.1:4100"}`.
+/// Returns the address in a log line such as `{"message":"listening","address":"127.0.0.1:4100"}`.
 fn listening_address(line: &str) -> Option<&str> {
     let (_, rest) = line.split_once(r#""address":""#)?;
     rest.split_once('"').map(|(address, _)| address)

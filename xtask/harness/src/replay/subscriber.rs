@@ -1,4 +1,4 @@
-//! A connection that follows a document, and comes back with its position when it is cut off.
+//! A connection that follows a document, and rejoins from its position after a disconnection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use super::phoenix::{self, Frame, Socket};
 use super::progress::Progress;
 use super::trace::Trace;
 
-/// How often a connection shows that it lives; servers wait for 60 s.
+/// The interval of heartbeats; servers wait for 60 s.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(20);
 
-/// How often one subscriber may be cut off before the replay is given up.
+/// The number of disconnections of one subscriber after which the replay is given up.
 const MAX_REJOINS: u32 = 100;
 
 /// One subscriber, joined.
@@ -30,10 +30,10 @@ pub(crate) struct Subscriber {
     rejoins: u32,
 }
 
-/// What a subscriber found, all of its deliveries having been right.
+/// The result of a subscriber whose deliveries were all right.
 pub(crate) struct Followed {
     pub(crate) digest: u64,
-    /// Microseconds from sending to receiving.
+    /// The microseconds from sending to receiving.
     pub(crate) latencies: Histogram<u64>,
     pub(crate) rejoins: u32,
 }
@@ -64,7 +64,7 @@ impl Subscriber {
             let message = tokio::select! {
                 message = self.socket.next() => message,
                 _ = heartbeat.tick() => {
-                    // A connection that is gone is noticed where it is read.
+                    // The next read finds a lost connection.
                     let _ = self.socket.send(phoenix::heartbeat()).await;
                     continue;
                 }
@@ -76,7 +76,7 @@ impl Subscriber {
                         "phx_reply" | "system.notice" => false,
                         "phx_error" | "phx_close" => true,
                         kind => {
-                            match self.follower.take(kind, frame.payload.get()).context(context.clone())? {
+                            match self.follower.receive(kind, frame.payload.get()).context(context.clone())? {
                                 Delivery::Edit(index) => {
                                     latencies.record(progress.delivered(index))?;
                                     false

@@ -1,17 +1,17 @@
 //! A text that is edited by code-point positions.
 //!
-//! A gap buffer: consecutive edits of a typed history lie close together, so that an edit costs a few moved characters
-//! and fifty followers of a long history remain cheap.
+//! It is a gap buffer. Consecutive edits of a typed history lie close together, so an edit moves few characters, and
+//! fifty followers of a long history remain cheap.
 
 use anyhow::bail;
 
 use super::trace::Patch;
 
-/// The text that a follower has.
+/// The text of a follower.
 #[derive(Debug, Default)]
 pub(crate) struct Text {
     before: Vec<char>,
-    /// What stands after the gap, last character first.
+    /// The characters after the gap, last one first.
     after: Vec<char>,
 }
 
@@ -37,7 +37,7 @@ impl Text {
         Ok(())
     }
 
-    /// Whether this is `text`.
+    /// Tells if the text equals `text`.
     pub(crate) fn is(&self, text: &str) -> bool {
         self.chars().eq(text.chars())
     }

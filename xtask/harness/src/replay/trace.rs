@@ -1,8 +1,8 @@
-//! Recorded editing histories, read and brought into one order.
+//! Recorded editing histories, read into one order.
 //!
 //! Both formats of the public editing-traces collection are read. A sequential history is in order already. In a
-//! concurrent one every transaction speaks of the text that its author saw; [`super::linear`] rewrites its positions so
-//! that it can be applied after everything that stands before it.
+//! concurrent one the positions of a transaction count the text that its author saw; [`super::linear`] rewrites them so
+//! that transactions can be applied one after another.
 
 use std::borrow::Cow;
 use std::fs;
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::linear::{self, Transaction};
 use super::text::Text;
 
-/// At a position, so many code points deleted, and this text inserted; as it stands in traces and on the wire.
+/// A position, the number of deleted code points, and the inserted text, as in traces and on the wire.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Patch<'a>(pub(crate) usize, pub(crate) usize, #[serde(borrow)] pub(crate) Cow<'a, str>);
 
@@ -27,7 +27,7 @@ pub(crate) struct Edit<'a> {
     pub(crate) patches: Vec<Patch<'a>>,
 }
 
-/// A history to be played: edits that are applied one after another to an empty text, and the text that results.
+/// A history to be played: the edits of an initially empty text, and the final text.
 pub(crate) struct Trace {
     pub(crate) edits: Vec<Edit<'static>>,
     pub(crate) end: String,
@@ -65,7 +65,7 @@ impl Trace {
     /// Reads a file, JSON or gzipped JSON; with a limit, its first edits alone.
     ///
     /// # Errors
-    /// When the file is not there or not a trace, or when its edits do not lead to the text that it names.
+    /// When the file is missing or not a trace, or when its edits do not lead to the text that it names.
     pub(crate) fn read(file: &Path, limit: Option<usize>) -> anyhow::Result<Self> {
         let bytes = fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
         let trace = Self::parse(&bytes, limit);
