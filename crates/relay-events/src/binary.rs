@@ -1,12 +1,12 @@
-//! The binary record: the form in which events lie in the log.
+//! The binary record: the form of events in the log.
 //!
-//! A record begins with a version byte, and what follows is of that version for ever: a log that was written once can be
-//! read by every later Relay. A change to what a record holds is a new version with a new struct here; the old ones
-//! stay. The golden files in `tests/golden` hold records of every version.
+//! A record begins with a version byte, and the form of a version never changes: every later Relay reads every earlier
+//! log. A change of the fields is a new version with a struct of its own; the old structs stay. The golden files in
+//! `tests/golden` hold records of every version.
 //!
-//! The encoding within is bincode 2 (complete and frozen), and this is the only module that knows it. There is no limit
-//! to a record's size here: what may be written must be readable. Damaged lengths ask for no memory all the same, for
-//! texts and bytes are borrowed from the record while it is read, and can be no longer than it is.
+//! The encoding is bincode 2, which is complete and frozen, and no other module uses it. This module sets no limit to a
+//! record's size, so that every record that was written can be read. Damaged lengths allocate no memory: texts and bytes
+//! are borrowed from the record while it is read, and are at most as long as the record.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,28 +20,29 @@ use relay_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::vocabulary;
+use crate::written::ensure_written;
 
 const VERSION_1: u8 = 1;
 
-/// Why bytes are not a record.
+/// The reason why bytes are not a record.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum BinaryError {
     /// There are no bytes.
     #[error("the record is empty")]
     Empty,
-    /// The record was written by a later Relay. Read it with that one.
+    /// The record was written by a later version of Relay, which can read it.
     #[error(
-        "the record is of version {version}; this Relay reads versions up to {VERSION_1}, a later one is needed"
+        "the record has version {version}; this Relay reads versions up to {VERSION_1}, and a later Relay is needed"
     )]
     UnknownVersion {
-        /// Its version.
+        /// The record's version.
         version: u8,
     },
-    /// The bytes are damaged, or never were a record.
+    /// The bytes are damaged, or are no record.
     #[error("the record is malformed: {detail}")]
     Malformed {
-        /// What is wrong with them.
+        /// The mistake.
         detail: String,
     },
 }
@@ -58,7 +59,7 @@ impl From<InvalidId> for BinaryError {
     }
 }
 
-/// What follows the byte 1. Never to be changed.
+/// The fields of a record of version 1, after the version byte. They must never change.
 #[derive(Serialize, Deserialize)]
 struct RecordV1<'a> {
     id: u128,
@@ -90,7 +91,7 @@ enum PayloadV1<'a> {
     Binary(&'a [u8]),
 }
 
-/// The event's record. Its offset is not part of it: that is where the record lies.
+/// Returns the event's record. The offset is not part of it, for the log knows the offset of each record.
 pub fn encode(event: &Event) -> Vec<u8> {
     let record = RecordV1 {
         id: event.id.as_u128(),
@@ -116,14 +117,13 @@ pub fn encode(event: &Event) -> Vec<u8> {
     };
     let mut bytes = Vec::with_capacity(192 + event.payload.len());
     bytes.push(VERSION_1);
-    let written = bincode::serde::encode_into_std_write(&record, &mut bytes, config::standard());
-    debug_assert!(written.is_ok(), "numbers and texts always encode, and a Vec takes every write");
+    ensure_written(bincode::serde::encode_into_std_write(&record, &mut bytes, config::standard()));
     bytes
 }
 
-/// Reads a record. The event's `offset` is `None`; whoever knows where the record lay sets it.
+/// Reads a record. The event's `offset` is `None`; the caller that knows the record's offset sets it.
 ///
-/// Kinds that the vocabulary does not know (any more, or yet) are read as they are.
+/// A kind that the vocabulary does not contain, or no longer contains, is kept by its name.
 ///
 /// # Errors
 /// [`BinaryError`], when the bytes are not exactly one record.

@@ -1,5 +1,5 @@
-//! CloudEvents 1.0 (<https://github.com/cloudevents/spec>): how events go to services, and how services that already
-//! speak it publish. Here is the JSON format, single and batched; [`http`] has the binary mode of its HTTP binding.
+//! CloudEvents 1.0 (<https://github.com/cloudevents/spec>): the form of events for services, in both directions. This
+//! module has the JSON format, single and batched; [`http`] has the binary mode of the HTTP binding.
 //!
 //! | attribute | holds |
 //! | --- | --- |
@@ -10,7 +10,7 @@
 //! | `traceparent`, `tracestate` | the trace context |
 //! | `relayepoch`, `relayoffset`, `relayactor`, `relaysession`, `relaykey`, `relayttlms`, `relaymetadata` | the rest of the envelope; metadata as JSON text |
 //!
-//! The payload's JSON is copied as it came, which an SDK that parses it into values could not do.
+//! The payload's JSON is copied unchanged, which an SDK that parses it into values could not do.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -24,12 +24,13 @@ use relay_core::{
     Actor, DocumentId, Draft, Epoch, Event, EventId, InvalidId, Kind, Offset, Payload, Seq, SessionId,
     Timestamp, TraceContext,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::json::{self, JsonError};
 use crate::vocabulary;
+use crate::written::{ensure_written, write_json};
 
 pub mod http;
 
@@ -44,14 +45,44 @@ const JSON_DATA: &str = "application/json";
 const BINARY_DATA: &str = "application/octet-stream";
 
 const SOURCE_PREFIX: &str = "/documents/";
-/// What RFC 3986 leaves unreserved.
+/// The complement of the characters that RFC 3986 leaves unreserved.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// The metadata entry that keeps a foreign event's `source`.
 const SOURCE_METADATA: &str = "cloudevents.source";
 
-/// The attributes, and the data as the JSON format has it. What only events have is read when an event is wanted:
-/// drafts of foreign producers may hold there what they like.
-#[derive(Serialize, Deserialize)]
+/// The attributes of an event in the order in which they are written. Each is a text.
+fn attributes_of<'a>(event: &'a Event) -> Vec<(&'static str, Cow<'a, str>)> {
+    let media_type = match &event.payload {
+        Payload::Json(_) => JSON_DATA,
+        Payload::Binary(_) => BINARY_DATA,
+    };
+    let source = utf8_percent_encode(event.document.as_str(), UNRESERVED);
+    let mut attributes = vec![
+        ("specversion", Cow::Borrowed("1.0")),
+        ("id", event.id.to_string().into()),
+        ("source", format!("{SOURCE_PREFIX}{source}").into()),
+        ("type", event.kind.as_str().into()),
+        ("time", event.time.to_string().into()),
+        ("datacontenttype", media_type.into()),
+    ];
+    let mut add = |name, value: Option<Cow<'a, str>>| attributes.extend(value.map(|value| (name, value)));
+    add("sequence", event.seq.map(|seq| format!("{:020}", seq.get()).into()));
+    add("relayepoch", Some(event.epoch.to_string().into()));
+    add("relayoffset", event.offset.map(|offset| format!("{:020}", offset.get()).into()));
+    add("relayactor", Some(event.actor.to_string().into()));
+    add("relaysession", event.session.map(|session| session.to_string().into()));
+    add("relaykey", event.key.as_deref().map(Cow::Borrowed));
+    add("relayttlms", event.ttl.map(|ttl| ttl.as_millis().to_string().into()));
+    let metadata = || ensure_written(serde_json::to_string(&event.metadata)).into();
+    add("relaymetadata", (!event.metadata.is_empty()).then(metadata));
+    add("traceparent", event.trace.as_ref().map(|trace| trace.traceparent().into()));
+    add("tracestate", event.trace.as_ref().and_then(|trace| trace.tracestate()).map(Cow::Borrowed));
+    attributes
+}
+
+/// A received event: its attributes, and the data as the JSON format has it. The attributes that only events of Relay
+/// have are parsed when an event is wanted, since drafts of foreign producers may hold other values there.
+#[derive(Deserialize)]
 struct CloudEvent<'a> {
     #[serde(borrow)]
     specversion: Cow<'a, str>,
@@ -61,67 +92,37 @@ struct CloudEvent<'a> {
     source: Cow<'a, str>,
     #[serde(borrow, rename = "type")]
     kind: Cow<'a, str>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     time: Option<Value>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     datacontenttype: Option<Cow<'a, str>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     sequence: Option<Value>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     relayepoch: Option<Epoch>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     relayoffset: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     relayactor: Option<Actor>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     relaysession: Option<SessionId>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     relaykey: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     relayttlms: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     relaymetadata: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     traceparent: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     tracestate: Option<String>,
-    #[serde(borrow, default, deserialize_with = "json::present", skip_serializing_if = "Option::is_none")]
+    #[serde(borrow, default, deserialize_with = "json::present")]
     data: Option<&'a RawValue>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     data_base64: Option<String>,
 }
 
-impl<'a> CloudEvent<'a> {
-    /// All but the data.
-    fn attributes_of(event: &'a Event) -> Self {
-        let media_type = match &event.payload {
-            Payload::Json(_) => JSON_DATA,
-            Payload::Binary(_) => BINARY_DATA,
-        };
-        let source = utf8_percent_encode(event.document.as_str(), UNRESERVED);
-        Self {
-            specversion: Cow::Borrowed("1.0"),
-            id: Cow::Owned(event.id.to_string()),
-            source: Cow::Owned(format!("{SOURCE_PREFIX}{source}")),
-            kind: Cow::Borrowed(event.kind.as_str()),
-            time: Some(Value::String(event.time.to_string())),
-            datacontenttype: Some(Cow::Borrowed(media_type)),
-            sequence: event.seq.map(|seq| Value::String(format!("{:020}", seq.get()))),
-            relayepoch: Some(event.epoch),
-            relayoffset: event.offset.map(|offset| format!("{:020}", offset.get())),
-            relayactor: Some(event.actor.clone()),
-            relaysession: event.session,
-            relaykey: event.key.as_deref().map(str::to_owned),
-            relayttlms: event.ttl.map(|ttl| ttl.as_millis().to_string()),
-            relaymetadata: (!event.metadata.is_empty())
-                .then(|| serde_json::to_string(&event.metadata).unwrap_or_default()),
-            traceparent: event.trace.as_ref().map(|trace| trace.traceparent().to_owned()),
-            tracestate: event.trace.as_ref().and_then(|trace| trace.tracestate()).map(str::to_owned),
-            data: None,
-            data_base64: None,
-        }
-    }
-
+impl CloudEvent<'_> {
     fn check_version(&self) -> Result<(), JsonError> {
         if self.specversion == "1.0" {
             return Ok(());
@@ -129,12 +130,12 @@ impl<'a> CloudEvent<'a> {
         Err(malformed(format!("`specversion` is `{}`; only `1.0` is understood", excerpt(&self.specversion))))
     }
 
-    /// The payload in the JSON format.
+    /// Returns the payload in the JSON format.
     fn payload(&self) -> Result<Payload, JsonError> {
         json::payload(("data", self.data), ("data_base64", self.data_base64.as_deref()))
     }
 
-    /// The part that events and drafts share.
+    /// Reads the attributes that events and drafts share.
     fn to_draft(&self, document: DocumentId, kind: Kind, payload: Payload) -> Result<Draft, JsonError> {
         let mut draft = Draft::new(document, kind, payload);
         draft.actor = self.relayactor.clone().unwrap_or(Actor::System);
@@ -183,8 +184,8 @@ impl<'a> CloudEvent<'a> {
         if self.id.is_empty() || self.source.is_empty() {
             return Err(malformed("`id` and `source` must not be empty".to_owned()));
         }
-        // Producers name their events by source and id together; a UUID is unique by itself. The length keeps apart
-        // what would read the same when the two are joined.
+        // Producers name their events by source and id together; a UUID is unique by itself. The length of the source
+        // tells two pairs apart that would join to the same text.
         let unique = self.id.parse().unwrap_or_else(|_: InvalidId| {
             EventId::from_name(&format!("{} {} {}", self.source.len(), self.source, self.id))
         });
@@ -215,14 +216,13 @@ fn number(attribute: &str, text: Option<&str>) -> Result<Option<u64>, JsonError>
     text.map(parse).transpose()
 }
 
-/// Appends the event in the JSON format to `out`. The payload's JSON is copied as it is.
+/// Appends the event in the JSON format to `out`. The payload's JSON is copied unchanged.
 fn write(event: &Event, out: &mut Vec<u8>) {
-    let mut attributes = CloudEvent::attributes_of(event);
+    let mut attributes = attributes_of(event);
     if let Payload::Binary(bytes) = &event.payload {
-        attributes.data_base64 = Some(STANDARD.encode(bytes));
+        attributes.push(("data_base64", STANDARD.encode(bytes).into()));
     }
-    let written = serde_json::to_writer(&mut *out, &attributes);
-    debug_assert!(written.is_ok(), "texts always serialise, and a Vec takes every write");
+    write_json(&JsonObject(&attributes), out);
     if let Payload::Json(text) = &event.payload {
         out.pop(); // the closing brace
         out.extend_from_slice(b",\"data\":");
@@ -231,14 +231,23 @@ fn write(event: &Event, out: &mut Vec<u8>) {
     }
 }
 
-/// The event as a CloudEvent, of media type [`MEDIA_TYPE`].
+/// Attributes as the members of a JSON object, in their order.
+struct JsonObject<'a>(&'a [(&'static str, Cow<'a, str>)]);
+
+impl Serialize for JsonObject<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+/// Returns the event as a CloudEvent of media type [`MEDIA_TYPE`].
 pub fn encode(event: &Event) -> Bytes {
     let mut out = Vec::with_capacity(512 + event.payload.len());
     write(event, &mut out);
     out.into()
 }
 
-/// The events as one batch, of media type [`BATCH_MEDIA_TYPE`].
+/// Returns the events as one batch of media type [`BATCH_MEDIA_TYPE`].
 pub fn encode_batch<'a>(events: impl IntoIterator<Item = &'a Event>) -> Bytes {
     let mut out = vec![b'['];
     for (index, event) in events.into_iter().enumerate() {
@@ -272,7 +281,7 @@ pub fn decode_batch(json: &[u8]) -> Result<Vec<Event>, JsonError> {
 
 /// Reads a CloudEvent of any producer as a draft for `document`: its `type` is the kind, its `data` the payload, and
 /// its `id` (with its `source`, unless it is a UUID) the idempotency key. Attributes that Relay does not know are
-/// passed over.
+/// ignored.
 ///
 /// ```
 /// use relay_core::DocumentId;
@@ -293,10 +302,10 @@ pub fn decode_draft(document: &DocumentId, json: &[u8]) -> Result<Draft, JsonErr
     event.into_draft(document, payload)
 }
 
-/// Reads a batch of CloudEvents of any producer. Each is good or bad by itself.
+/// Reads a batch of CloudEvents of any producer. A mistake in one does not affect the others.
 ///
 /// # Errors
-/// [`JsonError`], when it is no JSON array.
+/// [`JsonError`], when the text is not a JSON array.
 pub fn decode_draft_batch(
     document: &DocumentId,
     json: &[u8],

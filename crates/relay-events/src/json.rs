@@ -1,12 +1,12 @@
-//! The JSON envelope: the form in which events reach browsers, HTTP clients and people.
+//! The JSON envelope: the form of events for browsers, HTTP clients and people.
 //!
 //! ```json
 //! {"id":"0199…","document":"notes","kind":"document.edited","seq":7,"epoch":"00c0ffee00c0ffee","offset":42,
 //!  "time":"2026-01-02T03:04:05.000006Z","actor":"user:ada","payload":{"patches":[[0,0,"h"]]}}
 //! ```
 //!
-//! Fields without a value are left out; a binary payload is `payload_base64`. The payload's JSON is copied as it
-//! came, never parsed again.
+//! Fields without a value are left out; a binary payload is `payload_base64`. The payload's JSON is copied unchanged and
+//! not parsed.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -23,12 +23,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::vocabulary::{self, PayloadError};
+use crate::written::write_json;
 
-/// Why JSON is not an event, or not a draft of one.
+/// The reason why JSON is not an event or a draft.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum JsonError {
-    /// It is not JSON, or a field is missing or of the wrong type.
+    /// The text is not JSON, or a field is missing or of the wrong type.
     #[error("{0}")]
     Malformed(String),
     /// A field has a value that is not allowed.
@@ -55,8 +56,9 @@ impl From<serde_json::Error> for JsonError {
     }
 }
 
-/// Reads one JSON value, or says where in it what is wrong. What is wrong is read twice: keeping track of the place
-/// costs, and good input should not pay for it.
+/// Reads one JSON value. The error names the place of the mistake.
+///
+/// A value with a mistake is read twice, since keeping track of the place costs time that correct input need not spend.
 pub(crate) fn read<'de, T: Deserialize<'de>>(json: &'de [u8]) -> Result<T, String> {
     serde_json::from_slice(json).map_err(|error| {
         let mut again = serde_json::Deserializer::from_slice(json);
@@ -69,7 +71,7 @@ pub(crate) fn read<'de, T: Deserialize<'de>>(json: &'de [u8]) -> Result<T, Strin
     })
 }
 
-/// A message without its middle when it is long: such errors quote what was refused, which may be megabytes.
+/// Returns the message, without its middle when it is long. Such errors quote the refused value, which may be megabytes.
 fn shortened(message: String) -> String {
     const SIDE: usize = 160;
     let ends = (message.char_indices().nth(SIDE), message.char_indices().nth_back(SIDE - 1));
@@ -117,7 +119,7 @@ fn metadata_is_empty(metadata: &Cow<'_, Metadata>) -> bool {
     metadata.is_empty()
 }
 
-/// Writes the envelope's fields without a JSON payload, and with a binary one if `binary`.
+/// Writes the envelope's fields without a JSON payload, and with a binary payload if `binary`.
 fn write_header(event: &Event, binary: bool, out: &mut Vec<u8>) {
     let base64 = match &event.payload {
         Payload::Binary(bytes) if binary => Some(STANDARD.encode(bytes)),
@@ -141,11 +143,10 @@ fn write_header(event: &Event, binary: bool, out: &mut Vec<u8>) {
         payload: None,
         payload_base64: base64,
     };
-    let written = serde_json::to_writer(out, &envelope);
-    debug_assert!(written.is_ok(), "texts, numbers, and a map with text keys always serialise");
+    write_json(&envelope, out);
 }
 
-/// Appends the event's JSON envelope to `out`. The payload's JSON is copied as it is.
+/// Appends the event's JSON envelope to `out`. The payload's JSON is copied unchanged.
 pub fn encode_to(event: &Event, out: &mut Vec<u8>) {
     write_header(event, true, out);
     if let Payload::Json(text) = &event.payload {
@@ -156,7 +157,7 @@ pub fn encode_to(event: &Event, out: &mut Vec<u8>) {
     }
 }
 
-/// The event's JSON envelope, made once and shared.
+/// Returns the event's JSON envelope, which is encoded once and shared.
 pub fn encode(event: &Event) -> Bytes {
     event.wire.get_or_encode(WireFormat::Json, || {
         let mut out = Vec::with_capacity(384 + event.payload.len());
@@ -165,17 +166,18 @@ pub fn encode(event: &Event) -> Bytes {
     })
 }
 
-/// The event's JSON envelope without its payload, for protocols that carry the payload's bytes beside it.
+/// Returns the event's JSON envelope without its payload, for protocols that carry the payload's bytes beside it.
 pub fn encode_header(event: &Event) -> Vec<u8> {
     let mut out = Vec::with_capacity(384);
     write_header(event, false, &mut out);
     out
 }
 
-/// Reads an event's JSON envelope. Kinds that the vocabulary does not know (any more, or yet) are read as they are.
+/// Reads an event's JSON envelope. A kind that the vocabulary does not contain, or no longer contains, is kept by its
+/// name.
 ///
 /// # Errors
-/// [`JsonError`], when it is none.
+/// [`JsonError`], when the JSON is not an event's envelope.
 pub fn decode(json: &[u8]) -> Result<Event, JsonError> {
     let envelope: Envelope<'_> = read(json).map_err(JsonError::Malformed)?;
     let kind = vocabulary::kind_of_event(&envelope.kind, envelope.seq)?;
@@ -194,10 +196,10 @@ pub fn decode(json: &[u8]) -> Result<Event, JsonError> {
     Ok(event)
 }
 
-/// What clients send to publish: the part of the envelope that is theirs to say.
+/// The fields of a draft: the part of the envelope that a client chooses.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Request<'a> {
+struct DraftFields<'a> {
     #[serde(borrow)]
     kind: Cow<'a, str>,
     #[serde(borrow, default, deserialize_with = "present")]
@@ -223,7 +225,7 @@ struct Request<'a> {
 /// The most bytes of a conflation key.
 const MAX_KEY_BYTES: usize = 256;
 
-/// Reads what a client wants to publish in `document`, and checks that the payload fits its kind:
+/// Reads a client's draft for `document`, and checks that the payload fits its kind:
 ///
 /// ```
 /// use relay_core::{Actor, DocumentId};
@@ -236,28 +238,27 @@ const MAX_KEY_BYTES: usize = 256;
 /// ```
 ///
 /// Fields: `kind`, `payload` or `payload_base64`, and optionally `id`, `actor`, `key`, `ttl_ms`, `traceparent`,
-/// `tracestate`, `metadata`. Whether the client may choose the actor is for the caller to decide.
+/// `tracestate`, `metadata`. The caller decides if the client may choose the actor.
 ///
 /// # Errors
-/// [`JsonError`]; an unknown field is named.
+/// [`JsonError`], which names an unknown field.
 pub fn decode_draft(document: &DocumentId, json: &[u8]) -> Result<Draft, JsonError> {
-    let request: Request<'_> = read(json).map_err(JsonError::Malformed)?;
-    let kind = vocabulary::kind(&request.kind)?;
-    let payload =
-        payload(("payload", request.payload), ("payload_base64", request.payload_base64.as_deref()))?;
+    let fields: DraftFields<'_> = read(json).map_err(JsonError::Malformed)?;
+    let kind = vocabulary::kind(&fields.kind)?;
+    let payload = payload(("payload", fields.payload), ("payload_base64", fields.payload_base64.as_deref()))?;
     vocabulary::check(&kind, &payload)?;
-    check_key(request.key.as_deref())?;
+    check_key(fields.key.as_deref())?;
     let mut draft = Draft::new(document.clone(), kind, payload);
-    draft.id = request.id;
-    draft.actor = request.actor.unwrap_or(Actor::System);
-    draft.key = request.key.map(Arc::from);
-    draft.ttl = request.ttl_ms.map(Duration::from_millis);
-    draft.trace = trace(request.traceparent.as_deref(), request.tracestate.as_deref())?;
-    draft.metadata = request.metadata;
+    draft.id = fields.id;
+    draft.actor = fields.actor.unwrap_or(Actor::System);
+    draft.key = fields.key.map(Arc::from);
+    draft.ttl = fields.ttl_ms.map(Duration::from_millis);
+    draft.trace = trace(fields.traceparent.as_deref(), fields.tracestate.as_deref())?;
+    draft.metadata = fields.metadata;
     Ok(draft)
 }
 
-/// A field that is there, though it may be `null`.
+/// Reads a field that is present, even when its value is `null`.
 pub(crate) fn present<'de, D: serde::Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<&'de RawValue>, D::Error> {
@@ -274,7 +275,7 @@ pub(crate) fn check_key(key: Option<&str>) -> Result<(), JsonError> {
     }
 }
 
-/// The payload that one of two fields holds, each given with its name.
+/// Returns the payload from one of two fields, each given with its name.
 pub(crate) fn payload(
     (json_name, json): (&str, Option<&RawValue>),
     (base64_name, base64): (&str, Option<&str>),

@@ -1,5 +1,5 @@
-//! The vocabulary of Relay: what can happen in a document, as [typed payloads](Body), and the forms in which events
-//! travel: the [JSON envelope](json), the [binary record](binary) of the log, and [CloudEvents](cloudevents).
+//! The vocabulary of Relay: the kinds of events with their [typed payloads](Body), and the encodings of events: the
+//! [JSON envelope](json), the [binary record](binary) of the log, and [CloudEvents](cloudevents).
 //!
 //! ```
 //! use relay_core::{DocumentId, Draft, Epoch, Seq, Timestamp};
@@ -22,6 +22,7 @@ pub mod binary;
 pub mod cloudevents;
 pub mod json;
 mod vocabulary;
+mod written;
 
 pub use vocabulary::*;
 

@@ -1,7 +1,7 @@
 //! CloudEvents in the binary mode of the HTTP binding: attributes as `ce-…` headers, the payload as the body.
 //!
 //! Headers are plain pairs of texts, so that any HTTP library can send them and this crate needs none. A payload is JSON
-//! when its `content-type` says so, or says nothing.
+//! when its `content-type` is a JSON type or absent.
 
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
@@ -10,10 +10,10 @@ use serde::Deserialize;
 use serde::de::value::MapDeserializer;
 use serde_json::Value;
 
-use super::{CloudEvent, malformed};
+use super::{CloudEvent, attributes_of, malformed};
 use crate::json::JsonError;
 
-/// What the binding has encoded in header values: anything but visible ASCII, and the quote and percent signs.
+/// The characters that the binding encodes in header values: all but visible ASCII, and the quote and percent signs.
 const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 const PREFIX: &str = "ce-";
 const CONTENT_TYPE: &str = "content-type";
@@ -27,7 +27,7 @@ pub struct Message {
     pub body: Bytes,
 }
 
-/// The event as headers and body.
+/// Returns the event as headers and body.
 ///
 /// ```
 /// use relay_core::{DocumentId, Draft, Epoch, Payload, Seq, Timestamp};
@@ -45,14 +45,9 @@ pub struct Message {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn encode(event: &Event) -> Message {
-    // All attributes are texts, which always serialise to an object of texts.
-    let attributes = serde_json::to_value(CloudEvent::attributes_of(event)).unwrap_or_default();
-    let headers = attributes.as_object().into_iter().flatten().filter_map(|(name, value)| {
-        let value = value.as_str()?;
-        Some(match name.as_str() {
-            "datacontenttype" => (CONTENT_TYPE.to_owned(), value.to_owned()),
-            _ => (format!("{PREFIX}{name}"), utf8_percent_encode(value, ENCODED).to_string()),
-        })
+    let headers = attributes_of(event).into_iter().map(|(name, value)| match name {
+        "datacontenttype" => (CONTENT_TYPE.to_owned(), value.into_owned()),
+        _ => (format!("{PREFIX}{name}"), utf8_percent_encode(&value, ENCODED).to_string()),
     });
     let body = match &event.payload {
         Payload::Json(text) => text.as_bytes().clone(),
@@ -61,7 +56,7 @@ pub fn encode(event: &Event) -> Message {
     Message { headers: headers.collect(), body }
 }
 
-/// Reads an event that [`encode`] wrote. Headers that are none of CloudEvents are passed over.
+/// Reads an event that [`encode`] wrote. Headers that do not belong to CloudEvents are ignored.
 ///
 /// # Errors
 /// [`JsonError`], naming the attribute that is missing or wrong.
@@ -96,7 +91,7 @@ fn attributes<'a>(
     for (header, value) in headers {
         let header = header.to_ascii_lowercase();
         match header.strip_prefix(PREFIX) {
-            // These are members of the JSON format; here the body is the data, and has its type in a header of its own.
+            // These are members of the JSON format. In this mode the body is the data, and `content-type` is its type.
             Some("data" | "data_base64" | "datacontenttype") => {}
             Some(name) => attributes.push((name.to_owned(), Value::String(text(&header, value)?))),
             None if header == CONTENT_TYPE => {
@@ -108,7 +103,7 @@ fn attributes<'a>(
     CloudEvent::deserialize(MapDeserializer::new(attributes.into_iter())).map_err(JsonError::from)
 }
 
-/// A header's value without its quotes, if it has some, and percent-decoded.
+/// Returns a header's value without quotes around it, and percent-decoded.
 fn text(header: &str, value: &str) -> Result<String, JsonError> {
     let inner = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     let unquoted = match inner {
@@ -120,7 +115,7 @@ fn text(header: &str, value: &str) -> Result<String, JsonError> {
     Ok(decoded.into_owned())
 }
 
-/// A quoted text without the backslashes that stand before some of its characters.
+/// Returns a quoted text without the backslashes that escape its characters.
 fn unescaped(quoted: &str) -> String {
     let mut chars = quoted.chars();
     std::iter::from_fn(|| match chars.next() {
