@@ -9,8 +9,8 @@ mod service;
 mod table;
 
 pub use self::service::{
-    Heartbeat, LeaseError, LeaseId, RegisterError, Registered, Registration, ReportedState, ServiceInfo,
-    ServiceQuery,
+    Heartbeat, InvalidLeaseId, LeaseError, LeaseId, RegisterError, Registered, Registration, ReportedState,
+    ServiceInfo, ServiceQuery,
 };
 pub(crate) use self::service::{ServiceChange, ServiceRecord};
 pub(crate) use self::table::{ProbeTarget, Registry};

@@ -148,7 +148,7 @@ impl DecisionLog {
     }
 
     /// Returns the statistics.
-    pub fn stats(&self) -> DecisionLogStats {
+    pub(crate) fn stats(&self) -> DecisionLogStats {
         let LogState { kept, dropped, unsampled, unwritten, .. } = &*self.0.state;
         DecisionLogStats {
             kept: kept.load(Ordering::Relaxed),

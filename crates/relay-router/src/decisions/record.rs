@@ -87,7 +87,7 @@ impl Outcome {
     }
 
     /// True for failures, which are kept whatever is sampled.
-    pub const fn is_trouble(self) -> bool {
+    pub(crate) const fn is_trouble(self) -> bool {
         matches!(self, Self::Retrying | Self::DeadLettered | Self::Expired | Self::Lost | Self::Cycle)
     }
 }
@@ -180,7 +180,7 @@ pub struct DecisionFilter {
 
 impl DecisionFilter {
     /// Returns true if `record` is selected.
-    pub fn matches(&self, record: &DecisionRecord) -> bool {
+    pub(crate) fn matches(&self, record: &DecisionRecord) -> bool {
         let Self { document, event, target, rule, outcome, from, to } = self;
         document.as_ref().is_none_or(|document| *document == record.document)
             && event.is_none_or(|event| event == record.event)

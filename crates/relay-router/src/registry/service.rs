@@ -115,16 +115,20 @@ impl fmt::Display for LeaseId {
 }
 
 impl FromStr for LeaseId {
-    type Err = String;
+    type Err = InvalidLeaseId;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, InvalidLeaseId> {
         let is_hex = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         let id = u128::from_str_radix(text, 16).ok().filter(|_| is_hex);
-        id.map(Self).ok_or_else(|| {
-            "a lease's id has 32 hexadecimal digits; use the one that registering gave".to_owned()
-        })
+        id.map(Self).ok_or(InvalidLeaseId)
     }
 }
+
+/// A text that is not a [`LeaseId`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a lease's id has 32 hexadecimal digits; use the one that registering gave")]
+#[non_exhaustive]
+pub struct InvalidLeaseId;
 
 impl Serialize for LeaseId {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -13,7 +13,7 @@ pub struct RuleSetError {
 
 impl RuleSetError {
     /// The most problems that are listed; further ones are counted only.
-    pub const MAX_PROBLEMS: usize = 100;
+    const MAX_PROBLEMS: usize = 100;
 
     pub(super) fn of(mut problems: Vec<RuleProblem>) -> Self {
         problems.sort_by_key(|problem| problem.line);

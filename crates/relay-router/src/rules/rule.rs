@@ -73,7 +73,7 @@ pub enum TargetRef {
 
 impl TargetRef {
     /// The prefix of a reference by capability.
-    pub const CAPABILITY_PREFIX: &str = "capability:";
+    pub(crate) const CAPABILITY_PREFIX: &str = "capability:";
 
     /// Parses a reference of a rule document.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
@@ -118,7 +118,7 @@ impl Pattern {
     }
 
     /// Returns true if `text` matches.
-    pub fn matches(&self, text: &str) -> bool {
+    pub(crate) fn matches(&self, text: &str) -> bool {
         match self {
             Self::Exact(exact) => **exact == *text,
             Self::Prefix(prefix) => text.starts_with(&**prefix),
