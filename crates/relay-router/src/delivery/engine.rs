@@ -19,7 +19,8 @@ use tokio_util::task::TaskTracker;
 use super::attempt::{AttemptResult, Disposition, InFlight};
 use super::dead_letters::DeadLetters;
 use super::partition_queues::{PartitionKey, PartitionQueues, QueueEntry};
-use super::pool::{Permit, Pool, Selection, SelectionContext};
+use super::pool::{Permit, Pool};
+use super::selection::{Selection, SelectionContext, min_some};
 use crate::decisions::{Decision, DecisionLog};
 use crate::metrics::RouterMetrics;
 use crate::monitor::HealthMonitor;
@@ -329,7 +330,7 @@ impl Route {
             failed: head.queued.attempts.last().map(|attempt| &attempt.target),
             turn: self.turn,
         };
-        let (name, is_fallback) = match pool.choose(&self.targets, &context, health, now) {
+        let (name, is_fallback) = match pool.select(&self.targets, &context, health, now) {
             Selection::Target { name, is_fallback } => (name, is_fallback),
             Selection::Wait(until) => return Err(until),
         };
@@ -435,7 +436,7 @@ impl State {
             failed: None,
             turn: 0,
         };
-        match self.pool.choose(targets, &context, health, now) {
+        match self.pool.select(targets, &context, health, now) {
             Selection::Target { name, is_fallback } => (Some(name), is_fallback),
             Selection::Wait(_) => (None, false),
         }
@@ -476,12 +477,5 @@ impl State {
             }
         }
         batch
-    }
-}
-
-fn min_some(one: Option<Monotonic>, other: Option<Monotonic>) -> Option<Monotonic> {
-    match (one, other) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        (one, other) => one.or(other),
     }
 }

@@ -6,7 +6,7 @@ use relay_core::{EventLog, LogError, Offset, ReadLimit, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use super::engine::Engine;
-use super::pool::EventRate;
+use super::event_rate::EventRate;
 use crate::records::{QueuedEvent, Replay, ReplayState, RouteKey};
 use crate::store::{StoreError, WriteBatch};
 
