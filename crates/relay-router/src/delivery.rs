@@ -1,10 +1,14 @@
-//! Delivery that survives: lanes that keep each document's order, attempts, retries, dead letters, replays.
+//! Delivery of queued events: order, attempts, retries, dead letters and replays, all of which survive a crash.
 
-pub(crate) mod attempt;
+mod attempt;
 pub(crate) mod dead_letters;
+pub(crate) mod deps;
 pub(crate) mod engine;
-pub(crate) mod event_rate;
-pub(crate) mod partition_queues;
+mod event_rate;
+mod partition_queues;
 pub(crate) mod pool;
 pub(crate) mod replay;
 pub(crate) mod selection;
+pub(crate) mod state;
+
+pub(crate) use self::attempt::LOG_RETRY;

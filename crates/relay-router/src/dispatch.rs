@@ -1,30 +1,29 @@
-//! The dispatcher: follows the log from its cursor and puts each event where the rules want it.
+//! The dispatcher: follows the log from its cursor and queues each event for the routes that the rules send it to.
 //!
-//! What it puts into the routes and how far it has come is written as one: so an event is never passed over, and none is
-//! queued twice. A route that is full is left behind by itself, with a cursor of its own, and catches up when it has
-//! room again; the others go on. While there are no targets nothing is read at all: the first one gets what happens from
-//! then on.
+//! A page of the log is routed outside the engine's lock, by the routing table of that moment. Under the lock its events
+//! get their routes, if that table is still the one in force; if not, the page is routed again. Queue entries and cursor
+//! commit in one batch, so no event is passed over and none is queued twice.
+//!
+//! A full route lags: it gets a cursor of its own and catches up when it has room, while the others go on. While there
+//! are no targets nothing is read. The first target gets the events from then on.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use relay_core::{Actor, Event, LogError, Offset, ReadLimit, ServiceName};
+use relay_core::{Event, LogError, Offset, ReadLimit, ServiceName};
 use relay_events::ServiceState;
 use tokio::sync::watch;
 
 use crate::decisions::{Decision, Outcome};
-use crate::delivery::engine::{ActiveRules, Engine, State};
-
-use crate::loop_detection;
-use crate::records::{QueuedEvent, RouteId, RouteKey, RouteRecord, TargetSet};
-use crate::rules::Strategy;
+use crate::delivery::LOG_RETRY;
+use crate::delivery::engine::Engine;
+use crate::delivery::state::State;
+use crate::records::{QueuedEvent, RouteId};
+use crate::routing_table::{Routed, RoutingDrop, RoutingTable};
 use crate::store::{StoreError, WriteBatch};
 
-/// How long a log that cannot be read is left alone.
-pub(crate) const LOG_RETRY: Duration = Duration::from_secs(1);
-
-/// Up to where the log has been routed; none while there is nobody to route to.
+/// The offset up to which the log was routed; none while there are no targets. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Cursor(Arc<Mutex<Option<Offset>>>);
 
@@ -41,22 +40,22 @@ impl Cursor {
         *self.0.lock() = at;
     }
 
-    /// Begins to route what comes after `head`, if nothing is routed yet; `batch` keeps that.
+    /// Begins to route events after `head`, unless routing has begun already. `batch` writes the cursor.
     pub(crate) fn begin(&self, head: Offset, batch: &mut WriteBatch) {
         let at = *self.0.lock().get_or_insert(head);
         batch.cursor(Some(at));
     }
 }
 
-/// Reads the log and fills the routes.
+/// The task that reads the log and fills the routes.
 pub(crate) struct Dispatcher {
     pub(crate) engine: Engine,
     pub(crate) cursor: Cursor,
     /// The last offset of the log.
     pub(crate) head: watch::Receiver<Offset>,
-    /// How many events wait in one route before it is left behind.
+    /// The number of events in a route from which on it lags.
     pub(crate) max_queued: usize,
-    /// Held while targets come or go.
+    /// Held while rules or targets change.
     pub(crate) config_lock: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -68,54 +67,66 @@ enum DispatchError {
     Store(#[from] StoreError),
 }
 
-/// What the rules make of an event.
-#[derive(Debug, Default)]
-pub(crate) struct Routed {
-    /// The rules that matched.
-    pub(crate) matched: Vec<Arc<str>>,
-    /// Where it goes.
-    pub(crate) keys: Vec<RouteKey>,
-    /// What was decided besides, and why.
-    pub(crate) drops: Vec<(Option<Arc<str>>, Outcome, Option<String>)>,
+/// The routes that a page is for.
+#[derive(Debug, Clone, Copy)]
+enum Scope {
+    /// All routes that do not lag. The page ends at `through`.
+    All { through: Offset },
+    /// One route that lags. The page lies between `from` and `through`; none for the end of what was routed.
+    Lagging { route: RouteId, from: Offset, through: Option<Offset> },
+}
+
+/// A page whose events have their places in routes.
+struct PlacedPage {
+    table: Arc<RoutingTable>,
+    routed: Vec<Routed>,
+    batch: WriteBatch,
+    placements: Vec<Placement>,
+}
+
+struct Placement {
+    route: RouteId,
+    offset: Offset,
+    queued: Arc<QueuedEvent>,
+    event: Arc<Event>,
 }
 
 impl Dispatcher {
     pub(crate) async fn run(mut self) {
         let stopping = self.engine.stopping();
         let mut completions = self.engine.completions();
-        let mut changes = self.engine.deps().monitor.changes();
+        let mut health_changes = self.engine.deps().monitor.changes();
         while !stopping.is_cancelled() {
-            let rest = match self.step().await {
+            let pause = match self.step().await {
                 Ok(true) => continue,
                 Ok(false) => None,
                 Err(DispatchError::Log(LogError::Closed) | DispatchError::Store(StoreError::Closed)) => {
                     return;
                 }
                 Err(DispatchError::Log(error)) => {
-                    tracing::error!(%error, "the log cannot be read for routing; it is tried again");
+                    tracing::error!(%error, "the log cannot be read for routing; retrying");
                     Some(LOG_RETRY)
                 }
                 Err(DispatchError::Store(error)) => return self.engine.fail(error),
             };
-            let rest = async {
-                match rest {
+            let pause = async {
+                match pause {
                     Some(time) => tokio::time::sleep(time).await,
                     None => std::future::pending().await,
                 }
             };
-            let is_lagging =
-                self.engine.read(|state| state.routes.values().any(|route| route.lag_cursor.is_some()));
+            let is_lagging = self.engine.read(State::has_lagging_routes);
             tokio::select! {
                 () = stopping.cancelled() => return,
                 closed = self.head.changed() => if closed.is_err() { return },
-                closed = changes.changed() => if closed.is_err() { return },
+                closed = health_changes.changed() => if closed.is_err() { return },
                 closed = completions.changed(), if is_lagging => if closed.is_err() { return },
-                () = rest => {}
+                () = pause => {}
             }
         }
     }
 
-    /// Routes one page of the log. False when there is nothing to do.
+    /// Routes one page of the log. Returns false if there was nothing to do.
     async fn step(&mut self) -> Result<bool, DispatchError> {
         if self.engine.failure().is_some() {
             return Ok(false);
@@ -131,19 +142,16 @@ impl Dispatcher {
             return Ok(caught_up);
         }
         let page = self.engine.deps().log.read(cursor, ReadLimit::default()).await?;
-        // Nothing is there when all up to the head was dropped by retention.
+        // An empty page means that retention dropped everything up to the head.
         let through = page.last().and_then(|event| event.offset).unwrap_or(head);
-        let mut batch = WriteBatch::default();
-        batch.cursor(Some(through));
-        self.route(page, batch, None).await?;
+        self.route_page(page, Scope::All { through }).await?;
         self.cursor.set(Some(through));
         Ok(true)
     }
 
-    /// Routes nothing more until there is somebody to route to.
+    /// Removes the cursor if there are no targets, so that nothing is routed until one comes.
     async fn pause_when_idle(&self) -> Result<(), StoreError> {
-        // Nobody comes while it is looked whether somebody is there.
-        let _changing = self.config_lock.lock().await;
+        let _no_changes = self.config_lock.lock().await;
         if self.engine.read(State::is_idle) {
             let mut batch = WriteBatch::default();
             batch.cursor(None);
@@ -153,115 +161,73 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Gives the routes that were left behind what they have room for. False when there was nothing to do.
+    /// Routes one page to each route that lags and has room. Returns false if there was none.
     async fn catch_up(&self) -> Result<bool, DispatchError> {
-        let room = self.max_queued / 2;
-        let lagging: Vec<_> = self.engine.read(|state| {
-            let lagging = state.routes.iter().filter(|(_, route)| route.queues.len() <= room);
-            lagging.filter_map(|(id, route)| Some((*id, route.lag_cursor?))).collect()
-        });
+        let lagging = self.engine.read(|state| state.lagging_routes(self.max_queued / 2));
         let cursor = self.cursor.get().unwrap_or_default();
         for &(route, from) in &lagging {
             let mut page = self.engine.deps().log.read(from, ReadLimit::default()).await?;
             page.retain(|event| event.offset.is_some_and(|offset| offset <= cursor));
             let through = page.last().and_then(|event| event.offset).filter(|through| *through < cursor);
-            let mut batch = WriteBatch::default();
-            batch.lag_cursor(route, through);
-            self.route(page, batch, Some(route)).await?;
-            self.engine.update(|state| {
-                if let Some(route) = state.routes.get_mut(&route) {
-                    route.lag_cursor = through;
-                }
-            });
+            self.route_page(page, Scope::Lagging { route, from, through }).await?;
         }
         Ok(!lagging.is_empty())
     }
 
-    /// Puts each event where the rules want it, or into `only` if they want it there, together with `batch`.
-    async fn route(
-        &self,
-        page: Vec<Event>,
-        mut batch: WriteBatch,
-        only: Option<RouteId>,
-    ) -> Result<(), StoreError> {
+    /// Routes `page`, commits its queue entries with its cursor, and queues its events.
+    async fn route_page(&self, page: Vec<Event>, scope: Scope) -> Result<(), StoreError> {
         let deps = self.engine.deps();
-        let health = |name: &ServiceName| deps.monitor.state(name);
         let page: Vec<_> = page.into_iter().map(Arc::new).collect();
-        let (queued, drops, rules) = self.engine.update(|state| {
-            let (mut queued, mut drops) = (Vec::new(), Vec::new());
-            for event in &page {
-                let Some(offset) = event.offset else { continue };
-                let routed = state.route(event, health);
-                for key in routed.keys {
-                    let route = state.route_id(&key, &mut batch);
-                    if only.is_some_and(|only| only != route)
-                        || self.mark_lagging(state, route, offset, only, &mut batch)
-                    {
-                        continue;
-                    }
-                    let queued_event = Arc::new(QueuedEvent::new(event, state.rules.version));
-                    batch.put_queued(route, offset, &queued_event);
-                    queued.push((route, offset, queued_event, Arc::clone(event)));
-                }
-                if only.is_none() {
-                    routed.matched.iter().for_each(|rule| deps.metrics.matched(rule));
-                    drops.extend(routed.drops.into_iter().map(|decision| (Arc::clone(event), decision)));
-                }
+        let is_draining = |name: &ServiceName| deps.monitor.state(name) == ServiceState::Draining;
+        let place = || place_page(&self.engine, &page, scope, self.max_queued, is_draining);
+        let mut no_changes = None;
+        let placed = loop {
+            match place() {
+                Some(placed) => break placed,
+                // Rules or targets have changed meanwhile. They cannot change while the lock is held.
+                None => no_changes = Some(self.config_lock.lock().await),
             }
-            (queued, drops, state.rules.clone())
-        });
-        deps.store.commit(batch).await?;
+        };
+        drop(no_changes);
+        let PlacedPage { table, routed, batch, placements } = placed;
+        for routed in &routed {
+            table.count_condition_errors(routed);
+        }
+        if !batch.is_empty() {
+            deps.store.commit(batch).await?;
+        }
         let now = deps.clock.wall();
         self.engine.update(|state| {
-            for (route, offset, queued_event, event) in queued {
+            if let Scope::Lagging { route, from, through } = scope {
+                state.advance_lag_cursor(route, from, through);
+            }
+            for Placement { route, offset, queued, event } in placements {
                 deps.metrics.routed(now.since(event.time));
-                state.enqueue(route, offset, queued_event, Some(event), deps.cache_bytes);
+                state.enqueue(route, offset, queued, Some(event));
+                state.release(route);
             }
         });
-        for (event, decision) in drops {
-            self.record_drop(&rules, event, decision);
+        if matches!(scope, Scope::All { .. }) {
+            for (event, routed) in page.iter().zip(routed) {
+                routed.matched.iter().for_each(|rule| deps.metrics.matched(rule));
+                routed.drops.into_iter().for_each(|drop| self.record_drop(&table, event, drop));
+            }
         }
         Ok(())
     }
 
-    /// Whether the route gets nothing now because it is full; from then on it has a cursor of its own.
-    fn mark_lagging(
-        &self,
-        state: &mut State,
-        route: RouteId,
-        offset: Offset,
-        only: Option<RouteId>,
-        batch: &mut WriteBatch,
-    ) -> bool {
-        let Some(place) = state.routes.get_mut(&route) else { return false };
-        if only.is_some() {
-            return false;
-        }
-        if place.lag_cursor.is_none() && place.queues.len() >= self.max_queued {
-            let through = Offset::new(offset.get().saturating_sub(1));
-            place.lag_cursor = Some(through);
-            batch.lag_cursor(route, Some(through));
-        }
-        place.lag_cursor.is_some()
-    }
-
-    fn record_drop(
-        &self,
-        rules: &ActiveRules,
-        event: Arc<Event>,
-        decision: (Option<Arc<str>>, Outcome, Option<String>),
-    ) {
+    fn record_drop(&self, table: &RoutingTable, event: &Arc<Event>, drop: RoutingDrop) {
         let deps = self.engine.deps();
-        let (rule, outcome, error) = decision;
+        let RoutingDrop { rule, outcome, reason } = drop;
         deps.metrics.decided(outcome);
-        if let (Outcome::Cycle, Some(error)) = (outcome, &error) {
-            tracing::error!(event = %event.id, %error, "an event that would go round in a circle is not delivered");
+        if let (Outcome::Cycle, Some(reason)) = (outcome, &reason) {
+            tracing::error!(event = %event.id, %reason, "an event that would cause a loop is not delivered");
         }
-        let explained = (Arc::clone(&rules.set), Arc::clone(&event));
+        let explained = (Arc::clone(table.rules()), Arc::clone(event));
         deps.decisions.record(Decision {
             at: deps.clock.wall(),
-            event,
-            rules_version: rules.version,
+            event: Arc::clone(event),
+            rules_version: table.version(),
             rule,
             target: None,
             is_fallback: false,
@@ -269,76 +235,69 @@ impl Dispatcher {
             outcome,
             attempt: 0,
             duration: Duration::ZERO,
-            error,
+            error: reason,
             verdicts: Box::new(move || explained.0.explain(&explained.1)),
         });
     }
 }
 
-impl State {
-    /// What the rules make of `event` at present.
-    pub(crate) fn route(&self, event: &Event, health: impl Fn(&ServiceName) -> ServiceState) -> Routed {
-        let mut routed = Routed::default();
-        let publisher = match &event.actor {
-            Actor::Service(name) => Some(name),
-            Actor::User(_) | Actor::System => None,
-        };
-        for rule in self.rules.set.matches(event) {
-            routed.matched.push(Arc::clone(&rule.name));
-            if let Err(error) = loop_detection::extend_chain(event, &rule.name) {
-                routed.drops.push((Some(Arc::clone(&rule.name)), Outcome::Cycle, Some(error.to_string())));
-                continue;
-            }
-            // Who leaves takes nothing new.
-            let open = |names: Vec<ServiceName>| {
-                let open = names.into_iter().filter(|name| health(name) != ServiceState::Draining);
-                open.collect::<Vec<_>>()
-            };
-            let (mut targets, mut fallback) =
-                (open(self.pool.resolve(&rule.targets)), open(self.pool.resolve(&rule.fallback)));
-            let known = targets.len() + fallback.len();
-            targets.retain(|name| Some(name) != publisher);
-            fallback.retain(|name| Some(name) != publisher);
-            match (targets.is_empty(), fallback.is_empty()) {
-                (true, true) => {
-                    let (outcome, error) = match publisher {
-                        Some(publisher) if known > 0 => {
-                            let error = format!(
-                                "`{publisher}` has published it, and nothing goes back to who published it"
-                            );
-                            (Outcome::Cycle, Some(error))
-                        }
-                        _ => (Outcome::NoTarget, None),
-                    };
-                    routed.drops.push((Some(Arc::clone(&rule.name)), outcome, error));
-                }
-                (false, _) if rule.strategy == Strategy::All => {
-                    routed.keys.extend(
-                        targets.into_iter().map(|target| RouteKey::Each(Arc::clone(&rule.name), target)),
-                    );
-                }
-                _ => routed.keys.push(RouteKey::Rule(Arc::clone(&rule.name))),
-            }
-        }
-        if routed.matched.is_empty() {
-            routed.drops.push((None, Outcome::NoMatch, None));
-        }
-        routed
-    }
-
-    /// Whether there is nobody to route to, and nothing left of when there was.
-    fn is_idle(&self) -> bool {
-        self.pool.is_empty() && self.routes.values().all(|route| route.queues.is_empty())
-    }
-
-    /// The route of `key`; one that is new is added, and kept with `batch`.
-    pub(crate) fn route_id(&mut self, key: &RouteKey, batch: &mut WriteBatch) -> RouteId {
-        if let Some(id) = self.ids.get(key) {
-            return *id;
-        }
-        let id = self.new_route(key);
-        let targets = self.routes.get(&id).map_or_else(TargetSet::none, |route| route.targets.clone());
-        batch.route(id, &RouteRecord { key: key.clone(), targets });
-        id
-    }
+/// Routes `page` outside the engine's lock, and places its events under the lock. Returns none if rules or targets have
+/// changed in between; then nothing was placed.
+fn place_page(
+    engine: &Engine,
+    page: &[Arc<Event>],
+    scope: Scope,
+    max_queued: usize,
+    is_draining: impl Fn(&ServiceName) -> bool,
+) -> Option<PlacedPage> {
+    let table = engine.routing_table();
+    let routed: Vec<_> = page.iter().map(|event| table.route(event, &is_draining)).collect();
+    let (batch, placements) = engine.update(|state| {
+        Arc::ptr_eq(state.table(), &table).then(|| place(state, page, &routed, scope, max_queued))
+    })?;
+    Some(PlacedPage { table, routed, batch, placements })
 }
+
+/// Gives each event its places in routes. The routes are held until the events are queued.
+fn place(
+    state: &mut State,
+    page: &[Arc<Event>],
+    routed: &[Routed],
+    scope: Scope,
+    max_queued: usize,
+) -> (WriteBatch, Vec<Placement>) {
+    let (mut batch, mut placements) = (WriteBatch::default(), Vec::new());
+    match scope {
+        Scope::All { through } => batch.cursor(Some(through)),
+        Scope::Lagging { route, from, through } if state.lag_cursor(route) == Some(from) => {
+            batch.lag_cursor(route, through);
+        }
+        // The route was removed, or no rule sends anything there any more.
+        Scope::Lagging { .. } => return (batch, placements),
+    }
+    let version = state.table().version();
+    for (event, routed) in page.iter().zip(routed) {
+        let Some(offset) = event.offset else { continue };
+        for to in &routed.routes {
+            let route = match scope {
+                Scope::All { .. } => {
+                    let route = state.add_route(&to.key, || to.target_set(), &mut batch);
+                    if state.mark_lagging(route, offset, max_queued, &mut batch) {
+                        continue;
+                    }
+                    route
+                }
+                Scope::Lagging { route, .. } if state.route_id(&to.key) == Some(route) => route,
+                Scope::Lagging { .. } => continue,
+            };
+            let queued = Arc::new(QueuedEvent::new(event, version));
+            batch.put_queued(route, offset, &queued);
+            state.hold(route);
+            placements.push(Placement { route, offset, queued, event: Arc::clone(event) });
+        }
+    }
+    (batch, placements)
+}
+
+#[cfg(test)]
+mod tests;

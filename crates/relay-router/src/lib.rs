@@ -42,6 +42,7 @@ mod monitor;
 mod records;
 pub mod registry;
 mod router;
+mod routing_table;
 pub mod rules;
 mod store;
 pub mod target;

@@ -19,14 +19,19 @@ use self::rules::{PersistedRules, rules_at_start};
 pub use self::targets::{TargetError, TargetInfo};
 use crate::config::RouterConfig;
 use crate::decisions::DecisionLog;
+use crate::delivery::LOG_RETRY;
 use crate::delivery::dead_letters::DeadLetters;
-use crate::delivery::engine::{ActiveRules, Deps, Engine, Route};
-use crate::dispatch::{Cursor, Dispatcher, LOG_RETRY};
+use crate::delivery::deps::Deps;
+use crate::delivery::engine::Engine;
+use crate::delivery::pool::Pool;
+use crate::delivery::state::State;
+use crate::dispatch::{Cursor, Dispatcher};
 use crate::metrics::{RouterMetrics, RouterStats, TargetGauges};
 use crate::monitor::HealthMonitor;
 use crate::records::Replay;
 use crate::registry::{ServiceChange, ServiceRecord};
-use crate::rules::{RuleDocument, RuleSet};
+use crate::routing_table::{RoutingTable, TargetDirectory};
+use crate::rules::RuleDocument;
 use crate::store::{Store, StoreError, WriteBatch};
 use crate::target::{Outbound, OutboundError};
 
@@ -129,7 +134,7 @@ impl Router {
             let replays = store.replays()?;
             Ok::<_, StoreError>((store, persisted, rules, services, replays))
         });
-        let (store, persisted, persisted_rules, services, replays) =
+        let (store, mut persisted, persisted_rules, services, replays) =
             opening.await.map_err(RouterError::Panicked)??;
         let (in_force, set) = rules_at_start(persisted_rules.as_ref(), &config.rules)?;
         let pending_changes = Arc::new(Mutex::new(BTreeMap::new()));
@@ -144,23 +149,19 @@ impl Router {
         };
         let monitor = HealthMonitor::start(config.health, outbound.clone(), Arc::clone(&clock), observer);
         let decisions = DecisionLog::start(&config.decisions, config.directory.join("decisions"))?;
-        let engine = Engine::new(
-            Deps {
-                log,
-                dead_letters: DeadLetters::new(
-                    store.clone(),
-                    config.max_dead_letters,
-                    persisted.dead_letters,
-                ),
-                store,
-                metrics: Arc::new(RouterMetrics::new(Arc::clone(&clock))),
-                clock,
-                monitor,
-                decisions,
-                cache_bytes: config.cache_bytes,
-            },
-            ActiveRules { version: in_force.version, set: Arc::new(RuleSet::default()) },
-        );
+        let pool = Pool::new(Arc::clone(&clock));
+        let dead_letters = std::mem::take(&mut persisted.dead_letters);
+        let deps = Deps {
+            log,
+            dead_letters: DeadLetters::new(store.clone(), config.max_dead_letters, dead_letters),
+            store,
+            metrics: Arc::new(RouterMetrics::new(Arc::clone(&clock))),
+            clock,
+            monitor,
+            decisions,
+        };
+        let table = RoutingTable::new(in_force.version, Arc::default(), TargetDirectory::default());
+        let engine = Engine::new(deps, State::new(pool, table, config.cache_bytes));
         // Events that a machine took with it when it went down are not there any more, nor what was routed of them.
         let cursor = Cursor::new(persisted.cursor.map(|at| at.min(head)));
         let router = Self(Arc::new(Inner {
@@ -186,20 +187,7 @@ impl Router {
         let targets = router.targets_of(&set)?;
         let mut batch = WriteBatch::default();
         batch.rules(&in_force);
-        engine.update(|state| {
-            for (id, record) in persisted.routes {
-                state.ids.insert(record.key.clone(), id);
-                state.routes.insert(id, Route::new(record.key, record.targets));
-            }
-            for (id, through) in persisted.lag_cursors {
-                if let Some(route) = state.routes.get_mut(&id) {
-                    route.lag_cursor = Some(through.min(head));
-                }
-            }
-            for (route, offset, queued) in persisted.queue {
-                state.enqueue(route, offset, Arc::new(queued), None, 0);
-            }
-        });
+        engine.update(|state| state.restore(persisted, head));
         router.activate(in_force, set, targets, &mut batch);
         if engine.read(|state| !state.pool.is_empty()) {
             router.0.cursor.begin(head, &mut batch);

@@ -1,4 +1,4 @@
-//! One attempt: its events are read, delivered, and what became of each is kept before anybody else gets the place.
+//! One attempt to deliver events to a target. The store has its result before its place is given to another attempt.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use relay_core::{
-    Delivery, DeliveryError, Event, FailureKind, LogError, Offset, ReadLimit, ServiceName, Target,
+    Delivery, DeliveryError, Event, FailureKind, LogError, Offset, ReadLimit, ServiceName, Target, Timestamp,
 };
+use tokio_util::sync::CancellationToken;
 
-use super::engine::Engine;
+use super::deps::Deps;
 use super::partition_queues::{Dequeued, QueueEntry};
 use super::pool::TargetOutcome;
 use crate::decisions::Outcome;
@@ -19,7 +20,7 @@ use crate::records::{Attempt, DeadLetter, DeadLetterId, DeadReason, QueuedEvent,
 use crate::rules::{RetryPolicy, TargetPolicy};
 use crate::store::{StoreError, WriteBatch};
 
-/// How long what cannot be read from the log waits before it is tried again.
+/// The pause after a failure to read the log.
 pub(crate) const LOG_RETRY: Duration = Duration::from_secs(1);
 
 /// An attempt that has its place at a target.
@@ -34,13 +35,13 @@ pub(crate) struct InFlight {
     pub(crate) is_fallback: bool,
 }
 
-/// What becomes of one event of an attempt.
+/// The further course of one event after an attempt.
 pub(crate) enum Disposition {
-    /// It need not be delivered any more.
+    /// The event leaves the queue.
     Done(Outcome),
-    /// It is tried again, with what is known of it now.
+    /// The event is tried again, with this record of its attempts.
     Retry(Arc<QueuedEvent>),
-    /// It is given up, with what is known of it.
+    /// The event becomes a dead letter.
     DeadLetter(QueuedEvent, DeadReason),
 }
 
@@ -54,52 +55,49 @@ impl Disposition {
     }
 }
 
-/// What came of an attempt.
+/// The result of an attempt.
 pub(crate) struct AttemptResult {
-    /// The attempt's events; those that neither the log nor anybody else has any more are missing.
+    /// The attempt's events. None stands for an event that the log no longer has.
     pub(crate) events: Vec<Option<Arc<Event>>>,
-    /// One for each of them.
+    /// The disposition of each event.
     pub(crate) dispositions: Vec<Disposition>,
-    /// None when the target was not asked.
+    /// The target's answer; none if it was not asked.
     pub(crate) answer: Option<Result<(), DeliveryError>>,
-    /// How long the target took.
+    /// The time until the answer.
     pub(crate) took: Duration,
-    /// How long those that are tried again wait.
+    /// The pause before events are tried again.
     pub(crate) backoff: Duration,
 }
 
 impl InFlight {
-    /// Makes the attempt, and keeps what came of it. `None` when the engine has stopped meanwhile: what was under way
-    /// is then delivered again after the next start.
+    /// Makes the attempt and writes its result to the store. Returns none if `aborting` was cancelled first; then the
+    /// next run delivers the events again.
     ///
     /// # Errors
-    /// See [`StoreError`]: what came of it is not kept.
-    pub(crate) async fn run(&self, engine: &Engine) -> Result<Option<AttemptResult>, StoreError> {
-        let mut result = match self.load(engine).await {
-            Ok(events) => match self.try_to_deliver(engine, events).await {
-                Some(result) => result,
-                None => return Ok(None),
-            },
+    /// [`StoreError`], when the result is not written.
+    pub(crate) async fn run(
+        &self,
+        deps: &Deps,
+        aborting: &CancellationToken,
+    ) -> Result<Option<AttemptResult>, StoreError> {
+        let events = match self.load(deps).await {
+            Ok(events) => events,
             Err(error) => {
-                tracing::error!(%error, target = %self.name, "what waits cannot be read from the log; it is tried again");
+                tracing::error!(%error, target = %self.name, "queued events cannot be read from the log; retrying");
                 let again = |entry: &QueueEntry| Disposition::Retry(Arc::clone(&entry.queued));
                 let dispositions: Vec<_> = self.dequeued.entries.iter().map(again).collect();
-                let events = vec![None; dispositions.len()];
-                return Ok(Some(AttemptResult {
-                    events,
-                    dispositions,
-                    answer: None,
-                    took: Duration::ZERO,
-                    backoff: LOG_RETRY,
-                }));
+                let (events, took) = (vec![None; dispositions.len()], Duration::ZERO);
+                let result = AttemptResult { events, dispositions, answer: None, took, backoff: LOG_RETRY };
+                return Ok(Some(result));
             }
         };
-        self.persist(engine, &mut result).await?;
+        let Some(result) = self.deliver(deps, aborting, events).await else { return Ok(None) };
+        self.persist(deps, &result).await?;
         Ok(Some(result))
     }
 
-    /// The events, from memory or from where they are kept.
-    async fn load(&self, engine: &Engine) -> Result<Vec<Option<Arc<Event>>>, LogError> {
+    /// The events, from memory, from their records or from the log.
+    async fn load(&self, deps: &Deps) -> Result<Vec<Option<Arc<Event>>>, LogError> {
         let mut events = Vec::with_capacity(self.dequeued.entries.len());
         for entry in &self.dequeued.entries {
             events.push(match (&entry.event, &entry.queued.body) {
@@ -107,15 +105,15 @@ impl InFlight {
                 (None, Some(body)) => match relay_events::json::decode(body.as_bytes()) {
                     Ok(event) => Some(Arc::new(event)),
                     Err(error) => {
-                        tracing::error!(%error, event = %entry.queued.event, "a dead letter cannot be read");
+                        tracing::error!(%error, event = %entry.queued.event, "a requeued dead letter cannot be decoded");
                         None
                     }
                 },
                 (None, None) => {
                     let before = Offset::new(entry.offset.get().saturating_sub(1));
                     let limit = ReadLimit { events: 1, ..ReadLimit::default() };
-                    let read = engine.deps().log.read(before, limit).await?;
-                    // Another event is there when this one is no longer kept.
+                    let read = deps.log.read(before, limit).await?;
+                    // A different event means that the log no longer has this one.
                     read.into_iter().find(|event| event.id == entry.queued.event).map(Arc::new)
                 }
             });
@@ -123,13 +121,13 @@ impl InFlight {
         Ok(events)
     }
 
-    async fn try_to_deliver(
+    async fn deliver(
         &self,
-        engine: &Engine,
+        deps: &Deps,
+        aborting: &CancellationToken,
         events: Vec<Option<Arc<Event>>>,
     ) -> Option<AttemptResult> {
-        let clock = &engine.deps().clock;
-        let (now, started) = (clock.wall(), clock.monotonic());
+        let (now, started) = (deps.clock.wall(), deps.clock.monotonic());
         let unneeded = |event: &Option<Arc<Event>>| match event {
             None => Some(Outcome::Lost),
             Some(event) if event.is_expired(now) => Some(Outcome::Expired),
@@ -140,8 +138,8 @@ impl InFlight {
         let needed: Vec<_> =
             needed.filter_map(|(event, _)| event.as_ref()).map(|event| self.with_causes(event)).collect();
         let is_alone = needed.len() == 1;
-        let answer = if needed.is_empty() { None } else { Some(self.ask(engine, needed).await?) };
-        let took = clock.monotonic().since(started);
+        let answer = if needed.is_empty() { None } else { Some(self.ask(aborting, needed).await?) };
+        let took = deps.clock.monotonic().since(started);
         let dispose = |(entry, unneeded): (&QueueEntry, &Option<Outcome>)| match (unneeded, &answer) {
             (Some(outcome), _) => Disposition::Done(*outcome),
             (None, Some(Err(error))) => {
@@ -153,12 +151,12 @@ impl InFlight {
         };
         let dispositions: Vec<_> = self.dequeued.entries.iter().zip(&unneeded).map(dispose).collect();
         let tried = self.dequeued.entries.first().map_or(0, |entry| entry.queued.tried);
-        let wanted = answer.as_ref().and_then(|answer| answer.as_ref().err()?.retry_after);
-        let backoff = backoff(&self.policy.retry, tried).max(wanted.unwrap_or_default());
+        let retry_after = answer.as_ref().and_then(|answer| answer.as_ref().err()?.retry_after);
+        let backoff = backoff(&self.policy.retry, tried).max(retry_after.unwrap_or_default());
         Some(AttemptResult { events, dispositions, answer, took, backoff })
     }
 
-    /// The event with what led to it.
+    /// The event with the rules that led to it.
     fn with_causes(&self, event: &Arc<Event>) -> Arc<Event> {
         match self.key.rule() {
             Some(rule) => loop_detection::with_causes(event, rule),
@@ -166,11 +164,16 @@ impl InFlight {
         }
     }
 
-    /// The target's answer; a target that takes too long, or panics, has failed. `None` when the engine stops.
-    async fn ask(&self, engine: &Engine, events: Vec<Arc<Event>>) -> Option<Result<(), DeliveryError>> {
+    /// Returns the target's answer, or none if `aborting` was cancelled first. A target that panics or takes too long
+    /// has failed.
+    async fn ask(
+        &self,
+        aborting: &CancellationToken,
+        events: Vec<Arc<Event>>,
+    ) -> Option<Result<(), DeliveryError>> {
         let head = self.dequeued.entries.first();
-        let mut delivery =
-            Delivery::new(events).attempt(head.map_or(1, |head| head.queued.tried.saturating_add(1)));
+        let attempt = head.map_or(1, |head| head.queued.tried.saturating_add(1));
+        let mut delivery = Delivery::new(events).attempt(attempt);
         if head.is_some_and(|head| head.queued.is_replay) {
             delivery = delivery.replay();
         }
@@ -184,14 +187,14 @@ impl InFlight {
                     Err(DeliveryError::new(FailureKind::Retry, detail))
                 }
             }),
-            () = engine.aborting() => None,
+            () = aborting.cancelled() => None,
         }
     }
 
-    async fn persist(&self, engine: &Engine, result: &mut AttemptResult) -> Result<(), StoreError> {
-        let deps = engine.deps();
+    /// Writes the result to the store.
+    async fn persist(&self, deps: &Deps, result: &AttemptResult) -> Result<(), StoreError> {
         let mut batch = WriteBatch::default();
-        let mut dead = Vec::new();
+        let mut dropped_letters = Vec::new();
         for ((entry, disposition), event) in
             self.dequeued.entries.iter().zip(&result.dispositions).zip(&result.events)
         {
@@ -199,9 +202,8 @@ impl InFlight {
                 (Disposition::Retry(queued), _) => batch.put_queued(self.route, entry.offset, queued),
                 (Disposition::DeadLetter(queued, reason), Some(event)) => {
                     batch.remove_queued(self.route, entry.offset);
-                    let letter =
-                        self.dead_letter(engine, entry.offset, queued, event, *reason, deps.clock.wall())?;
-                    dead.push(deps.dead_letters.add(&mut batch, &letter).await?);
+                    let letter = self.dead_letter(deps, entry.offset, queued, event, *reason)?;
+                    dropped_letters.push(deps.dead_letters.add(&mut batch, &letter).await?);
                 }
                 (Disposition::Done(_) | Disposition::DeadLetter(..), _) => {
                     batch.remove_queued(self.route, entry.offset);
@@ -209,7 +211,7 @@ impl InFlight {
             }
         }
         deps.store.commit(batch).await?;
-        for dropped in dead {
+        for dropped in dropped_letters {
             deps.dead_letters.added(&self.name, dropped);
             (0..dropped).for_each(|_| deps.metrics.dead_letter_dropped(&self.name));
         }
@@ -218,16 +220,16 @@ impl InFlight {
 
     fn dead_letter(
         &self,
-        engine: &Engine,
+        deps: &Deps,
         offset: Offset,
         queued: &QueuedEvent,
         event: &Event,
         reason: DeadReason,
-        at: relay_core::Timestamp,
     ) -> Result<DeadLetter, StoreError> {
+        let at: Timestamp = deps.clock.wall();
         let json = relay_events::json::encode(event);
         let event = serde_json::from_slice(&json).map_err(|error| {
-            engine.deps().store.error(&format_args!("event {} cannot be kept as JSON: {error}", event.id))
+            deps.store.error(&format_args!("event {} cannot be kept as JSON: {error}", event.id))
         })?;
         Ok(DeadLetter {
             id: DeadLetterId { offset, route: self.route },
@@ -244,11 +246,11 @@ impl InFlight {
 }
 
 impl AttemptResult {
-    /// What the attempt says of the target.
+    /// The result as far as the target's state depends on it.
     pub(crate) fn of_target(&self) -> TargetOutcome {
         match &self.answer {
             None => TargetOutcome::Untried,
-            // A refusal is an answer too.
+            // A rejected event is an answer too.
             Some(Ok(())) => TargetOutcome::Answered,
             Some(Err(error)) if error.kind == FailureKind::Reject => TargetOutcome::Answered,
             Some(Err(error)) => TargetOutcome::Failed {
@@ -259,8 +261,8 @@ impl AttemptResult {
     }
 }
 
-/// What becomes of an event that was not taken. One of several that were refused together is tried alone first: it need
-/// not be the one that was meant.
+/// The disposition of an event that was not taken. An event of a rejected batch is tried alone first, because the
+/// target may have rejected another event of the batch.
 fn disposition(queued: QueuedEvent, kind: FailureKind, is_alone: bool, retry: &RetryPolicy) -> Disposition {
     let is_final = match kind {
         FailureKind::Reject => is_alone,
@@ -273,8 +275,8 @@ fn disposition(queued: QueuedEvent, kind: FailureKind, is_alone: bool, retry: &R
     }
 }
 
-/// How long an event waits that failed after `tried` earlier attempts: twice as long each time, and of that between
-/// half and all, so that what failed together does not come back together.
+/// The pause after a failure that followed `tried` earlier ones. It doubles each time; a random part of up to half is
+/// taken off, so that events that failed together do not come back together.
 fn backoff(retry: &RetryPolicy, tried: u32) -> Duration {
     let whole = retry.initial.saturating_mul(1_u32.checked_shl(tried).unwrap_or(u32::MAX)).min(retry.max);
     whole.mul_f64(rand::random_range(0.5..=1.0))

@@ -1,5 +1,5 @@
-//! Dead letters: what a target did not take, however often it was tried. Kept until somebody retries or drops them; of
-//! each target so many, of which the oldest make room for new ones.
+//! The dead letters of all targets, counted. They stay until an operator requeues or drops them. Each target has a
+//! limit; beyond it the oldest ones make room for new ones.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use relay_core::ServiceName;
 use crate::records::{DeadLetter, DeadLetterId};
 use crate::store::{Store, StoreError, WriteBatch};
 
-/// How many dead letters one page has at most.
+/// The most dead letters in one page.
 pub(crate) const MAX_PAGE: usize = 1_000;
 
 /// The dead letters of all targets.
@@ -29,12 +29,13 @@ impl DeadLetters {
         Self { store, max_per_target, counts: Mutex::new(counts.into_iter().collect()) }
     }
 
-    /// How many the target has.
+    /// The number of dead letters of the target.
     pub(crate) fn count(&self, target: &ServiceName) -> usize {
         self.counts.lock().get(target).copied().unwrap_or(0)
     }
 
-    /// Adds `letter` to `batch`. Returns how many make room for it. They count from [`DeadLetters::added`] on.
+    /// Adds `letter` to `batch`. Returns the number of older ones that make room for it. [`DeadLetters::added`] must
+    /// follow the commit.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -52,14 +53,14 @@ impl DeadLetters {
         Ok(oldest.len())
     }
 
-    /// Counts a letter that is kept now, and those that have made room for it.
+    /// Counts a committed letter, and the `dropped` ones that made room for it.
     pub(crate) fn added(&self, target: &ServiceName, dropped: usize) {
         let mut counts = self.counts.lock();
         let count = counts.entry(target.clone()).or_default();
         *count = (*count + 1).saturating_sub(dropped);
     }
 
-    /// Removes a letter that is there with `batch`.
+    /// Removes an existing letter with `batch`.
     pub(crate) fn remove(&self, batch: &mut WriteBatch, target: &ServiceName, id: DeadLetterId) {
         batch.remove_dead_letter(target, id);
         let mut counts = self.counts.lock();

@@ -1,6 +1,6 @@
 //! The pool of targets: the requests, pauses and limits of each.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,8 @@ use super::event_rate::EventRate;
 use super::selection::{Selection, SelectionContext, Usability, select};
 use crate::health::{BreakerState, CircuitBreaker, Ticket};
 use crate::records::TargetSet;
-use crate::rules::{Capability, TargetPolicy, TargetRef};
+use crate::routing_table::TargetDirectory;
+use crate::rules::{Capability, TargetPolicy};
 
 /// The longest pause that a target's `Retry-After` can ask for.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
@@ -110,25 +111,9 @@ impl Pool {
         self.targets.keys()
     }
 
-    /// The targets that `wanted` refers to, each once, in the order of the references; those of a capability by name.
-    pub(crate) fn resolve(&self, wanted: &[TargetRef]) -> Vec<ServiceName> {
-        let mut names: Vec<ServiceName> = Vec::with_capacity(wanted.len());
-        for one in wanted {
-            match one {
-                TargetRef::Name(name) if self.targets.contains_key(name) => names.push(name.clone()),
-                TargetRef::Name(_) => {}
-                TargetRef::Capability(capability) => {
-                    let able =
-                        self.targets.iter().filter(|(_, target)| target.capabilities.contains(capability));
-                    let mut able: Vec<_> = able.map(|(name, _)| name.clone()).collect();
-                    able.sort_unstable();
-                    names.append(&mut able);
-                }
-            }
-        }
-        let mut seen = HashSet::with_capacity(names.len());
-        names.retain(|name| seen.insert(name.clone()));
-        names
+    /// The targets with their capabilities.
+    pub(crate) fn directory(&self) -> TargetDirectory {
+        self.targets.iter().map(|(name, target)| (name.clone(), target.capabilities.clone())).collect()
     }
 
     pub(crate) fn capabilities(&self, name: &ServiceName) -> Vec<Capability> {

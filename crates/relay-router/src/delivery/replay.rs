@@ -1,42 +1,39 @@
-//! Replays: a target gets history again, marked as such, at a limited rate, beside what happens now.
+//! Running replays: history is queued for a target again, marked as a replay, at a limited rate.
 
 use std::sync::Arc;
 
 use relay_core::{EventLog, LogError, Offset, ReadLimit, Timestamp};
 use tokio_util::sync::CancellationToken;
 
+use super::attempt::LOG_RETRY;
 use super::engine::Engine;
 use super::event_rate::EventRate;
 use crate::records::{QueuedEvent, Replay, ReplayState, RouteKey};
 use crate::store::{StoreError, WriteBatch};
 
-/// How many events of replays wait for one target at once.
+/// The most events in a target's own route before its replays wait.
 const WINDOW: usize = 256;
 
-/// How many events of history are read at a time.
+/// The number of events that are read at a time.
 const PAGE: usize = 64;
 
-/// Sends what is left of `replay` to its target's lanes. Ends when all is queued, or when `cancelled`.
+/// Queues the rest of `replay` for its target. Returns when everything is queued, or `cancelled` is cancelled. Calls
+/// `report` after each event and at the end.
 ///
 /// # Errors
-/// [`StoreError`]; what the log cannot read is waited for.
+/// [`StoreError`]. Errors of the log are retried.
 pub(crate) async fn run(
     engine: &Engine,
     mut replay: Replay,
     cancelled: &CancellationToken,
-    told: impl Fn(&Replay),
+    report: impl Fn(&Replay),
 ) -> Result<(), StoreError> {
     let deps = engine.deps();
     let key = RouteKey::Direct(replay.target.clone());
     let rate = EventRate::new(replay.rate, Arc::clone(&deps.clock));
     let mut completions = engine.completions();
     while replay.position < replay.through && !cancelled.is_cancelled() {
-        let queued = |engine: &Engine| {
-            engine.read(|state| {
-                state.ids.get(&key).and_then(|id| state.routes.get(id)).map_or(0, |r| r.queues.len())
-            })
-        };
-        while queued(engine) >= WINDOW {
+        while engine.read(|state| state.queued(&key)) >= WINDOW {
             tokio::select! {
                 () = cancelled.cancelled() => return Ok(()),
                 closed = completions.changed() => if closed.is_err() { return Ok(()) },
@@ -47,10 +44,10 @@ pub(crate) async fn run(
             Ok(page) => page,
             Err(LogError::Closed) => return Ok(()),
             Err(error) => {
-                tracing::error!(%error, replay = replay.id, "the log cannot be read for a replay; it is tried again");
+                tracing::error!(%error, replay = replay.id, "the log cannot be read for a replay; retrying");
                 tokio::select! {
                     () = cancelled.cancelled() => return Ok(()),
-                    () = tokio::time::sleep(super::attempt::LOG_RETRY) => continue,
+                    () = tokio::time::sleep(LOG_RETRY) => continue,
                 }
             }
         };
@@ -63,9 +60,9 @@ pub(crate) async fn run(
         for event in page.into_iter().map(Arc::new) {
             let Some(offset) = event.offset else { continue };
             replay.position = offset;
-            let is_meant = replay.document.as_ref().is_none_or(|document| *document == event.document)
-                && engine.read(|state| state.sends(&event, &replay.target));
-            if !is_meant {
+            let is_of_document = replay.document.as_ref().is_none_or(|document| *document == event.document);
+            let table = engine.routing_table();
+            if !is_of_document || !table.sends(&event, &replay.target) {
                 continue;
             }
             while let Err(at) = rate.take(1) {
@@ -76,17 +73,15 @@ pub(crate) async fn run(
                 }
             }
             replay.queued += 1;
+            let mut queued = QueuedEvent::new(&event, table.version());
+            queued.is_replay = true;
             let mut batch = WriteBatch::default();
-            let (route, queued) = engine.update(|state| {
-                let mut queued = QueuedEvent::new(&event, state.rules.version);
-                queued.is_replay = true;
-                (state.route_id(&key, &mut batch), Arc::new(queued))
-            });
+            let route = engine.update(|state| state.add_direct_route(&replay.target, &mut batch));
             batch.put_queued(route, offset, &queued);
             batch.replay(&replay);
             deps.store.commit(batch).await?;
-            engine.update(|state| state.enqueue(route, offset, queued, Some(event), deps.cache_bytes));
-            told(&replay);
+            engine.update(|state| state.enqueue(route, offset, Arc::new(queued), Some(event)));
+            report(&replay);
         }
     }
     if cancelled.is_cancelled() {
@@ -96,18 +91,22 @@ pub(crate) async fn run(
     let mut batch = WriteBatch::default();
     batch.remove_replay(replay.id);
     deps.store.commit(batch).await?;
-    told(&replay);
+    report(&replay);
     Ok(())
 }
 
-/// The offset before the first event of `time` or later, of those up to `head`. Later events may have an earlier time
-/// where a clock was set back; the search takes times as growing.
+/// Returns the offset before the first event of `time` or later, at most `head`. The search assumes that times grow;
+/// after a clock was set back, later events may have an earlier time.
 ///
 /// # Errors
 /// See [`LogError`].
-pub(crate) async fn before(log: &dyn EventLog, time: Timestamp, head: Offset) -> Result<Offset, LogError> {
+pub(crate) async fn offset_before(
+    log: &dyn EventLog,
+    time: Timestamp,
+    head: Offset,
+) -> Result<Offset, LogError> {
     let (mut low, mut high) = (0, head.get());
-    // Everything up to `low` is earlier; what comes after `high` is not.
+    // Events up to `low` are earlier; events after `high` are not.
     while low < high {
         let middle = low + (high - low) / 2;
         let limit = ReadLimit { events: 1, ..ReadLimit::default() };

@@ -5,18 +5,29 @@ use std::num::NonZeroU32;
 use relay_core::{DocumentId, Monotonic, ServiceName};
 use relay_events::ServiceState;
 
-use crate::records::TargetSet;
+use crate::records::{QueuedEvent, TargetSet};
 use crate::rules::{Candidate, Strategy, order};
 
 /// The properties of an event that its selection depends on.
 pub(crate) struct SelectionContext<'a> {
-    pub(crate) document: &'a DocumentId,
+    document: &'a DocumentId,
     /// The service that published the event. It never gets the event back.
-    pub(crate) publisher: Option<&'a ServiceName>,
+    publisher: Option<&'a ServiceName>,
     /// The target that failed to take the event last. Another one is preferred.
-    pub(crate) failed: Option<&'a ServiceName>,
+    failed: Option<&'a ServiceName>,
     /// The number of selections that the route has made.
-    pub(crate) turn: u64,
+    turn: u64,
+}
+
+impl<'a> SelectionContext<'a> {
+    pub(crate) fn of(queued: &'a QueuedEvent, turn: u64) -> Self {
+        Self {
+            document: &queued.document,
+            publisher: queued.publisher.as_ref(),
+            failed: queued.attempts.last().map(|attempt| &attempt.target),
+            turn,
+        }
+    }
 }
 
 /// The result of a selection.

@@ -49,11 +49,6 @@ impl TargetSet {
         Self { strategy: Strategy::FirstHealthy, targets: vec![target], fallback: Vec::new() }
     }
 
-    /// A set without targets.
-    pub(crate) fn none() -> Self {
-        Self { strategy: Strategy::FirstHealthy, targets: Vec::new(), fallback: Vec::new() }
-    }
-
     /// All names in the set, the fallback last.
     pub(crate) fn names(&self) -> impl Iterator<Item = &ServiceName> {
         self.targets.iter().chain(&self.fallback)

@@ -25,13 +25,13 @@ impl Router {
         if !self.0.engine.read(|state| state.pool.contains(target)) {
             return Err(TargetError::Unknown(target.clone()));
         }
-        if !self.0.engine.read(|state| state.is_named(target)) {
+        if !self.0.engine.routing_table().names(target) {
             return Err(TargetError::NoRule(target.clone()));
         }
         let head = *self.0.head.borrow();
         let after = match request.from {
             ReplayStart::Offset(offset) => Offset::new(offset.get().saturating_sub(1)),
-            ReplayStart::Time(time) => replay::before(&*deps.log, time, head).await?,
+            ReplayStart::Time(time) => replay::offset_before(&*deps.log, time, head).await?,
         };
         let replay = {
             let mut replays = self.0.replays.lock();

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use relay_core::{Event, ServiceName, Target};
+use relay_events::ServiceState;
 use serde::{Deserialize, Serialize};
 
 use super::{Origin, Router};
 use crate::decisions::Outcome;
-use crate::delivery::engine::ActiveRules;
+use crate::delivery::selection::{Selection, SelectionContext};
 use crate::records::QueuedEvent;
 use crate::rules::{RuleDocument, RuleSet, RuleSetError, RuleVerdict, TargetSpec};
 use crate::store::{StoreError, WriteBatch};
@@ -123,12 +124,7 @@ impl Router {
     /// The rules in force.
     pub fn rules(&self) -> RulesInForce {
         let PersistedRules { version, source, document } = self.0.active_rules.lock().clone();
-        RulesInForce {
-            version,
-            source,
-            document,
-            set: self.0.engine.read(|state| Arc::clone(&state.rules.set)),
-        }
+        RulesInForce { version, source, document, set: Arc::clone(self.0.engine.routing_table().rules()) }
     }
 
     /// Replaces the rules as a whole, on top of the configured ones; only if version `expected` is in force, where one is
@@ -239,7 +235,7 @@ impl Router {
                 static_targets.insert(name.clone(), Origin::Rules);
                 state.pool.put(name, target, spec.capabilities.clone(), spec.weight, spec.policy.clone());
             }
-            state.rules = ActiveRules { version: persisted.version, set: Arc::new(set) };
+            state.set_rules(persisted.version, Arc::new(set));
             state.recompute_targets()
         });
         batch.append(records);
@@ -252,30 +248,36 @@ impl Router {
     /// [`RuleSetError`], when the other rules are wrong.
     pub fn dry_run(&self, event: &Event, rules: Option<&RuleDocument>) -> Result<DryRun, RuleSetError> {
         let other = rules.map(|document| RuleSet::parse(&document.text, document.format)).transpose()?;
+        let mut table = self.0.engine.routing_table();
+        if let Some(set) = other {
+            table = Arc::new(table.with_rules(0, Arc::new(set)));
+        }
         let deps = self.0.engine.deps();
         let health = |name: &ServiceName| deps.monitor.state(name);
         let now = deps.clock.monotonic();
-        Ok(self.0.engine.update(|state| {
-            let in_force = state.rules.clone();
-            if let Some(set) = other {
-                state.rules = ActiveRules { version: 0, set: Arc::new(set) };
-            }
-            let asked = state.rules.clone();
-            let found = state.route(event, health);
-            let queued = QueuedEvent::new(event, asked.version);
-            let routes = found.keys.iter().filter_map(|key| {
-                let set = state.target_set(key)?;
-                let (target, is_fallback) = state.would_choose(&set, &queued, health, now);
-                let rule = Arc::clone(key.rule()?);
-                Some(DryRoute { rule, target, is_fallback, targets: set.targets, fallback: set.fallback })
-            });
-            let routes = routes.collect();
-            state.rules = in_force;
-            let decided = found.drops.into_iter();
-            let decided =
-                decided.map(|(rule, outcome, reason)| DryDecision { rule, outcome, reason }).collect();
-            DryRun { rules_version: asked.version, verdicts: asked.set.explain(event), routes, decided }
-        }))
+        let found = table.route(event, |name| health(name) == ServiceState::Draining);
+        let queued = QueuedEvent::new(event, table.version());
+        let context = SelectionContext::of(&queued, 0);
+        let routes = found.routes.iter().filter_map(|to| {
+            let set = to.target_set();
+            let selection = self.0.engine.read(|state| state.pool.select(&set, &context, health, now));
+            let (target, is_fallback) = match selection {
+                Selection::Target { name, is_fallback } => (Some(name), is_fallback),
+                Selection::Wait(_) => (None, false),
+            };
+            let rule = Arc::clone(to.key.rule()?);
+            Some(DryRoute { rule, target, is_fallback, targets: set.targets, fallback: set.fallback })
+        });
+        let routes = routes.collect();
+        let decided = found.drops.into_iter();
+        let decided =
+            decided.map(|drop| DryDecision { rule: drop.rule, outcome: drop.outcome, reason: drop.reason });
+        Ok(DryRun {
+            rules_version: table.version(),
+            verdicts: table.rules().explain(event),
+            routes,
+            decided: decided.collect(),
+        })
     }
 }
 

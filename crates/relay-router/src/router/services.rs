@@ -180,13 +180,7 @@ impl Router {
         let draining = monitor
             .services(&ServiceQuery { state: Some(ServiceState::Draining), ..ServiceQuery::default() });
         for service in draining {
-            let is_awaited = self.0.engine.read(|state| {
-                state.pool.in_flight(&service.name) > 0
-                    || state.routes.values().any(|route| {
-                        !route.queues.is_empty() && route.targets.names().all(|name| *name == service.name)
-                    })
-            });
-            if !is_awaited {
+            if !self.0.engine.read(|state| state.is_needed(&service.name)) {
                 monitor.drained(&service.name);
             }
         }

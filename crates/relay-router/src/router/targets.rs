@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::Router;
 use crate::delivery::dead_letters::MAX_PAGE;
 use crate::health::BreakerState;
-use crate::records::{DeadLetter, DeadLetterId, QueuedEvent, RouteKey};
+use crate::records::{DeadLetter, DeadLetterId, QueuedEvent};
 use crate::rules::Capability;
 use crate::store::{StoreError, WriteBatch};
 
@@ -87,7 +87,7 @@ impl Router {
         let state_of = deps.monitor.state(name);
         let dead_letters = deps.dead_letters.count(name);
         self.0.engine.read(|state| {
-            let (queued, oldest) = state.waiting_for(name);
+            let (queued, oldest) = state.queued_for(name);
             Some(TargetInfo {
                 name: name.clone(),
                 state: state_of,
@@ -165,21 +165,20 @@ impl Router {
         let deps = self.0.engine.deps();
         let mut batch = WriteBatch::default();
         let mut queued = Vec::with_capacity(letters.len());
-        let version = self.0.engine.rules().version;
+        let version = self.0.engine.routing_table().version();
         for letter in letters {
-            let key = RouteKey::Direct(letter.target.clone());
-            let route = self.0.engine.update(|state| state.route_id(&key, &mut batch));
             let Ok(event) = relay_events::json::decode(letter.event.get().as_bytes()) else { continue };
-            let mut waiting = QueuedEvent::new(&event, version);
-            waiting.body = Some(letter.event.get().into());
-            batch.put_queued(route, letter.id.offset, &waiting);
+            let route = self.0.engine.update(|state| state.add_direct_route(&letter.target, &mut batch));
+            let mut record = QueuedEvent::new(&event, version);
+            record.body = Some(letter.event.get().into());
+            batch.put_queued(route, letter.id.offset, &record);
             deps.dead_letters.remove(&mut batch, &letter.target, letter.id);
-            queued.push((route, letter.id.offset, Arc::new(waiting), Arc::new(event)));
+            queued.push((route, letter.id.offset, Arc::new(record), Arc::new(event)));
         }
         deps.store.commit(batch).await?;
         self.0.engine.update(|state| {
-            for (route, offset, waiting, event) in queued {
-                state.enqueue(route, offset, waiting, Some(event), deps.cache_bytes);
+            for (route, offset, record, event) in queued {
+                state.enqueue(route, offset, record, Some(event));
             }
         });
         Ok(())

@@ -43,7 +43,7 @@ impl Rule {
         self.condition_errors.load(Relaxed)
     }
 
-    pub(super) fn count_condition_error(&self) {
+    pub(crate) fn count_condition_error(&self) {
         self.condition_errors.fetch_add(1, Relaxed);
     }
 

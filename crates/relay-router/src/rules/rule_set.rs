@@ -82,7 +82,14 @@ impl RuleSet {
     /// continue. A rule whose condition fails does not match, and counts the failure
     /// ([`Rule::condition_errors`]).
     pub fn matches(&self, event: &Event) -> Matches<'_> {
-        let mut matches = Matches { rules: Vec::new(), condition_errors: 0 };
+        let matches = self.evaluate(event);
+        matches.failed.iter().for_each(|rule| rule.count_condition_error());
+        matches
+    }
+
+    /// Returns the same as [`RuleSet::matches`], and counts nothing.
+    pub(crate) fn evaluate(&self, event: &Event) -> Matches<'_> {
+        let mut matches = Matches { rules: Vec::new(), failed: Vec::new() };
         let view = EventView::new(event);
         for place in self.index.candidates(event.kind.as_str(), event.document.as_str()) {
             let Some(rule) = self.rules.get(place as usize) else { continue };
@@ -94,10 +101,7 @@ impl RuleSet {
                     }
                 }
                 Ok(false) => {}
-                Err(_) => {
-                    rule.count_condition_error();
-                    matches.condition_errors += 1;
-                }
+                Err(_) => matches.failed.push(rule),
             }
         }
         matches
@@ -143,7 +147,7 @@ fn reason(rule: &Rule, event: &Event, view: &EventView<'_>) -> VerdictReason {
 #[derive(Debug)]
 pub struct Matches<'a> {
     rules: Vec<&'a Rule>,
-    condition_errors: usize,
+    failed: Vec<&'a Rule>,
 }
 
 impl<'a> Matches<'a> {
@@ -154,7 +158,12 @@ impl<'a> Matches<'a> {
 
     /// Returns the number of rules that do not match because their condition failed.
     pub fn condition_errors(&self) -> usize {
-        self.condition_errors
+        self.failed.len()
+    }
+
+    /// The rules that do not match because their condition failed.
+    pub(crate) fn failed(&self) -> &[&'a Rule] {
+        &self.failed
     }
 }
 

@@ -1,0 +1,142 @@
+//! Placing a page: rules run without the engine's lock, and a change of targets in between routes the page again.
+
+#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
+
+use std::cell::Cell;
+use std::num::NonZeroU32;
+
+use async_trait::async_trait;
+use relay_core::testing::MemoryLog;
+use relay_core::{
+    Delivery, DeliveryError, DocumentId, Draft, Epoch, Payload, Seq, SystemClock, Target, Timestamp,
+};
+use tempfile::TempDir;
+
+use super::*;
+use crate::decisions::{DecisionLog, DecisionLogConfig};
+use crate::delivery::dead_letters::DeadLetters;
+use crate::delivery::deps::Deps;
+use crate::delivery::pool::Pool;
+use crate::health::HealthConfig;
+use crate::metrics::RouterMetrics;
+use crate::monitor::HealthMonitor;
+use crate::records::RouteKey;
+use crate::routing_table::TargetDirectory;
+use crate::rules::{RuleFormat, RuleSet, TargetPolicy};
+use crate::store::Store;
+use crate::target::{Outbound, OutboundPolicy};
+
+const RULES: &str = r#"
+    [[rules]]
+    name = "notes"
+    targets = ["a", "b"]
+    strategy = "all"
+"#;
+
+const SCOPE: Scope = Scope::All { through: Offset::new(1) };
+
+struct Nowhere;
+
+#[async_trait]
+impl Target for Nowhere {
+    async fn deliver(&self, _: Delivery) -> Result<(), DeliveryError> {
+        Ok(())
+    }
+}
+
+/// An engine that does not deliver, with the rules above and target `a`.
+fn engine(directory: &TempDir) -> Engine {
+    let clock = Arc::new(SystemClock::new());
+    let (store, _) = Store::open(&directory.path().join("store")).unwrap();
+    let outbound = Outbound::new(OutboundPolicy::default()).unwrap();
+    let deps = Deps {
+        log: Arc::new(MemoryLog::new()),
+        dead_letters: DeadLetters::new(store.clone(), 1, []),
+        store,
+        clock: clock.clone(),
+        monitor: HealthMonitor::start(HealthConfig::default(), outbound, clock.clone(), |_| {}),
+        decisions: DecisionLog::start(&DecisionLogConfig::default(), directory.path().join("log")).unwrap(),
+        metrics: Arc::new(RouterMetrics::new(clock.clone())),
+    };
+    let rules = Arc::new(RuleSet::parse(RULES, RuleFormat::Toml).unwrap());
+    let table = RoutingTable::new(1, rules, TargetDirectory::default());
+    let engine = Engine::new(deps, State::new(Pool::new(clock), table, 0));
+    engine.update(|state| add_target(state, "a"));
+    engine
+}
+
+fn add_target(state: &mut State, target: &str) {
+    let policy = TargetPolicy::default();
+    state.pool.put(name(target), Arc::new(Nowhere), Vec::new(), NonZeroU32::MIN, policy);
+    state.recompute_targets();
+}
+
+fn name(name: &str) -> ServiceName {
+    ServiceName::new(name).unwrap()
+}
+
+fn key(target: &str) -> RouteKey {
+    RouteKey::Each("notes".into(), name(target))
+}
+
+fn page() -> Vec<Arc<Event>> {
+    let payload = Payload::json(&1).unwrap();
+    let draft = Draft::new(DocumentId::new("d").unwrap(), relay_events::kind("x-note").unwrap(), payload);
+    let mut event = draft.into_event(Epoch::from_u64(1), Some(Seq::FIRST), Timestamp::UNIX_EPOCH);
+    event.offset = Some(Offset::new(1));
+    vec![Arc::new(event)]
+}
+
+#[tokio::test]
+async fn a_page_is_routed_without_the_engines_lock() {
+    let directory = tempfile::tempdir().unwrap();
+    let engine = engine(&directory);
+    let asked = Cell::new(0);
+    let is_draining = |_: &ServiceName| {
+        assert!(engine.is_unlocked());
+        asked.set(asked.get() + 1);
+        false
+    };
+    let placed = place_page(&engine, &page(), SCOPE, 10, is_draining).unwrap();
+    assert_eq!(asked.get(), 1);
+    assert_eq!(placed.placements.len(), 1);
+}
+
+#[tokio::test]
+async fn a_page_is_placed_by_the_table_in_force_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let engine = engine(&directory);
+    let has_changed = Cell::new(false);
+    let is_draining = |_: &ServiceName| {
+        if !has_changed.replace(true) {
+            engine.update(|state| add_target(state, "b"));
+        }
+        false
+    };
+    // While the page is routed another target comes.
+    assert!(place_page(&engine, &page(), SCOPE, 10, is_draining).is_none());
+    assert_eq!(engine.read(|state| state.route_id(&key("a"))), None);
+
+    let placed = place_page(&engine, &page(), SCOPE, 10, is_draining).unwrap();
+    let routes: Vec<_> = placed.placements.iter().map(|placement| Some(placement.route)).collect();
+    assert_eq!(
+        routes,
+        [engine.read(|state| state.route_id(&key("a"))), engine.read(|state| state.route_id(&key("b")))]
+    );
+}
+
+#[tokio::test]
+async fn a_route_whose_rule_goes_stays_for_the_events_that_are_being_committed_to_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let engine = engine(&directory);
+    let placed = place_page(&engine, &page(), SCOPE, 10, |_| false).unwrap();
+    engine.update(|state| {
+        state.set_rules(2, Arc::default());
+        state.recompute_targets();
+        for Placement { route, offset, queued, event } in placed.placements {
+            state.enqueue(route, offset, queued, Some(event));
+            state.release(route);
+        }
+    });
+    assert_eq!(engine.read(|state| state.queued_for(&name("a")).0), 1);
+}
