@@ -1,10 +1,10 @@
-//! CAST: key phrases of annotations. Because of annotation.added events it publishes `x-tags` events.
+//! CAST: key phrases of annotations. It publishes `x-tags` events in answer to `annotation.added` events.
 //!
 //! ```sh
 //! cargo run --example cast -- --relay http://127.0.0.1:7400
 //! ```
 //!
-//! What it does is in `src/cast.rs`; what all services have in common, in `src/shell.rs`.
+//! Its work is in `src/cast.rs`, and the part that all services share in `src/server.rs`.
 
 fn main() -> std::process::ExitCode {
     relay_demo::run_alone("cast")

@@ -1,10 +1,11 @@
-//! SIFT: how well a document's text reads: readability, sentence lengths, lexical diversity, things to look at again. Because of document.edited events it publishes `x-quality` events.
+//! SIFT: measures of a document's text: readability, sentence lengths, lexical diversity, passages to look at again. It
+//! publishes `x-quality` events in answer to `document.edited` events.
 //!
 //! ```sh
 //! cargo run --example sift -- --relay http://127.0.0.1:7400
 //! ```
 //!
-//! What it does is in `src/sift.rs`; what all services have in common, in `src/shell.rs`.
+//! Its work is in `src/sift.rs`, and the part that all services share in `src/server.rs`.
 
 fn main() -> std::process::ExitCode {
     relay_demo::run_alone("sift")

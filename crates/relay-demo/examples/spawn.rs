@@ -1,10 +1,11 @@
-//! SPAWN: a document's title, language, length and links. Because of document.edited and document.saved events it publishes `x-metadata` events.
+//! SPAWN: a document's title, language, length and links. It publishes `x-metadata` events in answer to
+//! `document.edited` and `document.saved` events.
 //!
 //! ```sh
 //! cargo run --example spawn -- --relay http://127.0.0.1:7400
 //! ```
 //!
-//! What it does is in `src/spawn.rs`; what all services have in common, in `src/shell.rs`.
+//! Its work is in `src/spawn.rs`, and the part that all services share in `src/server.rs`.
 
 fn main() -> std::process::ExitCode {
     relay_demo::run_alone("spawn")

@@ -1,8 +1,8 @@
-//! CAST: what an annotation is about, in a few key phrases.
+//! CAST: the key phrases of an annotation.
 //!
 //! The algorithm is RAKE (S. Rose, D. Engel, N. Cramer, W. Cowley, Automatic keyword extraction from individual documents,
-//! in: Text Mining, 2010): phrases are what stands between stop words and punctuation; a word's score is its degree (with
-//! how many words it stands in phrases) by its frequency, and a phrase's is the sum of its words' scores.
+//! in: Text Mining, 2010). Phrases are the runs of words between stop words and punctuation. A word's score is its degree
+//! (the words in all phrases that contain it) divided by its frequency. A phrase's score is the sum of its words' scores.
 
 use std::collections::HashMap;
 
@@ -13,33 +13,33 @@ use serde::Serialize;
 use serde_json::json;
 use unicode_segmentation::UnicodeSegmentation;
 
+use super::client::RelayClient;
 use super::prose::language;
-use super::relay::Relay;
-use super::{Service, TakeError};
+use super::{HandleError, Service};
 
-/// What is published.
+/// The kind of the published events.
 const PUBLISHES: &str = "x-tags";
-/// So many tags at most.
+/// The most tags of an annotation.
 const MOST_TAGS: usize = 8;
-/// Longer phrases are sentences whose stop words are not known, rather than tags.
+/// The longest tag in words. Longer phrases come from languages whose stop words are unknown.
 const MOST_WORDS: usize = 4;
-/// So much of an annotation is read.
+/// The part of an annotation that is read.
 const MOST_CHARS: usize = 20_000;
 
-/// The service.
+/// The service CAST.
 pub(crate) struct Cast {
-    relay: Relay,
+    relay: RelayClient,
 }
 
 impl Cast {
-    pub(crate) fn new(relay: Relay) -> Self {
+    pub(crate) fn new(relay: RelayClient) -> Self {
         Self { relay }
     }
 }
 
 #[async_trait]
 impl Service for Cast {
-    async fn take(&self, event: Event) -> Result<(), TakeError> {
+    async fn handle(&self, event: Event) -> Result<(), HandleError> {
         let Ok(Body::AnnotationAdded(AnnotationAdded { annotation, text, .. })) = Body::of(&event) else {
             return Ok(());
         };
@@ -57,7 +57,8 @@ struct Tag {
     score: f64,
 }
 
-/// The best key phrases of `text`, the best first: a third of its content words as RAKE has it, but at least three.
+/// Returns the key phrases of `text`, the best first. Their number is a third of the content words, as in RAKE, and at
+/// least three.
 fn tags(text: &str) -> Vec<Tag> {
     let stop_words = stop_words(text);
     let phrases = phrases(text, stop_words);
@@ -77,13 +78,13 @@ fn tags(text: &str) -> Vec<Tag> {
             found.push(Tag { tag, score: (phrase.iter().map(score).sum::<f64>() * 10.0).round() / 10.0 });
         }
     }
-    // Of equal ones the first in the text stays first.
+    // Equal ones stay in the order of the text.
     found.sort_by(|a, b| b.score.total_cmp(&a.score));
     found.truncate(frequency.len().div_ceil(3).clamp(3, MOST_TAGS));
     found
 }
 
-/// The stop words of the text's language, or of English.
+/// Returns the stop words of the text's language, or of English.
 fn stop_words(text: &str) -> &'static [&'static str] {
     let code = language(text).map_or("eng", |language| language.code());
     let known = match code {
@@ -101,7 +102,7 @@ fn stop_words(text: &str) -> &'static [&'static str] {
     stop_words::lookup(known).unwrap_or_default()
 }
 
-/// Runs of content words, in lower case, as they stand in the text.
+/// Returns the runs of content words in lower case, in the order of the text.
 fn phrases(text: &str, stop_words: &[&str]) -> Vec<Vec<String>> {
     let mut phrases = vec![Vec::new()];
     for piece in text.split_word_bounds() {

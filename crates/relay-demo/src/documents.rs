@@ -1,10 +1,9 @@
-//! Services that speak of a document as a whole: each keeps, of the documents that are worked on, what it makes of
-//! their histories, and publishes what that comes to.
+//! Services whose result covers a whole document. Each keeps a state of the documents in use, folds their histories into
+//! it, and publishes the state's result.
 //!
-//! The relay's history is the truth. An event that is delivered says that there is something new; what is then read is
-//! the history up to its newest event. So while somebody types fast, one result covers many edits, and the deliveries
-//! of those that it covers are answered at once. Nothing has to be kept across a restart: the next event makes the
-//! service read what it has not got.
+//! The relay's history is authoritative. A delivered event only shows that the history has grown; the service then reads
+//! the history up to its newest event. During fast typing one result covers many edits, and the deliveries of the covered
+//! edits are answered at once. A service keeps nothing across a restart: with the next event it reads the history again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,49 +15,49 @@ use relay_core::{DocumentId, Event, EventId};
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 
-use super::relay::{History, Relay};
-use super::{Service, TakeError};
+use super::client::{History, RelayClient};
+use super::{HandleError, Service};
 
-/// Of how many documents a service keeps what it has read; the others are read again when they are needed.
+/// The most documents whose state is kept. The history of other documents is read again when an event of them comes.
 const MOST_DOCUMENTS: usize = 64;
 /// The shortest time between two results of one document.
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// What a service makes of a document's history. Its default is what it makes of none.
+/// A fold over a document's history, from the default for an empty one.
 pub(crate) trait Fold: Default + Send + 'static {
-    /// The kind of the events that it publishes.
+    /// The kind of the published events.
     const PUBLISHES: &'static str;
 
-    /// Takes the next event. Returns whether the result may be another one now.
-    fn take(&mut self, event: &Event) -> bool;
+    /// Applies the next event. Returns true if the result may have changed.
+    fn apply(&mut self, event: &Event) -> bool;
 
-    /// What it has come to: work that is done elsewhere, on a copy.
+    /// Returns the computation of the result, which runs on a copy on another thread.
     fn result(&self) -> Box<dyn FnOnce() -> Value + Send>;
 }
 
-/// A service that publishes what `F` makes of documents.
+/// A service that publishes the result of `F` for each document.
 pub(crate) struct Documents<F> {
-    relay: Relay,
+    relay: RelayClient,
     followed: Mutex<HashMap<DocumentId, Followed<F>>>,
 }
 
-/// A document of which something is kept.
+/// A document whose state is kept.
 struct Followed<F> {
-    /// Whoever works on the document holds it.
+    /// The state, locked while an event of the document is handled.
     state: Arc<tokio::sync::Mutex<State<F>>>,
     last_used: Instant,
 }
 
 struct State<F> {
     epoch: Option<String>,
-    /// The last event that was read.
+    /// The seq of the last event that was read.
     seq: u64,
     fold: F,
     /// The last event that changed the result.
     newest: Option<(u64, EventId)>,
-    /// All events up to here are covered by what was published.
+    /// The seq up to which the published results cover the history.
     covered: u64,
-    /// When the next result may be published.
+    /// The earliest time of the next result.
     due: Instant,
 }
 
@@ -72,18 +71,18 @@ impl<F: Fold> State<F> {
         same_history && event.seq.is_none_or(|seq| seq.get() <= self.covered)
     }
 
-    /// Takes a page of the history. Returns whether there is more.
+    /// Applies a page of the history. Returns true if more pages follow.
     fn read(&mut self, page: History) -> bool {
         match page {
             History::Page { epoch, .. } if self.epoch.as_ref().is_some_and(|known| *known != epoch) => {
-                // The history is another one now.
+                // A new epoch begins a new history.
                 *self = Self { due: self.due, ..Self::new() };
                 true
             }
             History::Page { epoch, events, next_after_seq, last_seq } => {
                 self.epoch = Some(epoch);
                 for event in &events {
-                    if self.fold.take(event) {
+                    if self.fold.apply(event) {
                         self.newest = event.seq.map(|seq| (seq.get(), event.id));
                     }
                 }
@@ -91,7 +90,7 @@ impl<F: Fold> State<F> {
                 next_after_seq < last_seq
             }
             History::Trimmed { first_seq } => {
-                // What came before is no longer kept, for nobody: the document begins with what is.
+                // The relay has trimmed the history: the document begins with its first remaining event.
                 *self = Self { seq: first_seq.saturating_sub(1), due: self.due, ..Self::new() };
                 true
             }
@@ -100,11 +99,11 @@ impl<F: Fold> State<F> {
 }
 
 impl<F: Fold> Documents<F> {
-    pub(crate) fn new(relay: Relay) -> Self {
+    pub(crate) fn new(relay: RelayClient) -> Self {
         Self { relay, followed: Mutex::new(HashMap::new()) }
     }
 
-    /// The state of `document`. Makes room by forgetting the document that was not used for longest.
+    /// Returns the state of `document`. When too many are kept, the least recently used one is dropped.
     fn state(&self, document: &DocumentId) -> Arc<tokio::sync::Mutex<State<F>>> {
         let now = Instant::now();
         let mut followed = self.followed.lock();
@@ -126,9 +125,9 @@ impl<F: Fold> Documents<F> {
 
 #[async_trait]
 impl<F: Fold> Service for Documents<F> {
-    async fn take(&self, event: Event) -> Result<(), TakeError> {
+    async fn handle(&self, event: Event) -> Result<(), HandleError> {
         let state = self.state(&event.document);
-        // One at a time for each document; a delivery that is given up leaves what it has read.
+        // Events of one document are handled one at a time. A cancelled delivery leaves the pages that it has read.
         let mut state = state.lock().await;
         if state.covers(&event) {
             return Ok(());

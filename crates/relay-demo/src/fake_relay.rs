@@ -1,4 +1,4 @@
-//! What a service needs of a relay, for its tests: a place to register, one document, and signed deliveries.
+//! A relay for the tests of services, with registration, one document and signed deliveries.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -17,16 +17,16 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Profile, Running, SERVICES};
+use super::{Profile, RunningService, SERVICES};
 
 pub(super) const SECRET: &str = "whsec_c2VjcmV0IG9mIHRoZSByZWxheSBpbiB0ZXN0cw==";
 const EPOCH: &str = "00c0ffee00c0ffee";
-/// How long anything may take before a test fails. No test asserts a time.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The time after which a waiting test fails. No test asserts a time.
+const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the services have asked for.
+/// The requests of the services so far.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Asked {
+pub(super) struct Requests {
     pub(super) registrations: Vec<Value>,
     pub(super) heartbeats: Vec<Value>,
     pub(super) deregistrations: usize,
@@ -37,23 +37,23 @@ pub(super) struct Asked {
 #[derive(Default)]
 struct Document {
     events: Vec<Value>,
-    /// The relay answers 503 to whoever publishes.
+    /// The relay answers a publication with 503.
     is_overloaded: bool,
-    /// The relay does not know any lease.
+    /// The relay knows no lease.
     has_forgotten: bool,
 }
 
 pub(super) struct FakeRelay {
     pub(super) url: String,
     document: Mutex<Document>,
-    asked: watch::Sender<Asked>,
+    asked: watch::Sender<Requests>,
 }
 
 impl FakeRelay {
     pub(super) async fn start() -> (Arc<Self>, AbortOnDropHandle<()>) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let asked = watch::Sender::new(Asked::default());
+        let asked = watch::Sender::new(Requests::default());
         let relay = Arc::new(Self { url, document: Mutex::default(), asked });
         let routes = Router::new()
             .route("/v1/services/{name}", put(register).delete(deregister).get(service))
@@ -65,27 +65,28 @@ impl FakeRelay {
     }
 
     /// Starts a service of the four and waits until it has registered.
-    pub(super) async fn service(&self, name: &str) -> Running {
+    pub(super) async fn service(&self, name: &str) -> RunningService {
         let profile: &Profile = SERVICES.iter().find(|profile| profile.name == name).unwrap();
         let registered = self.asked.borrow().registrations.len();
-        let running =
-            Running::start(profile, &self.url, SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await.unwrap();
+        let running = RunningService::start(profile, &self.url, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+            .await
+            .unwrap();
         self.until(|asked| asked.registrations.len() > registered).await;
         running
     }
 
-    /// Waits until the services have asked for what `is_so` looks for.
-    pub(super) async fn until(&self, is_so: impl FnMut(&Asked) -> bool) -> Asked {
+    /// Waits until `is_so` holds for the requests of the services.
+    pub(super) async fn until(&self, is_so: impl FnMut(&Requests) -> bool) -> Requests {
         let mut asked = self.asked.subscribe();
-        timeout(PATIENCE, asked.wait_for(is_so)).await.unwrap().unwrap().clone()
+        timeout(TEST_TIMEOUT, asked.wait_for(is_so)).await.unwrap().unwrap().clone()
     }
 
-    pub(super) fn asked(&self) -> Asked {
+    pub(super) fn asked(&self) -> Requests {
         self.asked.borrow().clone()
     }
 
-    /// Puts an event into the document and returns it.
-    pub(super) fn happens(&self, kind: &str, actor: &str, payload: &Value) -> Value {
+    /// Appends an event to the document and returns it.
+    pub(super) fn append(&self, kind: &str, actor: &str, payload: &Value) -> Value {
         let mut document = self.document.lock();
         let seq = document.events.len() + 1;
         let event = json!({
@@ -96,7 +97,7 @@ impl FakeRelay {
         event
     }
 
-    /// The payloads of the events of `kind`.
+    /// Returns the events of `kind`.
     pub(super) fn published(&self, kind: &str) -> Vec<Value> {
         let document = self.document.lock();
         document.events.iter().filter(|event| event["kind"] == kind).cloned().collect()
@@ -111,20 +112,20 @@ impl FakeRelay {
     }
 }
 
-/// Delivers `event` as the relay does, and returns the answer's status.
-pub(super) async fn deliver(to: &Running, event: &Value) -> StatusCode {
+/// Delivers `event` as the relay does, and returns the status of the answer.
+pub(super) async fn deliver(to: &RunningService, event: &Value) -> StatusCode {
     let mut event = relay_events::json::decode(event.to_string().as_bytes()).unwrap();
     event.metadata.insert("relay.causes", "quality").unwrap();
     let body = relay_events::cloudevents::encode(&event);
     send(to, &body, SECRET, relay_events::cloudevents::MEDIA_TYPE).await
 }
 
-/// Sends a body that is signed with `secret`.
-pub(super) async fn send(to: &Running, body: &[u8], secret: &str, media_type: &str) -> StatusCode {
+/// Sends a body that is signed with `secret`, and returns the status of the answer.
+pub(super) async fn send(to: &RunningService, body: &[u8], secret: &str, media_type: &str) -> StatusCode {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     let signature = Webhook::new(secret).unwrap().sign("id", now.try_into().unwrap(), body).unwrap();
-    // Installs what the client wants, too.
-    super::relay::Relay::new("http://127.0.0.1:1", ServiceName::new("test").unwrap()).unwrap();
+    // Installs the provider that the HTTP client needs.
+    super::client::RelayClient::new("http://127.0.0.1:1", ServiceName::new("test").unwrap()).unwrap();
     let request =
         reqwest::Client::builder().no_proxy().build().unwrap().post(format!("http://{}/events", to.address));
     let request = request
@@ -133,7 +134,7 @@ pub(super) async fn send(to: &Running, body: &[u8], secret: &str, media_type: &s
         .header("webhook-timestamp", now.to_string())
         .header("webhook-signature", signature)
         .body(body.to_vec());
-    timeout(PATIENCE, request.send()).await.unwrap().unwrap().status()
+    timeout(TEST_TIMEOUT, request.send()).await.unwrap().unwrap().status()
 }
 
 type Relay = State<Arc<FakeRelay>>;
@@ -171,7 +172,7 @@ struct After {
 async fn history(State(relay): Relay, Query(After { after_seq, limit }): Query<After>) -> Json<Value> {
     relay.asked.send_modify(|asked| asked.pages += 1);
     let document = relay.document.lock();
-    // A page of three, so that there are several.
+    // Pages of three events, so that a test reads several.
     let events: Vec<_> = document.events.iter().skip(after_seq).take(limit.min(3)).collect();
     Json(json!({
         "epoch": EPOCH, "first_seq": 1, "last_seq": document.events.len(), "events": events,
@@ -187,7 +188,7 @@ async fn publish(
     relay.asked.send_modify(|asked| asked.publications += 1);
     let mut document = relay.document.lock();
     if document.is_overloaded {
-        let problem = json!({"reason": "overloaded", "message": "come again"});
+        let problem = json!({"reason": "overloaded", "message": "try again"});
         return (StatusCode::SERVICE_UNAVAILABLE, Json(problem));
     }
     if document.events.iter().any(|event| event["id"] == draft["id"]) {

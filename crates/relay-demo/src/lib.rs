@@ -2,19 +2,19 @@
 //!
 //! # Inside
 //!
-//! Each service is a [`Profile`] in the list [`SERVICES`]. `shell.rs` makes an HTTP service of it, and `documents.rs` gives
+//! Each service is a [`Profile`] in the list [`SERVICES`]. `server.rs` makes an HTTP service of it, and `documents.rs` gives
 //! it a document's history. Within the process of `relay demo` they speak HTTP with the relay, too.
 
 mod cast;
+mod client;
 mod documents;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
 mod fake_relay;
 mod prose;
-mod relay;
-mod seen;
+mod recent_ids;
+mod server;
 mod shared_text;
-mod shell;
 mod sift;
 mod spawn;
 mod standalone;
@@ -28,45 +28,45 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use relay_core::Event;
 
+use self::client::{RelayClient, RelayError};
 use self::documents::Documents;
-use self::relay::{Relay, RelayError};
-pub use self::shell::Running;
+pub use self::server::RunningService;
 pub use self::standalone::run_alone;
 
-/// What a service does with events.
+/// The work of a service on events.
 #[async_trait]
 trait Service: Send + Sync + 'static {
-    /// Returns when what follows from `event` has been published, or when nothing follows.
+    /// Publishes the result of `event`, if it has one.
     ///
-    /// The same event may come again, even while it is being dealt with. Cancel-safe: what was not published then is
-    /// published when the event comes again.
+    /// The same event may come again, even while it is being handled. The future is cancel-safe: a result that was not
+    /// published is published when the event comes again.
     ///
     /// # Errors
-    /// [`TakeError`]; the event has not been dealt with then.
-    async fn take(&self, event: Event) -> Result<(), TakeError>;
+    /// [`HandleError`]; the result has not been published then.
+    async fn handle(&self, event: Event) -> Result<(), HandleError>;
 }
 
-/// Why an event could not be dealt with.
+/// The failure of handling an event.
 #[derive(Debug, thiserror::Error)]
-enum TakeError {
-    /// The relay does not answer, or does not take the result.
+enum HandleError {
+    /// The relay does not answer, or refuses the result.
     #[error(transparent)]
     Relay(#[from] RelayError),
-    /// A bug in what the service does.
-    #[error("the event's result could not be made: {0}")]
+    /// A bug in the service's work.
+    #[error("the event's result could not be computed: {0}")]
     Work(#[from] tokio::task::JoinError),
 }
 
-/// A service: its name at the relay, what it registers for, and what it does.
+/// A service: its name at the relay, its capability, and its work.
 pub struct Profile {
-    /// Its name; it publishes as `service:<name>`.
+    /// The service's name; it publishes as `service:<name>`.
     pub name: &'static str,
     /// The capability by which the relay's rules find it.
     pub capability: &'static str,
-    service: fn(Relay) -> Arc<dyn Service>,
+    service: fn(RelayClient) -> Arc<dyn Service>,
 }
 
-/// All of them.
+/// The four services.
 pub const SERVICES: [Profile; 4] = [
     Profile {
         name: "sift",

@@ -1,33 +1,33 @@
-//! Text as readers see it: language, sentences, words, syllables. Pure functions.
+//! The language, sentences, words and syllables of a text, by pure functions.
 
 use unicode_segmentation::UnicodeSegmentation;
 use whatlang::Lang;
 
-/// After these a full stop does not end a sentence.
+/// Abbreviations whose full stop does not end a sentence.
 const ABBREVIATIONS: [&str; 24] = [
     "mr", "mrs", "ms", "dr", "prof", "st", "sr", "jr", "vs", "etc", "e.g", "i.e", "cf", "fig", "no", "vol",
     "p", "pp", "ca", "approx", "dept", "est", "inc", "ltd",
 ];
-/// With fewer words than this, the language is a guess.
-const WORDS_TO_TELL: usize = 4;
+/// The number of words below which the language cannot be told.
+const MIN_LANGUAGE_WORDS: usize = 4;
 
-/// The language of `text`, when there is enough of it to tell.
+/// Returns the language of `text`, if the text is long enough to tell.
 pub(crate) fn language(text: &str) -> Option<Lang> {
-    words(text).nth(WORDS_TO_TELL - 1)?;
+    words(text).nth(MIN_LANGUAGE_WORDS - 1)?;
     whatlang::detect(text).filter(whatlang::Info::is_reliable).map(|info| info.lang())
 }
 
-/// The words of `text`: numbers count as words, punctuation does not.
+/// Returns the words of `text`. Numbers count as words, punctuation does not.
 pub(crate) fn words(text: &str) -> impl Iterator<Item = &str> {
     text.unicode_words()
 }
 
-/// The sentences of `text`. A line that is empty ends one, and so does the end of a heading or a list's item.
+/// Returns the sentences of `text`. An empty line, the end of a heading and the end of a list item end a sentence.
 pub(crate) fn sentences(text: &str) -> Vec<&str> {
     blocks(text).into_iter().flat_map(sentences_of_block).collect()
 }
 
-/// Paragraphs, headings and items.
+/// Splits a text into paragraphs, headings and list items.
 fn blocks(text: &str) -> Vec<&str> {
     let mut blocks = Vec::new();
     let mut block = 0..0;
@@ -52,12 +52,12 @@ fn blocks(text: &str) -> Vec<&str> {
     blocks
 }
 
-/// Unicode's sentence boundaries (UAX #29), without those after an abbreviation or an initial.
+/// Splits a block at Unicode's sentence boundaries (UAX #29), except after an abbreviation or an initial.
 fn sentences_of_block(block: &str) -> Vec<&str> {
     let mut sentences = Vec::new();
     let (mut start, mut end) = (0, 0);
     for piece in block.split_sentence_bounds() {
-        // A line's end within a paragraph is a boundary there, and none here.
+        // Unicode puts a boundary at the end of a line; within a paragraph it is ignored.
         if end > start && !ends_open(&block[start..end]) && !goes_on(&block[start..end], piece) {
             sentences.push(&block[start..end]);
             start = end;
@@ -69,7 +69,7 @@ fn sentences_of_block(block: &str) -> Vec<&str> {
     sentences
 }
 
-/// Whether a sentence goes on after `text`.
+/// Tells if the sentence continues after `text`.
 fn ends_open(text: &str) -> bool {
     let text = text.trim_end().trim_end_matches(['"', '\'', '”', '’', ')', ']', '*', '_']);
     let Some(before) = text.strip_suffix('.') else {
@@ -80,14 +80,14 @@ fn ends_open(text: &str) -> bool {
     is_initial || ABBREVIATIONS.contains(&last.to_lowercase().as_str())
 }
 
-/// Whether `next` goes on with a sentence that had seemed to end in something quoted: "Who is it?" he asked.
+/// Tells if `next` continues a sentence that ends in a quotation so far, as in: "Who is it?" he asked.
 fn goes_on(sentence: &str, next: &str) -> bool {
     sentence.trim_end().ends_with(['"', '”', '’', '«', '»'])
         && next.chars().next().is_some_and(char::is_lowercase)
 }
 
-/// How many syllables an English word has: groups of vowels, without endings that are not spoken. Wrong for about one word
-/// in ten, in both directions, which averages over a text.
+/// Returns the number of syllables of an English word: its groups of vowels without silent endings. It is wrong for about
+/// one word in ten, in both directions, which averages out over a text.
 pub(crate) fn syllables(word: &str) -> usize {
     let word = word.to_lowercase();
     let word = word.trim_end_matches("'s").trim_end_matches("’s");

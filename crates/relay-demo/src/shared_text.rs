@@ -1,31 +1,31 @@
-//! The text that a document's ordered events make, as every client has it: the same rules as in the page's `text.js`.
+//! The text that results from a document's ordered events, by the same rules as in the page's `text.js`.
 //!
-//! An edit says in `base` which event its author had seen. Everybody moves it over the edits between that one and its
-//! own place, in the same way, and so everybody gets the same text.
+//! The `base` of an edit is the last event that its author had seen. Every reader transforms the edit over the edits
+//! between its base and its seq in the same way, so all readers get the same text.
 
 use std::collections::VecDeque;
 
 use relay_core::Event;
 use relay_events::{Body, DocumentEdited, Patch};
 
-/// How far back an edit's base may lie. One that is older is taken as if its author had seen everything.
+/// The largest distance of an edit from its base. An edit with an older base is applied without transformation.
 const WINDOW: usize = 2_000;
-/// A text that grows beyond so many code points is no longer kept.
+/// The longest text in code points; a longer one is not kept.
 const MOST_POINTS: usize = 1_000_000;
 
 /// The text of a document after some of its events.
 #[derive(Debug, Default)]
 pub(crate) struct SharedText {
     points: Vec<char>,
-    /// What the latest events did, as it was applied; the last is of `seq`.
+    /// The operations of the latest events as they were applied; the last one belongs to `seq`.
     operations: VecDeque<Vec<Operation>>,
     seq: u64,
     is_too_long: bool,
 }
 
 impl SharedText {
-    /// Takes the next event. Returns whether it is an edit.
-    pub(crate) fn take(&mut self, event: &Event) -> bool {
+    /// Applies the next event. Returns true if it is an edit.
+    pub(crate) fn apply(&mut self, event: &Event) -> bool {
         let Some(seq) = event.seq.map(relay_core::Seq::get) else { return false };
         let edit = match Body::of(event) {
             Ok(Body::DocumentEdited(DocumentEdited::Patches { patches, base })) => Some((patches, base)),
@@ -41,12 +41,12 @@ impl SharedText {
         is_edit
     }
 
-    /// The text; none of one that is too long to be kept.
+    /// Returns the text, unless it is too long to be kept.
     pub(crate) fn text(&self) -> Option<String> {
         (!self.is_too_long).then(|| self.points.iter().collect())
     }
 
-    /// Applies an edit, and returns what it came to.
+    /// Transforms and applies an edit. Returns its operations as they were applied.
     fn edit(&mut self, seq: u64, patches: &[Patch], base: Option<u64>) -> Vec<Operation> {
         let mut operations: Vec<_> = patches.iter().map(Operation::of).collect();
         for earlier in self.since(seq, base) {
@@ -56,12 +56,12 @@ impl SharedText {
             }
         }
         for (operation, patch) in operations.iter().zip(patches) {
-            self.apply(operation, &patch.inserted);
+            self.apply_operation(operation, &patch.inserted);
         }
         operations
     }
 
-    /// What happened between an edit's base and its place.
+    /// Returns the operations between an edit's base and its seq.
     fn since(&self, seq: u64, base: Option<u64>) -> impl Iterator<Item = &Operation> {
         let recent = base.filter(|base| seq.saturating_sub(*base) <= WINDOW as u64);
         let count = recent.map_or(0, |base| self.seq.saturating_sub(base));
@@ -69,7 +69,7 @@ impl SharedText {
         self.operations.iter().skip(self.operations.len() - count).flatten()
     }
 
-    fn apply(&mut self, operation: &Operation, inserted: &str) {
+    fn apply_operation(&mut self, operation: &Operation, inserted: &str) {
         if self.is_too_long {
             return;
         }
@@ -80,7 +80,7 @@ impl SharedText {
                 Part::Delete(count) => {
                     self.points.drain(at..at.saturating_add(count).min(self.points.len()));
                 }
-                // One patch puts in one text, and moving it over others does not divide it.
+                // A patch inserts one text, which a transformation does not divide.
                 Part::Insert(count) => {
                     self.points.splice(at..at, inserted.chars());
                     at += count;
@@ -93,7 +93,7 @@ impl SharedText {
     }
 }
 
-/// A walk over a text: how many code points are kept, dropped, or put in. What is left at the end is kept.
+/// A walk over a text: runs of code points that are kept, deleted or inserted. The rest of the text is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Operation(Vec<Part>);
 
@@ -105,7 +105,7 @@ enum Part {
 }
 
 impl Operation {
-    /// What lies beyond the text is cut off where it is applied.
+    /// Makes the operation of a patch. Positions beyond the text are cut off when it is applied.
     fn of(patch: &Patch) -> Self {
         let size = |number| usize::try_from(number).unwrap_or(usize::MAX);
         let parts = [
@@ -133,10 +133,10 @@ impl Part {
     }
 }
 
-/// Two operations on the same text, each moved over the other: `first` and then the moved `second` give the same text as
-/// `second` and then the moved `first`. Where both insert at one place, `first` comes first.
+/// Transforms two operations on the same text over each other. `first` and then the transformed `second` give the same
+/// text as `second` and then the transformed `first`. Of two inserts at one place, that of `first` comes first.
 fn transform(first: &Operation, second: &Operation) -> (Operation, Operation) {
-    let (mut a, mut b) = (Walk::over(first), Walk::over(second));
+    let (mut a, mut b) = (PartCursor::over(first), PartCursor::over(second));
     let (mut moved_first, mut moved_second) = (Vec::new(), Vec::new());
     loop {
         match (a.part, b.part) {
@@ -151,7 +151,7 @@ fn transform(first: &Operation, second: &Operation) -> (Operation, Operation) {
                 b.take(size);
             }
             (None, None) => return (Operation(moved_first), Operation(moved_second)),
-            // After its last part an operation keeps everything.
+            // After its last part an operation keeps the rest.
             (left, right) => {
                 let length = [left, right].into_iter().flatten().map(Part::size).min().unwrap_or_default();
                 let (drops_left, drops_right) =
@@ -172,13 +172,13 @@ fn transform(first: &Operation, second: &Operation) -> (Operation, Operation) {
     }
 }
 
-/// Where one is in an operation's parts.
-struct Walk<'a> {
+/// A position in the parts of an operation.
+struct PartCursor<'a> {
     part: Option<Part>,
     rest: std::slice::Iter<'a, Part>,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> PartCursor<'a> {
     fn over(operation: &'a Operation) -> Self {
         let mut rest = operation.0.iter();
         Self { part: rest.next().copied(), rest }
@@ -203,7 +203,7 @@ pub(super) mod tests {
         event_by(seq, kind, "user:ada", payload)
     }
 
-    /// An event of a document's history.
+    /// Returns an event of a document's history.
     pub(in super::super) fn event_by(seq: u64, kind: &str, actor: &str, payload: &Value) -> Event {
         let envelope = json!({
             "id": relay_core::EventId::from_name(&seq.to_string()), "document": "notes", "kind": kind, "seq": seq,
@@ -217,7 +217,7 @@ pub(super) mod tests {
     fn check(edits: &[Value], expected: &str) {
         let mut text = SharedText::default();
         for (seq, payload) in (1..).zip(edits) {
-            assert!(text.take(&event(seq, "document.edited", payload)));
+            assert!(text.apply(&event(seq, "document.edited", payload)));
         }
         assert_eq!(text.text().unwrap(), expected);
     }
@@ -251,7 +251,7 @@ pub(super) mod tests {
         );
     }
 
-    /// The page is held to the same cases, in `text.test.mjs`.
+    /// The page's code runs the same cases in `text.test.mjs`.
     #[test]
     fn edits_that_were_made_at_once_come_to_the_page_s_text() {
         #[derive(serde::Deserialize)]
@@ -280,19 +280,19 @@ pub(super) mod tests {
     #[test]
     fn other_events_count_but_change_nothing() {
         let mut text = SharedText::default();
-        text.take(&event(1, "document.edited", &json!({"patches": [[0, 0, "b"]]})));
-        assert!(!text.take(&event(2, "x-note", &json!("hello"))));
-        assert!(!text.take(&event(3, "document.edited", &json!({"format": "delta", "change": []}))));
-        text.take(&event(4, "document.edited", &json!({"patches": [[0, 0, "a"]], "base": 1})));
+        text.apply(&event(1, "document.edited", &json!({"patches": [[0, 0, "b"]]})));
+        assert!(!text.apply(&event(2, "x-note", &json!("hello"))));
+        assert!(!text.apply(&event(3, "document.edited", &json!({"format": "delta", "change": []}))));
+        text.apply(&event(4, "document.edited", &json!({"patches": [[0, 0, "a"]], "base": 1})));
         assert_eq!(text.text().unwrap(), "ab");
     }
 
     #[test]
     fn a_text_that_is_too_long_is_not_kept() {
         let mut text = SharedText::default();
-        text.take(&event(1, "document.edited", &json!({"patches": [[0, 0, "x".repeat(MOST_POINTS)]]})));
+        text.apply(&event(1, "document.edited", &json!({"patches": [[0, 0, "x".repeat(MOST_POINTS)]]})));
         assert!(text.text().is_some());
-        text.take(&event(2, "document.edited", &json!({"patches": [[0, 0, "x"]]})));
+        text.apply(&event(2, "document.edited", &json!({"patches": [[0, 0, "x"]]})));
         assert_eq!((text.text(), text.points.capacity()), (None, 0));
     }
 }

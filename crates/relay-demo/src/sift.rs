@@ -1,4 +1,4 @@
-//! SIFT: how well a text reads. Measures that do not depend on how it is spelt.
+//! SIFT: measures of a text's readability that do not depend on its spelling.
 //!
 //! | measure | from |
 //! | --- | --- |
@@ -18,17 +18,19 @@ use super::documents::Fold;
 use super::prose::{language, sentences, syllables, words};
 use super::shared_text::SharedText;
 
-/// A sentence of more words than this is long.
+/// The number of words above which a sentence is long.
 const LONG_SENTENCE: usize = 30;
-/// A word of more letters than this is long (LIX).
+/// The number of letters above which a word is long (LIX).
 const LONG_WORD: usize = 6;
-/// MTLD: where a factor is complete; and the words that a text needs to have one.
+/// The share of different words at which a factor of MTLD is complete.
 const MTLD_FACTOR: f64 = 0.72;
+/// The number of words below which a text has no MTLD.
 const MTLD_WORDS: usize = 50;
-/// A phrase of so many words that comes again is a repetition.
+/// The number of words of a phrase that counts as repeated when it comes again.
 const PHRASE: usize = 4;
-/// How many examples of a flag are given, and how many characters of each.
+/// The most examples of a flag.
 const EXAMPLES: usize = 3;
+/// The longest example in characters.
 const EXAMPLE_CHARS: usize = 80;
 
 /// The quality of one document's text.
@@ -38,8 +40,8 @@ pub(crate) struct Quality(SharedText);
 impl Fold for Quality {
     const PUBLISHES: &'static str = "x-quality";
 
-    fn take(&mut self, event: &Event) -> bool {
-        self.0.take(event)
+    fn apply(&mut self, event: &Event) -> bool {
+        self.0.apply(event)
     }
 
     fn result(&self) -> Box<dyn FnOnce() -> Value + Send> {
@@ -48,20 +50,20 @@ impl Fold for Quality {
     }
 }
 
-/// What is measured. Numbers are rounded to a tenth.
+/// The measures of a text, rounded to a tenth.
 #[derive(Debug, Serialize)]
 struct Measures {
     words: usize,
     sentences: usize,
-    /// Flesch's reading ease; of English.
+    /// Flesch's reading ease, for English alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     reading_ease: Option<f64>,
-    /// Flesch and Kincaid's grade; of English.
+    /// Flesch and Kincaid's grade, for English alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     grade: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     lix: Option<f64>,
-    /// Words in a sentence.
+    /// The words of a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     sentence_words: Option<Spread>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,7 +79,7 @@ struct Spread {
     deviation: f64,
 }
 
-/// Something to look at again.
+/// A passage that may need a second look.
 #[derive(Debug, Serialize)]
 struct Flag {
     name: &'static str,
@@ -90,7 +92,7 @@ impl Measures {
         let sentences = sentences(text);
         let lengths: Vec<usize> = sentences.iter().map(|sentence| words(sentence).count()).collect();
         let all: Vec<String> = words(text).map(str::to_lowercase).collect();
-        // Of a text that is too short to tell, English is assumed where it is written in Latin letters.
+        // A text in Latin letters that is too short to tell counts as English.
         let is_english = match language(text) {
             Some(language) => language == Lang::Eng,
             None => whatlang::detect_script(text) == Some(whatlang::Script::Latin),
@@ -150,7 +152,7 @@ impl Spread {
     }
 }
 
-/// MTLD: the mean length of stretches in which the share of different words stays above 0.72, read forwards and
+/// Returns the MTLD: the mean length of stretches in which the share of different words stays above 0.72, forwards and
 /// backwards.
 fn lexical_diversity(words: &[String]) -> Option<f64> {
     (words.len() >= MTLD_WORDS)
@@ -171,7 +173,7 @@ fn mtld<'a>(words: impl Iterator<Item = &'a String>, count: usize) -> f64 {
         }
     }
     if length > 0 {
-        // A factor that has begun counts for as far as it has come.
+        // An incomplete factor counts for its part.
         factors += (1.0 - ratio(different.len(), length)) / (1.0 - MTLD_FACTOR);
     }
     if factors > 0.0 { count as f64 / factors } else { count as f64 }
@@ -194,7 +196,7 @@ fn flags(sentences: &[&str], is_english: bool) -> Vec<Flag> {
     found.into_iter().filter_map(flag).collect()
 }
 
-/// The beginning of a text, on one line.
+/// Returns the beginning of a text on one line.
 fn excerpt(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(EXAMPLE_CHARS) {
@@ -203,7 +205,7 @@ fn excerpt(text: &str) -> String {
     }
 }
 
-/// A form of "be" followed by a participle, with at most one adverb in between.
+/// Tells if a sentence has a form of "be" and then a participle, with at most one adverb in between.
 fn is_passive(sentence: &str) -> bool {
     const BE: [&str; 8] = ["is", "are", "was", "were", "be", "been", "being", "am"];
     const IRREGULAR: [&str; 32] = [
@@ -255,7 +257,7 @@ fn is_passive(sentence: &str) -> bool {
     })
 }
 
-/// Words that stand twice in a row. "had had" and "that that" may be right.
+/// Returns the words that stand twice in a row, except "had had" and "that that", which may be right.
 fn doubled(sentence: &str) -> Vec<String> {
     let words: Vec<String> = words(sentence).map(str::to_lowercase).collect();
     words
@@ -266,7 +268,7 @@ fn doubled(sentence: &str) -> Vec<String> {
         .collect()
 }
 
-/// Phrases that come more than once, the first of those that overlap, in the text's order.
+/// Returns the phrases that come more than once, in the order of the text, without those that overlap an earlier one.
 fn repeated(sentences: &[&str]) -> Vec<String> {
     let split: Vec<Vec<String>> =
         sentences.iter().map(|sentence| words(sentence).map(str::to_lowercase).collect()).collect();
@@ -280,7 +282,7 @@ fn repeated(sentences: &[&str]) -> Vec<String> {
         while let Some(phrase) = words.get(at..at + PHRASE) {
             if counts.get(phrase).is_some_and(|count| *count > 1) {
                 found.push(phrase.join(" "));
-                // Nor is what overlaps it said a second time.
+                // Phrases that overlap it are not listed.
                 for overlapping in words[at..].windows(PHRASE).take(PHRASE) {
                     counts.remove(overlapping);
                 }

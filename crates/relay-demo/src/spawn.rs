@@ -1,4 +1,4 @@
-//! SPAWN: what one wants to know of a document without reading it: its title, its language, its length, its links.
+//! SPAWN: the title, language, length and links of a document.
 
 use linkify::{LinkFinder, LinkKind};
 use relay_core::Event;
@@ -10,15 +10,16 @@ use super::documents::Fold;
 use super::prose::{language, words};
 use super::shared_text::SharedText;
 
-/// Words of English that are read silently in a minute: M. Brysbaert, How many words do we read per minute?, 2019.
+/// The silent reading speed in English: M. Brysbaert, How many words do we read per minute?, 2019.
 const WORDS_PER_MINUTE: usize = 238;
-/// A title is cut after so many characters.
+/// The longest title.
 const TITLE_CHARS: usize = 120;
-/// So many different links are listed; all are counted. A longer one is not listed.
+/// The most links that are listed. All are counted.
 const MOST_LINKS: usize = 20;
+/// The longest link that is listed.
 const LINK_BYTES: usize = 512;
 
-/// What is known of one document.
+/// The facts about one document.
 #[derive(Default)]
 pub(crate) struct Facts {
     text: SharedText,
@@ -28,8 +29,8 @@ pub(crate) struct Facts {
 impl Fold for Facts {
     const PUBLISHES: &'static str = "x-metadata";
 
-    fn take(&mut self, event: &Event) -> bool {
-        let is_edit = self.text.take(event);
+    fn apply(&mut self, event: &Event) -> bool {
+        let is_edit = self.text.apply(event);
         if let Ok(Body::DocumentSaved(saved)) = Body::of(event) {
             self.saved = Some(saved);
             return true;
@@ -55,16 +56,16 @@ struct Metadata {
     /// The first heading, or else the first line with words.
     #[serde(skip_serializing_if = "Option::is_none")]
     title: Option<String>,
-    /// ISO 639-3 code and English name, when there is enough text to tell.
+    /// The ISO 639-3 code and English name, if the text is long enough to tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     language: Option<Language>,
     words: usize,
     /// Unicode code points.
     characters: usize,
     reading_seconds: usize,
-    /// How many links there are, each as often as it comes.
+    /// The number of links, repeated ones included.
     link_count: usize,
-    /// The different ones.
+    /// The links without repetitions.
     links: Vec<String>,
 }
 

@@ -8,21 +8,21 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use super::{Running, SERVICES};
+use super::{RunningService, SERVICES};
 
 /// A service that works for a relay.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// The relay.
+    /// The relay's address.
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7400")]
     relay: String,
-    /// Where the relay reaches this service; port 0 takes a free one. The relay must be allowed to reach it:
-    /// loopback addresses are not, unless its `router.allow_networks` has them.
+    /// The address at which the relay reaches this service; port 0 takes a free one. The relay refuses loopback addresses
+    /// unless its `router.allow_networks` has them.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     listen: SocketAddr,
 }
 
-/// Runs the service of that name until it is told to stop.
+/// Runs the service of that name until SIGTERM or Ctrl-C.
 pub fn run_alone(name: &str) -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(EnvFilter::new("info")).with_target(false).init();
     match serve(name, &Arguments::parse()) {
@@ -38,7 +38,7 @@ pub fn run_alone(name: &str) -> ExitCode {
 async fn serve(name: &str, arguments: &Arguments) -> anyhow::Result<()> {
     let profile = SERVICES.iter().find(|profile| profile.name == name).context("there is no such service")?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let running = Running::start(profile, &arguments.relay, arguments.listen).await?;
+    let running = RunningService::start(profile, &arguments.relay, arguments.listen).await?;
     tracing::info!(address = %running.address, capability = profile.capability, "listening");
     tokio::select! {
         _ = terminate.recv() => {}

@@ -1,4 +1,4 @@
-//! STITCH: what the other services have found of a document, put together into one event that its clients can show.
+//! STITCH: the results of the other services for a document, put together into one event that clients can show.
 
 use std::collections::VecDeque;
 
@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use super::documents::Fold;
 
-/// The tags of so many annotations are kept, the latest.
+/// The number of latest annotations whose tags are kept.
 const MOST_ANNOTATIONS: usize = 100;
-/// So many tags are shown, the best.
+/// The number of best tags that are shown.
 const MOST_TAGS: usize = 12;
 
 /// The latest results for one document.
@@ -19,7 +19,7 @@ const MOST_TAGS: usize = 12;
 pub(crate) struct Summary {
     quality: Option<Part>,
     metadata: Option<Part>,
-    /// By annotation, the latest last.
+    /// The tags by annotation, the latest last.
     tags: VecDeque<Tagged>,
 }
 
@@ -45,12 +45,12 @@ struct Tag {
 impl Fold for Summary {
     const PUBLISHES: &'static str = "x-summary";
 
-    fn take(&mut self, event: &Event) -> bool {
+    fn apply(&mut self, event: &Event) -> bool {
         if let Ok(Body::AnnotationResolved(AnnotationResolved { annotation, .. })) = Body::of(event) {
             self.tags.retain(|tagged| tagged.annotation != annotation);
             return false;
         }
-        // Only services say what a document is like.
+        // Only results of services count.
         let (Actor::Service(service), Ok(Body::Custom(json)), Some(seq)) =
             (&event.actor, Body::of(event), event.seq)
         else {
@@ -89,7 +89,7 @@ impl Fold for Summary {
 }
 
 impl Summary {
-    /// The tags of all annotations: those that more of them have first, and then by their scores.
+    /// Returns the tags of all annotations, ordered by the number of annotations that have them, then by score.
     fn best_tags(&self) -> Vec<Value> {
         let mut best: Vec<(Tag, usize)> = Vec::new();
         for tag in self.tags.iter().flat_map(|tagged| &tagged.tags) {
@@ -117,7 +117,7 @@ mod tests {
     fn summary(events: &[(&str, &str, Value)]) -> Value {
         let mut summary = Summary::default();
         for (seq, (kind, actor, payload)) in (1..).zip(events) {
-            summary.take(&event_by(seq, kind, actor, payload));
+            summary.apply(&event_by(seq, kind, actor, payload));
         }
         summary.result()()
     }

@@ -1,4 +1,4 @@
-//! The services over HTTP, against a relay that does what it is told.
+//! The services over HTTP, with a fake relay.
 
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use super::fake_relay::{FakeRelay, SECRET, deliver, send};
 const TEXT: &str = "# The plan\nWe meet at noon. Bring your notes. See https://example.org for the map.";
 
 fn edit(relay: &FakeRelay, position: usize, inserted: &str) -> Value {
-    relay.happens("document.edited", "user:ada", &json!({"patches": [[position, 0, inserted]]}))
+    relay.append("document.edited", "user:ada", &json!({"patches": [[position, 0, inserted]]}))
 }
 
 #[tokio::test]
@@ -70,7 +70,7 @@ async fn one_result_covers_all_edits_up_to_the_newest() {
 async fn an_event_that_comes_again_has_one_result_even_after_the_service_began_anew() {
     let (relay, _server) = FakeRelay::start().await;
     let edited = edit(&relay, 0, TEXT);
-    let annotated = relay.happens(
+    let annotated = relay.append(
         "annotation.added",
         "user:bob",
         &json!({"annotation": "a", "text": "error handling here"}),
@@ -120,13 +120,13 @@ async fn what_the_relay_did_not_sign_or_nobody_can_read_is_refused() {
 #[tokio::test]
 async fn results_are_put_together_from_the_history_alone() {
     let (relay, _server) = FakeRelay::start().await;
-    relay.happens("x-quality", "service:sift", &json!({"words": 12}));
-    relay.happens(
+    relay.append("x-quality", "service:sift", &json!({"words": 12}));
+    relay.append(
         "x-tags",
         "service:cast",
         &json!({"annotation": "a", "tags": [{"tag": "noon", "score": 1.0}]}),
     );
-    let last = relay.happens("x-metadata", "service:spawn", &json!({"title": "The plan"}));
+    let last = relay.append("x-metadata", "service:spawn", &json!({"title": "The plan"}));
     // A service that has just begun, and was given only the last of them.
     let stitch = relay.service("stitch").await;
     assert_eq!(deliver(&stitch, &last).await, StatusCode::NO_CONTENT);

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use anyhow::{Context as _, bail};
-use relay_demo::{Running, SERVICES};
+use relay_demo::{RunningService, SERVICES};
 use relay_service::{RelayService, StartError};
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -39,7 +39,7 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<()> {
     let mut running = Vec::new();
     for profile in &SERVICES {
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let service = Running::start(profile, &format!("http://{address}"), listen).await?;
+        let service = RunningService::start(profile, &format!("http://{address}"), listen).await?;
         tracing::info!(service = profile.name, address = %service.address, "service started");
         running.push(service);
     }
@@ -90,8 +90,8 @@ async fn start(settings: Settings, listen: Option<SocketAddr>) -> anyhow::Result
 }
 
 /// Stops the services, all at once, and then the server.
-async fn stop(running: Vec<Running>, relay: RelayService) -> anyhow::Result<bool> {
-    let ended = futures_util::future::join_all(running.into_iter().map(Running::stop)).await;
+async fn stop(running: Vec<RunningService>, relay: RelayService) -> anyhow::Result<bool> {
+    let ended = futures_util::future::join_all(running.into_iter().map(RunningService::stop)).await;
     let stopped = relay.stop().await?;
     ended.into_iter().collect::<anyhow::Result<()>>()?;
     Ok(stopped.complete)

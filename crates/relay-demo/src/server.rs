@@ -1,8 +1,8 @@
-//! What all services have in common: an HTTP server of their own, a place at the relay, and the care that each
-//! delivery needs before it means anything: is it signed, is it new, can it be read.
+//! The HTTP server and the registration that all services share, and the checks of each delivery: its signature, its id
+//! and its form.
 //!
-//! An event is answered with 2xx only after what follows from it has been published. A service that ends in between
-//! gets the event again, and publishes under the same id, so that the result stands once in the document.
+//! A delivery is answered with 2xx only after the event's result has been published. A service that ends in between gets
+//! the event again, and publishes under the same id, so that the document has the result once.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,64 +27,66 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::relay::{Lease, Registered, Registration, Relay};
-use super::seen::Seen;
-use super::{Profile, Service, TakeError};
+use super::client::{Lease, Registered, Registration, RelayClient};
+use super::recent_ids::RecentIds;
+use super::{HandleError, Profile, Service};
 
-/// How many events are remembered as dealt with.
-const REMEMBERED: usize = 10_000;
-/// How many deliveries are worked on at once; more are asked to come again.
+/// The number of handled events whose ids are remembered.
+const REMEMBERED_EVENTS: usize = 10_000;
+/// The most deliveries that are handled at once. Further ones are refused with `Retry-After`.
 const CONCURRENT: usize = 64;
 /// The largest delivery.
 const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
-/// How long to wait before registering is tried again: at first, and at most.
-const REGISTER_AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
-/// How long the relay may take to deliver what it still has for a service that stops.
-const DRAIN: Duration = Duration::from_secs(5);
-/// How often a service that stops asks whether the relay is done.
+/// The first and the longest pause before another attempt to register.
+const REGISTER_PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
+/// The time that the relay has to deliver queued events to a service that stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// The interval at which a service that stops asks for the relay's progress.
 const DRAIN_POLL: Duration = Duration::from_millis(100);
-/// How long requests that are being answered may take when the service stops.
-const CLOSE: Duration = Duration::from_secs(2);
+/// The time that open requests have when the service stops.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A service that works for a relay. Dropped, it ends without a word; [`Running::stop`] is the orderly way.
-pub struct Running {
-    /// Where it listens.
+/// A service that is registered with a relay. [`RunningService::stop`] ends it in order; when it is dropped, it ends
+/// without deregistering.
+pub struct RunningService {
+    /// The address at which the service listens.
     pub address: SocketAddr,
     leaving: CancellationToken,
     closing: CancellationToken,
-    presence: AbortOnDropHandle<()>,
+    registration: AbortOnDropHandle<()>,
     server: AbortOnDropHandle<std::io::Result<()>>,
 }
 
-/// What requests are answered with.
-struct Shell {
+/// The state that requests share.
+struct ServerState {
     name: ServiceName,
     service: Arc<dyn Service>,
-    /// Checks signatures; none until the relay has said what it signs with.
+    /// The check of signatures; none until the service has registered.
     webhook: watch::Receiver<Option<Arc<Webhook>>>,
-    seen: Mutex<Seen>,
+    /// The ids of the latest handled events.
+    handled: Mutex<RecentIds>,
     slots: Semaphore,
-    /// Why the last event could not be dealt with, until one can.
+    /// The error of the last event, until an event is handled.
     trouble: watch::Sender<Option<String>>,
 }
 
-impl Running {
+impl RunningService {
     /// Starts the service that `profile` describes for the relay at `relay`, listening at `listen`.
     ///
     /// # Errors
     /// When the service cannot listen there, or the HTTP client cannot be made.
     pub async fn start(profile: &Profile, relay: &str, listen: SocketAddr) -> anyhow::Result<Self> {
-        let relay = Relay::new(relay, ServiceName::new(profile.name)?)?;
+        let relay = RelayClient::new(relay, ServiceName::new(profile.name)?)?;
         let listener =
             TcpListener::bind(listen).await.with_context(|| format!("cannot listen at {listen}"))?;
         let address = listener.local_addr()?;
         let (webhook, current) = watch::channel(None);
         let (trouble, troubles) = watch::channel(None);
-        let shell = Arc::new(Shell {
+        let state = Arc::new(ServerState {
             name: relay.service().clone(),
             service: (profile.service)(relay.clone()),
             webhook: current,
-            seen: Mutex::new(Seen::new(REMEMBERED)),
+            handled: Mutex::new(RecentIds::new(REMEMBERED_EVENTS)),
             slots: Semaphore::new(CONCURRENT),
             trouble,
         });
@@ -92,7 +94,7 @@ impl Running {
             .route("/events", post(deliver))
             .route("/health", get(async || "ok"))
             .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-            .with_state(shell);
+            .with_state(state);
         let (leaving, closing) = (CancellationToken::new(), CancellationToken::new());
         let closed = closing.clone().cancelled_owned();
         let server =
@@ -103,35 +105,36 @@ impl Running {
             capabilities: vec![profile.capability],
             probe: json!({"type": "http", "path": "/health", "status": 200, "body": "ok", "interval": "5s", "rise": 1}),
         };
-        let presence = tokio::spawn(be_there(relay, registration, webhook, troubles, leaving.clone()));
+        let registering =
+            tokio::spawn(keep_registered(relay, registration, webhook, troubles, leaving.clone()));
         Ok(Self {
             address,
             leaving,
             closing,
-            presence: AbortOnDropHandle::new(presence),
+            registration: AbortOnDropHandle::new(registering),
             server: AbortOnDropHandle::new(server),
         })
     }
 
-    /// Leaves the relay, takes what it still delivers, and ends.
+    /// Deregisters, takes the queued events, and ends.
     ///
     /// # Errors
-    /// When the service or its server ended by itself before.
+    /// When a task of the service panicked, or its server failed.
     pub async fn stop(self) -> anyhow::Result<()> {
         self.leaving.cancel();
-        self.presence.await.context("the service's registration ended by a bug")?;
+        self.registration.await.context("the registration task panicked")?;
         self.closing.cancel();
-        match timeout(CLOSE, self.server).await {
-            Ok(ended) => Ok(ended.context("the service's server ended by a bug")??),
-            // Connections that somebody keeps open; no request is being answered for longer than that.
+        match timeout(CLOSE_TIMEOUT, self.server).await {
+            Ok(ended) => Ok(ended.context("the server task panicked")??),
+            // The remaining connections are idle ones that clients keep open.
             Err(_) => Ok(()),
         }
     }
 }
 
-/// Registers, and says again and again that the service is there, until it is told to leave.
-async fn be_there(
-    relay: Relay,
+/// Registers and sends heartbeats until `leaving` is cancelled, then deregisters.
+async fn keep_registered(
+    relay: RelayClient,
     registration: Registration,
     webhook: watch::Sender<Option<Arc<Webhook>>>,
     trouble: watch::Receiver<Option<String>>,
@@ -142,17 +145,17 @@ async fn be_there(
             return;
         };
         if leaving.run_until_cancelled(heartbeats(&relay, &lease, &trouble)).await.is_none() {
-            return leave(&relay, &lease).await;
+            return deregister(&relay, &lease).await;
         }
     }
 }
 
 async fn register(
-    relay: &Relay,
+    relay: &RelayClient,
     registration: &Registration,
     webhook: &watch::Sender<Option<Arc<Webhook>>>,
 ) -> Lease {
-    let [mut pause, longest] = REGISTER_AGAIN;
+    let [mut pause, longest] = REGISTER_PAUSES;
     loop {
         match relay.register(registration).await {
             Ok(Registered { lease, secret }) => match Webhook::new(&secret) {
@@ -162,18 +165,20 @@ async fn register(
                     return lease;
                 }
                 Err(error) => {
-                    tracing::warn!(service = %relay.service(), %error, "the relay's secret cannot be used");
+                    tracing::warn!(service = %relay.service(), %error, "the relay's secret is invalid");
                 }
             },
-            Err(error) => tracing::warn!(service = %relay.service(), %error, "not registered; trying again"),
+            Err(error) => {
+                tracing::warn!(service = %relay.service(), %error, "registration failed; trying again");
+            }
         }
         sleep(pause).await;
         pause = (pause * 2).min(longest);
     }
 }
 
-/// Returns when the relay has lost the registration.
-async fn heartbeats(relay: &Relay, lease: &Lease, trouble: &watch::Receiver<Option<String>>) {
+/// Sends heartbeats until the relay no longer knows the registration.
+async fn heartbeats(relay: &RelayClient, lease: &Lease, trouble: &watch::Receiver<Option<String>>) {
     loop {
         sleep(Duration::from_millis(lease.heartbeat_every_ms)).await;
         let reason = trouble.borrow().clone();
@@ -183,37 +188,37 @@ async fn heartbeats(relay: &Relay, lease: &Lease, trouble: &watch::Receiver<Opti
                 tracing::warn!(service = %relay.service(), %error, "registering again");
                 return;
             }
-            Err(error) => tracing::warn!(service = %relay.service(), %error, "the heartbeat was not heard"),
+            Err(error) => tracing::warn!(service = %relay.service(), %error, "heartbeat failed"),
         }
     }
 }
 
-async fn leave(relay: &Relay, lease: &Lease) {
+async fn deregister(relay: &RelayClient, lease: &Lease) {
     if let Err(error) = relay.deregister(lease).await {
-        tracing::warn!(service = %relay.service(), %error, "not deregistered; the lease will end by itself");
+        tracing::warn!(service = %relay.service(), %error, "deregistration failed; the lease expires by itself");
         return;
     }
-    let deadline = Instant::now() + DRAIN;
+    let deadline = Instant::now() + DRAIN_TIMEOUT;
     while Instant::now() < deadline {
-        match relay.has_let_go().await {
+        match relay.is_drained().await {
             Ok(true) => {
                 tracing::info!(service = %relay.service(), "deregistered");
                 return;
             }
             Ok(false) => sleep(DRAIN_POLL).await,
             Err(error) => {
-                tracing::warn!(service = %relay.service(), %error, "deregistered, and the relay is gone");
+                tracing::warn!(service = %relay.service(), %error, "deregistered, but the relay does not answer");
                 return;
             }
         }
     }
-    tracing::warn!(service = %relay.service(), "deregistered; the relay has not delivered all within {DRAIN:?}");
+    tracing::warn!(service = %relay.service(), "deregistered; queued events were not delivered within {DRAIN_TIMEOUT:?}");
 }
 
-/// Why a delivery is not taken.
+/// The reason why a delivery is refused.
 #[derive(Debug, thiserror::Error)]
-enum Refusal {
-    #[error("the service has not been told yet what deliveries are signed with")]
+enum DeliveryError {
+    #[error("the service has not registered yet and has no secret")]
     NoSecret,
     #[error("{0}; deliveries are signed with the secret that the relay gave at registration")]
     Signature(#[from] standardwebhooks::WebhookError),
@@ -221,21 +226,23 @@ enum Refusal {
     MediaType(String),
     #[error("the body is no CloudEvent of Relay: {0}")]
     Malformed(String),
-    #[error("{CONCURRENT} deliveries are being worked on; come again")]
+    #[error("{CONCURRENT} deliveries are being handled; try again later")]
     Busy,
     #[error(transparent)]
-    NotDone(#[from] TakeError),
+    NotHandled(#[from] HandleError),
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for DeliveryError {
     fn into_response(self) -> Response {
         let status = match &self {
             Self::Signature(_) => StatusCode::UNAUTHORIZED,
             Self::MediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
             // The same event would be refused again.
-            Self::NotDone(TakeError::Relay(error)) if error.is_final() => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::NoSecret | Self::Busy | Self::NotDone(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotHandled(HandleError::Relay(error)) if error.is_final() => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
+            Self::NoSecret | Self::Busy | Self::NotHandled(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         let body = Json(json!({"message": self.to_string()}));
         if status == StatusCode::SERVICE_UNAVAILABLE {
@@ -247,42 +254,42 @@ impl IntoResponse for Refusal {
 }
 
 async fn deliver(
-    State(shell): State<Arc<Shell>>,
+    State(state): State<Arc<ServerState>>,
     headers: HeaderMap,
     body: Bytes,
-) -> Result<StatusCode, Refusal> {
-    let taken = take(&shell, &headers, &body).await;
-    match &taken {
-        Ok(()) => drop(shell.trouble.send_if_modified(|trouble| trouble.take().is_some())),
-        Err(refusal) => {
-            tracing::warn!(service = %shell.name, error = %refusal, "a delivery was not taken");
-            if let Refusal::NotDone(error) = refusal {
-                shell.trouble.send_replace(Some(error.to_string()));
+) -> Result<StatusCode, DeliveryError> {
+    let handled = handle(&state, &headers, &body).await;
+    match &handled {
+        Ok(()) => drop(state.trouble.send_if_modified(|trouble| trouble.take().is_some())),
+        Err(error) => {
+            tracing::warn!(service = %state.name, %error, "delivery refused");
+            if let DeliveryError::NotHandled(error) = error {
+                state.trouble.send_replace(Some(error.to_string()));
             }
         }
     }
-    taken.map(|()| StatusCode::NO_CONTENT)
+    handled.map(|()| StatusCode::NO_CONTENT)
 }
 
-async fn take(shell: &Shell, headers: &HeaderMap, body: &[u8]) -> Result<(), Refusal> {
-    let event = open(shell, headers, body)?;
-    if shell.seen.lock().contains(event.id) {
+async fn handle(state: &ServerState, headers: &HeaderMap, body: &[u8]) -> Result<(), DeliveryError> {
+    let event = verify(state, headers, body)?;
+    if state.handled.lock().contains(event.id) {
         return Ok(());
     }
-    let _slot = shell.slots.try_acquire().map_err(|_| Refusal::Busy)?;
+    let _slot = state.slots.try_acquire().map_err(|_| DeliveryError::Busy)?;
     let id = event.id;
-    shell.service.take(event).await?;
-    shell.seen.lock().insert(id);
+    state.service.handle(event).await?;
+    state.handled.lock().insert(id);
     Ok(())
 }
 
-/// The event of a delivery that is signed by the relay.
-fn open(shell: &Shell, headers: &HeaderMap, body: &[u8]) -> Result<Event, Refusal> {
-    let webhook = shell.webhook.borrow().clone().ok_or(Refusal::NoSecret)?;
+/// Returns the event of a delivery after checking its signature and media type.
+fn verify(state: &ServerState, headers: &HeaderMap, body: &[u8]) -> Result<Event, DeliveryError> {
+    let webhook = state.webhook.borrow().clone().ok_or(DeliveryError::NoSecret)?;
     webhook.verify(body, headers)?;
     let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if media_type.split(';').next().map(str::trim) != Some(cloudevents::MEDIA_TYPE) {
-        return Err(Refusal::MediaType(media_type.chars().take(64).collect()));
+        return Err(DeliveryError::MediaType(media_type.chars().take(64).collect()));
     }
-    cloudevents::decode(body).map_err(|error| Refusal::Malformed(error.to_string()))
+    cloudevents::decode(body).map_err(|error| DeliveryError::Malformed(error.to_string()))
 }

@@ -1,4 +1,4 @@
-//! The relay as a service sees it: the few requests that it makes, and what can become of them.
+//! The client of a relay's HTTP interface: the few requests that a service makes, and their errors.
 
 use std::time::Duration;
 
@@ -10,35 +10,35 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-/// The metadata key under which a delivered event says which rules led to it. Copied into what is published because
-/// of it, so that the relay notices when events go round in a circle.
+/// The metadata key under which a delivered event names the rules that led to it. A result of the event carries the same
+/// value, so that the relay detects loops.
 const CAUSES: &str = "relay.causes";
 
-/// How long a request may take.
+/// The time limit of a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// How many events are asked for at once.
+/// The most events that are requested at once.
 const PAGE_EVENTS: u32 = 500;
-/// No answer is larger: pages end at 1 MiB, and one event may be larger than that.
+/// The largest answer. Pages end at 1 MiB, and a single event may be larger than that.
 const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
-/// What stays as it is in a path segment.
+/// The characters that are escaped in a path segment.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Why a request to the relay came to nothing.
+/// The failure of a request to the relay.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RelayError {
-    /// No answer.
+    /// The relay did not answer.
     #[error("the relay at {url} cannot be reached: {source}; is `relay serve` running there?")]
     Unreachable { url: String, source: reqwest::Error },
-    /// An answer that says no.
+    /// The relay refused the request.
     #[error("the relay answered {status} to {request}: {reason}: {message}")]
     Refused { request: String, status: StatusCode, reason: String, message: String },
-    /// An answer that is none of the relay's.
+    /// The answer is not in the relay's form.
     #[error("the relay's answer to {request} cannot be read: {detail}; does its version fit this service's?")]
     Unreadable { request: String, detail: String },
 }
 
 impl RelayError {
-    /// Whether asking the same again is of no use.
+    /// Tells if a repeated request would fail again.
     pub(crate) fn is_final(&self) -> bool {
         let passing = [
             StatusCode::REQUEST_TIMEOUT,
@@ -49,7 +49,7 @@ impl RelayError {
         matches!(self, Self::Refused { status, .. } if status.is_client_error() && !passing.contains(status))
     }
 
-    /// Whether the relay no longer knows this registration, so that the service has to register again.
+    /// Tells if the relay no longer knows this registration, so that the service has to register again.
     pub(crate) fn is_lease_gone(&self) -> bool {
         matches!(self, Self::Refused { status, .. }
             if matches!(*status, StatusCode::NOT_FOUND | StatusCode::CONFLICT))
@@ -60,10 +60,10 @@ impl RelayError {
     }
 }
 
-/// What a service says of itself when it registers.
+/// The body of a registration.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Registration {
-    /// Where events are delivered.
+    /// The address to which events are delivered.
     pub(crate) url: String,
     pub(crate) version: &'static str,
     pub(crate) capabilities: Vec<&'static str>,
@@ -74,7 +74,7 @@ pub(crate) struct Registration {
 #[derive(Debug, Deserialize)]
 pub(crate) struct Registered {
     pub(crate) lease: Lease,
-    /// What deliveries are signed with.
+    /// The secret with which deliveries are signed.
     pub(crate) secret: String,
 }
 
@@ -87,41 +87,41 @@ pub(crate) struct Lease {
 /// A page of a document's history.
 #[derive(Debug)]
 pub(crate) enum History {
-    /// Events, which may be none.
+    /// The next events, possibly none.
     Page { epoch: String, events: Vec<Event>, next_after_seq: u64, last_seq: u64 },
-    /// What was asked for is no longer kept; the earliest that is has this seq.
+    /// The requested events have been trimmed; the earliest remaining one has this seq.
     Trimmed { first_seq: u64 },
 }
 
-/// A relay, and the name under which a service works for it.
+/// A client of the relay at an address, for the service of a name.
 #[derive(Debug, Clone)]
-pub(crate) struct Relay {
+pub(crate) struct RelayClient {
     http: reqwest::Client,
-    /// Without a slash at its end.
+    /// The relay's address without a slash at its end.
     url: String,
     service: ServiceName,
 }
 
-impl Relay {
-    /// The relay at `url`, for instance `http://127.0.0.1:7400`.
+impl RelayClient {
+    /// Creates a client of the relay at `url`, for instance `http://127.0.0.1:7400`.
     pub(crate) fn new(url: &str, service: ServiceName) -> anyhow::Result<Self> {
-        // The client wants one even when it speaks plain HTTP. An error says that there is one already.
+        // The HTTP client needs a provider even for plain HTTP. An error means that one is installed already.
         let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().no_proxy().timeout(REQUEST_TIMEOUT).build()?;
         Ok(Self { http, url: url.trim_end_matches('/').to_owned(), service })
     }
 
-    /// The name of the service.
+    /// Returns the name of the service.
     pub(crate) fn service(&self) -> &ServiceName {
         &self.service
     }
 
-    /// Registers the service, anew or in the place of an earlier run of it.
+    /// Registers the service, and replaces the registration of an earlier run.
     pub(crate) async fn register(&self, registration: &Registration) -> Result<Registered, RelayError> {
         self.ask(Method::PUT, &self.service_path(), |request| request.json(registration)).await
     }
 
-    /// Says that the service is there; `trouble` is what it cannot do right now.
+    /// Sends a heartbeat. With `trouble` the service reports itself as degraded for that reason.
     pub(crate) async fn heartbeat(&self, lease: &Lease, trouble: Option<&str>) -> Result<(), RelayError> {
         let path = format!("{}/heartbeat", self.service_path());
         let body = match trouble {
@@ -131,15 +131,15 @@ impl Relay {
         self.ask::<Value>(Method::POST, &path, |request| request.json(&body)).await.map(drop)
     }
 
-    /// Asks for no new events. What waits for the service is still delivered; see [`Relay::has_let_go`].
+    /// Ends the registration. Events that are queued for the service are still delivered; see [`RelayClient::is_drained`].
     pub(crate) async fn deregister(&self, lease: &Lease) -> Result<(), RelayError> {
         let id = lease.id.as_str().map_or_else(|| lease.id.to_string(), str::to_owned);
         let path = format!("{}?lease={}", self.service_path(), utf8_percent_encode(&id, SEGMENT));
         self.send(Method::DELETE, &path, |request| request).await.map(drop)
     }
 
-    /// Whether the relay has delivered all that it still had for the service after [`Relay::deregister`].
-    pub(crate) async fn has_let_go(&self) -> Result<bool, RelayError> {
+    /// Tells if the relay has delivered all queued events after [`RelayClient::deregister`].
+    pub(crate) async fn is_drained(&self) -> Result<bool, RelayError> {
         match self.send(Method::GET, &self.service_path(), |request| request).await {
             Ok(_) => Ok(false),
             Err(error) if error.is_not_found() => Ok(true),
@@ -149,8 +149,8 @@ impl Relay {
 
     /// Publishes a result as `service:<name>`.
     ///
-    /// `because` is the event that was delivered, and `covers` the one that the result speaks of: publishing a result of
-    /// the same event again makes no second one.
+    /// `because` is the event that was delivered. `covers` is the newest event that the result is made from; its id gives
+    /// the result's id, so that a repeated result is a duplicate.
     pub(crate) async fn publish(
         &self,
         kind: &str,
@@ -172,7 +172,7 @@ impl Relay {
             .map(drop)
     }
 
-    /// The events of `document` that come after `after_seq`: as many of them as fit a page.
+    /// Returns a page of the events of `document` after `after_seq`.
     pub(crate) async fn history(&self, document: &DocumentId, after_seq: u64) -> Result<History, RelayError> {
         #[derive(Deserialize)]
         struct Page {
@@ -216,7 +216,7 @@ impl Relay {
         read(&method, path, &body)
     }
 
-    /// Sends a request that must be accepted, and returns the body of the answer.
+    /// Sends a request and returns the body of a successful answer.
     async fn send(
         &self,
         method: Method,
@@ -259,7 +259,7 @@ fn read<T: DeserializeOwned>(method: &Method, path: &str, body: &[u8]) -> Result
     })
 }
 
-/// The body of an answer that says yes; otherwise what is wrong.
+/// Returns the body of a successful answer, or the error that the answer describes.
 fn accepted(method: &Method, path: &str, status: StatusCode, body: Vec<u8>) -> Result<Vec<u8>, RelayError> {
     #[derive(Deserialize)]
     struct Problem {
@@ -271,7 +271,7 @@ fn accepted(method: &Method, path: &str, status: StatusCode, body: Vec<u8>) -> R
     }
     let Problem { reason, message } = serde_json::from_slice(&body).unwrap_or_else(|_| Problem {
         reason: "unknown".to_owned(),
-        message: "the answer does not say why; is it a Relay server?".to_owned(),
+        message: "the answer has no reason; is it a Relay server?".to_owned(),
     });
     Err(RelayError::Refused { request: format!("{method} {path}"), status, reason, message })
 }

@@ -1,22 +1,22 @@
-//! Which events a service has dealt with: deliveries may be repeated, and the event's id is what tells.
+//! The ids of recently handled events, by which a repeated delivery is found.
 
 use std::collections::{HashSet, VecDeque};
 
 use relay_core::EventId;
 
-/// The ids of the latest events; older ones are forgotten.
+/// The ids of the latest events; older ones are dropped.
 ///
-/// An event that comes again after it was forgotten is dealt with again, which publishes its result under the same id
-/// as before, so that it has no second effect either.
+/// An event whose id was dropped is handled again when it is repeated. Its result has the same id as before, so it has no
+/// second effect.
 #[derive(Debug)]
-pub(crate) struct Seen {
+pub(crate) struct RecentIds {
     ids: HashSet<EventId>,
     order: VecDeque<EventId>,
     most: usize,
 }
 
-impl Seen {
-    /// Remembers `most` ids.
+impl RecentIds {
+    /// Creates a set that holds at most `most` ids.
     pub(crate) fn new(most: usize) -> Self {
         Self { ids: HashSet::new(), order: VecDeque::new(), most }
     }
@@ -45,7 +45,7 @@ mod tests {
     #[test]
     fn the_latest_events_are_known_and_older_ones_are_forgotten() {
         let [first, second, third] = ["1", "2", "3"].map(EventId::from_name);
-        let mut seen = Seen::new(2);
+        let mut seen = RecentIds::new(2);
         for id in [first, first, second] {
             seen.insert(id);
         }
