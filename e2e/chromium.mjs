@@ -6,7 +6,7 @@ import { chromium } from "playwright-core"
 
 const program = process.env.CHROMIUM_BIN ?? "/usr/bin/chromium"
 
-// Why the browser's tests cannot run, if they cannot. Where nobody looks, that is a failure.
+// The reason why the browser's tests cannot run, if they cannot. In continuous integration that is a failure.
 export const missing = existsSync(program) ? false : "chromium is not installed; to install it: apt-get install chromium"
 if (missing && process.env.CI === "true") assert.fail(missing)
 

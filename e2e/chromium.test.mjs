@@ -11,7 +11,7 @@ import { scenarios } from "./scenarios.mjs"
 import { Server } from "./server.mjs"
 import { Wire } from "./wire.mjs"
 
-// What the page loads, from the server's own origin; phoenix is the bundle that npm installs, as it is.
+// The files that the page loads from the server's own origin; phoenix is the unmodified bundle of the npm package.
 const files = {
   "phoenix.mjs": fileURLToPath(import.meta.resolve("phoenix")),
   "participant.mjs": new URL("participant.mjs", import.meta.url).pathname,

@@ -1,5 +1,5 @@
-// What the npm package `ws` exchanges with a server that echoes, with and without permessage-deflate:
-// node e2e/echo.mjs URL. Run by `cargo xtask conformance`.
+// The npm package `ws` against a server that echoes, with and without permessage-deflate: node e2e/echo.mjs URL.
+// `cargo xtask conformance` runs it.
 
 import assert from "node:assert/strict"
 import { once } from "node:events"

@@ -1,4 +1,4 @@
-// The page at `/`, as a person uses it: two tabs, one document.
+// The page at `/` in use: two tabs, one document.
 
 import assert from "node:assert/strict"
 import { after, before, test } from "node:test"
@@ -65,7 +65,7 @@ test("in Chromium: a tab that comes back shows the document as it is", { skip: m
   await shows(again.page, "kept", 1)
   await again.page.waitForFunction(() => document.querySelector("#users").textContent === "ada ×2")
   await ada.page.close()
-  // A closed tab may be one that is being loaded again, so it is there for the grace time.
+  // A closed tab may be loading again, so its presence stays for the grace time.
   await again.page.waitForFunction(() => document.querySelector("#users").textContent === "ada")
   await again.page.close()
 })
@@ -102,7 +102,7 @@ test("in Chromium: what the services find is shown, the latest of it, also to wh
   assert.equal(await ada.page.isVisible("#no-summary"), true)
   await publish(summary("A draft", 20))
   await publish(summary("The plan", 64.6))
-  // Whoever is no service does not speak for them.
+  // A user's event does not count as a service's result.
   await publish({ ...summary("Nonsense", 1), actor: "user:mallory" })
   await shown(ada.page)
   const bob = await openTab("found", "bob")

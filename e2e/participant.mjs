@@ -1,5 +1,5 @@
-// One user with the unmodified phoenix client, who keeps a position as docs/protocol.md shows and writes down what
-// comes. Runs in Node and in browsers alike.
+// One user of the unmodified phoenix client. It keeps a position as docs/protocol.md shows and records every event. It runs
+// in Node and in browsers alike.
 
 const PATIENCE_MS = 30_000
 
@@ -25,8 +25,8 @@ export class Participant {
     for (const check of this.#waiting) check()
   }
 
-  // Joins a document and follows it; `position` is what this participant has, `null` for live events alone. Most scenarios
-  // are about what is published, so events about who comes and goes are not among their `wishes`.
+  // Joins a document and follows it; `position` is the participant's position, `null` for live events alone. Most scenarios
+  // are about published events, so `wishes` has no events of sessions and users by default.
   follow(document, position = { seq: 0 }, wishes = { presence: false }) {
     const followed = new Followed(document, position, (change) => this.#note(change))
     followed.channel = this.socket.channel(`document:${document}`, () => ({ ...followed.position, ...wishes }))
@@ -44,7 +44,7 @@ export class Participant {
     return followed
   }
 
-  // Waits until something holds; looks again whenever anything arrived.
+  // Waits until a condition holds; checks it again after each message.
   until(holds, what) {
     if (holds()) return Promise.resolve()
     return new Promise((resolve, reject) => {
@@ -62,7 +62,7 @@ export class Participant {
     })
   }
 
-  // Waits until the server has answered everything that was sent before.
+  // Waits until the server has answered all earlier messages.
   roundTrip() {
     return new Promise((resolve) => this.socket.ping(resolve))
   }
@@ -72,7 +72,7 @@ export class Participant {
   }
 }
 
-// What a participant has of one document.
+// A participant's state of one document.
 class Followed {
   constructor(document, position, note) {
     Object.assign(this, { document, position, note, events: [], ephemeral: [], joins: [], closed: false, errors: 0, seen: [] })
@@ -88,8 +88,8 @@ class Followed {
     this.channel.onError(() => this.note(() => this.errors++))
   }
 
-  // Follows who is there with phoenix's own Presence, and writes down its callbacks: who, and with how many connections
-  // before and after.
+  // Follows presence with phoenix's own Presence, and records its callbacks: the user, and the number of connections before
+  // and after.
   watch(Presence) {
     this.presence = new Presence(this.channel)
     const count = (presence) => presence?.metas.length ?? 0
@@ -104,7 +104,7 @@ class Followed {
     this.presence.onSync(() => this.note(() => this.seen.push("sync")))
   }
 
-  // Who is there, each with their connections' states.
+  // The users who are present, each with the states of their connections.
   get present() {
     const users = this.presence.list((user, { metas }) => [user, metas.map(({ phx_ref, phx_ref_prev, ...state }) => state)])
     return Object.fromEntries(users.sort(([one], [other]) => (one < other ? -1 : 1)))
@@ -116,7 +116,7 @@ class Followed {
     this.position = { epoch: event.epoch, seq: event.seq }
   }
 
-  // Pushes and gives the receipt; what the server refuses is thrown as it says it.
+  // Pushes an event and returns the receipt; throws the server's response when it refuses.
   push(kind, payload) {
     return new Promise((resolve, reject) => {
       const push = this.channel.push(kind, payload)

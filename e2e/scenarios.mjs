@@ -1,8 +1,9 @@
-// What must hold for the unmodified client, wherever it runs: every scenario is run in Node and in Chromium.
+// The scenarios of the unmodified client, each of which is run in Node and in Chromium.
 //
-// A scenario is handed its world: `document`, a fresh document's name; `participant(user, options)`, who connects;
-// `newId()`; `cut(user, forGood)`, which breaks a user's connections without a word, and `mend(user)`; and the server, of which `publish(document, draft)` publishes over HTTP across restarts and `restart(signal)`
-// says with which code the old process ended.
+// A scenario gets its context: `document`, the name of a fresh document; `participant(user, options)`, which connects a
+// user; `newId()`; `cut(user, forGood)`, which breaks a user's connections without a close, and `mend(user)`; and the
+// server. Its `publish(document, draft)` publishes over HTTP across restarts, and its `restart(signal)` returns the exit
+// code of the old process.
 
 export const scenarios = []
 
@@ -201,7 +202,7 @@ scenario("everybody sees who is there, however many tabs somebody has", async ({
   await tabs[1].leave()
   await bob.until(() => his.present.ada === undefined, "ada is gone")
   const changes = his.seen.filter((seen) => seen !== "sync")
-  // Beginning with bob himself; after every change there is a sync.
+  // The first is bob himself; a sync follows every change.
   equal(changes, ["join bob 0", "join ada 0", "join ada 1", "leave ada 1", "leave ada 0"], "the callbacks")
   equal([his.seen[0], his.seen.at(-1)], ["join bob 0", "sync"], "the first and the last callback")
   await bob.until(() => his.events.some((event) => event.kind === "user.left"), "the event arrives")
@@ -253,7 +254,7 @@ scenario("who does not come back is gone after the grace time, and so are their 
   equal(his.seen.at(-2), "leave ada 0", "the callback")
   const ends = () => his.events.filter(({ kind }) => ["user.left", "document.unlocked"].includes(kind))
   await bob.until(() => ends().length === 2, "she has left, and the lock is free")
-  // Which of the two is first is nobody's concern.
+  // The order of the two does not matter.
   const told = ends().map(({ kind, payload }) => [kind, payload.user ?? payload.holder, payload.reason]).sort()
   equal(told, [["document.unlocked", "ada", "holder_gone"], ["user.left", "ada", "stale"]], "the events about ada")
   await mend("ada")

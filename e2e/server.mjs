@@ -59,7 +59,7 @@ export class Server {
     }
   }
 
-  // Ends the process: SIGTERM as an operator would, SIGKILL as a crash would. Says with which code.
+  // Ends the process, with SIGTERM as an operator does or with SIGKILL as a crash does. Returns the exit code.
   async end(signal) {
     const ended = once(this.#child, "exit")
     this.#child.kill(signal)
@@ -67,7 +67,7 @@ export class Server {
     return code
   }
 
-  // Ends the process and starts it again where it was.
+  // Ends the process and starts it again on the same port with the same data.
   async restart(signal) {
     const code = await this.end(signal)
     this.#started = this.#spawn(this.address)
@@ -75,7 +75,7 @@ export class Server {
     return code
   }
 
-  // Publishes a draft over HTTP until the server acknowledges it, across restarts: its id makes that safe.
+  // Publishes a draft over HTTP until the server acknowledges it, across restarts. The draft's id makes repeats safe.
   async publish(document, draft) {
     const path = `${this.url}/v1/documents/${encodeURIComponent(document)}/events`
     const body = JSON.stringify(draft)

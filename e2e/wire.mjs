@@ -1,4 +1,4 @@
-// The network between clients and the server, which can lose one user's connections without a word, as networks do.
+// The network between clients and the server, which can break one user's connections without a close.
 
 import { once } from "node:events"
 import { connect, createServer } from "node:net"
@@ -6,11 +6,11 @@ import { connect, createServer } from "node:net"
 export class Wire {
   #server
   #listener
-  // Each connection with the beginning of what its client sent, which names the user.
+  // Each connection with the first bytes of its client, which name the user.
   #connections = new Map()
   #lost = new Set()
 
-  // A wire to `server`, which may be restarted meanwhile.
+  // A wire to `server`, which may be restarted while the wire is open.
   static async open(server) {
     const wire = new Wire()
     wire.#server = server
@@ -42,7 +42,7 @@ export class Wire {
     server.pipe(client)
   }
 
-  // Loses all connections of a user: both sides see them break. With `forGood` new ones break, too, until `mend`.
+  // Breaks all connections of a user at both ends. With `forGood` new ones break, too, until `mend`.
   cut(user, forGood = false) {
     if (forGood) this.#lost.add(user)
     for (const [client, connection] of this.#connections) {

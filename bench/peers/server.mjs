@@ -1,10 +1,10 @@
-// The two peers on Node, as their users write them: `node server.mjs socket.io` or `node server.mjs ws`.
-// Prints `listening <port>` once it listens, on a free port of the loopback.
+// The two peers on Node, written as in their documentation: `node server.mjs socket.io` or `node server.mjs ws`.
+// It prints `listening <port>` once it listens on a free port of the loopback.
 import { createServer } from "node:http"
 
 const http = createServer((_, response) => response.writeHead(404).end())
 
-// A client emits "join" with a document and gets the ids of all who are there; "message" goes to all of that document.
+// A client emits "join" with a document and gets the ids of its members; "message" goes to all members of that document.
 async function socketIo() {
   const { Server } = await import("socket.io")
   const io = new Server(http, { transports: ["websocket"], pingInterval: 5_000, pingTimeout: 60_000 })
@@ -19,7 +19,7 @@ async function socketIo() {
   })
 }
 
-// The first message names the document and is answered with the ids of all who are there; every later one goes to all of them.
+// The first message names the document and is answered with the ids of its members; every later one goes to all of them.
 async function bareWs() {
   const { WebSocketServer } = await import("ws")
   const server = new WebSocketServer({ server: http, perMessageDeflate: false })

@@ -1,5 +1,5 @@
-//! A server on `socketioxide`, as its users write one: "join" answers with the ids of all who are in the document,
-//! "message" goes to all of them. Prints `listening <port>` once it listens, on a free port of the loopback.
+//! A server on `socketioxide`, written as in its documentation: "join" answers with the ids of the document's members, and
+//! "message" goes to all of them. It prints `listening <port>` once it listens on a free port of the loopback.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -16,11 +16,11 @@ async fn main() -> std::io::Result<()> {
     let (layer, io) = SocketIo::builder()
         .ping_interval(Duration::from_secs(5))
         .ping_timeout(Duration::from_secs(60))
-        // Its default of 128 packets is for a calm client; a window of 256 messages is this load's.
+        // The load has a window of 256 messages, and the default is 128 packets.
         .max_buffer_size(4096)
         .build_layer();
-    // In a middleware, since a connection is told that it is connected before its handler has run: a client that
-    // joins at once would find nobody listening.
+    // The handlers are set in a middleware. The client learns that it is connected before the handler of the connection
+    // has run, so the first join of a quick client would be lost.
     let listen = async |socket: SocketRef| {
         socket.on("join", async |socket: SocketRef, Data::<String>(name), answer: AckSender| {
             socket.join(name.clone());

@@ -1,8 +1,8 @@
 """Runs the cases of the Autobahn testsuite against a WebSocket server that echoes.
 
-The cases are those of the package `autobahntestsuite`, unchanged: what each sends, what it expects, and how it judges
-what came. The package is written for Python 2, and so is the program around its cases; this file takes that program's
-place. The client that the cases drive is the package `autobahn`, the same as theirs but of today.
+The cases are those of the package `autobahntestsuite`, unchanged: the messages that each sends and expects, and its
+judgement. The package is written for Python 2, and so is the program around its cases; this file replaces that program.
+The cases drive a current version of their client, the package `autobahn`.
 
 Python 2 has one type for text and bytes, on which the cases rely. Here they see text in which every character is one
 byte (Latin-1), and it is converted on its way to the client and back.
@@ -30,9 +30,9 @@ from autobahn.websocket.utf8validator import Utf8Validator
 BUSY = ("9", "12", "13")
 AT_ONCE = 16
 BUSY_AT_ONCE = 4
-# A busy machine answers late: what the cases wait for may take so many times longer. Who answers loses no time by it.
+# The factor by which the cases wait longer, for a busy machine. A server that answers in time is not slowed.
 PATIENCE = 5
-# No case takes so long, unless the server does not answer any more.
+# The time limit of a case, which only a server that no longer answers reaches.
 CASE_SECONDS = 120
 
 
@@ -43,7 +43,7 @@ def to_bytes(text):
 class CaseModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Imports the modules of the cases, which are in Python 2."""
 
-    # What is different in Python 3, in those files.
+    # The differences of Python 3 in those files.
     CHANGES = [
         (r"^(\s*)print (.*)$", r"\1print(\2)"),
         (r"\(object, Case, \)", "(Case,)"),
@@ -91,7 +91,7 @@ def load(package):
     sys.modules["pkg_resources"] = resources
     sys.meta_path.insert(0, CaseModules(package))
     cases = importlib.import_module("cases")
-    # The cases compare what pickles look like, in which Python 3 tells equal strings apart.
+    # The cases compare pickles, in which Python 3 distinguishes equal strings.
     importlib.import_module("case").Case.compare = lambda _, one, other: one == other
     return cases
 
@@ -113,7 +113,7 @@ class Judge(WebSocketClientProtocol):
         self.takes_bytes = case.__name__.startswith(("Case12_", "Case13_"))
         self.case = case(self)
 
-    # What the client tells.
+    # The callbacks of the client.
 
     def onOpen(self):
         self.connectionWasOpen = True
@@ -140,7 +140,7 @@ class Judge(WebSocketClientProtocol):
     def logTxFrame(self, frameHeader, payload, repeatLength, chopsize, sync):
         self.txFrameStats[frameHeader.opcode] = self.txFrameStats.get(frameHeader.opcode, 0) + 1
 
-    # What the cases ask for.
+    # The methods that the cases call.
 
     def sendFrame(self, opcode, payload=b"", **options):
         super().sendFrame(opcode, payload=to_bytes(payload), **options)

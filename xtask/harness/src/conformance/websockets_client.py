@@ -1,4 +1,4 @@
-"""What the PyPI package `websockets` exchanges with a server that echoes: websockets_client.py URL."""
+"""Runs the PyPI package `websockets` against a server that echoes: websockets_client.py URL."""
 
 import asyncio
 import sys
@@ -20,7 +20,7 @@ async def exchange(url, compression):
         await (await client.ping(b"are you there?"))
         await client.send("last")
         await client.close(4_000, "bye")
-        # What was on its way when the client closed still arrives.
+        # A message that was under way when the client closed still arrives.
         assert await client.recv() == "last"
         try:
             await client.recv()
