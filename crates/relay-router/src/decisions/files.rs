@@ -83,8 +83,8 @@ pub(super) fn read(
         // A missing file was rotated away meanwhile.
         let Ok(text) = fs::read_to_string(&path) else { continue };
         let records = text.lines().rev().filter_map(|line| serde_json::from_str::<DecisionRecord>(line).ok());
-        let meant = records.filter(|record| record.number < before && filter.matches(record));
-        found.extend(meant.take(limit - found.len()));
+        let matching = records.filter(|record| record.number < before && filter.matches(record));
+        found.extend(matching.take(limit - found.len()));
     }
     Ok(found)
 }

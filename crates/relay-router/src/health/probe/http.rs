@@ -20,13 +20,13 @@ pub(super) struct HttpProbe {
 impl HealthProbe for HttpProbe {
     async fn check(&self) -> Result<(), ProbeFailure> {
         let url = self.outbound.check_url(&self.url).map_err(|error| ProbeFailure::new(error.to_string()))?;
-        let asked =
+        let target_url =
             url.join(&self.path).map_err(|error| ProbeFailure::new(format!("`{}`: {error}", self.path)))?;
         // A path such as `//other.example/` would lead to a host that is not checked.
-        if asked.origin() != url.origin() {
+        if target_url.origin() != url.origin() {
             return Err(ProbeFailure::new(format!("path `{}` leads to another host", self.path)));
         }
-        let answer = self.outbound.client().get(asked).send().await;
+        let answer = self.outbound.client().get(target_url).send().await;
         let answer = answer.map_err(|error| ProbeFailure::new(causes_of(&error)))?;
         let status = answer.status().as_u16();
         if status != self.status {
