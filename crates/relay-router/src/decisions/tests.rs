@@ -79,11 +79,13 @@ async fn decisions_are_found_by_all_that_they_say_newest_first() {
 #[tokio::test]
 async fn memory_and_files_are_bounded_and_files_outlive_a_restart_and_a_torn_line() {
     let directory = tempfile::tempdir().unwrap();
-    let mut config = DecisionLogConfig::default();
-    config.memory_records = 10;
-    config.disk = true;
-    config.max_file_bytes = 4_000;
-    config.max_files = 3;
+    let config = DecisionLogConfig {
+        memory_records: 10,
+        disk: true,
+        max_file_bytes: 4_000,
+        max_files: 3,
+        ..DecisionLogConfig::default()
+    };
     let log = DecisionLog::start(&config, directory.path().to_owned()).unwrap();
     for n in 0..200 {
         log.record(decision(&event("d", n + 1), n as u64, "a", Outcome::Delivered));
@@ -107,8 +109,7 @@ async fn memory_and_files_are_bounded_and_files_outlive_a_restart_and_a_torn_lin
 #[tokio::test]
 async fn an_event_is_sampled_with_all_its_decisions_and_what_went_wrong_is_always_kept() {
     let directory = tempfile::tempdir().unwrap();
-    let mut config = DecisionLogConfig::default();
-    config.sample = 0.5;
+    let config = DecisionLogConfig { sample: 0.5, ..DecisionLogConfig::default() };
     let log = DecisionLog::start(&config, directory.path().to_owned()).unwrap();
     let events: Vec<_> = (1..=200).map(|n| event("d", n)).collect();
     for event in &events {
@@ -121,8 +122,7 @@ async fn an_event_is_sampled_with_all_its_decisions_and_what_went_wrong_is_alway
     }
     let mut sampled = 0;
     for event in &events {
-        let mut filter = DecisionFilter::default();
-        filter.event = Some(event.id);
+        let filter = DecisionFilter { event: Some(event.id), ..DecisionFilter::default() };
         let count = log.query(filter, 10).await.unwrap().len();
         assert!(count == 1 || count == 3, "{count}");
         sampled += usize::from(count == 3);
@@ -135,8 +135,7 @@ async fn an_event_is_sampled_with_all_its_decisions_and_what_went_wrong_is_alway
 async fn a_follower_sees_what_it_wants_and_is_told_what_it_missed() {
     let directory = tempfile::tempdir().unwrap();
     let log = DecisionLog::start(&DecisionLogConfig::default(), directory.path().to_owned()).unwrap();
-    let mut filter = DecisionFilter::default();
-    filter.target = Some(name("b"));
+    let filter = DecisionFilter { target: Some(name("b")), ..DecisionFilter::default() };
     let (mut quick, mut slow) = (log.follow(filter), log.follow(DecisionFilter::default()));
     log.record(decision(&event("d", 1), 1, "a", Outcome::Delivered));
     log.record(decision(&event("d", 2), 2, "b", Outcome::Delivered));
@@ -155,8 +154,7 @@ async fn a_follower_sees_what_it_wants_and_is_told_what_it_missed() {
 
 #[test]
 fn limits_that_make_no_sense_are_refused() {
-    let mut config = DecisionLogConfig::default();
-    config.sample = 1.5;
+    let mut config = DecisionLogConfig { sample: 1.5, ..DecisionLogConfig::default() };
     assert!(config.validate().is_err());
     config.sample = 1.0;
     config.queue = 0;

@@ -35,8 +35,7 @@ fn start(config: HealthConfig) -> (HealthMonitor, Told) {
 
 /// A monitor with a tick of 50 ms.
 fn monitor() -> HealthMonitor {
-    let mut config = HealthConfig::default();
-    config.tick = Duration::from_millis(50);
+    let config = HealthConfig { tick: Duration::from_millis(50), ..HealthConfig::default() };
     start(config).0
 }
 
@@ -87,8 +86,7 @@ async fn one_heartbeat_that_is_lost_removes_nobody() {
 
 #[tokio::test(start_paused = true)]
 async fn who_is_gone_is_remembered_for_a_day_and_keeps_its_secret_when_it_comes_back() {
-    let mut config = HealthConfig::default();
-    config.tick = seconds(10.0);
+    let config = HealthConfig { tick: seconds(10.0), ..HealthConfig::default() };
     let (monitor, _) = start(config);
     let first = register(&monitor, "sift");
     assert!(first.is_new);
@@ -207,8 +205,7 @@ async fn services_are_found_by_what_they_can_do_and_how_they_are() {
 
 #[tokio::test(start_paused = true)]
 async fn more_services_than_the_limit_and_too_much_of_anything_are_refused() {
-    let mut config = HealthConfig::default();
-    config.max_services = 2;
+    let config = HealthConfig { max_services: 2, ..HealthConfig::default() };
     let (monitor, _) = start(config);
     register(&monitor, "a");
     register(&monitor, "b");
@@ -302,9 +299,11 @@ impl Expected {
 }
 
 async fn leases_are_kept(steps: Vec<(usize, Step)>) -> Result<(), TestCaseError> {
-    let mut config = HealthConfig::default();
-    config.drain_timeout = Duration::from_millis(DRAIN * 500);
-    config.forget_after = Duration::from_millis(FORGET * 500);
+    let config = HealthConfig {
+        drain_timeout: Duration::from_millis(DRAIN * 500),
+        forget_after: Duration::from_millis(FORGET * 500),
+        ..HealthConfig::default()
+    };
     let (monitor, _) = start(config);
     // The steps fall between two ticks, shortly after the first.
     sleep(Duration::from_millis(10)).await;

@@ -75,8 +75,10 @@ async fn http_server(tasks: &mut JoinSet<()>) -> (SocketAddr, Answers) {
 }
 
 fn start(config: HealthConfig, clock: Arc<dyn Clock>, networks: &[&str]) -> HealthMonitor {
-    let mut policy = OutboundPolicy::default();
-    policy.allow_networks = networks.iter().map(|network| network.parse().unwrap()).collect();
+    let policy = OutboundPolicy {
+        allow_networks: networks.iter().map(|network| network.parse().unwrap()).collect(),
+        ..OutboundPolicy::default()
+    };
     HealthMonitor::start(config, Outbound::new(policy).unwrap(), clock, |_| {})
 }
 

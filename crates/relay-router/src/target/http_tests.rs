@@ -50,14 +50,11 @@ fn status(line: &str, headers: &str) -> String {
 }
 
 fn local() -> OutboundPolicy {
-    let mut policy = OutboundPolicy::default();
-    policy.allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
-    policy
+    OutboundPolicy { allow_networks: vec!["127.0.0.0/8".parse().unwrap()], ..OutboundPolicy::default() }
 }
 
 async fn deliver(url: &str, policy: OutboundPolicy) -> Result<(), DeliveryError> {
-    let mut config = HttpTargetConfig::default();
-    config.url = url.to_owned();
+    let config = HttpTargetConfig { url: url.to_owned(), ..HttpTargetConfig::default() };
     let target =
         HttpTarget::new(config, Outbound::new(policy).unwrap(), Arc::new(SystemClock::new())).unwrap();
     let payload = Payload::json(&"hello").unwrap();

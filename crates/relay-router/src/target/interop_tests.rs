@@ -80,12 +80,14 @@ fn event(n: u64) -> Arc<Event> {
 }
 
 async fn deliver(url: &str, format: DeliveryFormat, secrets: &[&str], events: &[Arc<Event>]) {
-    let mut policy = OutboundPolicy::default();
-    policy.allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
-    let mut config = HttpTargetConfig::default();
-    config.url = url.to_owned();
-    config.format = format;
-    config.secrets = secrets.iter().map(|secret| (*secret).to_owned()).collect();
+    let policy =
+        OutboundPolicy { allow_networks: vec!["127.0.0.0/8".parse().unwrap()], ..OutboundPolicy::default() };
+    let config = HttpTargetConfig {
+        url: url.to_owned(),
+        format,
+        secrets: secrets.iter().map(|secret| (*secret).to_owned()).collect(),
+        ..HttpTargetConfig::default()
+    };
     let clock = Arc::new(SystemClock::new());
     let target = HttpTarget::new(config, Outbound::new(policy).unwrap(), clock).unwrap();
     target.deliver(Delivery::new(events.to_vec())).await.unwrap();

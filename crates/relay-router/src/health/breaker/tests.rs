@@ -11,11 +11,11 @@ use proptest::prelude::*;
 use relay_core::Monotonic;
 
 fn config(failures: u32, open_for: u64, half_open: u32) -> BreakerConfig {
-    let mut config = BreakerConfig::default();
-    config.failures = NonZeroU32::new(failures).unwrap();
-    config.open_for = Duration::from_millis(open_for);
-    config.half_open = NonZeroU32::new(half_open).unwrap();
-    config
+    BreakerConfig {
+        failures: NonZeroU32::new(failures).unwrap(),
+        open_for: Duration::from_millis(open_for),
+        half_open: NonZeroU32::new(half_open).unwrap(),
+    }
 }
 
 fn at(millis: u64) -> Monotonic {
