@@ -14,17 +14,19 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use relay_bus::{Bus, BusConfig, Filter, LagPolicy};
-use relay_core::{DocumentId, Draft, Epoch, Event, Payload, Seq, StartPosition, SystemClock, Timestamp};
+use relay_core::{
+    CheckedDraft, DocumentId, Draft, Epoch, Event, Payload, Seq, StartPosition, SystemClock, Timestamp,
+};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::broadcast;
 use tokio::task::{LocalSet, yield_now};
 
 const RECEIVERS: [usize; 3] = [1, 100, 10_000];
 
-fn draft() -> Draft {
+fn draft() -> CheckedDraft {
     let kind = relay_events::DOCUMENT_EDITED;
     let payload = Payload::json(&serde_json::json!({"patches": [[1024, 0, "h"]]})).unwrap();
-    Draft::new(DocumentId::new("notes").unwrap(), kind, payload)
+    relay_events::check(Draft::new(DocumentId::new("notes").unwrap(), kind, payload)).unwrap()
 }
 
 fn runtime() -> Runtime {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use relay_core::{
-    Clock, DocumentId, Draft, Event, EventLog, EventSink, EventSource, EventStream, Head, LatencyStats,
-    LatencyWindow, LogError, PublishAck, PublishError, ReadLimit, Seq, StartPosition, SubscribeAck,
-    SubscribeError, WriteGuard,
+    CheckedDraft, Clock, DocumentId, Event, EventLog, EventSink, EventSource, EventStream, Head,
+    LatencyStats, LatencyWindow, LogError, Ownership, PublishAck, PublishError, ReadLimit, Seq, Sequencer,
+    SoleOwner, StartPosition, SubscribeAck, SubscribeError,
 };
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -44,6 +44,27 @@ struct Inner {
     aborting: CancellationToken,
 }
 
+/// The parts that a bus works with.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct BusParts {
+    /// The log that keeps sequenced events; `None` keeps histories in memory.
+    pub log: Option<Arc<dyn EventLog>>,
+    /// The stages that each sequenced draft passes at the moment at which it gets its place, in order.
+    pub sequencers: Vec<Arc<dyn Sequencer>>,
+    /// Decides which documents this process may open.
+    pub ownership: Arc<dyn Ownership>,
+    /// The source of time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl BusParts {
+    /// Histories in memory, no stages, and a process that owns all documents.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { log: None, sequencers: Vec::new(), ownership: Arc::new(SoleOwner), clock }
+    }
+}
+
 /// How [`Bus::shutdown`] went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drained {
@@ -52,38 +73,27 @@ pub struct Drained {
 }
 
 impl Bus {
-    /// A bus over `log`, or one whose histories live in memory alone.
+    /// A bus over `log`, or one whose histories live in memory alone. This process owns all documents, and drafts pass no
+    /// stages; see [`Bus::with_parts`].
     ///
     /// # Panics
     /// Outside a Tokio runtime: the bus runs its writers on the present one.
     pub fn new(config: BusConfig, log: Option<Arc<dyn EventLog>>, clock: Arc<dyn Clock>) -> Self {
-        Self::build(config, log, None, clock)
+        Self::with_parts(config, BusParts { log, ..BusParts::new(clock) })
     }
 
-    /// A bus whose every event `guard` has let pass: see [`WriteGuard`].
+    /// A bus of these parts.
     ///
     /// # Panics
     /// As [`Bus::new`].
-    pub fn guarded(
-        config: BusConfig,
-        log: Option<Arc<dyn EventLog>>,
-        guard: Arc<dyn WriteGuard>,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
-        Self::build(config, log, Some(guard), clock)
-    }
-
-    fn build(
-        config: BusConfig,
-        log: Option<Arc<dyn EventLog>>,
-        guard: Option<Arc<dyn WriteGuard>>,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
+    pub fn with_parts(config: BusConfig, parts: BusParts) -> Self {
+        let BusParts { log, sequencers, ownership, clock } = parts;
         let sweep_interval = config.sweep_interval.max(Duration::from_millis(1));
         let shared = Arc::new(Shared {
             config,
             log,
-            guard,
+            sequencers,
+            ownership,
             clock,
             counters: Arc::new(Counters::default()),
             publishing: LatencyWindow::new(),
@@ -106,7 +116,7 @@ impl Bus {
     ///
     /// # Errors
     /// See [`PublishError`].
-    pub async fn publish(&self, draft: Draft) -> Result<PublishAck, PublishError> {
+    pub async fn publish(&self, draft: CheckedDraft) -> Result<PublishAck, PublishError> {
         let shared = &self.inner.shared;
         let timed_from = shared.timing(&draft);
         let result = self.publish_uncounted(draft).await;
@@ -121,7 +131,7 @@ impl Bus {
         result
     }
 
-    async fn publish_uncounted(&self, draft: Draft) -> Result<PublishAck, PublishError> {
+    async fn publish_uncounted(&self, draft: CheckedDraft) -> Result<PublishAck, PublishError> {
         let (bytes, max) = (draft.payload.len(), self.inner.shared.config.max_payload_bytes);
         if bytes > max {
             return Err(PublishError::TooLarge { bytes, max });
@@ -132,6 +142,7 @@ impl Bus {
                 return Err(PublishError::TooManyDocuments { open });
             }
             Err(SubscribeError::Log(error)) => return Err(error.into()),
+            Err(SubscribeError::Ownership(error)) => return Err(error.into()),
             Err(_) => return Err(PublishError::Closed),
         };
         channel.publish(draft).await
@@ -282,6 +293,9 @@ impl Bus {
 
 impl Inner {
     fn sweep(&self) -> usize {
+        for channel in self.registry.channels() {
+            channel.check_owned();
+        }
         if self.shared.config.retention.max_age.is_some() {
             let wall = self.shared.clock.wall();
             for channel in self.registry.channels() {
@@ -314,7 +328,7 @@ async fn sweep_regularly(bus: Weak<Inner>, stopping: CancellationToken, interval
 
 #[async_trait]
 impl EventSink for Bus {
-    async fn publish(&self, draft: Draft) -> Result<PublishAck, PublishError> {
+    async fn publish(&self, draft: CheckedDraft) -> Result<PublishAck, PublishError> {
         Bus::publish(self, draft).await
     }
 }

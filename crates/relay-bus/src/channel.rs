@@ -13,8 +13,9 @@ use std::task::Waker;
 
 use parking_lot::Mutex;
 use relay_core::{
-    DocumentId, Draft, Epoch, Event, EventLog, Head, LogError, Monotonic, Offset, PublishAck, PublishError,
-    Retention, Seq, StreamPosition, Timestamp,
+    CheckedDraft, DocumentId, Draft, Epoch, Event, EventLog, Head, LogError, Monotonic, NotOwner, Offset,
+    OwnershipError, Place, PublishAck, PublishError, Retention, Seq, StreamError, StreamPosition, Tenure,
+    Timestamp,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -22,7 +23,7 @@ use crate::counters::ChannelStats;
 use crate::ephemeral::Ephemerals;
 use crate::history::History;
 use crate::shared::Shared;
-use crate::waiters::{Place, Waiters};
+use crate::waker_set::{WakerKey, WakerSet};
 
 /// The most events and payload bytes that the writer appends at once.
 const MAX_BATCH_EVENTS: usize = 512;
@@ -36,6 +37,8 @@ const READ_EVENTS: usize = 32;
 pub(crate) struct Channel {
     document: DocumentId,
     epoch: Epoch,
+    /// Dropped with the channel, which gives the document up.
+    tenure: Box<dyn Tenure>,
     shared: Arc<Shared>,
     /// Room in `State::pending`. Fair: who waits first gets room first.
     room: Arc<Semaphore>,
@@ -48,7 +51,7 @@ pub(crate) struct Channel {
 struct State {
     history: History,
     ephemerals: Ephemerals,
-    waiters: Waiters,
+    wakers: WakerSet,
     pending: VecDeque<Pending>,
     writing: bool,
     subscribers: usize,
@@ -66,6 +69,8 @@ enum End {
     Closed,
     /// What the log holds is not known; the channel must be opened again.
     Broken(LogError),
+    /// This server no longer owns the document; the channel must be opened again, if it can be.
+    Deposed(OwnershipError),
 }
 
 impl From<End> for PublishError {
@@ -73,6 +78,7 @@ impl From<End> for PublishError {
         match end {
             End::Closed => Self::Closed,
             End::Broken(error) => Self::Log(error),
+            End::Deposed(error) => Self::Ownership(error),
         }
     }
 }
@@ -80,7 +86,7 @@ impl From<End> for PublishError {
 /// A draft that waits for the log.
 #[derive(Debug)]
 struct Pending {
-    draft: Draft,
+    draft: CheckedDraft,
     publisher: Publisher,
 }
 
@@ -109,7 +115,7 @@ pub(crate) enum Found {
     /// The bus stops and everything was read.
     Closed,
     /// The channel broke.
-    Broken(LogError),
+    Broken(StreamError),
 }
 
 /// A reader's position in a channel.
@@ -118,7 +124,7 @@ pub(crate) struct Reader {
     /// The last durable event that it has.
     pub(crate) seq: Seq,
     ephemeral_version: u64,
-    place: Option<Place>,
+    waker_key: Option<WakerKey>,
 }
 
 impl Reader {
@@ -130,7 +136,13 @@ impl Reader {
 
 impl Channel {
     /// A channel that goes on from `head`, with `recent` (its latest events, without a gap) in memory.
-    pub(crate) fn new(document: DocumentId, head: Head, recent: Vec<Event>, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(
+        document: DocumentId,
+        tenure: Box<dyn Tenure>,
+        head: Head,
+        recent: Vec<Event>,
+        shared: Arc<Shared>,
+    ) -> Self {
         let config = &shared.config;
         let limits = if shared.log.is_some() {
             let cache_bytes = config.cache_bytes as u64;
@@ -150,7 +162,7 @@ impl Channel {
         let state = State {
             history,
             ephemerals: Ephemerals::new(config.max_ephemeral_keys),
-            waiters: Waiters::default(),
+            wakers: WakerSet::default(),
             pending: VecDeque::new(),
             writing: false,
             subscribers: 0,
@@ -162,6 +174,7 @@ impl Channel {
         Self {
             document,
             epoch: head.epoch,
+            tenure,
             shared,
             room,
             state: Mutex::new(state),
@@ -180,7 +193,7 @@ impl Channel {
     }
 
     /// Publishes `draft`. Whoever polls this first gets the earlier seq, as long as there is room in the queue.
-    pub(crate) async fn publish(self: &Arc<Self>, draft: Draft) -> Result<PublishAck, PublishError> {
+    pub(crate) async fn publish(self: &Arc<Self>, draft: CheckedDraft) -> Result<PublishAck, PublishError> {
         if !draft.kind.is_durable() {
             return self.publish_ephemeral(draft);
         }
@@ -190,8 +203,8 @@ impl Channel {
         }
     }
 
-    fn publish_ephemeral(&self, draft: Draft) -> Result<PublishAck, PublishError> {
-        self.shared.check(&draft)?;
+    fn publish_ephemeral(&self, draft: CheckedDraft) -> Result<PublishAck, PublishError> {
+        self.check_owned();
         let event = Arc::new(draft.into_event(self.epoch, None, self.shared.clock.wall()));
         let ack = PublishAck::of(&event, false);
         let mut wakers = {
@@ -201,7 +214,7 @@ impl Channel {
             if state.ephemerals.put(Arc::clone(&event)) {
                 self.shared.counters.ephemeral_dropped.add(1);
             }
-            state.waiters.take()
+            state.wakers.drain()
         };
         self.shared.counters.ephemeral_published.add(1);
         self.shared.counters.kinds.count(&event.kind);
@@ -210,9 +223,10 @@ impl Channel {
         Ok(ack)
     }
 
-    fn publish_in_memory(&self, mut draft: Draft) -> Result<PublishAck, PublishError> {
+    fn publish_in_memory(&self, mut draft: CheckedDraft) -> Result<PublishAck, PublishError> {
         let remember_id = draft.id.is_some();
-        draft.id.get_or_insert_with(relay_core::EventId::new);
+        draft.assign_id();
+        self.check_owned();
         let kind = draft.kind.clone();
         let (ack, wakers) = {
             let mut state = self.state.lock();
@@ -223,12 +237,12 @@ impl Channel {
                 }
                 return known;
             }
-            self.shared.check(&draft)?;
-            state.touched = true;
             let seq = state.history.last().next();
+            self.shared.sequence(&mut draft, Place::new(self.epoch, seq))?;
+            state.touched = true;
             let event = Arc::new(draft.into_event(self.epoch, Some(seq), self.shared.clock.wall()));
             let ack = PublishAck::of(&event, false);
-            let mut wakers = state.waiters.take();
+            let mut wakers = state.wakers.drain();
             self.shared.mailboxes.offer(&event, &mut wakers);
             state.history.push(event, remember_id);
             (ack, wakers)
@@ -241,7 +255,7 @@ impl Channel {
 
     async fn publish_logged(
         self: &Arc<Self>,
-        draft: Draft,
+        draft: CheckedDraft,
         log: &Arc<dyn EventLog>,
     ) -> Result<PublishAck, PublishError> {
         let room = self.wait_for_room(permits(draft.payload.len())).await?;
@@ -293,6 +307,7 @@ impl Channel {
     /// Takes what waits, answers what is known already, and gives the rest their seqs. `None` when nothing waits:
     /// the writer has ended then, in the same critical section.
     fn next_batch(&self) -> Option<Batch> {
+        self.check_owned();
         let mut state = self.state.lock();
         if state.pending.is_empty() {
             state.writing = false;
@@ -304,17 +319,17 @@ impl Channel {
         while batch.events.len() < MAX_BATCH_EVENTS && bytes < MAX_BATCH_BYTES {
             let Some(pending) = state.pending.pop_front() else { break };
             bytes += pending.draft.payload.len();
-            match pending.draft.id.and_then(|_| state.known(&pending.draft)) {
-                Some(known) => {
-                    if known.is_ok() {
-                        self.shared.counters.duplicates.add(1);
-                    }
-                    pending.publisher.answer(known);
+            if let Some(known) = pending.draft.id.and_then(|_| state.known(&pending.draft)) {
+                if known.is_ok() {
+                    self.shared.counters.duplicates.add(1);
                 }
-                None => match self.shared.check(&pending.draft) {
-                    Ok(()) => batch.push(pending, self.epoch, now),
-                    Err(refused) => pending.publisher.answer(Err(refused)),
-                },
+                pending.publisher.answer(known);
+                continue;
+            }
+            let Some(mut pending) = batch.join_duplicate(pending) else { continue };
+            match self.shared.sequence(&mut pending.draft, Place::new(self.epoch, batch.next)) {
+                Ok(()) => batch.push(pending, self.epoch, now),
+                Err(refused) => pending.publisher.answer(Err(refused)),
             }
         }
         Some(batch)
@@ -329,7 +344,7 @@ impl Channel {
         }
         let wakers = {
             let mut state = self.state.lock();
-            let mut wakers = state.waiters.take();
+            let mut wakers = state.wakers.drain();
             for (index, (mut event, offset)) in events.into_iter().zip(offsets).enumerate() {
                 event.offset = Some(offset);
                 acks.push(PublishAck::of(&event, false));
@@ -351,6 +366,7 @@ impl Channel {
     }
 
     fn fail(&self, batch: Batch, error: &LogError) {
+        self.shared.drop_places(&self.document);
         let nothing_was_kept = matches!(error, LogError::Overloaded { .. } | LogError::TooLarge { .. });
         if !nothing_was_kept {
             tracing::error!(document = %self.document, %error, "the log failed; the document is opened again when it is next used");
@@ -368,13 +384,20 @@ impl Channel {
         let (pending, wakers) = {
             let mut state = self.state.lock();
             let ended = state.ended.get_or_insert_with(|| end.clone());
-            self.broken.store(matches!(ended, End::Broken(_)), Ordering::Release);
-            (std::mem::take(&mut state.pending), state.waiters.take())
+            self.broken.store(!matches!(ended, End::Closed), Ordering::Release);
+            (std::mem::take(&mut state.pending), state.wakers.drain())
         };
         self.room.close();
         wake(wakers);
         for pending in pending {
             pending.publisher.answer(Err(end.clone().into()));
+        }
+    }
+
+    /// Ends the channel if this server has lost the document.
+    pub(crate) fn check_owned(&self) {
+        if !self.tenure.is_held() {
+            self.end(&End::Deposed(NotOwner::new(self.document.clone(), None).into()));
         }
     }
 
@@ -425,13 +448,13 @@ impl Channel {
         let mut state = self.state.lock();
         state.subscribers += 1;
         state.touched = true;
-        Reader { seq, ephemeral_version: state.ephemerals.version(), place: None }
+        Reader { seq, ephemeral_version: state.ephemerals.version(), waker_key: None }
     }
 
     /// Begins to read where `other` stands.
     pub(crate) fn enter_at(&self, other: &Reader) -> Reader {
         self.state.lock().subscribers += 1;
-        Reader { seq: other.seq, ephemeral_version: other.ephemeral_version, place: None }
+        Reader { seq: other.seq, ephemeral_version: other.ephemeral_version, waker_key: None }
     }
 
     /// Ends reading.
@@ -439,7 +462,7 @@ impl Channel {
         let mut state = self.state.lock();
         state.subscribers -= 1;
         state.touched = true;
-        state.waiters.leave(reader.place.take());
+        state.wakers.deregister(reader.waker_key.take());
     }
 
     /// Puts what is new for `reader` into `batch`.
@@ -466,9 +489,10 @@ impl Channel {
         }
         match &state.ended {
             Some(End::Closed) => Found::Closed,
-            Some(End::Broken(error)) => Found::Broken(error.clone()),
+            Some(End::Broken(error)) => Found::Broken(error.clone().into()),
+            Some(End::Deposed(error)) => Found::Broken(error.clone().into()),
             None => {
-                state.waiters.enter(&mut reader.place, waker);
+                state.wakers.register(&mut reader.waker_key, waker);
                 Found::Nothing
             }
         }
@@ -533,19 +557,24 @@ impl Batch {
         Self { events: Vec::new(), waiting: Vec::new(), by_id: HashMap::new(), next: last.next() }
     }
 
+    /// Gives `pending` back, unless its id is that of an event in the batch: then its publisher waits for that one, or is
+    /// refused when the two differ.
+    fn join_duplicate(&mut self, pending: Pending) -> Option<Pending> {
+        let Some(&index) = pending.draft.id.and_then(|id| self.by_id.get(&id)) else { return Some(pending) };
+        let first = &self.events[index];
+        if is_same(&pending.draft, first) {
+            self.waiting[index].again.push(pending.publisher);
+        } else {
+            let seq = first.seq.unwrap_or_default();
+            pending.publisher.answer(Err(PublishError::IdConflict { id: first.id, seq }));
+        }
+        None
+    }
+
+    /// Adds an event at the next place.
     fn push(&mut self, pending: Pending, epoch: Epoch, now: Timestamp) {
         let Pending { draft, publisher } = pending;
         let id = draft.id;
-        if let Some(&index) = id.and_then(|id| self.by_id.get(&id)) {
-            let first = &self.events[index];
-            if is_same(&draft, first) {
-                self.waiting[index].again.push(publisher);
-            } else {
-                let seq = first.seq.unwrap_or_default();
-                publisher.answer(Err(PublishError::IdConflict { id: first.id, seq }));
-            }
-            return;
-        }
         if let Some(id) = id {
             self.by_id.insert(id, self.events.len());
         }

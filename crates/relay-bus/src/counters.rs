@@ -61,7 +61,9 @@ counters! {
     refused_closed,
     /// Drafts refused because the log failed.
     refused_log_failed,
-    /// Drafts refused by the guard: somebody else's lock, or a lock that has ended.
+    /// Drafts refused because another server owns the document.
+    refused_not_owner,
+    /// Drafts refused by a stage of the order: another user's lock, or a lock that has ended.
     refused_by_guard,
     /// Ephemeral events dropped because a document or a mailbox had too many different ones.
     ephemeral_dropped,
@@ -91,6 +93,7 @@ impl Counters {
             ErrorCode::IdConflict => self.refused_id_conflict.add(1),
             ErrorCode::TooManyDocuments => self.refused_too_many_documents.add(1),
             ErrorCode::Closed => self.refused_closed.add(1),
+            ErrorCode::NotOwner => self.refused_not_owner.add(1),
             ErrorCode::LogFailed => self.refused_log_failed.add(1),
             _ => self.refused_by_guard.add(1),
         }

@@ -14,13 +14,13 @@
 //! let kind = relay_events::kind("x-note")?;
 //!
 //! for text in ["one", "two"] {
-//!     bus.publish(Draft::new(notes.clone(), kind.clone(), Payload::json(&text)?)).await?;
+//!     bus.publish(relay_events::check(Draft::new(notes.clone(), kind.clone(), Payload::json(&text)?))?).await?;
 //! }
 //! // A subscriber that has seen event 1 gets 2, and then what happens next.
 //! let start = StartPosition::After { epoch: None, seq: Seq::new(1) };
 //! let (ack, mut events) = bus.subscribe(&notes, start, Filter::all(), LagPolicy::Refill).await?;
 //! assert_eq!(ack.head.last, Seq::new(2));
-//! bus.publish(Draft::new(notes.clone(), kind, Payload::json(&"three")?)).await?;
+//! bus.publish(relay_events::check(Draft::new(notes.clone(), kind, Payload::json(&"three")?))?).await?;
 //!
 //! let mut seqs = Vec::new();
 //! while seqs.len() < 2 {
@@ -49,9 +49,9 @@ mod mailbox;
 mod registry;
 mod shared;
 mod subscription;
-mod waiters;
+mod waker_set;
 
-pub use bus::{Bus, Drained};
+pub use bus::{Bus, BusParts, Drained};
 pub use config::BusConfig;
 pub use counters::{BusStats, ChannelStats};
 pub use filter::Filter;

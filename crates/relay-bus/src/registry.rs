@@ -76,7 +76,7 @@ impl Registry {
             Err(error) => {
                 drop(entry);
                 self.remove_unopened(document);
-                Err(error.into())
+                Err(error)
             }
         }
     }
@@ -162,8 +162,9 @@ impl Entry {
     }
 }
 
-/// Brings a document into memory: its head, and its latest events.
-async fn load(document: &DocumentId, shared: &Arc<Shared>) -> Result<Arc<Channel>, LogError> {
+/// Brings a document that this server owns into memory: its head, and its latest events.
+async fn load(document: &DocumentId, shared: &Arc<Shared>) -> Result<Arc<Channel>, SubscribeError> {
+    let tenure = shared.ownership.acquire(document).await?;
     let (head, recent) = match &shared.log {
         // A history that lives in memory alone begins anew with each opening.
         None => (Head::empty(Epoch::random()), Vec::new()),
@@ -173,7 +174,7 @@ async fn load(document: &DocumentId, shared: &Arc<Shared>) -> Result<Arc<Channel
         }
     };
     shared.counters.channels_opened.add(1);
-    Ok(Arc::new(Channel::new(document.clone(), head, recent, Arc::clone(shared))))
+    Ok(Arc::new(Channel::new(document.clone(), tenure, head, recent, Arc::clone(shared))))
 }
 
 async fn recent(

@@ -3,7 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use relay_core::{Clock, Draft, EventLog, LatencyWindow, Monotonic, PublishError, WriteGuard};
+use relay_core::{
+    CheckedDraft, Clock, DocumentId, Draft, EventLog, LatencyWindow, Monotonic, Ownership, Place,
+    PublishError, Sequencer,
+};
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
@@ -17,7 +20,9 @@ const SAMPLED: u64 = 64;
 pub(crate) struct Shared {
     pub(crate) config: BusConfig,
     pub(crate) log: Option<Arc<dyn EventLog>>,
-    pub(crate) guard: Option<Arc<dyn WriteGuard>>,
+    /// The stages that each draft passes when it gets its place, in order.
+    pub(crate) sequencers: Vec<Arc<dyn Sequencer>>,
+    pub(crate) ownership: Arc<dyn Ownership>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) counters: Arc<Counters>,
     /// How long publishers of durable events wait for their acks.
@@ -37,9 +42,22 @@ impl Shared {
         is_timed.then(|| self.clock.monotonic())
     }
 
-    /// Whether `draft` may have its place now.
-    pub(crate) fn check(&self, draft: &Draft) -> Result<(), PublishError> {
-        self.guard.as_ref().map_or(Ok(()), |guard| guard.check(draft))
+    /// Passes `draft` through the stages, and on success lets each of them note that it has got `place`.
+    pub(crate) fn sequence(&self, draft: &mut CheckedDraft, place: Place) -> Result<(), PublishError> {
+        for stage in &self.sequencers {
+            stage.check(draft, place)?;
+        }
+        for stage in &self.sequencers {
+            stage.placed(draft, place);
+        }
+        Ok(())
+    }
+
+    /// Tells the stages that the log did not take the events whose places they noted last.
+    pub(crate) fn drop_places(&self, document: &DocumentId) {
+        for stage in &self.sequencers {
+            stage.dropped(document);
+        }
     }
 }
 

@@ -93,7 +93,7 @@ impl Subscription {
             Found::Events => Poll::Ready(Some(Ok(()))),
             Found::Nothing => Poll::Pending,
             Found::Closed => Poll::Ready(None),
-            Found::Broken(error) => Poll::Ready(Some(Err(error.into()))),
+            Found::Broken(error) => Poll::Ready(Some(Err(error))),
             Found::Behind => Poll::Ready(Some(self.fetch_page())),
         }
     }

@@ -10,10 +10,12 @@ use futures_util::FutureExt;
 use relay_bus::{Bus, BusConfig, Filter, LagPolicy};
 use relay_core::testing::MemoryLog;
 use relay_core::{
-    Clock, Epoch, EventId, EventLog, EventSource, LogError, ManualClock, Payload, PublishError, ReadLimit,
-    Recovery, ResetReason, Retention, Seq, StartPosition, StreamError, SubscribeError,
+    Clock, Draft, Epoch, EventId, EventLog, EventSource, LogError, ManualClock, Payload, PublishError,
+    ReadLimit, Recovery, ResetReason, Retention, Seq, StartPosition, StreamError, SubscribeError,
 };
-use support::{GatedLog, available, available_seqs, document, in_memory, laser, note, number, over, settle};
+use support::{
+    GatedLog, available, available_seqs, checked, document, in_memory, laser, note, number, over, settle,
+};
 
 const EVERYTHING: StartPosition = StartPosition::After { epoch: None, seq: Seq::ZERO };
 
@@ -100,8 +102,8 @@ async fn a_publisher_that_outruns_the_log_is_told_so_and_nothing_of_it_happens()
 #[tokio::test]
 async fn a_payload_that_is_too_large_is_refused_with_both_sizes() {
     let bus = in_memory(BusConfig { max_payload_bytes: 10, ..BusConfig::default() });
-    let mut draft = note(&document("doc"), 0);
-    draft.payload = Payload::json(&"0123456789").unwrap();
+    let kind = relay_events::kind("x-note").unwrap();
+    let draft = checked(Draft::new(document("doc"), kind, Payload::json(&"0123456789").unwrap()));
     let error = bus.publish(draft).await.unwrap_err();
     assert!(matches!(error, PublishError::TooLarge { bytes: 12, max: 10 }), "{error}");
 }

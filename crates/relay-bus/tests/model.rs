@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use relay_bus::{Bus, BusConfig, Filter, LagPolicy, Subscription};
 use relay_core::testing::MemoryLog;
 use relay_core::{
-    Clock, DocumentId, Draft, Epoch, EventId, EventLog, ManualClock, ReadLimit, Recovery, ResetReason,
+    CheckedDraft, Clock, DocumentId, Epoch, EventId, EventLog, ManualClock, ReadLimit, Recovery, ResetReason,
     Retention, Seq, StartPosition, StreamError,
 };
 use support::{available, document, laser, note, number, seq};
@@ -128,7 +128,7 @@ impl World {
         }
     }
 
-    fn draft(&mut self, doc: usize) -> (EventId, u64, Draft) {
+    fn draft(&mut self, doc: usize) -> (EventId, u64, CheckedDraft) {
         self.next_number += 1;
         let id = EventId::new();
         (id, self.next_number, note(&self.documents[doc], self.next_number).id(id))

@@ -1,13 +1,12 @@
 //! The event: a [`Draft`] is what a publisher hands in, an [`Event`] is what it becomes once it has its place.
 //!
-//! An [`Event`] never changes after it was made, and everyone who gets it shares one copy. It also keeps its wire
-//! forms once somebody made them, so that each is made once, however many receive it.
+//! An [`Event`] never changes after it was made, and everyone who gets it shares one copy. It also keeps its
+//! encoded forms, so that each is made once, however many receive it.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
+use crate::encoding::EncodingCache;
 use crate::id::{Actor, DocumentId, EventId, SessionId};
 use crate::kind::Kind;
 use crate::metadata::{Metadata, TraceContext};
@@ -128,7 +127,7 @@ impl Draft {
             trace: self.trace,
             metadata: self.metadata,
             payload: self.payload,
-            wire: WireForms::default(),
+            encodings: EncodingCache::default(),
         }
     }
 }
@@ -165,8 +164,8 @@ pub struct Event {
     pub metadata: Metadata,
     /// Its content.
     pub payload: Payload,
-    /// Encoded forms, made when first asked for.
-    pub wire: WireForms,
+    /// The encoded forms, each made when it is first asked for.
+    pub encodings: EncodingCache,
 }
 
 impl Event {
@@ -175,7 +174,7 @@ impl Event {
         self.ttl.is_some_and(|ttl| now.since(self.time) > ttl)
     }
 
-    /// About how many bytes it takes in memory, wire forms not counted.
+    /// About how many bytes it takes in memory, encoded forms not counted.
     pub fn approx_bytes(&self) -> usize {
         let metadata: usize = self.metadata.iter().map(|(k, v)| k.len() + v.len() + 48).sum();
         let key = self.key.as_ref().map_or(0, |key| key.len());
@@ -183,7 +182,7 @@ impl Event {
     }
 }
 
-/// Two events are equal when all that they say is; wire forms are not part of that.
+/// Two events are equal when their contents are; encoded forms are not compared.
 impl PartialEq for Event {
     fn eq(&self, other: &Self) -> bool {
         self.id == other.id
@@ -200,34 +199,5 @@ impl PartialEq for Event {
             && self.trace == other.trace
             && self.metadata == other.metadata
             && self.payload == other.payload
-    }
-}
-
-/// A form in which an event travels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum WireFormat {
-    /// The JSON envelope.
-    Json,
-    /// The Phoenix broadcast message as a text or binary WebSocket payload, whichever suits the event.
-    Phoenix,
-}
-
-/// The encoded forms of one event, each made at most once and then shared by all who send it.
-#[derive(Debug, Clone, Default)]
-pub struct WireForms {
-    json: OnceLock<Bytes>,
-    phoenix: OnceLock<Bytes>,
-}
-
-impl WireForms {
-    /// The event's form in `format`; `encode` runs if nobody asked for it before. When two threads ask for the
-    /// first time at once, one runs `encode` and the other waits for it.
-    pub fn get_or_encode(&self, format: WireFormat, encode: impl FnOnce() -> Bytes) -> Bytes {
-        let slot = match format {
-            WireFormat::Json => &self.json,
-            WireFormat::Phoenix => &self.phoenix,
-        };
-        slot.get_or_init(encode).clone()
     }
 }

@@ -220,6 +220,27 @@ uuid_id! {
     ConnectionId, "connection id"
 }
 
+/// One server process: a number that no other process has, of this or an earlier start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(u64);
+
+impl NodeId {
+    /// A number that no other call gives: 64 bits of a random UUID.
+    pub fn random() -> Self {
+        Self(crate::position::Epoch::random().as_u64())
+    }
+
+    /// The node with the given bits.
+    pub const fn from_u64(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// The node's bits.
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+}
+
 /// Who caused an event. Its text form is `user:<id>`, `service:<name>` or `system`.
 ///
 /// ```

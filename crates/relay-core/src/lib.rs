@@ -21,6 +21,9 @@
 //! assert_eq!(ack.recovery, Recovery::Reset(ResetReason::Trimmed));
 //! ```
 
+mod checked;
+mod command;
+mod encoding;
 mod error;
 mod event;
 mod id;
@@ -29,34 +32,46 @@ mod latency;
 mod lock;
 mod log;
 mod metadata;
+mod ownership;
 mod payload;
 mod position;
 mod presence;
 mod pubsub;
+mod sequencer;
 mod target;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod time;
+mod tokens;
 
+pub use checked::{CheckedDraft, Vocabulary};
+pub use command::{Command, CommandHandler, Commands, DuplicateCommand, Reply, RunningCommand};
+pub use encoding::{EncodingCache, FormatId};
 pub use error::{CommandError, ConfigError, ErrorCode};
-pub use event::{Draft, Event, WireFormat, WireForms};
-pub use id::{Actor, ConnectionId, DocumentId, EventId, InvalidId, Region, ServiceName, SessionId, UserId};
+pub use event::{Draft, Event};
+pub use id::{
+    Actor, ConnectionId, DocumentId, EventId, InvalidId, NodeId, Region, ServiceName, SessionId, UserId,
+};
 pub use kind::{Durability, Kind};
 pub use latency::{LatencyStats, LatencyWindow};
-pub use lock::{FencingToken, LockScope, WriteGuard};
+pub use lock::{FencingToken, InvalidClaim, Lease, LockClaim, LockScope};
 pub use log::{EventLog, Head, LogError, LogStats, ReadLimit, Retention};
 pub use metadata::{Metadata, TraceContext};
+pub use ownership::{NotOwner, Ownership, OwnershipError, SoleOwner, Tenure};
 pub use payload::{JsonText, Payload};
 pub use position::{Epoch, Offset, Seq};
 pub use presence::{
-    Activity, JoinOptions, Joined, LeaveReason, Membership, Presence, PresenceChange, PresenceStream,
+    Activity, JoinError, JoinOptions, Joined, LeaveReason, Membership, Presence, PresenceChange,
+    PresenceDiff, PresenceEntry, PresenceId, PresenceSnapshot, PresenceStream,
 };
 pub use pubsub::{
     EventSink, EventSource, EventStream, PublishAck, PublishError, Recovery, ResetReason, StartPosition,
     StreamError, StreamPosition, SubscribeAck, SubscribeError,
 };
+pub use sequencer::{Place, Sequencer};
 pub use target::{Delivery, DeliveryError, FailureKind, HealthProbe, ProbeFailure, Target};
 pub use time::{Clock, ManualClock, Monotonic, Now, SystemClock, Timestamp};
+pub use tokens::{TokenError, TokenSource};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

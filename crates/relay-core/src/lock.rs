@@ -1,13 +1,14 @@
-//! The words of exclusive editing: which part of a document is locked, the token that tells an old lock from a new one,
-//! and the question that is asked of every event before it gets its place.
+//! Values of exclusive editing: the part of a document that a lock covers, the token that tells an old lock from a new
+//! one, the lease that its holder has, and what an edit claims of locks.
 
 use std::fmt;
+use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
-use crate::event::Draft;
-use crate::id::Region;
-use crate::pubsub::PublishError;
+use crate::id::{Region, UserId, excerpt};
+use crate::metadata::Metadata;
+use crate::time::Timestamp;
 
 /// The number of a lock: each lock that is granted has a larger one than all before it, over restarts of the server
 /// too. Who keeps data behind the lock refuses a token that is smaller than one that it has seen
@@ -80,19 +81,97 @@ impl fmt::Display for LockScope {
     }
 }
 
-/// Decides whether a draft may become an event, at the moment at which it would get its place.
-///
-/// # Contract
-/// - Asked for a durable draft inside the critical section that gives out places, so that between the answer and the
-///   place nothing can happen: what the guard forbids from some moment on has no later place than what is published
-///   after that moment. The answer must be quick, must not block, and must not call the event's sink.
-/// - Asked for every draft that would become an event; not for duplicates.
-pub trait WriteGuard: fmt::Debug + Send + Sync + 'static {
-    /// Whether `draft` may have its place now.
+/// A lock as its holder has it: who may edit what, until when, and under which token. Serialised, it is the lease of the
+/// wire protocols: `{token, region?, holder, expires_at, ttl_ms}`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Lease {
+    /// The fencing token.
+    pub token: FencingToken,
+    /// The part of the document that is locked.
+    pub scope: LockScope,
+    /// The user who holds the lock.
+    pub holder: UserId,
+    /// The end of the lease by the wall clock, unless it is prolonged.
+    pub expires_at: Timestamp,
+    /// The length of the lease from its last prolongation on.
+    pub ttl: Duration,
+}
+
+impl Lease {
+    /// A lease with all its parts.
+    pub const fn new(
+        token: FencingToken,
+        scope: LockScope,
+        holder: UserId,
+        expires_at: Timestamp,
+        ttl: Duration,
+    ) -> Self {
+        Self { token, scope, holder, expires_at, ttl }
+    }
+}
+
+impl Serialize for Lease {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Form<'a> {
+            token: FencingToken,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            region: Option<&'a Region>,
+            holder: &'a UserId,
+            expires_at: Timestamp,
+            ttl_ms: u64,
+        }
+        let form = Form {
+            token: self.token,
+            region: self.scope.region(),
+            holder: &self.holder,
+            expires_at: self.expires_at,
+            ttl_ms: u64::try_from(self.ttl.as_millis()).unwrap_or(u64::MAX),
+        };
+        form.serialize(serializer)
+    }
+}
+
+/// What an edit claims of locks: the part of the document that it is confined to, and the lock under which it is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LockClaim {
+    /// The part that the edit touches.
+    pub scope: LockScope,
+    /// The token of the lock under which it is made, if it names one.
+    pub token: Option<FencingToken>,
+}
+
+impl LockClaim {
+    /// Reads the claim that an edit makes with its metadata: the region under [`LockScope::REGION_KEY`], the token under
+    /// [`LockScope::TOKEN_KEY`]. Without a region it touches the whole document.
     ///
     /// # Errors
-    /// What its publisher is told, for instance [`PublishError::Locked`].
-    fn check(&self, draft: &Draft) -> Result<(), PublishError>;
+    /// [`InvalidClaim`] when the region or the token is malformed.
+    pub fn of(metadata: &Metadata) -> Result<Self, InvalidClaim> {
+        let region = metadata.get(LockScope::REGION_KEY).map(Region::new).transpose();
+        let region =
+            region.map_err(|error| InvalidClaim { key: LockScope::REGION_KEY, detail: error.to_string() })?;
+        let token = metadata.get(LockScope::TOKEN_KEY).map(|text| {
+            text.parse().map(FencingToken::new).map_err(|_| InvalidClaim {
+                key: LockScope::TOKEN_KEY,
+                detail: format!("`{}` is no token; it must be a whole number", excerpt(text)),
+            })
+        });
+        Ok(Self { scope: LockScope::of(region), token: token.transpose()? })
+    }
+}
+
+/// The metadata with which an edit names its region or its lock is malformed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("metadata `{key}`: {detail}")]
+#[non_exhaustive]
+pub struct InvalidClaim {
+    /// The key.
+    pub key: &'static str,
+    /// What is wrong with its value.
+    pub detail: String,
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 /// An event's content. Cloning is cheap: the bytes are shared.
@@ -66,12 +66,18 @@ impl JsonText {
     /// # Errors
     /// When `value` cannot be JSON, for instance a map whose keys are not text.
     pub fn of(value: &impl Serialize) -> Result<Self, serde_json::Error> {
-        serde_json::to_vec(value).map(|text| Self(text.into()))
+        // Kept for as long as what it is about: room to grow is given back.
+        serde_json::to_vec(value).map(|text| Self(text.into_boxed_slice().into()))
     }
 
     /// The text of a value that was parsed already, without checking it again.
     pub fn from_raw(raw: &RawValue) -> Self {
         Self(Bytes::copy_from_slice(raw.get().as_bytes()))
+    }
+
+    /// The text `{}`.
+    pub const fn empty_object() -> Self {
+        Self(Bytes::from_static(b"{}"))
     }
 
     /// The text.
@@ -96,5 +102,13 @@ impl Serialize for JsonText {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let raw: &RawValue = serde_json::from_slice(&self.0).map_err(serde::ser::Error::custom)?;
         raw.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for JsonText {
+    /// Keeps the text of any value. Works with `serde_json` alone, like its `RawValue`.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = Box::<RawValue>::deserialize(deserializer)?;
+        Ok(Self(Bytes::from(Box::<str>::from(raw).into_boxed_bytes())))
     }
 }

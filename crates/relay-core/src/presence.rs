@@ -1,18 +1,23 @@
-//! Who is in a document: [`Presence`] is told by the edges (sockets, HTTP) who comes and goes, shows everyone who else is
-//! there, and takes what participants ask for besides publishing.
+//! [`Presence`]: the participants of documents. Edges (sockets, HTTP) tell it which connections join, leave and act, and
+//! read from it who else is there.
 //!
-//! It is how connections reach presence, sessions and locks without knowing who keeps them.
+//! It is how connections reach presence and sessions without knowing their keeper: this process today, another server
+//! later. What participants ask for besides is a [command](crate::Command).
 
 use std::fmt;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 
-use crate::error::CommandError;
-use crate::id::{ConnectionId, DocumentId, SessionId, UserId};
+use crate::encoding::EncodingCache;
+use crate::error::{CommandError, ErrorCode};
+use crate::id::{ConnectionId, DocumentId, NodeId, SessionId, UserId};
+use crate::lock::Lease;
+use crate::ownership::OwnershipError;
 use crate::payload::JsonText;
 
-/// One connection of one user in one document.
+/// One connection of one user as a member of one document.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Membership {
     /// The document.
@@ -23,28 +28,28 @@ pub struct Membership {
     pub connection: ConnectionId,
 }
 
-/// What somebody brings who joins.
+/// Options for joining.
 #[derive(Debug, Clone, Default)]
 pub struct JoinOptions {
     /// The connection with which the same user was here before: the new one takes its place, state included. Without
-    /// it, the place of a connection of this user that was lost is taken, if there is one.
+    /// it, the new one takes the place of a lost connection of this user, if there is one.
     pub resume: Option<ConnectionId>,
     /// The state to begin with, a JSON object.
     pub state: Option<JsonText>,
-    /// Whether the membership is held until it is given up, without signs of life: for participants within this process.
+    /// True for participants within this process: the membership lasts until it is left, without any activity.
     pub exempt_from_timeout: bool,
 }
 
-/// How somebody goes.
+/// The reason for which a connection leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaveReason {
-    /// On purpose: the others are told at once.
+    /// It left on purpose: the others are told at once.
     Left,
-    /// The connection broke: the others are told when it has not come back within a grace time.
+    /// It broke: the others are told when it has not come back within a grace time.
     Lost,
 }
 
-/// A sign of life.
+/// A sign that a connection lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activity {
     /// It is there: a heartbeat.
@@ -53,14 +58,22 @@ pub enum Activity {
     Active,
 }
 
-/// What somebody gets who joins.
+/// The outcome of a join that succeeded.
+#[non_exhaustive]
 pub struct Joined {
-    /// The session that they are part of now.
+    /// The session that the participant is part of now.
     pub session: SessionId,
-    /// The locks that are held in the document, as the JSON array of the wire protocols.
-    pub locks: JsonText,
-    /// Who is there: the whole state first, then changes.
+    /// The leases of the locks that are held in the document, in the order of their tokens.
+    pub locks: Vec<Lease>,
+    /// The participants: the whole first, then changes.
     pub presence: Box<dyn PresenceStream>,
+}
+
+impl Joined {
+    /// The outcome with all its parts.
+    pub fn new(session: SessionId, locks: Vec<Lease>, presence: Box<dyn PresenceStream>) -> Self {
+        Self { session, locks, presence }
+    }
 }
 
 impl fmt::Debug for Joined {
@@ -69,64 +82,146 @@ impl fmt::Debug for Joined {
     }
 }
 
-/// Knows who is in which document.
+/// Keeps the participants of documents.
 ///
 /// # Contract
-/// - A membership is held from [`join`](Presence::join) until [`leave`](Presence::leave). Leaving a membership that is not held,
-///   or giving signs from it, does nothing.
-/// - Everything but [`request`](Presence::request) is quick and never blocks.
+/// - A membership is held from [`join`](Self::join) until [`leave`](Self::leave). To leave or touch one that is not held
+///   does nothing.
+/// - `leave` and `touch` are quick and never block.
 #[async_trait]
 pub trait Presence: Send + Sync + 'static {
-    /// Takes a membership. Joining with a membership that is held already replaces its state and gives a new stream.
+    /// Takes a membership. To join with one that is held already replaces its state and gives a new stream.
+    ///
+    /// Cancel-safe: dropped before it returns, nothing is held.
     ///
     /// # Errors
-    /// See [`CommandError`]: a malformed state, or no room.
-    fn join(&self, membership: &Membership, options: JoinOptions) -> Result<Joined, CommandError>;
+    /// See [`JoinError`].
+    async fn join(&self, membership: &Membership, options: JoinOptions) -> Result<Joined, JoinError>;
 
     /// Gives up a membership.
     fn leave(&self, membership: &Membership, reason: LeaveReason);
 
-    /// Notes a sign of life.
+    /// Notes that a connection lives.
     fn touch(&self, membership: &Membership, activity: Activity);
-
-    /// Does what a participant asks for by the `name` of a request, such as `lock:acquire`, and gives the answer's body.
-    /// `None` when there is no such request.
-    ///
-    /// Cancel-safe: dropped, what waits is withdrawn.
-    ///
-    /// # Errors
-    /// See [`CommandError`].
-    async fn request(
-        &self,
-        membership: &Membership,
-        name: &str,
-        payload: &JsonText,
-    ) -> Option<Result<JsonText, CommandError>>;
 }
 
-/// What a participant is told of who is there. The texts are JSON objects as the `phoenix` client's `Presence` takes them.
+/// Why a connection does not become a member.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// The options are malformed, or a limit is reached.
+    #[error(transparent)]
+    Refused(#[from] CommandError),
+    /// Another server owns the document.
+    #[error(transparent)]
+    Ownership(#[from] OwnershipError),
+}
+
+impl JoinError {
+    /// The kind of the refusal, for programs to decide by.
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::Refused(error) => error.code,
+            Self::Ownership(error) => error.code(),
+        }
+    }
+}
+
+/// The identity of one entry in a document's presence. A changed state makes a new entry of the same connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PresenceId {
+    /// The server that the connection belongs to.
+    pub node: NodeId,
+    /// The number of the change that made the entry, among the changes of its server.
+    pub counter: u64,
+}
+
+/// One connection as the readers of a document's presence see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PresenceChange {
-    /// Everyone who is there (`presence_state`). Comes first, and again where a reader is too far behind for changes.
-    State(JsonText),
-    /// Who came, went or changed (`presence_diff`).
-    Diff(JsonText),
+#[non_exhaustive]
+pub struct PresenceEntry {
+    /// The entry's identity.
+    pub id: PresenceId,
+    /// The entry that this one replaced.
+    pub previous: Option<PresenceId>,
+    /// The user.
+    pub user: UserId,
+    /// The state that the participant shows, a JSON object.
+    pub state: JsonText,
 }
 
-/// Who is in a document, from one reader's point of view.
+impl PresenceEntry {
+    /// An entry with all its parts.
+    pub const fn new(id: PresenceId, previous: Option<PresenceId>, user: UserId, state: JsonText) -> Self {
+        Self { id, previous, user, state }
+    }
+}
+
+/// All participants of a document at one moment.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct PresenceSnapshot {
+    /// The entries, ordered by user, and of one user by their ids.
+    pub entries: Vec<PresenceEntry>,
+    /// The encoded forms, each made when it is first asked for.
+    pub encodings: EncodingCache,
+}
+
+impl PresenceSnapshot {
+    /// The snapshot of `entries`, in any order.
+    pub fn new(mut entries: Vec<PresenceEntry>) -> Self {
+        sort(&mut entries);
+        Self { entries, encodings: EncodingCache::default() }
+    }
+}
+
+/// The difference between two moments of a document's presence.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct PresenceDiff {
+    /// The entries that are new, ordered as in a [`PresenceSnapshot`].
+    pub joins: Vec<PresenceEntry>,
+    /// The entries that are gone, in the same order.
+    pub leaves: Vec<PresenceEntry>,
+    /// The encoded forms, each made when it is first asked for.
+    pub encodings: EncodingCache,
+}
+
+impl PresenceDiff {
+    /// The difference of `joins` and `leaves`, each in any order.
+    pub fn new(mut joins: Vec<PresenceEntry>, mut leaves: Vec<PresenceEntry>) -> Self {
+        sort(&mut joins);
+        sort(&mut leaves);
+        Self { joins, leaves, encodings: EncodingCache::default() }
+    }
+}
+
+fn sort(entries: &mut [PresenceEntry]) {
+    entries.sort_by(|one, other| (&one.user, one.id).cmp(&(&other.user, other.id)));
+}
+
+/// What a reader of a document's presence is told. Readers at the same position share one value.
+#[derive(Debug, Clone)]
+pub enum PresenceChange {
+    /// All participants. Comes first, and again where a reader is too far behind for a difference.
+    Snapshot(Arc<PresenceSnapshot>),
+    /// The participants who came, went or changed.
+    Diff(Arc<PresenceDiff>),
+}
+
+/// A document's presence, from one reader's point of view.
 ///
 /// # Contract
-/// - The state comes first, then changes that lead from it to the present one. A slow reader gets fewer, larger
-///   changes, and takes no memory for those that it has not read.
+/// - The snapshot comes first, then differences that lead from it to the present. A slow reader gets fewer, larger
+///   differences, and takes no memory for those that it has not read.
 /// - After `None` the stream is over. Dropping it ends it.
 pub trait PresenceStream: Send {
     /// The next change. On `Pending` the task of `cx` is woken when there is one; only the last task that polled is.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<PresenceChange>>;
 
-    /// What was read so far, as a number: two streams of one document that have read equally far give the same from
-    /// there on.
+    /// The reader's position, as a number: two streams of one document at the same position give the same from there on.
     fn position(&self) -> u64;
 
-    /// A second stream that goes on where this one stands.
+    /// A second stream that goes on from this one's position.
     fn fork(&self) -> Box<dyn PresenceStream>;
 }

@@ -10,11 +10,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::Serialize;
 
+use crate::checked::CheckedDraft;
 use crate::error::ErrorCode;
-use crate::event::{Draft, Event};
+use crate::event::Event;
 use crate::id::{DocumentId, EventId, UserId};
 use crate::lock::{FencingToken, LockScope};
 use crate::log::{Head, LogError, ReadLimit};
+use crate::ownership::OwnershipError;
 use crate::position::{Epoch, Offset, Seq};
 use crate::time::Timestamp;
 
@@ -35,7 +37,7 @@ pub trait EventSink: Send + Sync + 'static {
     ///
     /// # Errors
     /// See [`PublishError`].
-    async fn publish(&self, draft: Draft) -> Result<PublishAck, PublishError>;
+    async fn publish(&self, draft: CheckedDraft) -> Result<PublishAck, PublishError>;
 }
 
 /// What a publisher gets: the event's place. Serialised, it is the ack of the wire protocols.
@@ -131,14 +133,9 @@ pub enum PublishError {
         /// Who holds the lock now, if somebody does.
         holder: Option<UserId>,
     },
-    /// The metadata with which the draft names its region or its lock is malformed.
-    #[error("metadata `{key}`: {detail}")]
-    InvalidClaim {
-        /// The key.
-        key: &'static str,
-        /// What is wrong with its value.
-        detail: String,
-    },
+    /// Another server owns the document.
+    #[error(transparent)]
+    Ownership(#[from] OwnershipError),
     /// The server is stopping. Publish elsewhere, or later.
     #[error("the server is stopping and takes no more events")]
     Closed,
@@ -158,7 +155,7 @@ impl PublishError {
             Self::TooManyDocuments { .. } => ErrorCode::TooManyDocuments,
             Self::Locked { .. } => ErrorCode::Locked,
             Self::StaleLock { .. } => ErrorCode::StaleLock,
-            Self::InvalidClaim { .. } => ErrorCode::InvalidRequest,
+            Self::Ownership(error) => error.code(),
             Self::Closed | Self::Log(LogError::Closed) => ErrorCode::Closed,
             Self::Log(_) => ErrorCode::LogFailed,
         }
@@ -361,6 +358,9 @@ pub enum SubscribeError {
         /// How many are open.
         open: usize,
     },
+    /// Another server owns the document.
+    #[error(transparent)]
+    Ownership(#[from] OwnershipError),
     /// The server is stopping.
     #[error("the server is stopping")]
     Closed,
@@ -374,6 +374,7 @@ impl SubscribeError {
     pub const fn code(&self) -> ErrorCode {
         match self {
             Self::TooManyDocuments { .. } => ErrorCode::TooManyDocuments,
+            Self::Ownership(error) => error.code(),
             Self::Closed | Self::Log(LogError::Closed) => ErrorCode::Closed,
             Self::Log(LogError::Trimmed { .. }) => ErrorCode::Trimmed,
             Self::Log(_) => ErrorCode::LogFailed,
@@ -393,6 +394,9 @@ pub enum StreamError {
         /// How many durable events it is behind.
         behind: u64,
     },
+    /// This server no longer owns the document. Subscribe again.
+    #[error(transparent)]
+    Ownership(#[from] OwnershipError),
     /// The history cannot be read.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -403,6 +407,7 @@ impl StreamError {
     pub const fn code(&self) -> ErrorCode {
         match self {
             Self::Lagged { .. } => ErrorCode::Lagged,
+            Self::Ownership(error) => error.code(),
             Self::Log(_) => ErrorCode::LogFailed,
         }
     }

@@ -21,8 +21,8 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use relay_core::{
-    Actor, DocumentId, Draft, Epoch, Event, EventId, InvalidId, Kind, Offset, Payload, Seq, SessionId,
-    Timestamp, TraceContext,
+    Actor, CheckedDraft, DocumentId, Draft, Epoch, Event, EventId, InvalidId, Kind, Offset, Payload, Seq,
+    SessionId, Timestamp, TraceContext,
 };
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
@@ -176,10 +176,9 @@ impl CloudEvent<'_> {
         Ok(event)
     }
 
-    fn into_draft(self, document: &DocumentId, payload: Payload) -> Result<Draft, JsonError> {
+    fn into_draft(self, document: &DocumentId, payload: Payload) -> Result<CheckedDraft, JsonError> {
         self.check_version()?;
         let kind = vocabulary::kind(&self.kind)?;
-        vocabulary::check(&kind, &payload)?;
         let mut draft = self.to_draft(document.clone(), kind, payload)?;
         if self.id.is_empty() || self.source.is_empty() {
             return Err(malformed("`id` and `source` must not be empty".to_owned()));
@@ -191,7 +190,7 @@ impl CloudEvent<'_> {
         });
         draft.id = Some(unique);
         draft.metadata.insert(SOURCE_METADATA, self.source)?;
-        Ok(draft)
+        Ok(vocabulary::check(draft)?)
     }
 }
 
@@ -296,7 +295,7 @@ pub fn decode_batch(json: &[u8]) -> Result<Vec<Event>, JsonError> {
 ///
 /// # Errors
 /// [`JsonError`], naming the attribute that is missing or wrong.
-pub fn decode_draft(document: &DocumentId, json: &[u8]) -> Result<Draft, JsonError> {
+pub fn decode_draft(document: &DocumentId, json: &[u8]) -> Result<CheckedDraft, JsonError> {
     let event: CloudEvent<'_> = json::read(json).map_err(malformed)?;
     let payload = event.payload()?;
     event.into_draft(document, payload)
@@ -309,7 +308,7 @@ pub fn decode_draft(document: &DocumentId, json: &[u8]) -> Result<Draft, JsonErr
 pub fn decode_draft_batch(
     document: &DocumentId,
     json: &[u8],
-) -> Result<Vec<Result<Draft, JsonError>>, JsonError> {
+) -> Result<Vec<Result<CheckedDraft, JsonError>>, JsonError> {
     let batch: Vec<&RawValue> = json::read(json).map_err(malformed)?;
     Ok(batch.into_iter().map(|one| decode_draft(document, one.get().as_bytes())).collect())
 }

@@ -16,8 +16,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use relay_core::{
-    Actor, DocumentId, Draft, Epoch, ErrorCode, Event, EventId, InvalidId, JsonText, Metadata, Offset,
-    Payload, Seq, SessionId, Timestamp, TraceContext, WireFormat,
+    Actor, CheckedDraft, DocumentId, Draft, Epoch, ErrorCode, Event, EventId, FormatId, InvalidId, JsonText,
+    Metadata, Offset, Payload, Seq, SessionId, Timestamp, TraceContext,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -157,9 +157,12 @@ pub fn encode_to(event: &Event, out: &mut Vec<u8>) {
     }
 }
 
+/// The format under which an event keeps its JSON envelope.
+struct JsonEnvelope;
+
 /// Returns the event's JSON envelope, which is encoded once and shared.
 pub fn encode(event: &Event) -> Bytes {
-    event.wire.get_or_encode(WireFormat::Json, || {
+    event.encodings.get_or_encode(FormatId::of::<JsonEnvelope>(), || {
         let mut out = Vec::with_capacity(384 + event.payload.len());
         encode_to(event, &mut out);
         out.into()
@@ -242,11 +245,10 @@ const MAX_KEY_BYTES: usize = 256;
 ///
 /// # Errors
 /// [`JsonError`], which names an unknown field.
-pub fn decode_draft(document: &DocumentId, json: &[u8]) -> Result<Draft, JsonError> {
+pub fn decode_draft(document: &DocumentId, json: &[u8]) -> Result<CheckedDraft, JsonError> {
     let fields: DraftFields<'_> = read(json).map_err(JsonError::Malformed)?;
     let kind = vocabulary::kind(&fields.kind)?;
     let payload = payload(("payload", fields.payload), ("payload_base64", fields.payload_base64.as_deref()))?;
-    vocabulary::check(&kind, &payload)?;
     check_key(fields.key.as_deref())?;
     let mut draft = Draft::new(document.clone(), kind, payload);
     draft.id = fields.id;
@@ -255,7 +257,7 @@ pub fn decode_draft(document: &DocumentId, json: &[u8]) -> Result<Draft, JsonErr
     draft.ttl = fields.ttl_ms.map(Duration::from_millis);
     draft.trace = trace(fields.traceparent.as_deref(), fields.tracestate.as_deref())?;
     draft.metadata = fields.metadata;
-    Ok(draft)
+    Ok(vocabulary::check(draft)?)
 }
 
 /// Reads a field that is present, even when its value is `null`.

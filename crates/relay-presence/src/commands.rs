@@ -1,59 +1,131 @@
-//! What participants ask for over the wire protocols: their state, their cursor, the session, locks.
+//! The commands about presence: the participant's own state, its cursor, and the session.
 
 use std::sync::Arc;
 
-use relay_core::{Actor, CommandError, Draft, ErrorCode, JsonText, Membership, Payload};
+use async_trait::async_trait;
+use relay_core::{
+    Actor, Command, CommandError, CommandHandler, Commands, Draft, DuplicateCommand, JsonText, Lease,
+    Membership, Payload, PublishAck,
+};
 use relay_events::CURSOR_MOVED;
-use serde::Serialize;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::document::not_joined;
 use crate::hub::LocalPresence;
-use crate::locks;
+use crate::locks::{AcquireLock, ReleaseLock, RenewLock};
+use crate::query::SessionInfo;
 
-pub(crate) async fn request(
-    presence: &LocalPresence,
-    membership: &Membership,
-    name: &str,
-    payload: &JsonText,
-) -> Option<Result<JsonText, CommandError>> {
-    match name {
-        "presence:update" => Some(presence.update(membership, payload).map(|()| empty())),
-        "cursor" => Some(cursor(presence, membership, payload).await),
-        "session:info" => Some(match presence.session(&membership.document) {
-            Some(session) => json(&session),
-            None => Err(crate::document::not_joined(&membership.document)),
-        }),
-        _ => locks::request(presence.locks(), membership, name, payload).await,
+/// Changes the state that the participant shows: an object whose fields replace those of the state, where null takes a
+/// field away.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct UpdateState(pub JsonText);
+
+impl Command for UpdateState {
+    const NAME: &'static str = "presence:update";
+    type Reply = Updated;
+}
+
+/// The reply to a command that has nothing to tell: `{}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Updated {}
+
+/// Moves the participant's cursor: the payload of a `cursor.moved` event, of which only the newest of a connection counts.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct MoveCursor(pub JsonText);
+
+impl Command for MoveCursor {
+    const NAME: &'static str = "cursor";
+    type Reply = PublishAck;
+}
+
+/// Asks for the document's session. It has no arguments, and ignores what is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GetSession;
+
+impl<'de> Deserialize<'de> for GetSession {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        IgnoredAny::deserialize(deserializer).map(|_| Self)
     }
 }
 
-/// Tells the others where the cursor is: an ephemeral event of this connection, of which only the newest counts.
-async fn cursor(
-    presence: &LocalPresence,
-    membership: &Membership,
-    payload: &JsonText,
-) -> Result<JsonText, CommandError> {
-    let payload = Payload::Json(payload.clone());
-    relay_events::check(&CURSOR_MOVED, &payload).map_err(|error| refused(error.code(), &error))?;
-    let draft = Draft::new(membership.document.clone(), CURSOR_MOVED, payload)
-        .actor(Actor::User(membership.user.clone()))
-        .key(Arc::from(membership.connection.to_string()));
-    let ack = presence.sink().publish(draft).await.map_err(|error| refused(error.code(), &error))?;
-    json(&ack)
+impl Command for GetSession {
+    const NAME: &'static str = "session:info";
+    type Reply = SessionInfo;
 }
 
-fn refused(code: ErrorCode, error: &impl ToString) -> CommandError {
-    CommandError::new(code, error.to_string())
+#[async_trait]
+impl CommandHandler<UpdateState> for LocalPresence {
+    async fn handle(
+        &self,
+        from: &Membership,
+        UpdateState(change): UpdateState,
+    ) -> Result<Updated, CommandError> {
+        self.update(from, &change).map(|()| Updated {})
+    }
 }
 
-pub(crate) fn json(value: &impl Serialize) -> Result<JsonText, CommandError> {
-    JsonText::of(value).map_err(|error| refused(ErrorCode::Internal, &error))
+#[async_trait]
+impl CommandHandler<MoveCursor> for LocalPresence {
+    async fn handle(
+        &self,
+        from: &Membership,
+        MoveCursor(to): MoveCursor,
+    ) -> Result<PublishAck, CommandError> {
+        let draft = Draft::new(from.document.clone(), CURSOR_MOVED, Payload::Json(to))
+            .actor(Actor::User(from.user.clone()))
+            .key(Arc::from(from.connection.to_string()));
+        let draft =
+            relay_events::check(draft).map_err(|error| CommandError::new(error.code(), error.to_string()))?;
+        let published = self.sink().publish(draft).await;
+        published.map_err(|error| CommandError::new(error.code(), error.to_string()))
+    }
 }
 
-/// `{}`.
-pub(crate) fn empty() -> JsonText {
-    JsonText::from_raw(empty_object())
+#[async_trait]
+impl CommandHandler<GetSession> for LocalPresence {
+    async fn handle(&self, from: &Membership, GetSession: GetSession) -> Result<SessionInfo, CommandError> {
+        self.session(&from.document).ok_or_else(|| not_joined(&from.document))
+    }
 }
 
-fn empty_object() -> &'static serde_json::value::RawValue {
-    serde_json::from_str("{}").unwrap_or(serde_json::value::RawValue::NULL)
+// Locks belong to users, not to connections: their commands do not ask whether the connection has joined.
+
+#[async_trait]
+impl CommandHandler<AcquireLock> for LocalPresence {
+    async fn handle(&self, from: &Membership, command: AcquireLock) -> Result<Lease, CommandError> {
+        Ok(self.locks().acquire(&from.document, &from.user, command.into_request()).await?)
+    }
+}
+
+#[async_trait]
+impl CommandHandler<RenewLock> for LocalPresence {
+    async fn handle(&self, from: &Membership, command: RenewLock) -> Result<Lease, CommandError> {
+        Ok(self.locks().renew(&from.document, &from.user, command.token, command.ttl).await?)
+    }
+}
+
+#[async_trait]
+impl CommandHandler<ReleaseLock> for LocalPresence {
+    async fn handle(&self, from: &Membership, command: ReleaseLock) -> Result<Lease, CommandError> {
+        Ok(self.locks().release(&from.document, &from.user, command.token).await?)
+    }
+}
+
+impl LocalPresence {
+    /// Registers the commands of presence and of its locks.
+    ///
+    /// # Errors
+    /// [`DuplicateCommand`] when one of their names is taken.
+    pub fn register_commands(&self, commands: &mut Commands) -> Result<(), DuplicateCommand> {
+        commands.register::<UpdateState>(self.clone())?;
+        commands.register::<MoveCursor>(self.clone())?;
+        commands.register::<GetSession>(self.clone())?;
+        commands.register::<AcquireLock>(self.clone())?;
+        commands.register::<RenewLock>(self.clone())?;
+        commands.register::<ReleaseLock>(self.clone())
+    }
 }

@@ -13,28 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use relay_core::{ConnectionId, UserId};
-
-/// One server process: a number that no other process has, of this or an earlier start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeId(u64);
-
-impl NodeId {
-    /// A number that no other call gives: 64 bits of a random UUID.
-    pub fn random() -> Self {
-        Self(relay_core::Epoch::random().as_u64())
-    }
-
-    /// The node with the given bits.
-    pub const fn from_u64(bits: u64) -> Self {
-        Self(bits)
-    }
-
-    /// Its bits.
-    pub const fn as_u64(self) -> u64 {
-        self.0
-    }
-}
+use relay_core::{ConnectionId, JsonText, NodeId, UserId};
 
 /// The number of a change among those of its node: 1 for the first.
 pub type Counter = u64;
@@ -57,8 +36,8 @@ pub struct Entry {
     pub previous: Option<Counter>,
     /// The user.
     pub user: UserId,
-    /// The state: the text of a JSON object without its braces, so empty for `{}`.
-    pub state: Box<str>,
+    /// The state, a JSON object.
+    pub state: JsonText,
 }
 
 /// Which changes were seen.
@@ -171,7 +150,7 @@ impl Replica {
 
     /// Puts in the presence of a connection of this node, in the place of what was there. Returns what was, and the delta for
     /// the others.
-    pub fn put(&mut self, connection: ConnectionId, user: UserId, state: Box<str>) -> (Option<Entry>, Delta) {
+    pub fn put(&mut self, connection: ConnectionId, user: UserId, state: JsonText) -> (Option<Entry>, Delta) {
         let (node, key) = (self.node, self.key(connection));
         let counter = self.context.seen.get(&node).copied().unwrap_or_default() + 1;
         self.context.seen.insert(node, counter);

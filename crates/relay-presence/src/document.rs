@@ -6,14 +6,12 @@ use std::task::Waker;
 use std::time::Duration;
 
 use relay_core::{
-    Activity, Actor, CommandError, ConnectionId, DocumentId, Draft, ErrorCode, JoinOptions, Kind, Membership,
-    Monotonic, Now, Payload, SessionId, UserId,
+    Activity, Actor, CheckedDraft, CommandError, ConnectionId, DocumentId, ErrorCode, EventId, JoinOptions,
+    JsonText, Membership, Monotonic, Now, SessionId, UserId,
 };
 use relay_events::{
-    EndReason, SESSION_ENDED, SESSION_STARTED, SessionEnded, SessionStarted, USER_JOINED, USER_LEFT,
-    UserJoined, UserLeft,
+    EndReason, SessionEnded, SessionStarted, TypedPayload, UserJoined, UserLeft, server_draft,
 };
-use serde::Serialize;
 
 use crate::config::PresenceConfig;
 use crate::roster::{Roster, Version};
@@ -36,7 +34,7 @@ struct Seated {
 /// An event on its way.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
-    pub(crate) draft: Draft,
+    pub(crate) draft: CheckedDraft,
     /// The session that has begun when it is kept.
     pub(crate) opens: Option<SessionId>,
 }
@@ -149,7 +147,7 @@ impl Document {
             *seats += 1;
             if *seats == 1 {
                 let joined = UserJoined { user: membership.user.to_string(), name: self.name_of(shown_as) };
-                self.publish(session, USER_JOINED, Actor::User(membership.user.clone()), &joined, None);
+                self.publish(session, Actor::User(membership.user.clone()), &joined, None);
             }
         }
         let users = self.users.len();
@@ -173,7 +171,7 @@ impl Document {
         let id = session.id;
         self.session = Some(session);
         let started = SessionStarted { started_at: now.wall };
-        self.publish(id, SESSION_STARTED, Actor::System, &started, Some(id));
+        self.publish(id, Actor::System, &started, Some(id));
         id
     }
 
@@ -193,9 +191,9 @@ impl Document {
         })
     }
 
-    fn state_of(&self, shown_as: ConnectionId) -> Box<str> {
+    fn state_of(&self, shown_as: ConnectionId) -> JsonText {
         let replica = self.roster.replica();
-        replica.get(replica.key(shown_as)).map_or_else(Box::default, |entry| entry.state.clone())
+        replica.get(replica.key(shown_as)).map_or_else(JsonText::empty_object, |entry| entry.state.clone())
     }
 
     fn name_of(&self, shown_as: ConnectionId) -> Option<String> {
@@ -203,8 +201,7 @@ impl Document {
         struct Named {
             name: Option<String>,
         }
-        let state = format!("{{{}}}", self.state_of(shown_as));
-        serde_json::from_str::<Named>(&state).ok()?.name
+        serde_json::from_str::<Named>(self.state_of(shown_as).as_str()).ok()?.name
     }
 
     /// Gives up a membership on purpose.
@@ -257,7 +254,7 @@ impl Document {
     pub(crate) fn update(
         &mut self,
         membership: &Membership,
-        change: &relay_core::JsonText,
+        change: &JsonText,
         config: &PresenceConfig,
         version: Version,
     ) -> Result<bool, CommandError> {
@@ -329,7 +326,7 @@ impl Document {
             if *seats == 0 {
                 self.users.remove(&user);
                 let left = UserLeft { user: user.to_string(), reason };
-                self.publish(session, USER_LEFT, Actor::User(user.clone()), &left, None);
+                self.publish(session, Actor::User(user.clone()), &left, None);
                 self.left.push((user, since));
             }
         }
@@ -341,7 +338,7 @@ impl Document {
             over.take(Transition::Emptied);
             over.take(Transition::Ended);
             self.uncounted.sessions_ended += 1;
-            self.publish(session, SESSION_ENDED, Actor::System, &SessionEnded { reason }, None);
+            self.publish(session, Actor::System, &SessionEnded { reason }, None);
         }
     }
 
@@ -360,19 +357,17 @@ impl Document {
         }
     }
 
-    fn publish(
+    fn publish<P: TypedPayload>(
         &mut self,
         session: SessionId,
-        kind: Kind,
         actor: Actor,
-        payload: &impl Serialize,
+        payload: &P,
         opens: Option<SessionId>,
     ) {
-        match Payload::json(payload) {
-            Ok(payload) => {
-                let draft = Draft::new(self.id.clone(), kind, payload).actor(actor).session(session);
-                // So that sending it again makes no second event.
-                let draft = draft.id(relay_core::EventId::new());
+        match server_draft(self.id.clone(), payload) {
+            Ok(draft) => {
+                // With an id, so that sending it again makes no second event.
+                let draft = draft.actor(actor).session(session).id(EventId::new());
                 self.outbox.push_back(Outgoing { draft, opens });
             }
             Err(error) => {

@@ -11,19 +11,18 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use parking_lot::{Mutex, MutexGuard};
 use relay_core::{
-    Activity, Clock, CommandError, DocumentId, Draft, ErrorCode, EventSink, JoinOptions, Joined, JsonText,
-    LeaveReason, Membership, Presence, PublishError, UserId,
+    Activity, CheckedDraft, Clock, CommandError, DocumentId, ErrorCode, EventSink, JoinError, JoinOptions,
+    Joined, JsonText, LeaveReason, Membership, NodeId, Presence, PresenceSnapshot, PublishError, UserId,
 };
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::commands;
 use crate::config::PresenceConfig;
-use crate::crdt::{Delta, NodeId, Replica};
+use crate::crdt::{Delta, Replica};
 use crate::document::{Document, not_joined};
-use crate::locks::{LockChange, Locks, held_json};
+use crate::locks::{LockChange, Locks};
 use crate::query::{SessionInfo, SessionQuery};
 use crate::roster::{Roster, Version};
 use crate::stats::{Counters, PresenceStats};
@@ -136,9 +135,9 @@ impl LocalPresence {
         found
     }
 
-    /// Who is in a document, as `{user: {"metas": [meta, …]}}`, just as its clients see it.
-    pub fn roster(&self, document: &DocumentId) -> JsonText {
-        self.0.visit(document, |entry| entry.roster.present()).unwrap_or_else(commands::empty)
+    /// The participants of a document just now, as its members see them.
+    pub fn snapshot(&self, document: &DocumentId) -> Arc<PresenceSnapshot> {
+        self.0.visit(document, |entry| entry.roster.snapshot()).unwrap_or_default()
     }
 
     /// This server's id among those that tell each other who is there.
@@ -245,24 +244,21 @@ impl LocalPresence {
 
 #[async_trait::async_trait]
 impl Presence for LocalPresence {
-    fn join(&self, membership: &Membership, options: JoinOptions) -> Result<Joined, CommandError> {
+    async fn join(&self, membership: &Membership, options: JoinOptions) -> Result<Joined, JoinError> {
         let inner = &self.0;
         if inner.stopping.is_cancelled() {
-            let message = "the server is stopping; connect again".to_owned();
-            return Err(CommandError::new(ErrorCode::Closed, message));
+            let message = "the server is stopping; connect again";
+            return Err(CommandError::new(ErrorCode::Closed, message).into());
         }
-        let at = inner.clock.now();
+        let now = inner.clock.now();
         let (session, is_return) = inner.change_or_begin(&membership.document, |entry, version| {
-            entry.join(membership, &options, &inner.config, at, version)
+            entry.join(membership, &options, &inner.config, now, version)
         })?;
         let counters = &inner.counters;
         (if is_return { &counters.returns } else { &counters.joins }).fetch_add(1, Ordering::Relaxed);
-        let locks = held_json(&inner.locks, &membership.document);
-        Ok(Joined {
-            session,
-            locks,
-            presence: Box::new(Stream::new(self.clone(), membership.document.clone())),
-        })
+        let locks = inner.locks.held(&membership.document);
+        let stream = Stream::new(self.clone(), membership.document.clone());
+        Ok(Joined::new(session, locks, Box::new(stream)))
     }
 
     fn leave(&self, membership: &Membership, reason: LeaveReason) {
@@ -276,15 +272,6 @@ impl Presence for LocalPresence {
     fn touch(&self, membership: &Membership, activity: Activity) {
         let at = self.0.clock.now();
         self.0.visit(&membership.document, |entry| entry.touch(membership, activity, at));
-    }
-
-    async fn request(
-        &self,
-        membership: &Membership,
-        name: &str,
-        payload: &JsonText,
-    ) -> Option<Result<JsonText, CommandError>> {
-        commands::request(self, membership, name, payload).await
     }
 }
 
@@ -384,7 +371,7 @@ impl Inner {
         for shard in &self.shards {
             let (mut wakers, mut gone): (_, Vec<(DocumentId, UserId)>) = (Vec::new(), Vec::new());
             shard.lock().retain(|id, entry| {
-                entry.roster.forget_texts();
+                entry.roster.clear_cache();
                 let swept = entry.sweep(&self.config, at, self.next_version());
                 self.counters.expired.fetch_add(swept.removed as u64, Ordering::Relaxed);
                 gone.extend(swept.gone.into_iter().map(|user| (id.clone(), user)));
@@ -401,7 +388,7 @@ impl Inner {
 
     /// What comes next of a document's events. The outbox keeps it until it is published. Where nothing comes next,
     /// nobody publishes any more.
-    fn next_outgoing(&self, id: &DocumentId) -> Option<Draft> {
+    fn next_outgoing(&self, id: &DocumentId) -> Option<CheckedDraft> {
         let mut shard = self.shard(id).lock();
         let entry = shard.get_mut(id)?;
         if let Some(outgoing) = entry.outbox.front() {

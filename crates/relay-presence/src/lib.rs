@@ -3,7 +3,7 @@
 #![doc = include_str!("../README.md")]
 //!
 //! [`LocalPresence`] is all of it together, and [`Locks`] work alone, too. What merges is in [`crdt`]; where a session stands is a
-//! [`SessionState`]; where tokens come from is a [`TokenSource`].
+//! [`SessionState`]; tokens come from [`FileTokens`] or [`MemoryTokens`].
 
 mod commands;
 mod config;
@@ -19,13 +19,14 @@ mod stats;
 mod stream;
 mod tokens;
 
+pub use commands::{GetSession, MoveCursor, UpdateState, Updated};
 pub use config::{PresenceConfig, PresenceConfigError};
 pub use hub::LocalPresence;
 pub use locks::{
-    AcquireRequest, Lease, LockChange, LockConfig, LockConfigError, LockError, LockStats, Locks, Publication,
-    held_json, request,
+    AcquireLock, AcquireRequest, LockChange, LockConfig, LockConfigError, LockError, LockStats, Locks,
+    Publication, ReleaseLock, RenewLock,
 };
 pub use query::{Participant, SessionInfo, SessionQuery};
 pub use session::{IllegalTransition, SessionCounters, SessionState, Transition};
 pub use stats::PresenceStats;
-pub use tokens::{FileTokens, MemoryTokens, TokenError, TokenSource};
+pub use tokens::{FileTokens, MemoryTokens, TokenFileError};

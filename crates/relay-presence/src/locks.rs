@@ -2,7 +2,7 @@
 //!
 //! [`Locks`] keeps the locks of all documents in memory. Three parties work with it:
 //! - Those who want locks [acquire](Locks::acquire), [renew](Locks::renew) and [release](Locks::release) them.
-//! - The document's order asks it, as its [`WriteGuard`](relay_core::WriteGuard), before an event gets its place.
+//! - The document's order asks it, as its [`Sequencer`](relay_core::Sequencer), before an event gets its place.
 //! - Its owner publishes the [changes](Locks::next_change), [sweeps](Locks::sweep), and says
 //!   [who is gone](Locks::user_gone).
 //!
@@ -23,7 +23,7 @@ mod config;
 mod counters;
 mod document;
 mod error;
-mod guard;
+mod sequencer;
 mod table;
 
 use std::collections::{HashMap, VecDeque};
@@ -33,21 +33,19 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use relay_core::{Clock, DocumentId, FencingToken, LockScope, UserId};
+use relay_core::{Clock, DocumentId, FencingToken, Lease, LockScope, TokenSource, UserId};
 use relay_events::UnlockReason;
 use tokio::sync::{Notify, oneshot};
 
 use self::counters::Counters;
 use self::document::{Document, Present};
 use self::table::{Ticket, Wanted};
-use crate::tokens::TokenSource;
 
 pub use self::changes::{LockChange, Publication};
-pub use self::commands::{held_json, request};
+pub use self::commands::{AcquireLock, ReleaseLock, RenewLock};
 pub use self::config::{LockConfig, LockConfigError};
 pub use self::counters::LockStats;
 pub use self::error::LockError;
-pub use self::table::Lease;
 
 /// What somebody asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,11 +4,12 @@
 //! between which it was: a reader that has seen it is told that it left, and one that has not is told nothing of it. A reader
 //! that stands before all that is remembered is given the whole state. Texts that several readers want are made once.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::fmt::Write;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
-use bytes::Bytes;
-use relay_core::{ConnectionId, JsonText, PresenceChange, UserId};
+use relay_core::{
+    ConnectionId, JsonText, PresenceChange, PresenceDiff, PresenceEntry, PresenceId, PresenceSnapshot, UserId,
+};
 
 use crate::crdt::{Entry, EntryKey, Merged, Replica};
 
@@ -38,8 +39,8 @@ pub(crate) struct Roster {
     /// Readers before this cannot be told what has changed.
     floor: Version,
     version: Version,
-    state: Option<(Version, JsonText)>,
-    diffs: VecDeque<(Version, Version, JsonText)>,
+    snapshot: Option<(Version, Arc<PresenceSnapshot>)>,
+    diffs: VecDeque<(Version, Version, Arc<PresenceDiff>)>,
 }
 
 impl Roster {
@@ -51,7 +52,7 @@ impl Roster {
             departed: VecDeque::new(),
             floor: version,
             version,
-            state: None,
+            snapshot: None,
             diffs: VecDeque::new(),
         }
     }
@@ -65,7 +66,7 @@ impl Roster {
     }
 
     /// Puts in or changes the presence of a connection of this node.
-    pub(crate) fn put(&mut self, version: Version, connection: ConnectionId, user: UserId, state: Box<str>) {
+    pub(crate) fn put(&mut self, version: Version, connection: ConnectionId, user: UserId, state: JsonText) {
         let key = self.replica.key(connection);
         let (replaced, _delta) = self.replica.put(connection, user, state);
         if let Some(entry) = replaced {
@@ -107,9 +108,9 @@ impl Roster {
         }
     }
 
-    /// What a reader that has read up to `position` is told next, and where it stands then. One that has read nothing gets
-    /// the state. A text that was made for another reader is good enough if it leads to `visible` at least, so that while
-    /// many come at once a text is made for each time that changes become visible, and not for each who comes.
+    /// Returns the next change for a reader that has read up to `position`, and its position then. A reader that has read
+    /// nothing gets the snapshot. A value that was made for another reader is good enough if it leads to `visible` at least,
+    /// so that while many join at once a value is made for each flush, and not for each member that joins.
     pub(crate) fn read(&mut self, position: Option<Version>, visible: Version) -> (PresenceChange, Version) {
         match position {
             Some(position) if position >= self.floor => {
@@ -117,41 +118,42 @@ impl Roster {
                 (PresenceChange::Diff(diff), version)
             }
             _ => {
-                let (version, state) = self.state(visible);
-                (PresenceChange::State(state), version)
+                let (version, snapshot) = self.visible_snapshot(visible);
+                (PresenceChange::Snapshot(snapshot), version)
             }
         }
     }
 
-    /// Who is there just now.
-    pub(crate) fn present(&self) -> JsonText {
-        match &self.state {
-            Some((version, state)) if *version == self.version => state.clone(),
-            _ => object(self.replica.iter()),
+    /// The participants just now.
+    pub(crate) fn snapshot(&self) -> Arc<PresenceSnapshot> {
+        match &self.snapshot {
+            Some((version, snapshot)) if *version == self.version => Arc::clone(snapshot),
+            _ => Arc::new(PresenceSnapshot::new(self.replica.iter().map(presence_entry).collect())),
         }
     }
 
-    /// Forgets texts that were made for readers.
-    pub(crate) fn forget_texts(&mut self) {
-        self.state = None;
+    /// Drops the values that were made for readers.
+    pub(crate) fn clear_cache(&mut self) {
+        self.snapshot = None;
         self.diffs.clear();
     }
 
-    fn state(&mut self, visible: Version) -> (Version, JsonText) {
-        if let Some((version, state)) = &self.state
+    fn visible_snapshot(&mut self, visible: Version) -> (Version, Arc<PresenceSnapshot>) {
+        if let Some((version, snapshot)) = &self.snapshot
             && *version >= self.floor.max(visible)
         {
-            return (*version, state.clone());
+            return (*version, Arc::clone(snapshot));
         }
-        let state = object(self.replica.iter());
-        self.state = Some((self.version, state.clone()));
-        (self.version, state)
+        let snapshot = self.snapshot();
+        self.snapshot = Some((self.version, Arc::clone(&snapshot)));
+        (self.version, snapshot)
     }
 
-    fn diff(&mut self, from: Version, visible: Version) -> (Version, JsonText) {
-        let is_enough = |(of, until, _): &&(Version, Version, JsonText)| *of == from && *until >= visible;
+    fn diff(&mut self, from: Version, visible: Version) -> (Version, Arc<PresenceDiff>) {
+        let is_enough =
+            |(of, until, _): &&(Version, Version, Arc<PresenceDiff>)| *of == from && *until >= visible;
         if let Some((_, until, diff)) = self.diffs.iter().find(is_enough) {
-            return (*until, diff.clone());
+            return (*until, Arc::clone(diff));
         }
         let to = self.version;
         let joins =
@@ -159,9 +161,11 @@ impl Roster {
         let leaves = self.departed.iter().rev().take_while(|departed| departed.went > from);
         let leaves =
             leaves.filter(|departed| departed.came <= from).map(|departed| (&departed.key, &departed.entry));
-        let (joins, leaves) = (object(joins), object(leaves));
-        let diff = text(format!(r#"{{"joins":{},"leaves":{}}}"#, joins.as_str(), leaves.as_str()));
-        self.diffs.push_back((from, to, diff.clone()));
+        let diff = Arc::new(PresenceDiff::new(
+            joins.map(presence_entry).collect(),
+            leaves.map(presence_entry).collect(),
+        ));
+        self.diffs.push_back((from, to, Arc::clone(&diff)));
         if self.diffs.len() > KEPT_DIFFS {
             self.diffs.pop_front();
         }
@@ -169,48 +173,8 @@ impl Roster {
     }
 }
 
-/// Entries as the `phoenix` client has them: `{user: {"metas": [meta, …]}}`.
-fn object<'a>(entries: impl Iterator<Item = (&'a EntryKey, &'a Entry)>) -> JsonText {
-    let mut users: BTreeMap<&UserId, Vec<(&EntryKey, &Entry)>> = BTreeMap::new();
-    for (key, entry) in entries {
-        users.entry(&entry.user).or_default().push((key, entry));
-    }
-    let mut json = String::from("{");
-    for (user, mut metas) in users {
-        if json.len() > 1 {
-            json.push(',');
-        }
-        // The order of coming, as far as one node knows it.
-        metas.sort_by_key(|(key, entry)| (key.node, entry.counter));
-        let name = serde_json::Value::from(user.as_str());
-        let _ = write!(json, r#"{name}:{{"metas":["#);
-        for (index, (key, entry)) in metas.into_iter().enumerate() {
-            if index > 0 {
-                json.push(',');
-            }
-            meta(&mut json, *key, entry);
-        }
-        json.push_str("]}");
-    }
-    json.push('}');
-    text(json)
-}
-
-fn meta(json: &mut String, key: EntryKey, entry: &Entry) {
-    let node = key.node.as_u64();
-    let _ = write!(json, r#"{{"phx_ref":"{node:x}.{:x}""#, entry.counter);
-    if let Some(previous) = entry.previous {
-        let _ = write!(json, r#","phx_ref_prev":"{node:x}.{previous:x}""#);
-    }
-    if !entry.state.is_empty() {
-        json.push(',');
-        json.push_str(&entry.state);
-    }
-    json.push('}');
-}
-
-fn text(json: String) -> JsonText {
-    // It is put together of JSON; `null` would be the harmless consequence of a bug.
-    JsonText::parse(Bytes::from(json))
-        .unwrap_or_else(|_| JsonText::from_raw(serde_json::value::RawValue::NULL))
+/// The entry as readers see it.
+fn presence_entry((key, entry): (&EntryKey, &Entry)) -> PresenceEntry {
+    let id = |counter| PresenceId { node: key.node, counter };
+    PresenceEntry::new(id(entry.counter), entry.previous.map(id), entry.user.clone(), entry.state.clone())
 }

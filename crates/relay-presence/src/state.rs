@@ -8,12 +8,15 @@ const RESERVED: [&str; 2] = ["phx_ref", "phx_ref_prev"];
 /// How deeply arrays and objects may lie in one another.
 const MAX_DEPTH: usize = 16;
 
-/// `before` with the fields of `change`, where null takes a field away. Both are the text of an object; `before` without
-/// its braces, as it is kept, and so is the result.
-pub(crate) fn merge(before: &str, change: &JsonText, max_bytes: usize) -> Result<Box<str>, CommandError> {
+/// Returns the object `before` with the fields of the object `change`, where null takes a field away.
+pub(crate) fn merge(
+    before: &JsonText,
+    change: &JsonText,
+    max_bytes: usize,
+) -> Result<JsonText, CommandError> {
     let change: Map<String, Value> = serde_json::from_str(change.as_str())
         .map_err(|error| invalid(format!("the state must be a JSON object: {error}")))?;
-    let mut state: Map<String, Value> = serde_json::from_str(&format!("{{{before}}}"))
+    let mut state: Map<String, Value> = serde_json::from_str(before.as_str())
         .map_err(|error| invalid(format!("the state cannot be read any more: {error}")))?;
     for (name, value) in change {
         if RESERVED.contains(&name.as_str()) {
@@ -28,14 +31,14 @@ pub(crate) fn merge(before: &str, change: &JsonText, max_bytes: usize) -> Result
             state.insert(name, value);
         }
     }
-    let text = Value::Object(state).to_string();
-    if text.len() > max_bytes {
-        return Err(CommandError::new(
-            ErrorCode::TooLarge,
-            format!("the state would have {} bytes, at most {max_bytes} are allowed", text.len()),
-        ));
+    let text =
+        JsonText::of(&state).map_err(|error| CommandError::new(ErrorCode::Internal, error.to_string()))?;
+    let bytes = text.as_bytes().len();
+    if bytes > max_bytes {
+        let message = format!("the state would have {bytes} bytes, at most {max_bytes} are allowed");
+        return Err(CommandError::new(ErrorCode::TooLarge, message));
     }
-    Ok(text[1..text.len() - 1].into())
+    Ok(text)
 }
 
 fn invalid(message: String) -> CommandError {
@@ -60,15 +63,15 @@ mod tests {
 
     #[track_caller]
     fn check(before: &str, change: &str, after: &str) {
-        assert_eq!(&*merge(before, &text(change), 100).unwrap(), after);
+        assert_eq!(merge(&text(before), &text(change), 100).unwrap().as_str(), after);
     }
 
     #[test]
     fn fields_are_set_replaced_and_taken_away() {
-        check("", r#"{"name":"Ada"}"#, r#""name":"Ada""#);
-        check(r#""name":"Ada""#, r#"{"typing":true}"#, r#""name":"Ada","typing":true"#);
-        check(r#""name":"Ada","typing":true"#, r#"{"typing":null,"name":"Eve"}"#, r#""name":"Eve""#);
-        check(r#""name":"Ada""#, r#"{"name":null}"#, "");
+        check("{}", r#"{"name":"Ada"}"#, r#"{"name":"Ada"}"#);
+        check(r#"{"name":"Ada"}"#, r#"{"typing":true}"#, r#"{"name":"Ada","typing":true}"#);
+        check(r#"{"name":"Ada","typing":true}"#, r#"{"typing":null,"name":"Eve"}"#, r#"{"name":"Eve"}"#);
+        check(r#"{"name":"Ada"}"#, r#"{"name":null}"#, "{}");
     }
 
     #[test]
@@ -79,7 +82,11 @@ mod tests {
             (&format!(r#"{{"deep":{}{}}}"#, "[".repeat(17), "]".repeat(17)), "invalid_request"),
             (&format!(r#"{{"long":"{}"}}"#, "x".repeat(100)), "too_large"),
         ] {
-            assert_eq!(merge("", &text(change), 100).unwrap_err().code.as_str(), code, "{change}");
+            assert_eq!(
+                merge(&JsonText::empty_object(), &text(change), 100).unwrap_err().code.as_str(),
+                code,
+                "{change}"
+            );
         }
     }
 }

@@ -78,7 +78,7 @@ impl Counters {
 
     pub(crate) fn count_change(&self, change: &PresenceChange) {
         let counter = match change {
-            PresenceChange::State(_) => &self.states,
+            PresenceChange::Snapshot(_) => &self.states,
             PresenceChange::Diff(_) => &self.diffs,
         };
         counter.fetch_add(1, Ordering::Relaxed);

@@ -1,11 +1,5 @@
-//! Where fencing tokens come from: numbers that only grow, over restarts too.
-//!
-//! Getting a token has two steps, because the moment at which a lock is granted must not wait for a disk: a request first
-//! [reserves](TokenSource::reserve) one, which may wait, and whoever grants the lock [issues](TokenSource::issue) one,
-//! which cannot fail. Numbers are given out when they are issued, so that they grow in the order of grants and not of
-//! requests. A reservation that comes to nothing costs a number.
+//! The two sources of fencing tokens of one server: [`FileTokens`] survive restarts, [`MemoryTokens`] count on the clock.
 
-use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -14,31 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use relay_core::{Clock, FencingToken};
+use relay_core::{Clock, FencingToken, TokenError, TokenSource};
 
-/// Gives out fencing tokens.
-///
-/// # Contract
-/// - Every token is larger than all that were issued before it, by this source and by those that it replaces.
-/// - [`issue`](Self::issue) is called at most once for each [`reserve`](Self::reserve) that has succeeded, at any later time.
-#[async_trait]
-pub trait TokenSource: fmt::Debug + Send + Sync + 'static {
-    /// Makes sure of one token that can be issued later.
-    ///
-    /// Cancel-safe: dropped, it may have cost a number.
-    ///
-    /// # Errors
-    /// See [`TokenError`].
-    async fn reserve(&self) -> Result<(), TokenError>;
-
-    /// The next token. Quick; never waits.
-    fn issue(&self) -> FencingToken;
-}
-
-/// Why there is no token.
+/// Why the file of the fencing tokens cannot be used.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
-pub enum TokenError {
+pub enum TokenFileError {
     /// The file cannot be read or written.
     #[error("cannot {action} the fencing tokens' file {}: {source}; see to it that it can be read and written", path.display())]
     Io {
@@ -133,14 +108,14 @@ impl FileTokens {
     /// Blocks on the disk: not for an asynchronous task.
     ///
     /// # Errors
-    /// [`TokenError::Io`] and [`TokenError::Damaged`].
-    pub fn open(path: impl Into<PathBuf>, clock: &dyn Clock) -> Result<Self, TokenError> {
+    /// [`TokenFileError::Io`] and [`TokenFileError::Damaged`].
+    pub fn open(path: impl Into<PathBuf>, clock: &dyn Clock) -> Result<Self, TokenFileError> {
         let path = path.into();
         let start = match fs::read(&path) {
             Ok(content) => parse(&content)
-                .ok_or_else(|| TokenError::Damaged { path: path.clone(), found: excerpt(&content) })?,
+                .ok_or_else(|| TokenFileError::Damaged { path: path.clone(), found: excerpt(&content) })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => wall_micros(clock),
-            Err(source) => return Err(TokenError::Io { action: "read", path, source: Arc::new(source) }),
+            Err(source) => return Err(TokenFileError::Io { action: "read", path, source: Arc::new(source) }),
         };
         let file = Arc::new(BlockFile {
             path,
@@ -172,7 +147,9 @@ impl TokenSource for FileTokens {
         }
         let file = Arc::clone(&self.file);
         let written = tokio::task::spawn_blocking(move || file.extend_beyond(number)).await;
-        written.unwrap_or_else(|_| Err(TokenError::Stopping { path: self.file.path.clone() }))
+        let written =
+            written.unwrap_or_else(|_| Err(TokenFileError::Stopping { path: self.file.path.clone() }));
+        written.map_err(TokenError::new)
     }
 
     fn issue(&self) -> FencingToken {
@@ -182,7 +159,7 @@ impl TokenSource for FileTokens {
 
 impl BlockFile {
     /// Makes sure that `number` may be issued, once this has returned without an error. Blocks on the disk.
-    fn extend_beyond(&self, number: u64) -> Result<(), TokenError> {
+    fn extend_beyond(&self, number: u64) -> Result<(), TokenFileError> {
         let mut limit = self.limit.lock();
         if number < *limit {
             return Ok(());
@@ -195,9 +172,9 @@ impl BlockFile {
     }
 
     /// Writes the file so that after a crash it is there whole, with the old number or the new one.
-    fn write(&self, limit: u64) -> Result<(), TokenError> {
+    fn write(&self, limit: u64) -> Result<(), TokenFileError> {
         let failed = |action| {
-            move |source| TokenError::Io { action, path: self.path.clone(), source: Arc::new(source) }
+            move |source| TokenFileError::Io { action, path: self.path.clone(), source: Arc::new(source) }
         };
         let mut draft_name = self.path.as_os_str().to_owned();
         draft_name.push(".new");

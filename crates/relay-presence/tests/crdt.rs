@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use relay_core::{ConnectionId, UserId};
-use relay_presence::crdt::{Delta, NodeId, Replica};
+use relay_core::{ConnectionId, JsonText, NodeId, UserId};
+use relay_presence::crdt::{Delta, Replica};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -37,7 +37,7 @@ fn shown(replica: &Replica) -> BTreeMap<(u64, u128), String> {
     let entry = |key: &relay_presence::crdt::EntryKey, state: &str| {
         ((key.node.as_u64(), key.connection.as_u128()), state.to_owned())
     };
-    replica.iter().map(|(key, one)| entry(key, &one.state)).collect()
+    replica.iter().map(|(key, one)| entry(key, one.state.as_str())).collect()
 }
 
 proptest! {
@@ -51,9 +51,9 @@ proptest! {
         for step in steps {
             match step {
                 Step::Put(at, who, state) => {
-                    let state = format!("\"v\":{state}");
+                    let state = format!("{{\"v\":{state}}}");
                     let connection = ConnectionId::from_u128(who);
-                    let (_, delta) = replicas[at].put(connection, user.clone(), state.clone().into());
+                    let (_, delta) = replicas[at].put(connection, user.clone(), JsonText::parse(state.clone().into()).unwrap());
                     model.insert((at as u64, who), state);
                     deltas.push(delta);
                 }
@@ -116,7 +116,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Put(at, who, state) => {
-                    let state = format!("\"v\":{state}").into();
+                    let state = JsonText::parse(format!("{{\"v\":{state}}}").into()).unwrap();
                     deltas.push(author[at].put(ConnectionId::from_u128(who), user.clone(), state).1);
                 }
                 Step::Remove(at, who) => {
@@ -148,7 +148,7 @@ fn replica(node: u64) -> Replica {
 }
 
 fn put(replica: &mut Replica, connection: u128) -> Delta {
-    replica.put(ConnectionId::from_u128(connection), UserId::new("ada").unwrap(), Box::default()).1
+    replica.put(ConnectionId::from_u128(connection), UserId::new("ada").unwrap(), JsonText::empty_object()).1
 }
 
 #[test]

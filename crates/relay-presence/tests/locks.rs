@@ -16,12 +16,12 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use relay_core::{
-    Actor, Clock, DocumentId, Draft, FencingToken, LockScope, ManualClock, Metadata, Monotonic, Payload,
-    PublishError, Region, UserId, WriteGuard,
+    Actor, CheckedDraft, Clock, DocumentId, Draft, Epoch, FencingToken, Lease, LockScope, ManualClock,
+    Metadata, Monotonic, Payload, Place, PublishError, Region, Seq, Sequencer, TokenSource, UserId,
 };
-use relay_events::{DOCUMENT_EDITED, DOCUMENT_LOCKED, DOCUMENT_UNLOCKED};
+use relay_events::{DOCUMENT_EDITED, DOCUMENT_LOCKED, DOCUMENT_UNLOCKED, PayloadError};
 use relay_presence::{
-    AcquireRequest, FileTokens, Lease, LockConfig, LockError, Locks, MemoryTokens, TokenError, TokenSource,
+    AcquireRequest, FileTokens, LockConfig, LockError, Locks, MemoryTokens, TokenFileError,
 };
 
 type Asking = Pin<Box<dyn Future<Output = Result<Lease, LockError>>>>;
@@ -31,13 +31,23 @@ struct Scene {
     clock: Arc<ManualClock>,
     document: DocumentId,
     /// What was published, in order.
-    published: Vec<Draft>,
+    published: Vec<CheckedDraft>,
     /// Whether publishing works.
     trouble: Option<PublishError>,
 }
 
 fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+fn place() -> Place {
+    Place::new(Epoch::from_u64(1), Seq::FIRST)
+}
+
+/// Gives a draft its place in the document's order.
+fn give_place(locks: &Locks, draft: &CheckedDraft) {
+    locks.check(&mut draft.clone(), place()).unwrap();
+    locks.placed(draft, place());
 }
 
 impl Scene {
@@ -66,7 +76,7 @@ impl Scene {
             let Poll::Ready(Some(change)) = poll(&mut Box::pin(next)) else { return };
             let outcome = self.trouble.clone().map_or(Ok(()), Err);
             if outcome.is_ok() {
-                self.locks.check(&change.draft).unwrap();
+                give_place(&self.locks, &change.draft);
                 self.published.push(change.draft);
             }
             change.publication.report(outcome);
@@ -137,7 +147,8 @@ impl Scene {
         let draft = Draft::new(self.document.clone(), DOCUMENT_EDITED, payload)
             .actor(Actor::User(user_id(user)))
             .metadata(metadata);
-        self.locks.check(&draft).map_err(|error| error.code().as_str())
+        let mut draft = relay_events::check(draft).unwrap();
+        self.locks.check(&mut draft, place()).map_err(|error| error.code().as_str())
     }
 }
 
@@ -478,7 +489,7 @@ fn what_is_no_claim_is_refused() {
         let mut metadata = Metadata::default();
         metadata.insert(key, value).unwrap();
         let draft = Draft::new(scene.document.clone(), DOCUMENT_EDITED, payload.clone()).metadata(metadata);
-        assert!(matches!(scene.locks.check(&draft), Err(PublishError::InvalidClaim { .. })), "{key}");
+        assert!(matches!(relay_events::check(draft), Err(PayloadError::InvalidClaim { .. })), "{key}");
     }
 }
 
@@ -517,6 +528,6 @@ async fn tokens_in_a_file_grow_over_restarts_and_a_damaged_file_is_refused() {
         tokens.reserve().await.unwrap();
     }
     std::fs::write(&path, "relay fencing tokens: reserved below 7 (0x8)\n").unwrap();
-    assert!(matches!(FileTokens::open(&path, &clock), Err(TokenError::Damaged { .. })));
+    assert!(matches!(FileTokens::open(&path, &clock), Err(TokenFileError::Damaged { .. })));
     assert!(clock.wall().as_micros() < 1_000_001);
 }

@@ -10,11 +10,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use relay_core::{
-    Actor, DocumentId, Draft, FencingToken, LockScope, ManualClock, Metadata, Payload, PublishError,
-    ServiceName, UserId, WriteGuard,
+    Actor, CheckedDraft, DocumentId, Draft, Epoch, FencingToken, Lease, LockScope, ManualClock, Metadata,
+    Payload, Place, PublishError, Seq, Sequencer, ServiceName, UserId,
 };
-use relay_events::{DOCUMENT_EDITED, DOCUMENT_LOCKED, DOCUMENT_UNLOCKED};
-use relay_presence::{AcquireRequest, Lease, LockChange, LockConfig, LockError, Locks, MemoryTokens};
+use relay_events::{DOCUMENT_EDITED, DOCUMENT_LOCKED, DOCUMENT_UNLOCKED, DocumentUnlocked};
+use relay_presence::{AcquireRequest, LockChange, LockConfig, LockError, Locks, MemoryTokens};
 
 type Asking = Pin<Box<dyn Future<Output = Result<Lease, LockError>>>>;
 
@@ -67,9 +67,19 @@ fn next(locks: &Locks) -> LockChange {
     change
 }
 
+fn place() -> Place {
+    Place::new(Epoch::from_u64(1), Seq::FIRST)
+}
+
+/// Gives a draft its place in the document's order.
+fn give_place(locks: &Locks, draft: &CheckedDraft) {
+    locks.check(&mut draft.clone(), place()).unwrap();
+    locks.placed(draft, place());
+}
+
 /// Gives the change its place and keeps it.
 fn publish(locks: &Locks, change: LockChange) {
-    locks.check(&change.draft).unwrap();
+    give_place(locks, &change.draft);
     change.publication.report(Ok(()));
 }
 
@@ -94,7 +104,8 @@ fn edit(locks: &Locks, actor: Actor, token: Option<FencingToken>) -> Option<&'st
     }
     let payload = Payload::json(&serde_json::json!({"patches": []})).unwrap();
     let draft = Draft::new(document(), DOCUMENT_EDITED, payload).actor(actor).metadata(metadata);
-    locks.check(&draft).err().map(|error| error.code().as_str())
+    let mut draft = relay_events::check(draft).unwrap();
+    locks.check(&mut draft, place()).err().map(|error| error.code().as_str())
 }
 
 #[test]
@@ -107,7 +118,7 @@ fn a_lock_that_is_given_back_counts_until_its_end_has_its_place_and_no_longer() 
     // Its end is on its way: what the holder sent before is still under the lock, and others wait.
     assert_eq!(edit(&locks, ada.clone(), Some(token)), None);
     assert_eq!(edit(&locks, bob.clone(), None), Some("locked"));
-    locks.check(&change.draft).unwrap();
+    give_place(&locks, &change.draft);
     // It has its place: the token is worth nothing, and nobody is kept out.
     assert_eq!(edit(&locks, ada, Some(token)), Some("stale_lock"));
     assert_eq!(edit(&locks, bob, None), None);
@@ -123,9 +134,11 @@ fn an_event_that_only_looks_like_the_end_of_a_lock_ends_nothing() {
     let token = acquire(&locks, "ada").token;
     let _releasing = release(&locks, "ada", token);
     let change = next(&locks);
-    let forged = Draft::new(document(), DOCUMENT_UNLOCKED, change.draft.payload.clone());
-    locks.check(&forged).unwrap();
-    locks.check(&forged.id(relay_core::EventId::new())).unwrap();
+    let Payload::Json(payload) = &change.draft.payload else { panic!("{change:?}") };
+    let payload: DocumentUnlocked = serde_json::from_str(payload.as_str()).unwrap();
+    let forged = relay_events::server_draft(document(), &payload).unwrap();
+    give_place(&locks, &forged);
+    give_place(&locks, &forged.id(relay_core::EventId::new()));
     assert_eq!(edit(&locks, Actor::User(user("bob")), None), Some("locked"));
 }
 

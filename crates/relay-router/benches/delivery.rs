@@ -18,7 +18,8 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use relay_core::testing::MemoryLog;
 use relay_core::{
-    DocumentId, Draft, EventLog, EventSink, Payload, PublishAck, PublishError, SystemClock, Timestamp,
+    CheckedDraft, DocumentId, Draft, EventLog, EventSink, Payload, PublishAck, PublishError, SystemClock,
+    Timestamp,
 };
 use relay_router::rules::{RuleDocument, RuleFormat};
 use relay_router::{Router, RouterConfig, RouterParts};
@@ -31,7 +32,7 @@ struct Nowhere;
 
 #[async_trait]
 impl EventSink for Nowhere {
-    async fn publish(&self, _: Draft) -> Result<PublishAck, PublishError> {
+    async fn publish(&self, _: CheckedDraft) -> Result<PublishAck, PublishError> {
         Err(PublishError::Closed)
     }
 }

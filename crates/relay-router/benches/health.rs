@@ -18,7 +18,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use relay_core::testing::MemoryLog;
-use relay_core::{Draft, EventSink, PublishAck, PublishError, ServiceName, SystemClock};
+use relay_core::{CheckedDraft, EventSink, PublishAck, PublishError, ServiceName, SystemClock};
 use relay_router::registry::Registration;
 use relay_router::rules::{ProbeCheck, ProbeSpec};
 use relay_router::{Router, RouterConfig, RouterParts};
@@ -30,7 +30,7 @@ struct ClosedSink;
 
 #[async_trait]
 impl EventSink for ClosedSink {
-    async fn publish(&self, _: Draft) -> Result<PublishAck, PublishError> {
+    async fn publish(&self, _: CheckedDraft) -> Result<PublishAck, PublishError> {
         Err(PublishError::Closed)
     }
 }

@@ -53,6 +53,5 @@ pub(crate) fn with_causes(event: &Arc<Event>, rule: &Arc<str>) -> Arc<Event> {
     }
     let mut marked = Event::clone(event);
     marked.metadata = metadata;
-    marked.wire = relay_core::WireForms::default();
     Arc::new(marked)
 }

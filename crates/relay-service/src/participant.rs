@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use relay_bus::{Bus, Subscription};
 use relay_core::{
-    Activity, Actor, CommandError, Draft, Event, JsonText, Kind, LeaveReason, Membership, Payload, Presence,
-    PublishAck, SessionId, StreamError, SubscribeAck,
+    Activity, Actor, Command, CommandError, CommandHandler, Draft, Event, Kind, LeaveReason, Membership,
+    Payload, Presence, PublishAck, SessionId, StreamError, SubscribeAck,
 };
 use relay_presence::LocalPresence;
 
@@ -41,15 +41,18 @@ impl Participant {
         self.session
     }
 
-    /// Does what a WebSocket client asks for by such a request, `presence:update` or `lock:acquire` for instance; the
-    /// protocol's documentation lists them all. `None` when there is no such request.
+    /// Carries out a command of this participant, for instance [`UpdateState`](relay_presence::UpdateState) or
+    /// [`AcquireLock`](relay_presence::AcquireLock), as a WebSocket client does with the request of the same name.
     ///
     /// Cancel-safe: dropped, what waits is withdrawn.
     ///
     /// # Errors
     /// See [`CommandError`].
-    pub async fn request(&self, name: &str, payload: &JsonText) -> Option<Result<JsonText, CommandError>> {
-        self.presence.request(&self.membership, name, payload).await
+    pub async fn command<C: Command>(&self, command: C) -> Result<C::Reply, CommandError>
+    where
+        LocalPresence: CommandHandler<C>,
+    {
+        self.presence.handle(&self.membership, command).await
     }
 
     /// Where the document stood when the participant joined, and how the wanted start was met.

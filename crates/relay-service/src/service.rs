@@ -5,16 +5,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use relay_bus::{Bus, Filter, LagPolicy, Subscription};
+use relay_bus::{Bus, BusParts, Filter, LagPolicy, Subscription};
 use relay_core::{
-    Clock, CommandError, ConnectionId, DocumentId, Draft, EventLog, JoinOptions, Joined, LogError,
-    Membership, Presence, PublishAck, StartPosition, SubscribeAck, SubscribeError, SystemClock, UserId,
+    Clock, Commands, ConnectionId, DocumentId, Draft, DuplicateCommand, EventLog, JoinOptions, Joined,
+    LogError, Membership, Presence, PublishAck, StartPosition, SubscribeAck, SubscribeError, SystemClock,
+    TokenSource, UserId,
 };
 use relay_events::PayloadError;
 use relay_log::{EmbeddedLog, LogConfig, OpenError, RecoveryReport};
-use relay_presence::{FileTokens, LocalPresence, Locks, MemoryTokens, TokenError, TokenSource};
+use relay_presence::{FileTokens, LocalPresence, Locks, MemoryTokens, TokenFileError};
 use relay_router::{Router, RouterConfig, RouterError, RouterParts};
-use relay_ws::WsServer;
+use relay_ws::{WsParts, WsServer};
 use tokio::net::TcpSocket;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -93,7 +94,10 @@ pub enum StartError {
     Locks(#[from] relay_presence::LockConfigError),
     /// The fencing tokens of locks cannot be kept.
     #[error(transparent)]
-    Tokens(#[from] TokenError),
+    Tokens(#[from] TokenFileError),
+    /// Two parts of the service have a command of the same name.
+    #[error(transparent)]
+    Commands(#[from] DuplicateCommand),
     /// The certificate or its key cannot be used.
     #[error("tls: {0}")]
     Tls(#[from] TlsError),
@@ -140,9 +144,9 @@ pub enum JoinError {
     /// The document cannot be followed.
     #[error(transparent)]
     Subscribe(#[from] SubscribeError),
-    /// The participant is not let in.
+    /// The participant is refused.
     #[error(transparent)]
-    Refused(#[from] CommandError),
+    Refused(#[from] relay_core::JoinError),
 }
 
 /// How [`RelayService::stop`] went.
@@ -195,17 +199,19 @@ impl RelayService {
         };
         let shared_log = log.clone().map(|log| Arc::new(log) as Arc<dyn EventLog>);
         let locks = Locks::new(config.locks, Arc::clone(&clock), tokens);
-        let bus = Bus::guarded(config.bus, shared_log.clone(), Arc::new(locks.clone()), Arc::clone(&clock));
+        let mut parts = BusParts::new(Arc::clone(&clock));
+        parts.log = shared_log.clone();
+        parts.sequencers = vec![Arc::new(locks.clone())];
+        let bus = Bus::with_parts(config.bus, parts);
         let router = start_router(config.router, shared_log, &bus, &clock).await?;
         let presence = LocalPresence::new(config.presence, Arc::new(bus.clone()), locks, Arc::clone(&clock));
+        let mut commands = Commands::default();
+        presence.register_commands(&mut commands)?;
         let origins = config.ws.origins.clone();
-        let ws = WsServer::with_attendance(
-            config.ws,
-            Arc::new(bus.clone()),
-            Arc::new(bus.clone()),
-            Arc::new(presence.clone()),
-            Arc::clone(&clock),
-        );
+        let mut parts = WsParts::new(Arc::new(bus.clone()), Arc::new(bus.clone()), Arc::clone(&clock));
+        parts.presence = Some(Arc::new(presence.clone()));
+        parts.commands = Arc::new(commands);
+        let ws = WsServer::with_parts(config.ws, parts);
         let started = clock.monotonic();
         let http = server.as_ref().map(|(_, _, server)| server.clone());
         let gauges = Gauges {
@@ -320,7 +326,7 @@ impl RelayService {
         let (ack, events) = self.subscribe(&document, start).await?;
         let membership = Membership { document, user, connection: ConnectionId::new() };
         let options = JoinOptions { exempt_from_timeout: true, ..JoinOptions::default() };
-        let Joined { session, .. } = self.presence.join(&membership, options)?;
+        let Joined { session, .. } = self.presence.join(&membership, options).await?;
         Ok(Participant::new(self.bus.clone(), self.presence.clone(), membership, session, ack, events))
     }
 
@@ -375,8 +381,7 @@ impl RelayService {
 }
 
 pub(crate) async fn publish(bus: &Bus, draft: Draft) -> Result<PublishAck, PublishError> {
-    relay_events::check(&draft.kind, &draft.payload)?;
-    Ok(bus.publish(draft).await?)
+    Ok(bus.publish(relay_events::check(draft)?).await?)
 }
 
 /// The router, where one is wanted and there is a log.

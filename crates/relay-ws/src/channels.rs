@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use relay_core::{DocumentId, Draft, SessionId};
+use relay_core::{CheckedDraft, Commands, DocumentId, SessionId};
 
 use crate::codec::ClientMessage;
 use crate::feed::{Feed, Item};
@@ -54,7 +54,7 @@ pub(crate) enum Action {
     /// Reply ok, then close the channel if there was one.
     Leave { closed: Option<Channel> },
     /// Publish the draft and reply how it went.
-    Publish { channel: ChannelRef, draft: Box<Draft> },
+    Publish { channel: ChannelRef, draft: Box<CheckedDraft> },
     /// Ask whoever knows of participants, and reply what they say.
     Request { channel: ChannelRef },
     /// Reply with an error.
@@ -79,6 +79,7 @@ impl Channels {
         &mut self,
         message: &ClientMessage<'_>,
         identity: &Identity,
+        commands: &Commands,
         max_topics: usize,
     ) -> Action {
         if message.topic == "phoenix" {
@@ -102,17 +103,14 @@ impl Channels {
             ("phx_leave", Some(at)) => Action::Leave { closed: Some(self.list.remove(at)) },
             (_, Some(at)) => {
                 let channel = &self.list[at];
-                if request::is_request(message) {
+                if commands.contains(&message.event) {
                     let channel = channel.presence.then(|| channel.name.clone());
                     return channel.map_or(Action::Refuse(Refusal::no_participant()), |channel| {
                         Action::Request { channel }
                     });
                 }
-                match request::draft(message, &channel.name.document, identity) {
-                    Ok(mut draft) => {
-                        draft.session = channel.session;
-                        Action::Publish { channel: channel.name.clone(), draft: Box::new(draft) }
-                    }
+                match request::draft(message, &channel.name.document, identity, channel.session) {
+                    Ok(draft) => Action::Publish { channel: channel.name.clone(), draft: Box::new(draft) },
                     Err(refusal) => Action::Refuse(refusal),
                 }
             }

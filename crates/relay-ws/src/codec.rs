@@ -15,12 +15,14 @@
 
 mod decode;
 mod encode;
+mod presence;
 
 pub use decode::{ClientMessage, ClientPayload, DecodeError, decode_binary, decode_text};
 pub use encode::{
-    FieldTooLong, Frame, Status, encode_binary_push, encode_binary_reply, encode_broadcast, encode_close,
-    encode_error, encode_presence, encode_push, encode_reply,
+    EncodeError, FieldTooLong, Frame, Status, encode_binary_push, encode_binary_reply, encode_broadcast,
+    encode_close, encode_error, encode_push, encode_reply,
 };
+pub use presence::{encode_participants, encode_presence};
 
 /// The first byte of a binary push, of a client as of a server.
 const PUSH: u8 = 0;

@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use relay_core::{
-    Activity, Clock, ConnectionId, DocumentId, ErrorCode, EventSink, EventSource, LatencyWindow, LeaveReason,
-    Membership, Monotonic, Presence, StreamError, UserId,
+    Activity, Clock, Commands, ConnectionId, DocumentId, ErrorCode, EventSink, EventSource, LatencyWindow,
+    LeaveReason, Membership, Monotonic, Presence, StreamError, UserId,
 };
 use serde::Serialize;
 
@@ -47,7 +47,10 @@ use crate::wheel::Tick;
 pub(crate) struct Backend {
     pub(crate) sink: Arc<dyn EventSink>,
     pub(crate) source: Arc<dyn EventSource>,
+    /// `None` where members are not told of each other.
     pub(crate) presence: Option<Arc<dyn Presence>>,
+    /// What participants may ask for besides publishing.
+    pub(crate) commands: Arc<Commands>,
     pub(crate) clock: Arc<dyn Clock>,
 }
 
@@ -261,7 +264,7 @@ impl Connection {
                     self.send(&codec::encode_broadcast(&event), env.pen);
                 }
                 Item::Presence(change) => {
-                    let frame = env.pen.presence(&self.channels.at(index).name.document, &change);
+                    let frame = codec::encode_presence(&self.channels.at(index).name.document, &change);
                     self.send(&frame, env.pen);
                 }
                 Item::Ended(cause) => self.channel_ended(index, cause.as_ref(), env),

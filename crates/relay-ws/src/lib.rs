@@ -33,7 +33,7 @@ pub use admission::ClientAddress;
 pub use config::{ConfigError, OriginPolicy, WsConfig};
 pub use connection::ConnectionStats;
 pub use directory::{Member, RoomStats};
-pub use server::WsServer;
+pub use server::{WsParts, WsServer};
 pub use shard::ShardStats;
 pub use socket::{Stream, Transport, Unwrap};
 pub use stats::WsStats;

@@ -1,17 +1,14 @@
-//! What a shard writes with: one buffer, one compressor, one memory of what was encoded last, lent to each connection in
-//! its turn.
+//! What a shard writes with: one buffer and one compressor, lent to each connection in its turn.
 
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
-use relay_core::{DocumentId, PresenceChange};
-
 use crate::batch::op_code;
-use crate::codec::{self, Frame};
+use crate::codec::Frame;
 use crate::framing::{self, Agreement, Deflater, OpCode};
 use crate::output::Output;
 use crate::socket::Socket;
+use bytes::Bytes;
 
 /// A message of at least so many bytes is not copied to be written: its bytes are shared.
 const SHARED_BYTES: usize = 16 * 1024;
@@ -20,8 +17,6 @@ const SHARED_BYTES: usize = 16 * 1024;
 pub(crate) struct Pen {
     buffer: Vec<u8>,
     deflater: Deflater,
-    /// The state of a document as it was encoded last: many who join at once are given the same.
-    presence: Option<(DocumentId, Bytes, Frame)>,
 }
 
 impl Pen {
@@ -36,26 +31,6 @@ impl Pen {
     /// The compressor.
     pub(crate) fn deflater(&mut self) -> &mut Deflater {
         &mut self.deflater
-    }
-
-    /// The message that tells who is in `document`.
-    pub(crate) fn presence(&mut self, document: &DocumentId, change: &PresenceChange) -> Frame {
-        let PresenceChange::State(state) = change else { return codec::encode_presence(document, change) };
-        match &self.presence {
-            Some((of, bytes, frame)) if of == document && bytes.as_ptr() == state.as_bytes().as_ptr() => {
-                frame.clone()
-            }
-            _ => {
-                let frame = codec::encode_presence(document, change);
-                self.presence = Some((document.clone(), state.as_bytes().clone(), frame.clone()));
-                frame
-            }
-        }
-    }
-
-    /// Forgets what was encoded last, so that it is not kept for ever.
-    pub(crate) fn forget(&mut self) {
-        self.presence = None;
     }
 
     /// Writes a message behind what `output` has. It is all there after [`Pen::flush`] or [`Pen::put_into`].

@@ -1,11 +1,10 @@
 //! What a client asks for on a topic, parsed: the document, where a join starts, the draft of a push; and the
 //! bodies of the answers. Pure: values in, values out.
 
-use std::sync::Arc;
-
 use relay_core::{
-    Actor, CommandError, ConnectionId, DocumentId, Draft, Epoch, ErrorCode, JoinOptions, JsonText, Payload,
-    PublishError, Seq, SessionId, StartPosition, SubscribeAck, SubscribeError, UserId,
+    Actor, CheckedDraft, CommandError, ConnectionId, DocumentId, Draft, Epoch, ErrorCode, JoinError,
+    JoinOptions, JsonText, Lease, PublishError, Seq, SessionId, StartPosition, SubscribeAck, SubscribeError,
+    UserId,
 };
 use relay_events::json::{self, JsonError};
 use relay_events::{PayloadError, check, kind};
@@ -71,6 +70,14 @@ impl Refusal {
         )
     }
 
+    /// A defect of the server; its log says which.
+    pub(crate) fn internal() -> Self {
+        Self::new(
+            ErrorCode::Internal.as_str(),
+            &"the server failed to answer; try again, or ask its operator",
+        )
+    }
+
     pub(crate) fn too_many_channels(max: usize) -> Self {
         Self::new(
             "too many channels joined",
@@ -87,6 +94,15 @@ impl From<&PublishError> for Refusal {
         match error.code() {
             code @ ErrorCode::LogFailed => Self::new(code.as_str(), &LOG_FAILED),
             code => Self { holder: error.holder().cloned(), ..Self::new(code.as_str(), error) },
+        }
+    }
+}
+
+impl From<JoinError> for Refusal {
+    fn from(error: JoinError) -> Self {
+        match error {
+            JoinError::Refused(error) => error.into(),
+            error => Self::new(error.code().as_str(), &error),
         }
     }
 }
@@ -179,32 +195,25 @@ pub(crate) fn join_wish(payload: ClientPayload<'_>) -> Result<JoinWish, Refusal>
     Ok(JoinWish { start, presence: params.presence.unwrap_or(true), options })
 }
 
-/// Whether a message asks for something other than an event: those names have a colon, which no kind has, or are
-/// `cursor`.
-pub(crate) fn is_request(message: &ClientMessage<'_>) -> bool {
-    message.event.contains(':') || message.event == "cursor"
-}
-
-/// The draft that a push on the topic of `document` is.
+/// The draft that a push on the topic of `document` is, by the connection's user, as part of `session`.
 pub(crate) fn draft(
     message: &ClientMessage<'_>,
     document: &DocumentId,
     identity: &Identity,
-) -> Result<Draft, Refusal> {
-    let mut draft = match message.payload {
+    session: Option<SessionId>,
+) -> Result<CheckedDraft, Refusal> {
+    let draft = match message.payload {
         ClientPayload::Json(raw) if message.event == PUBLISH => {
             json::decode_draft(document, raw.get().as_bytes())?
         }
-        payload => {
-            let kind = kind(&message.event)?;
-            let payload: Payload = payload.to_payload();
-            check(&kind, &payload)?;
-            Draft::new(document.clone(), kind, payload)
-        }
+        payload => check(Draft::new(document.clone(), kind(&message.event)?, payload.to_payload()))?,
     };
-    draft.actor = Actor::User(identity.user.clone());
+    let mut draft = draft.actor(Actor::User(identity.user.clone()));
+    if let Some(session) = session {
+        draft = draft.session(session);
+    }
     if !draft.kind.is_durable() && draft.key.is_none() {
-        draft.key = Some(Arc::from(identity.connection.to_string()));
+        draft = draft.key(identity.connection.to_string());
     }
     Ok(draft)
 }
@@ -219,5 +228,5 @@ pub(crate) struct JoinReply<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) session: Option<SessionId>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) locks: Option<&'a JsonText>,
+    pub(crate) locks: Option<&'a [Lease]>,
 }

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use relay_core::{
-    Clock, ConnectionId, DocumentId, EventSink, EventSource, LatencyStats, LatencyWindow, Presence, UserId,
+    Clock, Commands, ConnectionId, DocumentId, EventSink, EventSource, LatencyStats, LatencyWindow, Presence,
+    UserId,
 };
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -59,9 +60,32 @@ struct Handle {
     counters: Arc<Counters>,
 }
 
+/// The parts that a server works with.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct WsParts {
+    /// Takes what clients publish.
+    pub sink: Arc<dyn EventSink>,
+    /// Gives the events of the documents that clients join.
+    pub source: Arc<dyn EventSource>,
+    /// Is told which members there are, and tells them of each other; `None` leaves that out.
+    pub presence: Option<Arc<dyn Presence>>,
+    /// The commands of participants, for members that take part in presence.
+    pub commands: Arc<Commands>,
+    /// The source of time, for time-outs.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl WsParts {
+    /// Parts without presence and without commands.
+    pub fn new(sink: Arc<dyn EventSink>, source: Arc<dyn EventSource>, clock: Arc<dyn Clock>) -> Self {
+        Self { sink, source, presence: None, commands: Arc::default(), clock }
+    }
+}
+
 impl WsServer {
-    /// A server whose clients publish to `sink` and get their documents' events from `source`. Time-outs are
-    /// reckoned by `clock`. Nobody is told who else is in a document; see [`WsServer::with_attendance`].
+    /// A server whose clients publish to `sink` and get their documents' events from `source`. Its members are not told of
+    /// each other, and there are no commands; see [`WsServer::with_parts`].
     ///
     /// # Panics
     /// Outside a tokio runtime with time enabled.
@@ -71,24 +95,16 @@ impl WsServer {
         source: Arc<dyn EventSource>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self::build(config, Backend { sink, source, presence: None, clock })
+        Self::with_parts(config, WsParts::new(sink, source, clock))
     }
 
-    /// A server that besides tells `presence` who comes and goes, and its clients who else is there.
+    /// A server of these parts.
     ///
     /// # Panics
     /// As [`WsServer::new`].
-    pub fn with_attendance(
-        config: WsConfig,
-        sink: Arc<dyn EventSink>,
-        source: Arc<dyn EventSource>,
-        presence: Arc<dyn Presence>,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
-        Self::build(config, Backend { sink, source, presence: Some(presence), clock })
-    }
-
-    fn build(config: WsConfig, backend: Backend) -> Self {
+    pub fn with_parts(config: WsConfig, parts: WsParts) -> Self {
+        let WsParts { sink, source, presence, commands, clock } = parts;
+        let backend = Backend { sink, source, presence, commands, clock };
         let config = Arc::new(config);
         let (directory, broadcasts) = (Arc::new(Directory::default()), Arc::new(LatencyWindow::new()));
         let (cut_off, running) = (CancellationToken::new(), TaskTracker::new());

@@ -142,7 +142,6 @@ impl Shard {
     /// Looks at the connections whose moment has come.
     fn tick(&mut self, cx: &mut Context<'_>) {
         while self.ticks.as_mut().poll_tick(cx).is_ready() {
-            self.pen.forget();
             let mut due = std::mem::take(&mut self.due);
             self.wheel.advance(self.shared.backend.clock.monotonic(), &mut due);
             for (tick, key) in due.drain(..) {

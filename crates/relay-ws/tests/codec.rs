@@ -158,11 +158,16 @@ fn what_the_server_writes_is_byte_for_byte_what_the_protocol_says() {
         Frame::Binary(_) => panic!("not text"),
     };
     assert_eq!(
-        text(codec::encode_reply(Some("1"), Some("2"), "document:n", Status::Error, &json!({"reason": "x"}))),
+        text(
+            codec::encode_reply(Some("1"), Some("2"), "document:n", Status::Error, &json!({"reason": "x"}))
+                .unwrap()
+        ),
         r#"["1","2","document:n","phx_reply",{"status":"error","response":{"reason":"x"}}]"#
     );
     assert_eq!(
-        text(codec::encode_push(Some("1"), "document:n", "system.notice", &json!({"level": "info"}))),
+        text(
+            codec::encode_push(Some("1"), "document:n", "system.notice", &json!({"level": "info"})).unwrap()
+        ),
         r#"["1",null,"document:n","system.notice",{"level":"info"}]"#
     );
     assert_eq!(
@@ -275,9 +280,9 @@ proptest! {
         let (join_ref, reference) = (join_ref.as_deref(), reference.as_deref());
         match payload {
             Ok(json) => {
-                let push = client_decode(&codec::encode_push(join_ref, topic, event, json));
+                let push = client_decode(&codec::encode_push(join_ref, topic, event, json).unwrap());
                 prop_assert_eq!(&push, &Fields { reference: None, ..message.clone() });
-                let reply = client_decode(&codec::encode_reply(join_ref, reference, topic, Status::Ok, json));
+                let reply = client_decode(&codec::encode_reply(join_ref, reference, topic, Status::Ok, json).unwrap());
                 prop_assert_eq!(reply.payload.unwrap(), json!({"status": "ok", "response": json}));
             }
             Err(bytes) => {

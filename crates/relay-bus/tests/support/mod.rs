@@ -9,8 +9,8 @@ use futures_util::FutureExt;
 use relay_bus::{Bus, BusConfig, Subscription};
 use relay_core::testing::MemoryLog;
 use relay_core::{
-    Actor, DocumentId, Draft, Event, EventLog, Head, LogError, LogStats, ManualClock, Offset, Payload,
-    ReadLimit, Seq, StreamError, UserId,
+    Actor, CheckedDraft, DocumentId, Draft, Event, EventLog, Head, LogError, LogStats, ManualClock, Offset,
+    Payload, ReadLimit, Seq, StreamError, UserId,
 };
 use tokio::sync::Semaphore;
 
@@ -19,17 +19,22 @@ pub fn document(name: &str) -> DocumentId {
 }
 
 /// A durable draft that carries a number.
-pub fn note(document: &DocumentId, number: u64) -> Draft {
-    Draft::new(document.clone(), relay_events::kind("x-note").unwrap(), Payload::json(&number).unwrap())
+pub fn note(document: &DocumentId, number: u64) -> CheckedDraft {
+    let payload = Payload::json(&number).unwrap();
+    checked(Draft::new(document.clone(), relay_events::kind("x-note").unwrap(), payload))
+}
+
+pub fn checked(draft: Draft) -> CheckedDraft {
+    relay_events::check(draft).unwrap()
 }
 
 /// An ephemeral draft that carries a number.
-pub fn laser(document: &DocumentId, user: &str, number: u64) -> Draft {
-    Draft::new(
+pub fn laser(document: &DocumentId, user: &str, number: u64) -> CheckedDraft {
+    checked(Draft::new(
         document.clone(),
         relay_events::kind("x-ephemeral-laser").unwrap(),
         Payload::json(&number).unwrap(),
-    )
+    ))
     .actor(Actor::User(UserId::new(user).unwrap()))
 }
 

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
-use relay_core::{DocumentId, Draft, Event, JsonText, Payload};
+use relay_core::{CheckedDraft, DocumentId, Event, JsonText, Payload};
 use serde::Deserialize;
 use serde::de::value::MapDeserializer;
 use serde_json::Value;
@@ -78,7 +78,7 @@ pub fn decode_draft<'a>(
     document: &DocumentId,
     headers: impl IntoIterator<Item = (&'a str, &'a str)>,
     body: Bytes,
-) -> Result<Draft, JsonError> {
+) -> Result<CheckedDraft, JsonError> {
     let event = attributes(headers)?;
     let payload = payload(&event, body)?;
     event.into_draft(document, payload)

@@ -1,7 +1,7 @@
 //! What each kind carries, and what it refuses.
 
 use bytes::Bytes;
-use relay_core::{DocumentId, JsonText, Payload};
+use relay_core::{DocumentId, Draft, JsonText, Payload};
 use relay_events::{Body, DocumentEdited, KINDS, PayloadError, TypedPayload, cloudevents, json};
 
 use crate::support::PAYLOADS;
@@ -80,7 +80,8 @@ fn a_payload_may_be_64_levels_deep_and_not_one_more() {
     let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
     let check = |json: String| {
         let payload = Payload::Json(JsonText::parse(json.into()).unwrap());
-        relay_events::check(&relay_events::kind("x-a").unwrap(), &payload)
+        let document = DocumentId::new("notes").unwrap();
+        relay_events::check(Draft::new(document, relay_events::kind("x-a").unwrap(), payload))
     };
     assert!(check(nested(64)).is_ok());
     assert!(check(nested(65)).unwrap_err().to_string().contains("64 levels"));
@@ -211,7 +212,7 @@ fn a_foreign_cloud_event_in_headers_becomes_the_same_draft_as_in_json() {
     let expected = cloudevents::decode_draft(&document, json).unwrap();
     let draft =
         of(&[("host", "x"), ("Content-Type", "application/json; charset=utf-8")], r#"{"a": 1}"#).unwrap();
-    assert_eq!((draft.id, draft.metadata), (expected.id, expected.metadata));
+    assert_eq!((draft.id, &draft.metadata), (expected.id, &expected.metadata));
     assert_eq!(draft.payload, expected.payload);
 
     let binary =

@@ -1,7 +1,7 @@
 //! The changes of locks on their way to becoming events.
 
-use relay_core::{DocumentId, Draft, PublishError};
-use relay_events::{DocumentLocked, DocumentUnlocked, PayloadError, TypedPayload};
+use relay_core::{CheckedDraft, DocumentId, PublishError};
+use relay_events::{DocumentLocked, DocumentUnlocked, PayloadError, server_draft};
 
 use super::Locks;
 use super::document::{Step, Unpublished};
@@ -9,7 +9,7 @@ use super::error::LockError;
 
 /// A change of a lock, to be published as an event.
 ///
-/// Publish the draft as it is (its id tells the guard which lock the event is about, and makes sending it again safe),
+/// Publish the draft as it is (its id tells the stage in the order which lock the event is about, and makes sending it again safe),
 /// then [report](Publication::report) the outcome:
 ///
 /// ```ignore
@@ -23,7 +23,7 @@ use super::error::LockError;
 #[derive(Debug)]
 pub struct LockChange {
     /// `document.locked` (granted or renewed) or `document.unlocked`, by the system.
-    pub draft: Draft,
+    pub draft: CheckedDraft,
     /// Takes the outcome.
     pub publication: Publication,
 }
@@ -61,18 +61,18 @@ impl Drop for Publication {
 }
 
 /// The event that tells of a change.
-pub(super) fn draft(document: &DocumentId, change: &Unpublished) -> Result<Draft, PayloadError> {
+pub(super) fn draft(document: &DocumentId, change: &Unpublished) -> Result<CheckedDraft, PayloadError> {
     let lease = &change.lease;
     let region = lease.scope.region().map(|region| region.as_str().to_owned());
     let (holder, token) = (lease.holder.as_str().to_owned(), lease.token.get());
-    let (kind, payload) = match change.step {
+    let draft = match change.step {
         Step::Granted | Step::Renewed => {
             let locked = DocumentLocked { region, holder, token, expires_at: lease.expires_at };
-            (DocumentLocked::KIND, locked.to_payload()?)
+            server_draft(document.clone(), &locked)?
         }
         Step::Ended(reason) => {
-            (DocumentUnlocked::KIND, DocumentUnlocked { region, holder, token, reason }.to_payload()?)
+            server_draft(document.clone(), &DocumentUnlocked { region, holder, token, reason })?
         }
     };
-    Ok(Draft::new(document.clone(), kind, payload).id(change.event))
+    Ok(draft.id(change.event))
 }

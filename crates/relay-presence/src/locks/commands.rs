@@ -1,128 +1,65 @@
-//! Locks on the wire: requests as JSON, leases as JSON.
+//! The commands about locks: `lock:acquire`, `lock:renew` and `lock:release`. Each is answered with the lease.
 
 use std::time::Duration;
 
-use relay_core::{
-    CommandError, ErrorCode, FencingToken, JsonText, LockScope, Membership, Region, Timestamp, UserId,
-};
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use relay_core::{Command, FencingToken, Lease, LockScope, Region};
+use serde::{Deserialize, Deserializer};
 
-use super::{AcquireRequest, Lease, Locks};
-use crate::commands::json;
-use relay_core::DocumentId;
+use super::AcquireRequest;
 
-#[derive(Deserialize)]
-struct Acquire {
-    region: Option<Region>,
-    ttl_ms: Option<u64>,
-    wait_ms: Option<u64>,
+/// Acquires a lock for the participant, and waits for it where it says so.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct AcquireLock {
+    /// The region to lock; the whole document if not given.
+    pub region: Option<Region>,
+    /// The length of the lease in milliseconds; [`LockConfig::default_ttl`](super::LockConfig::default_ttl) if not given.
+    #[serde(rename = "ttl_ms", default, deserialize_with = "millis")]
+    pub ttl: Option<Duration>,
+    /// The longest time to wait for the lock, in milliseconds; not at all if not given.
+    #[serde(rename = "wait_ms", default, deserialize_with = "millis")]
+    pub wait: Option<Duration>,
 }
 
-#[derive(Deserialize)]
-struct Renew {
-    token: FencingToken,
-    ttl_ms: Option<u64>,
-}
-
-#[derive(Deserialize)]
-struct Release {
-    token: FencingToken,
-}
-
-/// A lease on the wire.
-#[derive(Serialize)]
-struct LeaseForm<'a> {
-    token: FencingToken,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    region: Option<&'a Region>,
-    holder: &'a UserId,
-    expires_at: Timestamp,
-    ttl_ms: u64,
-}
-
-impl<'a> From<&'a Lease> for LeaseForm<'a> {
-    fn from(lease: &'a Lease) -> Self {
-        Self {
-            token: lease.token,
-            region: lease.scope.region(),
-            holder: &lease.holder,
-            expires_at: lease.expires_at,
-            ttl_ms: u64::try_from(lease.ttl.as_millis()).unwrap_or(u64::MAX),
-        }
+impl AcquireLock {
+    /// The request that the command makes of [`Locks::acquire`].
+    pub fn into_request(self) -> AcquireRequest {
+        let Self { region, ttl, wait } = self;
+        AcquireRequest { scope: LockScope::of(region), ttl, wait: wait.unwrap_or_default() }
     }
 }
 
-/// The locks that are held in a document, as a JSON array.
-pub fn held_json(locks: &Locks, document: &DocumentId) -> JsonText {
-    let held = locks.held(document);
-    let forms: Vec<LeaseForm<'_>> = held.iter().map(LeaseForm::from).collect();
-    json(&forms).unwrap_or_else(|_| JsonText::from_raw(serde_json::value::RawValue::NULL))
+impl Command for AcquireLock {
+    const NAME: &'static str = "lock:acquire";
+    type Reply = Lease;
 }
 
-/// Does what a participant asks for: `lock:acquire` `{region?, ttl_ms?, wait_ms?}`, `lock:renew` `{token, ttl_ms?}` or
-/// `lock:release` `{token}`. The answer is the lease, `{token, region?, holder, expires_at, ttl_ms}`. `None` when it is none of
-/// them.
-///
-/// Cancel-safe, as [`Locks::acquire`], [`Locks::renew`] and [`Locks::release`] are.
-///
-/// # Errors
-/// `invalid_request`, and those of [`LockError`](super::LockError).
-pub async fn request(
-    locks: &Locks,
-    membership: &Membership,
-    name: &str,
-    payload: &JsonText,
-) -> Option<Result<JsonText, CommandError>> {
-    Some(match name {
-        "lock:acquire" => acquire(locks, membership, payload).await,
-        "lock:renew" => renew(locks, membership, payload).await,
-        "lock:release" => release(locks, membership, payload).await,
-        _ => return None,
-    })
+/// Prolongs one of the participant's leases.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct RenewLock {
+    /// The token of the lock.
+    pub token: FencingToken,
+    /// The length of the lease from now on, in milliseconds; the default if not given.
+    #[serde(rename = "ttl_ms", default, deserialize_with = "millis")]
+    pub ttl: Option<Duration>,
 }
 
-async fn acquire(
-    locks: &Locks,
-    membership: &Membership,
-    payload: &JsonText,
-) -> Result<JsonText, CommandError> {
-    let Acquire { region, ttl_ms, wait_ms } = parse(payload)?;
-    let request = AcquireRequest {
-        scope: LockScope::of(region),
-        ttl: ttl_ms.map(Duration::from_millis),
-        wait: Duration::from_millis(wait_ms.unwrap_or(0)),
-    };
-    lease(&locks.acquire(&membership.document, &membership.user, request).await?)
+impl Command for RenewLock {
+    const NAME: &'static str = "lock:renew";
+    type Reply = Lease;
 }
 
-async fn renew(locks: &Locks, membership: &Membership, payload: &JsonText) -> Result<JsonText, CommandError> {
-    let Renew { token, ttl_ms } = parse(payload)?;
-    lease(
-        &locks
-            .renew(&membership.document, &membership.user, token, ttl_ms.map(Duration::from_millis))
-            .await?,
-    )
+/// Gives back one of the participant's locks.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct ReleaseLock {
+    /// The token of the lock.
+    pub token: FencingToken,
 }
 
-async fn release(
-    locks: &Locks,
-    membership: &Membership,
-    payload: &JsonText,
-) -> Result<JsonText, CommandError> {
-    let Release { token } = parse(payload)?;
-    lease(&locks.release(&membership.document, &membership.user, token).await?)
+impl Command for ReleaseLock {
+    const NAME: &'static str = "lock:release";
+    type Reply = Lease;
 }
 
-fn parse<T: DeserializeOwned>(payload: &JsonText) -> Result<T, CommandError> {
-    serde_json::from_str(payload.as_str()).map_err(|error| {
-        CommandError::new(
-            ErrorCode::InvalidRequest,
-            format!("the payload is not what this request takes: {error}"),
-        )
-    })
-}
-
-fn lease(lease: &Lease) -> Result<JsonText, CommandError> {
-    json(&LeaseForm::from(lease))
+fn millis<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    Ok(Option::<u64>::deserialize(deserializer)?.map(Duration::from_millis))
 }

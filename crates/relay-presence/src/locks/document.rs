@@ -6,15 +6,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use relay_core::{EventId, FencingToken, LockScope, Now, UserId};
+use relay_core::{EventId, FencingToken, Lease, LockScope, Now, TokenSource, UserId};
 use relay_events::UnlockReason;
 use tokio::sync::oneshot;
 
 use super::config::LockConfig;
 use super::counters::Counters;
 use super::error::LockError;
-use super::table::{Change, Claim, Lease, LockTable, Obstacle, Refusal, TableLimits, Ticket, Wanted};
-use crate::tokens::TokenSource;
+use super::table::{Change, Claim, LockTable, Obstacle, Refusal, TableLimits, Ticket, Wanted};
 
 /// Where the answer of a request is awaited.
 pub(super) type Answer = oneshot::Sender<Result<Lease, LockError>>;
@@ -274,6 +273,15 @@ impl Document {
             && matches!(change.step, Step::Ended(_))
         {
             self.table.note_over(change.lease.token);
+        }
+    }
+
+    /// Notes that the log did not take the event that is being published: the lock counts until its end is reported.
+    pub(super) fn note_dropped(&mut self) {
+        if let Some(change) = &self.publishing
+            && matches!(change.step, Step::Ended(_))
+        {
+            self.table.note_not_over(change.lease.token);
         }
     }
 }

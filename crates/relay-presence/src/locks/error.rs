@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use relay_core::{CommandError, ErrorCode, FencingToken, LockScope, PublishError, UserId};
+use relay_core::{CommandError, ErrorCode, FencingToken, LockScope, PublishError, TokenError, UserId};
 use relay_events::PayloadError;
-
-use crate::tokens::TokenError;
 
 /// Why a request about a lock was refused.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -14,22 +14,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-use relay_core::{FencingToken, LockScope, Monotonic, Now, Timestamp, UserId};
-
-/// A lock as its holder and everybody else sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lease {
-    /// The lock's number, larger than those of all locks before it.
-    pub token: FencingToken,
-    /// What is locked.
-    pub scope: LockScope,
-    /// Who holds it.
-    pub holder: UserId,
-    /// When it ends unless it is renewed, by the wall clock.
-    pub expires_at: Timestamp,
-    /// For how long it was granted or last renewed.
-    pub ttl: Duration,
-}
+use relay_core::{FencingToken, Lease, LockScope, Monotonic, Now, UserId};
 
 /// A request's number in its table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -222,6 +207,15 @@ impl LockTable {
         }
     }
 
+    /// Takes back [`note_over`](Self::note_over): the end of the lock has no place in the document's order after all.
+    pub(crate) fn note_not_over(&mut self, token: FencingToken) {
+        if let Some(held) = self.held.get_mut(&token)
+            && held.phase == Phase::Over
+        {
+            held.phase = Phase::Ending;
+        }
+    }
+
     /// Removes a lock: it is over, and the world knows. Its scope is free after the next [`settle`](Self::settle).
     pub(crate) fn remove(&mut self, token: FencingToken) {
         self.held.remove(&token);
@@ -291,13 +285,8 @@ impl LockTable {
     }
 
     fn grant(&mut self, ticket: Ticket, wanted: Wanted, now: Now, token: FencingToken) -> Lease {
-        let lease = Lease {
-            token,
-            scope: wanted.scope,
-            holder: wanted.user,
-            expires_at: now.wall.saturating_add(wanted.ttl),
-            ttl: wanted.ttl,
-        };
+        let expires_at = now.wall.saturating_add(wanted.ttl);
+        let lease = Lease::new(token, wanted.scope, wanted.user, expires_at, wanted.ttl);
         let held = Held {
             lease: lease.clone(),
             until: now.monotonic + wanted.ttl,

@@ -11,9 +11,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use relay_core::{
-    Clock, CommandError, ConnectionId, DocumentId, Draft, Epoch, Event, EventSink, JoinOptions, Joined,
-    JsonText, ManualClock, Membership, Presence, PresenceChange, PresenceStream, PublishAck, PublishError,
-    Seq, UserId,
+    CheckedDraft, Clock, CommandError, Commands, ConnectionId, DocumentId, Epoch, Event, EventSink,
+    JoinError, JoinOptions, Joined, JsonText, ManualClock, Membership, Presence, PresenceChange,
+    PresenceEntry, PresenceId, PresenceStream, PublishAck, PublishError, Seq, UserId,
 };
 use relay_presence::{LocalPresence, LockConfig, Locks, MemoryTokens, PresenceConfig};
 use serde_json::{Value, json};
@@ -73,7 +73,7 @@ fn tell(event: &Event) -> String {
 
 #[async_trait]
 impl EventSink for Sink {
-    async fn publish(&self, draft: Draft) -> Result<PublishAck, PublishError> {
+    async fn publish(&self, draft: CheckedDraft) -> Result<PublishAck, PublishError> {
         if let Some(trouble) = self.trouble.lock().clone() {
             return Err(trouble);
         }
@@ -123,8 +123,13 @@ impl Scene {
         (membership, joined)
     }
 
-    pub fn join_as(&self, membership: &Membership, options: JoinOptions) -> Result<Joined, CommandError> {
-        self.presence.join(membership, options)
+    /// Joins; the presence of one server answers at once.
+    pub fn join_as(&self, membership: &Membership, options: JoinOptions) -> Result<Joined, JoinError> {
+        let mut joining = self.presence.join(membership, options);
+        match joining.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(outcome) => outcome,
+            Poll::Pending => panic!("joining waits"),
+        }
     }
 
     /// Time goes by, and is looked at.
@@ -135,7 +140,7 @@ impl Scene {
 
     /// Everyone who is there: the metas of each user, without their refs.
     pub fn roster(&self) -> Value {
-        let mut roster: Value = serde_json::from_str(self.presence.roster(&self.document).as_str()).unwrap();
+        let mut roster = users(&self.presence.snapshot(&self.document).entries);
         without_refs(&mut roster);
         roster
     }
@@ -146,9 +151,39 @@ impl Scene {
         name: &str,
         payload: Value,
     ) -> Result<Value, CommandError> {
-        let answer = self.presence.request(membership, name, &text(&payload)).await;
-        answer.expect("a request").map(|answer| serde_json::from_str(answer.as_str()).unwrap())
+        self.try_request(membership, name, payload).await.expect("a command")
     }
+
+    /// `None` when there is no such command.
+    pub async fn try_request(
+        &self,
+        membership: &Membership,
+        name: &str,
+        payload: Value,
+    ) -> Option<Result<Value, CommandError>> {
+        let mut commands = Commands::default();
+        self.presence.register_commands(&mut commands).unwrap();
+        // As an edge reads it: from text.
+        let text = payload.to_string();
+        let running = commands.run(name, membership, &mut serde_json::Deserializer::from_str(&text))?;
+        Some(running.await.map(|reply| serde_json::to_value(&reply).unwrap()))
+    }
+}
+
+/// Entries as the `phoenix` client has them: `{user: {"metas": [meta, …]}}`.
+pub fn users(entries: &[PresenceEntry]) -> Value {
+    let reference = |id: PresenceId| format!("{:x}.{:x}", id.node.as_u64(), id.counter);
+    let mut users = serde_json::Map::new();
+    for entry in entries {
+        let mut meta: Value = serde_json::from_str(entry.state.as_str()).unwrap();
+        meta["phx_ref"] = reference(entry.id).into();
+        if let Some(previous) = entry.previous {
+            meta["phx_ref_prev"] = reference(previous).into();
+        }
+        let user = users.entry(entry.user.as_str()).or_insert_with(|| json!({"metas": []}));
+        user["metas"].as_array_mut().unwrap().push(meta);
+    }
+    Value::Object(users)
 }
 
 pub fn without_refs(roster: &mut Value) {
@@ -169,18 +204,20 @@ pub struct Reader {
     state: Option<BTreeMap<String, Vec<Value>>>,
     pub states: usize,
     pub diffs: Vec<Value>,
-    /// What it was given, as it was given.
-    pub texts: Vec<bytes::Bytes>,
+    /// The addresses of the values that it was given: readers share them.
+    pub addresses: Vec<usize>,
+    values: Vec<PresenceChange>,
 }
 
 impl Reader {
     pub fn new(stream: Box<dyn PresenceStream>) -> Self {
-        Self { stream, state: None, states: 0, diffs: Vec::new(), texts: Vec::new() }
+        Self { stream, state: None, states: 0, diffs: Vec::new(), addresses: Vec::new(), values: Vec::new() }
     }
 
     pub fn fork(&self) -> Self {
         let (state, diffs) = (self.state.clone(), self.diffs.clone());
-        Self { stream: self.stream.fork(), state, states: self.states, diffs, texts: self.texts.clone() }
+        let (addresses, values) = (self.addresses.clone(), self.values.clone());
+        Self { stream: self.stream.fork(), state, states: self.states, diffs, addresses, values }
     }
 
     /// Reads everything that there is.
@@ -192,15 +229,17 @@ impl Reader {
     }
 
     fn take(&mut self, change: &PresenceChange) {
-        let (PresenceChange::State(text) | PresenceChange::Diff(text)) = change;
-        self.texts.push(text.as_bytes().clone());
+        // Kept, so that no other value gets its address.
+        self.values.push(change.clone());
         match change {
-            PresenceChange::State(state) => {
+            PresenceChange::Snapshot(snapshot) => {
+                self.addresses.push(Arc::as_ptr(snapshot) as usize);
                 self.states += 1;
-                self.state = Some(metas(&serde_json::from_str(state.as_str()).unwrap()));
+                self.state = Some(metas(&users(&snapshot.entries)));
             }
             PresenceChange::Diff(diff) => {
-                let diff: Value = serde_json::from_str(diff.as_str()).unwrap();
+                self.addresses.push(Arc::as_ptr(diff) as usize);
+                let diff = json!({"joins": users(&diff.joins), "leaves": users(&diff.leaves)});
                 let state = self.state.as_mut().expect("the state comes before any change");
                 for (user, joined) in metas(&diff["joins"]) {
                     let present = state.entry(user).or_default();
@@ -224,7 +263,7 @@ impl Reader {
         }
     }
 
-    /// What it knows, in the form of [`LocalPresence::roster`], metas in the order of their refs.
+    /// What it knows, in the form of [`users`], metas in the order of their refs.
     pub fn known(&self) -> Value {
         sorted(&json!(
             self.state

@@ -5,8 +5,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use relay_core::{DocumentId, Draft, ServiceName};
-use relay_events::{ServiceState, TypedPayload};
+use relay_core::{DocumentId, ServiceName};
+use relay_events::ServiceState;
 
 use super::{Origin, Router, SERVICES_DOCUMENT};
 use crate::registry::{
@@ -159,11 +159,17 @@ impl Router {
                     state: change.state,
                     reason: change.reason,
                 };
-                let (Ok(document), Ok(payload)) = (DocumentId::new(SERVICES_DOCUMENT), payload.to_payload())
-                else {
-                    continue;
+                let draft = match DocumentId::new(SERVICES_DOCUMENT) {
+                    Ok(document) => relay_events::server_draft(document, &payload),
+                    Err(error) => Err(error.into()),
                 };
-                let draft = Draft::new(document, relay_events::SERVICE_CHANGED, payload);
+                let draft = match draft {
+                    Ok(draft) => draft,
+                    Err(error) => {
+                        tracing::error!(service = %change.service, %error, "the service's change is no event");
+                        continue;
+                    }
+                };
                 tokio::select! {
                     () = stopping.cancelled() => return,
                     published = self.0.sink.publish(draft) => if let Err(error) = published {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use relay_core::testing::MemoryLog;
 use relay_core::{
-    Actor, Clock, Delivery, DeliveryError, DocumentId, Draft, Event, EventLog, EventSink, FailureKind,
-    Monotonic, Payload, PublishAck, PublishError, ServiceName, Target, Timestamp,
+    Actor, CheckedDraft, Clock, Delivery, DeliveryError, DocumentId, Draft, Event, EventLog, EventSink,
+    FailureKind, Monotonic, Payload, PublishAck, PublishError, ServiceName, Target, Timestamp,
 };
 use relay_router::rules::{RuleDocument, RuleFormat, TargetPolicy};
 use relay_router::target::InProcessTarget;
@@ -45,8 +45,8 @@ struct Sink {
 
 #[async_trait]
 impl EventSink for Sink {
-    async fn publish(&self, draft: Draft) -> Result<PublishAck, PublishError> {
-        let event = append(&self.log, &*self.clock, draft).await;
+    async fn publish(&self, draft: CheckedDraft) -> Result<PublishAck, PublishError> {
+        let event = append(&self.log, &*self.clock, Draft::clone(&draft)).await;
         Ok(PublishAck::of(&event, false))
     }
 }

@@ -1,38 +1,38 @@
-//! Locks over HTTP: the requests of the WebSocket protocol, and taking a lock away.
+//! Locks over HTTP: acquiring, prolonging and giving them back as the commands of the same names do, and taking a lock away.
 
+use std::time::Duration;
+
+use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use http::header::CONTENT_TYPE;
-use relay_core::{ConnectionId, DocumentId, FencingToken, JsonText, Membership, UserId};
-use relay_presence::held_json;
+use relay_core::{FencingToken, Lease, UserId};
+use relay_presence::{AcquireLock, LockError};
 use serde::Deserialize;
-use serde_json::{Map, Value};
 
 use super::problem::Problem;
 use super::{Api, Document, JsonBody};
 
-/// Who asks, and what the WebSocket request of the same name takes.
-#[derive(Deserialize)]
-pub(crate) struct Body {
-    user: UserId,
-    #[serde(flatten)]
-    request: Map<String, Value>,
+pub(crate) async fn held(State(api): State<Api>, Document(document): Document) -> Json<Vec<Lease>> {
+    Json(api.presence.locks().held(&document))
 }
 
-pub(crate) async fn held(State(api): State<Api>, Document(document): Document) -> Response {
-    json(&held_json(api.presence.locks(), &document))
+/// The user, and the arguments of the command of the same name.
+#[derive(Deserialize)]
+pub(crate) struct AcquireBody {
+    user: UserId,
+    #[serde(flatten)]
+    command: AcquireLock,
 }
 
 pub(crate) async fn acquire(
     State(api): State<Api>,
     Document(document): Document,
-    JsonBody(body): JsonBody<Body>,
-) -> Result<Response, Problem> {
-    let Body { user, request } = body;
-    let lease = ask(&api, document, user, "lock:acquire", request).await?;
-    Ok((StatusCode::CREATED, lease).into_response())
+    JsonBody(body): JsonBody<AcquireBody>,
+) -> Result<(StatusCode, Json<Lease>), Problem> {
+    let AcquireBody { user, command } = body;
+    let lease = api.presence.locks().acquire(&document, &user, command.into_request()).await?;
+    Ok((StatusCode::CREATED, Json(lease)))
 }
 
 #[derive(Deserialize)]
@@ -40,18 +40,25 @@ pub(crate) struct TokenPath {
     token: FencingToken,
 }
 
+/// The user, and the arguments of the command of the same name without the token, which is in the path.
+#[derive(Deserialize)]
+pub(crate) struct RenewBody {
+    user: UserId,
+    ttl_ms: Option<u64>,
+}
+
 pub(crate) async fn renew(
     State(api): State<Api>,
     Document(document): Document,
     path: Result<Path<TokenPath>, PathRejection>,
-    JsonBody(body): JsonBody<Body>,
-) -> Result<Response, Problem> {
-    let (Path(TokenPath { token }), Body { user, mut request }) = (path?, body);
-    request.insert("token".to_owned(), token.get().into());
-    ask(&api, document, user, "lock:renew", request).await
+    JsonBody(body): JsonBody<RenewBody>,
+) -> Result<Json<Lease>, Problem> {
+    let (Path(TokenPath { token }), RenewBody { user, ttl_ms }) = (path?, body);
+    let ttl = ttl_ms.map(Duration::from_millis);
+    Ok(Json(api.presence.locks().renew(&document, &user, token, ttl).await?))
 }
 
-/// Whose lock is released: one's own, or, by an administrator, anybody's.
+/// The owner of the lock to release: the asking user, or, by force, anybody.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ReleaseQuery {
@@ -68,36 +75,19 @@ pub(crate) async fn release(
 ) -> Result<StatusCode, Problem> {
     let (Path(TokenPath { token }), Query(query)) = (path?, query?);
     let locks = api.presence.locks();
-    let released = match query {
-        ReleaseQuery { force: true, .. } => locks.force_release(&document, token).await,
-        ReleaseQuery { user: Some(user), .. } => locks.release(&document, &user, token).await,
+    match query {
+        ReleaseQuery { force: true, .. } => locks.force_release(&document, token).await?,
+        ReleaseQuery { user: Some(user), .. } => locks.release(&document, &user, token).await?,
         ReleaseQuery { .. } => {
             let message = "say whose lock it is with `?user=`, or take it away with `?force=true`";
             return Err(Problem::invalid_request(message));
         }
     };
-    released.map_err(relay_core::CommandError::from)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn ask(
-    api: &Api,
-    document: DocumentId,
-    user: UserId,
-    name: &str,
-    request: Map<String, Value>,
-) -> Result<Response, Problem> {
-    let text = JsonText::parse(Value::Object(request).to_string().into());
-    let text = text.map_err(|error| Problem::invalid_request(error.to_string()))?;
-    // Locks belong to users, not to connections.
-    let membership = Membership { document, user, connection: ConnectionId::new() };
-    match relay_presence::request(api.presence.locks(), &membership, name, &text).await {
-        Some(Ok(lease)) => Ok(json(&lease)),
-        Some(Err(error)) => Err(error.into()),
-        None => Err(Problem::invalid_request(format!("there is no request `{name}`"))),
+impl From<LockError> for Problem {
+    fn from(error: LockError) -> Self {
+        relay_core::CommandError::from(error).into()
     }
-}
-
-fn json(text: &JsonText) -> Response {
-    ([(CONTENT_TYPE, "application/json")], text.as_bytes().clone()).into_response()
 }

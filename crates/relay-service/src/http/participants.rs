@@ -9,8 +9,11 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use relay_core::{
-    Activity, ConnectionId, JoinOptions, JsonText, LeaveReason, Membership, Presence, SessionId, UserId,
+    Activity, CommandHandler, ConnectionId, JoinOptions, JsonText, Lease, LeaveReason, Membership, Presence,
+    SessionId, UserId,
 };
+use relay_presence::UpdateState;
+use relay_ws::codec::encode_participants;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -29,7 +32,7 @@ pub(crate) struct JoinBody {
 struct JoinReply {
     connection: ConnectionId,
     session: SessionId,
-    locks: JsonText,
+    locks: Vec<Lease>,
 }
 
 pub(crate) async fn join(
@@ -40,7 +43,8 @@ pub(crate) async fn join(
     let JoinBody { user, state, resume } = body;
     let membership = Membership { document, user, connection: ConnectionId::new() };
     let state = state.as_deref().map(JsonText::from_raw);
-    let joined = api.presence.join(&membership, JoinOptions { resume, state, ..JoinOptions::default() })?;
+    let joined =
+        api.presence.join(&membership, JoinOptions { resume, state, ..JoinOptions::default() }).await?;
     let reply = JoinReply { connection: membership.connection, session: joined.session, locks: joined.locks };
     Ok((StatusCode::CREATED, Json(reply)).into_response())
 }
@@ -75,10 +79,8 @@ pub(crate) async fn stay(
         api.presence.touch(&membership, Activity::Alive);
         return Ok(StatusCode::NO_CONTENT);
     };
-    match api.presence.request(&membership, "presence:update", &change).await {
-        Some(Err(error)) => Err(error.into()),
-        _ => Ok(StatusCode::NO_CONTENT),
-    }
+    api.presence.handle(&membership, UpdateState(change)).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 #[derive(Deserialize)]
@@ -99,6 +101,6 @@ pub(crate) async fn leave(
 }
 
 pub(crate) async fn presence(State(api): State<Api>, Document(document): Document) -> Response {
-    let roster = api.presence.roster(&document);
-    ([(CONTENT_TYPE, "application/json")], roster.as_bytes().clone()).into_response()
+    let participants = encode_participants(&api.presence.snapshot(&document));
+    ([(CONTENT_TYPE, "application/json")], participants).into_response()
 }

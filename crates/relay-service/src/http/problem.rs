@@ -5,7 +5,9 @@ use axum::extract::rejection::PathRejection;
 use axum::response::{IntoResponse, Response};
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
-use relay_core::{CommandError, ErrorCode, InvalidId, LogError, PublishError, Seq, SubscribeError, UserId};
+use relay_core::{
+    CommandError, ErrorCode, InvalidId, JoinError, LogError, PublishError, Seq, SubscribeError, UserId,
+};
 use relay_events::json::JsonError;
 use serde::Serialize;
 
@@ -86,6 +88,15 @@ impl From<PublishError> for Problem {
 impl From<PathRejection> for Problem {
     fn from(rejection: PathRejection) -> Self {
         Self::invalid_request(format!("the path is malformed: {}", rejection.body_text()))
+    }
+}
+
+impl From<JoinError> for Problem {
+    fn from(error: JoinError) -> Self {
+        match error {
+            JoinError::Refused(error) => error.into(),
+            error => Self::of(error.code(), error.to_string()),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use futures_util::stream::{FuturesOrdered, StreamExt};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use relay_core::{DocumentId, Draft, PublishAck};
+use relay_core::{CheckedDraft, DocumentId, PublishAck};
 use relay_events::{cloudevents, json};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -47,7 +47,7 @@ pub(crate) async fn publish(
 /// Publishes in order, without waiting for each to be durable before the next is handed in: drafts of one document
 /// take their places in the order in which publishing them is begun. The first is waited for alone, so that the
 /// document is open for the others.
-async fn publish_all(api: &Api, drafts: Vec<Result<Draft, Problem>>) -> Vec<Outcome> {
+async fn publish_all(api: &Api, drafts: Vec<Result<CheckedDraft, Problem>>) -> Vec<Outcome> {
     let mut drafts = drafts.into_iter();
     let mut outcomes = Vec::with_capacity(drafts.len());
     for draft in drafts.by_ref() {
@@ -64,7 +64,7 @@ async fn publish_all(api: &Api, drafts: Vec<Result<Draft, Problem>>) -> Vec<Outc
     outcomes
 }
 
-async fn publish_one(api: &Api, draft: Result<Draft, Problem>) -> Outcome {
+async fn publish_one(api: &Api, draft: Result<CheckedDraft, Problem>) -> Outcome {
     let draft = match draft {
         Ok(draft) => draft,
         Err(problem) => return Outcome::Refused(problem),
@@ -140,7 +140,7 @@ impl Form {
         Ok(Drafts::Many(texts.into_iter().map(|text| text.get().as_bytes()).collect()))
     }
 
-    fn decode(self, document: &DocumentId, text: &[u8]) -> Result<Draft, Problem> {
+    fn decode(self, document: &DocumentId, text: &[u8]) -> Result<CheckedDraft, Problem> {
         match self {
             Self::Json => Ok(json::decode_draft(document, text)?),
             Self::CloudEvent | Self::CloudEvents => Ok(cloudevents::decode_draft(document, text)?),

@@ -1,7 +1,7 @@
 //! What the server sends. Broadcasts, the only messages that many receive, are made once per event.
 
 use bytes::{BufMut, Bytes};
-use relay_core::{DocumentId, Event, Payload, PresenceChange, WireFormat};
+use relay_core::{DocumentId, Event, FormatId, Payload};
 use relay_events::json;
 use serde::Serialize;
 
@@ -56,19 +56,46 @@ pub struct FieldTooLong {
     pub bytes: usize,
 }
 
-fn text(message: &impl Serialize) -> Frame {
-    // Everything that is encoded here serialises: texts, numbers and JSON that was parsed before.
-    Frame::Text(serde_json::to_vec(message).unwrap_or_default().into())
+/// A response or a payload that was to be sent cannot be JSON.
+#[derive(Debug, thiserror::Error)]
+#[error("the message cannot be JSON: {0}")]
+pub struct EncodeError(#[from] serde_json::Error);
+
+fn text(message: &impl Serialize) -> Result<Frame, EncodeError> {
+    Ok(Frame::Text(serde_json::to_vec(message)?.into()))
+}
+
+/// The JSON of `parts`: texts and nulls, which always serialise.
+fn json_of(parts: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(parts).unwrap_or_else(|error| unreachable!("texts are JSON: {error}"))
+}
+
+/// A message to every member of `document`, whose payload `write_payload` adds as JSON.
+pub(super) fn broadcast_of(
+    document: &DocumentId,
+    name: &str,
+    write_payload: impl FnOnce(&mut Vec<u8>),
+) -> Bytes {
+    // Put together rather than serialised: JSON that is there already is not read again.
+    let mut message = json_of(&((), (), format!("{TOPIC_PREFIX}{document}"), name));
+    message.pop(); // the closing bracket
+    message.push(b',');
+    write_payload(&mut message);
+    message.push(b']');
+    message.into()
 }
 
 /// A reply to the message that had `reference`.
+///
+/// # Errors
+/// [`EncodeError`] when the response cannot be JSON.
 pub fn encode_reply(
     join_ref: Option<&str>,
     reference: Option<&str>,
     topic: &str,
     status: Status,
     response: &impl Serialize,
-) -> Frame {
+) -> Result<Frame, EncodeError> {
     #[derive(Serialize)]
     struct Reply<'a, R> {
         status: Status,
@@ -78,7 +105,15 @@ pub fn encode_reply(
 }
 
 /// A message from the server to one joined channel.
-pub fn encode_push(join_ref: Option<&str>, topic: &str, event: &str, payload: &impl Serialize) -> Frame {
+///
+/// # Errors
+/// [`EncodeError`] when the payload cannot be JSON.
+pub fn encode_push(
+    join_ref: Option<&str>,
+    topic: &str,
+    event: &str,
+    payload: &impl Serialize,
+) -> Result<Frame, EncodeError> {
     text(&(join_ref, (), topic, event, payload))
 }
 
@@ -86,7 +121,7 @@ pub fn encode_push(join_ref: Option<&str>, topic: &str, event: &str, payload: &i
 pub fn encode_close(join_ref: Option<&str>, topic: &str) -> Frame {
     #[derive(Serialize)]
     struct Nothing {}
-    text(&(join_ref, join_ref, topic, "phx_close", Nothing {}))
+    Frame::Text(json_of(&(join_ref, join_ref, topic, "phx_close", Nothing {})).into())
 }
 
 /// The end of a channel by a failure. Clients join again by themselves.
@@ -95,8 +130,11 @@ pub fn encode_error(join_ref: Option<&str>, topic: &str, reason: &str) -> Frame 
     struct Failure<'a> {
         reason: &'a str,
     }
-    text(&(join_ref, join_ref, topic, "phx_error", Failure { reason }))
+    Frame::Text(json_of(&(join_ref, join_ref, topic, "phx_error", Failure { reason })).into())
 }
+
+/// The format of an event as a whole message, text or binary.
+struct Broadcast;
 
 /// An event as every member of its document gets it, made once and shared.
 ///
@@ -104,7 +142,7 @@ pub fn encode_error(join_ref: Option<&str>, topic: &str, reason: &str) -> Frame 
 /// header as a big-endian `u32`, that header, and the bytes; or as text with `payload_base64` where the topic is
 /// too long for a binary message.
 pub fn encode_broadcast(event: &Event) -> Frame {
-    let bytes = event.wire.get_or_encode(WireFormat::Phoenix, || match &event.payload {
+    let bytes = event.encodings.get_or_encode(FormatId::of::<Broadcast>(), || match &event.payload {
         Payload::Binary(payload) => binary_broadcast(event, payload).unwrap_or_else(|| text_broadcast(event)),
         Payload::Json(_) => text_broadcast(event),
     });
@@ -112,30 +150,8 @@ pub fn encode_broadcast(event: &Event) -> Frame {
     if bytes.first() == Some(&BROADCAST) { Frame::Binary(bytes) } else { Frame::Text(bytes) }
 }
 
-/// Who is in a document, as every member of it is told.
-pub fn encode_presence(document: &DocumentId, change: &PresenceChange) -> Frame {
-    let (name, payload) = match change {
-        PresenceChange::State(payload) => ("presence_state", payload),
-        PresenceChange::Diff(payload) => ("presence_diff", payload),
-    };
-    let message = text(&((), (), format!("{TOPIC_PREFIX}{document}"), name));
-    // Put together rather than serialised: the text of a large document's state is not read again.
-    let mut bytes = Vec::with_capacity(message.bytes().len() + payload.as_bytes().len() + 1);
-    bytes.extend_from_slice(&message.bytes()[..message.bytes().len() - 1]); // without the closing bracket
-    bytes.push(b',');
-    bytes.extend_from_slice(payload.as_bytes());
-    bytes.push(b']');
-    Frame::Text(bytes.into())
-}
-
 fn text_broadcast(event: &Event) -> Bytes {
-    let topic = format!("{TOPIC_PREFIX}{}", event.document);
-    let mut message = text(&((), (), topic, event.kind.as_str())).bytes().to_vec();
-    message.pop(); // the closing bracket
-    message.push(b',');
-    json::encode_to(event, &mut message);
-    message.push(b']');
-    message.into()
+    broadcast_of(&event.document, event.kind.as_str(), |out| json::encode_to(event, out))
 }
 
 fn binary_broadcast(event: &Event, payload: &[u8]) -> Option<Bytes> {

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesOrdered, FuturesUnordered};
 use futures_util::{FutureExt, StreamExt};
-use relay_core::{Draft, ErrorCode, EventStream, Joined, SubscribeAck, SubscribeError};
+use relay_core::{CheckedDraft, ErrorCode, EventStream, Joined, SubscribeAck};
 use serde::Serialize;
 
 use super::{Connection, Env};
@@ -17,12 +17,12 @@ use crate::codec::{self, ClientMessage, ClientPayload, Frame, Status};
 use crate::feed::Feed;
 use crate::request::{Identity, JoinReply, JoinWish, Refusal};
 
-/// A subscription that was asked for.
-pub(super) struct SubscribeResult {
+/// The outcome of a join.
+pub(super) struct JoinResult {
     channel: ChannelRef,
     reference: Option<Arc<str>>,
-    wish: Box<JoinWish>,
-    result: Result<(SubscribeAck, Box<dyn EventStream>), SubscribeError>,
+    /// The stream of events, and the membership where one was wanted.
+    result: Result<(SubscribeAck, Box<dyn EventStream>, Option<Joined>), Refusal>,
 }
 
 /// An answer that waits for its turn, so that answers come in the order of what they answer.
@@ -41,7 +41,7 @@ pub(super) enum Parked {
 
 #[derive(Default)]
 pub(super) struct Busy {
-    joins: FuturesUnordered<BoxFuture<'static, SubscribeResult>>,
+    joins: FuturesUnordered<BoxFuture<'static, JoinResult>>,
     answers: FuturesOrdered<BoxFuture<'static, Answer>>,
     /// Requests that wait for something, a lock for instance. They keep no order: their answers may take long.
     requests: FuturesUnordered<BoxFuture<'static, Answer>>,
@@ -105,41 +105,48 @@ impl Connection {
         any
     }
 
-    /// Subscribes to what `channel` is to give.
+    /// Subscribes to the document of `channel`, and takes a membership in it if that is wanted.
     pub(super) fn join(&mut self, channel: ChannelRef, reference: Option<&str>, wish: Box<JoinWish>) {
         let source = Arc::clone(&self.shared.backend.source);
+        let presence = self.shared.backend.presence.clone().filter(|_| wish.presence);
+        let membership = self.membership(&channel.document);
         let reference = reference.map(Arc::from);
         let joining = async move {
-            let result = source.subscribe(&channel.document, wish.start).await;
-            SubscribeResult { channel, reference, wish, result }
+            let outcome = async {
+                let (ack, events) = source.subscribe(&channel.document, wish.start).await.map_err(|error| {
+                    if error.code() == ErrorCode::LogFailed {
+                        tracing::warn!(document = %channel.document, %error, "a join failed: the history cannot be read");
+                    }
+                    Refusal::from(&error)
+                })?;
+                let joined = match presence {
+                    Some(presence) => Some(presence.join(&membership, wish.options).await?),
+                    None => None,
+                };
+                Ok((ack, events, joined))
+            };
+            let result = outcome.await;
+            JoinResult { channel, reference, result }
         };
         self.busy().joins.push(joining.boxed());
     }
 
-    fn finish_join(&mut self, joined: SubscribeResult, env: &mut Env<'_>) {
-        let SubscribeResult { channel, reference, wish, result } = joined;
-        let joined = result.map_err(|error| {
-            let refusal = Refusal::from(&error);
-            if error.code() == ErrorCode::LogFailed {
-                tracing::warn!(document = %channel.document, %error, "a join failed: the history cannot be read");
-            }
-            refusal
-        });
-        let joined = joined.and_then(|(ack, events)| Ok((ack, events, self.attend(&channel, *wish)?)));
+    fn finish_join(&mut self, joined: JoinResult, env: &mut Env<'_>) {
+        let JoinResult { channel, reference, result } = joined;
         let (join_ref, reference) = (channel.join_ref.as_deref(), reference.as_deref());
-        match joined {
+        match result {
             Ok((ack, events, joined)) => {
                 self.shared.counters.joins.increment();
                 self.shared.directory.enter(&channel.document);
                 let Identity { user, connection, .. } = &self.identity;
-                let reply = JoinReply {
+                let response = JoinReply {
                     ack,
                     user,
                     connection: *connection,
                     session: joined.as_ref().map(|joined| joined.session),
-                    locks: joined.as_ref().map(|joined| &joined.locks),
+                    locks: joined.as_ref().map(|joined| &*joined.locks),
                 };
-                let frame = codec::encode_reply(join_ref, reference, &channel.topic(), Status::Ok, &reply);
+                let frame = reply(join_ref, reference, &channel.topic(), &Ok::<_, Refusal>(response));
                 self.send(&frame, env.pen);
                 let session = joined.as_ref().map(|joined| joined.session);
                 let presence = joined.map(|joined| joined.presence);
@@ -153,21 +160,11 @@ impl Connection {
         }
     }
 
-    /// Takes a membership in the document, if that is wanted and there are any.
-    fn attend(&self, channel: &ChannelRef, wish: JoinWish) -> Result<Option<Joined>, Refusal> {
-        match &self.shared.backend.presence {
-            Some(presence) if wish.presence => {
-                Ok(Some(presence.join(&self.membership(&channel.document), wish.options)?))
-            }
-            _ => Ok(None),
-        }
-    }
-
     pub(super) fn publish(
         &mut self,
         channel: ChannelRef,
         reference: Option<&str>,
-        draft: Draft,
+        draft: CheckedDraft,
         env: &mut Env<'_>,
         cx: &mut Context<'_>,
     ) {
@@ -180,7 +177,7 @@ impl Connection {
             let frame = match result {
                 Ok(ack) => {
                     counters.pushes.increment();
-                    codec::encode_reply(join_ref, reference.as_deref(), &topic, Status::Ok, &ack)
+                    reply(join_ref, reference.as_deref(), &topic, &Ok::<_, Refusal>(ack))
                 }
                 Err(error) => {
                     let refusal = Refusal::from(&error);
@@ -188,7 +185,7 @@ impl Connection {
                         tracing::warn!(%topic, %error, "a push failed: the log did not take it");
                     }
                     counters.errors.increment(refusal.reason);
-                    codec::encode_reply(join_ref, reference.as_deref(), &topic, Status::Error, &refusal)
+                    reply(join_ref, reference.as_deref(), &topic, &Err::<Empty, _>(refusal))
                 }
             };
             Answer { frame, released }
@@ -205,49 +202,43 @@ impl Connection {
         }
     }
 
-    /// Asks whoever knows of participants. `None` when nobody knows such a request.
-    pub(super) fn request(
+    /// Carries out a command of the participant, whose arguments are the payload of `message`.
+    pub(super) fn command(
         &mut self,
         channel: ChannelRef,
         message: &ClientMessage<'_>,
         env: &mut Env<'_>,
         cx: &mut Context<'_>,
     ) {
-        let (join_ref, reference) = (message.join_ref.as_deref(), message.reference.as_deref());
-        let topic = channel.topic();
-        let (Some(presence), ClientPayload::Json(_)) = (&self.shared.backend.presence, message.payload)
-        else {
+        if matches!(message.payload, ClientPayload::Binary(_)) {
             let refusal = Refusal::unknown_event(&message.event);
-            let frame = self.refusal(join_ref, reference, &topic, &refusal);
+            let (join_ref, reference) = (message.join_ref.as_deref(), message.reference.as_deref());
+            let frame = self.refusal(join_ref, reference, &channel.topic(), &refusal);
             return self.answer(frame, env);
-        };
-        let (presence, counters) = (Arc::clone(presence), Arc::clone(&self.shared.counters));
-        let payload = message.payload.to_json();
+        }
+        let commands = Arc::clone(&self.shared.backend.commands);
+        let counters = Arc::clone(&self.shared.counters);
+        let arguments = message.payload.to_json();
         let membership = self.membership(&channel.document);
         let name = message.event.as_ref().to_owned();
-        let reference: Option<Arc<str>> = reference.map(Arc::from);
-        let request = async move {
-            let outcome = match presence.request(&membership, &name, &payload).await {
-                Some(outcome) => outcome.map_err(Refusal::from),
+        let reference: Option<Arc<str>> = message.reference.as_deref().map(Arc::from);
+        let command = async move {
+            let mut arguments = serde_json::Deserializer::from_str(arguments.as_str());
+            let outcome = match commands.run(&name, &membership, &mut arguments) {
+                Some(running) => running.await.map_err(Refusal::from),
                 None => Err(Refusal::unknown_event(&name)),
             };
-            let (join_ref, reference) = (channel.join_ref.as_deref(), reference.as_deref());
-            let frame = match outcome {
-                Ok(response) => {
-                    counters.requests.increment();
-                    codec::encode_reply(join_ref, reference, &topic, Status::Ok, &response)
-                }
-                Err(refusal) => {
-                    counters.errors.increment(refusal.reason);
-                    codec::encode_reply(join_ref, reference, &topic, Status::Error, &refusal)
-                }
-            };
+            match &outcome {
+                Ok(_) => counters.requests.increment(),
+                Err(refusal) => counters.errors.increment(refusal.reason),
+            }
+            let frame = reply(channel.join_ref.as_deref(), reference.as_deref(), &channel.topic(), &outcome);
             Answer { frame, released: 0 }
         };
-        let mut request = request.boxed();
-        match request.poll_unpin(cx) {
+        let mut command = command.boxed();
+        match command.poll_unpin(cx) {
             Poll::Ready(Answer { frame, .. }) => self.answer(frame, env),
-            Poll::Pending => self.busy().requests.push(request),
+            Poll::Pending => self.busy().requests.push(command),
         }
     }
 
@@ -259,7 +250,7 @@ impl Connection {
         refusal: &Refusal,
     ) -> Frame {
         self.shared.counters.errors.increment(refusal.reason);
-        codec::encode_reply(join_ref, reference, topic, Status::Error, refusal)
+        reply(join_ref, reference, topic, &Err::<Empty, _>(refusal))
     }
 
     /// Sends `frame` after the answers that are still awaited.
@@ -271,4 +262,24 @@ impl Connection {
             _ => self.send(&frame, env.pen),
         }
     }
+}
+
+/// The reply to a message. A response that cannot be JSON is a defect of what made it: the client is told that the server
+/// failed.
+pub(super) fn reply(
+    join_ref: Option<&str>,
+    reference: Option<&str>,
+    topic: &str,
+    outcome: &Result<impl Serialize, impl Serialize>,
+) -> Frame {
+    let encoded = match outcome {
+        Ok(response) => codec::encode_reply(join_ref, reference, topic, Status::Ok, response),
+        Err(refusal) => codec::encode_reply(join_ref, reference, topic, Status::Error, refusal),
+    };
+    encoded.unwrap_or_else(|error| {
+        tracing::error!(%topic, %error, "a reply cannot be encoded");
+        let refusal = Refusal::internal();
+        codec::encode_reply(join_ref, reference, topic, Status::Error, &refusal)
+            .unwrap_or_else(|error| unreachable!("texts are JSON: {error}"))
+    })
 }

@@ -125,7 +125,7 @@ impl Connection {
             message: "the server restarts; connect again".to_owned(),
             reconnect_after_ms: u64::try_from(return_after.as_millis()).ok(),
         };
-        let notices: Vec<codec::Frame> = self
+        let notices: Vec<_> = self
             .channels
             .joined()
             .map(|channel| {
@@ -134,7 +134,10 @@ impl Connection {
             })
             .collect();
         for notice in notices {
-            self.send(&notice, env.pen);
+            match notice {
+                Ok(notice) => self.send(&notice, env.pen),
+                Err(error) => tracing::error!(%error, "a notice cannot be encoded"),
+            }
         }
         env.pen.put_into(&mut self.output);
     }

@@ -5,12 +5,13 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use relay_core::{Activity, LeaveReason, Monotonic};
 
-use super::busy::{Empty, Parked};
+use super::busy::{Empty, Parked, reply};
 use super::{BATCH, Connection, End, Env, Protocol};
 use crate::channels::Action;
 use crate::close::CloseReason;
-use crate::codec::{self, ClientMessage, DecodeError, Frame, Status};
+use crate::codec::{self, ClientMessage, DecodeError, Frame};
 use crate::framing::{Decoder, FramingError, Message, OpCode};
+use crate::request::Refusal;
 
 impl Connection {
     /// Whether there is room for what another message may lead to.
@@ -138,7 +139,8 @@ impl Connection {
             self.busy().parked = Some(raw.park());
             return Ok(());
         }
-        match self.channels.receive(&decoded, &self.identity, self.shared.config.max_topics) {
+        let commands = &self.shared.backend.commands;
+        match self.channels.receive(&decoded, &self.identity, commands, self.shared.config.max_topics) {
             Action::Park => self.busy().parked = Some(raw.park()),
             action => self.act(action, &decoded, env, cx),
         }
@@ -147,7 +149,7 @@ impl Connection {
 
     fn act(&mut self, action: Action, message: &ClientMessage<'_>, env: &mut Env<'_>, cx: &mut Context<'_>) {
         let (join_ref, reference) = (message.join_ref.as_deref(), message.reference.as_deref());
-        let ok = |topic: &str| codec::encode_reply(join_ref, reference, topic, Status::Ok, &Empty {});
+        let ok = |topic: &str| reply(join_ref, reference, topic, &Ok::<_, Refusal>(Empty {}));
         match action {
             Action::Heartbeat => {
                 self.shared.counters.heartbeats.increment();
@@ -176,7 +178,7 @@ impl Connection {
                 self.active(&channel.document);
                 self.publish(channel, reference, *draft, env, cx);
             }
-            Action::Request { channel } => self.request(channel, message, env, cx),
+            Action::Request { channel } => self.command(channel, message, env, cx),
             Action::Refuse(refusal) => {
                 let refused = self.refusal(join_ref, reference, &message.topic, &refusal);
                 self.answer(refused, env);

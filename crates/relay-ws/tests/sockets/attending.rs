@@ -1,15 +1,17 @@
 //! Who is there: what the server tells an presence, and what its members are told of each other.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use relay_core::{
-    Activity, CommandError, ErrorCode, JoinOptions, Joined, JsonText, LeaveReason, Membership, Presence,
-    PresenceChange, PresenceStream, SessionId, UserId,
+    Activity, Command, CommandError, CommandHandler, Commands, ErrorCode, JoinError, JoinOptions, Joined,
+    JsonText, LeaveReason, Membership, NodeId, Presence, PresenceChange, PresenceDiff, PresenceEntry,
+    PresenceId, PresenceSnapshot, PresenceStream, SessionId, UserId,
 };
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::Message;
@@ -28,9 +30,9 @@ pub(crate) struct Roster {
 struct State {
     /// What happened, in words.
     told: Vec<String>,
-    present: BTreeMap<String, Value>,
+    present: BTreeSet<UserId>,
     /// What was there after each change.
-    versions: Vec<BTreeMap<String, Value>>,
+    versions: Vec<BTreeSet<UserId>>,
     waiting: Vec<Waker>,
 }
 
@@ -57,12 +59,14 @@ impl PresenceStream for Stream {
         }
         let now = &state.versions[newest - 1];
         let change = if self.position == 0 {
-            PresenceChange::State(text(&json!(now)))
+            PresenceChange::Snapshot(Arc::new(PresenceSnapshot::new(now.iter().map(entry).collect())))
         } else {
             let before = &state.versions[self.position - 1];
-            let joins: BTreeMap<_, _> = now.iter().filter(|(key, _)| !before.contains_key(*key)).collect();
-            let leaves: BTreeMap<_, _> = before.iter().filter(|(key, _)| !now.contains_key(*key)).collect();
-            PresenceChange::Diff(text(&json!({"joins": joins, "leaves": leaves})))
+            let (joins, leaves) = (now.difference(before), before.difference(now));
+            PresenceChange::Diff(Arc::new(PresenceDiff::new(
+                joins.map(entry).collect(),
+                leaves.map(entry).collect(),
+            )))
         };
         self.position = newest;
         Poll::Ready(Some(change))
@@ -77,63 +81,96 @@ impl PresenceStream for Stream {
     }
 }
 
-fn text(value: &Value) -> JsonText {
-    JsonText::parse(value.to_string().into()).unwrap()
+fn entry(user: &UserId) -> PresenceEntry {
+    let id = PresenceId { node: NodeId::from_u64(0), counter: 1 };
+    PresenceEntry::new(id, None, user.clone(), JsonText::empty_object())
 }
 
+#[derive(Clone)]
 struct Desk(Arc<Roster>);
+
+#[derive(Deserialize)]
+struct Acquire {}
+
+impl Command for Acquire {
+    const NAME: &'static str = "lock:acquire";
+    type Reply = Value;
+}
+
+#[async_trait]
+impl CommandHandler<Acquire> for Desk {
+    async fn handle(&self, _from: &Membership, Acquire {}: Acquire) -> Result<Value, CommandError> {
+        self.0.granted.notified().await;
+        Ok(json!({"token": 1}))
+    }
+}
+
+#[derive(Deserialize)]
+struct Renew {}
+
+impl Command for Renew {
+    const NAME: &'static str = "lock:renew";
+    type Reply = Value;
+}
+
+#[async_trait]
+impl CommandHandler<Renew> for Desk {
+    async fn handle(&self, _from: &Membership, Renew {}: Renew) -> Result<Value, CommandError> {
+        Err(CommandError::new(ErrorCode::Locked, "held").holder(UserId::new("eve").ok()))
+    }
+}
+
+#[derive(Deserialize)]
+struct Cursor(Value);
+
+impl Command for Cursor {
+    const NAME: &'static str = "cursor";
+    type Reply = Value;
+}
+
+#[async_trait]
+impl CommandHandler<Cursor> for Desk {
+    async fn handle(&self, from: &Membership, Cursor(at): Cursor) -> Result<Value, CommandError> {
+        Ok(json!({"of": from.user, "is": at}))
+    }
+}
 
 #[async_trait]
 impl Presence for Desk {
-    fn join(&self, membership: &Membership, options: JoinOptions) -> Result<Joined, CommandError> {
+    async fn join(&self, membership: &Membership, options: JoinOptions) -> Result<Joined, JoinError> {
         if membership.user.as_str() == "banned" {
             let message = "the document is closed to you".to_owned();
-            return Err(CommandError::new(ErrorCode::TooManyDocuments, message));
+            return Err(CommandError::new(ErrorCode::TooManyDocuments, message).into());
         }
         let mut state = self.0.state.lock();
         let given = options.state.map_or(String::new(), |state| format!(" with {}", state.as_str()));
         state.told.push(format!("{} joined{given}", membership.user));
-        state.present.insert(membership.user.to_string(), json!({"metas": [{"phx_ref": "r"}]}));
+        state.present.insert(membership.user.clone());
         state.changed();
         let presence = Box::new(Stream { roster: Arc::clone(&self.0), position: 0 });
-        Ok(Joined { session: SessionId::from_u128(7), locks: text(&json!([])), presence })
+        Ok(Joined::new(SessionId::from_u128(7), Vec::new(), presence))
     }
 
     fn leave(&self, membership: &Membership, reason: LeaveReason) {
         let mut state = self.0.state.lock();
         state.told.push(format!("{} {reason:?}", membership.user));
-        state.present.remove(membership.user.as_str());
+        state.present.remove(&membership.user);
         state.changed();
     }
 
     fn touch(&self, membership: &Membership, activity: Activity) {
         self.0.state.lock().told.push(format!("{} {activity:?}", membership.user));
     }
-
-    async fn request(
-        &self,
-        membership: &Membership,
-        name: &str,
-        payload: &JsonText,
-    ) -> Option<Result<JsonText, CommandError>> {
-        match name {
-            "lock:acquire" => {
-                self.0.granted.notified().await;
-                Some(Ok(text(&json!({"token": 1}))))
-            }
-            "lock:renew" => {
-                Some(Err(CommandError::new(ErrorCode::Locked, "held").holder(UserId::new("eve").ok())))
-            }
-            "cursor" => Some(Ok(text(&json!({"of": membership.user, "is": payload})))),
-            _ => None,
-        }
-    }
 }
 
 async fn scene() -> (Server, Arc<Roster>) {
     let roster = Arc::new(Roster::default());
     let desk = Arc::new(Desk(Arc::clone(&roster)));
-    (Server::with_attendance(quick(), desk).await, roster)
+    let mut commands = Commands::default();
+    commands.register::<Acquire>((*desk).clone()).unwrap();
+    commands.register::<Renew>((*desk).clone()).unwrap();
+    commands.register::<Cursor>((*desk).clone()).unwrap();
+    (Server::with_presence(quick(), desk, commands).await, roster)
 }
 
 impl Roster {
@@ -161,7 +198,7 @@ async fn the_state_comes_after_the_reply_and_before_any_change() {
     let reply = ada.join_as("1", "document:notes", json!({})).await;
     assert_eq!(reply["response"]["session"], json!(SessionId::from_u128(7)));
     assert_eq!(reply["response"]["locks"], json!([]));
-    let meta = json!({"metas": [{"phx_ref": "r"}]});
+    let meta = json!({"metas": [{"phx_ref": "0.1"}]});
     assert_eq!(ada.next().await, json!([null, null, "document:notes", "presence_state", {"ada": meta}]));
     let mut bob = server.connect("bob").await;
     bob.join("document:notes", json!({})).await;

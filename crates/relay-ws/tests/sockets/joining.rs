@@ -240,7 +240,8 @@ async fn when_a_document_cannot_go_on_all_its_members_are_told_and_can_join_agai
     // Before anybody can read them, the events are gone.
     for _ in 0..3 {
         let payload = Payload::json(&edit("x")).unwrap();
-        let draft = Draft::new("notes".parse().unwrap(), DOCUMENT_EDITED, payload);
+        let draft =
+            relay_events::check(Draft::new("notes".parse().unwrap(), DOCUMENT_EDITED, payload)).unwrap();
         server.feed.publish(draft).now_or_never().unwrap().unwrap();
     }
     server.feed.trim("notes", 3);

@@ -166,7 +166,8 @@ async fn documents_take_turns_so_that_a_busy_one_does_not_hide_a_quiet_one() {
     let server = Server::start().await;
     let note = |document: &str| {
         let kind = Kind::new("x-note", relay_core::Durability::Durable).unwrap();
-        Draft::new(DocumentId::new(document).unwrap(), kind, Payload::json(&json!({"n": 1})).unwrap())
+        let payload = Payload::json(&json!({"n": 1})).unwrap();
+        relay_events::check(Draft::new(DocumentId::new(document).unwrap(), kind, payload)).unwrap()
     };
     for _ in 0..1000 {
         server.feed.publish(note("busy")).await.unwrap();

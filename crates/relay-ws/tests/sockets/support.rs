@@ -14,11 +14,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use relay_core::{
-    Clock, DocumentId, Draft, Epoch, Event, EventSink, EventSource, EventStream, Head, LogError, ManualClock,
-    Presence, PublishAck, PublishError, ReadLimit, Seq, StartPosition, StreamError, StreamPosition,
-    SubscribeAck, SubscribeError,
+    CheckedDraft, Clock, Commands, DocumentId, Epoch, Event, EventSink, EventSource, EventStream, Head,
+    LogError, ManualClock, Presence, PublishAck, PublishError, ReadLimit, Seq, StartPosition, StreamError,
+    StreamPosition, SubscribeAck, SubscribeError,
 };
-use relay_ws::{WsConfig, WsServer, WsStats};
+use relay_ws::{WsConfig, WsParts, WsServer, WsStats};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -111,7 +111,7 @@ impl Feed {
         })
     }
 
-    fn place(&self, draft: Draft) -> PublishAck {
+    fn place(&self, draft: CheckedDraft) -> PublishAck {
         let mut documents = self.documents.lock();
         let document = documents.entry(draft.document.clone()).or_default();
         let seq = draft.kind.is_durable().then(|| document.head().last.next());
@@ -137,10 +137,10 @@ impl Feed {
 
 #[async_trait]
 impl EventSink for Feed {
-    async fn publish(&self, draft: Draft) -> Result<PublishAck, PublishError> {
+    async fn publish(&self, draft: CheckedDraft) -> Result<PublishAck, PublishError> {
         if draft.document.as_str() == "doomed" {
             return Err(PublishError::Overloaded {
-                document: draft.document,
+                document: draft.document.clone(),
                 waited: Duration::from_millis(250),
             });
         }
@@ -267,8 +267,12 @@ impl Server {
         Self::with_feed(config, |_| ()).await
     }
 
-    pub(crate) async fn with_attendance(config: WsConfig, presence: Arc<dyn Presence>) -> Self {
-        Self::build(config, |_| (), Some(presence)).await
+    pub(crate) async fn with_presence(
+        config: WsConfig,
+        presence: Arc<dyn Presence>,
+        commands: Commands,
+    ) -> Self {
+        Self::build(config, |_| (), Some((presence, commands))).await
     }
 
     pub(crate) async fn with_feed(config: WsConfig, adjust: impl FnOnce(&mut Feed)) -> Self {
@@ -278,7 +282,7 @@ impl Server {
     async fn build(
         config: WsConfig,
         adjust: impl FnOnce(&mut Feed),
-        presence: Option<Arc<dyn Presence>>,
+        presence: Option<(Arc<dyn Presence>, Commands)>,
     ) -> Self {
         let clock = Arc::new(ManualClock::new());
         let mut feed = Feed::new(Arc::clone(&clock));
@@ -286,12 +290,12 @@ impl Server {
         let feed = Arc::new(feed);
         let source = Arc::new(Shared(Arc::clone(&feed)));
         let time: Arc<dyn Clock> = Arc::clone(&clock) as _;
-        let ws = match presence {
-            None => WsServer::new(config, Arc::clone(&feed) as _, source, time),
-            Some(presence) => {
-                WsServer::with_attendance(config, Arc::clone(&feed) as _, source, presence, time)
-            }
-        };
+        let mut parts = WsParts::new(Arc::clone(&feed) as _, source, time);
+        if let Some((presence, commands)) = presence {
+            parts.presence = Some(presence);
+            parts.commands = Arc::new(commands);
+        }
+        let ws = WsServer::with_parts(config, parts);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut accepting = JoinSet::new();

@@ -1,0 +1,107 @@
+//! [`CheckedDraft`]: a draft that a [`Vocabulary`] has found fit to be published. An event sink takes nothing else, so no
+//! edge can forget the check.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use crate::event::{Draft, Event};
+use crate::id::{Actor, EventId, SessionId};
+use crate::lock::LockClaim;
+use crate::payload::Payload;
+use crate::position::{Epoch, Seq};
+use crate::time::Timestamp;
+
+/// The rules about what may be published: which kinds there are, and what each carries. `relay-events` has Relay's.
+pub trait Vocabulary {
+    /// The reasons for which a draft is refused.
+    type Error;
+
+    /// Checks that `draft` may be published. Returns what it claims of locks, where its kind is one that locks guard.
+    ///
+    /// # Errors
+    /// Whatever the vocabulary refuses.
+    fn check(&self, draft: &Draft) -> Result<Option<LockClaim>, Self::Error>;
+}
+
+/// A draft that was checked. It reads as the [`Draft`] that it is; what the check was about cannot be changed any more.
+#[derive(Debug, Clone)]
+pub struct CheckedDraft {
+    draft: Draft,
+    claim: Option<LockClaim>,
+}
+
+impl CheckedDraft {
+    /// Checks `draft` by `vocabulary`.
+    ///
+    /// # Errors
+    /// Those of the vocabulary.
+    pub fn new<V: Vocabulary>(draft: Draft, vocabulary: &V) -> Result<Self, V::Error> {
+        let claim = vocabulary.check(&draft)?;
+        Ok(Self { draft, claim })
+    }
+
+    /// The draft's claim about locks; `None` where locks do not guard its kind.
+    pub fn claim(&self) -> Option<&LockClaim> {
+        self.claim.as_ref()
+    }
+
+    /// Sets the actor.
+    pub fn actor(mut self, actor: Actor) -> Self {
+        self.draft.actor = actor;
+        self
+    }
+
+    /// Sets the session.
+    pub fn session(mut self, session: SessionId) -> Self {
+        self.draft.session = Some(session);
+        self
+    }
+
+    /// Sets the conflation key.
+    pub fn key(mut self, key: impl Into<Arc<str>>) -> Self {
+        self.draft.key = Some(key.into());
+        self
+    }
+
+    /// Sets the id, which makes publishing idempotent.
+    pub fn id(mut self, id: EventId) -> Self {
+        self.draft.id = Some(id);
+        self
+    }
+
+    /// Returns the draft's id, and gives it one first if it has none.
+    pub fn assign_id(&mut self) -> EventId {
+        *self.draft.id.get_or_insert_with(EventId::new)
+    }
+
+    /// Replaces the payload, for a stage of the document's order that transforms it. The new draft is checked as a whole.
+    ///
+    /// # Errors
+    /// Those of the vocabulary; the draft stays as it was.
+    pub fn rewrite<V: Vocabulary>(&mut self, payload: Payload, vocabulary: &V) -> Result<(), V::Error> {
+        let before = std::mem::replace(&mut self.draft.payload, payload);
+        match vocabulary.check(&self.draft) {
+            Ok(claim) => {
+                self.claim = claim;
+                Ok(())
+            }
+            Err(error) => {
+                self.draft.payload = before;
+                Err(error)
+            }
+        }
+    }
+
+    /// The event that this draft becomes at the given place and time; see [`Draft::into_event`].
+    pub fn into_event(self, epoch: Epoch, seq: Option<Seq>, time: Timestamp) -> Event {
+        self.draft.into_event(epoch, seq, time)
+    }
+}
+
+impl Deref for CheckedDraft {
+    type Target = Draft;
+
+    fn deref(&self) -> &Draft {
+        &self.draft
+    }
+}

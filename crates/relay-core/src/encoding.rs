@@ -1,0 +1,110 @@
+//! Encoded copies of shared values: an edge encodes a value once for each of its formats, and every receiver of that
+//! format gets the same bytes.
+//!
+//! The core does not know any format. An edge names each of its formats by a type of its own, and [`FormatId::of`] that
+//! type is the key under which the encoded bytes are kept beside the value.
+
+use std::any::TypeId;
+use std::fmt;
+
+use bytes::Bytes;
+use once_cell::sync::OnceCell;
+
+/// The identity of an encoding.
+///
+/// ```
+/// use relay_core::FormatId;
+///
+/// struct Json;
+/// struct MessagePack;
+/// assert_eq!(FormatId::of::<Json>(), FormatId::of::<Json>());
+/// assert_ne!(FormatId::of::<Json>(), FormatId::of::<MessagePack>());
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FormatId(TypeId);
+
+impl FormatId {
+    /// The id of the format that the type `F` stands for. `F` is any type that the edge defines for the purpose.
+    pub fn of<F: 'static>() -> Self {
+        Self(TypeId::of::<F>())
+    }
+}
+
+/// The encoded forms of one value that no longer changes, each made at most once and then shared by all who send it.
+///
+/// A clone starts empty: whoever clones a value does so to change it, and the encoded forms would then be stale.
+#[derive(Default)]
+pub struct EncodingCache {
+    /// A list with one entry for each format, few in number, that only grows.
+    first: OnceCell<Box<Encoding>>,
+}
+
+struct Encoding {
+    format: FormatId,
+    bytes: OnceCell<Bytes>,
+    next: OnceCell<Box<Self>>,
+}
+
+impl EncodingCache {
+    /// Returns the value's form in `format`, from `encode` the first time. When two threads ask for the first time at
+    /// once, one runs `encode` and the other waits for it.
+    pub fn get_or_encode(&self, format: FormatId, encode: impl FnOnce() -> Bytes) -> Bytes {
+        self.slot(format).get_or_init(encode).clone()
+    }
+
+    /// As [`get_or_encode`](Self::get_or_encode), for an encoding that may fail. A failure is not kept.
+    ///
+    /// # Errors
+    /// Those of `encode`.
+    pub fn get_or_try_encode<E>(
+        &self,
+        format: FormatId,
+        encode: impl FnOnce() -> Result<Bytes, E>,
+    ) -> Result<Bytes, E> {
+        self.slot(format).get_or_try_init(encode).cloned()
+    }
+
+    fn slot(&self, format: FormatId) -> &OnceCell<Bytes> {
+        let mut next = &self.first;
+        loop {
+            let new = || Box::new(Encoding { format, bytes: OnceCell::new(), next: OnceCell::new() });
+            let encoding = next.get_or_init(new);
+            if encoding.format == format {
+                return &encoding.bytes;
+            }
+            next = &encoding.next;
+        }
+    }
+}
+
+impl Clone for EncodingCache {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl fmt::Debug for EncodingCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EncodingCache").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct One;
+    struct Two;
+
+    #[test]
+    fn each_format_is_encoded_once_and_a_failure_is_tried_again() {
+        let cache = EncodingCache::default();
+        let (one, two) = (FormatId::of::<One>(), FormatId::of::<Two>());
+        assert_eq!(cache.get_or_try_encode(one, || Err("no")), Err("no"));
+        assert_eq!(cache.get_or_encode(one, || Bytes::from_static(b"1")), "1");
+        assert_eq!(cache.get_or_encode(two, || Bytes::from_static(b"2")), "2");
+        assert_eq!(cache.get_or_encode(one, || unreachable!("it is kept")), "1");
+        assert_eq!(cache.get_or_encode(two, || unreachable!("it is kept")), "2");
+        assert_eq!(cache.clone().get_or_encode(one, || Bytes::from_static(b"3")), "3");
+    }
+}

@@ -1,0 +1,53 @@
+//! [`Sequencer`]: a stage inside the critical section in which a document's events get their places.
+
+use std::fmt;
+
+use crate::checked::CheckedDraft;
+use crate::id::DocumentId;
+use crate::position::{Epoch, Seq};
+use crate::pubsub::PublishError;
+
+/// The place that an event gets in its document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Place {
+    /// The incarnation of the document's history.
+    pub epoch: Epoch,
+    /// The event's seq.
+    pub seq: Seq,
+}
+
+impl Place {
+    /// The place `seq` in `epoch`.
+    pub const fn new(epoch: Epoch, seq: Seq) -> Self {
+        Self { epoch, seq }
+    }
+}
+
+/// A stage through which every sequenced draft passes at the moment at which it gets its place: locks refuse it, conflict
+/// resolution rewrites it. A channel has a list of stages; each sees the draft as the stages before it left it.
+///
+/// # Contract
+/// - **Order.** All calls for one document come from inside its critical section, one after the other. First
+///   [`check`](Self::check) is called on each stage in turn. When none refuses, [`placed`](Self::placed) is called on each
+///   stage in turn, before any later draft is checked. A draft that a stage refuses gets no place, and the next draft is
+///   offered the same one.
+/// - **Duplicates.** A draft that was published before is answered without passing the stages.
+/// - **Speed.** The methods are quick, do not block, and do not call the event's sink.
+/// - **State.** Only `placed` changes the state that a stage keeps of a document; `check` changes nothing but the draft. A place
+///   is not durable yet: when the log does not take the batch, the channel calls [`dropped`](Self::dropped), and the stage
+///   gives up what it keeps of the document beyond what the log holds.
+/// - **Ephemeral** drafts get no place and pass no stage.
+pub trait Sequencer: fmt::Debug + Send + Sync + 'static {
+    /// Refuses `draft`, or lets it pass, rewritten if need be. It would get `place`.
+    ///
+    /// # Errors
+    /// The refusal that its publisher is told, for instance [`PublishError::Locked`].
+    fn check(&self, draft: &mut CheckedDraft, place: Place) -> Result<(), PublishError>;
+
+    /// Takes note that `draft` has got `place`.
+    fn placed(&self, draft: &CheckedDraft, place: Place);
+
+    /// Gives up what was noted of places in `document` whose events the log did not take.
+    fn dropped(&self, document: &DocumentId);
+}
