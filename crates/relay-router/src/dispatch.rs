@@ -202,14 +202,14 @@ impl Dispatcher {
                 state.advance_lag_cursor(route, from, through);
             }
             for Placement { route, offset, queued, event } in placements {
-                deps.metrics.routed(now.since(event.time));
+                deps.metrics.record_routing(now.since(event.time));
                 state.enqueue(route, offset, queued, Some(event));
                 state.release(route);
             }
         });
         if matches!(scope, Scope::All { .. }) {
             for (event, routed) in page.iter().zip(routed) {
-                routed.matched.iter().for_each(|rule| deps.metrics.matched(rule));
+                routed.matched.iter().for_each(|rule| deps.metrics.count_match(rule));
                 routed.drops.into_iter().for_each(|drop| self.record_drop(&table, event, drop));
             }
         }
@@ -219,7 +219,7 @@ impl Dispatcher {
     fn record_drop(&self, table: &RoutingTable, event: &Arc<Event>, drop: RoutingDrop) {
         let deps = self.engine.deps();
         let RoutingDrop { rule, outcome, reason } = drop;
-        deps.metrics.decided(outcome);
+        deps.metrics.count_decision(outcome);
         if let (Outcome::Cycle, Some(reason)) = (outcome, &reason) {
             tracing::error!(event = %event.id, %reason, "an event that would cause a loop is not delivered");
         }

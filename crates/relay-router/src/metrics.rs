@@ -20,7 +20,7 @@ const MAX_NAMES: usize = 2_000;
 pub(crate) struct RouterMetrics {
     clock: Arc<dyn Clock>,
     outcomes: Outcomes,
-    routed: LatencyWindow,
+    routing_latency: LatencyWindow,
     rules: RwLock<BTreeMap<Arc<str>, Arc<AtomicU64>>>,
     targets: RwLock<BTreeMap<Arc<str>, Arc<TargetCounters>>>,
 }
@@ -120,29 +120,35 @@ impl RouterMetrics {
         Self {
             clock,
             outcomes: Outcomes::default(),
-            routed: LatencyWindow::new(),
+            routing_latency: LatencyWindow::new(),
             rules: RwLock::default(),
             targets: RwLock::default(),
         }
     }
 
     /// Counts a decision without a delivery.
-    pub(crate) fn decided(&self, outcome: Outcome) {
+    pub(crate) fn count_decision(&self, outcome: Outcome) {
         self.outcomes.count(outcome);
     }
 
     /// Counts an event that `rule` matched.
-    pub(crate) fn matched(&self, rule: &Arc<str>) {
-        entry(&self.rules, rule).fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn count_match(&self, rule: &Arc<str>) {
+        counters_of(&self.rules, rule).fetch_add(1, Ordering::Relaxed);
     }
 
     /// Records the time from an event's place in its document to its place in a queue.
-    pub(crate) fn routed(&self, latency: Duration) {
-        self.routed.record(self.clock.monotonic(), latency);
+    pub(crate) fn record_routing(&self, latency: Duration) {
+        self.routing_latency.record(self.clock.monotonic(), latency);
     }
 
     /// Counts the outcome of one event of an attempt, and the time that the attempt took.
-    pub(crate) fn ended(&self, target: &ServiceName, outcome: Outcome, took: Duration, is_fallback: bool) {
+    pub(crate) fn count_outcome(
+        &self,
+        target: &ServiceName,
+        outcome: Outcome,
+        took: Duration,
+        is_fallback: bool,
+    ) {
         self.outcomes.count(outcome);
         let counters = self.target(target);
         counters.outcomes.count(outcome);
@@ -155,7 +161,7 @@ impl RouterMetrics {
     }
 
     /// Counts a dead letter that was dropped for a newer one.
-    pub(crate) fn dead_letter_dropped(&self, target: &ServiceName) {
+    pub(crate) fn count_dropped_dead_letter(&self, target: &ServiceName) {
         self.target(target).dead_letters_dropped.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -163,7 +169,7 @@ impl RouterMetrics {
         if let Some(counters) = self.targets.read().get(name.as_str()) {
             return Arc::clone(counters);
         }
-        entry(&self.targets, &name.as_str().into())
+        counters_of(&self.targets, &name.as_str().into())
     }
 
     pub(crate) fn snapshot(
@@ -191,7 +197,7 @@ impl RouterMetrics {
         let rules = rules.iter().map(|(name, count)| (Arc::clone(name), count.load(Ordering::Relaxed)));
         RouterStats {
             decisions: Outcome::ALL.into_iter().map(|one| (one.name(), self.outcomes.get(one))).collect(),
-            routing_latency: self.routed.stats(now),
+            routing_latency: self.routing_latency.stats(now),
             behind,
             rules: rules.collect(),
             targets,
@@ -225,7 +231,7 @@ impl TargetCounters {
 }
 
 /// Returns the entry of `name`, or of `other` if there are too many names.
-fn entry<T: Default>(table: &RwLock<BTreeMap<Arc<str>, Arc<T>>>, name: &Arc<str>) -> Arc<T> {
+fn counters_of<T: Default>(table: &RwLock<BTreeMap<Arc<str>, Arc<T>>>, name: &Arc<str>) -> Arc<T> {
     if let Some(found) = table.read().get(name) {
         return Arc::clone(found);
     }

@@ -213,7 +213,7 @@ impl InFlight {
         deps.store.commit(batch).await?;
         for dropped in dropped_letters {
             deps.dead_letters.added(&self.name, dropped);
-            (0..dropped).for_each(|_| deps.metrics.dead_letter_dropped(&self.name));
+            (0..dropped).for_each(|_| deps.metrics.count_dropped_dead_letter(&self.name));
         }
         Ok(())
     }

@@ -196,7 +196,7 @@ impl Engine {
             attempt.dequeued.entries.iter().zip(&result.dispositions).zip(&result.events)
         {
             let outcome = disposition.outcome();
-            metrics.ended(&attempt.name, outcome, result.took, attempt.is_fallback);
+            metrics.count_outcome(&attempt.name, outcome, result.took, attempt.is_fallback);
             let Some(event) = event else {
                 let (event, document) = (&entry.queued.event, &entry.queued.document);
                 tracing::error!(%event, %document, target = %attempt.name, "the log no longer has the event, which is not delivered; keep more history (`retention`)");
