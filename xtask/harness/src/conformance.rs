@@ -16,7 +16,7 @@ use xtask::test_counts::TestCounts;
 use xtask::{e2e, workspace};
 
 use self::report::Results;
-use crate::replay::server::Server;
+use crate::relay_server::RelayServer;
 
 mod report;
 
@@ -72,7 +72,7 @@ fn judge(profile: &str, whole: bool, counts: &mut TestCounts) -> anyhow::Result<
     if in_ci() && !missing.is_empty() {
         bail!("{}", missing.join("\n"));
     }
-    let server = Server::start_with(&workspace::built(profile, "relay")?, &SETTINGS)?;
+    let server = RelayServer::start_with(&workspace::built(profile, "relay")?, &SETTINGS)?;
     let url = format!("{}/socket/echo", server.url());
     if PYTHON.find().is_some() {
         autobahn(&url, whole, counts)?;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 pub mod conformance;
 pub mod load;
+mod relay_server;
 pub mod replay;
 
 /// Runs the release build of this program, which must be there, with the arguments of this one: a slow client would

@@ -56,7 +56,7 @@ pub struct Options {
     out: Option<PathBuf>,
 }
 
-/// Runs a process of members, which takes orders on its standard input.
+/// Runs a process of members, which takes commands on its standard input.
 ///
 /// # Errors
 /// When the server refuses a member or stops answering.

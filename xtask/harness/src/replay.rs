@@ -17,9 +17,9 @@ use xtask::{e2e, workspace};
 
 use self::author::{Author, Pace, Typed};
 use self::progress::Progress;
-use self::server::Server;
 use self::subscriber::{Followed, Subscriber};
 use self::trace::Trace;
+use crate::relay_server::RelayServer;
 use crate::{positive, run_release_build};
 
 mod author;
@@ -27,7 +27,6 @@ mod follower;
 mod linear;
 mod phoenix;
 mod progress;
-pub(crate) mod server;
 mod subscriber;
 mod text;
 mod trace;
@@ -88,7 +87,7 @@ fn play(options: &Options, profile: &str) -> anyhow::Result<()> {
     if let Some(url) = &options.url {
         return runtime.block_on(play_at(url, options, trace));
     }
-    let server = Server::start(&workspace::built(profile, "relay")?)?;
+    let server = RelayServer::start(&workspace::built(profile, "relay")?)?;
     runtime.block_on(play_at(&server.url(), options, trace))?;
     server.stop()
 }

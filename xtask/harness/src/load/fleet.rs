@@ -5,21 +5,21 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, bail};
 
-use super::wire::{Answer, Assignment, Collected, Order};
+use super::wire::{Assignment, Collected, WorkerCommand, WorkerReply};
 
 /// Members of one process, well under the usual limit of open files.
 const MEMBERS_OF_A_WORKER: u32 = 9_000;
 
 /// A run's worker processes. Dropping the fleet ends them.
 pub(crate) struct Fleet {
-    workers: Vec<Worker>,
+    workers: Vec<WorkerProcess>,
     /// The times of the joining.
-    pub(crate) joined: Joined,
+    pub(crate) joined: JoinTimes,
 }
 
 /// The times at which a fleet's members joined. Instants are nanoseconds of the machine's monotonic clock.
 #[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Joined {
+pub(crate) struct JoinTimes {
     pub(crate) first_connect: u64,
     pub(crate) last_join: u64,
     /// Members that got the document's presence in a message of its own.
@@ -28,10 +28,10 @@ pub(crate) struct Joined {
     pub(crate) last_state: u64,
 }
 
-struct Worker {
+struct WorkerProcess {
     child: Child,
-    orders: ChildStdin,
-    answers: BufReader<ChildStdout>,
+    commands: ChildStdin,
+    replies: BufReader<ChildStdout>,
 }
 
 impl Fleet {
@@ -40,12 +40,12 @@ impl Fleet {
         let mut workers = Vec::new();
         for (first, members) in shares(whole.members, whole.per_document) {
             let share = Assignment { first_member: whole.first_member + first, members, ..whole.clone() };
-            workers.push(Worker::start(&share)?);
+            workers.push(WorkerProcess::start(&share)?);
         }
-        let mut joined = Joined { first_connect: u64::MAX, ..Joined::default() };
+        let mut joined = JoinTimes { first_connect: u64::MAX, ..JoinTimes::default() };
         for worker in &mut workers {
-            let Answer::Ready { first_connect, last_join, states, last_state } = worker.answer()? else {
-                bail!("a worker process began with another answer")
+            let WorkerReply::Ready { first_connect, last_join, states, last_state } = worker.reply()? else {
+                bail!("a worker process began with another reply")
             };
             joined.first_connect = joined.first_connect.min(first_connect);
             joined.last_join = joined.last_join.max(last_join);
@@ -55,19 +55,19 @@ impl Fleet {
         Ok(Self { workers, joined })
     }
 
-    /// Sends an order to all workers and waits for their answers.
-    pub(crate) fn order(&mut self, order: &Order) -> anyhow::Result<Vec<Answer>> {
+    /// Sends a command to all workers and waits for their replies.
+    pub(crate) fn command(&mut self, command: &WorkerCommand) -> anyhow::Result<Vec<WorkerReply>> {
         for worker in &mut self.workers {
-            worker.order(order)?;
+            worker.command(command)?;
         }
-        self.workers.iter_mut().map(Worker::answer).collect()
+        self.workers.iter_mut().map(WorkerProcess::reply).collect()
     }
 
     /// Lets the members publish. Returns the number of messages and the time of the first.
-    pub(crate) fn publish(&mut self, order: &Order) -> anyhow::Result<(u64, u64)> {
+    pub(crate) fn publish(&mut self, command: &WorkerCommand) -> anyhow::Result<(u64, u64)> {
         let (mut all, mut begin) = (0, u64::MAX);
-        for answer in self.order(order)? {
-            let Answer::Published { count, first } = answer else {
+        for reply in self.command(command)? {
+            let WorkerReply::Published { count, first } = reply else {
                 bail!("a worker process did not publish")
             };
             all += count;
@@ -79,11 +79,13 @@ impl Fleet {
     /// Returns the messages that the members got since the last collection. Each worker waits for its share of `expected`.
     pub(crate) fn collect(&mut self, expected: &[u64]) -> anyhow::Result<Collected> {
         for (worker, expected) in self.workers.iter_mut().zip(expected) {
-            worker.order(&Order::Collect { expected: *expected })?;
+            worker.command(&WorkerCommand::Collect { expected: *expected })?;
         }
         let mut all = Collected::default();
         for worker in &mut self.workers {
-            let Answer::Collected(part) = worker.answer()? else { bail!("a worker process did not report") };
+            let WorkerReply::Collected(part) = worker.reply()? else {
+                bail!("a worker process did not report")
+            };
             all.merge(part);
         }
         Ok(all)
@@ -98,33 +100,33 @@ pub(crate) fn shares(members: u32, per_document: u32) -> Vec<(u32, u32)> {
     (0..members).step_by(share.max(1) as usize).map(|first| (first, share.min(members - first))).collect()
 }
 
-impl Worker {
+impl WorkerProcess {
     fn start(assignment: &Assignment) -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("bench-worker").arg(serde_json::to_string(assignment)?);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let orders = child.stdin.take().context("a worker process has no input")?;
-        let answers = BufReader::new(child.stdout.take().context("a worker process has no output")?);
-        Ok(Self { child, orders, answers })
+        let commands = child.stdin.take().context("a worker process has no input")?;
+        let replies = BufReader::new(child.stdout.take().context("a worker process has no output")?);
+        Ok(Self { child, commands, replies })
     }
 
-    fn order(&mut self, order: &Order) -> anyhow::Result<()> {
-        serde_json::to_writer(&mut self.orders, order)?;
-        self.orders.write_all(b"\n")?;
-        Ok(self.orders.flush()?)
+    fn command(&mut self, command: &WorkerCommand) -> anyhow::Result<()> {
+        serde_json::to_writer(&mut self.commands, command)?;
+        self.commands.write_all(b"\n")?;
+        Ok(self.commands.flush()?)
     }
 
-    fn answer(&mut self) -> anyhow::Result<Answer> {
+    fn reply(&mut self) -> anyhow::Result<WorkerReply> {
         let mut line = String::new();
-        self.answers.read_line(&mut line)?;
+        self.replies.read_line(&mut line)?;
         match serde_json::from_str(&line).context("a worker process ended early")? {
-            Answer::Failed(why) => bail!("{why}"),
-            answer => Ok(answer),
+            WorkerReply::Failed(why) => bail!("{why}"),
+            reply => Ok(reply),
         }
     }
 }
 
-impl Drop for Worker {
+impl Drop for WorkerProcess {
     fn drop(&mut self) {
         // It may have ended already.
         let _ = self.child.kill();

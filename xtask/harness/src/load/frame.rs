@@ -11,13 +11,13 @@ const STAMP_DIGITS: usize = 20;
 /// One frame of a server.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Frame<'a> {
-    pub(crate) kind: Kind,
+    pub(crate) kind: FrameKind,
     pub(crate) payload: &'a [u8],
 }
 
 /// The kind of a frame, by its opcode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum FrameKind {
     Data,
     Ping,
     Pong,
@@ -32,10 +32,10 @@ pub(crate) fn first(bytes: &[u8]) -> anyhow::Result<Option<(Frame<'_>, usize)>> 
     let [head, length, rest @ ..] = bytes else { return Ok(None) };
     anyhow::ensure!(length & 0x80 == 0, "the server sent a masked frame");
     let kind = match head & 0x0f {
-        0..=2 => Kind::Data,
-        8 => Kind::Close,
-        9 => Kind::Ping,
-        10 => Kind::Pong,
+        0..=2 => FrameKind::Data,
+        8 => FrameKind::Close,
+        9 => FrameKind::Ping,
+        10 => FrameKind::Pong,
         other => anyhow::bail!("the server sent a frame with the opcode {other}"),
     };
     let (begin, length) = match length & 0x7f {
@@ -90,7 +90,7 @@ pub(crate) fn stamp(after_mark: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Frame, Kind, MARK, first, message, stamp, write};
+    use super::{Frame, FrameKind, MARK, first, message, stamp, write};
 
     #[test]
     fn a_frame_is_found_when_all_of_it_is_there() {
@@ -107,9 +107,9 @@ mod tests {
                 assert_eq!(first(&bytes[..missing]).unwrap(), None, "{length} bytes, {missing} there");
             }
             let (frame, end) = first(&bytes).unwrap().unwrap();
-            assert_eq!((frame.kind, frame.payload.len(), end), (Kind::Data, length, whole));
+            assert_eq!((frame.kind, frame.payload.len(), end), (FrameKind::Data, length, whole));
             let last = first(&bytes[end..]).unwrap().unwrap();
-            assert_eq!(last, (Frame { kind: Kind::Data, payload: b"x" }, 3));
+            assert_eq!(last, (Frame { kind: FrameKind::Data, payload: b"x" }, 3));
         }
     }
 

@@ -30,7 +30,7 @@ pub(crate) struct Launcher {
 }
 
 /// A running server. Dropping it ends the process.
-pub(crate) struct Server {
+pub(crate) struct RunningSystem {
     child: Child,
     pub(crate) port: u16,
     _data: TempDir,
@@ -91,7 +91,7 @@ impl Launcher {
     }
 
     /// Starts a system and waits until it prints its port. `settings` are Relay's.
-    pub(crate) fn start(&self, system: System, settings: &[&str]) -> anyhow::Result<Server> {
+    pub(crate) fn start(&self, system: System, settings: &[&str]) -> anyhow::Result<RunningSystem> {
         let data = TempDir::new()?;
         let mut command = match system {
             System::Baseline => {
@@ -138,7 +138,7 @@ impl Launcher {
             (None, Some(output)) => Box::new(output),
             (None, None) => anyhow::bail!("{} has no output", system.name()),
         };
-        let mut server = Server { child, port: 0, _data: data };
+        let mut server = RunningSystem { child, port: 0, _data: data };
         let (found, port) = mpsc::sync_channel(1);
         // Reads to the end, so that the server never waits for a full pipe; ends when the server does.
         thread::spawn(move || {
@@ -156,7 +156,7 @@ impl Launcher {
     }
 }
 
-impl Server {
+impl RunningSystem {
     /// Returns the resident memory in KiB.
     pub(crate) fn resident_kib(&self) -> anyhow::Result<u64> {
         resident_kib(self.child.id())
@@ -175,7 +175,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for RunningSystem {
     fn drop(&mut self) {
         // It may have ended already.
         let _ = self.child.kill();

@@ -24,9 +24,9 @@ pub(crate) struct Assignment {
     pub(crate) message_bytes: usize,
 }
 
-/// An order to a worker, which gives one [`Answer`] to each.
+/// A command to a worker, which gives one [`WorkerReply`] to each.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Order {
+pub(crate) enum WorkerCommand {
     /// The first member publishes `rate` messages per second, or as fast as it can with at most `window` messages that have
     /// not come back to it.
     Publish { rate: Option<f64>, seconds: f64, window: u64 },
@@ -40,10 +40,10 @@ pub(crate) enum Order {
     StopReading,
 }
 
-/// An answer of a worker. The first one, `Ready`, comes without an order. Instants are nanoseconds of the machine's
+/// A reply of a worker. The first one, `Ready`, comes without a command. Instants are nanoseconds of the machine's
 /// monotonic clock.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Answer {
+pub(crate) enum WorkerReply {
     Ready { first_connect: u64, last_join: u64, states: u32, last_state: u64 },
     Published { count: u64, first: u64 },
     Collected(Collected),

@@ -15,9 +15,9 @@ use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Socket, Type};
 
-use super::frame::{self, Kind, MARK};
+use super::frame::{self, FrameKind, MARK};
 use super::system::{JoinStep, System, contains};
-use super::wire::{Answer, Assignment, Collected, Order, pairs};
+use super::wire::{Assignment, Collected, WorkerCommand, WorkerReply, pairs};
 
 /// The time without any event after which a phase is given up.
 const STALL_NS: u64 = 10_000_000_000;
@@ -67,14 +67,14 @@ pub(crate) fn run(assignment: &str) -> anyhow::Result<()> {
     let assignment = serde_json::from_str(assignment).context("a worker's assignment is one JSON object")?;
     let done = Worker::new(assignment).and_then(Worker::serve);
     if let Err(error) = &done {
-        answer(&Answer::Failed(format!("{error:#}")))?;
+        send_reply(&WorkerReply::Failed(format!("{error:#}")))?;
     }
     done
 }
 
-fn answer(answer: &Answer) -> anyhow::Result<()> {
+fn send_reply(reply: &WorkerReply) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    serde_json::to_writer(&mut out, answer)?;
+    serde_json::to_writer(&mut out, reply)?;
     out.write_all(b"\n")?;
     Ok(out.flush()?)
 }
@@ -104,7 +104,7 @@ struct Worker {
     poll: Poll,
     members: Vec<Member>,
     documents: Vec<String>,
-    orders: mpsc::Receiver<Order>,
+    commands: mpsc::Receiver<WorkerCommand>,
     buffer: Vec<u8>,
     joined: u32,
     last_join: u64,
@@ -123,12 +123,12 @@ impl Worker {
         check_open_files(plan.members)?;
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
-        let (sender, orders) = mpsc::sync_channel(1);
+        let (sender, commands) = mpsc::sync_channel(1);
         // Ends with the input, or with the process.
         thread::spawn(move || {
             for line in std::io::stdin().lock().lines().map_while(Result::ok) {
-                let Ok(order) = serde_json::from_str(&line) else { break };
-                if sender.send(order).is_err() || waker.wake().is_err() {
+                let Ok(command) = serde_json::from_str(&line) else { break };
+                if sender.send(command).is_err() || waker.wake().is_err() {
                     break;
                 }
             }
@@ -142,7 +142,7 @@ impl Worker {
             members: Vec::with_capacity(plan.members as usize),
             plan,
             poll,
-            orders,
+            commands,
             buffer: vec![0; 256 << 10],
             joined: 0,
             last_join: 0,
@@ -159,26 +159,26 @@ impl Worker {
     fn serve(mut self) -> anyhow::Result<()> {
         let first_connect = now();
         self.join_all()?;
-        answer(&Answer::Ready {
+        send_reply(&WorkerReply::Ready {
             first_connect,
             last_join: self.last_join,
             states: self.states,
             last_state: self.last_state,
         })?;
         loop {
-            match self.orders.try_recv() {
-                Ok(order) => answer(&self.execute(&order)?)?,
+            match self.commands.try_recv() {
+                Ok(command) => send_reply(&self.execute(&command)?)?,
                 Err(mpsc::TryRecvError::Disconnected) => return Ok(()),
                 Err(mpsc::TryRecvError::Empty) => self.poll_once(Some(Duration::from_millis(500)))?,
             }
         }
     }
 
-    fn execute(&mut self, order: &Order) -> anyhow::Result<Answer> {
-        Ok(match *order {
-            Order::Publish { rate, seconds, window } => self.publish(rate, seconds, window)?,
-            Order::Type { per_member, seconds } => self.type_all(per_member, seconds)?,
-            Order::Collect { expected } => {
+    fn execute(&mut self, command: &WorkerCommand) -> anyhow::Result<WorkerReply> {
+        Ok(match *command {
+            WorkerCommand::Publish { rate, seconds, window } => self.publish(rate, seconds, window)?,
+            WorkerCommand::Type { per_member, seconds } => self.type_all(per_member, seconds)?,
+            WorkerCommand::Collect { expected } => {
                 self.last_event = now();
                 while self.collected.delivered < expected && now() - self.last_event < QUIET_NS {
                     self.poll_once(Some(Duration::from_millis(100)))?;
@@ -187,9 +187,9 @@ impl Worker {
                 collected.latencies = pairs(&self.latencies);
                 collected.disconnected = self.disconnected;
                 self.latencies.reset();
-                Answer::Collected(collected)
+                WorkerReply::Collected(collected)
             }
-            Order::Heartbeat => {
+            WorkerCommand::Heartbeat => {
                 if let Some(heartbeat) = self.plan.system.heartbeat() {
                     for index in 0..self.members.len() {
                         self.send(index, &heartbeat);
@@ -198,14 +198,14 @@ impl Worker {
                         }
                     }
                 }
-                Answer::Done
+                WorkerReply::Done
             }
-            Order::StopReading => {
+            WorkerCommand::StopReading => {
                 for member in self.members.iter_mut().filter(|member| member.slow) {
                     member.reading = false;
                     self.poll.registry().deregister(&mut member.stream)?;
                 }
-                Answer::Done
+                WorkerReply::Done
             }
         })
     }
@@ -409,14 +409,14 @@ impl Worker {
         while let Some((frame, length)) = frame::first(&bytes[used..])? {
             used += length;
             match frame.kind {
-                Kind::Data => self.message(index, frame.payload, read_at)?,
-                Kind::Ping => {
+                FrameKind::Data => self.message(index, frame.payload, read_at)?,
+                FrameKind::Ping => {
                     let mut pong = Vec::new();
                     frame::write(&mut pong, 10, frame.payload);
                     self.send(index, &pong);
                 }
                 // The server ends the connection after a close.
-                Kind::Pong | Kind::Close => {}
+                FrameKind::Pong | FrameKind::Close => {}
             }
         }
         Ok(used)
@@ -464,7 +464,7 @@ impl Worker {
         Ok(())
     }
 
-    fn publish(&mut self, rate: Option<f64>, seconds: f64, window: u64) -> anyhow::Result<Answer> {
+    fn publish(&mut self, rate: Option<f64>, seconds: f64, window: u64) -> anyhow::Result<WorkerReply> {
         let (first, length) = (now(), whole(seconds * 1e9));
         let (before, mut sent) = (self.first_got, 0u64);
         let mut batch = Vec::new();
@@ -488,7 +488,7 @@ impl Worker {
             }
             let waiting = self.first_got - before < sent;
             if elapsed >= length && (!waiting || now() - self.last_event > QUIET_NS) {
-                return Ok(Answer::Published { count: sent, first });
+                return Ok(WorkerReply::Published { count: sent, first });
             }
             ensure!(self.members[0].stage == Stage::Joined, "the server disconnected the publisher");
             ensure!(
@@ -504,14 +504,14 @@ impl Worker {
         }
     }
 
-    fn type_all(&mut self, per_member: f64, seconds: f64) -> anyhow::Result<Answer> {
+    fn type_all(&mut self, per_member: f64, seconds: f64) -> anyhow::Result<WorkerReply> {
         let (first, length) = (now(), whole(seconds * 1e9));
         let rate = per_member * self.members.len() as f64;
         let mut sent = 0u64;
         loop {
             let elapsed = now() - first;
             if elapsed >= length {
-                return Ok(Answer::Published { count: sent, first });
+                return Ok(WorkerReply::Published { count: sent, first });
             }
             let due = whole(elapsed as f64 / 1e9 * rate) + 1;
             while sent < due {

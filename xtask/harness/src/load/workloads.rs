@@ -8,9 +8,9 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::fleet::{Fleet, shares};
-use super::servers::{Launcher, Server, resident_kib};
+use super::servers::{Launcher, RunningSystem, resident_kib};
 use super::system::System;
-use super::wire::{Assignment, Collected, Order};
+use super::wire::{Assignment, Collected, WorkerCommand};
 
 /// Bytes of every message but the slow workload's.
 pub(crate) const MESSAGE_BYTES: usize = 128;
@@ -168,7 +168,7 @@ struct Run {
     workload: Workload,
     system: System,
     members: u32,
-    server: Server,
+    server: RunningSystem,
     scale: Scale,
 }
 
@@ -240,8 +240,8 @@ impl Run {
     ) -> anyhow::Result<Measured> {
         let cpu = self.server.cpu_seconds()?;
         let window = (WINDOW_DELIVERIES / u64::from(self.members.max(1))).clamp(1, WINDOW);
-        let order = Order::Publish { rate, seconds, window };
-        let (sent, first) = publisher.publish(&order)?;
+        let command = WorkerCommand::Publish { rate, seconds, window };
+        let (sent, first) = publisher.publish(&command)?;
         let expected: Vec<u64> = per_message.iter().map(|count| count * sent).collect();
         let collected = members.collect(&expected)?;
         self.delivery(phase, sent, first, expected.iter().sum(), &collected, cpu)
@@ -297,8 +297,8 @@ impl Run {
         // Drops the messages of the joining itself.
         members.collect(&[0, 0])?;
         let cpu = self.server.cpu_seconds()?;
-        let order = Order::Type { per_member: 1.0, seconds: self.scale.seconds };
-        let (sent, first) = members.publish(&order)?;
+        let command = WorkerCommand::Type { per_member: 1.0, seconds: self.scale.seconds };
+        let (sent, first) = members.publish(&command)?;
         let expected = sent * u64::from(PER_DOCUMENT);
         let shares = self.shares(PER_DOCUMENT, None);
         let each = vec![expected / shares.len() as u64; shares.len()];
@@ -309,10 +309,10 @@ impl Run {
     fn idle(&mut self) -> anyhow::Result<Vec<Measured>> {
         let (before, cpu) = (self.server.resident_kib()?, self.server.cpu_seconds()?);
         let mut members = Fleet::start(&self.assignment(10, true))?;
-        members.order(&Order::Heartbeat)?;
+        members.command(&WorkerCommand::Heartbeat)?;
         // Socket.IO's servers send their own heartbeat every 5 s.
         thread::sleep(Duration::from_secs_f64(self.scale.seconds + 1.0));
-        members.order(&Order::Heartbeat)?;
+        members.command(&WorkerCommand::Heartbeat)?;
         thread::sleep(Duration::from_secs(1));
         let grown = self.server.resident_kib()?.saturating_sub(before);
         let bytes_per_connection = grown as f64 * 1024.0 / f64::from(self.members);
@@ -365,7 +365,7 @@ impl Run {
     ) -> anyhow::Result<Vec<Measured>> {
         const RATE: f64 = 25.0;
         let all_read = self.phase("all read", Some(RATE), publisher, members, shares)?;
-        members.order(&Order::StopReading)?;
+        members.command(&WorkerCommand::StopReading)?;
         let seconds = self.scale.seconds * 2.0;
         Ok(vec![all_read, self.phase_of("1 % stopped", Some(RATE), seconds, publisher, members, shares)?])
     }

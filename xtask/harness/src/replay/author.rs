@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::follower::{Digest, EDITED, END};
-use super::phoenix::{self, Frame, JOIN_REF, Socket};
+use super::phoenix::{self, JOIN_REF, PhoenixFrame, Socket};
 use super::progress::Progress;
 use super::subscriber::HEARTBEAT;
 use super::trace::Trace;
@@ -42,7 +42,7 @@ pub(crate) struct Pace {
 }
 
 #[derive(Deserialize)]
-struct PublishAck<'a> {
+struct PublishReply<'a> {
     id: &'a str,
     seq: u64,
 }
@@ -133,12 +133,12 @@ async fn acknowledge_all(
     while next < edits {
         let Some(message) = stream.next().await else { bail!("the server closed the connection") };
         let Message::Text(text) = message? else { continue };
-        let frame = Frame::parse(&text)?;
+        let frame = PhoenixFrame::parse(&text)?;
         match (frame.event, frame.reference.and_then(|text| text.parse::<u64>().ok())) {
             ("phx_reply", Some(found)) if found > JOIN_REF => {
-                let receipt: PublishAck<'_> = serde_json::from_str(frame.response()?)?;
+                let reply: PublishReply<'_> = serde_json::from_str(frame.response()?)?;
                 ensure!(found == reference(next), "ref {found} was answered, {} is next", reference(next));
-                digest.add(receipt.seq, receipt.id);
+                digest.add(reply.seq, reply.id);
                 next += 1;
                 window.add_permits(1);
             }
@@ -156,7 +156,7 @@ async fn acknowledged(mut stream: SplitStream<Socket>, wanted: u64) -> anyhow::R
             bail!("the server closed the connection before the end")
         };
         let Message::Text(text) = message? else { continue };
-        let frame = Frame::parse(&text)?;
+        let frame = PhoenixFrame::parse(&text)?;
         if frame.event == "phx_reply" && frame.reference == Some(wanted.to_string().as_str()) {
             frame.response()?;
             return Ok(());

@@ -23,7 +23,7 @@ pub(crate) type Socket = WebSocketStream<TcpStream>;
 
 /// The parsed parts of a message `[join_ref, ref, topic, event, payload]`. A connection joins one topic here.
 #[derive(Debug)]
-pub(crate) struct Frame<'a> {
+pub(crate) struct PhoenixFrame<'a> {
     pub(crate) reference: Option<&'a str>,
     pub(crate) event: &'a str,
     pub(crate) payload: &'a RawValue,
@@ -39,14 +39,14 @@ struct Reply<'a> {
 
 /// The response to a join.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Joined {
+pub(crate) struct JoinReply {
     pub(crate) epoch: String,
     #[serde(default)]
     pub(crate) reset: bool,
     pub(crate) reset_reason: Option<String>,
 }
 
-impl<'a> Frame<'a> {
+impl<'a> PhoenixFrame<'a> {
     pub(crate) fn parse(text: &'a str) -> anyhow::Result<Self> {
         let (_, reference, _, event, payload): (IgnoredAny, Option<&str>, IgnoredAny, &str, &RawValue) =
             serde_json::from_str(text)
@@ -85,7 +85,7 @@ pub(crate) async fn connect(url: &str, user: &str) -> anyhow::Result<Socket> {
 }
 
 /// Joins a topic from a position, the text of a JSON object, without presence, so that only edits are delivered.
-pub(crate) async fn join(socket: &mut Socket, topic: &str, position: &str) -> anyhow::Result<Joined> {
+pub(crate) async fn join(socket: &mut Socket, topic: &str, position: &str) -> anyhow::Result<JoinReply> {
     let mut payload: serde_json::Map<String, serde_json::Value> = serde_json::from_str(position)?;
     payload.insert("presence".to_owned(), false.into());
     let payload = serde_json::Value::from(payload);
@@ -94,7 +94,7 @@ pub(crate) async fn join(socket: &mut Socket, topic: &str, position: &str) -> an
         socket.send(Message::text(frame)).await?;
         while let Some(message) = socket.next().await {
             let Message::Text(text) = message? else { continue };
-            let frame = Frame::parse(&text)?;
+            let frame = PhoenixFrame::parse(&text)?;
             if frame.event == "phx_reply" {
                 return Ok(serde_json::from_str(frame.response()?)?);
             }
@@ -116,20 +116,21 @@ pub(crate) fn heartbeat() -> Message {
 
 #[cfg(test)]
 mod tests {
-    use super::Frame;
+    use super::PhoenixFrame;
 
     #[test]
     fn a_reply_gives_its_response_or_what_is_wrong() {
-        let ok = Frame::parse(r#"["1","7","document:a","phx_reply",{"status":"ok","response":{"seq":1}}]"#)
-            .unwrap();
+        let ok =
+            PhoenixFrame::parse(r#"["1","7","document:a","phx_reply",{"status":"ok","response":{"seq":1}}]"#)
+                .unwrap();
         assert_eq!((ok.reference, ok.response().unwrap()), (Some("7"), r#"{"seq":1}"#));
         let text = r#"["1","7","document:a","phx_reply",{"status":"error","response":{"reason":"closed"}}]"#;
-        let refused = Frame::parse(text).unwrap();
+        let refused = PhoenixFrame::parse(text).unwrap();
         assert!(refused.response().unwrap_err().to_string().contains("closed"));
     }
 
     #[test]
     fn what_is_not_a_frame_is_shown() {
-        assert!(Frame::parse("{}").unwrap_err().to_string().contains("{}"));
+        assert!(PhoenixFrame::parse("{}").unwrap_err().to_string().contains("{}"));
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::follower::{Delivery, Follower};
-use super::phoenix::{self, Frame, Socket};
+use super::phoenix::{self, PhoenixFrame, Socket};
 use super::progress::Progress;
 use super::trace::Trace;
 
@@ -71,7 +71,7 @@ impl Subscriber {
             };
             let cut_off = match &message {
                 Some(Ok(Message::Text(text))) => {
-                    let frame = Frame::parse(text)?;
+                    let frame = PhoenixFrame::parse(text)?;
                     match frame.event {
                         "phx_reply" | "system.notice" => false,
                         "phx_error" | "phx_close" => true,

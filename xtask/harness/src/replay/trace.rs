@@ -37,7 +37,7 @@ pub(crate) struct Trace {
 #[serde(rename_all = "camelCase")]
 struct Recorded {
     #[serde(default)]
-    kind: Kind,
+    kind: HistoryKind,
     #[serde(default)]
     start_content: String,
     end_content: String,
@@ -46,7 +46,7 @@ struct Recorded {
 
 #[derive(Deserialize, Default, PartialEq)]
 #[serde(rename_all = "lowercase")]
-enum Kind {
+enum HistoryKind {
     #[default]
     Sequential,
     Concurrent,
@@ -94,7 +94,7 @@ impl Trace {
                 .map(|(at, gone, new)| Patch(at, gone, new.into()))
                 .collect(),
         });
-        if recorded.kind == Kind::Concurrent {
+        if recorded.kind == HistoryKind::Concurrent {
             edits.extend(linear::linearise(transactions)?);
         } else {
             edits.extend(transactions.map(|Transaction { patches, .. }| Edit { patches }));

@@ -1,4 +1,4 @@
-//! A server for one replay, with a temporary data directory.
+//! The development or release build of the server, with a temporary data directory.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -13,20 +13,20 @@ use tempfile::TempDir;
 /// The time that a server has to start and to stop.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A running server. Dropping it kills it; [`Server::stop`] ends it as an operator would.
-pub(crate) struct Server {
+/// A running server. Dropping it kills it; [`RelayServer::stop`] ends it as an operator would.
+pub(crate) struct RelayServer {
     child: Child,
     address: String,
     _data: TempDir,
 }
 
-impl Server {
+impl RelayServer {
     /// Starts `program` on a free port and waits until it prints its address.
     pub(crate) fn start(program: &Path) -> anyhow::Result<Self> {
         Self::start_with(program, &[])
     }
 
-    /// Starts `program` as [`Server::start`] does, with settings such as `ws.echo=true`.
+    /// Starts `program` as [`RelayServer::start`] does, with settings such as `ws.echo=true`.
     pub(crate) fn start_with(program: &Path, settings: &[&str]) -> anyhow::Result<Self> {
         let data = TempDir::new()?;
         let mut command = Command::new(program);
@@ -91,7 +91,7 @@ fn wait(child: &mut Child) -> anyhow::Result<ExitStatus> {
     }
 }
 
-impl Drop for Server {
+impl Drop for RelayServer {
     fn drop(&mut self) {
         // It may have ended already.
         let _ = self.child.kill();
