@@ -12,7 +12,7 @@ use xtask::workspace;
 /// The layers from the lowest to the highest. Every crate of the workspace is in one of them.
 const LAYERS: &[&[&str]] = &[
     &["relay-core"],
-    &["relay-events"],
+    &["relay-events", "relay-metrics"],
     &["relay-bus", "relay-presence", "relay-router", "relay-ws", "relay-collab", "relay-log", "relay-nats"],
     &["relay-demo"],
     &["relay-service"],

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use relay_core::{
-    CheckedDraft, Clock, DocumentId, Event, EventLog, EventSink, EventSource, EventStream, Head,
-    LatencyStats, LatencyWindow, LogError, Ownership, PublishAck, PublishError, ReadLimit, Seq, Sequencer,
-    SoleOwner, StartPosition, SubscribeAck, SubscribeError,
+    CheckedDraft, Clock, DocumentId, Event, EventLog, EventSink, EventSource, EventStream, Head, LogError,
+    Ownership, PublishAck, PublishError, ReadLimit, Seq, Sequencer, SoleOwner, StartPosition, SubscribeAck,
+    SubscribeError,
 };
+use relay_metrics::{LatencyStats, LatencyWindow};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;

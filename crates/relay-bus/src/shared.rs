@@ -4,9 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use relay_core::{
-    CheckedDraft, Clock, DocumentId, Draft, EventLog, LatencyWindow, Monotonic, Ownership, Place,
-    PublishError, Sequencer,
+    CheckedDraft, Clock, DocumentId, Draft, EventLog, Monotonic, Ownership, Place, PublishError, Sequencer,
 };
+use relay_metrics::LatencyWindow;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 

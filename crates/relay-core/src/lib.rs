@@ -28,7 +28,6 @@ mod error;
 mod event;
 mod id;
 mod kind;
-mod latency;
 mod lock;
 mod log;
 mod metadata;
@@ -53,7 +52,6 @@ pub use id::{
     Actor, ConnectionId, DocumentId, EventId, InvalidId, NodeId, Region, ServiceName, SessionId, UserId,
 };
 pub use kind::{Durability, Kind};
-pub use latency::{LatencyStats, LatencyWindow};
 pub use lock::{FencingToken, InvalidClaim, Lease, LockClaim, LockScope};
 pub use log::{EventLog, Head, LogError, LogStats, ReadLimit, Retention};
 pub use metadata::{Metadata, TraceContext};

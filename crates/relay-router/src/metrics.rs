@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use relay_core::{Clock, LatencyStats, LatencyWindow, Monotonic, ServiceName};
+use relay_core::{Clock, Monotonic, ServiceName};
 use relay_events::ServiceState;
+use relay_metrics::{LatencyStats, LatencyWindow};
 use serde::Serialize;
 
 use crate::decisions::{DecisionLogStats, Outcome};

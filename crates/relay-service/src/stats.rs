@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use relay_bus::{Bus, BusStats};
-use relay_core::{Clock, DocumentId, EventLog, LatencyStats, LogError, LogStats, Monotonic};
+use relay_core::{Clock, DocumentId, EventLog, LogError, LogStats, Monotonic};
 use relay_log::EmbeddedLog;
+use relay_metrics::LatencyStats;
 use relay_presence::{LocalPresence, LockStats, PresenceStats};
 use relay_router::{Router, RouterStats};
 use relay_ws::{WsServer, WsStats};

@@ -18,9 +18,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use relay_core::{
-    Activity, Clock, Commands, ConnectionId, DocumentId, ErrorCode, EventSink, EventSource, LatencyWindow,
-    LeaveReason, Membership, Monotonic, Presence, StreamError, UserId,
+    Activity, Clock, Commands, ConnectionId, DocumentId, ErrorCode, EventSink, EventSource, LeaveReason,
+    Membership, Monotonic, Presence, StreamError, UserId,
 };
+use relay_metrics::LatencyWindow;
 use serde::Serialize;
 
 use self::busy::Busy;

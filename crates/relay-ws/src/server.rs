@@ -8,10 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use relay_core::{
-    Clock, Commands, ConnectionId, DocumentId, EventSink, EventSource, LatencyStats, LatencyWindow, Presence,
-    UserId,
-};
+use relay_core::{Clock, Commands, ConnectionId, DocumentId, EventSink, EventSource, Presence, UserId};
+use relay_metrics::{LatencyStats, LatencyWindow};
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::time::Monotonic;
+use relay_core::Monotonic;
 
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
@@ -29,7 +29,8 @@ const SIGNIFICANT_DIGITS: u8 = 2;
 ///
 /// ```
 /// use std::time::Duration;
-/// use relay_core::{Clock, LatencyWindow, ManualClock};
+/// use relay_core::{Clock, ManualClock};
+/// use relay_metrics::LatencyWindow;
 ///
 /// let clock = ManualClock::new();
 /// let window = LatencyWindow::new();
@@ -46,7 +47,7 @@ pub struct LatencyWindow(Mutex<Ring>);
 #[derive(Debug, Default)]
 struct Ring {
     slices: [Slice; SLICES],
-    total: Sum,
+    total: Totals,
 }
 
 /// What was recorded in one slice of time.
@@ -56,17 +57,17 @@ struct Slice {
     number: u64,
     /// In nanoseconds. `None` until it is used for the first time.
     histogram: Option<Histogram<u32>>,
-    sum: Sum,
+    sum: Totals,
     max: Duration,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
-struct Sum {
+struct Totals {
     count: u64,
     time: Duration,
 }
 
-impl Sum {
+impl Totals {
     fn add(&mut self, other: Self) {
         self.count = self.count.saturating_add(other.count);
         self.time = self.time.saturating_add(other.time);
@@ -104,15 +105,15 @@ impl LatencyWindow {
         Self::default()
     }
 
-    /// Records that something took `latency` and ended at `now`, by [`Clock::monotonic`](crate::Clock::monotonic).
+    /// Records that something took `latency` and ended at `now`, by [`Clock::monotonic`](relay_core::Clock::monotonic).
     ///
     /// Threads need not call in the order of their `now`s.
     pub fn record(&self, now: Monotonic, latency: Duration) {
         let number = slice_number(now);
         let mut ring = self.0.lock();
-        let one = Sum { count: 1, time: latency };
+        let one = Totals { count: 1, time: latency };
         ring.total.add(one);
-        let slice = &mut ring.slices[place(number)];
+        let slice = &mut ring.slices[slot_index(number)];
         if slice.number > number {
             // From a thread that has slept through a whole window: nothing that still shows.
             return;
@@ -141,7 +142,7 @@ impl LatencyWindow {
             (fresh.cloned().collect::<Vec<Slice>>(), ring.total)
         };
         let mut all = Histogram::<u32>::new_with_bounds(LOWEST_NANOS, HIGHEST_NANOS, SIGNIFICANT_DIGITS).ok();
-        let (mut sum, mut max) = (Sum::default(), Duration::ZERO);
+        let (mut sum, mut max) = (Totals::default(), Duration::ZERO);
         for slice in &slices {
             sum.add(slice.sum);
             max = max.max(slice.max);
@@ -169,7 +170,7 @@ impl Slice {
     /// Begins anew as the slice of that number. What it allocated is kept.
     fn begin(&mut self, number: u64) {
         self.number = number;
-        self.sum = Sum::default();
+        self.sum = Totals::default();
         self.max = Duration::ZERO;
         if let Some(histogram) = &mut self.histogram {
             histogram.reset();
@@ -181,7 +182,7 @@ fn slice_number(now: Monotonic) -> u64 {
     now.elapsed().as_secs() / SLICE.as_secs()
 }
 
-fn place(number: u64) -> usize {
+fn slot_index(number: u64) -> usize {
     usize::try_from(number % SLICES as u64).unwrap_or(0)
 }
 
