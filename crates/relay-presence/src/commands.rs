@@ -12,8 +12,8 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::document::not_joined;
-use crate::hub::LocalPresence;
 use crate::locks::{AcquireLock, ReleaseLock, RenewLock};
+use crate::presence::LocalPresence;
 use crate::query::SessionInfo;
 
 /// Changes the state that the participant shows: an object whose fields replace those of the state, where null takes a

@@ -20,7 +20,7 @@ pub type Counter = u64;
 
 /// Whose presence it is: a connection of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EntryKey {
+pub struct ReplicaKey {
     /// The node that the connection belongs to.
     pub node: NodeId,
     /// The connection with which the presence began.
@@ -29,7 +29,7 @@ pub struct EntryKey {
 
 /// One connection's presence.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct ReplicaEntry {
     /// The change that made it.
     pub counter: Counter,
     /// The change that it replaced.
@@ -42,14 +42,14 @@ pub struct Entry {
 
 /// Which changes were seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Context {
+pub struct CausalContext {
     /// Of each node, everything up to this.
     seen: BTreeMap<NodeId, Counter>,
     /// And these, before which some are missing.
     beyond: BTreeSet<(NodeId, Counter)>,
 }
 
-impl Context {
+impl CausalContext {
     /// Whether the change was seen.
     pub fn contains(&self, node: NodeId, counter: Counter) -> bool {
         self.seen.get(&node).is_some_and(|seen| counter <= *seen) || self.beyond.contains(&(node, counter))
@@ -85,8 +85,8 @@ impl Context {
 /// What one replica tells another: a few changes, or all that it has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Delta {
-    entries: HashMap<EntryKey, Entry>,
-    context: Context,
+    entries: HashMap<ReplicaKey, ReplicaEntry>,
+    context: CausalContext,
 }
 
 impl Delta {
@@ -102,39 +102,39 @@ impl Delta {
 
 /// What a merge has done to the entries.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Merged {
+pub struct MergeResult {
     /// Entries that are new, or in the place of one that was removed.
-    pub added: Vec<EntryKey>,
+    pub added: Vec<ReplicaKey>,
     /// Entries that are gone or were replaced.
-    pub removed: Vec<(EntryKey, Entry)>,
+    pub removed: Vec<(ReplicaKey, ReplicaEntry)>,
 }
 
 /// One document's presence, as one node knows it.
 #[derive(Debug, Clone)]
 pub struct Replica {
     node: NodeId,
-    entries: HashMap<EntryKey, Entry>,
-    context: Context,
+    entries: HashMap<ReplicaKey, ReplicaEntry>,
+    context: CausalContext,
 }
 
 impl Replica {
     /// Nobody is there, as far as `node` knows.
     pub fn new(node: NodeId) -> Self {
-        Self { node, entries: HashMap::new(), context: Context::default() }
+        Self { node, entries: HashMap::new(), context: CausalContext::default() }
     }
 
     /// The key of a connection of this node.
-    pub fn key(&self, connection: ConnectionId) -> EntryKey {
-        EntryKey { node: self.node, connection }
+    pub fn key(&self, connection: ConnectionId) -> ReplicaKey {
+        ReplicaKey { node: self.node, connection }
     }
 
     /// The presence of `key`.
-    pub fn get(&self, key: EntryKey) -> Option<&Entry> {
+    pub fn get(&self, key: ReplicaKey) -> Option<&ReplicaEntry> {
         self.entries.get(&key)
     }
 
     /// Everyone who is there, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (&EntryKey, &Entry)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&ReplicaKey, &ReplicaEntry)> {
         self.entries.iter()
     }
 
@@ -150,12 +150,17 @@ impl Replica {
 
     /// Puts in the presence of a connection of this node, in the place of what was there. Returns what was, and the delta for
     /// the others.
-    pub fn put(&mut self, connection: ConnectionId, user: UserId, state: JsonText) -> (Option<Entry>, Delta) {
+    pub fn put(
+        &mut self,
+        connection: ConnectionId,
+        user: UserId,
+        state: JsonText,
+    ) -> (Option<ReplicaEntry>, Delta) {
         let (node, key) = (self.node, self.key(connection));
         let counter = self.context.seen.get(&node).copied().unwrap_or_default() + 1;
         self.context.seen.insert(node, counter);
         let previous = self.entries.get(&key).map(|entry| entry.counter);
-        let entry = Entry { counter, previous, user, state };
+        let entry = ReplicaEntry { counter, previous, user, state };
         let replaced = self.entries.insert(key, entry.clone());
         let mut delta = Delta::of(previous.into_iter().chain([counter]).map(|counter| (node, counter)));
         delta.entries.insert(key, entry);
@@ -163,7 +168,7 @@ impl Replica {
     }
 
     /// Takes out the presence of a connection of this node. Returns it, and the delta for the others.
-    pub fn remove(&mut self, connection: ConnectionId) -> Option<(Entry, Delta)> {
+    pub fn remove(&mut self, connection: ConnectionId) -> Option<(ReplicaEntry, Delta)> {
         let entry = self.entries.remove(&self.key(connection))?;
         let delta = Delta::of([(self.node, entry.counter)]);
         Some((entry, delta))
@@ -172,14 +177,14 @@ impl Replica {
     /// Takes out everybody of a node that is gone, for good: what it has sent and is still under way counts for nothing,
     /// and those who are told all that this replica knows take them out, too. A node that comes back has another id. The
     /// replica's own node is never taken out.
-    pub fn remove_node(&mut self, node: NodeId) -> Merged {
+    pub fn remove_node(&mut self, node: NodeId) -> MergeResult {
         if node == self.node {
-            return Merged::default();
+            return MergeResult::default();
         }
         self.context.seen.insert(node, Counter::MAX);
         self.context.compact();
         let removed = self.entries.extract_if(|key, _| key.node == node).collect();
-        Merged { added: Vec::new(), removed }
+        MergeResult { added: Vec::new(), removed }
     }
 
     /// All that this replica knows.
@@ -188,10 +193,10 @@ impl Replica {
     }
 
     /// Takes in what another replica tells.
-    pub fn merge(&mut self, delta: &Delta) -> Merged {
-        let mut merged = Merged::default();
+    pub fn merge(&mut self, delta: &Delta) -> MergeResult {
+        let mut merged = MergeResult::default();
         // What the other has seen and no longer has was removed.
-        let is_removed = |key: &EntryKey, entry: &Entry| {
+        let is_removed = |key: &ReplicaKey, entry: &ReplicaEntry| {
             key.node != self.node
                 && delta.context.contains(key.node, entry.counter)
                 && delta.entries.get(key).is_none_or(|other| other.counter != entry.counter)

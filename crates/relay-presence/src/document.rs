@@ -14,16 +14,16 @@ use relay_events::{
 };
 
 use crate::config::PresenceConfig;
-use crate::roster::{Roster, Version};
+use crate::presence_view::{PresenceView, Version};
 use crate::session::{Session, SessionState, Transition};
 use crate::state;
-use crate::stats::Uncounted;
+use crate::stats::CounterDelta;
 
 /// A connection that is in the document.
 #[derive(Debug)]
-struct Seated {
+struct Connection {
     /// The connection under which the others see it: the first of those that took the place over from one another.
-    shown_as: ConnectionId,
+    presence_key: ConnectionId,
     user: UserId,
     /// When it was heard last; `None` when it need not be heard.
     heard_at: Option<Monotonic>,
@@ -41,7 +41,7 @@ pub(crate) struct Outgoing {
 
 /// What sweeping has found.
 #[derive(Debug, Default)]
-pub(crate) struct Swept {
+pub(crate) struct SweepResult {
     /// Users whose locks are to be released.
     pub(crate) gone: Vec<UserId>,
     /// Connections that were removed.
@@ -52,12 +52,12 @@ pub(crate) struct Swept {
 pub(crate) struct Document {
     id: DocumentId,
     pub(crate) session: Option<Session>,
-    pub(crate) roster: Roster,
-    seats: HashMap<ConnectionId, Seated>,
+    pub(crate) view: PresenceView,
+    connections: HashMap<ConnectionId, Connection>,
     /// How many seats each user has.
     users: HashMap<UserId, usize>,
     /// Users without a membership, and since when: they may still come back to their locks.
-    left: Vec<(UserId, Monotonic)>,
+    departed_users: Vec<(UserId, Monotonic)>,
     pub(crate) outbox: VecDeque<Outgoing>,
     /// Whether a task publishes what is in the outbox.
     pub(crate) publishing: bool,
@@ -67,35 +67,35 @@ pub(crate) struct Document {
     pub(crate) dirty: bool,
     pub(crate) flushed_at: Option<Monotonic>,
     pub(crate) readers: HashMap<u64, Waker>,
-    pub(crate) uncounted: Uncounted,
+    pub(crate) counter_delta: CounterDelta,
 }
 
 impl Document {
-    pub(crate) fn new(id: DocumentId, roster: Roster) -> Self {
+    pub(crate) fn new(id: DocumentId, view: PresenceView) -> Self {
         Self {
             id,
             session: None,
-            visible: roster.version(),
-            roster,
-            seats: HashMap::new(),
+            visible: view.version(),
+            view,
+            connections: HashMap::new(),
             users: HashMap::new(),
-            left: Vec::new(),
+            departed_users: Vec::new(),
             outbox: VecDeque::new(),
             publishing: false,
             dirty: false,
             flushed_at: None,
             readers: HashMap::new(),
-            uncounted: Uncounted::default(),
+            counter_delta: CounterDelta::default(),
         }
     }
 
     /// Whether nothing is left to remember.
     pub(crate) fn is_over(&self) -> bool {
         self.session.is_none()
-            && self.roster.replica().is_empty()
+            && self.view.replica().is_empty()
             && self.outbox.is_empty()
             && !self.publishing
-            && self.left.is_empty()
+            && self.departed_users.is_empty()
     }
 
     /// Takes a membership. Returns the session, and whether a lost connection has come back.
@@ -116,37 +116,38 @@ impl Document {
                 ),
             ));
         }
-        if self.seats.get(&membership.connection).is_some_and(|one| one.user != membership.user) {
+        if self.connections.get(&membership.connection).is_some_and(|one| one.user != membership.user) {
             let message =
                 format!("connection {} is somebody else's; use one of your own", membership.connection);
             return Err(CommandError::new(ErrorCode::InvalidRequest, message));
         }
-        let former = self.former(membership, options.resume);
-        let shown_as = former
-            .and_then(|former| self.seats.get(&former))
-            .map_or(membership.connection, |one| one.shown_as);
-        let before = self.state_of(shown_as);
+        let previous = self.previous_connection(membership, options.resume);
+        let presence_key = previous
+            .and_then(|previous| self.connections.get(&previous))
+            .map_or(membership.connection, |one| one.presence_key);
+        let before = self.state_of(presence_key);
         let state = match &options.state {
             Some(change) => state::merge(&before, change, config.max_state_bytes)?,
             None => before.clone(),
         };
-        if let Some(former) = former {
-            self.seats.remove(&former);
+        if let Some(previous) = previous {
+            self.connections.remove(&previous);
         }
-        let is_new = self.roster.replica().get(self.roster.replica().key(shown_as)).is_none();
+        let is_new = self.view.replica().get(self.view.replica().key(presence_key)).is_none();
         if is_new || state != before {
-            self.roster.put(version, shown_as, membership.user.clone(), state);
+            self.view.put(version, presence_key, membership.user.clone(), state);
         }
         let heard_at = (!options.exempt_from_timeout).then_some(now.monotonic);
-        let seated = Seated { shown_as, user: membership.user.clone(), heard_at, lost_at: None };
-        self.seats.insert(membership.connection, seated);
-        let session = self.attend(now, former.is_some());
-        self.left.retain(|(user, _)| *user != membership.user);
-        if former.is_none() {
+        let connection = Connection { presence_key, user: membership.user.clone(), heard_at, lost_at: None };
+        self.connections.insert(membership.connection, connection);
+        let session = self.start_or_resume_session(now, previous.is_some());
+        self.departed_users.retain(|(user, _)| *user != membership.user);
+        if previous.is_none() {
             let seats = self.users.entry(membership.user.clone()).or_default();
             *seats += 1;
             if *seats == 1 {
-                let joined = UserJoined { user: membership.user.to_string(), name: self.name_of(shown_as) };
+                let joined =
+                    UserJoined { user: membership.user.to_string(), name: self.name_of(presence_key) };
                 self.publish(session, Actor::User(membership.user.clone()), &joined, None);
             }
         }
@@ -154,20 +155,20 @@ impl Document {
         if let Some(session) = &mut self.session {
             session.counters.most_users = session.counters.most_users.max(users);
         }
-        Ok((session, former.is_some()))
+        Ok((session, previous.is_some()))
     }
 
     /// The session, begun if there is none, now that somebody is there.
-    fn attend(&mut self, now: Now, is_return: bool) -> SessionId {
+    fn start_or_resume_session(&mut self, now: Now, is_return: bool) -> SessionId {
         if let Some(session) = &mut self.session {
-            session.take(Transition::Returned);
+            session.try_transition(Transition::Returned);
             let counters = &mut session.counters;
             *(if is_return { &mut counters.returns } else { &mut counters.joins }) += 1;
             return session.id;
         }
         let mut session = Session::new(now.wall, now.monotonic);
         session.counters.joins = 1;
-        self.uncounted.sessions_started += 1;
+        self.counter_delta.sessions_started += 1;
         let id = session.id;
         self.session = Some(session);
         let started = SessionStarted { started_at: now.wall };
@@ -177,31 +178,39 @@ impl Document {
 
     /// The membership that a newcomer takes over: the one that it has, the one that it names, or else the one of the same user
     /// that was lost last. Only one is taken over, and who has one leaves none behind.
-    fn former(&self, membership: &Membership, resume: Option<ConnectionId>) -> Option<ConnectionId> {
+    fn previous_connection(
+        &self,
+        membership: &Membership,
+        resume: Option<ConnectionId>,
+    ) -> Option<ConnectionId> {
         let is_theirs = |connection: &ConnectionId| {
-            self.seats.get(connection).is_some_and(|one| one.user == membership.user)
+            self.connections.get(connection).is_some_and(|one| one.user == membership.user)
         };
         Some(membership.connection).filter(is_theirs).or(resume.filter(is_theirs)).or_else(|| {
             if !self.users.contains_key(&membership.user) {
                 return None;
             }
-            let lost =
-                self.seats.iter().filter(|(_, one)| one.user == membership.user && one.lost_at.is_some());
+            let lost = self
+                .connections
+                .iter()
+                .filter(|(_, one)| one.user == membership.user && one.lost_at.is_some());
             lost.max_by_key(|(_, one)| one.lost_at).map(|(connection, _)| *connection)
         })
     }
 
-    fn state_of(&self, shown_as: ConnectionId) -> JsonText {
-        let replica = self.roster.replica();
-        replica.get(replica.key(shown_as)).map_or_else(JsonText::empty_object, |entry| entry.state.clone())
+    fn state_of(&self, presence_key: ConnectionId) -> JsonText {
+        let replica = self.view.replica();
+        replica
+            .get(replica.key(presence_key))
+            .map_or_else(JsonText::empty_object, |entry| entry.state.clone())
     }
 
-    fn name_of(&self, shown_as: ConnectionId) -> Option<String> {
+    fn name_of(&self, presence_key: ConnectionId) -> Option<String> {
         #[derive(serde::Deserialize)]
         struct Named {
             name: Option<String>,
         }
-        serde_json::from_str::<Named>(self.state_of(shown_as).as_str()).ok()?.name
+        serde_json::from_str::<Named>(self.state_of(presence_key).as_str()).ok()?.name
     }
 
     /// Gives up a membership on purpose.
@@ -212,40 +221,40 @@ impl Document {
     }
 
     /// A connection is lost, and may come back.
-    pub(crate) fn lose(&mut self, membership: &Membership, now: Now) {
+    pub(crate) fn disconnect(&mut self, membership: &Membership, now: Now) {
         if !self.is_joined(membership) {
             return;
         }
-        if let Some(seated) = self.seats.get_mut(&membership.connection) {
-            seated.lost_at = Some(now.monotonic);
+        if let Some(connection) = self.connections.get_mut(&membership.connection) {
+            connection.lost_at = Some(now.monotonic);
         }
         self.note_emptied();
     }
 
     pub(crate) fn is_joined(&self, membership: &Membership) -> bool {
-        self.seats.get(&membership.connection).is_some_and(|one| one.user == membership.user)
+        self.connections.get(&membership.connection).is_some_and(|one| one.user == membership.user)
     }
 
     fn note_emptied(&mut self) {
-        if self.seats.values().all(|one| one.lost_at.is_some())
+        if self.connections.values().all(|one| one.lost_at.is_some())
             && let Some(session) = &mut self.session
         {
-            session.take(Transition::Emptied);
+            session.try_transition(Transition::Emptied);
         }
     }
 
     /// Notes a sign of life. Whether the membership is held.
     pub(crate) fn touch(&mut self, membership: &Membership, activity: Activity, now: Now) -> bool {
-        let Some(seated) =
-            self.seats.get_mut(&membership.connection).filter(|one| one.user == membership.user)
+        let Some(connection) =
+            self.connections.get_mut(&membership.connection).filter(|one| one.user == membership.user)
         else {
             return false;
         };
-        seated.heard_at = seated.heard_at.map(|_| now.monotonic);
+        connection.heard_at = connection.heard_at.map(|_| now.monotonic);
         if activity == Activity::Active
             && let Some(session) = &mut self.session
         {
-            session.act(now.wall, now.monotonic);
+            session.record_activity(now.wall, now.monotonic);
         }
         true
     }
@@ -258,17 +267,18 @@ impl Document {
         config: &PresenceConfig,
         version: Version,
     ) -> Result<bool, CommandError> {
-        let Some(seated) = self.seats.get(&membership.connection).filter(|one| one.user == membership.user)
+        let Some(connection) =
+            self.connections.get(&membership.connection).filter(|one| one.user == membership.user)
         else {
             return Err(not_joined(&self.id));
         };
-        let shown_as = seated.shown_as;
-        let before = self.state_of(shown_as);
+        let presence_key = connection.presence_key;
+        let before = self.state_of(presence_key);
         let state = state::merge(&before, change, config.max_state_bytes)?;
         if state == before {
             return Ok(false);
         }
-        self.roster.put(version, shown_as, membership.user.clone(), state);
+        self.view.put(version, presence_key, membership.user.clone(), state);
         if let Some(session) = &mut self.session {
             session.counters.presence_updates += 1;
         }
@@ -276,10 +286,10 @@ impl Document {
     }
 
     /// Looks at all times: who was lost for too long, who is silent, whose locks are to go, whether nothing happens.
-    pub(crate) fn sweep(&mut self, config: &PresenceConfig, now: Now, version: Version) -> Swept {
+    pub(crate) fn sweep(&mut self, config: &PresenceConfig, now: Now, version: Version) -> SweepResult {
         let is_over = |since: Monotonic, span: Duration| now.monotonic.since(since) >= span;
         let gone: Vec<ConnectionId> = self
-            .seats
+            .connections
             .iter()
             .filter(|(_, one)| match one.lost_at {
                 Some(lost_at) => is_over(lost_at, config.grace),
@@ -289,37 +299,39 @@ impl Document {
             .collect();
         for connection in &gone {
             // The grace time of a lost one has run already.
-            let since = self.seats.get(connection).and_then(|one| one.lost_at).unwrap_or(now.monotonic);
+            let since = self.connections.get(connection).and_then(|one| one.lost_at).unwrap_or(now.monotonic);
             self.remove(*connection, EndReason::Stale, since, version);
         }
-        let mut swept = Swept { removed: gone.len(), ..Swept::default() };
-        self.left.retain(|(user, since)| {
+        let mut result = SweepResult { removed: gone.len(), ..SweepResult::default() };
+        self.departed_users.retain(|(user, since)| {
             let is_gone = is_over(*since, config.grace);
             if is_gone {
-                swept.gone.push(user.clone());
+                result.gone.push(user.clone());
             }
             !is_gone
         });
         if let Some(session) = &mut self.session {
-            session.settle(now.monotonic, config.idle_after);
+            session.update_idle(now.monotonic, config.idle_after);
         }
-        swept
+        result
     }
 
     /// Removes everybody, because the server stops.
     pub(crate) fn shut_down(&mut self, now: Now, version: Version) {
-        let all: Vec<ConnectionId> = self.seats.keys().copied().collect();
+        let all: Vec<ConnectionId> = self.connections.keys().copied().collect();
         for connection in all {
             self.remove(connection, EndReason::Shutdown, now.monotonic, version);
         }
-        self.left.clear();
+        self.departed_users.clear();
     }
 
     /// Removes a connection that has been gone `since` then.
     fn remove(&mut self, connection: ConnectionId, reason: EndReason, since: Monotonic, version: Version) {
-        let Some(Seated { shown_as, user, .. }) = self.seats.remove(&connection) else { return };
-        self.roster.remove(version, shown_as);
-        self.uncounted.leaves += 1;
+        let Some(Connection { presence_key, user, .. }) = self.connections.remove(&connection) else {
+            return;
+        };
+        self.view.remove(version, presence_key);
+        self.counter_delta.leaves += 1;
         let Some(session) = self.session.as_ref().map(|session| session.id) else { return };
         if let Some(seats) = self.users.get_mut(&user) {
             *seats -= 1;
@@ -327,17 +339,17 @@ impl Document {
                 self.users.remove(&user);
                 let left = UserLeft { user: user.to_string(), reason };
                 self.publish(session, Actor::User(user.clone()), &left, None);
-                self.left.push((user, since));
+                self.departed_users.push((user, since));
             }
         }
-        if !self.seats.is_empty() {
+        if !self.connections.is_empty() {
             self.note_emptied();
             return;
         }
         if let Some(mut over) = self.session.take() {
-            over.take(Transition::Emptied);
-            over.take(Transition::Ended);
-            self.uncounted.sessions_ended += 1;
+            over.try_transition(Transition::Emptied);
+            over.try_transition(Transition::Ended);
+            self.counter_delta.sessions_ended += 1;
             self.publish(session, Actor::System, &SessionEnded { reason }, None);
         }
     }
@@ -345,7 +357,7 @@ impl Document {
     /// Makes all changes visible. Returns the readers to wake.
     pub(crate) fn flush(&mut self, now: Monotonic) -> Vec<Waker> {
         self.dirty = false;
-        self.visible = self.roster.version();
+        self.visible = self.view.version();
         self.flushed_at = Some(now);
         self.readers.drain().map(|(_, waker)| waker).collect()
     }
@@ -353,7 +365,7 @@ impl Document {
     /// The beginning of a session is kept.
     pub(crate) fn opened(&mut self, id: SessionId) {
         if let Some(session) = self.session.as_mut().filter(|session| session.id == id) {
-            session.take(Transition::Opened);
+            session.try_transition(Transition::Opened);
         }
     }
 
@@ -383,7 +395,7 @@ impl Document {
 
     /// How many connections there are, lost ones that may come back included.
     pub(crate) fn connections(&self) -> usize {
-        self.seats.len()
+        self.connections.len()
     }
 
     pub(crate) fn has_user(&self, user: &UserId) -> bool {

@@ -9,10 +9,10 @@ mod commands;
 mod config;
 pub mod crdt;
 mod document;
-mod hub;
 mod locks;
+mod presence;
+mod presence_view;
 mod query;
-mod roster;
 mod session;
 mod state;
 mod stats;
@@ -21,11 +21,11 @@ mod tokens;
 
 pub use commands::{GetSession, MoveCursor, UpdateState, Updated};
 pub use config::{PresenceConfig, PresenceConfigError};
-pub use hub::LocalPresence;
 pub use locks::{
     AcquireLock, AcquireRequest, LockChange, LockConfig, LockConfigError, LockError, LockStats, Locks,
     Publication, ReleaseLock, RenewLock,
 };
+pub use presence::LocalPresence;
 pub use query::{Participant, SessionInfo, SessionQuery};
 pub use session::{IllegalTransition, SessionCounters, SessionState, Transition};
 pub use stats::PresenceStats;

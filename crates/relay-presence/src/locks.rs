@@ -21,7 +21,7 @@ mod changes;
 mod commands;
 mod config;
 mod counters;
-mod document;
+mod document_locks;
 mod error;
 mod sequencer;
 mod table;
@@ -37,9 +37,9 @@ use relay_core::{Clock, DocumentId, FencingToken, Lease, LockScope, TokenSource,
 use relay_events::UnlockReason;
 use tokio::sync::{Notify, oneshot};
 
-use self::counters::Counters;
-use self::document::{Document, Present};
-use self::table::{Ticket, Wanted};
+use self::counters::LockCounters;
+use self::document_locks::{AdvanceContext, DocumentLocks};
+use self::table::{LockRequest, Ticket};
 
 pub use self::changes::{LockChange, Publication};
 pub use self::commands::{AcquireLock, ReleaseLock, RenewLock};
@@ -67,17 +67,17 @@ struct Inner {
     config: LockConfig,
     clock: Arc<dyn Clock>,
     tokens: Arc<dyn TokenSource>,
-    shards: [Mutex<HashMap<DocumentId, Document>>; SHARDS],
+    shards: [Mutex<HashMap<DocumentId, DocumentLocks>>; SHARDS],
     hasher: RandomState,
     /// How many documents there are in all shards.
     documents: AtomicUsize,
     /// The documents that have a change to publish and none under way, each once.
-    line: Mutex<VecDeque<DocumentId>>,
-    line_moved: Notify,
+    ready_queue: Mutex<VecDeque<DocumentId>>,
+    queue_notify: Notify,
     /// Changes that are not reported yet.
     unreported: AtomicUsize,
     is_closed: AtomicBool,
-    counters: Counters,
+    counters: LockCounters,
 }
 
 /// Documents of different shards do not wait for each other.
@@ -93,11 +93,11 @@ impl Locks {
             shards: Default::default(),
             hasher: RandomState::new(),
             documents: AtomicUsize::new(0),
-            line: Mutex::default(),
-            line_moved: Notify::new(),
+            ready_queue: Mutex::default(),
+            queue_notify: Notify::new(),
             unreported: AtomicUsize::new(0),
             is_closed: AtomicBool::new(false),
-            counters: Counters::default(),
+            counters: LockCounters::default(),
         }))
     }
 
@@ -125,12 +125,12 @@ impl Locks {
         }
         self.0.tokens.reserve().await?;
         let (answer, answered) = oneshot::channel();
-        let ticket = self.enter(document, |entry, present| {
-            let wait_until = present.now.monotonic + wait;
-            let wanted = Wanted { user: user.clone(), scope, ttl, wait_until };
-            entry.acquire(wanted, wait, answer, present)
+        let ticket = self.enter(document, |entry, cx| {
+            let wait_until = cx.now.monotonic + wait;
+            let request = LockRequest { user: user.clone(), scope, ttl, wait_until };
+            entry.acquire(request, wait, answer, cx)
         })?;
-        let mut pending = Pending { locks: self, document, ticket: Some(ticket) };
+        let mut pending = WithdrawOnDrop { locks: self, document, ticket: Some(ticket) };
         let answer = answered.await;
         pending.ticket = None;
         answer.unwrap_or(Err(LockError::Closed))
@@ -151,7 +151,7 @@ impl Locks {
     ) -> Result<Lease, LockError> {
         let ttl = self.ttl(ttl)?;
         let (answer, answered) = oneshot::channel();
-        self.enter(document, |entry, present| entry.renew(user, token, ttl, answer, present))?;
+        self.enter(document, |entry, cx| entry.renew(user, token, ttl, answer, cx))?;
         answered.await.unwrap_or(Err(LockError::Closed))
     }
 
@@ -192,7 +192,7 @@ impl Locks {
         reason: UnlockReason,
     ) -> Result<Lease, LockError> {
         let (answer, answered) = oneshot::channel();
-        self.visit(document, |entry, present| entry.end_one(token, ends, reason, answer, present))
+        self.visit(document, |entry, cx| entry.end_one(token, ends, reason, answer, cx))
             .ok_or(LockError::Stale { token })?;
         answered.await.unwrap_or(Err(LockError::Closed))
     }
@@ -208,15 +208,15 @@ impl Locks {
     /// Ends the locks of a user whose last connection to the document has been gone for too long. What the user has asked
     /// for over other ways and still waits for is left alone.
     pub fn user_gone(&self, document: &DocumentId, user: &UserId) {
-        self.visit(document, |entry, present| {
-            entry.end_all(|lease| lease.holder == *user, UnlockReason::HolderGone, present);
+        self.visit(document, |entry, cx| {
+            entry.end_all(|lease| lease.holder == *user, UnlockReason::HolderGone, cx);
         });
     }
 
     /// Ends the leases that have expired, gives those who wait their turn, and sends those away whose time to wait is over.
     /// To be called about every second: waiting ends this exactly.
     pub fn sweep(&self) {
-        self.visit_all(Document::settle);
+        self.visit_all(DocumentLocks::advance);
     }
 
     /// Ends all locks, sends everyone away who waits, and gives out no more. Afterwards
@@ -224,8 +224,8 @@ impl Locks {
     pub fn shutdown(&self) {
         // Whoever enters a shard after this sees it; whoever was there before is seen by the visit.
         self.0.is_closed.store(true, Ordering::SeqCst);
-        self.visit_all(Document::shut_down);
-        self.0.line_moved.notify_one();
+        self.visit_all(DocumentLocks::shut_down);
+        self.0.queue_notify.notify_one();
     }
 
     /// What has happened, in numbers.
@@ -249,17 +249,17 @@ impl Locks {
             if self.0.is_closed.load(Ordering::SeqCst) && self.0.unreported.load(Ordering::SeqCst) == 0 {
                 return None;
             }
-            self.0.line_moved.notified().await;
+            self.0.queue_notify.notified().await;
         }
     }
 
     fn take_change(&self) -> Option<LockChange> {
         loop {
-            let document = self.0.line.lock().pop_front()?;
+            let document = self.0.ready_queue.lock().pop_front()?;
             let draft = {
                 let mut shard = self.shard(&document).lock();
                 let Some(entry) = shard.get_mut(&document) else { continue };
-                entry.is_in_line = false;
+                entry.is_in_ready_queue = false;
                 let Some(change) = entry.begin_publishing() else { continue };
                 changes::draft(&document, change)
             };
@@ -277,9 +277,9 @@ impl Locks {
         if let Err(error) = &outcome {
             tracing::warn!(%document, %error, "a change of a lock was not published");
         }
-        self.visit(document, |entry, present| entry.end_publishing(outcome, present));
+        self.visit(document, |entry, cx| entry.end_publishing(outcome, cx));
         if self.0.is_closed.load(Ordering::SeqCst) {
-            self.0.line_moved.notify_one();
+            self.0.queue_notify.notify_one();
         }
     }
 
@@ -292,7 +292,7 @@ impl Locks {
         Ok(ttl)
     }
 
-    fn shard(&self, document: &DocumentId) -> &Mutex<HashMap<DocumentId, Document>> {
+    fn shard(&self, document: &DocumentId) -> &Mutex<HashMap<DocumentId, DocumentLocks>> {
         let hash = self.0.hasher.hash_one(document);
         // The remainder is smaller than the number of shards.
         #[allow(clippy::cast_possible_truncation)]
@@ -301,32 +301,32 @@ impl Locks {
 }
 
 /// Withdraws a request whose caller stops waiting.
-struct Pending<'a> {
+struct WithdrawOnDrop<'a> {
     locks: &'a Locks,
     document: &'a DocumentId,
     ticket: Option<Ticket>,
 }
 
-impl Drop for Pending<'_> {
+impl Drop for WithdrawOnDrop<'_> {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket {
-            self.locks.visit(self.document, |entry, present| entry.withdraw(ticket, present));
+            self.locks.visit(self.document, |entry, cx| entry.withdraw(ticket, cx));
         }
     }
 }
 
 impl Locks {
-    fn present(&self) -> Present<'_> {
+    fn cx(&self) -> AdvanceContext<'_> {
         let Inner { config, clock, tokens, counters, .. } = &*self.0;
         let now = clock.now();
-        Present { now, tokens: &**tokens, config, counters }
+        AdvanceContext { now, tokens: &**tokens, config, counters }
     }
 
     /// Changes a document's locks, which begin if there are none.
     fn enter<T>(
         &self,
         document: &DocumentId,
-        change: impl FnOnce(&mut Document, &Present<'_>) -> T,
+        change: impl FnOnce(&mut DocumentLocks, &AdvanceContext<'_>) -> T,
     ) -> Result<T, LockError> {
         let config = &self.0.config;
         let mut shard = self.shard(document).lock();
@@ -342,7 +342,7 @@ impl Locks {
                 return Err(LockError::TooManyDocuments { max: config.max_documents });
             }
             None => {
-                shard.insert(document.clone(), Document::new(config));
+                shard.insert(document.clone(), DocumentLocks::new(config));
                 self.0.documents.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -353,12 +353,12 @@ impl Locks {
     fn visit<T>(
         &self,
         document: &DocumentId,
-        change: impl FnOnce(&mut Document, &Present<'_>) -> T,
+        change: impl FnOnce(&mut DocumentLocks, &AdvanceContext<'_>) -> T,
     ) -> Option<T> {
         self.change(&mut self.shard(document).lock(), document, change)
     }
 
-    fn visit_all(&self, mut change: impl FnMut(&mut Document, &Present<'_>)) {
+    fn visit_all(&self, mut change: impl FnMut(&mut DocumentLocks, &AdvanceContext<'_>)) {
         for shard in &self.0.shards {
             let documents: Vec<DocumentId> = shard.lock().keys().cloned().collect();
             for document in documents {
@@ -369,21 +369,21 @@ impl Locks {
 
     fn change<T>(
         &self,
-        shard: &mut HashMap<DocumentId, Document>,
+        shard: &mut HashMap<DocumentId, DocumentLocks>,
         document: &DocumentId,
-        change: impl FnOnce(&mut Document, &Present<'_>) -> T,
+        change: impl FnOnce(&mut DocumentLocks, &AdvanceContext<'_>) -> T,
     ) -> Option<T> {
         let entry = shard.get_mut(document)?;
         let before = entry.unreported();
-        let result = change(entry, &self.present());
+        let result = change(entry, &self.cx());
         let after = entry.unreported();
         // Two steps, since the number has no sign; it is never too small in between.
         self.0.unreported.fetch_add(after, Ordering::SeqCst);
         self.0.unreported.fetch_sub(before, Ordering::SeqCst);
-        if entry.has_work() && !entry.is_in_line {
-            entry.is_in_line = true;
-            self.0.line.lock().push_back(document.clone());
-            self.0.line_moved.notify_one();
+        if entry.has_work() && !entry.is_in_ready_queue {
+            entry.is_in_ready_queue = true;
+            self.0.ready_queue.lock().push_back(document.clone());
+            self.0.queue_notify.notify_one();
         }
         if entry.is_empty() {
             shard.remove(document);

@@ -135,7 +135,7 @@ impl Session {
     }
 
     /// Takes a transition if it is possible, and says whether it was.
-    pub(crate) fn take(&mut self, transition: Transition) -> bool {
+    pub(crate) fn try_transition(&mut self, transition: Transition) -> bool {
         match self.state.after(transition) {
             Ok(state) => {
                 self.state = state;
@@ -146,17 +146,17 @@ impl Session {
     }
 
     /// Somebody does something.
-    pub(crate) fn act(&mut self, wall: Timestamp, now: Monotonic) {
+    pub(crate) fn record_activity(&mut self, wall: Timestamp, now: Monotonic) {
         self.last_activity_at = wall;
         self.active_at = now;
         self.counters.actions += 1;
-        self.take(Transition::Resumed);
+        self.try_transition(Transition::Resumed);
     }
 
     /// Looks whether nothing has happened for `idle_after`.
-    pub(crate) fn settle(&mut self, now: Monotonic, idle_after: Duration) {
+    pub(crate) fn update_idle(&mut self, now: Monotonic, idle_after: Duration) {
         if now.since(self.active_at) >= idle_after {
-            self.take(Transition::WentQuiet);
+            self.try_transition(Transition::WentQuiet);
         }
     }
 }

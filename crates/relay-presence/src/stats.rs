@@ -45,7 +45,7 @@ pub struct PresenceStats {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Counters {
+pub(crate) struct PresenceCounters {
     sessions_started: AtomicU64,
     sessions_ended: AtomicU64,
     leaves: AtomicU64,
@@ -62,15 +62,15 @@ pub(crate) struct Counters {
 
 /// What has happened in a document and is not counted yet.
 #[derive(Debug, Default)]
-pub(crate) struct Uncounted {
+pub(crate) struct CounterDelta {
     pub(crate) sessions_started: u64,
     pub(crate) sessions_ended: u64,
     pub(crate) leaves: u64,
 }
 
-impl Counters {
-    pub(crate) fn count(&self, uncounted: &Uncounted) {
-        let Uncounted { sessions_started, sessions_ended, leaves } = uncounted;
+impl PresenceCounters {
+    pub(crate) fn count(&self, counter_delta: &CounterDelta) {
+        let CounterDelta { sessions_started, sessions_ended, leaves } = counter_delta;
         self.sessions_started.fetch_add(*sessions_started, Ordering::Relaxed);
         self.sessions_ended.fetch_add(*sessions_ended, Ordering::Relaxed);
         self.leaves.fetch_add(*leaves, Ordering::Relaxed);

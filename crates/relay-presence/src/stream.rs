@@ -4,10 +4,10 @@ use std::task::{Context, Poll};
 
 use relay_core::{DocumentId, PresenceChange, PresenceStream};
 
-use crate::hub::LocalPresence;
-use crate::roster::Version;
+use crate::presence::LocalPresence;
+use crate::presence_view::Version;
 
-pub(crate) struct Stream {
+pub(crate) struct LocalPresenceStream {
     presence: LocalPresence,
     document: DocumentId,
     /// Where it stands; `None` before it has read the state.
@@ -16,13 +16,13 @@ pub(crate) struct Stream {
     reader: u64,
 }
 
-impl Stream {
+impl LocalPresenceStream {
     pub(crate) fn new(presence: LocalPresence, document: DocumentId) -> Self {
         Self { reader: presence.next_reader(), presence, document, position: None }
     }
 }
 
-impl PresenceStream for Stream {
+impl PresenceStream for LocalPresenceStream {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<PresenceChange>> {
         let (position, reader) = (self.position, self.reader);
         let read = self.presence.read(&self.document, |entry| {
@@ -30,7 +30,7 @@ impl PresenceStream for Stream {
                 entry.readers.insert(reader, cx.waker().clone());
                 return None;
             }
-            Some(entry.roster.read(position, entry.visible))
+            Some(entry.view.read(position, entry.visible))
         });
         // A document that nobody is in has nothing to tell; who reads it is about to leave.
         let Some(Some((change, position))) = read else { return Poll::Pending };
@@ -54,7 +54,7 @@ impl PresenceStream for Stream {
     }
 }
 
-impl Drop for Stream {
+impl Drop for LocalPresenceStream {
     fn drop(&mut self) {
         self.presence.read(&self.document, |entry| entry.readers.remove(&self.reader));
     }

@@ -34,7 +34,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 /// What a replica shows: by node and connection, the state.
 fn shown(replica: &Replica) -> BTreeMap<(u64, u128), String> {
-    let entry = |key: &relay_presence::crdt::EntryKey, state: &str| {
+    let entry = |key: &relay_presence::crdt::ReplicaKey, state: &str| {
         ((key.node.as_u64(), key.connection.as_u128()), state.to_owned())
     };
     replica.iter().map(|(key, one)| entry(key, one.state.as_str())).collect()

@@ -4,7 +4,7 @@ use relay_core::{CheckedDraft, DocumentId, PublishError};
 use relay_events::{DocumentLocked, DocumentUnlocked, PayloadError, server_draft};
 
 use super::Locks;
-use super::document::{Step, Unpublished};
+use super::document_locks::{ChangeKind, PendingChange};
 use super::error::LockError;
 
 /// A change of a lock, to be published as an event.
@@ -61,16 +61,16 @@ impl Drop for Publication {
 }
 
 /// The event that tells of a change.
-pub(super) fn draft(document: &DocumentId, change: &Unpublished) -> Result<CheckedDraft, PayloadError> {
+pub(super) fn draft(document: &DocumentId, change: &PendingChange) -> Result<CheckedDraft, PayloadError> {
     let lease = &change.lease;
     let region = lease.scope.region().map(|region| region.as_str().to_owned());
     let (holder, token) = (lease.holder.as_str().to_owned(), lease.token.get());
-    let draft = match change.step {
-        Step::Granted | Step::Renewed => {
+    let draft = match change.kind {
+        ChangeKind::Granted | ChangeKind::Renewed => {
             let locked = DocumentLocked { region, holder, token, expires_at: lease.expires_at };
             server_draft(document.clone(), &locked)?
         }
-        Step::Ended(reason) => {
+        ChangeKind::Ended(reason) => {
             server_draft(document.clone(), &DocumentUnlocked { region, holder, token, reason })?
         }
     };

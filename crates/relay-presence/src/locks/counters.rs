@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
-use super::document::Step;
+use super::document_locks::ChangeKind;
 
 #[derive(Debug, Default)]
 pub(super) struct Counter(AtomicU64);
@@ -20,7 +20,7 @@ impl Counter {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Counters {
+pub(super) struct LockCounters {
     granted: Counter,
     renewed: Counter,
     ended: Counter,
@@ -50,12 +50,12 @@ pub struct LockStats {
     pub failed_changes: u64,
 }
 
-impl Counters {
-    pub(super) fn count(&self, step: Step) {
-        let counter = match step {
-            Step::Granted => &self.granted,
-            Step::Renewed => &self.renewed,
-            Step::Ended(_) => &self.ended,
+impl LockCounters {
+    pub(super) fn count(&self, kind: ChangeKind) {
+        let counter = match kind {
+            ChangeKind::Granted => &self.granted,
+            ChangeKind::Renewed => &self.renewed,
+            ChangeKind::Ended(_) => &self.ended,
         };
         counter.add(1);
     }

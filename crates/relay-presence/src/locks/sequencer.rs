@@ -35,14 +35,14 @@ impl Sequencer for Locks {
         }
         if let Some(event) = draft.id {
             let mut shard = self.shard(&draft.document).lock();
-            shard.get_mut(&draft.document).into_iter().for_each(|entry| entry.note_placed(event));
+            shard.get_mut(&draft.document).into_iter().for_each(|entry| entry.mark_placed(event));
         }
     }
 
     /// A lock whose end the log did not take keeps others out, as before, until the outcome is reported.
     fn dropped(&self, document: &DocumentId) {
         let mut shard = self.shard(document).lock();
-        shard.get_mut(document).into_iter().for_each(super::document::Document::note_dropped);
+        shard.get_mut(document).into_iter().for_each(super::document_locks::DocumentLocks::mark_dropped);
     }
 }
 

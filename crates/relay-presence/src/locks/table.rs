@@ -22,7 +22,7 @@ pub(crate) struct Ticket(u64);
 
 /// Who wants what, for how long, and until when they would wait for it.
 #[derive(Debug, Clone)]
-pub(crate) struct Wanted {
+pub(crate) struct LockRequest {
     pub(crate) user: UserId,
     pub(crate) scope: LockScope,
     pub(crate) ttl: Duration,
@@ -39,37 +39,37 @@ pub(crate) struct TableLimits {
 
 /// What somebody else has or wanted first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Claim {
+pub(crate) enum ConflictKind {
     Held,
-    Awaited,
+    Queued,
 }
 
 /// Who stands in the way of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Obstacle {
+pub(crate) struct Conflict {
     pub(crate) user: UserId,
     pub(crate) scope: LockScope,
-    pub(crate) claim: Claim,
+    pub(crate) kind: ConflictKind,
 }
 
 /// Why a request does not become a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub(crate) enum GrantError {
     /// Somebody stands in the way, and the time to wait is over.
-    Busy(Obstacle),
+    Conflict(Conflict),
     TooManyLocks,
     TooManyWaiters,
 }
 
 /// What changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Change {
+pub(crate) enum TableChange {
     /// A request became a lock.
     Granted(Ticket, Lease),
     /// A request renewed the lease that its user has already.
     Renewed(Ticket, Lease),
     /// A request came to nothing.
-    Refused(Ticket, Refusal),
+    Refused(Ticket, GrantError),
     /// A lock was not renewed in time, and is gone.
     Expired(Lease),
 }
@@ -81,11 +81,11 @@ enum Phase {
     /// still counts.
     Ending,
     /// Its end has its place in the document's order. Nothing that comes after is under this lock.
-    Over,
+    Ended,
 }
 
 #[derive(Debug)]
-struct Held {
+struct HeldLock {
     lease: Lease,
     /// When the lease ends by the monotonic clock.
     until: Monotonic,
@@ -96,9 +96,9 @@ struct Held {
     phase: Phase,
 }
 
-impl Held {
+impl HeldLock {
     fn is_live(&self, monotonic: Monotonic) -> bool {
-        self.phase != Phase::Over && monotonic < self.until
+        self.phase != Phase::Ended && monotonic < self.until
     }
 
     /// A lease is never shortened by a renewal: somebody else may count on it, in another tab.
@@ -114,44 +114,44 @@ impl Held {
 }
 
 #[derive(Debug)]
-struct Waiter {
+struct QueuedRequest {
     ticket: Ticket,
-    wanted: Wanted,
+    request: LockRequest,
 }
 
 /// The locks of one document.
 #[derive(Debug)]
 pub(crate) struct LockTable {
     limits: TableLimits,
-    held: BTreeMap<FencingToken, Held>,
-    waiting: VecDeque<Waiter>,
+    held: BTreeMap<FencingToken, HeldLock>,
+    queue: VecDeque<QueuedRequest>,
     last_ticket: u64,
 }
 
 impl LockTable {
     pub(crate) fn new(limits: TableLimits) -> Self {
-        Self { limits, held: BTreeMap::new(), waiting: VecDeque::new(), last_ticket: 0 }
+        Self { limits, held: BTreeMap::new(), queue: VecDeque::new(), last_ticket: 0 }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.held.is_empty() && self.waiting.is_empty()
+        self.held.is_empty() && self.queue.is_empty()
     }
 
-    /// Takes a request, whose answer comes as a [`Change`] with its ticket: now or later.
+    /// Takes a request, whose answer comes as a [`TableChange`] with its ticket: now or later.
     pub(crate) fn acquire(
         &mut self,
-        wanted: Wanted,
+        request: LockRequest,
         now: Now,
         issue: &mut dyn FnMut() -> FencingToken,
-        changes: &mut Vec<Change>,
+        changes: &mut Vec<TableChange>,
     ) -> Ticket {
         self.last_ticket += 1;
         let ticket = Ticket(self.last_ticket);
-        self.waiting.push_back(Waiter { ticket, wanted });
-        self.settle(now, issue, changes);
-        if self.waiting.len() > self.limits.max_waiters {
-            self.waiting.pop_back();
-            changes.push(Change::Refused(ticket, Refusal::TooManyWaiters));
+        self.queue.push_back(QueuedRequest { ticket, request });
+        self.advance(now, issue, changes);
+        if self.queue.len() > self.limits.max_waiters {
+            self.queue.pop_back();
+            changes.push(TableChange::Refused(ticket, GrantError::TooManyWaiters));
         }
         ticket
     }
@@ -186,37 +186,37 @@ impl LockTable {
     /// Takes back a request that nobody waits for any more. If it became a lock, that begins to end and is given, unless
     /// another request of the same user has come to count on it.
     pub(crate) fn withdraw(&mut self, ticket: Ticket) -> Option<Lease> {
-        if let Some(index) = self.waiting.iter().position(|waiter| waiter.ticket == ticket) {
-            self.waiting.remove(index);
+        if let Some(index) = self.queue.iter().position(|waiter| waiter.ticket == ticket) {
+            self.queue.remove(index);
             return None;
         }
-        let unshared = self.held.values().find(|held| held.ticket == ticket && !held.is_renewed)?;
-        let token = unshared.lease.token;
+        let lock = self.held.values().find(|held| held.ticket == ticket && !held.is_renewed)?;
+        let token = lock.lease.token;
         self.end(|lease| lease.token == token).pop()
     }
 
     /// Forgets everyone who waits.
-    pub(crate) fn dismiss(&mut self) {
-        self.waiting.clear();
+    pub(crate) fn clear_waiters(&mut self) {
+        self.queue.clear();
     }
 
     /// Notes that the end of a lock has its place in the document's order.
-    pub(crate) fn note_over(&mut self, token: FencingToken) {
+    pub(crate) fn mark_ended(&mut self, token: FencingToken) {
         if let Some(held) = self.held.get_mut(&token) {
-            held.phase = Phase::Over;
+            held.phase = Phase::Ended;
         }
     }
 
-    /// Takes back [`note_over`](Self::note_over): the end of the lock has no place in the document's order after all.
-    pub(crate) fn note_not_over(&mut self, token: FencingToken) {
+    /// Takes back [`mark_ended`](Self::mark_ended): the end of the lock has no place in the document's order after all.
+    pub(crate) fn unmark_ended(&mut self, token: FencingToken) {
         if let Some(held) = self.held.get_mut(&token)
-            && held.phase == Phase::Over
+            && held.phase == Phase::Ended
         {
             held.phase = Phase::Ending;
         }
     }
 
-    /// Removes a lock: it is over, and the world knows. Its scope is free after the next [`settle`](Self::settle).
+    /// Removes a lock: it is over, and the world knows. Its scope is free after the next [`advance`](Self::advance).
     pub(crate) fn remove(&mut self, token: FencingToken) {
         self.held.remove(&token);
     }
@@ -231,65 +231,65 @@ impl LockTable {
     /// by now: they are still there.
     ///
     /// One pass over locks and waiters.
-    pub(crate) fn settle(
+    pub(crate) fn advance(
         &mut self,
         now: Now,
         issue: &mut dyn FnMut() -> FencingToken,
-        changes: &mut Vec<Change>,
+        changes: &mut Vec<TableChange>,
     ) {
         self.held.retain(|_, held| {
             let has_expired = now.monotonic >= held.until;
             if has_expired && held.phase == Phase::Held {
-                changes.push(Change::Expired(held.lease.clone()));
+                changes.push(TableChange::Expired(held.lease.clone()));
             }
             !has_expired
         });
-        if self.waiting.is_empty() {
+        if self.queue.is_empty() {
             return;
         }
-        let mut claims = Claims::default();
+        let mut conflicts = Conflicts::default();
         let mut renewable = HashMap::new();
         for held in self.held.values() {
             let Lease { token, scope, holder, .. } = &held.lease;
-            claims.add(holder, scope, Claim::Held);
+            conflicts.add(holder, scope, ConflictKind::Held);
             if held.phase == Phase::Held {
                 renewable.insert((holder.clone(), scope.clone()), *token);
             }
         }
-        for waiter in std::mem::take(&mut self.waiting) {
-            let Waiter { ticket, wanted } = waiter;
-            let own = renewable.get(&(wanted.user.clone(), wanted.scope.clone()));
+        for waiter in std::mem::take(&mut self.queue) {
+            let QueuedRequest { ticket, request } = waiter;
+            let own = renewable.get(&(request.user.clone(), request.scope.clone()));
             if let Some(held) = own.and_then(|token| self.held.get_mut(token)) {
-                changes.push(Change::Renewed(ticket, held.renew(wanted.ttl, now)));
+                changes.push(TableChange::Renewed(ticket, held.renew(request.ttl, now)));
                 continue;
             }
-            match claims.against(&wanted.user, &wanted.scope) {
+            match conflicts.find(&request.user, &request.scope) {
                 None if self.held.len() >= self.limits.max_locks => {
-                    changes.push(Change::Refused(ticket, Refusal::TooManyLocks));
+                    changes.push(TableChange::Refused(ticket, GrantError::TooManyLocks));
                 }
                 None => {
-                    claims.add(&wanted.user, &wanted.scope, Claim::Held);
-                    let lease = self.grant(ticket, wanted, now, issue());
+                    conflicts.add(&request.user, &request.scope, ConflictKind::Held);
+                    let lease = self.grant(ticket, request, now, issue());
                     renewable.insert((lease.holder.clone(), lease.scope.clone()), lease.token);
-                    changes.push(Change::Granted(ticket, lease));
+                    changes.push(TableChange::Granted(ticket, lease));
                 }
-                Some(obstacle) if now.monotonic >= wanted.wait_until => {
-                    changes.push(Change::Refused(ticket, Refusal::Busy(obstacle.clone())));
+                Some(conflict) if now.monotonic >= request.wait_until => {
+                    changes.push(TableChange::Refused(ticket, GrantError::Conflict(conflict.clone())));
                 }
                 Some(_) => {
-                    claims.add(&wanted.user, &wanted.scope, Claim::Awaited);
-                    self.waiting.push_back(Waiter { ticket, wanted });
+                    conflicts.add(&request.user, &request.scope, ConflictKind::Queued);
+                    self.queue.push_back(QueuedRequest { ticket, request });
                 }
             }
         }
     }
 
-    fn grant(&mut self, ticket: Ticket, wanted: Wanted, now: Now, token: FencingToken) -> Lease {
-        let expires_at = now.wall.saturating_add(wanted.ttl);
-        let lease = Lease::new(token, wanted.scope, wanted.user, expires_at, wanted.ttl);
-        let held = Held {
+    fn grant(&mut self, ticket: Ticket, request: LockRequest, now: Now, token: FencingToken) -> Lease {
+        let expires_at = now.wall.saturating_add(request.ttl);
+        let lease = Lease::new(token, request.scope, request.user, expires_at, request.ttl);
+        let held = HeldLock {
             lease: lease.clone(),
-            until: now.monotonic + wanted.ttl,
+            until: now.monotonic + request.ttl,
             ticket,
             is_renewed: false,
             phase: Phase::Held,
@@ -302,24 +302,24 @@ impl LockTable {
 /// What is held and awaited up to some place in the queue, so that whether somebody stands in the way of the next
 /// request is answered without going through all of it.
 #[derive(Debug, Default)]
-struct Claims {
-    all: Claimants,
-    by_scope: HashMap<LockScope, Claimants>,
+struct Conflicts {
+    all: FirstConflicts,
+    by_scope: HashMap<LockScope, FirstConflicts>,
 }
 
 /// The first claims of two different users: one of them is not by the user who asks.
 #[derive(Debug, Default)]
-struct Claimants([Option<Obstacle>; 2]);
+struct FirstConflicts([Option<Conflict>; 2]);
 
-impl Claims {
-    fn add(&mut self, user: &UserId, scope: &LockScope, claim: Claim) {
-        let obstacle = Obstacle { user: user.clone(), scope: scope.clone(), claim };
-        self.by_scope.entry(scope.clone()).or_default().add(&obstacle);
-        self.all.add(&obstacle);
+impl Conflicts {
+    fn add(&mut self, user: &UserId, scope: &LockScope, kind: ConflictKind) {
+        let conflict = Conflict { user: user.clone(), scope: scope.clone(), kind };
+        self.by_scope.entry(scope.clone()).or_default().add(&conflict);
+        self.all.add(&conflict);
     }
 
     /// The claim of somebody else that overlaps `scope`.
-    fn against(&self, user: &UserId, scope: &LockScope) -> Option<&Obstacle> {
+    fn find(&self, user: &UserId, scope: &LockScope) -> Option<&Conflict> {
         match scope {
             LockScope::Document => self.all.by_another(user),
             LockScope::Region(_) => [&LockScope::Document, scope]
@@ -329,21 +329,21 @@ impl Claims {
     }
 }
 
-impl Claimants {
-    fn add(&mut self, obstacle: &Obstacle) {
-        for place in &mut self.0 {
-            match place {
-                Some(present) if present.user == obstacle.user => return,
+impl FirstConflicts {
+    fn add(&mut self, conflict: &Conflict) {
+        for slot in &mut self.0 {
+            match slot {
+                Some(first) if first.user == conflict.user => return,
                 Some(_) => {}
                 None => {
-                    *place = Some(obstacle.clone());
+                    *slot = Some(conflict.clone());
                     return;
                 }
             }
         }
     }
 
-    fn by_another(&self, user: &UserId) -> Option<&Obstacle> {
-        self.0.iter().flatten().find(|obstacle| obstacle.user != *user)
+    fn by_another(&self, user: &UserId) -> Option<&Conflict> {
+        self.0.iter().flatten().find(|conflict| conflict.user != *user)
     }
 }

@@ -11,16 +11,18 @@ use relay_events::UnlockReason;
 use tokio::sync::oneshot;
 
 use super::config::LockConfig;
-use super::counters::Counters;
+use super::counters::LockCounters;
 use super::error::LockError;
-use super::table::{Change, Claim, LockTable, Obstacle, Refusal, TableLimits, Ticket, Wanted};
+use super::table::{
+    Conflict, ConflictKind, GrantError, LockRequest, LockTable, TableChange, TableLimits, Ticket,
+};
 
 /// Where the answer of a request is awaited.
 pub(super) type Answer = oneshot::Sender<Result<Lease, LockError>>;
 
 /// What happened to a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum ChangeKind {
     Granted,
     Renewed,
     Ended(UnlockReason),
@@ -28,14 +30,14 @@ pub(super) enum Step {
 
 /// A change that is to be published.
 #[derive(Debug)]
-pub(super) struct Unpublished {
+pub(super) struct PendingChange {
     pub(super) event: EventId,
-    pub(super) step: Step,
+    pub(super) kind: ChangeKind,
     pub(super) lease: Lease,
     answer: Option<Answer>,
 }
 
-impl Unpublished {
+impl PendingChange {
     fn answer(self, answer: Result<(), LockError>) {
         if let Some(sender) = self.answer {
             // Who asked may be gone.
@@ -46,40 +48,40 @@ impl Unpublished {
 
 /// A request that waits.
 #[derive(Debug)]
-struct Asker {
+struct Waiter {
     scope: LockScope,
     wait: Duration,
     answer: Answer,
 }
 
 /// What is needed to bring a document to the present.
-pub(super) struct Present<'a> {
+pub(super) struct AdvanceContext<'a> {
     pub(super) now: Now,
     pub(super) tokens: &'a dyn TokenSource,
     pub(super) config: &'a LockConfig,
-    pub(super) counters: &'a Counters,
+    pub(super) counters: &'a LockCounters,
 }
 
 #[derive(Debug)]
-pub(super) struct Document {
+pub(super) struct DocumentLocks {
     table: LockTable,
-    askers: HashMap<Ticket, Asker>,
-    unpublished: VecDeque<Unpublished>,
+    waiters: HashMap<Ticket, Waiter>,
+    unpublished: VecDeque<PendingChange>,
     /// The change that is being published.
-    publishing: Option<Unpublished>,
+    publishing: Option<PendingChange>,
     /// Whether the document is in the line of those that have something to publish.
-    pub(super) is_in_line: bool,
+    pub(super) is_in_ready_queue: bool,
 }
 
-impl Document {
+impl DocumentLocks {
     pub(super) fn new(config: &LockConfig) -> Self {
         let limits = TableLimits { max_locks: config.max_locks, max_waiters: config.max_waiters };
         Self {
             table: LockTable::new(limits),
-            askers: HashMap::new(),
+            waiters: HashMap::new(),
             unpublished: VecDeque::new(),
             publishing: None,
-            is_in_line: false,
+            is_in_ready_queue: false,
         }
     }
 
@@ -104,16 +106,16 @@ impl Document {
 
     pub(super) fn acquire(
         &mut self,
-        wanted: Wanted,
+        request: LockRequest,
         wait: Duration,
         answer: Answer,
-        present: &Present<'_>,
+        cx: &AdvanceContext<'_>,
     ) -> Ticket {
         let mut changes = Vec::new();
-        let asker = Asker { scope: wanted.scope.clone(), wait, answer };
-        let ticket = self.table.acquire(wanted, present.now, &mut || present.tokens.issue(), &mut changes);
-        self.askers.insert(ticket, asker);
-        self.apply(changes, present);
+        let waiter = Waiter { scope: request.scope.clone(), wait, answer };
+        let ticket = self.table.acquire(request, cx.now, &mut || cx.tokens.issue(), &mut changes);
+        self.waiters.insert(ticket, waiter);
+        self.apply(changes, cx);
         ticket
     }
 
@@ -124,12 +126,12 @@ impl Document {
         token: FencingToken,
         ttl: Duration,
         answer: Answer,
-        present: &Present<'_>,
+        cx: &AdvanceContext<'_>,
     ) {
-        self.settle(present);
-        match self.table.renew(user, token, ttl, present.now) {
-            Some(lease) => self.publish(Step::Renewed, lease, Some(answer), present),
-            None => refuse(answer, LockError::Stale { token }, present),
+        self.advance(cx);
+        match self.table.renew(user, token, ttl, cx.now) {
+            Some(lease) => self.publish(ChangeKind::Renewed, lease, Some(answer), cx),
+            None => refuse(answer, LockError::Stale { token }, cx),
         }
     }
 
@@ -140,12 +142,12 @@ impl Document {
         ends: impl Fn(&Lease) -> bool,
         reason: UnlockReason,
         answer: Answer,
-        present: &Present<'_>,
+        cx: &AdvanceContext<'_>,
     ) {
-        self.settle(present);
+        self.advance(cx);
         match self.table.end(|lease| lease.token == token && ends(lease)).pop() {
-            Some(lease) => self.publish(Step::Ended(reason), lease, Some(answer), present),
-            None => refuse(answer, LockError::Stale { token }, present),
+            Some(lease) => self.publish(ChangeKind::Ended(reason), lease, Some(answer), cx),
+            None => refuse(answer, LockError::Stale { token }, cx),
         }
     }
 
@@ -154,66 +156,66 @@ impl Document {
         &mut self,
         ends: impl Fn(&Lease) -> bool,
         reason: UnlockReason,
-        present: &Present<'_>,
+        cx: &AdvanceContext<'_>,
     ) {
-        self.settle(present);
+        self.advance(cx);
         for lease in self.table.end(ends) {
-            self.publish(Step::Ended(reason), lease, None, present);
+            self.publish(ChangeKind::Ended(reason), lease, None, cx);
         }
     }
 
     /// Takes back a request whose answer nobody waits for any more.
-    pub(super) fn withdraw(&mut self, ticket: Ticket, present: &Present<'_>) {
-        self.askers.remove(&ticket);
+    pub(super) fn withdraw(&mut self, ticket: Ticket, cx: &AdvanceContext<'_>) {
+        self.waiters.remove(&ticket);
         if let Some(lease) = self.table.withdraw(ticket) {
-            self.publish(Step::Ended(UnlockReason::Released), lease, None, present);
+            self.publish(ChangeKind::Ended(UnlockReason::Released), lease, None, cx);
         }
-        self.settle(present);
+        self.advance(cx);
     }
 
     /// Ends everything: the server stops.
-    pub(super) fn shut_down(&mut self, present: &Present<'_>) {
-        self.table.dismiss();
-        for (_, asker) in self.askers.drain() {
-            refuse(asker.answer, LockError::Closed, present);
+    pub(super) fn shut_down(&mut self, cx: &AdvanceContext<'_>) {
+        self.table.clear_waiters();
+        for (_, waiter) in self.waiters.drain() {
+            refuse(waiter.answer, LockError::Closed, cx);
         }
-        self.end_all(|_| true, UnlockReason::Shutdown, present);
+        self.end_all(|_| true, UnlockReason::Shutdown, cx);
     }
 
     /// Brings the document to the present: leases expire, those who wait get their turn or their refusal.
-    pub(super) fn settle(&mut self, present: &Present<'_>) {
+    pub(super) fn advance(&mut self, cx: &AdvanceContext<'_>) {
         let mut changes = Vec::new();
-        self.table.settle(present.now, &mut || present.tokens.issue(), &mut changes);
-        self.apply(changes, present);
+        self.table.advance(cx.now, &mut || cx.tokens.issue(), &mut changes);
+        self.apply(changes, cx);
     }
 
-    fn apply(&mut self, changes: Vec<Change>, present: &Present<'_>) {
+    fn apply(&mut self, changes: Vec<TableChange>, cx: &AdvanceContext<'_>) {
         for change in changes {
             match change {
-                Change::Granted(ticket, lease) => {
-                    let answer = self.askers.remove(&ticket).map(|asker| asker.answer);
-                    self.publish(Step::Granted, lease, answer, present);
+                TableChange::Granted(ticket, lease) => {
+                    let answer = self.waiters.remove(&ticket).map(|waiter| waiter.answer);
+                    self.publish(ChangeKind::Granted, lease, answer, cx);
                 }
-                Change::Renewed(ticket, lease) => {
-                    let answer = self.askers.remove(&ticket).map(|asker| asker.answer);
-                    self.publish(Step::Renewed, lease, answer, present);
+                TableChange::Renewed(ticket, lease) => {
+                    let answer = self.waiters.remove(&ticket).map(|waiter| waiter.answer);
+                    self.publish(ChangeKind::Renewed, lease, answer, cx);
                 }
-                Change::Expired(lease) => {
-                    self.publish(Step::Ended(UnlockReason::Expired), lease, None, present);
+                TableChange::Expired(lease) => {
+                    self.publish(ChangeKind::Ended(UnlockReason::Expired), lease, None, cx);
                 }
-                Change::Refused(ticket, refusal) => {
-                    if let Some(asker) = self.askers.remove(&ticket) {
-                        let error = refused(refusal, asker.scope, asker.wait, present.config);
-                        refuse(asker.answer, error, present);
+                TableChange::Refused(ticket, refusal) => {
+                    if let Some(waiter) = self.waiters.remove(&ticket) {
+                        let error = refused(refusal, waiter.scope, waiter.wait, cx.config);
+                        refuse(waiter.answer, error, cx);
                     }
                 }
             }
         }
     }
 
-    fn publish(&mut self, step: Step, lease: Lease, answer: Option<Answer>, present: &Present<'_>) {
-        present.counters.count(step);
-        self.unpublished.push_back(Unpublished { event: EventId::new(), step, lease, answer });
+    fn publish(&mut self, kind: ChangeKind, lease: Lease, answer: Option<Answer>, cx: &AdvanceContext<'_>) {
+        cx.counters.count(kind);
+        self.unpublished.push_back(PendingChange { event: EventId::new(), kind, lease, answer });
     }
 
     /// Whether so many changes wait that no more may be asked for.
@@ -222,7 +224,7 @@ impl Document {
     }
 
     /// The next change, which is being published from now on.
-    pub(super) fn begin_publishing(&mut self) -> Option<&Unpublished> {
+    pub(super) fn begin_publishing(&mut self) -> Option<&PendingChange> {
         if self.publishing.is_some() {
             return None;
         }
@@ -231,35 +233,35 @@ impl Document {
     }
 
     /// Takes the outcome of publishing.
-    pub(super) fn end_publishing(&mut self, outcome: Result<(), LockError>, present: &Present<'_>) {
+    pub(super) fn end_publishing(&mut self, outcome: Result<(), LockError>, cx: &AdvanceContext<'_>) {
         let Some(change) = self.publishing.take() else { return };
         let token = change.lease.token;
-        match (change.step, &outcome) {
-            (Step::Granted, Err(error)) => {
+        match (change.kind, &outcome) {
+            (ChangeKind::Granted, Err(error)) => {
                 // Nobody has heard of this lock: it ends as it began, together with what was to be said of it.
                 self.table.remove(token);
                 self.forget(token, error);
             }
-            (Step::Ended(_), _) => self.table.remove(token),
-            (Step::Granted, Ok(())) | (Step::Renewed, _) => {}
+            (ChangeKind::Ended(_), _) => self.table.remove(token),
+            (ChangeKind::Granted, Ok(())) | (ChangeKind::Renewed, _) => {}
         }
         if outcome.is_err() {
-            present.counters.unpublished.add(1);
+            cx.counters.unpublished.add(1);
         }
         change.answer(outcome);
-        self.settle(present);
+        self.advance(cx);
     }
 
     fn forget(&mut self, token: FencingToken, error: &LockError) {
         let (about, others) =
             std::mem::take(&mut self.unpublished).into_iter().partition(|change| change.lease.token == token);
         self.unpublished = others;
-        let about: VecDeque<Unpublished> = about;
+        let about: VecDeque<PendingChange> = about;
         for change in about {
             // A lock that is to end has ended.
-            let outcome = match change.step {
-                Step::Ended(_) => Ok(()),
-                Step::Granted | Step::Renewed => Err(error.clone()),
+            let outcome = match change.kind {
+                ChangeKind::Ended(_) => Ok(()),
+                ChangeKind::Granted | ChangeKind::Renewed => Err(error.clone()),
             };
             change.answer(outcome);
         }
@@ -267,42 +269,42 @@ impl Document {
 
     /// Notes that the event with this id has its place: if it says that a lock has ended, nothing after it is under that
     /// lock.
-    pub(super) fn note_placed(&mut self, event: EventId) {
+    pub(super) fn mark_placed(&mut self, event: EventId) {
         if let Some(change) = &self.publishing
             && change.event == event
-            && matches!(change.step, Step::Ended(_))
+            && matches!(change.kind, ChangeKind::Ended(_))
         {
-            self.table.note_over(change.lease.token);
+            self.table.mark_ended(change.lease.token);
         }
     }
 
     /// Notes that the log did not take the event that is being published: the lock counts until its end is reported.
-    pub(super) fn note_dropped(&mut self) {
+    pub(super) fn mark_dropped(&mut self) {
         if let Some(change) = &self.publishing
-            && matches!(change.step, Step::Ended(_))
+            && matches!(change.kind, ChangeKind::Ended(_))
         {
-            self.table.note_not_over(change.lease.token);
+            self.table.unmark_ended(change.lease.token);
         }
     }
 }
 
-fn refuse(answer: Answer, error: LockError, present: &Present<'_>) {
-    present.counters.refused.add(1);
+fn refuse(answer: Answer, error: LockError, cx: &AdvanceContext<'_>) {
+    cx.counters.refused.add(1);
     // Who asked may be gone.
     let _ = answer.send(Err(error));
 }
 
-fn refused(refusal: Refusal, wanted: LockScope, wait: Duration, config: &LockConfig) -> LockError {
-    match refusal {
-        Refusal::TooManyLocks => LockError::TooManyLocks { max: config.max_locks },
-        Refusal::TooManyWaiters => LockError::TooManyWaiters { max: config.max_waiters },
-        Refusal::Busy(Obstacle { user: holder, scope, .. }) if !wait.is_zero() => {
+fn refused(error: GrantError, wanted: LockScope, wait: Duration, config: &LockConfig) -> LockError {
+    match error {
+        GrantError::TooManyLocks => LockError::TooManyLocks { max: config.max_locks },
+        GrantError::TooManyWaiters => LockError::TooManyWaiters { max: config.max_waiters },
+        GrantError::Conflict(Conflict { user: holder, scope, .. }) if !wait.is_zero() => {
             LockError::WaitTimeout { wanted, wait, scope, holder }
         }
-        Refusal::Busy(Obstacle { user: holder, scope, claim: Claim::Held }) => {
+        GrantError::Conflict(Conflict { user: holder, scope, kind: ConflictKind::Held }) => {
             LockError::Locked { wanted, scope, holder }
         }
-        Refusal::Busy(Obstacle { user: first, scope, claim: Claim::Awaited }) => {
+        GrantError::Conflict(Conflict { user: first, scope, kind: ConflictKind::Queued }) => {
             LockError::Awaited { wanted, scope, first }
         }
     }

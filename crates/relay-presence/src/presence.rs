@@ -23,10 +23,10 @@ use crate::config::PresenceConfig;
 use crate::crdt::{Delta, Replica};
 use crate::document::{Document, not_joined};
 use crate::locks::{LockChange, Locks};
+use crate::presence_view::{PresenceView, Version};
 use crate::query::{SessionInfo, SessionQuery};
-use crate::roster::{Roster, Version};
-use crate::stats::{Counters, PresenceStats};
-use crate::stream::Stream;
+use crate::stats::{PresenceCounters, PresenceStats};
+use crate::stream::LocalPresenceStream;
 
 /// Who is in which document. Clones are handles to the same presence.
 ///
@@ -49,7 +49,7 @@ struct Inner {
     /// Documents with changes that are not visible yet.
     dirty: Mutex<Vec<DocumentId>>,
     dirtied: Notify,
-    counters: Counters,
+    counters: PresenceCounters,
     /// What publishes events, and the three tasks of [`LocalPresence::new`].
     tasks: TaskTracker,
     stopping: CancellationToken,
@@ -96,7 +96,7 @@ impl LocalPresence {
             reader: AtomicU64::new(0),
             dirty: Mutex::default(),
             dirtied: Notify::new(),
-            counters: Counters::default(),
+            counters: PresenceCounters::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             aborting: CancellationToken::new(),
@@ -121,7 +121,7 @@ impl LocalPresence {
 
     /// A document's session, if there is one.
     pub fn session(&self, document: &DocumentId) -> Option<SessionInfo> {
-        self.0.visit(document, |entry| SessionInfo::of(document, entry)).flatten()
+        self.0.with_document(document, |entry| SessionInfo::of(document, entry)).flatten()
     }
 
     /// The sessions that are as asked for, in no order. Takes each document's lock for a moment.
@@ -137,7 +137,7 @@ impl LocalPresence {
 
     /// The participants of a document just now, as its members see them.
     pub fn snapshot(&self, document: &DocumentId) -> Arc<PresenceSnapshot> {
-        self.0.visit(document, |entry| entry.roster.snapshot()).unwrap_or_default()
+        self.0.with_document(document, |entry| entry.view.snapshot()).unwrap_or_default()
     }
 
     /// This server's id among those that tell each other who is there.
@@ -147,15 +147,15 @@ impl LocalPresence {
 
     /// All that this server knows of who is in a document, for another one to [merge](LocalPresence::merge).
     pub fn whole(&self, document: &DocumentId) -> Delta {
-        self.0.visit(document, |entry| entry.roster.replica().whole()).unwrap_or_default()
+        self.0.with_document(document, |entry| entry.view.replica().whole()).unwrap_or_default()
     }
 
     /// Takes in what another server tells of who is in a document; its people are shown from then on as this server's are.
     /// Deltas may come in any order, and more than once. Sessions, `user.joined` and `user.left` are about the people of this
     /// server alone.
     pub fn merge(&self, document: &DocumentId, delta: &Delta) {
-        self.0.change_or_begin(document, |entry, version| {
-            entry.roster.merge(version, |replica| replica.merge(delta));
+        self.0.update_or_insert(document, |entry, version| {
+            entry.view.merge(version, |replica| replica.merge(delta));
         });
     }
 
@@ -165,7 +165,7 @@ impl LocalPresence {
             let documents: Vec<DocumentId> = shard.lock().keys().cloned().collect();
             for document in documents {
                 self.0.change(&document, |entry, version| {
-                    entry.roster.merge(version, |replica| replica.remove_node(node));
+                    entry.view.merge(version, |replica| replica.remove_node(node));
                 });
             }
         }
@@ -208,7 +208,7 @@ impl LocalPresence {
 
     /// Whether a membership is held.
     pub fn is_joined(&self, membership: &Membership) -> bool {
-        self.0.visit(&membership.document, |entry| entry.is_joined(membership)).unwrap_or(false)
+        self.0.with_document(&membership.document, |entry| entry.is_joined(membership)).unwrap_or(false)
     }
 
     pub(crate) fn update(&self, membership: &Membership, change: &JsonText) -> Result<(), CommandError> {
@@ -230,14 +230,14 @@ impl LocalPresence {
 
     /// Lets a stream look at its document. `None` when the document has nobody any more.
     pub(crate) fn read<T>(&self, document: &DocumentId, read: impl FnOnce(&mut Document) -> T) -> Option<T> {
-        self.0.visit(document, read)
+        self.0.with_document(document, read)
     }
 
     pub(crate) fn next_reader(&self) -> u64 {
         self.0.reader.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(crate) fn counters(&self) -> &Counters {
+    pub(crate) fn counters(&self) -> &PresenceCounters {
         &self.0.counters
     }
 }
@@ -251,27 +251,27 @@ impl Presence for LocalPresence {
             return Err(CommandError::new(ErrorCode::Closed, message).into());
         }
         let now = inner.clock.now();
-        let (session, is_return) = inner.change_or_begin(&membership.document, |entry, version| {
+        let (session, is_return) = inner.update_or_insert(&membership.document, |entry, version| {
             entry.join(membership, &options, &inner.config, now, version)
         })?;
         let counters = &inner.counters;
         (if is_return { &counters.returns } else { &counters.joins }).fetch_add(1, Ordering::Relaxed);
         let locks = inner.locks.held(&membership.document);
-        let stream = Stream::new(self.clone(), membership.document.clone());
+        let stream = LocalPresenceStream::new(self.clone(), membership.document.clone());
         Ok(Joined::new(session, locks, Box::new(stream)))
     }
 
     fn leave(&self, membership: &Membership, reason: LeaveReason) {
         let at = self.0.clock.now();
         self.0.change(&membership.document, |entry, version| match reason {
-            LeaveReason::Lost if !self.0.config.grace.is_zero() => entry.lose(membership, at),
+            LeaveReason::Lost if !self.0.config.grace.is_zero() => entry.disconnect(membership, at),
             _ => entry.leave(membership, at, version),
         });
     }
 
     fn touch(&self, membership: &Membership, activity: Activity) {
         let at = self.0.clock.now();
-        self.0.visit(&membership.document, |entry| entry.touch(membership, activity, at));
+        self.0.with_document(&membership.document, |entry| entry.touch(membership, activity, at));
     }
 }
 
@@ -283,7 +283,7 @@ impl Inner {
         &self.shards[(hash % SHARDS as u64) as usize]
     }
 
-    fn visit<T>(&self, document: &DocumentId, visit: impl FnOnce(&mut Document) -> T) -> Option<T> {
+    fn with_document<T>(&self, document: &DocumentId, visit: impl FnOnce(&mut Document) -> T) -> Option<T> {
         self.shard(document).lock().get_mut(document).map(visit)
     }
 
@@ -297,12 +297,12 @@ impl Inner {
         let mut shard = self.shard(id).lock();
         let entry = shard.get_mut(id)?;
         let result = change(entry, version);
-        self.finish(shard, id);
+        self.commit_change(shard, id);
         Some(result)
     }
 
     /// As [`Inner::change`]; the document begins if there is none.
-    fn change_or_begin<T>(
+    fn update_or_insert<T>(
         self: &Arc<Self>,
         id: &DocumentId,
         change: impl FnOnce(&mut Document, Version) -> T,
@@ -310,17 +310,21 @@ impl Inner {
         let mut shard = self.shard(id).lock();
         let entry = shard.entry(id.clone()).or_insert_with(|| {
             let replica = Replica::new(self.node);
-            Document::new(id.clone(), Roster::new(replica, self.next_version()))
+            Document::new(id.clone(), PresenceView::new(replica, self.next_version()))
         });
         let result = change(entry, self.next_version());
-        self.finish(shard, id);
+        self.commit_change(shard, id);
         result
     }
 
     /// Sees to what a change of the document has led to, and lets go of it and of the lock.
-    fn finish(self: &Arc<Self>, mut shard: MutexGuard<'_, HashMap<DocumentId, Document>>, id: &DocumentId) {
+    fn commit_change(
+        self: &Arc<Self>,
+        mut shard: MutexGuard<'_, HashMap<DocumentId, Document>>,
+        id: &DocumentId,
+    ) {
         let Some(entry) = shard.get_mut(id) else { return };
-        let wakers = self.follow(id, entry);
+        let wakers = self.apply_effects(id, entry);
         if entry.is_over() {
             shard.remove(id);
         }
@@ -334,15 +338,15 @@ impl Inner {
 
     /// Sees to what a change leads to: events are published, and changes become visible, now or with others a little later.
     /// Returns whom to wake when the lock is released.
-    fn follow(self: &Arc<Self>, id: &DocumentId, entry: &mut Document) -> Vec<Waker> {
-        self.counters.count(&std::mem::take(&mut entry.uncounted));
+    fn apply_effects(self: &Arc<Self>, id: &DocumentId, entry: &mut Document) -> Vec<Waker> {
+        self.counters.count(&std::mem::take(&mut entry.counter_delta));
         if !entry.outbox.is_empty() && !entry.publishing {
             entry.publishing = true;
             let publishing = publish(Arc::clone(self), id.clone());
             let until = self.aborting.clone();
             self.tasks.spawn(async move { until.run_until_cancelled_owned(publishing).await });
         }
-        if entry.roster.version() == entry.visible {
+        if entry.view.version() == entry.visible {
             return Vec::new();
         }
         let now = self.clock.monotonic();
@@ -361,7 +365,7 @@ impl Inner {
         let dirty = std::mem::take(&mut *self.dirty.lock());
         let now = self.clock.monotonic();
         for id in dirty {
-            let wakers = self.visit(&id, |entry| entry.flush(now));
+            let wakers = self.with_document(&id, |entry| entry.flush(now));
             wakers.unwrap_or_default().into_iter().for_each(Waker::wake);
         }
     }
@@ -371,11 +375,11 @@ impl Inner {
         for shard in &self.shards {
             let (mut wakers, mut gone): (_, Vec<(DocumentId, UserId)>) = (Vec::new(), Vec::new());
             shard.lock().retain(|id, entry| {
-                entry.roster.clear_cache();
-                let swept = entry.sweep(&self.config, at, self.next_version());
-                self.counters.expired.fetch_add(swept.removed as u64, Ordering::Relaxed);
-                gone.extend(swept.gone.into_iter().map(|user| (id.clone(), user)));
-                wakers.extend(self.follow(id, entry));
+                entry.view.clear_cache();
+                let result = entry.sweep(&self.config, at, self.next_version());
+                self.counters.expired.fetch_add(result.removed as u64, Ordering::Relaxed);
+                gone.extend(result.gone.into_iter().map(|user| (id.clone(), user)));
+                wakers.extend(self.apply_effects(id, entry));
                 !entry.is_over()
             });
             wakers.into_iter().for_each(Waker::wake);
@@ -408,7 +412,7 @@ impl Inner {
         } else {
             self.counters.published.fetch_add(1, Ordering::Relaxed);
         }
-        self.visit(id, |entry| {
+        self.with_document(id, |entry| {
             let over = entry.outbox.pop_front();
             if let (true, Some(session)) = (outcome.is_ok(), over.and_then(|outgoing| outgoing.opens)) {
                 entry.opened(session);

@@ -11,46 +11,46 @@ use relay_core::{
     ConnectionId, JsonText, PresenceChange, PresenceDiff, PresenceEntry, PresenceId, PresenceSnapshot, UserId,
 };
 
-use crate::crdt::{Entry, EntryKey, Merged, Replica};
+use crate::crdt::{MergeResult, Replica, ReplicaEntry, ReplicaKey};
 
 /// A point in the changes of all documents: it only grows.
 pub(crate) type Version = u64;
 
 /// The most departures that are remembered. A reader that has not read for so many gets the whole state.
-const MAX_DEPARTED: usize = 4_096;
+const MAX_TOMBSTONES: usize = 4_096;
 /// Diffs that are kept for others who want the same.
-const KEPT_DIFFS: usize = 4;
+const CACHED_DIFFS: usize = 4;
 
 /// An entry that is no more.
 #[derive(Debug)]
-struct Departed {
-    came: Version,
-    went: Version,
-    key: EntryKey,
-    entry: Entry,
+struct Tombstone {
+    added_at: Version,
+    removed_at: Version,
+    key: ReplicaKey,
+    entry: ReplicaEntry,
 }
 
 #[derive(Debug)]
-pub(crate) struct Roster {
+pub(crate) struct PresenceView {
     replica: Replica,
     /// When each entry came.
-    came: HashMap<EntryKey, Version>,
-    departed: VecDeque<Departed>,
+    added_at: HashMap<ReplicaKey, Version>,
+    tombstones: VecDeque<Tombstone>,
     /// Readers before this cannot be told what has changed.
-    floor: Version,
+    oldest_diffable: Version,
     version: Version,
     snapshot: Option<(Version, Arc<PresenceSnapshot>)>,
     diffs: VecDeque<(Version, Version, Arc<PresenceDiff>)>,
 }
 
-impl Roster {
+impl PresenceView {
     /// An empty roster, at a version that no reader of an earlier one has reached.
     pub(crate) fn new(replica: Replica, version: Version) -> Self {
         Self {
             replica,
-            came: HashMap::new(),
-            departed: VecDeque::new(),
-            floor: version,
+            added_at: HashMap::new(),
+            tombstones: VecDeque::new(),
+            oldest_diffable: version,
             version,
             snapshot: None,
             diffs: VecDeque::new(),
@@ -70,9 +70,9 @@ impl Roster {
         let key = self.replica.key(connection);
         let (replaced, _delta) = self.replica.put(connection, user, state);
         if let Some(entry) = replaced {
-            self.depart(version, key, entry);
+            self.bury(version, key, entry);
         }
-        self.came.insert(key, version);
+        self.added_at.insert(key, version);
         self.version = version;
     }
 
@@ -80,31 +80,31 @@ impl Roster {
     pub(crate) fn remove(&mut self, version: Version, connection: ConnectionId) {
         let key = self.replica.key(connection);
         if let Some((entry, _delta)) = self.replica.remove(connection) {
-            self.depart(version, key, entry);
+            self.bury(version, key, entry);
             self.version = version;
         }
     }
 
     /// Takes in what another node tells.
-    pub(crate) fn merge(&mut self, version: Version, merge: impl FnOnce(&mut Replica) -> Merged) {
-        let Merged { added, removed } = merge(&mut self.replica);
+    pub(crate) fn merge(&mut self, version: Version, merge: impl FnOnce(&mut Replica) -> MergeResult) {
+        let MergeResult { added, removed } = merge(&mut self.replica);
         if added.is_empty() && removed.is_empty() {
             return;
         }
         for (key, entry) in removed {
-            self.depart(version, key, entry);
+            self.bury(version, key, entry);
         }
-        self.came.extend(added.into_iter().map(|key| (key, version)));
+        self.added_at.extend(added.into_iter().map(|key| (key, version)));
         self.version = version;
     }
 
-    fn depart(&mut self, went: Version, key: EntryKey, entry: Entry) {
-        let came = self.came.remove(&key).unwrap_or_default();
-        self.departed.push_back(Departed { came, went, key, entry });
-        if self.departed.len() > MAX_DEPARTED
-            && let Some(forgotten) = self.departed.pop_front()
+    fn bury(&mut self, removed_at: Version, key: ReplicaKey, entry: ReplicaEntry) {
+        let added_at = self.added_at.remove(&key).unwrap_or_default();
+        self.tombstones.push_back(Tombstone { added_at, removed_at, key, entry });
+        if self.tombstones.len() > MAX_TOMBSTONES
+            && let Some(dropped) = self.tombstones.pop_front()
         {
-            self.floor = forgotten.went;
+            self.oldest_diffable = dropped.removed_at;
         }
     }
 
@@ -113,7 +113,7 @@ impl Roster {
     /// so that while many join at once a value is made for each flush, and not for each member that joins.
     pub(crate) fn read(&mut self, position: Option<Version>, visible: Version) -> (PresenceChange, Version) {
         match position {
-            Some(position) if position >= self.floor => {
+            Some(position) if position >= self.oldest_diffable => {
                 let (version, diff) = self.diff(position, visible);
                 (PresenceChange::Diff(diff), version)
             }
@@ -140,7 +140,7 @@ impl Roster {
 
     fn visible_snapshot(&mut self, visible: Version) -> (Version, Arc<PresenceSnapshot>) {
         if let Some((version, snapshot)) = &self.snapshot
-            && *version >= self.floor.max(visible)
+            && *version >= self.oldest_diffable.max(visible)
         {
             return (*version, Arc::clone(snapshot));
         }
@@ -156,17 +156,20 @@ impl Roster {
             return (*until, Arc::clone(diff));
         }
         let to = self.version;
-        let joins =
-            self.replica.iter().filter(|(key, _)| self.came.get(key).is_some_and(|came| *came > from));
-        let leaves = self.departed.iter().rev().take_while(|departed| departed.went > from);
-        let leaves =
-            leaves.filter(|departed| departed.came <= from).map(|departed| (&departed.key, &departed.entry));
+        let joins = self
+            .replica
+            .iter()
+            .filter(|(key, _)| self.added_at.get(key).is_some_and(|added_at| *added_at > from));
+        let leaves = self.tombstones.iter().rev().take_while(|tombstones| tombstones.removed_at > from);
+        let leaves = leaves
+            .filter(|tombstones| tombstones.added_at <= from)
+            .map(|tombstones| (&tombstones.key, &tombstones.entry));
         let diff = Arc::new(PresenceDiff::new(
             joins.map(presence_entry).collect(),
             leaves.map(presence_entry).collect(),
         ));
         self.diffs.push_back((from, to, Arc::clone(&diff)));
-        if self.diffs.len() > KEPT_DIFFS {
+        if self.diffs.len() > CACHED_DIFFS {
             self.diffs.pop_front();
         }
         (to, diff)
@@ -174,7 +177,7 @@ impl Roster {
 }
 
 /// The entry as readers see it.
-fn presence_entry((key, entry): (&EntryKey, &Entry)) -> PresenceEntry {
+fn presence_entry((key, entry): (&ReplicaKey, &ReplicaEntry)) -> PresenceEntry {
     let id = |counter| PresenceId { node: key.node, counter };
     PresenceEntry::new(id(entry.counter), entry.previous.map(id), entry.user.clone(), entry.state.clone())
 }
