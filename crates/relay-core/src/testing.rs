@@ -1,7 +1,18 @@
-//! For tests: a log in memory that plays the disk, and the suite that every [`EventLog`](crate::EventLog) must pass.
+//! Doubles and conformance suites for tests: a log in memory that outlives a process as a disk does, and for each trait of
+//! this crate the suite that every implementation must pass.
 
+mod checked;
 mod log_suite;
 mod memory_log;
+mod presence_suite;
+mod pubsub_suite;
+mod small_suites;
 
+pub use checked::checked;
 pub use log_suite::log_suite;
 pub use memory_log::MemoryLog;
+pub use presence_suite::presence_suite;
+pub use pubsub_suite::pubsub_suite;
+pub use small_suites::{
+    clock_suite, ownership_suite, probe_suite, sequencer_suite, target_suite, token_suite,
+};

@@ -1,4 +1,4 @@
-//! What every log must do, as one list of checks.
+//! The suite for [`EventLog`]: the contract as one list of checks.
 
 use std::pin::pin;
 use std::task::{Context, Waker};

@@ -1,5 +1,4 @@
-//! What the values of this crate take, refuse, and say.
-#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
+//! The values of this crate: the texts that they take, refuse and give.
 
 use std::time::Duration;
 
@@ -100,7 +99,7 @@ fn a_manual_clock_stands_still_and_its_spans_outlast_a_set_wall() {
     assert!(SystemClock::new().wall() > wall.saturating_add(Duration::ZERO));
 }
 
-/// What a subscriber has to get, said without any of the arithmetic: a history of the seqs `first..=last` in `epoch`.
+/// The recovery that a subscriber has to get, said without any of the arithmetic: a history of the seqs `first..=last` in `epoch`.
 fn expected(start: StartPosition, epoch: Epoch, kept: &[u64], last: u64) -> (u64, Recovery) {
     let everything = kept.first().map_or(last, |first| first - 1);
     match start {

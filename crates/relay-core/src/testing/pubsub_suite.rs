@@ -1,0 +1,232 @@
+//! The suite for [`EventSink`], [`EventSource`] and [`EventStream`]: the two ends of one ordered stream.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+
+use super::checked;
+use crate::checked::CheckedDraft;
+use crate::event::{Draft, Event};
+use crate::id::{Actor, DocumentId, EventId, UserId};
+use crate::kind::{Durability, Kind};
+use crate::log::ReadLimit;
+use crate::payload::Payload;
+use crate::position::{Epoch, Seq};
+use crate::pubsub::{
+    EventSink, EventSource, EventStream, PublishAck, PublishError, Recovery, ResetReason, StartPosition,
+};
+
+const NOTE: Kind = Kind::from_static("x-suite", Durability::Durable);
+const CURSOR: Kind = Kind::from_static("x-ephemeral-suite", Durability::Ephemeral);
+const EVERYTHING: StartPosition = StartPosition::After { epoch: None, seq: Seq::ZERO };
+
+/// Runs the whole suite against a sink and the source that gives back what it takes. Both must keep at least 100 events of
+/// a document, and must not know any document whose id begins with `suite/`.
+///
+/// # Panics
+/// When a contract is broken; the message says how.
+pub async fn pubsub_suite(sink: &dyn EventSink, source: &dyn EventSource) {
+    acknowledged_events_are_delivered_in_order(sink, source).await;
+    drafts_take_their_places_in_the_order_of_first_polls(sink, source).await;
+    a_draft_that_is_sent_again_becomes_no_second_event(sink, source).await;
+    a_subscriber_continues_where_it_was(sink, source).await;
+    a_position_that_cannot_be_continued_is_reset(sink, source).await;
+    history_comes_in_pages(sink, source).await;
+    only_the_newest_ephemeral_event_of_a_key_is_left(sink, source).await;
+    a_forked_stream_delivers_the_same(sink, source).await;
+}
+
+fn document(name: &str) -> DocumentId {
+    DocumentId::new(name).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn draft(document: &DocumentId, kind: Kind, number: u64) -> CheckedDraft {
+    let payload = Payload::json(&number).unwrap_or_else(|error| panic!("{error}"));
+    checked(Draft::new(document.clone(), kind, payload))
+}
+
+fn number(event: &Event) -> u64 {
+    let Payload::Json(text) = &event.payload else { panic!("{event:?} carries no number") };
+    text.as_str().parse().unwrap_or_else(|_| panic!("{event:?} carries no number"))
+}
+
+async fn publish(sink: &dyn EventSink, draft: CheckedDraft) -> PublishAck {
+    sink.publish(draft).await.unwrap_or_else(|error| panic!("a draft was refused: {error}"))
+}
+
+async fn subscribe(
+    source: &dyn EventSource,
+    document: &DocumentId,
+    start: StartPosition,
+) -> (Recovery, Epoch, Box<dyn EventStream>) {
+    let (ack, stream) = source
+        .subscribe(document, start)
+        .await
+        .unwrap_or_else(|error| panic!("a subscription was refused: {error}"));
+    (ack.recovery, ack.head.epoch, stream)
+}
+
+/// The next event, which must come.
+async fn next(stream: &mut dyn EventStream) -> Arc<Event> {
+    match poll_fn(|cx| stream.poll_next(cx)).await {
+        Some(Ok(event)) => event,
+        Some(Err(error)) => panic!("the stream failed: {error}"),
+        None => panic!("the stream is over"),
+    }
+}
+
+async fn next_numbers(stream: &mut dyn EventStream, count: usize) -> Vec<u64> {
+    let mut numbers = Vec::with_capacity(count);
+    for _ in 0..count {
+        numbers.push(number(&*next(stream).await));
+    }
+    numbers
+}
+
+async fn acknowledged_events_are_delivered_in_order(sink: &dyn EventSink, source: &dyn EventSource) {
+    let doc = document("suite/order");
+    let (_, _, mut stream) = subscribe(source, &doc, StartPosition::Live).await;
+    for n in 1..=5 {
+        let ack = publish(sink, draft(&doc, NOTE, n)).await;
+        assert_eq!(ack.seq, Some(Seq::new(n)), "seqs go on from 1 without a gap");
+        assert!(!ack.duplicate);
+        let event = next(&mut *stream).await;
+        assert_eq!((event.id, event.seq, event.epoch), (ack.id, ack.seq, ack.epoch));
+        assert_eq!((event.offset, event.time, number(&event)), (ack.offset, ack.time, n));
+    }
+}
+
+async fn drafts_take_their_places_in_the_order_of_first_polls(
+    sink: &dyn EventSink,
+    source: &dyn EventSource,
+) {
+    let doc = document("suite/polls");
+    // The order of polls is promised while the document has a subscriber.
+    let (_, _, mut stream) = subscribe(source, &doc, StartPosition::Live).await;
+    let mut publishing: Vec<Pin<Box<_>>> =
+        (1..=20).map(|n| Box::pin(sink.publish(draft(&doc, NOTE, n)))).collect();
+    let mut acks = vec![None; publishing.len()];
+    for (future, ack) in publishing.iter_mut().zip(&mut acks) {
+        if let std::task::Poll::Ready(outcome) = future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        {
+            *ack = Some(outcome);
+        }
+    }
+    for (n, (future, ack)) in publishing.into_iter().zip(acks).enumerate() {
+        let outcome = match ack {
+            Some(outcome) => outcome,
+            None => future.await,
+        };
+        let ack = outcome.unwrap_or_else(|error| panic!("a draft was refused: {error}"));
+        assert_eq!(ack.seq, Some(Seq::new(n as u64 + 1)), "the draft polled first gets the earlier seq");
+    }
+    assert_eq!(next_numbers(&mut *stream, 20).await, (1..=20).collect::<Vec<_>>());
+}
+
+async fn a_draft_that_is_sent_again_becomes_no_second_event(sink: &dyn EventSink, source: &dyn EventSource) {
+    let doc = document("suite/again");
+    let (_, _, mut stream) = subscribe(source, &doc, StartPosition::Live).await;
+    let id = EventId::new();
+    let first = publish(sink, draft(&doc, NOTE, 1).id(id)).await;
+    let again = publish(sink, draft(&doc, NOTE, 1).id(id)).await;
+    assert_eq!(again, first.as_duplicate());
+    let other = sink.publish(draft(&doc, NOTE, 2).id(id)).await;
+    assert!(matches!(other, Err(PublishError::IdConflict { .. })), "another event has the id: {other:?}");
+    publish(sink, draft(&doc, NOTE, 3)).await;
+    assert_eq!(next_numbers(&mut *stream, 2).await, [1, 3]);
+}
+
+async fn a_subscriber_continues_where_it_was(sink: &dyn EventSink, source: &dyn EventSource) {
+    let doc = document("suite/continue");
+    let (_, epoch, held) = subscribe(source, &doc, StartPosition::Live).await;
+    for n in 1..=6 {
+        publish(sink, draft(&doc, NOTE, n)).await;
+    }
+    let from = |seq| StartPosition::After { epoch: Some(epoch), seq: Seq::new(seq) };
+    let (recovery, _, mut stream) = subscribe(source, &doc, from(2)).await;
+    assert_eq!(recovery, Recovery::Recovered);
+    publish(sink, draft(&doc, NOTE, 7)).await;
+    assert_eq!(next_numbers(&mut *stream, 5).await, [3, 4, 5, 6, 7]);
+    let (recovery, _, mut level) = subscribe(source, &doc, from(7)).await;
+    assert_eq!(recovery, Recovery::Recovered);
+    publish(sink, draft(&doc, NOTE, 8)).await;
+    assert_eq!(next_numbers(&mut *level, 1).await, [8], "a reader at the head gets what follows alone");
+    drop(held);
+}
+
+async fn a_position_that_cannot_be_continued_is_reset(sink: &dyn EventSink, source: &dyn EventSource) {
+    let doc = document("suite/reset");
+    let (_, epoch, held) = subscribe(source, &doc, StartPosition::Live).await;
+    publish(sink, draft(&doc, NOTE, 1)).await;
+    let other = Epoch::from_u64(epoch.as_u64() ^ 1);
+    let cases = [
+        (StartPosition::After { epoch: Some(other), seq: Seq::FIRST }, ResetReason::EpochChanged),
+        (StartPosition::After { epoch: Some(epoch), seq: Seq::new(99) }, ResetReason::Ahead),
+    ];
+    for (start, reason) in cases {
+        let (recovery, _, mut stream) = subscribe(source, &doc, start).await;
+        assert_eq!(recovery, Recovery::Reset(reason), "{start:?}");
+        assert_eq!(next_numbers(&mut *stream, 1).await, [1], "after a reset all that is kept follows");
+    }
+    drop(held);
+}
+
+async fn history_comes_in_pages(sink: &dyn EventSink, source: &dyn EventSource) {
+    let doc = document("suite/pages");
+    let (_, _, held) = subscribe(source, &doc, StartPosition::Live).await;
+    for n in 1..=10 {
+        publish(sink, draft(&doc, NOTE, n)).await;
+    }
+    let limit = ReadLimit { events: 4, bytes: usize::MAX };
+    let mut seen = Vec::new();
+    loop {
+        let (head, page) = source
+            .history(&doc, Seq::new(seen.len() as u64), limit)
+            .await
+            .unwrap_or_else(|error| panic!("history was refused: {error}"));
+        assert_eq!((head.first, head.last), (Seq::FIRST, Seq::new(10)));
+        assert!(page.len() <= limit.events, "a page of {} events", page.len());
+        if page.is_empty() {
+            break;
+        }
+        seen.extend(page.iter().map(|event| number(event)));
+    }
+    assert_eq!(seen, (1..=10).collect::<Vec<_>>());
+    drop(held);
+}
+
+async fn only_the_newest_ephemeral_event_of_a_key_is_left(sink: &dyn EventSink, source: &dyn EventSource) {
+    let doc = document("suite/ephemeral");
+    let user = |name: &str| Actor::User(UserId::new(name).unwrap_or_else(|error| panic!("{error}")));
+    let (_, _, mut stream) = subscribe(source, &doc, StartPosition::Live).await;
+    for n in 1..=9 {
+        let ack = publish(sink, draft(&doc, CURSOR, n).actor(user("ada")).key("tab")).await;
+        assert_eq!((ack.seq, ack.offset), (None, None), "an ephemeral event has no place");
+    }
+    publish(sink, draft(&doc, CURSOR, 100).actor(user("bob")).key("tab")).await;
+    let mut numbers = next_numbers(&mut *stream, 2).await;
+    numbers.sort_unstable();
+    assert_eq!(numbers, [9, 100], "a slow reader gets the newest of each actor and key");
+    let (_, _, mut late) = subscribe(source, &doc, EVERYTHING).await;
+    publish(sink, draft(&doc, NOTE, 7)).await;
+    assert_eq!(next(&mut *late).await.seq, Some(Seq::FIRST), "ephemeral events are not replayed");
+}
+
+async fn a_forked_stream_delivers_the_same(sink: &dyn EventSink, source: &dyn EventSource) {
+    let doc = document("suite/fork");
+    let (_, _, mut stream) = subscribe(source, &doc, StartPosition::Live).await;
+    for n in 1..=3 {
+        publish(sink, draft(&doc, NOTE, n)).await;
+    }
+    assert_eq!(next_numbers(&mut *stream, 1).await, [1]);
+    let mut fork = stream.fork();
+    publish(sink, draft(&doc, NOTE, 4)).await;
+    assert_eq!(next_numbers(&mut *fork, 3).await, [2, 3, 4]);
+    assert_eq!(next_numbers(&mut *stream, 3).await, [2, 3, 4]);
+    // Polled until nothing is left, both have a position, and it is the same one.
+    let cx = &mut Context::from_waker(Waker::noop());
+    assert!(stream.poll_next(cx).is_pending() && fork.poll_next(cx).is_pending());
+    assert!(stream.position().is_some());
+    assert_eq!(stream.position(), fork.position());
+}

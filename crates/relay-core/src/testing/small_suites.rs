@@ -1,0 +1,160 @@
+//! The suites for traits whose contracts are short: [`Clock`], [`TokenSource`], [`Ownership`], [`Sequencer`], [`Target`] and
+//! [`HealthProbe`].
+
+use std::sync::Arc;
+
+use super::checked;
+use crate::checked::CheckedDraft;
+use crate::event::{Draft, Event};
+use crate::id::{DocumentId, EventId};
+use crate::kind::{Durability, Kind};
+use crate::ownership::Ownership;
+use crate::payload::Payload;
+use crate::position::{Epoch, Seq};
+use crate::sequencer::{Place, Sequencer};
+use crate::target::{Delivery, HealthProbe, Target};
+use crate::time::{Clock, Timestamp};
+use crate::tokens::TokenSource;
+
+fn document(name: &str) -> DocumentId {
+    DocumentId::new(name).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn draft(name: &str, number: u64) -> Draft {
+    let kind = Kind::from_static("x-suite", Durability::Durable);
+    let payload = Payload::json(&number).unwrap_or_else(|error| panic!("{error}"));
+    Draft::new(document(name), kind, payload)
+}
+
+/// Checks that monotonic time never goes backwards, and that both clocks give moments that can be named.
+///
+/// # Panics
+/// When the clock breaks its contract.
+pub fn clock_suite(clock: &dyn Clock) {
+    let mut last = clock.monotonic();
+    for _ in 0..1_000 {
+        let now = clock.now();
+        assert!(now.monotonic >= last, "{:?} comes after {last:?}", now.monotonic);
+        assert!(now.wall >= Timestamp::UNIX_EPOCH && now.wall <= Timestamp::MAX, "{}", now.wall);
+        last = now.monotonic;
+    }
+}
+
+/// Checks that tokens only grow, however reservations and issues alternate, and over a source that replaces the first:
+/// `reopen` makes one when the first is dropped.
+///
+/// # Panics
+/// When a token source breaks its contract.
+pub async fn token_suite<S: TokenSource>(source: S, reopen: impl FnOnce() -> S) {
+    let mut last = None;
+    let mut grow = |source: &S| {
+        let token = source.issue();
+        assert!(last.is_none_or(|last| token > last), "token {token} after {last:?}");
+        last = Some(token);
+    };
+    let reserve = async |source: &S| source.reserve().await.unwrap_or_else(|error| panic!("{error}"));
+    // Beyond any block that is reserved at once.
+    for _ in 0..2_500 {
+        reserve(&source).await;
+        grow(&source);
+    }
+    for _ in 0..10 {
+        reserve(&source).await;
+    }
+    for _ in 0..9 {
+        grow(&source);
+    }
+    drop(source);
+    let next = reopen();
+    reserve(&next).await;
+    grow(&next);
+}
+
+/// Checks that a document is owned from its acquisition until its tenure is dropped, and can be acquired again then. The
+/// process must be able to own documents whose ids begin with `suite/`.
+///
+/// # Panics
+/// When ownership breaks its contract.
+pub async fn ownership_suite(ownership: &dyn Ownership) {
+    let acquire = async |name: &str| {
+        let acquired = ownership.acquire(&document(name)).await;
+        acquired.unwrap_or_else(|error| panic!("`{name}` cannot be owned: {error}"))
+    };
+    let (one, other) = (acquire("suite/one").await, acquire("suite/other").await);
+    assert!(one.is_held() && other.is_held());
+    drop(one);
+    assert!(other.is_held(), "giving up one document gives up no other");
+    assert!(acquire("suite/one").await.is_held(), "a document that was given up can be acquired again");
+}
+
+/// Checks that a stage decides the same as long as nothing gets a place, whatever it was asked and told of other documents,
+/// and that dropping places that it never noted changes nothing. `admitted` must be drafts that the stage lets pass, and
+/// `refused` drafts that it refuses, as it stands.
+///
+/// # Panics
+/// When the stage breaks its contract.
+pub fn sequencer_suite(stage: &dyn Sequencer, admitted: &[CheckedDraft], refused: &[CheckedDraft]) {
+    let place = Place::new(Epoch::from_u64(1), Seq::FIRST);
+    let check_all = |when: &str| {
+        for draft in admitted {
+            let outcome = stage.check(&mut draft.clone(), place);
+            assert!(outcome.is_ok(), "{when}: {draft:?} is refused: {outcome:?}");
+        }
+        for draft in refused {
+            let outcome = stage.check(&mut draft.clone(), place);
+            assert!(outcome.is_err(), "{when}: {draft:?} passes");
+        }
+    };
+    check_all("at first");
+    check_all("asked again");
+    let elsewhere = checked(draft("suite/elsewhere", 1));
+    stage.check(&mut elsewhere.clone(), place).unwrap_or_else(|error| panic!("another document: {error}"));
+    stage.placed(&elsewhere, place);
+    check_all("after an event of another document");
+    for document in admitted.iter().chain(refused).map(|draft| draft.document.clone()) {
+        stage.dropped(&document);
+    }
+    stage.dropped(&document("suite/elsewhere"));
+    check_all("after dropping what was never noted");
+}
+
+/// Checks that a target takes what it is given: one event, several of one document in their order, several documents at
+/// once, and the same event again. `taken` returns the ids of all events that have arrived, in the order of arrival.
+///
+/// # Panics
+/// When the target breaks its contract.
+pub async fn target_suite(target: &dyn Target, taken: impl Fn() -> Vec<EventId>) {
+    let event = |name: &str, seq: u64| {
+        let time = Timestamp::from_micros(1_800_000_000_000_000);
+        Arc::new(draft(name, seq).into_event(Epoch::from_u64(1), Some(Seq::new(seq)), time))
+    };
+    let deliver = async |delivery: Delivery| {
+        target.deliver(delivery).await.unwrap_or_else(|error| panic!("a delivery failed: {error}"));
+    };
+    let ids = |events: &[Arc<Event>]| events.iter().map(|event| event.id).collect::<Vec<_>>();
+    let before = taken().len();
+    let one = vec![event("suite/one", 1)];
+    deliver(Delivery::new(one.clone())).await;
+    assert_eq!(taken()[before..], ids(&one), "a delivery that succeeded has arrived");
+    let several = vec![event("suite/one", 2), event("suite/one", 3), event("suite/one", 4)];
+    deliver(Delivery::new(several.clone())).await;
+    assert_eq!(taken()[before + 1..], ids(&several), "events arrive in their order");
+    let other = vec![event("suite/other", 1)];
+    deliver(Delivery::new(other.clone())).await;
+    deliver(Delivery::new(one.clone()).attempt(2).replay()).await;
+    assert_eq!(taken()[before + 4..], [ids(&other), ids(&one)].concat(), "the same event may come again");
+}
+
+/// Checks that a probe of a service that works succeeds, that one of a service that is down fails with a reason, and that
+/// both can be asked again.
+///
+/// # Panics
+/// When a probe breaks its contract.
+pub async fn probe_suite(working: &dyn HealthProbe, down: &dyn HealthProbe) {
+    for _ in 0..3 {
+        let found = working.check().await;
+        assert!(found.is_ok(), "a service that works fails: {found:?}");
+        let failure = down.check().await.err().unwrap_or_else(|| panic!("a service that is down works"));
+        assert!(!failure.detail.is_empty(), "a failure says what was found");
+    }
+}
