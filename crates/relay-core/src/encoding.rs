@@ -32,7 +32,7 @@ impl FormatId {
 
 /// The encoded forms of one value that no longer changes, each made at most once and then shared by all who send it.
 ///
-/// A clone starts empty: whoever clones a value does so to change it, and the encoded forms would then be stale.
+/// A clone starts empty. Values are cloned to be changed, and the encoded forms would then be stale.
 #[derive(Default)]
 pub struct EncodingCache {
     /// A list with one entry for each format, few in number, that only grows.
@@ -52,7 +52,7 @@ impl EncodingCache {
         self.slot(format).get_or_init(encode).clone()
     }
 
-    /// As [`get_or_encode`](Self::get_or_encode), for an encoding that may fail. A failure is not kept.
+    /// Works as [`get_or_encode`](Self::get_or_encode) does, for an encoding that may fail. A failure is not kept.
     ///
     /// # Errors
     /// Those of `encode`.

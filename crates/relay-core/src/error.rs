@@ -58,11 +58,11 @@ error_codes! {
     StaleLock = "stale_lock",
     /// A payload, a state or an event is larger than its limit.
     TooLarge = "too_large",
-    /// As many documents are open as the limit allows.
+    /// The number of open documents has reached its limit.
     TooManyDocuments = "too_many_documents",
     /// The document has as many locks as the limit allows.
     TooManyLocks = "too_many_locks",
-    /// As many requests wait for the document's locks as the limit allows.
+    /// The number of requests that wait for the document's locks has reached its limit.
     TooManyWaiters = "too_many_waiters",
     /// The events that were asked for are no longer kept.
     Trimmed = "trimmed",

@@ -1,4 +1,4 @@
-//! The event: a [`Draft`] is what a publisher hands in, an [`Event`] is what it becomes once it has its place.
+//! The event: a publisher hands in a [`Draft`], which becomes an [`Event`] when it gets its place.
 //!
 //! An [`Event`] never changes after it was made, and everyone who gets it shares one copy. It also keeps its
 //! encoded forms, so that each is made once, however many receive it.
@@ -14,7 +14,7 @@ use crate::payload::Payload;
 use crate::position::{Epoch, Offset, Seq};
 use crate::time::Timestamp;
 
-/// What a publisher wants to happen. Made with [`Draft::new`], completed with the other methods.
+/// An event that a publisher wants to happen. [`Draft::new`] makes it, the other methods complete it.
 ///
 /// ```
 /// use relay_core::{Actor, DocumentId, Draft, Durability, Kind, Payload, UserId};
@@ -29,30 +29,30 @@ use crate::time::Timestamp;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Draft {
-    /// The document it happens in.
+    /// The document.
     pub document: DocumentId,
-    /// What happens.
+    /// The kind of the event.
     pub kind: Kind,
-    /// Its content.
+    /// The content.
     pub payload: Payload,
-    /// The publisher's own id for it, which makes publishing idempotent. Without it one is made.
+    /// The publisher's own id for the event, which makes publishing idempotent. The channel makes one if there is none.
     pub id: Option<EventId>,
-    /// Who does it; [`Actor::System`] unless set.
+    /// The actor; [`Actor::System`] unless set.
     pub actor: Actor,
-    /// The session it belongs to.
+    /// The session.
     pub session: Option<SessionId>,
-    /// Which ephemeral events replace each other: those of one kind, actor and key. Ignored for durable kinds.
+    /// The conflation key: an ephemeral event replaces the ones of the same kind, actor and key. Ignored for durable kinds.
     pub key: Option<Arc<str>>,
-    /// After this time it is of no use to anybody, and is no longer delivered to services.
+    /// The time after which the event is of no use, and is no longer delivered to services.
     pub ttl: Option<Duration>,
-    /// The trace it belongs to.
+    /// The trace context.
     pub trace: Option<TraceContext>,
     /// Free properties.
     pub metadata: Metadata,
 }
 
 impl Draft {
-    /// A draft with nothing but what every event must have.
+    /// Makes a draft with the parts that every event must have.
     pub fn new(document: DocumentId, kind: Kind, payload: Payload) -> Self {
         Self {
             document,
@@ -74,7 +74,7 @@ impl Draft {
         self
     }
 
-    /// Sets who does it.
+    /// Sets the actor.
     pub fn actor(mut self, actor: Actor) -> Self {
         self.actor = actor;
         self
@@ -110,7 +110,7 @@ impl Draft {
         self
     }
 
-    /// The event that this draft becomes at the given place and time. `seq` is given for durable kinds alone.
+    /// Returns the event that this draft becomes at the given place and time. Only durable kinds have a `seq`.
     pub fn into_event(self, epoch: Epoch, seq: Option<Seq>, time: Timestamp) -> Event {
         Event {
             id: self.id.unwrap_or_else(EventId::new),
@@ -132,49 +132,49 @@ impl Draft {
     }
 }
 
-/// Something that happened in a document, at its place.
+/// An event of a document, at its place.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Event {
-    /// Its id, the same on every delivery.
+    /// The id, the same on every delivery.
     pub id: EventId,
-    /// The document it happened in.
+    /// The document.
     pub document: DocumentId,
-    /// What happened.
+    /// The kind.
     pub kind: Kind,
-    /// Its place in the document; none for ephemeral kinds.
+    /// The place in the document; `None` for ephemeral kinds.
     pub seq: Option<Seq>,
     /// The incarnation of the document's history that `seq` counts in.
     pub epoch: Epoch,
-    /// Its place in the whole log; none for ephemeral kinds and where there is no log.
+    /// The place in the whole log; `None` for ephemeral kinds and where there is no log.
     pub offset: Option<Offset>,
-    /// When it got its place.
+    /// The time at which the event got its place.
     pub time: Timestamp,
-    /// Who did it.
+    /// The actor.
     pub actor: Actor,
-    /// The session it belongs to.
+    /// The session.
     pub session: Option<SessionId>,
-    /// Which ephemeral events it replaces.
+    /// The conflation key of an ephemeral event.
     pub key: Option<Arc<str>>,
-    /// How long it is of use, from `time` on.
+    /// The time to live, from `time` on.
     pub ttl: Option<Duration>,
-    /// The trace it belongs to.
+    /// The trace context.
     pub trace: Option<TraceContext>,
     /// Free properties.
     pub metadata: Metadata,
-    /// Its content.
+    /// The content.
     pub payload: Payload,
     /// The encoded forms, each made when it is first asked for.
     pub encodings: EncodingCache,
 }
 
 impl Event {
-    /// True when its time to live is over.
+    /// True when the time to live is over.
     pub fn is_expired(&self, now: Timestamp) -> bool {
         self.ttl.is_some_and(|ttl| now.since(self.time) > ttl)
     }
 
-    /// About how many bytes it takes in memory, encoded forms not counted.
+    /// Estimates the bytes that the event takes in memory, without its encoded forms.
     pub fn approx_bytes(&self) -> usize {
         let metadata: usize = self.metadata.iter().map(|(k, v)| k.len() + v.len() + 48).sum();
         let key = self.key.as_ref().map_or(0, |key| key.len());

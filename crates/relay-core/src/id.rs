@@ -11,20 +11,20 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
-/// Why a text is not a valid id.
+/// A text that is not a valid id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidId {
     /// The text is empty.
     #[error("{what} is empty; give it at least one character")]
     Empty {
-        /// Which id was meant, for instance `document id`.
+        /// The id that was meant, for instance `document id`.
         what: &'static str,
     },
     /// The text has more bytes than the id may have.
     #[error("{what} starting `{start}` has {bytes} bytes, at most {max} are allowed")]
     TooLong {
-        /// Which id was meant.
+        /// The id that was meant.
         what: &'static str,
         /// The first characters of the refused text.
         start: String,
@@ -36,11 +36,11 @@ pub enum InvalidId {
     /// The text is not of the id's form.
     #[error("{what} `{value}` is malformed: {reason}")]
     Malformed {
-        /// Which id was meant.
+        /// The id that was meant.
         what: &'static str,
         /// The refused text, cut to its first characters.
         value: String,
-        /// What is wrong with it.
+        /// The fault in the text.
         reason: &'static str,
     },
 }
@@ -241,7 +241,7 @@ impl NodeId {
     }
 }
 
-/// Who caused an event. Its text form is `user:<id>`, `service:<name>` or `system`.
+/// The cause of an event. Its text form is `user:<id>`, `service:<name>` or `system`.
 ///
 /// ```
 /// use relay_core::Actor;

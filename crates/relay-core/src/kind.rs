@@ -1,22 +1,22 @@
-//! The name of what happened, and whether it is kept.
+//! The kind of an event: its name, and its durability.
 //!
-//! Which kinds exist is the vocabulary's matter (`relay-events`); here is only what every layer must know of one.
+//! The vocabulary (`relay-events`) says which kinds exist. This module has only what every layer must know of a kind.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::id::{InvalidId, excerpt};
 
-/// Whether events of a kind are kept.
+/// The durability of a kind: its events are kept, or they are not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Durability {
-    /// Has a seq, is logged, can be replayed.
+    /// Events have a seq, are logged, and can be replayed.
     Durable,
-    /// Has no seq and is never logged; of each key only the newest matters.
+    /// Events have no seq and are never logged; of each key only the newest matters.
     Ephemeral,
 }
 
-/// What happened, for instance `document.edited`. Cheap to clone; equal by name.
+/// The kind of an event, for instance `document.edited`. Cheap to clone. Two kinds are equal when their names are.
 #[derive(Clone)]
 pub struct Kind {
     name: KindName,
@@ -62,7 +62,7 @@ impl Kind {
         }
     }
 
-    /// Whether events of this kind are kept.
+    /// The durability of events of this kind.
     pub const fn durability(&self) -> Durability {
         self.durability
     }

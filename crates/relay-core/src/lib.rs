@@ -1,10 +1,11 @@
-//! The words that all of Relay is written in: [ids](DocumentId), the [event envelope](Event), positions
-//! ([`Seq`], [`Epoch`], [`Offset`]), [clocks](Clock), and the traits through which its crates meet.
+//! The types and traits that all of Relay's crates share: [ids](DocumentId), the [event envelope](Event), positions
+//! ([`Seq`], [`Epoch`], [`Offset`]), [clocks](Clock), [commands](Command), and the traits through which the crates meet.
 //!
-//! This crate runs nothing and does no I/O: it has values, rules about them, and contracts.
+//! This crate runs nothing and does no I/O, and it knows no wire format: it has values, rules about them, and contracts.
+//! With the feature `testing` it has a suite for each trait, which every implementation must pass.
 //!
-//! A publisher makes a [`Draft`]; who owns the document's order turns it into an [`Event`]; where a subscriber that
-//! was away has to go on is decided by [`SubscribeAck::decide`]:
+//! A publisher makes a [`Draft`], a vocabulary [checks](CheckedDraft) it, and the owner of the document's order turns it into
+//! an [`Event`]. [`SubscribeAck::decide`] says where a subscriber continues that was away:
 //!
 //! ```
 //! use relay_core::{Epoch, Head, SubscribeAck, Recovery, ResetReason, Seq, StartPosition};

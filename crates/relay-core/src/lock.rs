@@ -11,7 +11,7 @@ use crate::metadata::Metadata;
 use crate::time::Timestamp;
 
 /// The number of a lock: each lock that is granted has a larger one than all before it, over restarts of the server
-/// too. Who keeps data behind the lock refuses a token that is smaller than one that it has seen
+/// too. A store behind the lock refuses a token that is smaller than one that it has seen
 /// (<https://martin.kleppmann.com/2016/02/08/how-to-do-distributed-locking.html>).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -35,7 +35,7 @@ impl fmt::Display for FencingToken {
     }
 }
 
-/// What a lock covers.
+/// The part of a document that a lock covers.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LockScope {
     /// The whole document, every region of it included.
@@ -63,7 +63,7 @@ impl LockScope {
         }
     }
 
-    /// Whether two scopes have something in common, so that two users may not hold them at the same time.
+    /// True when two scopes have something in common, so that two users may not hold them at the same time.
     pub fn overlaps(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Document, _) | (_, Self::Document) => true,
@@ -133,7 +133,7 @@ impl Serialize for Lease {
     }
 }
 
-/// What an edit claims of locks: the part of the document that it is confined to, and the lock under which it is made.
+/// The claim of an edit about locks: the part of the document that it is confined to, and the lock under which it is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LockClaim {
@@ -170,7 +170,7 @@ impl LockClaim {
 pub struct InvalidClaim {
     /// The key.
     pub key: &'static str,
-    /// What is wrong with its value.
+    /// The fault in its value.
     pub detail: String,
 }
 

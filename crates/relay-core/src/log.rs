@@ -9,7 +9,7 @@ use crate::event::Event;
 use crate::id::DocumentId;
 use crate::position::{Epoch, Offset, Seq};
 
-/// Where a document's history stands.
+/// The extent of a document's history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
     /// The incarnation of the history.
@@ -27,7 +27,7 @@ impl Head {
     }
 }
 
-/// How much one read may return at most. At least one event is returned if there is one, however large it is.
+/// The limits of one read. At least one event is returned if there is one, however large it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadLimit {
     /// Number of events.
@@ -43,8 +43,8 @@ impl Default for ReadLimit {
     }
 }
 
-/// How much of each document's history is kept. What exceeds any of the three limits is dropped from the old end,
-/// soon but not at once, and never the newest event's place: seqs go on where they were.
+/// The part of each document's history that is kept. Events beyond any of the three limits are dropped from the old end,
+/// soon but not at once. Seqs go on where they were.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
     /// Number of events; at least 1.
@@ -76,8 +76,8 @@ impl Default for Retention {
 ///   what of the failed write reached the disk.
 #[async_trait]
 pub trait EventLog: Send + Sync + 'static {
-    /// Where `document` stands. A document that the log has never seen is empty, and has the epoch that its first
-    /// append will have to carry; asking changes nothing.
+    /// Returns the head of `document`. A document that the log has never seen is empty, and has the epoch that its first
+    /// append must carry. Asking changes nothing.
     ///
     /// # Errors
     /// [`LogError::Corrupt`], [`LogError::Failed`], [`LogError::Closed`].
@@ -142,7 +142,8 @@ pub trait EventLog: Send + Sync + 'static {
     fn stats(&self) -> LogStats;
 }
 
-/// What a log has done since it was opened, and how it stands. A log leaves the numbers that do not apply to it at zero.
+/// The counters of a log since it was opened, and its present gauges. A log leaves the numbers that do not apply to it at
+/// zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct LogStats {
@@ -176,7 +177,7 @@ pub struct LogStats {
     pub disk_bytes: u64,
 }
 
-/// Why a log did not do what it was asked.
+/// A failure of a log.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum LogError {
@@ -188,12 +189,12 @@ pub enum LogError {
         /// Its earliest event that is still kept.
         first: Seq,
     },
-    /// Somebody else appended in between, or the caller miscounted. Ask for the head again.
+    /// Another writer appended in between, or the caller miscounted. Ask for the head again.
     #[error("document `{document}` is at epoch {}, seq {}; an append at epoch {epoch}, seq {seq} does not follow", head.epoch, head.last)]
     Conflict {
         /// The document.
         document: DocumentId,
-        /// Where it stands.
+        /// The head of the document.
         head: Head,
         /// The epoch of the refused event.
         epoch: Epoch,
@@ -211,19 +212,19 @@ pub enum LogError {
     /// The log's queue stayed full. Try again later.
     #[error("the log's queue stayed full for {} ms; try again later", waited.as_millis())]
     Overloaded {
-        /// How long the append waited for room.
+        /// The time that the append waited for room.
         waited: Duration,
     },
-    /// What was read is not what was written.
+    /// The bytes that were read are not the ones that were written.
     #[error("the log is corrupt: {detail}")]
     Corrupt {
-        /// Where, and what was found.
+        /// The place, and the bytes or values found there.
         detail: String,
     },
     /// The disk refused. Nothing more is accepted until the log is opened again.
     #[error("the log failed and takes no more events until it is opened again: {source}")]
     Failed {
-        /// What the disk said.
+        /// The error of the disk.
         #[source]
         source: Arc<dyn std::error::Error + Send + Sync>,
     },

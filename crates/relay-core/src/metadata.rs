@@ -1,4 +1,4 @@
-//! What an event carries besides its payload: free [`Metadata`] and the W3C [`TraceContext`].
+//! The parts of an event besides its payload: free [`Metadata`] and the W3C [`TraceContext`].
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Iter;

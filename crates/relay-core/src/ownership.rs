@@ -31,7 +31,7 @@ pub trait Tenure: fmt::Debug + Send + Sync {
     fn is_held(&self) -> bool;
 }
 
-/// Why a server does not own a document.
+/// A refusal to make this server the owner of a document.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OwnershipError {
@@ -43,7 +43,7 @@ pub enum OwnershipError {
     Unknown {
         /// The document.
         document: DocumentId,
-        /// What was found.
+        /// The cause, for people.
         detail: String,
     },
 }

@@ -1,4 +1,4 @@
-//! What an event carries: JSON text or opaque bytes, checked once and then passed on untouched.
+//! The content of an event: JSON text or opaque bytes, checked once and then passed on untouched.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-/// An event's content. Cloning is cheap: the bytes are shared.
+/// The content of an event. Cloning is cheap: the bytes are shared.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Payload {
     /// JSON, the form that the vocabulary's typed payloads have.

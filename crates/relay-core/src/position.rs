@@ -1,4 +1,4 @@
-//! Where an event stands: in its document ([`Seq`] within an [`Epoch`]) and in the whole log ([`Offset`]).
+//! The places of an event: in its document ([`Seq`] within an [`Epoch`]) and in the whole log ([`Offset`]).
 
 use std::fmt;
 use std::str::FromStr;
@@ -36,7 +36,7 @@ impl Seq {
         Self(self.0.saturating_add(1))
     }
 
-    /// How many events lie after `earlier` up to and including this one; 0 if `earlier` is not earlier.
+    /// The number of events after `earlier` up to and including this one; 0 if `earlier` is not earlier.
     pub const fn since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }

@@ -105,7 +105,7 @@ pub trait Presence: Send + Sync + 'static {
     fn touch(&self, membership: &Membership, activity: Activity);
 }
 
-/// Why a connection does not become a member.
+/// A refusal to make a connection a member.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum JoinError {
@@ -200,7 +200,7 @@ fn sort(entries: &mut [PresenceEntry]) {
     entries.sort_by(|one, other| (&one.user, one.id).cmp(&(&other.user, other.id)));
 }
 
-/// What a reader of a document's presence is told. Readers at the same position share one value.
+/// One step of a reader's knowledge of a document's presence. Readers at the same position share one value.
 #[derive(Debug, Clone)]
 pub enum PresenceChange {
     /// All participants. Comes first, and again where a reader is too far behind for a difference.

@@ -1,7 +1,7 @@
 //! The two ends of the ordered stream: [`EventSink`] takes drafts, [`EventSource`] gives a document's events back.
 //!
-//! They are how the edges (sockets, HTTP, services) reach the channels without knowing who keeps them: this process
-//! today, another server later.
+//! Through them the edges (sockets, HTTP, services) reach the channels without knowing their keeper: this process today,
+//! another server later.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -20,7 +20,7 @@ use crate::ownership::OwnershipError;
 use crate::position::{Epoch, Offset, Seq};
 use crate::time::Timestamp;
 
-/// Takes what publishers want to happen.
+/// Takes the drafts of publishers.
 ///
 /// # Contract
 /// - Drafts of one document that one caller publishes one after the other, each awaited, get growing seqs.
@@ -40,7 +40,7 @@ pub trait EventSink: Send + Sync + 'static {
     async fn publish(&self, draft: CheckedDraft) -> Result<PublishAck, PublishError>;
 }
 
-/// What a publisher gets: the event's place. Serialised, it is the ack of the wire protocols.
+/// The acknowledgement of a publish: the event's place. Serialised, it is the receipt of the wire protocols.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct PublishAck {
@@ -54,7 +54,7 @@ pub struct PublishAck {
     /// The event's offset; none for ephemeral kinds and where there is no log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offset: Option<Offset>,
-    /// When it got its place.
+    /// The time at which the event got its place.
     pub time: Timestamp,
     /// True when the event had happened before, under the same id.
     pub duplicate: bool,
@@ -80,7 +80,7 @@ impl PublishAck {
     }
 }
 
-/// Why a draft did not become an event.
+/// A refusal of a draft.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishError {
@@ -97,7 +97,7 @@ pub enum PublishError {
     Overloaded {
         /// The document.
         document: DocumentId,
-        /// How long the draft waited for room.
+        /// The time that the draft waited for room.
         waited: Duration,
     },
     /// The id belongs to another event of this document. Use a new id for a new event.
@@ -111,15 +111,15 @@ pub enum PublishError {
     /// More documents are in use than the server holds at once.
     #[error("{open} documents are open, the most that are allowed; try again later")]
     TooManyDocuments {
-        /// How many are open.
+        /// The number of open documents.
         open: usize,
     },
-    /// Somebody else holds a lock on what the draft edits.
+    /// Another user holds a lock on the part that the draft edits.
     #[error("{scope} is locked by `{holder}`; wait until it is released")]
     Locked {
-        /// What is locked.
+        /// The locked part of the document.
         scope: LockScope,
-        /// Who holds the lock.
+        /// The user who holds the lock.
         holder: UserId,
     },
     /// The draft names a lock that has ended since, or does not cover what it edits. Acquire the lock again, and look at
@@ -130,7 +130,7 @@ pub enum PublishError {
     StaleLock {
         /// The draft's token.
         token: FencingToken,
-        /// Who holds the lock now, if somebody does.
+        /// The user who holds the lock now, if there is one.
         holder: Option<UserId>,
     },
     /// Another server owns the document.
@@ -171,12 +171,12 @@ impl PublishError {
     }
 }
 
-/// From where a subscriber wants a document's events.
+/// The position from which a subscriber wants a document's events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartPosition {
     /// From now on.
     Live,
-    /// What comes after a position that the subscriber knows, or thinks it knows. `After { epoch: None, .. }` takes
+    /// The events after a position that the subscriber knows, or thinks it knows. `After { epoch: None, .. }` takes
     /// the seq as one of the present epoch; with [`Seq::ZERO`] that is: everything that is kept.
     After {
         /// The epoch in which `seq` was seen.
@@ -186,16 +186,16 @@ pub enum StartPosition {
     },
 }
 
-/// What a subscriber learns first. Serialised, it is what the wire protocols say of it.
+/// The acknowledgement of a subscription. Serialised, it is the opening of the wire protocols.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(into = "SubscribeAckForm")]
 #[non_exhaustive]
 pub struct SubscribeAck {
-    /// Where the document stands.
+    /// The head of the document.
     pub head: Head,
     /// The first durable event that will be delivered is `position.next()`.
     pub position: Seq,
-    /// How the wanted start was met.
+    /// The way in which the wanted start was met.
     pub recovery: Recovery,
 }
 
@@ -203,7 +203,7 @@ impl SubscribeAck {
     /// Decides how a subscriber that wants `start` is served by a history that stands at `head`. Every source uses
     /// this, so that all of them recover alike.
     ///
-    /// Seq 0 is valid in every epoch: who has seen nothing cannot have seen anything wrong.
+    /// Seq 0 is valid in any epoch: the reader holds no events.
     pub fn decide(start: StartPosition, head: Head) -> Self {
         let oldest = Seq::new(head.first.get().saturating_sub(1));
         let (position, recovery) = match start {
@@ -254,19 +254,19 @@ impl From<SubscribeAck> for SubscribeAckForm {
     }
 }
 
-/// How a wanted start was met.
+/// The way in which a wanted start was met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recovery {
     /// Live events alone were wanted.
     Live,
     /// Everything after the wanted position follows, without a gap.
     Recovered,
-    /// What the subscriber has cannot be continued: it must drop its state and take what follows, which is all
-    /// that is kept.
+    /// The subscriber's state cannot be continued. It must drop that state and take what follows, which is all that is
+    /// kept.
     Reset(ResetReason),
 }
 
-/// Why a subscriber has to start again.
+/// The reason for which a subscriber has to start again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ResetReason {
@@ -331,7 +331,8 @@ pub trait EventStream: Send {
     /// `None` when the source is stopping.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Arc<Event>, StreamError>>>;
 
-    /// What was delivered so far: two streams of one document at the same position deliver the same from there on.
+    /// The position up to which events were delivered. Two streams of one document at the same position deliver the same
+    /// from there on.
     /// `None` while the stream holds events that it has still to deliver; poll on until it is `Pending`.
     fn position(&self) -> Option<StreamPosition>;
 
@@ -339,23 +340,23 @@ pub trait EventStream: Send {
     fn fork(&self) -> Box<dyn EventStream>;
 }
 
-/// How far a stream has delivered.
+/// The position up to which a stream has delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamPosition {
     /// The last durable event that was delivered.
     pub seq: Seq,
-    /// How far ephemeral events were delivered: a number that grows with each of them, for comparing alone.
+    /// The version up to which ephemeral events were delivered: a number that grows with each of them, for comparing alone.
     pub ephemeral_version: u64,
 }
 
-/// Why a subscription could not begin.
+/// A refusal of a subscription.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubscribeError {
     /// More documents are in use than the server holds at once.
     #[error("{open} documents are open, the most that are allowed; try again later")]
     TooManyDocuments {
-        /// How many are open.
+        /// The number of open documents.
         open: usize,
     },
     /// Another server owns the document.
@@ -382,7 +383,7 @@ impl SubscribeError {
     }
 }
 
-/// Why a stream ended early.
+/// An early end of a stream.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamError {
@@ -391,7 +392,7 @@ pub enum StreamError {
     Lagged {
         /// The last durable event that was delivered.
         position: Seq,
-        /// How many durable events it is behind.
+        /// The number of durable events by which the reader is behind.
         behind: u64,
     },
     /// This server no longer owns the document. Subscribe again.

@@ -1,7 +1,7 @@
-//! [`Target`]: a backend service that routed events are delivered to. [`HealthProbe`]: the question whether one works.
+//! [`Target`]: a backend service that routed events are delivered to. [`HealthProbe`]: a check that a service works.
 //!
-//! Both stand here, and not beside the router that calls them, so that whoever brings another way to a service (a
-//! message broker, a function in the same process) needs nothing but this crate.
+//! Both are here, and not beside the router that calls them, so that another way to a service (a message broker, a
+//! function in the same process) needs nothing but this crate.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,12 +15,12 @@ use crate::event::Event;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Delivery {
-    /// What is delivered: at least one event; several are of one document and in its order, unless the target's
+    /// The events: at least one; several are of one document and in its order, unless the target's
     /// ordering is none. An event's id is the same on each delivery of it, which makes it the idempotency key.
     pub events: Vec<Arc<Event>>,
-    /// Which attempt this is, from 1.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// True when somebody asked for these events to be sent again.
+    /// True when the events are sent again on request.
     pub is_replay: bool,
 }
 
@@ -30,13 +30,13 @@ impl Delivery {
         Self { events, attempt: 1, is_replay: false }
     }
 
-    /// Sets which attempt this is.
+    /// Sets the number of the attempt.
     pub fn attempt(mut self, attempt: u32) -> Self {
         self.attempt = attempt;
         self
     }
 
-    /// Marks the delivery as one that was asked for again.
+    /// Marks the delivery as a replay.
     pub fn replay(mut self) -> Self {
         self.is_replay = true;
         self
@@ -56,21 +56,21 @@ pub trait Target: Send + Sync + 'static {
     /// Dropped when the target's time-out is over. The events then count as not delivered, whatever became of them.
     ///
     /// # Errors
-    /// [`DeliveryError`], whose [`FailureKind`] says whether trying again is of use.
+    /// [`DeliveryError`], whose [`FailureKind`] says if another attempt is of use.
     async fn deliver(&self, delivery: Delivery) -> Result<(), DeliveryError>;
 }
 
-/// Why a target did not take a delivery.
+/// A failed delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeliveryError {
-    /// Whether it is of use to try again.
+    /// The kind of failure, which says if another attempt is of use.
     pub kind: FailureKind,
     /// The status that the target answered with, where it has such: of HTTP, 100 to 599.
     pub status: Option<u16>,
-    /// How long the target wants to be left alone.
+    /// The time for which the target wants to be left alone.
     pub retry_after: Option<Duration>,
-    /// What happened, for people.
+    /// The cause, for people.
     pub detail: String,
 }
 
@@ -86,7 +86,7 @@ impl DeliveryError {
         self
     }
 
-    /// Sets how long the target wants to be left alone.
+    /// Sets the time for which the target wants to be left alone.
     pub fn retry_after(mut self, retry_after: Duration) -> Self {
         self.retry_after = Some(retry_after);
         self
@@ -104,7 +104,7 @@ impl fmt::Display for DeliveryError {
 
 impl std::error::Error for DeliveryError {}
 
-/// Whether a failed delivery is of use to be tried again.
+/// The kind of a failed delivery, which says if another attempt is of use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FailureKind {
@@ -116,7 +116,7 @@ pub enum FailureKind {
     Gone,
 }
 
-/// Asks whether a service works.
+/// Checks that a service works.
 #[async_trait]
 pub trait HealthProbe: Send + Sync + 'static {
     /// Returns when the service has shown that it works.
@@ -129,11 +129,11 @@ pub trait HealthProbe: Send + Sync + 'static {
     async fn check(&self) -> Result<(), ProbeFailure>;
 }
 
-/// Why a service does not count as working.
+/// A failed health check.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
 pub struct ProbeFailure {
-    /// What was found, for people.
+    /// The cause, for people.
     pub detail: String,
 }
 

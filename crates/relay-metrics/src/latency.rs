@@ -1,23 +1,22 @@
-//! How long something takes, as quantiles over the last minute.
+//! Durations as quantiles over the last minute.
 //!
 //! A mean hides what users complain about, and quantiles since the start hide what goes on now. So a [`LatencyWindow`]
-//! is a ring of histograms, each for a slice of time: recording goes into the newest, a snapshot adds all of them up,
-//! and what is older than the window is overwritten. Time is handed in, like everywhere in this crate.
+//! is a ring of histograms, one for each slice of time. A duration is recorded in the newest slice, a snapshot adds all
+//! slices up, and a slice that is older than the window is overwritten. The caller hands in the time.
 
 use std::time::Duration;
 
-use relay_core::Monotonic;
-
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
+use relay_core::Monotonic;
 use serde::Serialize;
 
-/// How many slices a window has.
+/// The number of slices in a window.
 const SLICES: usize = 6;
-/// How long each of them is.
+/// The length of a slice.
 const SLICE: Duration = Duration::from_secs(10);
-/// What is told apart: from 128 ns to a minute, with an error of at most 1 %. What is longer counts as the longest in
-/// quantiles; the maximum and the sums are exact.
+/// The durations that are told apart: from 128 ns to a minute, with an error of at most 1 %. A longer one counts as the
+/// longest in quantiles; the maximum and the sums are exact.
 const LOWEST_NANOS: u64 = 128;
 const HIGHEST_NANOS: u64 = 60_000_000_000;
 const SIGNIFICANT_DIGITS: u8 = 2;
@@ -50,10 +49,10 @@ struct Ring {
     total: Totals,
 }
 
-/// What was recorded in one slice of time.
+/// The durations of one slice of time.
 #[derive(Debug, Default, Clone)]
 struct Slice {
-    /// Which slice of all time this is, from 0.
+    /// The number of the slice among all slices of time, from 0.
     number: u64,
     /// In nanoseconds. `None` until it is used for the first time.
     histogram: Option<Histogram<u32>>,
@@ -74,30 +73,30 @@ impl Totals {
     }
 }
 
-/// What a [`LatencyWindow`] holds at one moment. All times are in seconds.
+/// The content of a [`LatencyWindow`] at one moment. All times are in seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct LatencyStats {
     /// The median over the window. `None` when nothing was recorded in it, as for the other quantiles.
     pub p50: Option<f64>,
-    /// What 95 % stay below, over the window.
+    /// The value that 95 % stay below, over the window.
     pub p95: Option<f64>,
-    /// What 99 % stay below, over the window.
+    /// The value that 99 % stay below, over the window.
     pub p99: Option<f64>,
     /// The longest in the window.
     pub max: Option<f64>,
-    /// How many were recorded in the window.
+    /// The number of durations recorded in the window.
     pub count: u64,
     /// Their sum.
     pub sum: f64,
-    /// How many were ever recorded.
+    /// The number of durations ever recorded.
     pub total_count: u64,
     /// Their sum.
     pub total_sum: f64,
 }
 
 impl LatencyWindow {
-    /// How far back quantiles reach, at most; at least a slice of ten seconds less.
+    /// The longest span that quantiles cover. Up to one slice of it, ten seconds, may be missing.
     pub const SPAN: Duration = SLICE.saturating_mul(6);
 
     /// A window in which nothing has been recorded.
@@ -115,7 +114,7 @@ impl LatencyWindow {
         ring.total.add(one);
         let slice = &mut ring.slices[slot_index(number)];
         if slice.number > number {
-            // From a thread that has slept through a whole window: nothing that still shows.
+            // The thread has slept through a whole window: its duration no longer shows.
             return;
         }
         if slice.number < number {
@@ -132,7 +131,7 @@ impl LatencyWindow {
         }
     }
 
-    /// What was recorded in the last minute before `now`, and ever.
+    /// Returns what was recorded in the last minute before `now`, and ever.
     pub fn stats(&self, now: Monotonic) -> LatencyStats {
         let newest = slice_number(now);
         let oldest = newest.saturating_sub(SLICES as u64 - 1);
@@ -146,7 +145,7 @@ impl LatencyWindow {
         for slice in &slices {
             sum.add(slice.sum);
             max = max.max(slice.max);
-            // Both have the same bounds, without which alone this fails.
+            // It fails for different bounds alone, and both have the same.
             all =
                 all.zip(slice.histogram.as_ref()).and_then(|(mut all, one)| all.add(one).ok().map(|()| all));
         }
@@ -167,7 +166,7 @@ impl LatencyWindow {
 }
 
 impl Slice {
-    /// Begins anew as the slice of that number. What it allocated is kept.
+    /// Begins anew as the slice of that number. The histogram's memory is kept.
     fn begin(&mut self, number: u64) {
         self.number = number;
         self.sum = Totals::default();
