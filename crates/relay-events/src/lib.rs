@@ -20,10 +20,12 @@
 
 pub mod binary;
 pub mod cloudevents;
+mod error_body;
 pub mod json;
 mod vocabulary;
 mod written;
 
+pub use error_body::ErrorBody;
 pub use vocabulary::*;
 
 #[cfg(doctest)]

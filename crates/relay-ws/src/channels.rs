@@ -6,9 +6,10 @@ use std::task::{Context, Poll};
 
 use relay_core::{CheckedDraft, Commands, DocumentId, SessionId};
 
-use crate::codec::ClientMessage;
+use crate::codec::{self, ClientMessage};
+use crate::error_reply::ErrorReply;
 use crate::feed::{Feed, Item};
-use crate::request::{self, Identity, JoinWish, Refusal};
+use crate::request::{self, Identity, JoinWish};
 use crate::room::{RoomId, RoomKey, Rooms};
 
 /// A topic that was joined, and the `ref` of that join. Cheap to clone.
@@ -21,7 +22,7 @@ pub(crate) struct ChannelRef {
 impl ChannelRef {
     /// Its topic.
     pub(crate) fn topic(&self) -> String {
-        request::topic(&self.document)
+        codec::topic(&self.document)
     }
 }
 
@@ -58,7 +59,7 @@ pub(crate) enum Action {
     /// Ask whoever knows of participants, and reply what they say.
     Request { channel: ChannelRef },
     /// Reply with an error.
-    Refuse(Refusal),
+    Refuse(ErrorReply),
     /// Nothing: the message belongs to a channel that was closed while it was on its way.
     Ignore,
     /// Keep the message until the join of its topic is made, and take no other before.
@@ -85,10 +86,10 @@ impl Channels {
         if message.topic == "phoenix" {
             return match message.event.as_ref() {
                 "heartbeat" => Action::Heartbeat,
-                _ => Action::Refuse(Refusal::UNMATCHED_TOPIC),
+                _ => Action::Refuse(ErrorReply::UNMATCHED_TOPIC),
             };
         }
-        let id = request::document_id(&message.topic);
+        let id = codec::document_id(&message.topic);
         let joined = self.list.iter().position(|channel| Some(channel.name.document.as_str()) == id);
         if joined.is_some_and(|at| matches!(self.list[at].place, Place::Joining)) {
             return Action::Park;
@@ -96,7 +97,7 @@ impl Channels {
         match (message.event.as_ref(), joined) {
             ("phx_join", joined) => self.join(message, joined, max_topics),
             ("phx_leave", None) => Action::Leave { closed: None },
-            (_, None) => Action::Refuse(Refusal::UNMATCHED_TOPIC),
+            (_, None) => Action::Refuse(ErrorReply::UNMATCHED_TOPIC),
             (_, Some(at)) if self.list[at].name.join_ref.as_deref() != message.join_ref.as_deref() => {
                 Action::Ignore
             }
@@ -105,7 +106,7 @@ impl Channels {
                 let channel = &self.list[at];
                 if commands.contains(&message.event) {
                     let channel = channel.presence.then(|| channel.name.clone());
-                    return channel.map_or(Action::Refuse(Refusal::no_participant()), |channel| {
+                    return channel.map_or(Action::Refuse(ErrorReply::no_participant()), |channel| {
                         Action::Request { channel }
                     });
                 }
@@ -125,7 +126,7 @@ impl Channels {
             Err(refusal) => return Action::Refuse(refusal),
         };
         if joined.is_none() && self.list.len() >= max_topics {
-            return Action::Refuse(Refusal::too_many_channels(max_topics));
+            return Action::Refuse(ErrorReply::too_many_channels(max_topics));
         }
         let replaced = joined.map(|at| self.list.remove(at));
         let name = ChannelRef { document, join_ref: message.join_ref.as_deref().map(Arc::from) };

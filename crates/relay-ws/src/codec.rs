@@ -16,6 +16,7 @@
 mod decode;
 mod encode;
 mod presence;
+mod topic;
 
 pub use decode::{ClientMessage, ClientPayload, DecodeError, decode_binary, decode_text};
 pub use encode::{
@@ -23,6 +24,7 @@ pub use encode::{
     encode_close, encode_error, encode_push, encode_reply,
 };
 pub use presence::{encode_participants, encode_presence};
+pub(crate) use topic::{document_id, topic};
 
 /// The first byte of a binary push, of a client as of a server.
 const PUSH: u8 = 0;

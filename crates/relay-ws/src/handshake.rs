@@ -14,13 +14,13 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use percent_encoding::percent_decode_str;
 use relay_core::UserId;
-use serde::Serialize;
+use relay_events::ErrorBody;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::config::{OriginPolicy, WsConfig};
 use crate::connection::Protocol;
 use crate::framing::{self, Agreement};
-use crate::request::excerpt;
+use crate::text::excerpt;
 
 /// The serializer's version that is spoken here.
 const VSN: &str = "2.0.0";
@@ -87,13 +87,9 @@ impl Rejection {
     }
 
     pub(crate) fn response(self) -> Response<Full<Bytes>> {
-        #[derive(Serialize)]
-        struct Body<'a> {
-            reason: &'a str,
-            message: &'a str,
-        }
-        let body = serde_json::to_vec(&Body { reason: self.reason, message: &self.message });
-        let mut response = Response::new(Full::from(body.unwrap_or_default()));
+        let body = serde_json::to_vec(&ErrorBody::new(self.reason).message(self.message))
+            .unwrap_or_else(|error| unreachable!("texts are JSON: {error}"));
+        let mut response = Response::new(Full::from(body));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

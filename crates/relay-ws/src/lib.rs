@@ -15,6 +15,7 @@ pub mod codec;
 mod config;
 mod connection;
 mod directory;
+mod error_reply;
 mod feed;
 pub mod framing;
 mod handshake;
@@ -27,6 +28,7 @@ mod server;
 mod shard;
 mod socket;
 mod stats;
+mod text;
 mod wheel;
 
 pub use admission::ClientAddress;

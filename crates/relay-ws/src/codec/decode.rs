@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{MAX_FIELD_BYTES, PUSH};
-use crate::request::excerpt;
+use crate::text::excerpt;
 
 /// A message from a client, borrowed from the WebSocket message that it came in.
 #[derive(Debug, Clone)]

@@ -5,8 +5,8 @@ use relay_core::{DocumentId, Event, FormatId, Payload};
 use relay_events::json;
 use serde::Serialize;
 
+use super::topic::topic;
 use super::{BROADCAST, MAX_FIELD_BYTES, PUSH, REPLY};
-use crate::request::TOPIC_PREFIX;
 
 /// A WebSocket message that is ready to be sent. Cloning shares the bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,7 +77,7 @@ pub(super) fn broadcast_of(
     write_payload: impl FnOnce(&mut Vec<u8>),
 ) -> Bytes {
     // Put together rather than serialised: JSON that is there already is not read again.
-    let mut message = json_of(&((), (), format!("{TOPIC_PREFIX}{document}"), name));
+    let mut message = json_of(&((), (), topic(document), name));
     message.pop(); // the closing bracket
     message.push(b',');
     write_payload(&mut message);
@@ -155,7 +155,7 @@ fn text_broadcast(event: &Event) -> Bytes {
 }
 
 fn binary_broadcast(event: &Event, payload: &[u8]) -> Option<Bytes> {
-    let topic = format!("{TOPIC_PREFIX}{}", event.document);
+    let topic = topic(&event.document);
     let header = json::encode_header(event);
     let header_length = u32::try_from(header.len()).ok()?;
     let mut message = binary(

@@ -14,15 +14,16 @@ use serde::Serialize;
 use super::{Connection, Env};
 use crate::channels::ChannelRef;
 use crate::codec::{self, ClientMessage, ClientPayload, Frame, Status};
+use crate::error_reply::ErrorReply;
 use crate::feed::Feed;
-use crate::request::{Identity, JoinReply, JoinWish, Refusal};
+use crate::request::{Identity, JoinReply, JoinWish};
 
 /// The outcome of a join.
 pub(super) struct JoinResult {
     channel: ChannelRef,
     reference: Option<Arc<str>>,
     /// The stream of events, and the membership where one was wanted.
-    result: Result<(SubscribeAck, Box<dyn EventStream>, Option<Joined>), Refusal>,
+    result: Result<(SubscribeAck, Box<dyn EventStream>, Option<Joined>), ErrorReply>,
 }
 
 /// An answer that waits for its turn, so that answers come in the order of what they answer.
@@ -117,7 +118,7 @@ impl Connection {
                     if error.code() == ErrorCode::LogFailed {
                         tracing::warn!(document = %channel.document, %error, "a join failed: the history cannot be read");
                     }
-                    Refusal::from(&error)
+                    ErrorReply::from(&error)
                 })?;
                 let joined = match presence {
                     Some(presence) => Some(presence.join(&membership, wish.options).await?),
@@ -146,7 +147,7 @@ impl Connection {
                     session: joined.as_ref().map(|joined| joined.session),
                     locks: joined.as_ref().map(|joined| &*joined.locks),
                 };
-                let frame = reply(join_ref, reference, &channel.topic(), &Ok::<_, Refusal>(response));
+                let frame = reply(join_ref, reference, &channel.topic(), &Ok::<_, ErrorReply>(response));
                 self.send(&frame, env.pen);
                 let session = joined.as_ref().map(|joined| joined.session);
                 let presence = joined.map(|joined| joined.presence);
@@ -177,14 +178,14 @@ impl Connection {
             let frame = match result {
                 Ok(ack) => {
                     counters.pushes.increment();
-                    reply(join_ref, reference.as_deref(), &topic, &Ok::<_, Refusal>(ack))
+                    reply(join_ref, reference.as_deref(), &topic, &Ok::<_, ErrorReply>(ack))
                 }
                 Err(error) => {
-                    let refusal = Refusal::from(&error);
+                    let refusal = ErrorReply::from(&error);
                     if error.code() == ErrorCode::LogFailed {
                         tracing::warn!(%topic, %error, "a push failed: the log did not take it");
                     }
-                    counters.errors.increment(refusal.reason);
+                    counters.errors.increment(refusal.reason());
                     reply(join_ref, reference.as_deref(), &topic, &Err::<Empty, _>(refusal))
                 }
             };
@@ -211,7 +212,7 @@ impl Connection {
         cx: &mut Context<'_>,
     ) {
         if matches!(message.payload, ClientPayload::Binary(_)) {
-            let refusal = Refusal::unknown_event(&message.event);
+            let refusal = ErrorReply::unknown_event(&message.event);
             let (join_ref, reference) = (message.join_ref.as_deref(), message.reference.as_deref());
             let frame = self.refusal(join_ref, reference, &channel.topic(), &refusal);
             return self.answer(frame, env);
@@ -225,12 +226,12 @@ impl Connection {
         let command = async move {
             let mut arguments = serde_json::Deserializer::from_str(arguments.as_str());
             let outcome = match commands.run(&name, &membership, &mut arguments) {
-                Some(running) => running.await.map_err(Refusal::from),
-                None => Err(Refusal::unknown_event(&name)),
+                Some(running) => running.await.map_err(ErrorReply::from),
+                None => Err(ErrorReply::unknown_event(&name)),
             };
             match &outcome {
                 Ok(_) => counters.requests.increment(),
-                Err(refusal) => counters.errors.increment(refusal.reason),
+                Err(refusal) => counters.errors.increment(refusal.reason()),
             }
             let frame = reply(channel.join_ref.as_deref(), reference.as_deref(), &channel.topic(), &outcome);
             Answer { frame, released: 0 }
@@ -247,9 +248,9 @@ impl Connection {
         join_ref: Option<&str>,
         reference: Option<&str>,
         topic: &str,
-        refusal: &Refusal,
+        refusal: &ErrorReply,
     ) -> Frame {
-        self.shared.counters.errors.increment(refusal.reason);
+        self.shared.counters.errors.increment(refusal.reason());
         reply(join_ref, reference, topic, &Err::<Empty, _>(refusal))
     }
 
@@ -278,7 +279,7 @@ pub(super) fn reply(
     };
     encoded.unwrap_or_else(|error| {
         tracing::error!(%topic, %error, "a reply cannot be encoded");
-        let refusal = Refusal::internal();
+        let refusal = ErrorReply::internal();
         codec::encode_reply(join_ref, reference, topic, Status::Error, &refusal)
             .unwrap_or_else(|error| unreachable!("texts are JSON: {error}"))
     })

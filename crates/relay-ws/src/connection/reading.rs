@@ -10,8 +10,8 @@ use super::{BATCH, Connection, End, Env, Protocol};
 use crate::channels::Action;
 use crate::close::CloseReason;
 use crate::codec::{self, ClientMessage, DecodeError, Frame};
+use crate::error_reply::ErrorReply;
 use crate::framing::{Decoder, FramingError, Message, OpCode};
-use crate::request::Refusal;
 
 impl Connection {
     /// Whether there is room for what another message may lead to.
@@ -149,7 +149,7 @@ impl Connection {
 
     fn act(&mut self, action: Action, message: &ClientMessage<'_>, env: &mut Env<'_>, cx: &mut Context<'_>) {
         let (join_ref, reference) = (message.join_ref.as_deref(), message.reference.as_deref());
-        let ok = |topic: &str| reply(join_ref, reference, topic, &Ok::<_, Refusal>(Empty {}));
+        let ok = |topic: &str| reply(join_ref, reference, topic, &Ok::<_, ErrorReply>(Empty {}));
         match action {
             Action::Heartbeat => {
                 self.shared.counters.heartbeats.increment();
