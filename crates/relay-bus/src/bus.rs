@@ -15,13 +15,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::channel::Channel;
+use crate::channel_map::ChannelMap;
 use crate::config::BusConfig;
+use crate::context::ChannelContext;
 use crate::counters::{BusStats, ChannelStats, Counters};
 use crate::filter::Filter;
-use crate::listener::FilteredSubscription;
 use crate::mailbox::{Mailbox, MailboxConfig, Mailboxes};
-use crate::registry::Registry;
-use crate::shared::Shared;
+use crate::multi_subscription::MultiSubscription;
 use crate::subscription::{LagPolicy, Subscription};
 
 /// Ordered channels for documents. Clones are handles to the same bus.
@@ -35,8 +35,8 @@ pub struct Bus {
 
 #[derive(Debug)]
 struct Inner {
-    shared: Arc<Shared>,
-    registry: Registry,
+    context: Arc<ChannelContext>,
+    channels: ChannelMap,
     /// The handlers' tasks and the sweeper.
     tasks: TaskTracker,
     /// Ends the sweeper.
@@ -68,7 +68,7 @@ impl BusParts {
 
 /// How [`Bus::shutdown`] went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Drained {
+pub struct ShutdownOutcome {
     /// True when everything that was accepted was written and handled in time.
     pub complete: bool,
 }
@@ -90,7 +90,7 @@ impl Bus {
     pub fn with_parts(config: BusConfig, parts: BusParts) -> Self {
         let BusParts { log, sequencers, ownership, clock } = parts;
         let sweep_interval = config.sweep_interval.max(Duration::from_millis(1));
-        let shared = Arc::new(Shared {
+        let context = Arc::new(ChannelContext {
             config,
             log,
             sequencers,
@@ -103,8 +103,8 @@ impl Bus {
             writers: TaskTracker::new(),
         });
         let inner = Arc::new(Inner {
-            shared,
-            registry: Registry::default(),
+            context,
+            channels: ChannelMap::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             aborting: CancellationToken::new(),
@@ -118,22 +118,22 @@ impl Bus {
     /// # Errors
     /// See [`PublishError`].
     pub async fn publish(&self, draft: CheckedDraft) -> Result<PublishAck, PublishError> {
-        let shared = &self.inner.shared;
-        let timed_from = shared.timing(&draft);
+        let context = &self.inner.context;
+        let timed_from = context.timing(&draft);
         let result = self.publish_uncounted(draft).await;
         match (&result, timed_from) {
             (Ok(_), Some(from)) => {
-                let now = shared.clock.monotonic();
-                shared.publishing.record(now, now.since(from));
+                let now = context.clock.monotonic();
+                context.publishing.record(now, now.since(from));
             }
             (Ok(_), None) => {}
-            (Err(error), _) => shared.counters.count_refusal(error),
+            (Err(error), _) => context.counters.count_refusal(error),
         }
         result
     }
 
     async fn publish_uncounted(&self, draft: CheckedDraft) -> Result<PublishAck, PublishError> {
-        let (bytes, max) = (draft.payload.len(), self.inner.shared.config.max_payload_bytes);
+        let (bytes, max) = (draft.payload.len(), self.inner.context.config.max_payload_bytes);
         if bytes > max {
             return Err(PublishError::TooLarge { bytes, max });
         }
@@ -163,35 +163,35 @@ impl Bus {
         on_lag: LagPolicy,
     ) -> Result<(SubscribeAck, Subscription), SubscribeError> {
         let channel = self.channel(document).await?;
-        let ack = SubscribeAck::decide(start, self.kept_head(&channel).await?);
+        let ack = SubscribeAck::decide(start, self.retained_range(&channel).await?);
         let subscription =
-            Subscription::new(channel, Arc::clone(&self.inner.shared), ack.position, filter, on_lag);
+            Subscription::new(channel, Arc::clone(&self.inner.context), ack.position, filter, on_lag);
         Ok((ack, subscription))
     }
 
     /// Subscribes to all documents, those that are opened later too.
     ///
     /// The mailbox takes events from now on; what happened before is in the documents' histories.
-    pub fn subscribe_all(&self, filter: Filter, config: MailboxConfig) -> FilteredSubscription {
-        let counters = Arc::clone(&self.inner.shared.counters);
+    pub fn subscribe_all(&self, filter: Filter, config: MailboxConfig) -> MultiSubscription {
+        let counters = Arc::clone(&self.inner.context.counters);
         let mailbox = Arc::new(Mailbox::new(filter.clone(), config, counters));
-        self.inner.shared.mailboxes.add(Arc::clone(&mailbox));
+        self.inner.context.mailboxes.add(Arc::clone(&mailbox));
         if self.inner.stopping.is_cancelled() {
             mailbox.close();
         }
-        FilteredSubscription::new(self.clone(), mailbox, filter)
+        MultiSubscription::new(self.clone(), mailbox, filter)
     }
 
-    pub(crate) fn forget(&self, mailbox: &Arc<Mailbox>) {
-        self.inner.shared.mailboxes.remove(mailbox);
+    pub(crate) fn unsubscribe(&self, mailbox: &Arc<Mailbox>) {
+        self.inner.context.mailboxes.remove(mailbox);
     }
 
     pub(crate) fn replay_page(&self) -> ReadLimit {
-        self.inner.shared.config.replay_page
+        self.inner.context.config.replay_page
     }
 
     pub(crate) fn counters(&self) -> &Arc<Counters> {
-        &self.inner.shared.counters
+        &self.inner.context.counters
     }
 
     pub(crate) fn tasks(&self) -> &TaskTracker {
@@ -209,11 +209,11 @@ impl Bus {
         after: Seq,
         limit: ReadLimit,
     ) -> Result<(Head, Vec<Arc<Event>>), SubscribeError> {
-        let channel = self.inner.registry.open_to_read(document, &self.inner.shared).await?;
-        let page = channel.recent(after, limit);
-        let head = self.kept_head(&channel).await?;
+        let channel = self.inner.channels.open_to_read(document, &self.inner.context).await?;
+        let page = channel.cached_page(after, limit);
+        let head = self.retained_range(&channel).await?;
         let is_kept = after.next() >= head.first;
-        match (page, &self.inner.shared.log) {
+        match (page, &self.inner.context.log) {
             // What retention has dropped is gone, though memory may still have it.
             (Some(page), _) if is_kept => Ok((head, page)),
             (_, Some(log)) if is_kept => {
@@ -227,15 +227,15 @@ impl Bus {
     }
 
     /// The document's head, with the earliest event that the log keeps.
-    async fn kept_head(&self, channel: &Channel) -> Result<Head, SubscribeError> {
-        let Some(log) = &self.inner.shared.log else { return Ok(channel.head()) };
+    async fn retained_range(&self, channel: &Channel) -> Result<Head, SubscribeError> {
+        let Some(log) = &self.inner.context.log else { return Ok(channel.head()) };
         let kept = log.head(channel.document()).await?;
         let visible = channel.head();
         Ok(Head { first: kept.first.min(visible.last.next()), ..visible })
     }
 
     async fn channel(&self, document: &DocumentId) -> Result<Arc<Channel>, SubscribeError> {
-        self.inner.registry.open(document, &self.inner.shared).await
+        self.inner.channels.open(document, &self.inner.context).await
     }
 
     /// Looks for idle documents and outdated events now. The bus does this by itself every
@@ -246,18 +246,18 @@ impl Bus {
 
     /// What has happened so far.
     pub fn stats(&self) -> BusStats {
-        self.inner.shared.counters.snapshot(self.inner.registry.len())
+        self.inner.context.counters.snapshot(self.inner.channels.len())
     }
 
     /// How long it takes from a draft's being handed in until its publisher has the ack. Of durable events alone: with a
     /// log of all, without one of one in 64.
     pub fn publish_latency(&self) -> LatencyStats {
-        self.inner.shared.publishing.stats(self.inner.shared.clock.monotonic())
+        self.inner.context.publishing.stats(self.inner.context.clock.monotonic())
     }
 
     /// Every document in memory. Takes each channel's lock for a moment, one after the other.
     pub fn channels(&self) -> Vec<ChannelStats> {
-        self.inner.registry.channels().iter().map(|channel| channel.stats()).collect()
+        self.inner.channels.channels().iter().map(|channel| channel.stats()).collect()
     }
 
     /// Stops: takes nothing more, writes what was accepted, lets handlers finish what they have, and ends all
@@ -265,50 +265,50 @@ impl Bus {
     /// still wait are told [`PublishError::Closed`], handlers are dropped.
     ///
     /// The log is the caller's to close, afterwards. Stopping again is harmless.
-    pub async fn shutdown(&self, deadline: Duration) -> Drained {
+    pub async fn shutdown(&self, deadline: Duration) -> ShutdownOutcome {
         let inner = &self.inner;
         inner.stopping.cancel();
-        inner.registry.close();
-        inner.shared.writers.close();
+        inner.channels.close();
+        inner.context.writers.close();
         inner.tasks.close();
         let drained = tokio::time::timeout(deadline, async {
-            inner.shared.writers.wait().await;
-            for channel in inner.registry.channels() {
+            inner.context.writers.wait().await;
+            for channel in inner.channels.channels() {
                 channel.close();
             }
-            inner.shared.mailboxes.close();
+            inner.context.mailboxes.close();
             inner.tasks.wait().await;
         })
         .await;
         if drained.is_err() {
-            for channel in inner.registry.channels() {
+            for channel in inner.channels.channels() {
                 channel.close();
             }
-            inner.shared.mailboxes.close();
+            inner.context.mailboxes.close();
             inner.aborting.cancel();
             inner.tasks.wait().await;
         }
-        Drained { complete: drained.is_ok() }
+        ShutdownOutcome { complete: drained.is_ok() }
     }
 }
 
 impl Inner {
     fn sweep(&self) -> usize {
-        for channel in self.registry.channels() {
+        for channel in self.channels.channels() {
             channel.check_owned();
         }
-        if self.shared.config.retention.max_age.is_some() {
-            let wall = self.shared.clock.wall();
-            for channel in self.registry.channels() {
+        if self.context.config.retention.max_age.is_some() {
+            let wall = self.context.clock.wall();
+            for channel in self.channels.channels() {
                 channel.expire(wall);
             }
         }
-        if self.shared.log.is_none() {
+        if self.context.log.is_none() {
             return 0;
         }
-        let now = self.shared.clock.monotonic();
-        let evicted = self.registry.evict_idle(now, self.shared.config.idle_after);
-        self.shared.counters.channels_evicted.add(evicted as u64);
+        let now = self.context.clock.monotonic();
+        let evicted = self.channels.evict_idle(now, self.context.config.idle_after);
+        self.context.counters.channels_evicted.add(evicted as u64);
         evicted
     }
 }

@@ -19,10 +19,10 @@ use relay_core::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use crate::context::ChannelContext;
 use crate::counters::ChannelStats;
 use crate::ephemeral::Ephemerals;
-use crate::history::History;
-use crate::shared::Shared;
+use crate::event_cache::EventCache;
 use crate::waker_set::{WakerKey, WakerSet};
 
 /// The most events and payload bytes that the writer appends at once.
@@ -39,65 +39,65 @@ pub(crate) struct Channel {
     epoch: Epoch,
     /// Dropped with the channel, which gives the document up.
     tenure: Box<dyn Tenure>,
-    shared: Arc<Shared>,
-    /// Room in `State::pending`. Fair: who waits first gets room first.
-    room: Arc<Semaphore>,
-    state: Mutex<State>,
-    /// Set once `State::ended` says so, to be seen without the lock.
-    broken: AtomicBool,
+    context: Arc<ChannelContext>,
+    /// Room in `ChannelState::pending`. Fair: who waits first gets room first.
+    queue_permits: Arc<Semaphore>,
+    state: Mutex<ChannelState>,
+    /// Set once `ChannelState::ended` says so, to be seen without the lock.
+    reopen: AtomicBool,
 }
 
 #[derive(Debug)]
-struct State {
-    history: History,
+struct ChannelState {
+    cache: EventCache,
     ephemerals: Ephemerals,
     wakers: WakerSet,
-    pending: VecDeque<Pending>,
+    pending: VecDeque<PendingDraft>,
     writing: bool,
     subscribers: usize,
     /// Used since the last sweep. (Publishing does not ask the clock for this.)
-    touched: bool,
+    used_since_sweep: bool,
     /// When a sweep first found it unused.
     idle_since: Monotonic,
-    ended: Option<End>,
+    ended: Option<ChannelEnd>,
 }
 
 /// Why a channel takes and gives nothing any more.
 #[derive(Debug, Clone)]
-enum End {
+enum ChannelEnd {
     /// The bus stops.
     Closed,
     /// What the log holds is not known; the channel must be opened again.
-    Broken(LogError),
+    Failed(LogError),
     /// This server no longer owns the document; the channel must be opened again, if it can be.
-    Deposed(OwnershipError),
+    OwnershipLost(OwnershipError),
 }
 
-impl From<End> for PublishError {
-    fn from(end: End) -> Self {
+impl From<ChannelEnd> for PublishError {
+    fn from(end: ChannelEnd) -> Self {
         match end {
-            End::Closed => Self::Closed,
-            End::Broken(error) => Self::Log(error),
-            End::Deposed(error) => Self::Ownership(error),
+            ChannelEnd::Closed => Self::Closed,
+            ChannelEnd::Failed(error) => Self::Log(error),
+            ChannelEnd::OwnershipLost(error) => Self::Ownership(error),
         }
     }
 }
 
 /// A draft that waits for the log.
 #[derive(Debug)]
-struct Pending {
+struct PendingDraft {
     draft: CheckedDraft,
-    publisher: Publisher,
+    publisher: AckSender,
 }
 
 /// Who waits for a ack. The room that its draft took in the queue is free again when this is dropped.
 #[derive(Debug)]
-struct Publisher {
+struct AckSender {
     ack: oneshot::Sender<Result<PublishAck, PublishError>>,
-    _room: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
-impl Publisher {
+impl AckSender {
     fn answer(self, answer: Result<PublishAck, PublishError>) {
         // Who no longer waits does not want to know.
         let _ = self.ack.send(answer);
@@ -105,29 +105,29 @@ impl Publisher {
 }
 
 /// What a reader found.
-pub(crate) enum Found {
+pub(crate) enum ReadResult {
     /// Something was added to its batch.
     Events,
     /// Nothing new; its waker is entered.
-    Nothing,
+    Pending,
     /// What comes next is no longer in memory.
     Behind,
     /// The bus stops and everything was read.
     Closed,
     /// The channel broke.
-    Broken(StreamError),
+    Failed(StreamError),
 }
 
 /// A reader's position in a channel.
 #[derive(Debug)]
-pub(crate) struct Reader {
+pub(crate) struct Cursor {
     /// The last durable event that it has.
     pub(crate) seq: Seq,
     ephemeral_version: u64,
     waker_key: Option<WakerKey>,
 }
 
-impl Reader {
+impl Cursor {
     /// What it has.
     pub(crate) fn position(&self) -> StreamPosition {
         StreamPosition { seq: self.seq, ephemeral_version: self.ephemeral_version }
@@ -141,10 +141,10 @@ impl Channel {
         tenure: Box<dyn Tenure>,
         head: Head,
         recent: Vec<Event>,
-        shared: Arc<Shared>,
+        context: Arc<ChannelContext>,
     ) -> Self {
-        let config = &shared.config;
-        let limits = if shared.log.is_some() {
+        let config = &context.config;
+        let limits = if context.log.is_some() {
             let cache_bytes = config.cache_bytes as u64;
             Retention {
                 max_events: config.retention.max_events.min(config.cache_events.max(1) as u64),
@@ -154,31 +154,31 @@ impl Channel {
         } else {
             config.retention
         };
-        let mut history = History::new(Seq::new(head.last.get() - recent.len() as u64), limits);
+        let mut cache = EventCache::new(Seq::new(head.last.get() - recent.len() as u64), limits);
         for event in recent {
-            history.push(Arc::new(event), true);
+            cache.push(Arc::new(event), true);
         }
         let permits = permits(config.max_pending_bytes).max(permits(config.max_payload_bytes));
-        let state = State {
-            history,
+        let state = ChannelState {
+            cache,
             ephemerals: Ephemerals::new(config.max_ephemeral_keys),
             wakers: WakerSet::default(),
             pending: VecDeque::new(),
             writing: false,
             subscribers: 0,
-            touched: true,
+            used_since_sweep: true,
             idle_since: Monotonic::ZERO,
             ended: None,
         };
-        let room = Arc::new(Semaphore::new(permits as usize));
+        let queue_permits = Arc::new(Semaphore::new(permits as usize));
         Self {
             document,
             epoch: head.epoch,
             tenure,
-            shared,
-            room,
+            context,
+            queue_permits,
             state: Mutex::new(state),
-            broken: AtomicBool::new(false),
+            reopen: AtomicBool::new(false),
         }
     }
 
@@ -189,7 +189,7 @@ impl Channel {
     /// Where the document stands, as far as memory knows: `first` is the earliest event in memory.
     pub(crate) fn head(&self) -> Head {
         let state = self.state.lock();
-        Head { epoch: self.epoch, first: state.history.first(), last: state.history.last() }
+        Head { epoch: self.epoch, first: state.cache.first(), last: state.cache.last() }
     }
 
     /// Publishes `draft`. Whoever polls this first gets the earlier seq, as long as there is room in the queue.
@@ -197,7 +197,7 @@ impl Channel {
         if !draft.kind.is_durable() {
             return self.publish_ephemeral(draft);
         }
-        match &self.shared.log {
+        match &self.context.log {
             None => self.publish_in_memory(draft),
             Some(log) => self.publish_logged(draft, log).await,
         }
@@ -205,20 +205,20 @@ impl Channel {
 
     fn publish_ephemeral(&self, draft: CheckedDraft) -> Result<PublishAck, PublishError> {
         self.check_owned();
-        let event = Arc::new(draft.into_event(self.epoch, None, self.shared.clock.wall()));
+        let event = Arc::new(draft.into_event(self.epoch, None, self.context.clock.wall()));
         let ack = PublishAck::of(&event, false);
         let mut wakers = {
             let mut state = self.state.lock();
             state.check_open()?;
-            state.touched = true;
+            state.used_since_sweep = true;
             if state.ephemerals.put(Arc::clone(&event)) {
-                self.shared.counters.ephemeral_dropped.add(1);
+                self.context.counters.ephemeral_dropped.add(1);
             }
             state.wakers.drain()
         };
-        self.shared.counters.ephemeral_published.add(1);
-        self.shared.counters.kinds.count(&event.kind);
-        self.shared.mailboxes.offer(&event, &mut wakers);
+        self.context.counters.ephemeral_published.add(1);
+        self.context.counters.kinds.count(&event.kind);
+        self.context.mailboxes.offer(&event, &mut wakers);
         wake(wakers);
         Ok(ack)
     }
@@ -231,24 +231,24 @@ impl Channel {
         let (ack, wakers) = {
             let mut state = self.state.lock();
             state.check_open()?;
-            if remember_id && let Some(known) = state.known(&draft) {
+            if remember_id && let Some(known) = state.find_duplicate(&draft) {
                 if known.is_ok() {
-                    self.shared.counters.duplicates.add(1);
+                    self.context.counters.duplicates.add(1);
                 }
                 return known;
             }
-            let seq = state.history.last().next();
-            self.shared.sequence(&mut draft, Place::new(self.epoch, seq))?;
-            state.touched = true;
-            let event = Arc::new(draft.into_event(self.epoch, Some(seq), self.shared.clock.wall()));
+            let seq = state.cache.last().next();
+            self.context.sequence(&mut draft, Place::new(self.epoch, seq))?;
+            state.used_since_sweep = true;
+            let event = Arc::new(draft.into_event(self.epoch, Some(seq), self.context.clock.wall()));
             let ack = PublishAck::of(&event, false);
             let mut wakers = state.wakers.drain();
-            self.shared.mailboxes.offer(&event, &mut wakers);
-            state.history.push(event, remember_id);
+            self.context.mailboxes.offer(&event, &mut wakers);
+            state.cache.push(event, remember_id);
             (ack, wakers)
         };
-        self.shared.counters.durable_published.add(1);
-        self.shared.counters.kinds.count(&kind);
+        self.context.counters.durable_published.add(1);
+        self.context.counters.kinds.count(&kind);
         wake(wakers);
         Ok(ack)
     }
@@ -258,31 +258,32 @@ impl Channel {
         draft: CheckedDraft,
         log: &Arc<dyn EventLog>,
     ) -> Result<PublishAck, PublishError> {
-        let room = self.wait_for_room(permits(draft.payload.len())).await?;
+        let permit = self.acquire_permit(permits(draft.payload.len())).await?;
         let (sender, ack) = oneshot::channel();
         {
             let mut state = self.state.lock();
             state.check_open()?;
-            state.touched = true;
-            let publisher = Publisher { ack: sender, _room: room };
-            state.pending.push_back(Pending { draft, publisher });
+            state.used_since_sweep = true;
+            let publisher = AckSender { ack: sender, _permit: permit };
+            state.pending.push_back(PendingDraft { draft, publisher });
             if !state.writing {
                 state.writing = true;
                 let writer = Arc::clone(self).write(Arc::clone(log));
-                self.shared.writers.spawn_on(writer, &self.shared.runtime);
+                self.context.writers.spawn_on(writer, &self.context.runtime);
             }
         }
         // The writer answers everyone, unless the runtime is torn down under it.
         ack.await.unwrap_or(Err(PublishError::Closed))
     }
 
-    async fn wait_for_room(&self, permits: u32) -> Result<OwnedSemaphorePermit, PublishError> {
-        if let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(permits) {
-            return Ok(room);
+    async fn acquire_permit(&self, permits: u32) -> Result<OwnedSemaphorePermit, PublishError> {
+        if let Ok(permit) = Arc::clone(&self.queue_permits).try_acquire_many_owned(permits) {
+            return Ok(permit);
         }
-        let waited = self.shared.config.publish_timeout;
-        match tokio::time::timeout(waited, Arc::clone(&self.room).acquire_many_owned(permits)).await {
-            Ok(Ok(room)) => Ok(room),
+        let waited = self.context.config.publish_timeout;
+        match tokio::time::timeout(waited, Arc::clone(&self.queue_permits).acquire_many_owned(permits)).await
+        {
+            Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_closed)) => Err(PublishError::Closed),
             Err(_elapsed) => Err(PublishError::Overloaded { document: self.document.clone(), waited }),
         }
@@ -295,7 +296,7 @@ impl Channel {
             if batch.events.is_empty() {
                 continue;
             }
-            self.shared.counters.log_batches.add(1);
+            self.context.counters.log_batches.add(1);
             match log.append(&self.document, &batch.events).await {
                 Ok(offsets) => self.commit(batch, offsets),
                 Err(error) => self.fail(batch, &error),
@@ -306,28 +307,28 @@ impl Channel {
 
     /// Takes what waits, answers what is known already, and gives the rest their seqs. `None` when nothing waits:
     /// the writer has ended then, in the same critical section.
-    fn next_batch(&self) -> Option<Batch> {
+    fn next_batch(&self) -> Option<AppendBatch> {
         self.check_owned();
         let mut state = self.state.lock();
         if state.pending.is_empty() {
             state.writing = false;
             return None;
         }
-        let now = self.shared.clock.wall();
-        let mut batch = Batch::after(state.history.last());
+        let now = self.context.clock.wall();
+        let mut batch = AppendBatch::after(state.cache.last());
         let mut bytes = 0;
         while batch.events.len() < MAX_BATCH_EVENTS && bytes < MAX_BATCH_BYTES {
             let Some(pending) = state.pending.pop_front() else { break };
             bytes += pending.draft.payload.len();
-            if let Some(known) = pending.draft.id.and_then(|_| state.known(&pending.draft)) {
+            if let Some(known) = pending.draft.id.and_then(|_| state.find_duplicate(&pending.draft)) {
                 if known.is_ok() {
-                    self.shared.counters.duplicates.add(1);
+                    self.context.counters.duplicates.add(1);
                 }
                 pending.publisher.answer(known);
                 continue;
             }
             let Some(mut pending) = batch.join_duplicate(pending) else { continue };
-            match self.shared.sequence(&mut pending.draft, Place::new(self.epoch, batch.next)) {
+            match self.context.sequence(&mut pending.draft, Place::new(self.epoch, batch.next)) {
                 Ok(()) => batch.push(pending, self.epoch, now),
                 Err(refused) => pending.publisher.answer(Err(refused)),
             }
@@ -336,11 +337,11 @@ impl Channel {
     }
 
     /// Makes a batch visible that the log has.
-    fn commit(&self, batch: Batch, offsets: Vec<Offset>) {
-        let Batch { events, waiting, .. } = batch;
+    fn commit(&self, batch: AppendBatch, offsets: Vec<Offset>) {
+        let AppendBatch { events, waiting, .. } = batch;
         let mut acks = Vec::with_capacity(events.len());
         for event in &events {
-            self.shared.counters.kinds.count(&event.kind);
+            self.context.counters.kinds.count(&event.kind);
         }
         let wakers = {
             let mut state = self.state.lock();
@@ -349,45 +350,45 @@ impl Channel {
                 event.offset = Some(offset);
                 acks.push(PublishAck::of(&event, false));
                 let event = Arc::new(event);
-                self.shared.mailboxes.offer(&event, &mut wakers);
-                state.history.push(event, waiting[index].remember_id);
+                self.context.mailboxes.offer(&event, &mut wakers);
+                state.cache.push(event, waiting[index].remember_id);
             }
             wakers
         };
-        self.shared.counters.durable_published.add(acks.len() as u64);
+        self.context.counters.durable_published.add(acks.len() as u64);
         wake(wakers);
         for (waiting, ack) in waiting.into_iter().zip(acks) {
             waiting.first.answer(Ok(ack));
-            for again in waiting.again {
-                self.shared.counters.duplicates.add(1);
+            for again in waiting.duplicates {
+                self.context.counters.duplicates.add(1);
                 again.answer(Ok(ack.as_duplicate()));
             }
         }
     }
 
-    fn fail(&self, batch: Batch, error: &LogError) {
-        self.shared.drop_places(&self.document);
+    fn fail(&self, batch: AppendBatch, error: &LogError) {
+        self.context.drop_places(&self.document);
         let nothing_was_kept = matches!(error, LogError::Overloaded { .. } | LogError::TooLarge { .. });
         if !nothing_was_kept {
             tracing::error!(document = %self.document, %error, "the log failed; the document is opened again when it is next used");
-            self.end(&End::Broken(error.clone()));
+            self.end(&ChannelEnd::Failed(error.clone()));
         }
         for waiting in batch.waiting {
-            for publisher in std::iter::once(waiting.first).chain(waiting.again) {
+            for publisher in std::iter::once(waiting.first).chain(waiting.duplicates) {
                 publisher.answer(Err(PublishError::Log(error.clone())));
             }
         }
     }
 
     /// Ends the channel: what waits is answered, readers are woken.
-    fn end(&self, end: &End) {
+    fn end(&self, end: &ChannelEnd) {
         let (pending, wakers) = {
             let mut state = self.state.lock();
             let ended = state.ended.get_or_insert_with(|| end.clone());
-            self.broken.store(!matches!(ended, End::Closed), Ordering::Release);
+            self.reopen.store(!matches!(ended, ChannelEnd::Closed), Ordering::Release);
             (std::mem::take(&mut state.pending), state.wakers.drain())
         };
-        self.room.close();
+        self.queue_permits.close();
         wake(wakers);
         for pending in pending {
             pending.publisher.answer(Err(end.clone().into()));
@@ -397,18 +398,18 @@ impl Channel {
     /// Ends the channel if this server has lost the document.
     pub(crate) fn check_owned(&self) {
         if !self.tenure.is_held() {
-            self.end(&End::Deposed(NotOwner::new(self.document.clone(), None).into()));
+            self.end(&ChannelEnd::OwnershipLost(NotOwner::new(self.document.clone(), None).into()));
         }
     }
 
     /// Ends the channel because the bus stops.
     pub(crate) fn close(&self) {
-        self.end(&End::Closed);
+        self.end(&ChannelEnd::Closed);
     }
 
     /// True when the channel must be opened again.
-    pub(crate) fn is_broken(&self) -> bool {
-        self.broken.load(Ordering::Acquire)
+    pub(crate) fn needs_reopening(&self) -> bool {
+        self.reopen.load(Ordering::Acquire)
     }
 
     /// Since when nobody uses it, as seen by those who ask; `None` while somebody does.
@@ -417,7 +418,7 @@ impl Channel {
         if state.subscribers > 0 || state.writing {
             return None;
         }
-        if std::mem::take(&mut state.touched) {
+        if std::mem::take(&mut state.used_since_sweep) {
             state.idle_since = now;
         }
         Some(state.idle_since)
@@ -425,15 +426,15 @@ impl Channel {
 
     /// Drops events that are older than the retention allows.
     pub(crate) fn expire(&self, now: Timestamp) {
-        self.state.lock().history.expire(now);
+        self.state.lock().cache.expire(now);
     }
 
     /// The events after `after` from memory, at most `limit`; `None` when they are no longer all there.
-    pub(crate) fn recent(&self, after: Seq, limit: relay_core::ReadLimit) -> Option<Vec<Arc<Event>>> {
+    pub(crate) fn cached_page(&self, after: Seq, limit: relay_core::ReadLimit) -> Option<Vec<Arc<Event>>> {
         let state = self.state.lock();
         let mut page: Vec<Arc<Event>> = Vec::new();
         let mut bytes = 0;
-        for event in state.history.after(after)? {
+        for event in state.cache.after(after)? {
             bytes += event.approx_bytes();
             if !page.is_empty() && (page.len() >= limit.events || bytes > limit.bytes) {
                 break;
@@ -444,56 +445,61 @@ impl Channel {
     }
 
     /// Begins to read after `seq`.
-    pub(crate) fn enter(&self, seq: Seq) -> Reader {
+    pub(crate) fn new_cursor(&self, seq: Seq) -> Cursor {
         let mut state = self.state.lock();
         state.subscribers += 1;
-        state.touched = true;
-        Reader { seq, ephemeral_version: state.ephemerals.version(), waker_key: None }
+        state.used_since_sweep = true;
+        Cursor { seq, ephemeral_version: state.ephemerals.version(), waker_key: None }
     }
 
     /// Begins to read where `other` stands.
-    pub(crate) fn enter_at(&self, other: &Reader) -> Reader {
+    pub(crate) fn fork_cursor(&self, other: &Cursor) -> Cursor {
         self.state.lock().subscribers += 1;
-        Reader { seq: other.seq, ephemeral_version: other.ephemeral_version, waker_key: None }
+        Cursor { seq: other.seq, ephemeral_version: other.ephemeral_version, waker_key: None }
     }
 
     /// Ends reading.
-    pub(crate) fn leave(&self, reader: &mut Reader) {
+    pub(crate) fn release_cursor(&self, cursor: &mut Cursor) {
         let mut state = self.state.lock();
         state.subscribers -= 1;
-        state.touched = true;
-        state.wakers.deregister(reader.waker_key.take());
+        state.used_since_sweep = true;
+        state.wakers.deregister(cursor.waker_key.take());
     }
 
     /// Puts what is new for `reader` into `batch`.
-    pub(crate) fn read(&self, reader: &mut Reader, batch: &mut VecDeque<Arc<Event>>, waker: &Waker) -> Found {
+    pub(crate) fn read(
+        &self,
+        cursor: &mut Cursor,
+        batch: &mut VecDeque<Arc<Event>>,
+        waker: &Waker,
+    ) -> ReadResult {
         let mut state = self.state.lock();
         let state = &mut *state;
-        let newer = state.ephemerals.version() > reader.ephemeral_version;
+        let newer = state.ephemerals.version() > cursor.ephemeral_version;
         if newer {
-            batch.extend(state.ephemerals.after(reader.ephemeral_version).cloned());
-            reader.ephemeral_version = state.ephemerals.version();
+            batch.extend(state.ephemerals.after(cursor.ephemeral_version).cloned());
+            cursor.ephemeral_version = state.ephemerals.version();
         }
-        if reader.seq < state.history.last() {
-            let Some(events) = state.history.after(reader.seq) else {
-                return if newer { Found::Events } else { Found::Behind };
+        if cursor.seq < state.cache.last() {
+            let Some(events) = state.cache.after(cursor.seq) else {
+                return if newer { ReadResult::Events } else { ReadResult::Behind };
             };
             for event in events.take(READ_EVENTS) {
-                reader.seq = reader.seq.next();
+                cursor.seq = cursor.seq.next();
                 batch.push_back(Arc::clone(event));
             }
-            return Found::Events;
+            return ReadResult::Events;
         }
         if newer {
-            return Found::Events;
+            return ReadResult::Events;
         }
         match &state.ended {
-            Some(End::Closed) => Found::Closed,
-            Some(End::Broken(error)) => Found::Broken(error.clone().into()),
-            Some(End::Deposed(error)) => Found::Broken(error.clone().into()),
+            Some(ChannelEnd::Closed) => ReadResult::Closed,
+            Some(ChannelEnd::Failed(error)) => ReadResult::Failed(error.clone().into()),
+            Some(ChannelEnd::OwnershipLost(error)) => ReadResult::Failed(error.clone().into()),
             None => {
-                state.wakers.register(&mut reader.waker_key, waker);
-                Found::Nothing
+                state.wakers.register(&mut cursor.waker_key, waker);
+                ReadResult::Pending
             }
         }
     }
@@ -503,25 +509,25 @@ impl Channel {
         ChannelStats {
             document: self.document.clone(),
             epoch: self.epoch,
-            first_cached: state.history.first(),
-            last: state.history.last(),
-            cached_events: state.history.len(),
-            cached_bytes: state.history.bytes(),
+            first_cached: state.cache.first(),
+            last: state.cache.last(),
+            cached_events: state.cache.len(),
+            cached_bytes: state.cache.bytes(),
             subscribers: state.subscribers,
             pending: state.pending.len(),
         }
     }
 }
 
-impl State {
+impl ChannelState {
     fn check_open(&self) -> Result<(), PublishError> {
         self.ended.clone().map_or(Ok(()), |end| Err(end.into()))
     }
 
     /// The answer to a draft whose id was seen before.
-    fn known(&self, draft: &Draft) -> Option<Result<PublishAck, PublishError>> {
-        let known = self.history.by_id(draft.id?)?;
-        Some(if is_same(draft, known) {
+    fn find_duplicate(&self, draft: &Draft) -> Option<Result<PublishAck, PublishError>> {
+        let known = self.cache.by_id(draft.id?)?;
+        Some(if same_content(draft, known) {
             Ok(PublishAck::of(known, true))
         } else {
             Err(PublishError::IdConflict { id: known.id, seq: known.seq.unwrap_or_default() })
@@ -530,40 +536,40 @@ impl State {
 }
 
 /// Whether a draft says the same as the event that has its id.
-fn is_same(draft: &Draft, event: &Event) -> bool {
+fn same_content(draft: &Draft, event: &Event) -> bool {
     draft.kind == event.kind && draft.actor == event.actor && draft.payload == event.payload
 }
 
 /// Drafts on their way through the log, as the events that they will be.
 #[derive(Debug)]
-struct Batch {
+struct AppendBatch {
     events: Vec<Event>,
     /// Who waits for each event.
-    waiting: Vec<Waiting>,
+    waiting: Vec<AckSenders>,
     by_id: HashMap<relay_core::EventId, usize>,
     next: Seq,
 }
 
 #[derive(Debug)]
-struct Waiting {
-    first: Publisher,
+struct AckSenders {
+    first: AckSender,
     /// Those who sent the same draft again while it was on its way.
-    again: Vec<Publisher>,
+    duplicates: Vec<AckSender>,
     remember_id: bool,
 }
 
-impl Batch {
+impl AppendBatch {
     fn after(last: Seq) -> Self {
         Self { events: Vec::new(), waiting: Vec::new(), by_id: HashMap::new(), next: last.next() }
     }
 
     /// Gives `pending` back, unless its id is that of an event in the batch: then its publisher waits for that one, or is
     /// refused when the two differ.
-    fn join_duplicate(&mut self, pending: Pending) -> Option<Pending> {
+    fn join_duplicate(&mut self, pending: PendingDraft) -> Option<PendingDraft> {
         let Some(&index) = pending.draft.id.and_then(|id| self.by_id.get(&id)) else { return Some(pending) };
         let first = &self.events[index];
-        if is_same(&pending.draft, first) {
-            self.waiting[index].again.push(pending.publisher);
+        if same_content(&pending.draft, first) {
+            self.waiting[index].duplicates.push(pending.publisher);
         } else {
             let seq = first.seq.unwrap_or_default();
             pending.publisher.answer(Err(PublishError::IdConflict { id: first.id, seq }));
@@ -572,15 +578,15 @@ impl Batch {
     }
 
     /// Adds an event at the next place.
-    fn push(&mut self, pending: Pending, epoch: Epoch, now: Timestamp) {
-        let Pending { draft, publisher } = pending;
+    fn push(&mut self, pending: PendingDraft, epoch: Epoch, now: Timestamp) {
+        let PendingDraft { draft, publisher } = pending;
         let id = draft.id;
         if let Some(id) = id {
             self.by_id.insert(id, self.events.len());
         }
         self.events.push(draft.into_event(epoch, Some(self.next), now));
         self.next = self.next.next();
-        self.waiting.push(Waiting { first: publisher, again: Vec::new(), remember_id: id.is_some() });
+        self.waiting.push(AckSenders { first: publisher, duplicates: Vec::new(), remember_id: id.is_some() });
     }
 }
 
@@ -590,7 +596,7 @@ struct WriterGuard<'a>(&'a Channel);
 impl Drop for WriterGuard<'_> {
     fn drop(&mut self) {
         let source = Arc::new(std::io::Error::other("the document's writer was interrupted"));
-        self.0.end(&End::Broken(LogError::Failed { source }));
+        self.0.end(&ChannelEnd::Failed(LogError::Failed { source }));
         self.0.state.lock().writing = false;
     }
 }

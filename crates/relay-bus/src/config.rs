@@ -24,7 +24,7 @@ pub struct BusConfig {
     pub cache_bytes: usize,
     /// With a log: how many of the latest events are read when a document is opened. A resent event is recognised
     /// as a duplicate if its first sending is among the events in memory, so at least this far back. Default 256.
-    pub warm_events: usize,
+    pub preload_events: usize,
     /// With a log: how much of it one reader that is behind reads at a time, which is what each such reader takes of
     /// memory. Default 128 events, 128 KiB.
     pub replay_page: ReadLimit,
@@ -50,7 +50,7 @@ impl Default for BusConfig {
             publish_timeout: Duration::from_secs(5),
             cache_events: 1_000,
             cache_bytes: 16 * 1024 * 1024,
-            warm_events: 256,
+            preload_events: 256,
             replay_page: ReadLimit { events: 128, bytes: 128 * 1024 },
             retention: Retention::default(),
             max_ephemeral_keys: 1_000,

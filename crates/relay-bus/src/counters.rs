@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use relay_core::{DocumentId, Epoch, ErrorCode, PublishError, Seq};
 use serde::Serialize;
 
-use crate::kinds::KindCounters;
+use crate::kind_counters::KindCounters;
 
 macro_rules! counters {
     ($( $(#[$doc:meta])* $name:ident, )*) => {

@@ -59,11 +59,11 @@ impl Filter {
 
     /// Whether `event` is wanted.
     pub fn matches(&self, event: &Event) -> bool {
-        self.matches_cheaply(event) && self.matches_predicate(event)
+        self.matches_fields(event) && self.matches_predicate(event)
     }
 
     /// Everything but the predicate: safe to run inside the publisher's critical section.
-    pub(crate) fn matches_cheaply(&self, event: &Event) -> bool {
+    pub(crate) fn matches_fields(&self, event: &Event) -> bool {
         (self.kinds.is_empty() || self.kinds.contains(&event.kind))
             && (self.actors.is_empty() || self.actors.contains(&event.actor))
             && self

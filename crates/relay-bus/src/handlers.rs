@@ -20,8 +20,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::bus::Bus;
 use crate::counters::Counters;
 use crate::filter::Filter;
-use crate::listener::{FilteredSubscription, Received};
 use crate::mailbox::MailboxConfig;
+use crate::multi_subscription::{MultiSubscription, Received};
 
 /// What a handler says when it could not handle an event. It is logged and counted; the event is not tried again.
 pub type HandlerError = Box<dyn std::error::Error + Send + Sync>;
@@ -96,20 +96,20 @@ impl Bus {
         handler: &Arc<dyn BlockingHandler>,
     ) -> std::io::Result<()> {
         let name = name.into();
-        let mut lanes = Vec::new();
+        let mut queues = Vec::new();
         let mut workers = Vec::new();
         for index in 0..threads.get() {
             let (sender, receiver) = crossbeam_channel::bounded::<Job>(THREAD_QUEUE);
             let (handler, counters, name) = (Arc::clone(handler), Arc::clone(self.counters()), name.clone());
             let worker = std::thread::Builder::new().name(format!("{name}-{index}")).spawn(move || {
-                for Job { event, _room } in receiver {
+                for Job { event, _permit } in receiver {
                     match catch_unwind(AssertUnwindSafe(|| handler.handle(&event))) {
                         Ok(result) => count(&counters, &name, &event, result),
                         Err(panic) => count_panic(&counters, &name, &event, &*panic),
                     }
                 }
             })?;
-            lanes.push(Lane { sender, room: Arc::new(Semaphore::new(THREAD_QUEUE)) });
+            queues.push(WorkerQueue { sender, permits: Arc::new(Semaphore::new(THREAD_QUEUE)) });
             workers.push(worker);
         }
         let mut events = self.subscribe_all(filter, mailbox);
@@ -119,11 +119,11 @@ impl Bus {
             let all_sent = async {
                 while let Some(event) = next_event(&name, &mut events).await {
                     let hash = hasher.hash_one(&event.document);
-                    lanes[usize::try_from(hash % lanes.len() as u64).unwrap_or(0)].send(event).await;
+                    queues[usize::try_from(hash % queues.len() as u64).unwrap_or(0)].send(event).await;
                 }
             };
             let aborted = aborting.run_until_cancelled(all_sent).await.is_none();
-            drop(lanes);
+            drop(queues);
             let joined = tokio::task::spawn_blocking(move || {
                 workers.into_iter().try_for_each(std::thread::JoinHandle::join)
             });
@@ -137,22 +137,22 @@ impl Bus {
 }
 
 /// A worker thread's queue.
-struct Lane {
+struct WorkerQueue {
     sender: crossbeam_channel::Sender<Job>,
-    room: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 /// An event on its way to a thread, with its place in the queue.
 struct Job {
     event: Arc<Event>,
-    _room: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
-impl Lane {
+impl WorkerQueue {
     /// Waits for room without blocking the runtime, so that sending never does.
     async fn send(&self, event: Arc<Event>) {
-        if let Ok(room) = Arc::clone(&self.room).acquire_owned().await
-            && self.sender.try_send(Job { event, _room: room }).is_err()
+        if let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await
+            && self.sender.try_send(Job { event, _permit: permit }).is_err()
         {
             tracing::error!("a handler's thread is gone");
         }
@@ -160,7 +160,7 @@ impl Lane {
 }
 
 /// The next event for a handler; `None` when there will be no more.
-async fn next_event(name: &str, events: &mut FilteredSubscription) -> Option<Arc<Event>> {
+async fn next_event(name: &str, events: &mut MultiSubscription) -> Option<Arc<Event>> {
     loop {
         match events.next().await? {
             Ok(Received::Event(event)) => return Some(event),

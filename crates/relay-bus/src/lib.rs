@@ -37,27 +37,27 @@
 
 mod bus;
 mod channel;
+mod channel_map;
 mod config;
+mod context;
 mod counters;
 mod ephemeral;
+mod event_cache;
 mod filter;
 mod handlers;
-mod history;
-mod kinds;
-mod listener;
+mod kind_counters;
 mod mailbox;
-mod registry;
-mod shared;
+mod multi_subscription;
 mod subscription;
 mod waker_set;
 
-pub use bus::{Bus, BusParts, Drained};
+pub use bus::{Bus, BusParts, ShutdownOutcome};
 pub use config::BusConfig;
 pub use counters::{BusStats, ChannelStats};
 pub use filter::Filter;
 pub use handlers::{BlockingHandler, EventHandler, HandlerError};
-pub use listener::{FilteredSubscription, Received};
 pub use mailbox::{FullPolicy, MailboxConfig};
+pub use multi_subscription::{MultiSubscription, Received};
 pub use subscription::{LagPolicy, Subscription};
 
 #[cfg(doctest)]

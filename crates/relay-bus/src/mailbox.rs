@@ -72,7 +72,7 @@ impl Mailboxes {
             return;
         }
         for mailbox in self.list.read().iter() {
-            if mailbox.filter.matches_cheaply(event) {
+            if mailbox.filter.matches_fields(event) {
                 wakers.extend(mailbox.offer(event));
             }
         }
@@ -91,20 +91,20 @@ pub(crate) struct Mailbox {
     filter: Filter,
     config: MailboxConfig,
     counters: Arc<Counters>,
-    state: Mutex<State>,
+    state: Mutex<MailboxState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct MailboxState {
     queue: VecDeque<Arc<Event>>,
     gaps: BTreeMap<DocumentId, Gap>,
     ephemerals: Ephemerals,
     waker: Option<Waker>,
-    end: Option<End>,
+    end: Option<MailboxEnd>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+enum MailboxEnd {
     Closed,
     Overrun,
 }
@@ -118,9 +118,9 @@ pub(crate) struct Gap {
 
 /// What is next in a mailbox.
 #[derive(Debug)]
-pub(crate) enum Next {
+pub(crate) enum MailboxItem {
     Event(Arc<Event>),
-    /// To be filled from history, and then told with [`Mailbox::filled`].
+    /// To be filled from history, and then told with [`Mailbox::mark_filled`].
     Gap(DocumentId, Gap),
     Overrun,
     Closed,
@@ -129,7 +129,7 @@ pub(crate) enum Next {
 impl Mailbox {
     pub(crate) fn new(filter: Filter, config: MailboxConfig, counters: Arc<Counters>) -> Self {
         let config = MailboxConfig { capacity: config.capacity.max(1), ..config };
-        let state = State {
+        let state = MailboxState {
             queue: VecDeque::new(),
             gaps: BTreeMap::new(),
             ephemerals: Ephemerals::new(config.capacity),
@@ -155,7 +155,7 @@ impl Mailbox {
         state.waker.take()
     }
 
-    fn offer_durable(&self, state: &mut State, event: &Arc<Event>, seq: Seq) {
+    fn offer_durable(&self, state: &mut MailboxState, event: &Arc<Event>, seq: Seq) {
         if let Some(gap) = state.gaps.get_mut(&event.document) {
             gap.through = seq;
         } else if state.queue.len() < self.config.capacity {
@@ -166,14 +166,14 @@ impl Mailbox {
             state.gaps.insert(event.document.clone(), Gap { after, through: seq });
         } else {
             self.counters.readers_lagged.add(1);
-            state.end = Some(End::Overrun);
+            state.end = Some(MailboxEnd::Overrun);
         }
     }
 
     pub(crate) fn close(&self) {
         let waker = {
             let mut state = self.state.lock();
-            state.end.get_or_insert(End::Closed);
+            state.end.get_or_insert(MailboxEnd::Closed);
             state.waker.take()
         };
         if let Some(waker) = waker {
@@ -182,20 +182,20 @@ impl Mailbox {
     }
 
     /// What is next. A gap stays until it is filled.
-    pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Next> {
+    pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<MailboxItem> {
         let mut state = self.state.lock();
         if let Some(event) = state.queue.pop_front() {
-            return Poll::Ready(Next::Event(event));
+            return Poll::Ready(MailboxItem::Event(event));
         }
         if let Some((document, gap)) = state.gaps.first_key_value() {
-            return Poll::Ready(Next::Gap(document.clone(), *gap));
+            return Poll::Ready(MailboxItem::Gap(document.clone(), *gap));
         }
         if let Some(event) = state.ephemerals.take_oldest() {
-            return Poll::Ready(Next::Event(event));
+            return Poll::Ready(MailboxItem::Event(event));
         }
         match state.end {
-            Some(End::Closed) => Poll::Ready(Next::Closed),
-            Some(End::Overrun) => Poll::Ready(Next::Overrun),
+            Some(MailboxEnd::Closed) => Poll::Ready(MailboxItem::Closed),
+            Some(MailboxEnd::Overrun) => Poll::Ready(MailboxItem::Overrun),
             None => {
                 state.waker = Some(cx.waker().clone());
                 Poll::Pending
@@ -205,7 +205,7 @@ impl Mailbox {
 
     /// Tells that the document's gap is filled up to and including `through`. New events queue again once it is
     /// filled whole.
-    pub(crate) fn filled(&self, document: &DocumentId, through: Seq) {
+    pub(crate) fn mark_filled(&self, document: &DocumentId, through: Seq) {
         let mut state = self.state.lock();
         if let Some(gap) = state.gaps.get_mut(document) {
             gap.after = gap.after.max(through);

@@ -8,9 +8,9 @@ use std::task::{Context, Poll};
 
 use relay_core::{Event, EventStream, LogError, Seq, StreamError, StreamPosition};
 
-use crate::channel::{Channel, Found, Reader};
+use crate::channel::{Channel, Cursor, ReadResult};
+use crate::context::ChannelContext;
 use crate::filter::Filter;
-use crate::shared::Shared;
 
 /// How many events that the filter refuses are passed over before other tasks get their turn.
 const MAX_SKIPPED: usize = 256;
@@ -32,42 +32,42 @@ pub enum LagPolicy {
 #[derive(Debug)]
 pub struct Subscription {
     channel: Arc<Channel>,
-    shared: Arc<Shared>,
-    reader: Reader,
+    context: Arc<ChannelContext>,
+    cursor: Cursor,
     ready: VecDeque<Arc<Event>>,
-    fetch: Fetch,
+    page_read: PageRead,
     filter: Filter,
     on_lag: LagPolicy,
     over: bool,
 }
 
 /// A page of history that is being read from the log.
-struct Fetch(Option<ReadPage>);
+struct PageRead(Option<PageFuture>);
 
-type ReadPage = Pin<Box<dyn Future<Output = Result<Vec<Event>, LogError>> + Send>>;
+type PageFuture = Pin<Box<dyn Future<Output = Result<Vec<Event>, LogError>> + Send>>;
 
-impl std::fmt::Debug for Fetch {
+impl std::fmt::Debug for PageRead {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.0.is_some() { "Fetch(under way)" } else { "Fetch(none)" })
+        f.write_str(if self.0.is_some() { "PageRead(under way)" } else { "PageRead(none)" })
     }
 }
 
 impl Subscription {
     pub(crate) fn new(
         channel: Arc<Channel>,
-        shared: Arc<Shared>,
+        context: Arc<ChannelContext>,
         after: Seq,
         filter: Filter,
         on_lag: LagPolicy,
     ) -> Self {
-        shared.counters.subscribed.add(1);
-        let reader = channel.enter(after);
+        context.counters.subscribed.add(1);
+        let cursor = channel.new_cursor(after);
         Self {
             channel,
-            shared,
-            reader,
+            context,
+            cursor,
             ready: VecDeque::new(),
-            fetch: Fetch(None),
+            page_read: PageRead(None),
             filter,
             on_lag,
             over: false,
@@ -84,26 +84,26 @@ impl Subscription {
 
     /// What comes next after what was ready.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<(), StreamError>>> {
-        if let Some(fetch) = &mut self.fetch.0 {
-            let Poll::Ready(page) = fetch.as_mut().poll(cx) else { return Poll::Pending };
-            self.fetch.0 = None;
+        if let Some(page_read) = &mut self.page_read.0 {
+            let Poll::Ready(page) = page_read.as_mut().poll(cx) else { return Poll::Pending };
+            self.page_read.0 = None;
             return Poll::Ready(Some(self.take_page(page)));
         }
-        match self.channel.read(&mut self.reader, &mut self.ready, cx.waker()) {
-            Found::Events => Poll::Ready(Some(Ok(()))),
-            Found::Nothing => Poll::Pending,
-            Found::Closed => Poll::Ready(None),
-            Found::Broken(error) => Poll::Ready(Some(Err(error))),
-            Found::Behind => Poll::Ready(Some(self.fetch_page())),
+        match self.channel.read(&mut self.cursor, &mut self.ready, cx.waker()) {
+            ReadResult::Events => Poll::Ready(Some(Ok(()))),
+            ReadResult::Pending => Poll::Pending,
+            ReadResult::Closed => Poll::Ready(None),
+            ReadResult::Failed(error) => Poll::Ready(Some(Err(error))),
+            ReadResult::Behind => Poll::Ready(Some(self.fetch_page())),
         }
     }
 
     fn fetch_page(&mut self) -> Result<(), StreamError> {
-        let Some(log) = self.shared.log.clone() else { return Err(self.lagged()) };
-        let (document, after) = (self.channel.document().clone(), self.reader.seq);
-        let limit = self.shared.config.replay_page;
-        self.shared.counters.replay_pages.add(1);
-        self.fetch.0 = Some(Box::pin(async move { log.read_document(&document, after, limit).await }));
+        let Some(log) = self.context.log.clone() else { return Err(self.lagged()) };
+        let (document, after) = (self.channel.document().clone(), self.cursor.seq);
+        let limit = self.context.config.replay_page;
+        self.context.counters.replay_pages.add(1);
+        self.page_read.0 = Some(Box::pin(async move { log.read_document(&document, after, limit).await }));
         Ok(())
     }
 
@@ -111,7 +111,7 @@ impl Subscription {
         match page {
             Ok(page) if page.is_empty() => Err(self.lagged()),
             Ok(page) => {
-                self.reader.seq = page.last().and_then(|event| event.seq).unwrap_or(self.reader.seq);
+                self.cursor.seq = page.last().and_then(|event| event.seq).unwrap_or(self.cursor.seq);
                 self.ready.extend(page.into_iter().map(Arc::new));
                 Ok(())
             }
@@ -121,12 +121,12 @@ impl Subscription {
     }
 
     fn lagged(&self) -> StreamError {
-        self.shared.counters.readers_lagged.add(1);
-        StreamError::Lagged { position: self.reader.seq, behind: self.behind() }
+        self.context.counters.readers_lagged.add(1);
+        StreamError::Lagged { position: self.cursor.seq, behind: self.behind() }
     }
 
     fn behind(&self) -> u64 {
-        self.channel.head().last.since(self.reader.seq)
+        self.channel.head().last.since(self.cursor.seq)
     }
 
     fn is_too_far_behind(&self) -> bool {
@@ -172,7 +172,7 @@ impl EventStream for Subscription {
     }
 
     fn position(&self) -> Option<StreamPosition> {
-        self.ready.is_empty().then(|| self.reader.position())
+        self.ready.is_empty().then(|| self.cursor.position())
     }
 
     fn fork(&self) -> Box<dyn EventStream> {
@@ -182,14 +182,14 @@ impl EventStream for Subscription {
 
 impl Subscription {
     fn forked(&self) -> Self {
-        self.shared.counters.subscribed.add(1);
+        self.context.counters.subscribed.add(1);
         Self {
             channel: Arc::clone(&self.channel),
-            shared: Arc::clone(&self.shared),
-            reader: self.channel.enter_at(&self.reader),
+            context: Arc::clone(&self.context),
+            cursor: self.channel.fork_cursor(&self.cursor),
             ready: self.ready.clone(),
             // What the other is reading from the log is read again.
-            fetch: Fetch(None),
+            page_read: PageRead(None),
             filter: self.filter.clone(),
             on_lag: self.on_lag,
             over: self.over,
@@ -199,6 +199,6 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.channel.leave(&mut self.reader);
+        self.channel.release_cursor(&mut self.cursor);
     }
 }

@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use relay_bus::{
-    BlockingHandler, Bus, BusConfig, EventHandler, Filter, FilteredSubscription, FullPolicy, HandlerError,
-    MailboxConfig, Received,
+    BlockingHandler, Bus, BusConfig, EventHandler, Filter, FullPolicy, HandlerError, MailboxConfig,
+    MultiSubscription, Received,
 };
 use relay_core::testing::MemoryLog;
 use relay_core::{Actor, Event, ReadLimit, Retention, UserId};
@@ -24,7 +24,7 @@ fn small(on_full: FullPolicy) -> MailboxConfig {
     MailboxConfig { capacity: 3, max_gaps: 5, on_full }
 }
 
-fn available(events: &mut FilteredSubscription) -> Vec<Received> {
+fn available(events: &mut MultiSubscription) -> Vec<Received> {
     std::iter::from_fn(|| events.next().now_or_never().flatten()).map(Result::unwrap).collect()
 }
 

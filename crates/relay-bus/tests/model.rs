@@ -104,7 +104,7 @@ struct World {
 fn config() -> BusConfig {
     BusConfig {
         cache_events: 5,
-        warm_events: 3,
+        preload_events: 3,
         replay_page: ReadLimit { events: 2, bytes: usize::MAX },
         ..BusConfig::default()
     }
@@ -207,7 +207,7 @@ impl World {
     async fn resend(&mut self, doc: usize, which: prop::sample::Index) {
         let story = &self.stories[doc];
         let kept = story.events.len() as u64 - story.trimmed_through.min(story.events.len() as u64);
-        let recent = kept.min(config().warm_events as u64);
+        let recent = kept.min(config().preload_events as u64);
         if recent == 0 {
             return;
         }

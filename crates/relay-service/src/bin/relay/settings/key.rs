@@ -86,7 +86,7 @@ keys! {
         "How many of each open document's latest events are kept in memory (with a log).";
     "bus.cache_bytes" => bus.cache_bytes,
         "How many bytes of them.";
-    "bus.warm_events" => bus.warm_events,
+    "bus.warm_events" => bus.preload_events,
         "How many of the latest events are read when a document is opened: at least so far back a resent event is recognised.";
     "bus.replay_page_events" => bus.replay_page.events,
         "How many events a reader that is behind reads from the log at a time.";

@@ -10,7 +10,7 @@ use relay_core::{Event, EventId, Retention, Seq, Timestamp};
 
 /// The latest events, in order.
 #[derive(Debug)]
-pub(crate) struct History {
+pub(crate) struct EventCache {
     events: VecDeque<Arc<Event>>,
     /// Ids that a publisher may send again, with the seq of their event.
     ids: HashMap<EventId, Seq>,
@@ -19,7 +19,7 @@ pub(crate) struct History {
     limits: Retention,
 }
 
-impl History {
+impl EventCache {
     /// An empty history that goes on after `last`.
     pub(crate) fn new(last: Seq, limits: Retention) -> Self {
         Self { events: VecDeque::new(), ids: HashMap::new(), last, bytes: 0, limits }

@@ -14,38 +14,36 @@ use relay_core::{DocumentId, Epoch, Event, EventLog, Head, LogError, Monotonic, 
 use tokio::sync::OnceCell;
 
 use crate::channel::Channel;
-use crate::shared::Shared;
+use crate::context::ChannelContext;
 
 #[derive(Debug, Default)]
-pub(crate) struct Registry {
-    inner: RwLock<Inner>,
+pub(crate) struct ChannelMap {
+    slots: RwLock<Slots>,
     closed: AtomicBool,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
-    entries: HashMap<DocumentId, Arc<Entry>>,
-}
+struct Slots(HashMap<DocumentId, Arc<ChannelSlot>>);
 
 #[derive(Debug, Default)]
-struct Entry {
+struct ChannelSlot {
     channel: OnceCell<Arc<Channel>>,
 }
 
-impl Registry {
+impl ChannelMap {
     /// The document's channel, opened if it is not, as long as the bus is not stopping.
     pub(crate) async fn open(
         &self,
         document: &DocumentId,
-        shared: &Arc<Shared>,
+        context: &Arc<ChannelContext>,
     ) -> Result<Arc<Channel>, SubscribeError> {
         if self.is_closed() {
             return Err(SubscribeError::Closed);
         }
-        if let Some(channel) = self.opened(document) {
+        if let Some(channel) = self.get_open(document) {
             return Ok(channel);
         }
-        let channel = self.open_to_read(document, shared).await?;
+        let channel = self.open_to_read(document, context).await?;
         if self.is_closed() {
             // It may have been opened too late to be closed with the others.
             channel.close();
@@ -55,70 +53,72 @@ impl Registry {
     }
 
     /// The document's channel, if it is open and whole.
-    fn opened(&self, document: &DocumentId) -> Option<Arc<Channel>> {
-        let inner = self.inner.read();
-        let channel = inner.entries.get(document)?.channel.get()?;
-        (!channel.is_broken()).then(|| Arc::clone(channel))
+    fn get_open(&self, document: &DocumentId) -> Option<Arc<Channel>> {
+        let slots = self.slots.read();
+        let channel = slots.0.get(document)?.channel.get()?;
+        (!channel.needs_reopening()).then(|| Arc::clone(channel))
     }
 
     /// The document's channel, for reading its history: listeners do that while the bus is stopping, too.
     pub(crate) async fn open_to_read(
         &self,
         document: &DocumentId,
-        shared: &Arc<Shared>,
+        context: &Arc<ChannelContext>,
     ) -> Result<Arc<Channel>, SubscribeError> {
-        if let Some(channel) = self.opened(document) {
+        if let Some(channel) = self.get_open(document) {
             return Ok(channel);
         }
-        let entry = self.entry(document, shared)?;
-        match entry.channel.get_or_try_init(|| load(document, shared)).await {
+        let slot = self.slot(document, context)?;
+        match slot.channel.get_or_try_init(|| open_channel(document, context)).await {
             Ok(channel) => Ok(Arc::clone(channel)),
             Err(error) => {
-                drop(entry);
-                self.remove_unopened(document);
+                drop(slot);
+                self.remove_failed(document);
                 Err(error)
             }
         }
     }
 
-    /// The document's entry, a new one if there is none that is whole.
-    fn entry(&self, document: &DocumentId, shared: &Shared) -> Result<Arc<Entry>, SubscribeError> {
-        let mut inner = self.inner.write();
-        if inner.entries.get(document).is_some_and(|entry| entry.is_broken()) {
-            inner.entries.remove(document);
+    /// The document's slot, a new one if there is none that is whole.
+    fn slot(
+        &self,
+        document: &DocumentId,
+        context: &ChannelContext,
+    ) -> Result<Arc<ChannelSlot>, SubscribeError> {
+        let mut slots = self.slots.write();
+        if slots.0.get(document).is_some_and(|slot| slot.needs_reopening()) {
+            slots.0.remove(document);
         }
-        if inner.entries.len() >= shared.config.max_channels && !inner.entries.contains_key(document) {
-            inner.make_room(shared);
-            if inner.entries.len() >= shared.config.max_channels {
-                return Err(SubscribeError::TooManyDocuments { open: inner.entries.len() });
+        if slots.0.len() >= context.config.max_channels && !slots.0.contains_key(document) {
+            slots.evict_lru(context);
+            if slots.0.len() >= context.config.max_channels {
+                return Err(SubscribeError::TooManyDocuments { open: slots.0.len() });
             }
         }
-        Ok(Arc::clone(inner.entries.entry(document.clone()).or_default()))
+        Ok(Arc::clone(slots.0.entry(document.clone()).or_default()))
     }
 
     /// Forgets a document whose opening failed, unless somebody else is trying again.
-    fn remove_unopened(&self, document: &DocumentId) {
-        let mut inner = self.inner.write();
-        if let Some(entry) = inner.entries.get(document)
-            && Arc::strong_count(entry) == 1
-            && entry.channel.get().is_none()
+    fn remove_failed(&self, document: &DocumentId) {
+        let mut slots = self.slots.write();
+        if let Some(slot) = slots.0.get(document)
+            && Arc::strong_count(slot) == 1
+            && slot.channel.get().is_none()
         {
-            inner.entries.remove(document);
+            slots.0.remove(document);
         }
     }
 
     /// Drops the documents from memory that nobody has used for `idle_after`. Returns how many.
     pub(crate) fn evict_idle(&self, now: Monotonic, idle_after: Duration) -> usize {
-        let mut inner = self.inner.write();
-        let before = inner.entries.len();
-        inner
-            .entries
-            .retain(|_, entry| entry.idle_since(now).is_none_or(|since| now.since(since) < idle_after));
-        before - inner.entries.len()
+        let mut slots = self.slots.write();
+        let before = slots.0.len();
+        slots.0.retain(|_, slot| slot.idle_since(now).is_none_or(|since| now.since(since) < idle_after));
+        before - slots.0.len()
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.inner.read().entries.len()
+        self.slots.read().0.len()
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -127,7 +127,7 @@ impl Registry {
 
     /// All open channels.
     pub(crate) fn channels(&self) -> Vec<Arc<Channel>> {
-        self.inner.read().entries.values().filter_map(|entry| entry.channel.get().cloned()).collect()
+        self.slots.read().0.values().filter_map(|slot| slot.channel.get().cloned()).collect()
     }
 
     /// Opens nothing any more.
@@ -136,22 +136,21 @@ impl Registry {
     }
 }
 
-impl Inner {
+impl Slots {
     /// Evicts the longest idle document, however short that is.
-    fn make_room(&mut self, shared: &Shared) {
-        let now = shared.clock.monotonic();
-        let idle =
-            self.entries.iter().filter_map(|(document, entry)| Some((entry.idle_since(now)?, document)));
+    fn evict_lru(&mut self, context: &ChannelContext) {
+        let now = context.clock.monotonic();
+        let idle = self.0.iter().filter_map(|(document, slot)| Some((slot.idle_since(now)?, document)));
         if let Some(document) = idle.min().map(|(_, document)| document.clone()) {
-            self.entries.remove(&document);
-            shared.counters.channels_evicted.add(1);
+            self.0.remove(&document);
+            context.counters.channels_evicted.add(1);
         }
     }
 }
 
-impl Entry {
-    fn is_broken(&self) -> bool {
-        self.channel.get().is_some_and(|channel| channel.is_broken())
+impl ChannelSlot {
+    fn needs_reopening(&self) -> bool {
+        self.channel.get().is_some_and(|channel| channel.needs_reopening())
     }
 
     /// Since when its channel is idle, with nobody but the registry holding it.
@@ -163,32 +162,35 @@ impl Entry {
 }
 
 /// Brings a document that this server owns into memory: its head, and its latest events.
-async fn load(document: &DocumentId, shared: &Arc<Shared>) -> Result<Arc<Channel>, SubscribeError> {
-    let tenure = shared.ownership.acquire(document).await?;
-    let (head, recent) = match &shared.log {
+async fn open_channel(
+    document: &DocumentId,
+    context: &Arc<ChannelContext>,
+) -> Result<Arc<Channel>, SubscribeError> {
+    let tenure = context.ownership.acquire(document).await?;
+    let (head, recent) = match &context.log {
         // A history that lives in memory alone begins anew with each opening.
         None => (Head::empty(Epoch::random()), Vec::new()),
         Some(log) => {
             let head = log.head(document).await?;
-            (head, recent(document, head, log.as_ref(), shared).await?)
+            (head, preload(document, head, log.as_ref(), context).await?)
         }
     };
-    shared.counters.channels_opened.add(1);
-    Ok(Arc::new(Channel::new(document.clone(), tenure, head, recent, Arc::clone(shared))))
+    context.counters.channels_opened.add(1);
+    Ok(Arc::new(Channel::new(document.clone(), tenure, head, recent, Arc::clone(context))))
 }
 
-async fn recent(
+async fn preload(
     document: &DocumentId,
     head: Head,
     log: &dyn EventLog,
-    shared: &Shared,
+    context: &ChannelContext,
 ) -> Result<Vec<Event>, LogError> {
-    let wanted = shared.config.warm_events.min(shared.config.cache_events) as u64;
+    let wanted = context.config.preload_events.min(context.config.cache_events) as u64;
     let start = head.last.get().saturating_sub(wanted).max(head.first.get() - 1);
     let mut events: Vec<Event> = Vec::new();
     let mut after = Seq::new(start);
     while after < head.last {
-        match log.read_document(document, after, shared.config.replay_page).await {
+        match log.read_document(document, after, context.config.replay_page).await {
             Ok(page) => {
                 let Some(last) = page.last().and_then(|event| event.seq) else { break };
                 after = last;

@@ -8,9 +8,9 @@ use relay_core::{DocumentId, Event, LogError, Seq, SubscribeError};
 
 use crate::bus::Bus;
 use crate::filter::Filter;
-use crate::mailbox::{Gap, Mailbox, Next};
+use crate::mailbox::{Gap, Mailbox, MailboxItem};
 
-/// What a [`FilteredSubscription`] receives.
+/// What a [`MultiSubscription`] receives.
 #[derive(Debug, Clone)]
 pub enum Received {
     /// An event.
@@ -34,7 +34,7 @@ pub enum Received {
 /// Durable events of one document come in their order, each once; documents are not ordered against each other.
 /// Ephemeral events come when no durable ones wait, the newest of each key. Dropping it ends the subscription.
 #[derive(Debug)]
-pub struct FilteredSubscription {
+pub struct MultiSubscription {
     bus: Bus,
     mailbox: Arc<Mailbox>,
     filter: Filter,
@@ -43,7 +43,7 @@ pub struct FilteredSubscription {
     over: bool,
 }
 
-impl FilteredSubscription {
+impl MultiSubscription {
     pub(crate) fn new(bus: Bus, mailbox: Arc<Mailbox>, filter: Filter) -> Self {
         Self { bus, mailbox, filter, refill: VecDeque::new(), over: false }
     }
@@ -64,38 +64,38 @@ impl FilteredSubscription {
                 return None;
             }
             match poll_fn(|cx| self.mailbox.poll_next(cx)).await {
-                Next::Event(event) if self.filter.matches_predicate(&event) => {
+                MailboxItem::Event(event) if self.filter.matches_predicate(&event) => {
                     return Some(Ok(Received::Event(event)));
                 }
-                Next::Event(_) => {}
-                Next::Gap(document, gap) => match self.fill(&document, gap).await {
+                MailboxItem::Event(_) => {}
+                MailboxItem::Gap(document, gap) => match self.fill_gap(&document, gap).await {
                     Ok(None) => {}
                     Ok(Some(missed)) => return Some(Ok(missed)),
                     Err(error) => return Some(Err(error)),
                 },
-                Next::Overrun => {
+                MailboxItem::Overrun => {
                     self.over = true;
                     return Some(Ok(Received::Overrun));
                 }
-                Next::Closed => self.over = true,
+                MailboxItem::Closed => self.over = true,
             }
         }
     }
 
     /// Reads a page of what is missing.
-    async fn fill(&mut self, document: &DocumentId, gap: Gap) -> Result<Option<Received>, LogError> {
+    async fn fill_gap(&mut self, document: &DocumentId, gap: Gap) -> Result<Option<Received>, LogError> {
         let limit = self.bus.replay_page();
         match self.bus.page(document, gap.after, limit).await {
             Ok((_, page)) => {
                 let page = page.into_iter().filter(|event| event.seq.is_some_and(|seq| seq <= gap.through));
                 self.refill.extend(page);
                 let filled = self.refill.back().and_then(|event| event.seq).unwrap_or(gap.through);
-                self.mailbox.filled(document, filled);
+                self.mailbox.mark_filled(document, filled);
                 Ok(None)
             }
             Err(SubscribeError::Log(LogError::Trimmed { first, .. })) => {
                 let through = Seq::new(first.get().saturating_sub(1)).min(gap.through).max(gap.after.next());
-                self.mailbox.filled(document, through);
+                self.mailbox.mark_filled(document, through);
                 Ok(Some(Received::Missed { document: document.clone(), after: gap.after, through }))
             }
             Err(SubscribeError::Log(error)) => Err(error),
@@ -104,8 +104,8 @@ impl FilteredSubscription {
     }
 }
 
-impl Drop for FilteredSubscription {
+impl Drop for MultiSubscription {
     fn drop(&mut self) {
-        self.bus.forget(&self.mailbox);
+        self.bus.unsubscribe(&self.mailbox);
     }
 }

@@ -17,7 +17,7 @@ use crate::mailbox::Mailboxes;
 /// Without a log, of how many durable events the publishing of one is timed.
 const SAMPLED: u64 = 64;
 
-pub(crate) struct Shared {
+pub(crate) struct ChannelContext {
     pub(crate) config: BusConfig,
     pub(crate) log: Option<Arc<dyn EventLog>>,
     /// The stages that each draft passes when it gets its place, in order.
@@ -33,7 +33,7 @@ pub(crate) struct Shared {
     pub(crate) writers: TaskTracker,
 }
 
-impl Shared {
+impl ChannelContext {
     /// The moment from which the publishing of `draft` is timed, if it is: waiting for the log always is, while of what
     /// takes less time than looking at the clock one in [`SAMPLED`] has to do.
     pub(crate) fn timing(&self, draft: &Draft) -> Option<Monotonic> {
@@ -61,9 +61,9 @@ impl Shared {
     }
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for ChannelContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared")
+        f.debug_struct("ChannelContext")
             .field("config", &self.config)
             .field("log", &self.log.is_some())
             .finish_non_exhaustive()
