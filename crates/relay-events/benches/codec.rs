@@ -1,4 +1,6 @@
-//! What an event costs in each of its forms, beside plain `serde_json` of a struct with the same content.
+//! The time to encode and decode an event in each form, beside plain `serde_json` of a struct with the same content.
+//!
+//! `cargo bench -p relay-events --bench codec`
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
 
@@ -21,7 +23,7 @@ fn event(inserted: usize) -> Event {
     event
 }
 
-/// The floor: the same content as one would write it down without Relay.
+/// The baseline: a plain struct with the same content.
 #[derive(Serialize, Deserialize)]
 struct Plain {
     id: String,
@@ -80,7 +82,7 @@ fn codec(criterion: &mut Criterion) {
             b.iter(|| json::decode(black_box(&form)));
         });
 
-        // What a server does with what a client pushes: it reads the draft, and checks that the payload fits its kind.
+        // The server's work for a client's push: it reads the draft and checks that the payload fits its kind.
         let form = draft(&event);
         group.throughput(Throughput::Bytes(form.len() as u64));
         group.bench_function(BenchmarkId::new("decode", "draft"), |b| {

@@ -272,7 +272,7 @@ pub fn decode(json: &[u8]) -> Result<Event, JsonError> {
 /// Reads a batch that [`encode_batch`] wrote.
 ///
 /// # Errors
-/// As [`decode`].
+/// The errors of [`decode`].
 pub fn decode_batch(json: &[u8]) -> Result<Vec<Event>, JsonError> {
     let batch: Vec<&RawValue> = json::read(json).map_err(malformed)?;
     batch.into_iter().map(|one| decode(one.get().as_bytes())).collect()

@@ -129,7 +129,7 @@ macro_rules! vocabulary {
             /// Reads what `event` carries.
             ///
             /// # Errors
-            /// As [`Body::parse`].
+            /// The errors of [`Body::parse`].
             pub fn of(event: &Event) -> Result<Self, PayloadError> {
                 Self::parse(&event.kind, &event.payload)
             }
@@ -144,7 +144,7 @@ vocabulary! {
     SESSION_ENDED = "session.ended", Durable, SessionEnded;
     /// A user began to take part, on the first of their connections.
     USER_JOINED = "user.joined", Durable, UserJoined;
-    /// A user no longer takes part on any connection.
+    /// A user left on the last of their connections.
     USER_LEFT = "user.left", Durable, UserLeft;
     /// A participant's free-form state changed.
     PRESENCE_UPDATED = "presence.updated", Ephemeral, PresenceUpdated;

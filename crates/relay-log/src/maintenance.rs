@@ -88,7 +88,7 @@ pub fn check(directory: &Path) -> Result<CheckReport, OpenError> {
 /// Hands every readable event to `take` in the order of offsets, changing nothing in the log.
 ///
 /// # Errors
-/// As [`check`], and [`OpenError::Io`] with an error that `take` returned.
+/// The errors of [`check`], and [`OpenError::Io`] with an error that `take` returned.
 pub fn export(
     directory: &Path,
     take: &mut dyn FnMut(Event) -> io::Result<()>,
@@ -108,7 +108,7 @@ pub fn export(
 /// that the report names.
 ///
 /// # Errors
-/// As [`check`]. The log's files are then still in place.
+/// The errors of [`check`]. The log's files are then still in place.
 pub fn repair(directory: &Path) -> Result<Option<RepairReport>, OpenError> {
     let directory = Directory::new(directory);
     let new_engine = directory.path().join("engine.repaired");

@@ -4,8 +4,7 @@
 //! for they are never changed in place, and journals are rebuilt from the intact batches of the old ones. Intact records
 //! between broken batches are found by their magic.
 //!
-//! When the engine cannot open even the copy, all records are found by their magic. Events that had been trimmed may come
-//! back then.
+//! All records are found by their magic when the engine cannot open even the copy. Trimmed events may come back then.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};

@@ -1,4 +1,4 @@
-//! Records from a disk: `cargo +nightly fuzz run binary`. What is read is written and read as the same.
+//! Records from a disk: `cargo +nightly fuzz run binary`. A decoded event encodes and decodes to the same event.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! CloudEvents from services: `cargo +nightly fuzz run cloudevents`. What is read is written and read as the same.
+//! CloudEvents from services: `cargo +nightly fuzz run cloudevents`. A decoded event encodes and decodes to the same event.
 //!
 //! The bytes are read as the JSON format, and as headers (a `name: value` on each line) with a body after an empty line.
 #![no_main]

@@ -1,4 +1,4 @@
-//! Envelopes and drafts from clients: `cargo +nightly fuzz run json`. What is read is written and read as the same.
+//! Envelopes and drafts from clients: `cargo +nightly fuzz run json`. A decoded event encodes and decodes to the same event.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

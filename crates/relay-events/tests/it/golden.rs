@@ -1,8 +1,8 @@
-//! Records that were written once can be read for ever.
+//! Records of every version can be read by every later one.
 //!
-//! Each file in `tests/golden` is a record as some version wrote it, as hexadecimal text, beside the JSON envelope that it
-//! stands for. Files may be added and never changed: a log that was written then is on somebody's disk now. To add
-//! some, set `RELAY_WRITE_GOLDEN=1`; what exists is not written again.
+//! Each `.hex` file in `tests/golden` is a record as its version wrote it, as hexadecimal text; the `.json` file beside it
+//! is the same event's JSON envelope. Files may be added and never changed, since logs with such records exist. The
+//! environment variable `RELAY_WRITE_GOLDEN=1` writes the missing files and leaves the existing ones.
 
 use std::fmt::Write;
 use std::fs;
@@ -46,7 +46,7 @@ fn at(draft: Draft, seq: Option<u64>) -> Event {
     draft.into_event(Epoch::from_u64(0x00c0_ffee_00c0_ffee), seq.map(Seq::new), time)
 }
 
-/// What the records of version 1 were made of.
+/// The events of the records of version 1.
 fn version_1() -> Vec<(String, Event)> {
     let text =
         |json: &'static str| Payload::Json(JsonText::parse(Bytes::from_static(json.as_bytes())).unwrap());
@@ -86,7 +86,7 @@ fn version_1() -> Vec<(String, Event)> {
     records
 }
 
-/// What the payloads of each kind were when version 1 was written. As little to be changed as the files.
+/// The payloads of each kind at the time of version 1. They must never change, as the files.
 const PAYLOADS_1: &[(&str, &str)] = &[
     ("session.started", r#"{"started_at":"2026-01-02T03:04:05Z"}"#),
     ("session.ended", r#"{"reason":"stale"}"#),
@@ -130,7 +130,7 @@ fn the_records_on_the_disk_are_read_as_what_they_were() {
     }
 }
 
-/// A file that nobody expects would be a record that no test reads.
+/// A file that is not listed would be a record that no test reads.
 #[test]
 fn every_golden_file_is_read() {
     let known: Vec<String> =

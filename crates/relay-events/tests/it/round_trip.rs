@@ -1,4 +1,4 @@
-//! Every form of an event gives the event back, and no decoder is upset by anything else.
+//! Every form of an event decodes to the same event, and no decoder panics on other bytes.
 
 use bytes::Bytes;
 use proptest::prelude::*;

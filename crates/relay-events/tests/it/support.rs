@@ -1,4 +1,4 @@
-//! Events of every kind and form, for properties.
+//! Strategies for events of every kind and form.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use relay_core::{
 };
 use serde_json::{Value, json};
 
-/// A payload that each kind of the vocabulary carries.
+/// A payload of each kind of the vocabulary.
 pub(crate) const PAYLOADS: &[(&str, &str)] = &[
     ("session.started", r#"{"started_at": "2026-01-02T03:04:05Z"}"#),
     ("session.ended", r#"{"reason": "stale"}"#),
@@ -45,7 +45,7 @@ fn json_value() -> impl Strategy<Value = Value> {
     })
 }
 
-/// A kind with a payload that fits it.
+/// Generates a kind with a payload of its type.
 fn content() -> impl Strategy<Value = (Kind, Payload)> {
     let text = |json: &str| Payload::Json(JsonText::parse(json.to_owned().into()).unwrap());
     let typed = prop::sample::select(PAYLOADS)
@@ -80,7 +80,7 @@ fn metadata() -> impl Strategy<Value = Metadata> {
         .prop_map(|entries| Metadata::try_from(entries).unwrap())
 }
 
-/// Any event, at any place.
+/// Generates any event at any position.
 pub(crate) fn event() -> impl Strategy<Value = Event> {
     let place = (any::<u64>(), 1..u64::MAX, prop::option::of(1..u64::MAX), 0..=Timestamp::MAX.as_micros());
     let optional = (

@@ -1,4 +1,4 @@
-//! What each kind carries, and what it refuses.
+//! The payloads that each kind accepts, and those that it refuses.
 
 use bytes::Bytes;
 use relay_core::{DocumentId, Draft, JsonText, Payload};
@@ -86,7 +86,7 @@ fn a_payload_may_be_64_levels_deep_and_not_one_more() {
     assert!(check(nested(64)).is_ok());
     assert!(check(nested(65)).unwrap_err().to_string().contains("64 levels"));
     assert!(check(nested(100_000)).is_err());
-    // Many one after the other are not deep, and those in texts are none.
+    // Many arrays in a row are not deep, and brackets in texts open nothing.
     assert!(check(format!("[{}0]", "[[]],".repeat(1000))).is_ok());
     assert!(check(format!(r#"{{"\\\"{}": "{}"}}"#, "[".repeat(100), "{".repeat(100))).is_ok());
 }
@@ -243,7 +243,7 @@ fn an_event_of_another_vocabulary_is_read_as_it_is() {
         );
         json::decode(json.as_bytes())
     };
-    // It has a seq, so it was kept; it has none, so it was not, whatever this vocabulary says of its kind.
+    // An event with a seq is durable and one without is ephemeral, even where this vocabulary has another durability.
     for kind in ["document.exploded", "document.edited", "cursor.moved", "x-a"] {
         assert!(event(kind, r#""seq": 7,"#).unwrap().kind.is_durable(), "{kind}");
         assert!(!event(kind, "").unwrap().kind.is_durable(), "{kind}");

@@ -28,7 +28,7 @@ impl ReadError {
     }
 }
 
-/// Returns true when the engine read its files but did not find what it had written.
+/// Returns true when the engine read its files and their content was wrong.
 fn is_damage(error: &fjall::Error) -> bool {
     match error {
         fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => {

@@ -5,7 +5,7 @@ use relay_core::Seq;
 use super::document::DocumentKey;
 use super::error::ReadError;
 
-/// Where the seq begins in a key of `events`.
+/// The position of the seq in a key of `events`.
 pub(super) const SEQ_AT: usize = 8;
 
 /// Returns the key of an event in `events`, which is the value of its entry in `offsets` too.

@@ -34,7 +34,7 @@ pub(crate) struct QueuePermits {
     pub(crate) _bytes: OwnedSemaphorePermit,
 }
 
-/// Where the result of a request goes.
+/// The sender of a request's result.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, LogError>>;
 
 /// A request to the writer. Its permits return to the queue once it is done.
