@@ -1,9 +1,13 @@
-//! Many connections that are held, and then go without a word: everything that they took is given back.
+//! Many connections that are held, and then go without a close: everything that they took is given back.
 //!
-//! `RELAY_CHURN_CONNECTIONS` says how many (1,000 unless set; this process and the server need as many open files, and a few
-//! more), `RELAY_CHURN_SECONDS` for how long they are held with heartbeats (2 unless set). What was counted is printed.
+//! `RELAY_CHURN_CONNECTIONS` sets their number (1,000 by default). `RELAY_CHURN_SECONDS` sets how long they are held with
+//! heartbeats (2 by default). The counts are printed.
+//!
+//! This is a program of its own. It needs one open file for each connection, and many systems allow a process 1,024: the
+//! other tests, as threads of the same process, would take the rest.
 #![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
 
+#[path = "it/support/mod.rs"]
 mod support;
 
 use std::io::{Read, Write};

@@ -9,8 +9,6 @@
     reason = "tests say what they expect by unwrapping it"
 )]
 
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Write};
@@ -21,8 +19,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::support::{PATIENCE, Server, data, lines, try_request};
 use serde_json::{Value, json};
-use support::{PATIENCE, Server, data, lines, try_request};
 use uuid::Uuid;
 
 const MODE: &str = "RELAY_TEST_SERVICE_MODE";
@@ -44,7 +42,10 @@ impl Service {
     /// This very test program, told to be a service that writes what it gets to `file`.
     fn start(mode: &str, file: &Path) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "as_a_service", "--nocapture"]).env(MODE, mode).env(FILE, file);
+        command
+            .args(["--exact", "routing_faults::as_a_service", "--nocapture"])
+            .env(MODE, mode)
+            .env(FILE, file);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let printed = lines(child.stdout.take().unwrap());
         let address = loop {
@@ -191,7 +192,8 @@ fn whoever_is_killed_each_event_reaches_its_service_in_order_and_few_come_twice(
         "--durability",
         "logged",
     ];
-    let server = Server::start_with(data.path(), &options);
+    // An address of its own, so that no other test takes the port while the relay is down.
+    let server = Server::start_at(data.path(), "127.0.0.21:0", &options);
     let address = server.address;
 
     // What is to arrive, by document, in order; and what is not.

@@ -1,16 +1,14 @@
 //! TLS over real sockets: with which certificate, read again when, and what becomes of those who do not speak it.
 #![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
 
-mod support;
-
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::support::{self, PATIENCE, Server, failure, relay};
 use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
 use serde_json::{Value, json};
-use support::{PATIENCE, Server, failure, relay};
 use tempfile::TempDir;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};

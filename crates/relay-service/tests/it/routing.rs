@@ -6,17 +6,15 @@
     reason = "tests say what they expect by unwrapping it"
 )]
 
-mod support;
-
 use std::io::{BufRead, BufReader, Read as _, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
+use crate::support::{self, PATIENCE, Server, data, failure, run, success};
 use serde_json::{Value, json};
 use standardwebhooks::Webhook;
-use support::{PATIENCE, Server, data, failure, run, success};
 use tempfile::TempDir;
 
 /// A request that a service got.

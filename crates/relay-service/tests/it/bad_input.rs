@@ -1,13 +1,11 @@
 //! Bad input over WebSocket: each kind gets its reply or close code, is counted, and hurts nobody else.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
 
-mod support;
-
 use std::io::Write;
 
+use crate::support::socket::{Incoming, Socket};
+use crate::support::{Server, data};
 use serde_json::{Value, json};
-use support::socket::{Incoming, Socket};
-use support::{Server, data};
 
 const MAX_FRAME: usize = 4096;
 

@@ -1,11 +1,8 @@
 //! `relay demo`: the server with its four services, as a program that is started and stopped.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests say what they expect by unwrapping it")]
-#![cfg(feature = "demo")]
 
-mod support;
-
+use crate::support::{Events, Server};
 use serde_json::{Value, json};
-use support::{Events, Server};
 use tempfile::TempDir;
 
 const TEXT: &str = "# Minutes\n\nWe met at noon and the plan was read aloud. Ada had drawn the the map, which is at \

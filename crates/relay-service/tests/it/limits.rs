@@ -1,15 +1,13 @@
 //! What a client may cost: connections, time and memory have an end, and who is refused is told.
 #![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
 
-mod support;
-
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Instant;
 
+use crate::support::socket::{Incoming, Socket};
+use crate::support::{self, Events, PATIENCE, Server, data};
 use serde_json::{Value, json};
-use support::socket::{Incoming, Socket};
-use support::{Events, PATIENCE, Server, data};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::{self, WebSocket};
 

@@ -1,13 +1,11 @@
 //! The commands besides `serve`, and where its configuration comes from.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
 
-mod support;
-
 use std::io::Write;
 use std::process::Stdio;
 
+use crate::support::{self, PATIENCE, Server, data, failure, lines, relay, run, success};
 use serde_json::{Value, json};
-use support::{PATIENCE, Server, data, failure, lines, relay, run, success};
 
 #[track_caller]
 fn check(line: &str, value: &str, source: &str) {
@@ -87,7 +85,8 @@ fn a_server_that_cannot_listen_says_why() {
 #[test]
 fn what_one_publishes_the_other_follows_also_across_a_restart() {
     let data = data();
-    let server = Server::start(data.path());
+    // An address of its own, so that no other test takes the port while the server is down.
+    let server = Server::start_at(data.path(), "127.0.0.22:0", &[]);
     let (url, address) = (server.url(), server.address.to_string());
     let ack =
         success(&run(&["publish", "my notes", "x-note", "{\"n\": 1}", "--url", &url, "--actor", "user:ada"]));

@@ -1,16 +1,14 @@
 //! What the service knows of itself: every number moves by exactly what happened, and all ways to read them agree.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
 
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::support::socket::Socket;
+use crate::support::{Server, data, run, success};
 use relay_core::{DocumentId, Payload, StartPosition, UserId};
 use relay_service::{RelayService, ServiceConfig};
 use serde_json::{Value, json};
-use support::socket::Socket;
-use support::{Server, data, run, success};
 
 /// The parser of Prometheus' own client library for Python.
 const PARSER: &str = "prometheus_client==0.26.0";

@@ -1,10 +1,8 @@
 //! What HTTP clients get, from the real binary.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
 
-mod support;
-
+use crate::support::{Events, Server, data, request};
 use serde_json::{Value, json};
-use support::{Events, Server, data, request};
 
 const NOTES: &str = "/v1/documents/notes/events";
 

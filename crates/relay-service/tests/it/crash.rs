@@ -3,17 +3,15 @@
 //! `RELAY_CRASH_ROUNDS` says how often (5 unless set).
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
+use crate::support::socket::{Incoming, Socket};
+use crate::support::{Events, Server, data};
 use rand::RngExt;
 use serde_json::{Value, json};
-use support::socket::{Incoming, Socket};
-use support::{Events, Server, data};
 
 const DOCUMENT: &str = "crash";
 const WRITERS: usize = 3;

@@ -1,11 +1,9 @@
 //! Stopping, and coming back.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
 
-mod support;
-
+use crate::support::socket::{Incoming, Socket};
+use crate::support::{Events, Message, Server, data};
 use serde_json::{Value, json};
-use support::socket::{Incoming, Socket};
-use support::{Events, Message, Server, data};
 
 fn note(number: u64) -> Value {
     json!({"kind": "x-note", "payload": number})

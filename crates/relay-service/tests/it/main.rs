@@ -1,0 +1,18 @@
+//! The tests of the server as a whole, most of them against the real `relay` program as a process of its own.
+//!
+//! Every test has a directory and a free port of its own, so tests may run side by side, in threads or in processes. What
+//! needs most of a process's open files is in `churn.rs` beside this folder.
+
+mod bad_input;
+mod command_line;
+mod crash;
+#[cfg(feature = "demo")]
+mod demo;
+mod http;
+mod limits;
+mod metrics;
+mod restart;
+mod routing;
+mod routing_faults;
+mod support;
+mod tls;
