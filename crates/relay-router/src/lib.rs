@@ -45,6 +45,8 @@ mod router;
 mod routing_table;
 pub mod rules;
 mod store;
+#[cfg(test)]
+mod suite_tests;
 pub mod target;
 #[cfg(test)]
 mod test_support;

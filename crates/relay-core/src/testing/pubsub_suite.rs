@@ -181,11 +181,11 @@ async fn history_comes_in_pages(sink: &dyn EventSink, source: &dyn EventSource) 
     let limit = ReadLimit { events: 4, bytes: usize::MAX };
     let mut seen = Vec::new();
     loop {
-        let (head, page) = source
+        let (kept, page) = source
             .history(&doc, Seq::new(seen.len() as u64), limit)
             .await
             .unwrap_or_else(|error| panic!("history was refused: {error}"));
-        assert_eq!((head.first, head.last), (Seq::FIRST, Seq::new(10)));
+        assert_eq!((kept.first, kept.last), (Seq::FIRST, Seq::new(10)));
         assert!(page.len() <= limit.events, "a page of {} events", page.len());
         if page.is_empty() {
             break;
