@@ -18,7 +18,7 @@ use crate::recovery::{self, RecoveredLog, RecoveryReport};
 use crate::stats::Counters;
 use crate::status::LogStatus;
 use crate::store::{ReadError, Store, StoreSnapshot};
-use crate::writer::{EncodedEvent, QueuePermits, Reply, Request, Writer};
+use crate::writer::{EncodedEvent, QueuePermits, ReplySender, Request, Writer};
 
 /// A log in a directory of this machine. Clones are handles of the same log.
 ///
@@ -162,7 +162,7 @@ impl EmbeddedLog {
     }
 
     /// Sends a request to the writer and waits for its reply.
-    async fn send<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, LogError> {
+    async fn send<T>(&self, request: impl FnOnce(ReplySender<T>) -> Request) -> Result<T, LogError> {
         let (reply, result) = oneshot::channel();
         {
             let open = self.inner.open.read();

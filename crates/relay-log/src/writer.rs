@@ -27,7 +27,7 @@ mod request;
 mod retention;
 mod staging;
 
-pub(crate) use request::{EncodedEvent, QueuePermits, Reply, Request};
+pub(crate) use request::{EncodedEvent, QueuePermits, ReplySender, Request};
 
 use request::PendingReplies;
 use retention::RetentionQueue;

@@ -35,30 +35,30 @@ pub(crate) struct QueuePermits {
 }
 
 /// The sender of a request's result.
-pub(crate) type Reply<T> = oneshot::Sender<Result<T, LogError>>;
+pub(crate) type ReplySender<T> = oneshot::Sender<Result<T, LogError>>;
 
 /// A request to the writer. Its permits return to the queue once it is done.
 pub(crate) enum Request {
     Append {
         document: DocumentId,
         events: Vec<EncodedEvent>,
-        reply: Reply<Vec<Offset>>,
+        reply: ReplySender<Vec<Offset>>,
         permits: QueuePermits,
     },
     Trim {
         document: DocumentId,
         through: Seq,
-        reply: Reply<Head>,
+        reply: ReplySender<Head>,
         permits: QueuePermits,
     },
     Scan {
-        reply: Reply<()>,
+        reply: ReplySender<()>,
         permits: QueuePermits,
     },
 }
 
 /// A receiver, and the result that it gets after the commit.
-type PendingReply<T> = (Reply<T>, Result<T, LogError>);
+type PendingReply<T> = (ReplySender<T>, Result<T, LogError>);
 
 /// Results that are known and wait for the commit.
 #[derive(Default)]

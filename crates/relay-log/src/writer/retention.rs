@@ -10,7 +10,7 @@ use std::time::Duration;
 use relay_core::{DocumentId, Head, LogError, Monotonic, Retention, Seq, Timestamp};
 
 use super::limits::RetentionLimits;
-use super::request::{PendingReplies, QueuePermits, Reply};
+use super::request::{PendingReplies, QueuePermits, ReplySender};
 use super::staging::{ListedDocument, Staging, TrimProgress};
 use crate::config::LogConfig;
 use crate::stats::Counters;
@@ -32,7 +32,7 @@ enum TrimGoal {
     /// The document is within retention's limits.
     WithinRetention,
     /// The events through this seq are gone.
-    Through { seq: Seq, reply: Reply<Head>, _permits: QueuePermits },
+    Through { seq: Seq, reply: ReplySender<Head>, _permits: QueuePermits },
 }
 
 impl TrimGoal {
@@ -50,7 +50,7 @@ struct RetentionScan {
     /// The last document that was checked.
     after: Option<DocumentId>,
     finished: bool,
-    callers: Vec<(Reply<()>, QueuePermits)>,
+    callers: Vec<(ReplySender<()>, QueuePermits)>,
 }
 
 /// The pending work of retention.
@@ -98,13 +98,13 @@ impl RetentionQueue {
 
     /// Starts a scan from the first document, for a caller and for the callers of the running scan. The running scan may
     /// have passed documents that the new caller is waiting for.
-    pub(super) fn restart_scan(&mut self, now: Monotonic, reply: Reply<()>, permits: QueuePermits) {
+    pub(super) fn restart_scan(&mut self, now: Monotonic, reply: ReplySender<()>, permits: QueuePermits) {
         let mut callers = self.scan.take().map_or_else(Vec::new, |scan| scan.callers);
         callers.push((reply, permits));
         self.start_scan(now, callers);
     }
 
-    fn start_scan(&mut self, now: Monotonic, callers: Vec<(Reply<()>, QueuePermits)>) {
+    fn start_scan(&mut self, now: Monotonic, callers: Vec<(ReplySender<()>, QueuePermits)>) {
         self.next_scan = now + self.scan_interval;
         self.scan = Some(RetentionScan { after: None, finished: false, callers });
     }
@@ -114,7 +114,7 @@ impl RetentionQueue {
         &mut self,
         document: DocumentId,
         seq: Seq,
-        reply: Reply<Head>,
+        reply: ReplySender<Head>,
         permits: QueuePermits,
     ) {
         self.tasks
