@@ -64,7 +64,7 @@ fn tell(recovery: &RecoveryReport) {
     }
     if recovery.without_marker {
         tracing::warn!(
-            "the log's witness is missing or unreadable, so a loss at the log's very end could not be noticed"
+            "the log's commit marker is missing or unreadable, so a loss at the log's very end could not be noticed"
         );
     }
     if recovery.new_epoch {
