@@ -20,7 +20,7 @@ pub struct ClientAddress(pub IpAddr);
 
 /// How many are let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Limits {
+pub(crate) struct AdmissionLimits {
     /// Connections that are open at once.
     pub(crate) connections: usize,
     /// Of them from one address.
@@ -44,12 +44,12 @@ pub(crate) enum NotAdmitted {
 
 #[derive(Debug)]
 pub(crate) struct Admissions {
-    limits: Limits,
-    state: Arc<Mutex<State>>,
+    limits: AdmissionLimits,
+    state: Arc<Mutex<AdmissionState>>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct AdmissionState {
     open: usize,
     /// An entry lives as long as a connection of its address.
     by_address: HashMap<IpAddr, usize>,
@@ -61,7 +61,7 @@ struct State {
 /// A connection's place, given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<AdmissionState>>,
     address: Option<IpAddr>,
 }
 
@@ -74,7 +74,7 @@ pub(crate) struct Admitted {
 }
 
 impl Admissions {
-    pub(crate) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: AdmissionLimits) -> Self {
         Self { limits, state: Arc::default() }
     }
 
@@ -90,7 +90,7 @@ impl Admissions {
 
     /// Lets a connection in at `now`, by the monotonic clock.
     pub(crate) fn admit(&self, address: Option<IpAddr>, now: Monotonic) -> Result<Admitted, NotAdmitted> {
-        let Limits { connections, per_address, rate, burst, max_wait } = self.limits;
+        let AdmissionLimits { connections, per_address, rate, burst, max_wait } = self.limits;
         let mut state = self.state.lock();
         if state.stopping {
             return Err(NotAdmitted::Stopping);
@@ -175,8 +175,13 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits =
-        Limits { connections: 4, per_address: 2, rate: 10, burst: 3, max_wait: Duration::from_millis(250) };
+    const LIMITS: AdmissionLimits = AdmissionLimits {
+        connections: 4,
+        per_address: 2,
+        rate: 10,
+        burst: 3,
+        max_wait: Duration::from_millis(250),
+    };
 
     fn address(last: u8) -> IpAddr {
         IpAddr::V4(Ipv4Addr::new(10, 0, 0, last))
@@ -198,7 +203,7 @@ mod tests {
 
     #[test]
     fn after_a_burst_everyone_waits_for_their_turn_and_nobody_for_too_long() {
-        let admissions = Admissions::new(Limits { connections: 100, ..LIMITS });
+        let admissions = Admissions::new(AdmissionLimits { connections: 100, ..LIMITS });
         let now = Monotonic::from_elapsed(Duration::from_secs(100));
         let waits: Vec<u128> = std::iter::repeat_with(|| admissions.admit(None, now))
             .map_while(Result::ok)

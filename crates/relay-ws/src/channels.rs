@@ -7,9 +7,9 @@ use std::task::{Context, Poll};
 use relay_core::{CheckedDraft, Commands, DocumentId, SessionId};
 
 use crate::codec::{self, ClientMessage};
+use crate::document_stream::{DocumentStream, StreamItem};
 use crate::error_reply::ErrorReply;
-use crate::feed::{Feed, Item};
-use crate::request::{self, Identity, JoinWish};
+use crate::request::{self, Identity, JoinRequest};
 use crate::room::{RoomId, RoomKey, Rooms};
 
 /// A topic that was joined, and the `ref` of that join. Cheap to clone.
@@ -28,20 +28,20 @@ impl ChannelRef {
 
 /// One topic of a connection.
 pub(crate) struct Channel {
-    pub(crate) name: ChannelRef,
+    pub(crate) channel_ref: ChannelRef,
     /// Whether the member is shown to others, and told of them.
     pub(crate) presence: bool,
     /// The session that the member is part of.
     session: Option<SessionId>,
-    pub(crate) place: Place,
+    pub(crate) delivery: Delivery,
 }
 
 /// Where a channel gets its events from.
-pub(crate) enum Place {
+pub(crate) enum Delivery {
     /// The join is being made.
     Joining,
     /// From a place of its own: it is catching up.
-    Own(Feed),
+    CatchingUp(DocumentStream),
     /// From the room.
     Room(RoomId),
 }
@@ -51,7 +51,7 @@ pub(crate) enum Action {
     /// Reply to a heartbeat.
     Heartbeat,
     /// Subscribe to the document, then reply. `replaced` is the channel that this join closes.
-    Join { channel: ChannelRef, wish: Box<JoinWish>, replaced: Option<Channel> },
+    Join { channel: ChannelRef, request: Box<JoinRequest>, replaced: Option<Channel> },
     /// Reply ok, then close the channel if there was one.
     Leave { closed: Option<Channel> },
     /// Publish the draft and reply how it went.
@@ -63,7 +63,7 @@ pub(crate) enum Action {
     /// Nothing: the message belongs to a channel that was closed while it was on its way.
     Ignore,
     /// Keep the message until the join of its topic is made, and take no other before.
-    Park,
+    Defer,
 }
 
 /// The topics of one connection.
@@ -71,7 +71,7 @@ pub(crate) enum Action {
 pub(crate) struct Channels {
     list: Vec<Channel>,
     /// Whose turn it is to deliver.
-    turn: usize,
+    next_index: usize,
 }
 
 impl Channels {
@@ -90,28 +90,30 @@ impl Channels {
             };
         }
         let id = codec::document_id(&message.topic);
-        let joined = self.list.iter().position(|channel| Some(channel.name.document.as_str()) == id);
-        if joined.is_some_and(|at| matches!(self.list[at].place, Place::Joining)) {
-            return Action::Park;
+        let joined = self.list.iter().position(|channel| Some(channel.channel_ref.document.as_str()) == id);
+        if joined.is_some_and(|at| matches!(self.list[at].delivery, Delivery::Joining)) {
+            return Action::Defer;
         }
         match (message.event.as_ref(), joined) {
             ("phx_join", joined) => self.join(message, joined, max_topics),
             ("phx_leave", None) => Action::Leave { closed: None },
             (_, None) => Action::Refuse(ErrorReply::UNMATCHED_TOPIC),
-            (_, Some(at)) if self.list[at].name.join_ref.as_deref() != message.join_ref.as_deref() => {
+            (_, Some(at)) if self.list[at].channel_ref.join_ref.as_deref() != message.join_ref.as_deref() => {
                 Action::Ignore
             }
             ("phx_leave", Some(at)) => Action::Leave { closed: Some(self.list.remove(at)) },
             (_, Some(at)) => {
                 let channel = &self.list[at];
                 if commands.contains(&message.event) {
-                    let channel = channel.presence.then(|| channel.name.clone());
+                    let channel = channel.presence.then(|| channel.channel_ref.clone());
                     return channel.map_or(Action::Refuse(ErrorReply::no_participant()), |channel| {
                         Action::Request { channel }
                     });
                 }
-                match request::draft(message, &channel.name.document, identity, channel.session) {
-                    Ok(draft) => Action::Publish { channel: channel.name.clone(), draft: Box::new(draft) },
+                match request::draft(message, &channel.channel_ref.document, identity, channel.session) {
+                    Ok(draft) => {
+                        Action::Publish { channel: channel.channel_ref.clone(), draft: Box::new(draft) }
+                    }
                     Err(refusal) => Action::Refuse(refusal),
                 }
             }
@@ -120,8 +122,8 @@ impl Channels {
 
     fn join(&mut self, message: &ClientMessage<'_>, joined: Option<usize>, max_topics: usize) -> Action {
         let wanted = request::document(&message.topic)
-            .and_then(|document| Ok((document, request::join_wish(message.payload)?)));
-        let (document, wish) = match wanted {
+            .and_then(|document| Ok((document, request::join_request(message.payload)?)));
+        let (document, request) = match wanted {
             Ok(wanted) => wanted,
             Err(refusal) => return Action::Refuse(refusal),
         };
@@ -129,55 +131,63 @@ impl Channels {
             return Action::Refuse(ErrorReply::too_many_channels(max_topics));
         }
         let replaced = joined.map(|at| self.list.remove(at));
-        let name = ChannelRef { document, join_ref: message.join_ref.as_deref().map(Arc::from) };
+        let channel_ref = ChannelRef { document, join_ref: message.join_ref.as_deref().map(Arc::from) };
         // Most connections join one topic, and thousands of them should not pay for room that they do not use.
         self.list.reserve_exact(1);
         self.list.push(Channel {
-            name: name.clone(),
-            presence: wish.presence,
+            channel_ref: channel_ref.clone(),
+            presence: request.presence,
             session: None,
-            place: Place::Joining,
+            delivery: Delivery::Joining,
         });
-        Action::Join { channel: name, wish: Box::new(wish), replaced }
+        Action::Join { channel: channel_ref, request: Box::new(request), replaced }
     }
 
     /// The join of `name` was made: its channel goes on from `feed`, as part of `session`.
-    pub(crate) fn opened(&mut self, name: &ChannelRef, session: Option<SessionId>, feed: Feed) {
-        if let Some(channel) = self.list.iter_mut().find(|one| one.name == *name) {
+    pub(crate) fn join_succeeded(
+        &mut self,
+        channel_ref: &ChannelRef,
+        session: Option<SessionId>,
+        stream: DocumentStream,
+    ) {
+        if let Some(channel) = self.list.iter_mut().find(|one| one.channel_ref == *channel_ref) {
             channel.session = session;
-            channel.place = Place::Own(feed);
+            channel.delivery = Delivery::CatchingUp(stream);
         }
     }
 
     /// The join of `name` failed.
-    pub(crate) fn failed(&mut self, name: &ChannelRef) {
-        self.list.retain(|one| one.name != *name);
+    pub(crate) fn join_failed(&mut self, channel_ref: &ChannelRef) {
+        self.list.retain(|one| one.channel_ref != *channel_ref);
     }
 
     /// The next thing that a channel with a place of its own has, each in its turn. A channel that has nothing more is
     /// offered to its room, which it enters if it is level.
-    pub(crate) fn poll_own(
+    pub(crate) fn poll_catch_up(
         &mut self,
         cx: &mut Context<'_>,
         rooms: &mut Rooms,
         connection: usize,
-    ) -> Option<(usize, Item)> {
+    ) -> Option<(usize, StreamItem)> {
         for step in 0..self.list.len() {
-            let at = (self.turn + step) % self.list.len();
+            let at = (self.next_index + step) % self.list.len();
             let channel = &mut self.list[at];
-            let Place::Own(feed) = &mut channel.place else { continue };
-            if let Poll::Ready(item) = feed.poll_next(cx) {
-                self.turn = at + 1;
+            let Delivery::CatchingUp(stream) = &mut channel.delivery else { continue };
+            if let Poll::Ready(item) = stream.poll_next(cx) {
+                self.next_index = at + 1;
                 return Some((at, item));
             }
-            let Place::Own(feed) = std::mem::replace(&mut channel.place, Place::Joining) else { continue };
-            let key = RoomKey { document: channel.name.document.clone(), presence: channel.presence };
-            channel.place = match rooms.enter(&key, connection, feed) {
+            let Delivery::CatchingUp(stream) = std::mem::replace(&mut channel.delivery, Delivery::Joining)
+            else {
+                continue;
+            };
+            let key = RoomKey { document: channel.channel_ref.document.clone(), presence: channel.presence };
+            channel.delivery = match rooms.enter(&key, connection, stream) {
                 Ok(room) => {
-                    channel.name.document = rooms.document(room).clone();
-                    Place::Room(room)
+                    channel.channel_ref.document = rooms.document(room).clone();
+                    Delivery::Room(room)
                 }
-                Err(feed) => Place::Own(feed),
+                Err(stream) => Delivery::CatchingUp(stream),
             };
         }
         None
@@ -195,19 +205,19 @@ impl Channels {
 
     /// The index of the channel that is in `room`.
     pub(crate) fn in_room(&self, room: RoomId) -> Option<usize> {
-        self.list.iter().position(|channel| matches!(channel.place, Place::Room(id) if id == room))
+        self.list.iter().position(|channel| matches!(channel.delivery, Delivery::Room(id) if id == room))
     }
 
     /// The channel in `room` goes on from a place of its own.
-    pub(crate) fn detached(&mut self, room: RoomId, feed: Feed) {
+    pub(crate) fn left_room(&mut self, room: RoomId, stream: DocumentStream) {
         if let Some(index) = self.in_room(room) {
-            self.list[index].place = Place::Own(feed);
+            self.list[index].delivery = Delivery::CatchingUp(stream);
         }
     }
 
     /// The joined channels.
     pub(crate) fn joined(&self) -> impl Iterator<Item = &Channel> {
-        self.list.iter().filter(|channel| !matches!(channel.place, Place::Joining))
+        self.list.iter().filter(|channel| !matches!(channel.delivery, Delivery::Joining))
     }
 
     /// Takes out all of them.

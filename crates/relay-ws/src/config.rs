@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::admission::Limits;
+use crate::admission::AdmissionLimits;
 
 /// Limits and time-outs of a [`WsServer`](crate::WsServer).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,8 +83,8 @@ impl Default for WsConfig {
 
 impl WsConfig {
     /// Who is let in.
-    pub(crate) fn admission(&self) -> Limits {
-        Limits {
+    pub(crate) fn admission(&self) -> AdmissionLimits {
+        AdmissionLimits {
             connections: self.max_connections,
             per_address: self.max_connections_per_address.unwrap_or(usize::MAX),
             rate: self.admission_rate,

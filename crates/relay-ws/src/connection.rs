@@ -9,8 +9,8 @@
 //! - Drafts of one connection reach the sink in the order of its pushes: each publish is polled once, at once.
 //! - Publishes are polled even while the socket is full, so that a slow client holds no place in anybody's queue.
 
-mod busy;
-mod ending;
+mod closing;
+mod pending;
 mod reading;
 
 use std::io::IoSlice;
@@ -24,24 +24,24 @@ use relay_core::{
 use relay_metrics::LatencyWindow;
 use serde::Serialize;
 
-use self::busy::Busy;
-use self::ending::Farewell;
+use self::closing::Closing;
+use self::pending::Pending;
 use crate::admission::Permit;
-use crate::channels::{Channel, ChannelRef, Channels, Place};
+use crate::channels::{Channel, ChannelRef, Channels, Delivery};
 use crate::close::CloseReason;
 use crate::codec::{self, Frame};
 use crate::config::WsConfig;
-use crate::directory::{Directory, Member};
-use crate::feed::Item;
-use crate::framing::{Agreement, Decoder};
-use crate::output::Output;
-use crate::pen::Pen;
+use crate::document_stream::StreamItem;
+use crate::frame_writer::FrameWriter;
+use crate::framing::{Decoder, DeflateParams};
+use crate::membership_counts::{Member, MembershipCounts};
 use crate::request::Identity;
 use crate::room::{RoomId, Rooms};
+use crate::send_queue::SendQueue;
 use crate::shard::ShardWakeup;
 use crate::socket::Socket;
 use crate::stats::Counters;
-use crate::wheel::Tick;
+use crate::timer_wheel::Tick;
 
 /// What connections serve.
 #[derive(Clone)]
@@ -56,19 +56,19 @@ pub(crate) struct Backend {
 }
 
 /// What all connections of a shard share.
-pub(crate) struct Shared {
+pub(crate) struct ShardDeps {
     pub(crate) config: Arc<WsConfig>,
     pub(crate) backend: Backend,
-    pub(crate) directory: Arc<Directory>,
+    pub(crate) membership_counts: Arc<MembershipCounts>,
     pub(crate) counters: Arc<Counters>,
     /// How long events take from their room's waking to the last member's socket, over all shards.
     pub(crate) broadcasts: Arc<LatencyWindow>,
 }
 
 /// What a shard lends a connection that it polls.
-pub(crate) struct Env<'a> {
+pub(crate) struct ShardContext<'a> {
     pub(crate) rooms: &'a mut Rooms,
-    pub(crate) pen: &'a mut Pen,
+    pub(crate) writer: &'a mut FrameWriter,
     /// The monotonic time.
     pub(crate) now: Monotonic,
     /// The connection's key in its shard.
@@ -78,7 +78,7 @@ pub(crate) struct Env<'a> {
 /// Messages that are read, or items that are written, before the others get their turn.
 pub(crate) const BATCH: usize = 64;
 /// Turns before other connections get theirs.
-const TURNS: usize = 4;
+const MAX_IO_ROUNDS: usize = 4;
 
 /// How a connection's life ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,23 +144,23 @@ pub struct ConnectionStats {
 pub(crate) struct Connection {
     socket: Socket,
     decoder: Decoder,
-    output: Output,
+    send_queue: SendQueue,
     /// What both sides agreed on about compression.
-    compressed: Option<Agreement>,
+    deflate: Option<DeflateParams>,
     protocol: Protocol,
     identity: Identity,
     channels: Channels,
-    busy: Option<Box<Busy>>,
-    heard_at: Monotonic,
+    pending: Option<Box<Pending>>,
+    last_received_at: Monotonic,
     stall: Option<Stall>,
     drain: Drain,
     /// Set once it is being closed.
-    farewell: Option<Farewell>,
+    closing: Option<Closing>,
     reason: LeaveReason,
     messages_in: u64,
     messages_out: u64,
     slow: u64,
-    shared: Arc<Shared>,
+    deps: Arc<ShardDeps>,
     wakeup: Arc<ShardWakeup>,
     /// When the shard's wheel will look at it.
     pub(crate) scheduled: Tick,
@@ -168,35 +168,35 @@ pub(crate) struct Connection {
 }
 
 /// What a connection begins with.
-pub(crate) struct Newcomer {
+pub(crate) struct NewConnection {
     pub(crate) socket: Socket,
     pub(crate) identity: Identity,
     pub(crate) protocol: Protocol,
-    pub(crate) compressed: Option<Agreement>,
+    pub(crate) deflate: Option<DeflateParams>,
     pub(crate) permit: Permit,
 }
 
 impl Connection {
-    pub(crate) fn new(newcomer: Newcomer, shared: Arc<Shared>, wakeup: Arc<ShardWakeup>) -> Self {
-        let Newcomer { socket, identity, protocol, compressed, permit } = newcomer;
+    pub(crate) fn new(new_connection: NewConnection, deps: Arc<ShardDeps>, wakeup: Arc<ShardWakeup>) -> Self {
+        let NewConnection { socket, identity, protocol, deflate, permit } = new_connection;
         Self {
             socket,
-            decoder: Decoder::new(shared.config.max_frame_bytes, compressed.is_some()),
-            output: Output::default(),
-            compressed,
+            decoder: Decoder::new(deps.config.max_frame_bytes, deflate.is_some()),
+            send_queue: SendQueue::default(),
+            deflate,
             protocol,
             identity,
             channels: Channels::default(),
-            busy: None,
-            heard_at: shared.backend.clock.monotonic(),
+            pending: None,
+            last_received_at: deps.backend.clock.monotonic(),
             stall: None,
             drain: Drain::No,
-            farewell: None,
+            closing: None,
             reason: LeaveReason::Lost,
             messages_in: 0,
             messages_out: 0,
             slow: 0,
-            shared,
+            deps,
             wakeup,
             scheduled: Tick::MAX,
             _permit: permit,
@@ -206,40 +206,45 @@ impl Connection {
     /// Does what there is to do. Returns whether the connection goes on.
     ///
     /// `scratch` is where its socket is read into.
-    pub(crate) fn poll(&mut self, env: &mut Env<'_>, scratch: &mut [u8]) -> bool {
-        self.wakeup.begin();
+    pub(crate) fn poll(&mut self, shard: &mut ShardContext<'_>, scratch: &mut [u8]) -> bool {
+        self.wakeup.clear();
         let waker = Waker::from(Arc::clone(&self.wakeup));
         let cx = &mut Context::from_waker(&waker);
-        if self.farewell.is_none() {
-            let end = match self.turns(env, scratch, cx) {
+        if self.closing.is_none() {
+            let end = match self.run_io(shard, scratch, cx) {
                 Err(end) => end,
-                Ok(()) => match self.overdue(env.now) {
+                Ok(()) => match self.overdue(shard.now) {
                     Some(reason) => End::Close(reason),
                     None => return true,
                 },
             };
-            if !self.end(end, env) {
+            if !self.end(end, shard) {
                 return false;
             }
         }
-        self.poll_farewell(env, scratch, cx)
+        self.poll_closing(shard, scratch, cx)
     }
 
     /// Writes and reads in turns until there is nothing left to do, or enough was done for now.
-    fn turns(&mut self, env: &mut Env<'_>, scratch: &mut [u8], cx: &mut Context<'_>) -> Result<(), End> {
-        for _ in 0..TURNS {
-            if self.is_draining(env.now)
-                && let Some(busy) = &mut self.busy
+    fn run_io(
+        &mut self,
+        shard: &mut ShardContext<'_>,
+        scratch: &mut [u8],
+        cx: &mut Context<'_>,
+    ) -> Result<(), End> {
+        for _ in 0..MAX_IO_ROUNDS {
+            if self.is_draining(shard.now)
+                && let Some(pending) = &mut self.pending
             {
-                busy.stop();
+                pending.stop();
             }
-            let answered = self.collect_answers(env, cx);
-            let wrote = self.write(env, cx)?;
-            let is_quiet = self.busy.is_none() && self.output.is_empty();
-            if self.is_draining(env.now) && is_quiet {
+            let answered = self.poll_replies(shard, cx);
+            let wrote = self.write(shard, cx)?;
+            let is_quiet = self.pending.is_none() && self.send_queue.is_empty();
+            if self.is_draining(shard.now) && is_quiet {
                 return Err(End::Close(CloseReason::Restart));
             }
-            let read = self.read(env, scratch, cx)?;
+            let read = self.read(shard, scratch, cx)?;
             if !answered && !wrote && !read {
                 return Ok(());
             }
@@ -249,47 +254,51 @@ impl Connection {
     }
 
     /// Writes the answers, then what channels that catch up are given. Returns whether anything was written.
-    fn write(&mut self, env: &mut Env<'_>, cx: &mut Context<'_>) -> Result<bool, End> {
-        let mut wrote = !env.pen.is_empty();
-        if self.flush(env.pen, cx)?.is_pending() {
+    fn write(&mut self, shard: &mut ShardContext<'_>, cx: &mut Context<'_>) -> Result<bool, End> {
+        let mut wrote = !shard.writer.is_empty();
+        if self.flush(shard.writer, cx)?.is_pending() {
             return Ok(false);
         }
         let mut items = 0;
-        let max_bytes = self.shared.config.write_buffer_bytes;
-        while items < BATCH && env.pen.len() + self.output.bytes() < max_bytes && !self.is_draining(env.now) {
-            let Some((index, item)) = self.channels.poll_own(cx, env.rooms, env.key) else { break };
+        let max_bytes = self.deps.config.write_buffer_bytes;
+        while items < BATCH
+            && shard.writer.len() + self.send_queue.bytes() < max_bytes
+            && !self.is_draining(shard.now)
+        {
+            let Some((index, item)) = self.channels.poll_catch_up(cx, shard.rooms, shard.key) else { break };
             items += 1;
             match item {
-                Item::Event(event) => {
-                    self.shared.counters.deliveries.increment();
-                    self.send(&codec::encode_broadcast(&event), env.pen);
+                StreamItem::Event(event) => {
+                    self.deps.counters.deliveries.increment();
+                    self.send(&codec::encode_broadcast(&event), shard.writer);
                 }
-                Item::Presence(change) => {
-                    let frame = codec::encode_presence(&self.channels.at(index).name.document, &change);
-                    self.send(&frame, env.pen);
+                StreamItem::Presence(change) => {
+                    let frame =
+                        codec::encode_presence(&self.channels.at(index).channel_ref.document, &change);
+                    self.send(&frame, shard.writer);
                 }
-                Item::Ended(cause) => self.channel_ended(index, cause.as_ref(), env),
+                StreamItem::Ended(cause) => self.channel_ended(index, cause.as_ref(), shard),
             }
         }
         wrote |= items > 0;
         if items > 0 {
-            let _ = self.flush(env.pen, cx)?;
+            let _ = self.flush(shard.writer, cx)?;
         }
         Ok(wrote)
     }
 
     /// Puts a message behind those that wait to be written.
-    fn send(&mut self, frame: &Frame, pen: &mut Pen) {
+    fn send(&mut self, frame: &Frame, writer: &mut FrameWriter) {
         self.messages_out += 1;
-        self.shared.counters.messages_out.increment();
-        pen.write(frame, self.compressed, &mut self.output);
+        self.deps.counters.messages_out.increment();
+        writer.write(frame, self.deflate, &mut self.send_queue);
     }
 
     /// Writes what waits, and takes note of whether the socket takes it.
-    fn flush(&mut self, pen: &mut Pen, cx: &mut Context<'_>) -> Result<Poll<()>, End> {
+    fn flush(&mut self, writer: &mut FrameWriter, cx: &mut Context<'_>) -> Result<Poll<()>, End> {
         let before = self.socket.bytes_out;
-        let flushed = pen.flush(&mut self.socket, &mut self.output, cx);
-        self.shared.counters.bytes_out.add(self.socket.bytes_out - before);
+        let flushed = writer.flush(&mut self.socket, &mut self.send_queue, cx);
+        self.deps.counters.bytes_out.add(self.socket.bytes_out - before);
         match flushed {
             Poll::Ready(Ok(())) => {
                 self.stall = None;
@@ -297,31 +306,31 @@ impl Connection {
             }
             Poll::Ready(Err(_)) => Err(End::Lost),
             Poll::Pending => {
-                self.note_stall();
+                self.record_stall();
                 Ok(Poll::Pending)
             }
         }
     }
 
-    fn note_stall(&mut self) {
+    fn record_stall(&mut self) {
         let written = self.socket.bytes_out;
         if self.stall.is_none_or(|stall| stall.written != written) {
-            self.stall = Some(Stall { since: self.shared.backend.clock.monotonic(), written });
+            self.stall = Some(Stall { since: self.deps.backend.clock.monotonic(), written });
         }
     }
 
     /// Gives the connection what everybody in `room` gets. One whose socket does not take all of it leaves the room.
-    pub(crate) fn deliver(&mut self, room: RoomId, env: &mut Env<'_>) {
-        let batch = env.rooms.get_mut(room).and_then(|room| room.batch(self.compressed, env.pen));
-        let (Some((messages, bytes)), None) = (batch, &self.farewell) else { return };
+    pub(crate) fn deliver(&mut self, room: RoomId, shard: &mut ShardContext<'_>) {
+        let batch = shard.rooms.get_mut(room).and_then(|room| room.batch(self.deflate, shard.writer));
+        let (Some((messages, bytes)), None) = (batch, &self.closing) else { return };
         let waker = Waker::from(Arc::clone(&self.wakeup));
         let cx = &mut Context::from_waker(&waker);
-        let counters = Arc::clone(&self.shared.counters);
+        let counters = Arc::clone(&self.deps.counters);
         self.messages_out += messages;
         counters.messages_out.add(messages);
         counters.deliveries.add(messages);
         let mut taken = 0;
-        if self.output.is_empty() {
+        if self.send_queue.is_empty() {
             while taken < bytes.len() {
                 match self.socket.poll_write(cx, &[IoSlice::new(&bytes[taken..])]) {
                     Poll::Ready(Ok(count)) => taken += count,
@@ -342,52 +351,60 @@ impl Connection {
             }
             return;
         }
-        self.output.push(bytes.slice(taken..));
-        self.note_stall();
+        self.send_queue.push(bytes.slice(taken..));
+        self.record_stall();
         self.slow += 1;
         counters.slow.increment();
-        if let Some(feed) = env.rooms.detach(room, env.key) {
-            self.channels.detached(room, feed);
+        if let Some(stream) = shard.rooms.detach(room, shard.key) {
+            self.channels.left_room(room, stream);
         }
         // So that its time-out is set.
         waker.wake_by_ref();
     }
 
     /// Ends the channel in `room`, which is over.
-    pub(crate) fn room_over(&mut self, room: RoomId, cause: Option<&StreamError>, env: &mut Env<'_>) {
+    pub(crate) fn room_ended(
+        &mut self,
+        room: RoomId,
+        cause: Option<&StreamError>,
+        shard: &mut ShardContext<'_>,
+    ) {
         if let Some(index) = self.channels.in_room(room) {
-            self.channel_ended(index, cause, env);
-            env.pen.put_into(&mut self.output);
+            self.channel_ended(index, cause, shard);
+            shard.writer.flush_to(&mut self.send_queue);
         }
         Waker::from(Arc::clone(&self.wakeup)).wake();
     }
 
-    fn channel_ended(&mut self, index: usize, cause: Option<&StreamError>, env: &mut Env<'_>) {
+    fn channel_ended(&mut self, index: usize, cause: Option<&StreamError>, shard: &mut ShardContext<'_>) {
         let channel = self.channels.remove(index);
-        let reason = reason_of(cause, &channel.name);
-        self.shared.counters.channel_errors.increment(reason.as_str());
-        let frame =
-            codec::encode_error(channel.name.join_ref.as_deref(), &channel.name.topic(), reason.as_str());
-        self.send(&frame, env.pen);
-        self.close_channel(&channel, LeaveReason::Lost, env);
+        let reason = error_code(cause, &channel.channel_ref);
+        self.deps.counters.channel_errors.increment(reason.as_str());
+        let frame = codec::encode_error(
+            channel.channel_ref.join_ref.as_deref(),
+            &channel.channel_ref.topic(),
+            reason.as_str(),
+        );
+        self.send(&frame, shard.writer);
+        self.close_channel(&channel, LeaveReason::Lost, shard);
     }
 
     /// What has to be done when a channel is no more.
-    fn close_channel(&self, channel: &Channel, reason: LeaveReason, env: &mut Env<'_>) {
-        if let Place::Room(room) = channel.place {
-            env.rooms.leave(room, env.key);
+    fn close_channel(&self, channel: &Channel, reason: LeaveReason, shard: &mut ShardContext<'_>) {
+        if let Delivery::Room(room) = channel.delivery {
+            shard.rooms.leave(room, shard.key);
         }
-        self.give_up(channel, reason);
+        self.release_membership(channel, reason);
     }
 
     /// Gives up what a channel holds outside of its shard.
-    fn give_up(&self, channel: &Channel, reason: LeaveReason) {
-        if matches!(channel.place, Place::Joining) {
+    fn release_membership(&self, channel: &Channel, reason: LeaveReason) {
+        if matches!(channel.delivery, Delivery::Joining) {
             return;
         }
-        self.shared.directory.leave(&channel.name.document);
-        if let (true, Some(presence)) = (channel.presence, &self.shared.backend.presence) {
-            presence.leave(&self.membership(&channel.name.document), reason);
+        self.deps.membership_counts.decrement(&channel.channel_ref.document);
+        if let (true, Some(presence)) = (channel.presence, &self.deps.backend.presence) {
+            presence.leave(&self.membership(&channel.channel_ref.document), reason);
         }
     }
 
@@ -398,8 +415,8 @@ impl Connection {
 
     /// Tells whoever knows of participants that this one is there.
     fn touch(&self, channel: &Channel, activity: Activity) {
-        if let (true, Some(presence)) = (channel.presence, &self.shared.backend.presence) {
-            presence.touch(&self.membership(&channel.name.document), activity);
+        if let (true, Some(presence)) = (channel.presence, &self.deps.backend.presence) {
+            presence.touch(&self.membership(&channel.channel_ref.document), activity);
         }
     }
 
@@ -409,22 +426,22 @@ impl Connection {
 
     /// Whether a time-out is over.
     fn overdue(&self, now: Monotonic) -> Option<CloseReason> {
-        let config = &self.shared.config;
+        let config = &self.deps.config;
         let stalled_at = self.stall.map(|stall| stall.since + config.write_stall_timeout);
         if stalled_at.is_some_and(|at| now >= at) {
             return Some(CloseReason::TooSlow);
         }
-        let is_stale = now >= self.heard_at + config.stale_after;
+        let is_stale = now >= self.last_received_at + config.stale_after;
         (is_stale && self.may_read(now)).then_some(CloseReason::Stale)
     }
 
     /// When it has to be polled even if nothing wakes it.
     pub(crate) fn deadline(&self) -> Monotonic {
-        let config = &self.shared.config;
-        if let Some(farewell) = &self.farewell {
-            return farewell.give_up_at;
+        let config = &self.deps.config;
+        if let Some(closing) = &self.closing {
+            return closing.deadline;
         }
-        let mut deadline = self.heard_at + config.stale_after;
+        let mut deadline = self.last_received_at + config.stale_after;
         if let Some(stall) = self.stall {
             deadline = deadline.min(stall.since + config.write_stall_timeout);
         }
@@ -441,7 +458,7 @@ impl Connection {
 
     /// What it is in `document`, if it has joined that.
     pub(crate) fn member_of(&self, document: &DocumentId) -> Option<Member> {
-        self.channels.joined().find(|channel| channel.name.document == *document)?;
+        self.channels.joined().find(|channel| channel.channel_ref.document == *document)?;
         let Identity { user, connection, .. } = &self.identity;
         Some(Member { connection: *connection, user: user.clone() })
     }
@@ -452,12 +469,12 @@ impl Connection {
             connection: self.identity.connection,
             user: self.identity.user.clone(),
             shard,
-            documents: self.channels.joined().map(|channel| channel.name.document.clone()).collect(),
+            documents: self.channels.joined().map(|channel| channel.channel_ref.document.clone()).collect(),
             messages_in: self.messages_in,
             messages_out: self.messages_out,
             bytes_in: self.socket.bytes_in,
             bytes_out: self.socket.bytes_out,
-            bytes_waiting: self.output.bytes() as u64,
+            bytes_waiting: self.send_queue.bytes() as u64,
             slow: self.slow,
         }
     }
@@ -467,13 +484,13 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         for channel in self.channels.drain() {
-            self.give_up(&channel, self.reason);
+            self.release_membership(&channel, self.reason);
         }
     }
 }
 
 /// What a client is told of the end of a channel. What the log says is for operators.
-fn reason_of(cause: Option<&StreamError>, channel: &ChannelRef) -> ErrorCode {
+fn error_code(cause: Option<&StreamError>, channel: &ChannelRef) -> ErrorCode {
     match cause {
         None => ErrorCode::Closed,
         Some(error) => {

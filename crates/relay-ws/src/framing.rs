@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode as RawOpCode};
 
 pub use self::decoder::{Decoder, FramingError, Message};
-pub use self::deflate::{Agreement, Deflater, negotiate};
+pub use self::deflate::{DeflateParams, Deflater, negotiate};
 
 /// What a frame is that is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

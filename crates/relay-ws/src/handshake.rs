@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::config::{OriginPolicy, WsConfig};
 use crate::connection::Protocol;
-use crate::framing::{self, Agreement};
+use crate::framing::{self, DeflateParams};
 use crate::text::excerpt;
 
 /// The serializer's version that is spoken here.
@@ -29,18 +29,18 @@ const SUBPROTOCOL: &str = "phoenix";
 
 /// A request that is fine.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Accepted {
+pub(crate) struct ValidUpgrade {
     accept_key: String,
     subprotocol: bool,
     /// The answer to an offer of compression that is taken.
-    compression: Option<(Agreement, HeaderValue)>,
+    compression: Option<(DeflateParams, HeaderValue)>,
     /// The user that the client gave.
     pub(crate) user: Option<UserId>,
 }
 
-impl Accepted {
+impl ValidUpgrade {
     /// What was agreed on about compression.
-    pub(crate) fn compression(&self) -> Option<Agreement> {
+    pub(crate) fn compression(&self) -> Option<DeflateParams> {
         self.compression.as_ref().map(|(agreed, _)| *agreed)
     }
 
@@ -109,7 +109,7 @@ pub(crate) fn check<B>(
     request: &Request<B>,
     protocol: Protocol,
     config: &WsConfig,
-) -> Result<Accepted, Rejection> {
+) -> Result<ValidUpgrade, Rejection> {
     let headers = request.headers();
     if request.method() != Method::GET {
         return Err(Rejection {
@@ -149,7 +149,7 @@ pub(crate) fn check<B>(
         .map(UserId::new)
         .transpose()
         .map_err(|error| Rejection::bad_request(format!("the parameter `user`: {error}")))?;
-    Ok(Accepted {
+    Ok(ValidUpgrade {
         accept_key: derive_accept_key(key),
         subprotocol: has_token(headers, &SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL),
         compression: if config.compression { framing::negotiate(headers) } else { None },

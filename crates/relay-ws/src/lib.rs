@@ -8,34 +8,34 @@
 #![doc = include_str!("../README.md")]
 
 mod admission;
-mod batch;
 mod channels;
 mod close;
 pub mod codec;
 mod config;
 mod connection;
-mod directory;
+mod document_stream;
 mod error_reply;
-mod feed;
+mod frame_batch;
+mod frame_writer;
 pub mod framing;
 mod handshake;
-mod inbox;
-mod output;
-mod pen;
+mod membership_counts;
 mod request;
 mod room;
+mod run_queue;
+mod send_queue;
 mod server;
 mod shard;
 mod socket;
 mod stats;
 mod text;
-mod wheel;
+mod timer_wheel;
 
 pub use admission::ClientAddress;
 pub use config::{ConfigError, OriginPolicy, WsConfig};
 pub use connection::ConnectionStats;
-pub use directory::{Member, RoomStats};
+pub use membership_counts::{Member, RoomStats};
 pub use server::{WsParts, WsServer};
 pub use shard::ShardStats;
-pub use socket::{Stream, Transport, Unwrap};
+pub use socket::{ByteStream, Transport, TransportUnwrapper};
 pub use stats::WsStats;

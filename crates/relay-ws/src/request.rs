@@ -30,14 +30,14 @@ pub(crate) fn document(topic: &str) -> Result<DocumentId, ErrorReply> {
 
 /// What a join wants.
 #[derive(Debug)]
-pub(crate) struct JoinWish {
+pub(crate) struct JoinRequest {
     pub(crate) start: StartPosition,
     pub(crate) presence: bool,
     pub(crate) options: JoinOptions,
 }
 
 /// What a join wants, by its payload.
-pub(crate) fn join_wish(payload: ClientPayload<'_>) -> Result<JoinWish, ErrorReply> {
+pub(crate) fn join_request(payload: ClientPayload<'_>) -> Result<JoinRequest, ErrorReply> {
     #[derive(Deserialize)]
     struct Params<'a> {
         #[serde(default)]
@@ -70,7 +70,7 @@ pub(crate) fn join_wish(payload: ClientPayload<'_>) -> Result<JoinWish, ErrorRep
         state: params.state.map(JsonText::from_raw),
         exempt_from_timeout: false,
     };
-    Ok(JoinWish { start, presence: params.presence.unwrap_or(true), options })
+    Ok(JoinRequest { start, presence: params.presence.unwrap_or(true), options })
 }
 
 /// The draft that a push on the topic of `document` is, by the connection's user, as part of `session`.

@@ -12,13 +12,13 @@ use bytes::Bytes;
 use relay_core::{Clock, DocumentId, Monotonic, StreamError};
 use slab::Slab;
 
-use crate::batch::Batch;
 use crate::codec;
-use crate::feed::{Feed, Item};
-use crate::framing::Agreement;
-use crate::inbox::{Target, Wakeup};
-use crate::pen::Pen;
-use crate::shard::{ShardInbox, ShardWakeup};
+use crate::document_stream::{DocumentStream, StreamItem};
+use crate::frame_batch::FrameBatch;
+use crate::frame_writer::FrameWriter;
+use crate::framing::DeflateParams;
+use crate::run_queue::{TaskId, Wakeup};
+use crate::shard::{ShardQueue, ShardWakeup};
 
 /// What distinguishes rooms: the document, and whether its members want to know who is there.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -33,26 +33,26 @@ pub(crate) type RoomId = usize;
 /// One room.
 pub(crate) struct Room {
     key: RoomKey,
-    feed: Feed,
+    stream: DocumentStream,
     /// By connection; one who leaves while a batch is being sent leaves a hole until it is sent.
     members: Vec<Option<usize>>,
     /// Members that are no holes.
-    live: usize,
+    member_count: usize,
     sending: Option<Sending>,
-    over: Option<Over>,
+    ended: Option<Ended>,
     /// Connections that wanted to come in and were not level.
-    seekers: Vec<usize>,
+    rejoin_waiters: Vec<usize>,
     wakeup: Arc<ShardWakeup>,
     /// When the room was woken for what it has not collected yet.
     woken_at: Option<Monotonic>,
 }
 
 /// What the document gives is over, with the cause if there is one but the end of the source.
-struct Over(Option<StreamError>);
+struct Ended(Option<StreamError>);
 
 /// A batch on its way. Who comes in meanwhile stands at `end` or behind, and has had it already.
 struct Sending {
-    batch: Batch,
+    batch: FrameBatch,
     next: usize,
     end: usize,
     /// When the room was woken for the first of it, if that is known.
@@ -60,21 +60,21 @@ struct Sending {
 }
 
 /// How a room goes on.
-pub(crate) enum Step {
+pub(crate) enum RoomEvent {
     /// Give the batch to this connection; see [`Room::batch`].
     Deliver(usize),
     /// Every member was given the batch, whose first event came at this monotonic time.
-    Sent(Monotonic),
+    BatchSent(Monotonic),
     /// Nothing is left to do until the room is woken. These connections may find that they are level now.
-    Settled(Vec<usize>),
+    Idle(Vec<usize>),
     /// What the document gives is over, for all these connections.
-    Over(Vec<usize>, Option<StreamError>),
+    Ended(Vec<usize>, Option<StreamError>),
 }
 
 impl Room {
     /// The shard begins to deal with the room: what wakes it from now on is not missed.
-    pub(crate) fn begin(&self) -> Waker {
-        self.wakeup.begin();
+    pub(crate) fn clear_wakeup(&self) -> Waker {
+        self.wakeup.clear();
         Waker::from(Arc::clone(&self.wakeup))
     }
 
@@ -84,52 +84,61 @@ impl Room {
     }
 
     /// What is on its way: how many messages, and their bytes for a member that agreed to this.
-    pub(crate) fn batch(&mut self, agreed: Option<Agreement>, pen: &mut Pen) -> Option<(u64, Bytes)> {
+    pub(crate) fn batch(
+        &mut self,
+        deflate: Option<DeflateParams>,
+        writer: &mut FrameWriter,
+    ) -> Option<(u64, Bytes)> {
         let batch = &mut self.sending.as_mut()?.batch;
-        Some((batch.messages(), batch.bytes(agreed, pen)))
+        Some((batch.messages(), batch.bytes(deflate, writer)))
     }
 
     /// What is to be done next. A batch takes at most `max_messages`, and ends with the one that makes it reach `max_bytes`.
-    pub(crate) fn step(&mut self, cx: &mut Context<'_>, max_messages: usize, max_bytes: usize) -> Step {
+    pub(crate) fn next_event(
+        &mut self,
+        cx: &mut Context<'_>,
+        max_messages: usize,
+        max_bytes: usize,
+    ) -> RoomEvent {
         loop {
             if let Some(sending) = &mut self.sending {
                 while sending.next < sending.end {
                     sending.next += 1;
                     if let Some(connection) = self.members[sending.next - 1] {
-                        return Step::Deliver(connection);
+                        return RoomEvent::Deliver(connection);
                     }
                 }
                 let woken_at = sending.woken_at;
                 self.sending = None;
                 self.members.retain(Option::is_some);
                 if let Some(woken_at) = woken_at {
-                    return Step::Sent(woken_at);
+                    return RoomEvent::BatchSent(woken_at);
                 }
             }
-            if let Some(Over(cause)) = self.over.take() {
-                return Step::Over(self.members(), cause);
+            if let Some(Ended(cause)) = self.ended.take() {
+                return RoomEvent::Ended(self.members(), cause);
             }
-            if !self.collect(cx, max_messages, max_bytes) {
-                return Step::Settled(std::mem::take(&mut self.seekers));
+            if !self.fill_batch(cx, max_messages, max_bytes) {
+                return RoomEvent::Idle(std::mem::take(&mut self.rejoin_waiters));
             }
         }
     }
 
     /// Makes a batch of what the document has given meanwhile. Returns whether there was anything.
-    fn collect(&mut self, cx: &mut Context<'_>, max_messages: usize, max_bytes: usize) -> bool {
-        let (mut frames, mut bytes, mut is_level) = (Vec::new(), 0, false);
+    fn fill_batch(&mut self, cx: &mut Context<'_>, max_messages: usize, max_bytes: usize) -> bool {
+        let (mut frames, mut bytes, mut caught_up) = (Vec::new(), 0, false);
         while frames.len() < max_messages && bytes < max_bytes {
-            match self.feed.poll_next(cx) {
+            match self.stream.poll_next(cx) {
                 Poll::Pending => {
-                    is_level = true;
+                    caught_up = true;
                     break;
                 }
-                Poll::Ready(Item::Ended(cause)) => {
-                    self.over = Some(Over(cause));
+                Poll::Ready(StreamItem::Ended(cause)) => {
+                    self.ended = Some(Ended(cause));
                     break;
                 }
-                Poll::Ready(Item::Event(event)) => frames.push(codec::encode_broadcast(&event)),
-                Poll::Ready(Item::Presence(change)) => {
+                Poll::Ready(StreamItem::Event(event)) => frames.push(codec::encode_broadcast(&event)),
+                Poll::Ready(StreamItem::Presence(change)) => {
                     frames.push(codec::encode_presence(&self.key.document, &change));
                 }
             }
@@ -137,13 +146,13 @@ impl Room {
         }
         // What wakes the room from here on is for later batches; what did not fit into this one has waited as long.
         let woken_at = self.wakeup.woken_at().into_iter().chain(self.woken_at.take()).min();
-        if !is_level {
+        if !caught_up {
             self.woken_at = woken_at;
         }
         if frames.is_empty() {
-            return self.over.is_some();
+            return self.ended.is_some();
         }
-        let batch = Batch::new(frames);
+        let batch = FrameBatch::new(frames);
         self.sending = Some(Sending { batch, next: 0, end: self.members.len(), woken_at });
         true
     }
@@ -153,13 +162,13 @@ impl Room {
 pub(crate) struct Rooms {
     list: Slab<Room>,
     by_key: HashMap<RoomKey, RoomId>,
-    inbox: Arc<ShardInbox>,
+    run_queue: Arc<ShardQueue>,
     clock: Arc<dyn Clock>,
 }
 
 impl Rooms {
-    pub(crate) fn new(inbox: Arc<ShardInbox>, clock: Arc<dyn Clock>) -> Self {
-        Self { list: Slab::new(), by_key: HashMap::new(), inbox, clock }
+    pub(crate) fn new(run_queue: Arc<ShardQueue>, clock: Arc<dyn Clock>) -> Self {
+        Self { list: Slab::new(), by_key: HashMap::new(), run_queue, clock }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -173,21 +182,26 @@ impl Rooms {
     /// Lets `connection` in, whose own place in the document is `feed`, if that is level with the room's. If there is no
     /// room yet, `feed` becomes the room's. If it is not level, the feed comes back, and the connection is told when it
     /// is worth trying again.
-    pub(crate) fn enter(&mut self, key: &RoomKey, connection: usize, feed: Feed) -> Result<RoomId, Feed> {
+    pub(crate) fn enter(
+        &mut self,
+        key: &RoomKey,
+        connection: usize,
+        stream: DocumentStream,
+    ) -> Result<RoomId, DocumentStream> {
         let Some(&id) = self.by_key.get(key) else {
             let entry = self.list.vacant_entry();
             let id = entry.key();
-            let wakeup = Wakeup::timed(&self.inbox, Target::Room(id), Arc::clone(&self.clock));
+            let wakeup = Wakeup::timed(&self.run_queue, TaskId::Room(id), Arc::clone(&self.clock));
             // Whatever the feed would have woken before, it is to wake the room now.
             Waker::from(Arc::clone(&wakeup)).wake();
             entry.insert(Room {
                 key: key.clone(),
-                feed,
+                stream,
                 members: vec![Some(connection)],
-                live: 1,
+                member_count: 1,
                 sending: None,
-                over: None,
-                seekers: Vec::new(),
+                ended: None,
+                rejoin_waiters: Vec::new(),
                 wakeup,
                 woken_at: None,
             });
@@ -195,15 +209,15 @@ impl Rooms {
             return Ok(id);
         };
         let room = &mut self.list[id];
-        if room.over.is_some() || !room.feed.is_level_with(&feed) {
+        if room.ended.is_some() || !room.stream.is_caught_up_with(&stream) {
             // Whichever of the two is behind will be woken by what it has not seen; when the room has, it tells.
-            if !room.seekers.contains(&connection) {
-                room.seekers.push(connection);
+            if !room.rejoin_waiters.contains(&connection) {
+                room.rejoin_waiters.push(connection);
             }
-            return Err(feed);
+            return Err(stream);
         }
         room.members.push(Some(connection));
-        room.live += 1;
+        room.member_count += 1;
         Ok(id)
     }
 
@@ -221,17 +235,17 @@ impl Rooms {
         } else {
             room.members.swap_remove(at);
         }
-        room.live -= 1;
-        if room.live == 0 {
+        room.member_count -= 1;
+        if room.member_count == 0 {
             self.remove(id);
         }
     }
 
     /// Takes `connection` out and gives it a place of its own, where the room stands.
-    pub(crate) fn detach(&mut self, id: RoomId, connection: usize) -> Option<Feed> {
-        let feed = self.list.get(id)?.feed.fork();
+    pub(crate) fn detach(&mut self, id: RoomId, connection: usize) -> Option<DocumentStream> {
+        let stream = self.list.get(id)?.stream.fork();
         self.leave(id, connection);
-        Some(feed)
+        Some(stream)
     }
 
     /// Ends a room.

@@ -16,12 +16,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::admission::{Admissions, ClientAddress, Permit};
 use crate::config::WsConfig;
-use crate::connection::{Backend, ConnectionStats, Newcomer, Protocol, Shared};
-use crate::directory::{Directory, Member, RoomStats};
-use crate::framing::Agreement;
+use crate::connection::{Backend, ConnectionStats, NewConnection, Protocol, ShardDeps};
+use crate::framing::DeflateParams;
 use crate::handshake::{self, Rejection};
+use crate::membership_counts::{Member, MembershipCounts, RoomStats};
 use crate::request::Identity;
-use crate::shard::{Order, Shard, ShardInbox, ShardStats};
+use crate::shard::{Shard, ShardQueue, ShardRequest, ShardStats};
 use crate::socket::Upgrade;
 use crate::stats::{Counters, WsStats};
 
@@ -37,8 +37,8 @@ struct Inner {
     config: Arc<WsConfig>,
     clock: Arc<dyn Clock>,
     admissions: Admissions,
-    directory: Arc<Directory>,
-    shards: Vec<Handle>,
+    membership_counts: Arc<MembershipCounts>,
+    shards: Vec<ShardHandle>,
     /// Whose turn it is to get a connection.
     turn: AtomicUsize,
     /// What happened before a connection reached its shard.
@@ -53,8 +53,8 @@ struct Inner {
 }
 
 /// A shard, from outside.
-struct Handle {
-    inbox: Arc<ShardInbox>,
+struct ShardHandle {
+    queue: Arc<ShardQueue>,
     counters: Arc<Counters>,
 }
 
@@ -104,30 +104,31 @@ impl WsServer {
         let WsParts { sink, source, presence, commands, clock } = parts;
         let backend = Backend { sink, source, presence, commands, clock };
         let config = Arc::new(config);
-        let (directory, broadcasts) = (Arc::new(Directory::default()), Arc::new(LatencyWindow::new()));
+        let (membership_counts, broadcasts) =
+            (Arc::new(MembershipCounts::default()), Arc::new(LatencyWindow::new()));
         let (cut_off, running) = (CancellationToken::new(), TaskTracker::new());
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let count = config.shards.unwrap_or_else(cores).max(1);
         let shards = (0..count).map(|index| {
-            let (inbox, counters) = (Arc::new(ShardInbox::new()), Arc::new(Counters::default()));
-            let shared = Arc::new(Shared {
+            let (queue, counters) = (Arc::new(ShardQueue::new()), Arc::new(Counters::default()));
+            let deps = Arc::new(ShardDeps {
                 config: Arc::clone(&config),
                 backend: backend.clone(),
-                directory: Arc::clone(&directory),
+                membership_counts: Arc::clone(&membership_counts),
                 counters: Arc::clone(&counters),
                 broadcasts: Arc::clone(&broadcasts),
             });
-            let serving = Shard::new(shared, index, Arc::clone(&inbox)).run();
+            let serving = Shard::new(deps, index, Arc::clone(&queue)).run();
             let until = cut_off.clone();
             running.spawn(async move { until.run_until_cancelled(serving).await });
-            Handle { inbox, counters }
+            ShardHandle { queue, counters }
         });
         let inner = Inner {
             shards: shards.collect(),
             admissions: Admissions::new(config.admission()),
             config,
             clock: backend.clock,
-            directory,
+            membership_counts,
             turn: AtomicUsize::new(0),
             counters: Counters::default(),
             broadcasts,
@@ -173,7 +174,7 @@ impl WsServer {
 
     async fn admit(
         &self,
-        mut accepted: handshake::Accepted,
+        mut accepted: handshake::ValidUpgrade,
         upgrade: Option<Upgrade>,
         address: Option<IpAddr>,
         protocol: Protocol,
@@ -204,16 +205,16 @@ impl WsServer {
         upgrade: Upgrade,
         identity: Identity,
         protocol: Protocol,
-        compressed: Option<Agreement>,
+        deflate: Option<DeflateParams>,
         permit: Permit,
     ) -> impl Future<Output = ()> + Send + 'static {
         let inner = Arc::clone(&self.inner);
         async move {
             match tokio::time::timeout(inner.config.handshake_timeout, upgrade.socket()).await {
                 Ok(Ok(socket)) => {
-                    let newcomer = Newcomer { socket, identity, protocol, compressed, permit };
+                    let new_connection = NewConnection { socket, identity, protocol, deflate, permit };
                     let turn = inner.turn.fetch_add(1, Ordering::Relaxed) % inner.shards.len();
-                    inner.shards[turn].inbox.order(Order::Serve(Box::new(newcomer)));
+                    inner.shards[turn].queue.submit(ShardRequest::Serve(Box::new(new_connection)));
                 }
                 Ok(Err(error)) => {
                     tracing::debug!(connection = %identity.connection, %error, "the upgrade was not finished");
@@ -233,7 +234,7 @@ impl WsServer {
         let shards = inner.shards.iter().map(|shard| shard.counters.snapshot());
         let mut stats = shards.fold(inner.counters.snapshot(), WsStats::plus);
         stats.connections_open = inner.admissions.open() as u64;
-        stats.rooms_open = inner.directory.count() as u64;
+        stats.rooms_open = inner.membership_counts.count() as u64;
         stats
     }
 
@@ -252,24 +253,24 @@ impl WsServer {
 
     /// The documents that somebody has joined, in no order.
     pub fn rooms(&self) -> Vec<RoomStats> {
-        self.inner.directory.list()
+        self.inner.membership_counts.list()
     }
 
     /// Who has joined `document`, in no order. Asks every shard; cancel-safe.
     pub async fn members(&self, document: &DocumentId) -> Vec<Member> {
-        self.ask(|answer| Order::Members(document.clone(), answer)).await
+        self.ask(|answer| ShardRequest::Members(document.clone(), answer)).await
     }
 
     /// The numbers of the connection `wanted`, or of all of them, in no order. Asks every shard; cancel-safe.
     pub async fn connections(&self, wanted: Option<ConnectionId>) -> Vec<ConnectionStats> {
-        self.ask(|answer| Order::Connections(wanted, answer)).await
+        self.ask(|answer| ShardRequest::Connections(wanted, answer)).await
     }
 
-    async fn ask<T>(&self, order: impl Fn(oneshot::Sender<Vec<T>>) -> Order) -> Vec<T> {
+    async fn ask<T>(&self, submit: impl Fn(oneshot::Sender<Vec<T>>) -> ShardRequest) -> Vec<T> {
         let mut all = Vec::new();
         for shard in &self.inner.shards {
             let (sender, answer) = oneshot::channel();
-            shard.inbox.order(order(sender));
+            shard.queue.submit(submit(sender));
             // A shard that has ended has nobody.
             all.extend(answer.await.unwrap_or_default());
         }
@@ -291,10 +292,10 @@ impl WsServer {
         let over = Duration::from_secs(open.into()) / inner.config.drain_rate.max(1);
         // What would be over before anybody looks is over at once.
         let over = if over < inner.config.tick { Duration::ZERO } else { over.min(deadline / 2) };
-        inner.shards.iter().for_each(|shard| shard.inbox.order(Order::Drain { over }));
+        inner.shards.iter().for_each(|shard| shard.queue.submit(ShardRequest::Drain { over }));
         let ending = async {
             inner.upgrades.wait().await;
-            inner.shards.iter().for_each(|shard| shard.inbox.order(Order::End));
+            inner.shards.iter().for_each(|shard| shard.queue.submit(ShardRequest::End));
             inner.running.wait().await;
         };
         if tokio::time::timeout(deadline, ending).await.is_err() {

@@ -15,21 +15,21 @@ use slab::Slab;
 use tokio::sync::oneshot;
 use tokio::time::{Interval, MissedTickBehavior};
 
-use crate::connection::{Connection, ConnectionStats, Env, Newcomer, Shared};
-use crate::directory::Member;
-use crate::inbox::{Inbox, Target, Wakeup};
-use crate::pen::Pen;
-use crate::room::{RoomId, Rooms, Step};
+use crate::connection::{Connection, ConnectionStats, NewConnection, ShardContext, ShardDeps};
+use crate::frame_writer::FrameWriter;
+use crate::membership_counts::Member;
+use crate::room::{RoomEvent, RoomId, Rooms};
+use crate::run_queue::{RunQueue, TaskId, Wakeup};
 use crate::stats::WsStats;
-use crate::wheel::{Tick, Wheel};
+use crate::timer_wheel::{Tick, TimerWheel};
 
-pub(crate) type ShardInbox = Inbox<Order>;
-pub(crate) type ShardWakeup = Wakeup<Order>;
+pub(crate) type ShardQueue = RunQueue<ShardRequest>;
+pub(crate) type ShardWakeup = Wakeup<ShardRequest>;
 
 /// What a shard is told from outside.
-pub(crate) enum Order {
+pub(crate) enum ShardRequest {
     /// Take this connection.
-    Serve(Box<Newcomer>),
+    Serve(Box<NewConnection>),
     /// Tell all connections to come back, and close them over the given time.
     Drain { over: Duration },
     /// No connection comes any more: end with the last.
@@ -60,17 +60,17 @@ const MAX_BATCH: usize = 64;
 const READ_BYTES: usize = 64 * 1024;
 
 pub(crate) struct Shard {
-    shared: Arc<Shared>,
+    deps: Arc<ShardDeps>,
     index: usize,
-    inbox: Arc<ShardInbox>,
+    run_queue: Arc<ShardQueue>,
     connections: Slab<Box<Connection>>,
     rooms: Rooms,
-    wheel: Wheel,
+    timers: TimerWheel,
     ticks: Pin<Box<Interval>>,
-    pen: Pen,
+    writer: FrameWriter,
     scratch: Box<[u8]>,
     /// What is to be dealt with now, the last first; and the vector that takes its place.
-    ready: Vec<Target>,
+    ready: Vec<TaskId>,
     due: Vec<(Tick, usize)>,
     /// Set while the server stops: who comes now is told to come back at once.
     draining: bool,
@@ -78,19 +78,19 @@ pub(crate) struct Shard {
 }
 
 impl Shard {
-    pub(crate) fn new(shared: Arc<Shared>, index: usize, inbox: Arc<ShardInbox>) -> Self {
-        let tick = shared.config.tick.max(Duration::from_millis(1));
+    pub(crate) fn new(deps: Arc<ShardDeps>, index: usize, run_queue: Arc<ShardQueue>) -> Self {
+        let tick = deps.config.tick.max(Duration::from_millis(1));
         let mut ticks = Box::pin(tokio::time::interval(tick));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
-            wheel: Wheel::new(tick, shared.backend.clock.monotonic()),
-            rooms: Rooms::new(Arc::clone(&inbox), Arc::clone(&shared.backend.clock)),
-            shared,
+            timers: TimerWheel::new(tick, deps.backend.clock.monotonic()),
+            rooms: Rooms::new(Arc::clone(&run_queue), Arc::clone(&deps.backend.clock)),
+            deps,
             index,
             connections: Slab::new(),
-            inbox,
+            run_queue,
             ticks,
-            pen: Pen::default(),
+            writer: FrameWriter::default(),
             scratch: vec![0; READ_BYTES].into(),
             ready: Vec::new(),
             due: Vec::new(),
@@ -106,34 +106,34 @@ impl Shard {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.inbox.register(cx.waker());
+        self.run_queue.register(cx.waker());
         self.tick(cx);
         if self.ready.is_empty() {
-            let orders = self.inbox.take(&mut self.ready);
+            let requests = self.run_queue.take(&mut self.ready);
             // Who woke first is dealt with first.
             self.ready.reverse();
-            for order in orders {
-                self.obey(order);
+            for request in requests {
+                self.handle(request);
             }
         }
         let mut budget = BUDGET;
         while budget > 0 {
             match self.ready.pop() {
-                Some(Target::Connection(key)) => {
+                Some(TaskId::Connection(key)) => {
                     budget -= 1;
                     self.poll_connection(key);
                 }
-                Some(Target::Room(room)) => budget = self.poll_room(room, budget),
+                Some(TaskId::Room(room)) => budget = self.poll_room(room, budget),
                 None => break,
             }
         }
-        let counters = &self.shared.counters;
+        let counters = &self.deps.counters;
         counters.connections_open.set(self.connections.len() as u64);
         counters.rooms_open.set(self.rooms.len() as u64);
         if self.ending && self.connections.is_empty() {
             return Poll::Ready(());
         }
-        if !self.ready.is_empty() || !self.inbox.is_empty() {
+        if !self.ready.is_empty() || !self.run_queue.is_empty() {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
@@ -143,30 +143,30 @@ impl Shard {
     fn tick(&mut self, cx: &mut Context<'_>) {
         while self.ticks.as_mut().poll_tick(cx).is_ready() {
             let mut due = std::mem::take(&mut self.due);
-            self.wheel.advance(self.shared.backend.clock.monotonic(), &mut due);
+            self.timers.advance(self.deps.backend.clock.monotonic(), &mut due);
             for (tick, key) in due.drain(..) {
                 if let Some(connection) = self.connections.get_mut(key)
                     && connection.scheduled == tick
                 {
                     connection.scheduled = Tick::MAX;
-                    self.ready.insert(0, Target::Connection(key));
+                    self.ready.insert(0, TaskId::Connection(key));
                 }
             }
             self.due = due;
         }
     }
 
-    fn obey(&mut self, order: Order) {
-        match order {
-            Order::Serve(newcomer) => self.serve(*newcomer),
-            Order::Drain { over } => self.drain(over),
-            Order::End => self.ending = true,
-            Order::Members(document, answer) => {
+    fn handle(&mut self, request: ShardRequest) {
+        match request {
+            ShardRequest::Serve(new_connection) => self.serve(*new_connection),
+            ShardRequest::Drain { over } => self.drain(over),
+            ShardRequest::End => self.ending = true,
+            ShardRequest::Members(document, answer) => {
                 let members = self.connections.iter().filter_map(|(_, one)| one.member_of(&document));
                 // Who asked may have gone.
                 let _ = answer.send(members.collect());
             }
-            Order::Connections(wanted, answer) => {
+            ShardRequest::Connections(wanted, answer) => {
                 let all = self.connections.iter().map(|(_, one)| one);
                 let wanted = all.filter(|one| wanted.is_none_or(|id| one.id() == id));
                 let _ = answer.send(wanted.map(|one| one.stats(self.index)).collect());
@@ -174,31 +174,31 @@ impl Shard {
         }
     }
 
-    fn serve(&mut self, newcomer: Newcomer) {
-        self.shared.counters.connections.increment();
+    fn serve(&mut self, new_connection: NewConnection) {
+        self.deps.counters.connections.increment();
         let entry = self.connections.vacant_entry();
         let key = entry.key();
-        let wakeup = Wakeup::new(&self.inbox, Target::Connection(key));
+        let wakeup = Wakeup::new(&self.run_queue, TaskId::Connection(key));
         // Boxed, since a growing slab would move them all and keep room for twice as many.
-        entry.insert(Box::new(Connection::new(newcomer, Arc::clone(&self.shared), wakeup)));
+        entry.insert(Box::new(Connection::new(new_connection, Arc::clone(&self.deps), wakeup)));
         if self.draining {
             self.drain_one(key, Duration::ZERO, Duration::ZERO);
         }
-        self.ready.push(Target::Connection(key));
+        self.ready.push(TaskId::Connection(key));
     }
 
     fn poll_connection(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let now = self.shared.backend.clock.monotonic();
-        let mut env = Env { rooms: &mut self.rooms, pen: &mut self.pen, now, key };
-        let polled = catch_unwind(AssertUnwindSafe(|| connection.poll(&mut env, &mut self.scratch)));
-        self.pen.clear();
+        let now = self.deps.backend.clock.monotonic();
+        let mut shard = ShardContext { rooms: &mut self.rooms, writer: &mut self.writer, now, key };
+        let polled = catch_unwind(AssertUnwindSafe(|| connection.poll(&mut shard, &mut self.scratch)));
+        self.writer.clear();
         match polled {
             Ok(true) => self.schedule(key),
             Ok(false) => self.remove(key),
             Err(_) => {
                 tracing::error!("a connection ended by a panic, which is a bug; the others go on");
-                self.shared.counters.panicked.increment();
+                self.deps.counters.panicked.increment();
                 self.remove(key);
             }
         }
@@ -207,68 +207,74 @@ impl Shard {
     /// Sees to it that the wheel looks at the connection when its next time-out may be over.
     fn schedule(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let tick = self.wheel.at(connection.deadline());
+        let tick = self.timers.at(connection.deadline());
         if tick < connection.scheduled {
             connection.scheduled = tick;
-            self.wheel.insert(key, tick);
+            self.timers.insert(key, tick);
         }
     }
 
     fn remove(&mut self, key: usize) {
         let Some(mut connection) = self.connections.try_remove(key) else { return };
-        let now = self.shared.backend.clock.monotonic();
-        connection.dissolve(&mut Env { rooms: &mut self.rooms, pen: &mut self.pen, now, key });
+        let now = self.deps.backend.clock.monotonic();
+        connection.leave_all_rooms(&mut ShardContext {
+            rooms: &mut self.rooms,
+            writer: &mut self.writer,
+            now,
+            key,
+        });
     }
 
     /// Goes on with a room, for at most `budget` members. Returns what is left of the budget.
     fn poll_room(&mut self, id: RoomId, mut budget: usize) -> usize {
-        let now = self.shared.backend.clock.monotonic();
+        let now = self.deps.backend.clock.monotonic();
         let Some(room) = self.rooms.get_mut(id) else { return budget };
-        let waker = room.begin();
+        let waker = room.clear_wakeup();
         let cx = &mut Context::from_waker(&waker);
         while budget > 0 {
             budget -= 1;
             let Some(room) = self.rooms.get_mut(id) else { return budget };
-            let max_bytes = self.shared.config.write_buffer_bytes;
-            let step = catch_unwind(AssertUnwindSafe(|| room.step(cx, MAX_BATCH, max_bytes)));
+            let max_bytes = self.deps.config.write_buffer_bytes;
+            let step = catch_unwind(AssertUnwindSafe(|| room.next_event(cx, MAX_BATCH, max_bytes)));
             match step {
-                Ok(Step::Deliver(key)) => {
+                Ok(RoomEvent::Deliver(key)) => {
                     if let Some(connection) = self.connections.get_mut(key) {
-                        let mut env = Env { rooms: &mut self.rooms, pen: &mut self.pen, now, key };
-                        connection.deliver(id, &mut env);
+                        let mut shard =
+                            ShardContext { rooms: &mut self.rooms, writer: &mut self.writer, now, key };
+                        connection.deliver(id, &mut shard);
                     }
                 }
-                Ok(Step::Sent(woken_at)) => {
-                    let now = self.shared.backend.clock.monotonic();
-                    self.shared.broadcasts.record(now, now.since(woken_at));
+                Ok(RoomEvent::BatchSent(woken_at)) => {
+                    let now = self.deps.backend.clock.monotonic();
+                    self.deps.broadcasts.record(now, now.since(woken_at));
                 }
-                Ok(Step::Settled(seekers)) => {
-                    self.ready.extend(seekers.into_iter().map(Target::Connection));
+                Ok(RoomEvent::Idle(rejoin_waiters)) => {
+                    self.ready.extend(rejoin_waiters.into_iter().map(TaskId::Connection));
                     return budget;
                 }
-                Ok(Step::Over(members, cause)) => {
+                Ok(RoomEvent::Ended(members, cause)) => {
                     self.end_room(id, &members, cause.as_ref());
                     return budget;
                 }
                 Err(_) => {
                     tracing::error!("a room ended by a panic, which is a bug; the others go on");
-                    self.shared.counters.panicked.increment();
+                    self.deps.counters.panicked.increment();
                     let members = self.rooms.get_mut(id).map(|room| room.members()).unwrap_or_default();
                     self.end_room(id, &members, None);
                     return budget;
                 }
             }
         }
-        self.ready.insert(0, Target::Room(id));
+        self.ready.insert(0, TaskId::Room(id));
         budget
     }
 
     fn end_room(&mut self, id: RoomId, members: &[usize], cause: Option<&relay_core::StreamError>) {
-        let now = self.shared.backend.clock.monotonic();
+        let now = self.deps.backend.clock.monotonic();
         for &key in members {
             if let Some(connection) = self.connections.get_mut(key) {
-                let mut env = Env { rooms: &mut self.rooms, pen: &mut self.pen, now, key };
-                connection.room_over(id, cause, &mut env);
+                let mut shard = ShardContext { rooms: &mut self.rooms, writer: &mut self.writer, now, key };
+                connection.room_ended(id, cause, &mut shard);
             }
         }
         self.rooms.remove(id);
@@ -281,16 +287,16 @@ impl Shard {
         for (place, key) in (0..).zip(keys) {
             let wait = over / count * place;
             self.drain_one(key, wait, over);
-            self.ready.push(Target::Connection(key));
+            self.ready.push(TaskId::Connection(key));
         }
     }
 
     fn drain_one(&mut self, key: usize, wait: Duration, over: Duration) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let now = self.shared.backend.clock.monotonic();
-        let mut env = Env { rooms: &mut self.rooms, pen: &mut self.pen, now, key };
+        let now = self.deps.backend.clock.monotonic();
+        let mut shard = ShardContext { rooms: &mut self.rooms, writer: &mut self.writer, now, key };
         // After the last was closed, and each at another moment.
         let return_after = over.saturating_add(wait);
-        connection.begin_draining(now + wait, return_after, &mut env);
+        connection.begin_draining(now + wait, return_after, &mut shard);
     }
 }

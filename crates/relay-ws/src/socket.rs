@@ -16,22 +16,22 @@ pub enum Transport {
     /// A socket without anything around it.
     Tcp(TcpStream),
     /// TLS, or whatever else a server puts around its sockets.
-    Other(Box<dyn Stream>),
+    Other(Box<dyn ByteStream>),
 }
 
 /// Bytes in both directions.
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
 
 /// How to take off what a server has put around its sockets for HTTP alone, such as time-outs: a request's extension.
 /// The function gives the transport and the bytes that were read from it already, or back what it does not know.
 ///
 /// Without this, a `TokioIo<TcpStream>` is taken apart, and everything else is used as it is.
 #[derive(Clone, Copy)]
-pub struct Unwrap(pub fn(Upgraded) -> Result<(Transport, Bytes), Upgraded>);
+pub struct TransportUnwrapper(pub fn(Upgraded) -> Result<(Transport, Bytes), Upgraded>);
 
-impl Default for Unwrap {
+impl Default for TransportUnwrapper {
     fn default() -> Self {
         Self(|upgraded| {
             let parts = upgraded.downcast::<TokioIo<TcpStream>>()?;
@@ -43,7 +43,7 @@ impl Default for Unwrap {
 /// A request that may become a socket.
 pub(crate) struct Upgrade {
     on: OnUpgrade,
-    unwrap: Unwrap,
+    unwrap: TransportUnwrapper,
 }
 
 impl Upgrade {
@@ -62,7 +62,7 @@ impl Upgrade {
 pub(crate) struct Socket {
     io: Transport,
     /// What the client sent with or right after its request, and hyper has read already.
-    early: Bytes,
+    read_ahead: Bytes,
     /// Bytes that came in.
     pub(crate) bytes_in: u64,
     /// Bytes that the socket has taken.
@@ -70,21 +70,21 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    fn new(upgraded: Upgraded, unwrap: Unwrap) -> Self {
-        let (io, early) = (unwrap.0)(upgraded)
+    fn new(upgraded: Upgraded, unwrap: TransportUnwrapper) -> Self {
+        let (io, read_ahead) = (unwrap.0)(upgraded)
             .unwrap_or_else(|upgraded| (Transport::Other(Box::new(TokioIo::new(upgraded))), Bytes::new()));
         // Empty, it would still keep hyper's buffer of 8 KiB.
-        let early = if early.is_empty() { Bytes::new() } else { early };
-        Self { io, early, bytes_in: 0, bytes_out: 0 }
+        let read_ahead = if read_ahead.is_empty() { Bytes::new() } else { read_ahead };
+        Self { io, read_ahead, bytes_in: 0, bytes_out: 0 }
     }
 
     /// Reads what there is into `buffer`; 0 bytes mean that the client sends no more.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        if !self.early.is_empty() {
-            let length = self.early.len().min(buffer.len());
-            self.early.copy_to_slice(&mut buffer[..length]);
-            if self.early.is_empty() {
-                self.early = Bytes::new();
+        if !self.read_ahead.is_empty() {
+            let length = self.read_ahead.len().min(buffer.len());
+            self.read_ahead.copy_to_slice(&mut buffer[..length]);
+            if self.read_ahead.is_empty() {
+                self.read_ahead = Bytes::new();
             }
             self.bytes_in += length as u64;
             return Poll::Ready(Ok(length));

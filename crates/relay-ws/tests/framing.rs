@@ -5,7 +5,7 @@
 use http::header::{HeaderMap, HeaderValue, SEC_WEBSOCKET_EXTENSIONS};
 use proptest::prelude::*;
 use relay_ws::framing::{
-    Agreement, Decoder, Deflater, FramingError, Message, OpCode, encode, encode_close, negotiate,
+    Decoder, DeflateParams, Deflater, FramingError, Message, OpCode, encode, encode_close, negotiate,
 };
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode as RawOpCode};
 use tokio_tungstenite::tungstenite::protocol::frame::{Frame, FrameHeader};
@@ -86,9 +86,9 @@ fn decode(bytes: &[u8], pieces: &[usize], stops: &[bool]) -> Result<Vec<Sent>, F
                 break;
             }
         }
-        decoder.hold(input);
+        decoder.keep(input);
     }
-    while decoder.has_held() {
+    while decoder.has_carry_over() {
         received.extend(decoder.next(&mut [].as_mut_slice())?.map(owned));
     }
     Ok(received)
@@ -205,9 +205,9 @@ fn a_part_of_a_header_or_of_a_control_frame_waits_for_more_bytes() {
         let mut decoder = Decoder::new(MAX, false);
         let (mut begin, mut rest) = (bytes[..end].to_vec(), bytes[end..].to_vec());
         assert_eq!(decoder.next(&mut begin.as_mut_slice()).unwrap(), None);
-        decoder.hold(&[]);
+        decoder.keep(&[]);
         // Who asked again instead of reading would do so for ever.
-        assert!(!decoder.has_held(), "{end}");
+        assert!(!decoder.has_carry_over(), "{end}");
         assert_eq!(decoder.next(&mut rest.as_mut_slice()).unwrap(), Some(Message::Ping(b"hello")));
     }
 }
@@ -216,13 +216,13 @@ fn a_part_of_a_header_or_of_a_control_frame_waits_for_more_bytes() {
 fn bytes_that_are_held_come_before_those_that_are_read() {
     let mut decoder = Decoder::new(MAX, false);
     let [one, mut two] = [b"one", b"two"].map(|payload| data(Data::Binary, true, payload));
-    decoder.hold(&one);
-    assert!(decoder.has_held());
+    decoder.keep(&one);
+    assert!(decoder.has_carry_over());
     let mut input = two.as_mut_slice();
     assert_eq!(decoder.next(&mut input).unwrap(), Some(Message::Binary(b"one")));
     assert_eq!(decoder.next(&mut input).unwrap(), Some(Message::Binary(b"two")));
     assert_eq!(decoder.next(&mut input).unwrap(), None);
-    assert!(!decoder.has_held());
+    assert!(!decoder.has_carry_over());
 }
 
 #[test]
@@ -232,13 +232,13 @@ fn a_length_is_written_in_the_fewest_bytes() {
 }
 
 /// What a client gets that makes this offer.
-fn agreed(offer: &'static str) -> Agreement {
+fn agreed(offer: &'static str) -> DeflateParams {
     let headers = HeaderMap::from_iter([(SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(offer))]);
     negotiate(&headers).unwrap().0
 }
 
 /// The payload of a message as the server sends it, and whether it is compressed.
-fn sent_by_server(agreed: Agreement, payload: &[u8]) -> (Vec<u8>, bool) {
+fn sent_by_server(agreed: DeflateParams, payload: &[u8]) -> (Vec<u8>, bool) {
     let mut bytes = Vec::new();
     Deflater::default().encode(agreed, OpCode::Binary, payload, &mut bytes);
     let mut cursor = std::io::Cursor::new(&bytes);

@@ -18,7 +18,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use relay_ws::{ClientAddress, Transport, Unwrap};
+use relay_ws::{ClientAddress, Transport, TransportUnwrapper};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -66,7 +66,7 @@ impl Connection {
             if proxy::is_trusted(proxies, self.peer) {
                 extensions.insert(ThroughProxy);
             }
-            extensions.insert(Unwrap(unwrap));
+            extensions.insert(TransportUnwrapper(unwrap));
             router.clone().oneshot(request.map(Body::new))
         };
         self.converse(stream, answer, &closing).await;

@@ -22,7 +22,7 @@ fn decode(bytes: &[u8], piece: usize) -> (Vec<String>, Option<FramingError>) {
                 }
                 // Who would ask again, as long as something is held, would ask for ever.
                 Ok(None) => {
-                    assert!(input.is_empty() && !decoder.has_held());
+                    assert!(input.is_empty() && !decoder.has_carry_over());
                     break;
                 }
                 Err(error) => return (messages, Some(error)),

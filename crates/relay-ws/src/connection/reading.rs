@@ -5,8 +5,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use relay_core::{Activity, LeaveReason, Monotonic};
 
-use super::busy::{Empty, Parked, reply};
-use super::{BATCH, Connection, End, Env, Protocol};
+use super::pending::{Deferred, Empty, reply};
+use super::{BATCH, Connection, End, Protocol, ShardContext};
 use crate::channels::Action;
 use crate::close::CloseReason;
 use crate::codec::{self, ClientMessage, DecodeError, Frame};
@@ -16,13 +16,13 @@ use crate::framing::{Decoder, FramingError, Message, OpCode};
 impl Connection {
     /// Whether there is room for what another message may lead to.
     pub(super) fn may_read(&self, now: Monotonic) -> bool {
-        let config = &self.shared.config;
-        if self.is_draining(now) || self.output.bytes() >= config.write_buffer_bytes {
+        let config = &self.deps.config;
+        if self.is_draining(now) || self.send_queue.bytes() >= config.write_buffer_bytes {
             return false;
         }
-        self.busy.as_ref().is_none_or(|busy| {
-            let (count, bytes) = busy.load();
-            busy.parked.is_none()
+        self.pending.as_ref().is_none_or(|pending| {
+            let (count, bytes) = pending.load();
+            pending.deferred.is_none()
                 && count < config.max_pending_pushes
                 && bytes < config.max_pending_push_bytes
         })
@@ -31,23 +31,23 @@ impl Connection {
     /// Reads and deals with messages. Returns whether there were any.
     pub(super) fn read(
         &mut self,
-        env: &mut Env<'_>,
+        shard: &mut ShardContext<'_>,
         scratch: &mut [u8],
         cx: &mut Context<'_>,
     ) -> Result<bool, End> {
         let mut any = false;
-        if let Some(parked) = self.busy.as_mut().and_then(|busy| busy.parked.take()) {
-            match &parked {
-                Parked::Text(text) => self.receive(codec::decode_text(text), Raw::Text(text), env, cx)?,
-                Parked::Binary(bytes) => {
-                    self.receive(codec::decode_binary(bytes), Raw::Binary(bytes), env, cx)?;
+        if let Some(deferred) = self.pending.as_mut().and_then(|pending| pending.deferred.take()) {
+            match &deferred {
+                Deferred::Text(text) => self.receive(codec::decode_text(text), Raw::Text(text), shard, cx)?,
+                Deferred::Binary(bytes) => {
+                    self.receive(codec::decode_binary(bytes), Raw::Binary(bytes), shard, cx)?;
                 }
             }
-            any = self.busy.as_ref().is_none_or(|busy| busy.parked.is_none());
+            any = self.pending.as_ref().is_none_or(|pending| pending.deferred.is_none());
         }
         // Taken out, so that what it gives can be dealt with.
         let mut decoder = std::mem::take(&mut self.decoder);
-        let read = self.read_messages(&mut decoder, env, scratch, cx);
+        let read = self.read_messages(&mut decoder, shard, scratch, cx);
         self.decoder = decoder;
         Ok(read? || any)
     }
@@ -55,50 +55,55 @@ impl Connection {
     fn read_messages(
         &mut self,
         decoder: &mut Decoder,
-        env: &mut Env<'_>,
+        shard: &mut ShardContext<'_>,
         scratch: &mut [u8],
         cx: &mut Context<'_>,
     ) -> Result<bool, End> {
         let mut count = 0;
         while count < BATCH {
-            if !self.may_read(env.now) {
+            if !self.may_read(shard.now) {
                 // Who is not listened to is not silent.
-                self.heard_at = env.now;
+                self.last_received_at = shard.now;
                 break;
             }
             let mut input: &mut [u8] = &mut [];
-            if !decoder.has_held() {
+            if !decoder.has_carry_over() {
                 match self.socket.poll_read(cx, scratch) {
                     Poll::Pending => break,
                     Poll::Ready(Ok(0) | Err(_)) => return Err(End::Lost),
                     Poll::Ready(Ok(length)) => {
-                        self.shared.counters.bytes_in.add(length as u64);
+                        self.deps.counters.bytes_in.add(length as u64);
                         input = &mut scratch[..length];
                     }
                 }
             }
             while let Some(message) = decoder.next(&mut input).map_err(|error| end_of(&error))? {
                 count += 1;
-                self.heard_at = env.now;
+                self.last_received_at = shard.now;
                 self.messages_in += 1;
-                self.shared.counters.messages_in.increment();
-                self.take(&message, env, cx)?;
-                if count >= BATCH || !self.may_read(env.now) {
+                self.deps.counters.messages_in.increment();
+                self.take(&message, shard, cx)?;
+                if count >= BATCH || !self.may_read(shard.now) {
                     break;
                 }
             }
-            decoder.hold(input);
+            decoder.keep(input);
         }
         Ok(count > 0)
     }
 
-    fn take(&mut self, message: &Message<'_>, env: &mut Env<'_>, cx: &mut Context<'_>) -> Result<(), End> {
+    fn take(
+        &mut self,
+        message: &Message<'_>,
+        shard: &mut ShardContext<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), End> {
         match (*message, self.protocol) {
             (Message::Close(close), _) => {
                 Err(End::ClosedByClient(close.map(|(code, _)| code), reason(close)))
             }
             (Message::Ping(payload), _) => {
-                env.pen.control(OpCode::Pong, payload);
+                shard.writer.control(OpCode::Pong, payload);
                 self.alive();
                 Ok(())
             }
@@ -107,17 +112,17 @@ impl Connection {
                 Ok(())
             }
             (Message::Text(text), Protocol::Phoenix) => {
-                self.receive(codec::decode_text(text), Raw::Text(text), env, cx)
+                self.receive(codec::decode_text(text), Raw::Text(text), shard, cx)
             }
             (Message::Binary(bytes), Protocol::Phoenix) => {
-                self.receive(codec::decode_binary(bytes), Raw::Binary(bytes), env, cx)
+                self.receive(codec::decode_binary(bytes), Raw::Binary(bytes), shard, cx)
             }
             (Message::Text(text), Protocol::Echo) => {
-                self.send(&Frame::Text(Bytes::copy_from_slice(text.as_bytes())), env.pen);
+                self.send(&Frame::Text(Bytes::copy_from_slice(text.as_bytes())), shard.writer);
                 Ok(())
             }
             (Message::Binary(bytes), Protocol::Echo) => {
-                self.send(&Frame::Binary(Bytes::copy_from_slice(bytes)), env.pen);
+                self.send(&Frame::Binary(Bytes::copy_from_slice(bytes)), shard.writer);
                 Ok(())
             }
         }
@@ -127,7 +132,7 @@ impl Connection {
         &mut self,
         decoded: Result<ClientMessage<'_>, DecodeError>,
         raw: Raw<'_>,
-        env: &mut Env<'_>,
+        shard: &mut ShardContext<'_>,
         cx: &mut Context<'_>,
     ) -> Result<(), End> {
         let decoded = decoded.map_err(|error| {
@@ -135,57 +140,70 @@ impl Connection {
             End::Close(CloseReason::Malformed)
         })?;
         // The reply to a join comes after the answers to what was sent before it.
-        if decoded.event == "phx_join" && self.busy.as_ref().is_some_and(|busy| busy.awaits_answers()) {
-            self.busy().parked = Some(raw.park());
+        if decoded.event == "phx_join"
+            && self.pending.as_ref().is_some_and(|pending| pending.awaits_replies())
+        {
+            self.pending().deferred = Some(raw.defer());
             return Ok(());
         }
-        let commands = &self.shared.backend.commands;
-        match self.channels.receive(&decoded, &self.identity, commands, self.shared.config.max_topics) {
-            Action::Park => self.busy().parked = Some(raw.park()),
-            action => self.act(action, &decoded, env, cx),
+        let commands = &self.deps.backend.commands;
+        match self.channels.receive(&decoded, &self.identity, commands, self.deps.config.max_topics) {
+            Action::Defer => self.pending().deferred = Some(raw.defer()),
+            action => self.act(action, &decoded, shard, cx),
         }
         Ok(())
     }
 
-    fn act(&mut self, action: Action, message: &ClientMessage<'_>, env: &mut Env<'_>, cx: &mut Context<'_>) {
+    fn act(
+        &mut self,
+        action: Action,
+        message: &ClientMessage<'_>,
+        shard: &mut ShardContext<'_>,
+        cx: &mut Context<'_>,
+    ) {
         let (join_ref, reference) = (message.join_ref.as_deref(), message.reference.as_deref());
         let ok = |topic: &str| reply(join_ref, reference, topic, &Ok::<_, ErrorReply>(Empty {}));
         match action {
             Action::Heartbeat => {
-                self.shared.counters.heartbeats.increment();
+                self.deps.counters.heartbeats.increment();
                 self.alive();
-                self.send(&ok("phoenix"), env.pen);
+                self.send(&ok("phoenix"), shard.writer);
             }
-            Action::Join { channel, wish, replaced } => {
+            Action::Join { channel, request, replaced } => {
                 if let Some(replaced) = replaced {
-                    let close =
-                        codec::encode_close(replaced.name.join_ref.as_deref(), &replaced.name.topic());
-                    self.send(&close, env.pen);
+                    let close = codec::encode_close(
+                        replaced.channel_ref.join_ref.as_deref(),
+                        &replaced.channel_ref.topic(),
+                    );
+                    self.send(&close, shard.writer);
                     // The join that follows takes the membership again.
-                    self.close_channel(&replaced, LeaveReason::Lost, env);
+                    self.close_channel(&replaced, LeaveReason::Lost, shard);
                 }
-                self.join(channel, reference, wish);
+                self.join(channel, reference, request);
             }
             Action::Leave { closed } => {
-                self.answer(ok(&message.topic), env);
+                self.reply_in_order(ok(&message.topic), shard);
                 if let Some(closed) = closed {
-                    let close = codec::encode_close(closed.name.join_ref.as_deref(), &closed.name.topic());
-                    self.answer(close, env);
-                    self.close_channel(&closed, LeaveReason::Left, env);
+                    let close = codec::encode_close(
+                        closed.channel_ref.join_ref.as_deref(),
+                        &closed.channel_ref.topic(),
+                    );
+                    self.reply_in_order(close, shard);
+                    self.close_channel(&closed, LeaveReason::Left, shard);
                 }
             }
             Action::Publish { channel, draft } => {
                 self.active(&channel.document);
-                self.publish(channel, reference, *draft, env, cx);
+                self.publish(channel, reference, *draft, shard, cx);
             }
-            Action::Request { channel } => self.command(channel, message, env, cx),
+            Action::Request { channel } => self.command(channel, message, shard, cx),
             Action::Refuse(refusal) => {
                 let refused = self.refusal(join_ref, reference, &message.topic, &refusal);
-                self.answer(refused, env);
+                self.reply_in_order(refused, shard);
             }
-            Action::Ignore => self.shared.counters.stale_messages.increment(),
+            Action::Ignore => self.deps.counters.stale_messages.increment(),
             // Dealt with by `receive`, which still has the message.
-            Action::Park => {}
+            Action::Defer => {}
         }
     }
 
@@ -198,7 +216,9 @@ impl Connection {
 
     /// Tells whoever knows of participants that this one did something.
     fn active(&self, document: &relay_core::DocumentId) {
-        if let Some(channel) = self.channels.joined().find(|channel| channel.name.document == *document) {
+        if let Some(channel) =
+            self.channels.joined().find(|channel| channel.channel_ref.document == *document)
+        {
             self.touch(channel, Activity::Active);
         }
     }
@@ -222,10 +242,10 @@ enum Raw<'a> {
 }
 
 impl Raw<'_> {
-    fn park(self) -> Parked {
+    fn defer(self) -> Deferred {
         match self {
-            Self::Text(text) => Parked::Text(text.to_owned()),
-            Self::Binary(bytes) => Parked::Binary(bytes.to_vec()),
+            Self::Text(text) => Deferred::Text(text.to_owned()),
+            Self::Binary(bytes) => Deferred::Binary(bytes.to_vec()),
         }
     }
 }

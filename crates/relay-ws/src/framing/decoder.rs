@@ -56,10 +56,10 @@ pub struct Decoder {
     assembly: Assembly,
     /// Bytes whose turn has not come, from `at` on: the beginning of a header or of a control frame, or what
     /// [`Decoder::hold`] was given.
-    held: Vec<u8>,
+    carry_over: Vec<u8>,
     at: usize,
     /// What is held is the beginning of something, which nothing can be made of before more comes.
-    is_starved: bool,
+    needs_more: bool,
 }
 
 /// Puts messages together.
@@ -68,25 +68,25 @@ struct Assembly {
     max_message_bytes: usize,
     compression: bool,
     /// Set while a message has come in part.
-    partial: Option<Box<Partial>>,
+    partial: Option<Box<PartialMessage>>,
     /// The message that was put together last, as long as it is looked at.
-    given: Vec<u8>,
+    assembled: Vec<u8>,
     has_failed: bool,
 }
 
 /// A message that has come in part.
 #[derive(Debug)]
-struct Partial {
+struct PartialMessage {
     is_text: bool,
     is_compressed: bool,
     utf8: Utf8,
     payload: Vec<u8>,
     /// The frame whose payload is coming.
-    frame: Option<Frame>,
+    frame: Option<PartialFrame>,
 }
 
 #[derive(Debug)]
-struct Frame {
+struct PartialFrame {
     /// Bytes of its payload that are still to come.
     left: usize,
     is_final: bool,
@@ -95,7 +95,7 @@ struct Frame {
 }
 
 /// A frame's header, checked.
-struct Header {
+struct CheckedHeader {
     /// What kind of message begins; `None` when one goes on.
     op_code: Option<OpCode>,
     is_final: bool,
@@ -109,7 +109,7 @@ struct Header {
 
 /// What kind of message was found.
 #[derive(Debug, Clone, Copy)]
-enum Kind {
+enum MessageKind {
     Text,
     Binary,
     Ping,
@@ -118,13 +118,13 @@ enum Kind {
 }
 
 /// What was found, and where it lies.
-enum Found {
+enum Scan {
     /// Nothing whole.
-    Nothing,
+    Incomplete,
     /// In these of the bytes.
-    InPlace(Kind, Range<usize>),
+    InPlace(MessageKind, Range<usize>),
     /// In [`Assembly::given`].
-    Assembled(Kind),
+    Assembled(MessageKind),
 }
 
 impl Decoder {
@@ -135,17 +135,17 @@ impl Decoder {
     }
 
     /// Keeps bytes whose turn has not come. [`Decoder::next`] takes them before its input.
-    pub fn hold(&mut self, rest: &[u8]) {
+    pub fn keep(&mut self, rest: &[u8]) {
         if !rest.is_empty() {
-            self.held.extend_from_slice(rest);
-            self.is_starved = false;
+            self.carry_over.extend_from_slice(rest);
+            self.needs_more = false;
         }
     }
 
     /// Whether bytes are held whose turn has not come: the next call to [`Decoder::next`] needs no input. Never after
     /// it has returned `None`.
-    pub fn has_held(&self) -> bool {
-        self.at < self.held.len() && !self.is_starved
+    pub fn has_carry_over(&self) -> bool {
+        self.at < self.carry_over.len() && !self.needs_more
     }
 
     /// The next message, out of what is held and then out of `input`, which goes on to what was not needed. `None` when
@@ -158,51 +158,51 @@ impl Decoder {
         &'m mut self,
         input: &mut &'i mut [u8],
     ) -> Result<Option<Message<'m>>, FramingError> {
-        self.is_starved = false;
-        if self.has_held() {
-            let (used, found) = self.assembly.step(&mut self.held[self.at..])?;
+        self.needs_more = false;
+        if self.has_carry_over() {
+            let (used, found) = self.assembly.step(&mut self.carry_over[self.at..])?;
             let begin = self.at;
             self.at += used;
             match found {
-                Found::Nothing if input.is_empty() => {
-                    self.is_starved = true;
+                Scan::Incomplete if input.is_empty() => {
+                    self.needs_more = true;
                     return Ok(None);
                 }
                 // The rest of what is held needs what comes after it.
-                Found::Nothing => {
-                    self.held.drain(..self.at);
+                Scan::Incomplete => {
+                    self.carry_over.drain(..self.at);
                     self.at = 0;
-                    if !self.held.is_empty() {
+                    if !self.carry_over.is_empty() {
                         let more = std::mem::take(input);
-                        self.held.extend_from_slice(more);
+                        self.carry_over.extend_from_slice(more);
                         return self.next(input);
                     }
                 }
-                Found::InPlace(kind, range) => {
-                    let bytes = &self.held[begin + range.start..begin + range.end];
+                Scan::InPlace(kind, range) => {
+                    let bytes = &self.carry_over[begin + range.start..begin + range.end];
                     return message(kind, bytes).map(Some);
                 }
-                Found::Assembled(kind) => return message(kind, &self.assembly.given).map(Some),
+                Scan::Assembled(kind) => return message(kind, &self.assembly.assembled).map(Some),
             }
         }
-        self.held = Vec::new();
+        self.carry_over = Vec::new();
         self.at = 0;
         let bytes = std::mem::take(input);
         let (used, found) = self.assembly.step(bytes)?;
         let (taken, rest) = bytes.split_at_mut(used);
         match found {
-            Found::Nothing => {
-                self.held.extend_from_slice(rest);
-                self.is_starved = true;
+            Scan::Incomplete => {
+                self.carry_over.extend_from_slice(rest);
+                self.needs_more = true;
                 Ok(None)
             }
-            Found::InPlace(kind, range) => {
+            Scan::InPlace(kind, range) => {
                 *input = rest;
                 message(kind, &taken[range]).map(Some)
             }
-            Found::Assembled(kind) => {
+            Scan::Assembled(kind) => {
                 *input = rest;
-                message(kind, &self.assembly.given).map(Some)
+                message(kind, &self.assembly.assembled).map(Some)
             }
         }
     }
@@ -210,7 +210,7 @@ impl Decoder {
 
 impl Assembly {
     /// Looks for the next message in `bytes`. Returns how many of them are done with.
-    fn step(&mut self, bytes: &mut [u8]) -> Result<(usize, Found), FramingError> {
+    fn step(&mut self, bytes: &mut [u8]) -> Result<(usize, Scan), FramingError> {
         if self.has_failed {
             return Err(protocol("nothing can be read after what could not be"));
         }
@@ -223,8 +223,8 @@ impl Assembly {
     }
 
     /// Looks for the next message in `bytes`. Returns how many of them are done with.
-    fn find(&mut self, bytes: &mut [u8]) -> Result<(usize, Found), FramingError> {
-        self.given = Vec::new();
+    fn find(&mut self, bytes: &mut [u8]) -> Result<(usize, Scan), FramingError> {
+        self.assembled = Vec::new();
         let mut used = 0;
         loop {
             if let Some(partial) = &mut self.partial
@@ -232,23 +232,23 @@ impl Assembly {
             {
                 used += partial.take(&mut bytes[used..])?;
                 match &partial.frame {
-                    Some(frame) if frame.left > 0 => return Ok((used, Found::Nothing)),
+                    Some(frame) if frame.left > 0 => return Ok((used, Scan::Incomplete)),
                     Some(frame) if frame.is_final => return Ok((used, self.finish()?)),
                     _ => partial.frame = None,
                 }
             }
-            let Some(header) = self.header(&bytes[used..])? else { return Ok((used, Found::Nothing)) };
+            let Some(header) = self.header(&bytes[used..])? else { return Ok((used, Scan::Incomplete)) };
             let payload = used + header.bytes..(used + header.bytes).saturating_add(header.length);
             let is_here = payload.end <= bytes.len();
             let kind = match header.op_code {
-                Some(OpCode::Control(Control::Ping)) => Kind::Ping,
-                Some(OpCode::Control(Control::Pong)) => Kind::Pong,
-                Some(OpCode::Control(_)) => Kind::Close,
+                Some(OpCode::Control(Control::Ping)) => MessageKind::Ping,
+                Some(OpCode::Control(Control::Pong)) => MessageKind::Pong,
+                Some(OpCode::Control(_)) => MessageKind::Close,
                 Some(OpCode::Data(Data::Text)) if header.is_final && !header.is_compressed && is_here => {
-                    Kind::Text
+                    MessageKind::Text
                 }
                 Some(OpCode::Data(Data::Binary)) if header.is_final && !header.is_compressed && is_here => {
-                    Kind::Binary
+                    MessageKind::Binary
                 }
                 begins => {
                     self.begin_frame(&header, begins);
@@ -258,20 +258,20 @@ impl Assembly {
             };
             // Control frames are small: they are waited for.
             if !is_here {
-                return Ok((used, Found::Nothing));
+                return Ok((used, Scan::Incomplete));
             }
             unmask(&mut bytes[payload.clone()], header.mask);
-            return Ok((payload.end, Found::InPlace(kind, payload)));
+            return Ok((payload.end, Scan::InPlace(kind, payload)));
         }
     }
 
-    fn begin_frame(&mut self, header: &Header, begins: Option<OpCode>) {
-        let Header { is_final, mask, length, .. } = *header;
-        let frame = Some(Frame { left: length, is_final, mask });
+    fn begin_frame(&mut self, header: &CheckedHeader, begins: Option<OpCode>) {
+        let CheckedHeader { is_final, mask, length, .. } = *header;
+        let frame = Some(PartialFrame { left: length, is_final, mask });
         match (&mut self.partial, begins) {
             (Some(partial), None) => partial.frame = frame,
             (_, begins) => {
-                self.partial = Some(Box::new(Partial {
+                self.partial = Some(Box::new(PartialMessage {
                     is_text: matches!(begins, Some(OpCode::Data(Data::Text))),
                     is_compressed: header.is_compressed,
                     utf8: Utf8::default(),
@@ -283,7 +283,7 @@ impl Assembly {
     }
 
     /// Reads and checks a header. `None` when it has not come whole.
-    fn header(&self, bytes: &[u8]) -> Result<Option<Header>, FramingError> {
+    fn header(&self, bytes: &[u8]) -> Result<Option<CheckedHeader>, FramingError> {
         let mut cursor = Cursor::new(bytes);
         let parsed = FrameHeader::parse(&mut cursor).map_err(|_| protocol("a reserved opcode"))?;
         let Some((header, length)) = parsed else { return Ok(None) };
@@ -321,7 +321,7 @@ impl Assembly {
             .ok()
             .filter(|length| is_control || before.saturating_add(*length) <= most)
             .ok_or(FramingError::TooLarge { max })?;
-        Ok(Some(Header {
+        Ok(Some(CheckedHeader {
             op_code: begins.then_some(header.opcode),
             is_final: header.is_final,
             is_compressed: header.rsv1,
@@ -332,10 +332,10 @@ impl Assembly {
     }
 
     /// The message has come whole.
-    fn finish(&mut self) -> Result<Found, FramingError> {
-        let Some(partial) = self.partial.take() else { return Ok(Found::Nothing) };
-        let Partial { is_text, is_compressed, utf8, payload, .. } = *partial;
-        self.given = if is_compressed {
+    fn finish(&mut self) -> Result<Scan, FramingError> {
+        let Some(partial) = self.partial.take() else { return Ok(Scan::Incomplete) };
+        let PartialMessage { is_text, is_compressed, utf8, payload, .. } = *partial;
+        self.assembled = if is_compressed {
             let max = self.max_message_bytes;
             inflate(&payload, max).map_err(|error| match error {
                 InflateError::TooLarge => FramingError::TooLarge { max },
@@ -346,11 +346,11 @@ impl Assembly {
         } else {
             payload
         };
-        Ok(Found::Assembled(if is_text { Kind::Text } else { Kind::Binary }))
+        Ok(Scan::Assembled(if is_text { MessageKind::Text } else { MessageKind::Binary }))
     }
 }
 
-impl Partial {
+impl PartialMessage {
     /// Takes what `bytes` have of the present frame's payload. Returns how many that were.
     fn take(&mut self, bytes: &mut [u8]) -> Result<usize, FramingError> {
         let Some(frame) = &mut self.frame else { return Ok(0) };
@@ -372,14 +372,14 @@ const fn most_compressed(bytes: usize) -> usize {
     bytes.saturating_add(bytes / 1024).saturating_add(64)
 }
 
-fn message(kind: Kind, bytes: &[u8]) -> Result<Message<'_>, FramingError> {
+fn message(kind: MessageKind, bytes: &[u8]) -> Result<Message<'_>, FramingError> {
     let text = |bytes| std::str::from_utf8(bytes).map_err(|_| FramingError::NotUtf8);
     Ok(match kind {
-        Kind::Text => Message::Text(text(bytes)?),
-        Kind::Binary => Message::Binary(bytes),
-        Kind::Ping => Message::Ping(bytes),
-        Kind::Pong => Message::Pong(bytes),
-        Kind::Close => Message::Close(match bytes {
+        MessageKind::Text => Message::Text(text(bytes)?),
+        MessageKind::Binary => Message::Binary(bytes),
+        MessageKind::Ping => Message::Ping(bytes),
+        MessageKind::Pong => Message::Pong(bytes),
+        MessageKind::Close => Message::Close(match bytes {
             [] => None,
             [high, low, reason @ ..] => {
                 let code = u16::from_be_bytes([*high, *low]);
@@ -418,8 +418,8 @@ mod tests {
             let mut input = &mut *piece;
             while decoder.next(&mut input).is_ok_and(|message| message.is_some()) {}
         }
-        let Decoder { assembly, held, .. } = decoder;
+        let Decoder { assembly, carry_over, .. } = decoder;
         assert!(assembly.partial.is_none());
-        assert_eq!((assembly.given.capacity(), held.capacity()), (0, 0));
+        assert_eq!((assembly.assembled.capacity(), carry_over.capacity()), (0, 0));
     }
 }

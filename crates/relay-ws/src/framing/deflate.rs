@@ -19,18 +19,18 @@ const MAX_WINDOW_BITS: u8 = 15;
 
 /// What was agreed on for what the server sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Agreement {
+pub struct DeflateParams {
     window_bits: u8,
 }
 
 /// The first of a client's offers that can be taken, and the answer to it.
-pub fn negotiate(headers: &HeaderMap) -> Option<(Agreement, HeaderValue)> {
+pub fn negotiate(headers: &HeaderMap) -> Option<(DeflateParams, HeaderValue)> {
     let values = headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).find_map(accept)
 }
 
 /// The answer to an offer that is well-formed and can be met.
-fn accept(offer: &str) -> Option<(Agreement, HeaderValue)> {
+fn accept(offer: &str) -> Option<(DeflateParams, HeaderValue)> {
     let mut parts = offer.split(';').map(str::trim);
     if parts.next()? != "permessage-deflate" {
         return None;
@@ -66,7 +66,7 @@ fn accept(offer: &str) -> Option<(Agreement, HeaderValue)> {
         answer.push_str("; server_max_window_bits=");
         answer.push_str(&bits.to_string());
     }
-    let agreement = Agreement { window_bits: asked.unwrap_or(MAX_WINDOW_BITS) };
+    let agreement = DeflateParams { window_bits: asked.unwrap_or(MAX_WINDOW_BITS) };
     Some((agreement, HeaderValue::from_str(&answer).ok()?))
 }
 
@@ -79,7 +79,7 @@ pub struct Deflater {
 
 impl Deflater {
     /// Writes a message in one frame, compressed if that is worth it.
-    pub fn encode(&mut self, agreed: Agreement, op_code: OpCode, payload: &[u8], out: &mut Vec<u8>) {
+    pub fn encode(&mut self, agreed: DeflateParams, op_code: OpCode, payload: &[u8], out: &mut Vec<u8>) {
         match self.compress(agreed, payload) {
             Some(compressed) if payload.len() >= MIN_BYTES => {
                 put_header(out, op_code, compressed.len(), true);
@@ -89,7 +89,7 @@ impl Deflater {
         }
     }
 
-    fn compress(&mut self, agreed: Agreement, payload: &[u8]) -> Option<Vec<u8>> {
+    fn compress(&mut self, agreed: DeflateParams, payload: &[u8]) -> Option<Vec<u8>> {
         if payload.len() < MIN_BYTES {
             return None;
         }
@@ -197,7 +197,7 @@ mod tests {
         for bits in 9..=15 {
             let mut deflater = Deflater::default();
             for payload in [&b"abc".repeat(100)[..], &long, &long[..128]] {
-                let agreed = Agreement { window_bits: bits };
+                let agreed = DeflateParams { window_bits: bits };
                 if let Some(compressed) = deflater.compress(agreed, payload) {
                     assert!(
                         inflate(&compressed, payload.len()).is_ok_and(|inflated| inflated == payload),
@@ -212,7 +212,8 @@ mod tests {
 
     #[test]
     fn a_small_message_that_would_be_huge_is_refused_without_being_inflated_whole() {
-        let bomb = Deflater::default().compress(Agreement { window_bits: 15 }, &vec![0; 10_000_000]).unwrap();
+        let bomb =
+            Deflater::default().compress(DeflateParams { window_bits: 15 }, &vec![0; 10_000_000]).unwrap();
         assert!(bomb.len() < 200_000, "{}", bomb.len());
         assert_eq!(inflate(&bomb, 1_000_000), Err(InflateError::TooLarge));
     }

@@ -13,32 +13,35 @@ use relay_core::{Clock, Monotonic};
 
 /// What can be woken in a shard, by its key there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Target {
+pub(crate) enum TaskId {
     Connection(usize),
     Room(usize),
 }
 
 /// A shard's queue. `A` is what is handed over to the shard from outside.
 #[derive(Debug)]
-pub(crate) struct Inbox<A> {
-    state: Mutex<State<A>>,
+pub(crate) struct RunQueue<R> {
+    state: Mutex<QueueState<R>>,
     shard: AtomicWaker,
 }
 
 #[derive(Debug)]
-struct State<A> {
-    ready: Vec<Target>,
-    orders: Vec<A>,
+struct QueueState<R> {
+    ready: Vec<TaskId>,
+    submitted: Vec<R>,
 }
 
-impl<A: Send + 'static> Inbox<A> {
+impl<R: Send + 'static> RunQueue<R> {
     pub(crate) fn new() -> Self {
-        Self { state: Mutex::new(State { ready: Vec::new(), orders: Vec::new() }), shard: AtomicWaker::new() }
+        Self {
+            state: Mutex::new(QueueState { ready: Vec::new(), submitted: Vec::new() }),
+            shard: AtomicWaker::new(),
+        }
     }
 
     /// Hands something over.
-    pub(crate) fn order(&self, order: A) {
-        self.state.lock().orders.push(order);
+    pub(crate) fn submit(&self, submit: R) {
+        self.state.lock().submitted.push(submit);
         self.shard.wake();
     }
 
@@ -48,29 +51,29 @@ impl<A: Send + 'static> Inbox<A> {
     }
 
     /// Takes all that came. `ready` must be empty; the vectors change places, so that neither is allocated anew.
-    pub(crate) fn take(&self, ready: &mut Vec<Target>) -> Vec<A> {
+    pub(crate) fn take(&self, ready: &mut Vec<TaskId>) -> Vec<R> {
         let mut state = self.state.lock();
         std::mem::swap(&mut state.ready, ready);
-        std::mem::take(&mut state.orders)
+        std::mem::take(&mut state.submitted)
     }
 
     /// Whether there is nothing in it.
     pub(crate) fn is_empty(&self) -> bool {
         let state = self.state.lock();
-        state.ready.is_empty() && state.orders.is_empty()
+        state.ready.is_empty() && state.submitted.is_empty()
     }
 
-    fn push(&self, target: Target) {
-        self.state.lock().ready.push(target);
+    fn push(&self, task: TaskId) {
+        self.state.lock().ready.push(task);
         self.shard.wake();
     }
 }
 
 /// Puts a target into its shard's queue when it is woken.
 #[derive(Debug)]
-pub(crate) struct Wakeup<A> {
-    inbox: Arc<Inbox<A>>,
-    target: Target,
+pub(crate) struct Wakeup<R> {
+    queue: Arc<RunQueue<R>>,
+    task: TaskId,
     queued: AtomicBool,
     /// Where it is noted when the target was woken.
     woken_at: Option<WokenAt>,
@@ -100,15 +103,15 @@ impl WokenAt {
     }
 }
 
-impl<A: Send + 'static> Wakeup<A> {
-    pub(crate) fn new(inbox: &Arc<Inbox<A>>, target: Target) -> Arc<Self> {
-        Arc::new(Self { inbox: Arc::clone(inbox), target, queued: AtomicBool::new(false), woken_at: None })
+impl<R: Send + 'static> Wakeup<R> {
+    pub(crate) fn new(queue: &Arc<RunQueue<R>>, task: TaskId) -> Arc<Self> {
+        Arc::new(Self { queue: Arc::clone(queue), task, queued: AtomicBool::new(false), woken_at: None })
     }
 
     /// As [`Wakeup::new`]; each waking is timed by `clock`.
-    pub(crate) fn timed(inbox: &Arc<Inbox<A>>, target: Target, clock: Arc<dyn Clock>) -> Arc<Self> {
+    pub(crate) fn timed(queue: &Arc<RunQueue<R>>, task: TaskId, clock: Arc<dyn Clock>) -> Arc<Self> {
         let woken_at = Some(WokenAt { clock, nanos: AtomicU64::new(0) });
-        Arc::new(Self { inbox: Arc::clone(inbox), target, queued: AtomicBool::new(false), woken_at })
+        Arc::new(Self { queue: Arc::clone(queue), task, queued: AtomicBool::new(false), woken_at })
     }
 
     /// When the target was first woken since this was last asked for, by the monotonic time. `None` when it was not, or
@@ -118,12 +121,12 @@ impl<A: Send + 'static> Wakeup<A> {
     }
 
     /// The shard begins to deal with the target: what wakes it from now on puts it into the queue again.
-    pub(crate) fn begin(&self) {
+    pub(crate) fn clear(&self) {
         self.queued.store(false, Ordering::Release);
     }
 }
 
-impl<A: Send + 'static> Wake for Wakeup<A> {
+impl<R: Send + 'static> Wake for Wakeup<R> {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -133,7 +136,7 @@ impl<A: Send + 'static> Wake for Wakeup<A> {
             woken_at.note();
         }
         if !self.queued.swap(true, Ordering::AcqRel) {
-            self.inbox.push(self.target);
+            self.queue.push(self.task);
         }
     }
 }
@@ -144,25 +147,25 @@ mod tests {
 
     #[test]
     fn what_is_woken_often_is_queued_once_until_the_shard_begins_with_it() {
-        let inbox = Arc::new(Inbox::<()>::new());
-        let wakeup = Wakeup::new(&inbox, Target::Room(7));
+        let queue = Arc::new(RunQueue::<()>::new());
+        let wakeup = Wakeup::new(&queue, TaskId::Room(7));
         let waker = Waker::from(Arc::clone(&wakeup));
         waker.wake_by_ref();
         waker.wake_by_ref();
         let mut ready = Vec::new();
-        inbox.take(&mut ready);
-        assert_eq!(ready, [Target::Room(7)]);
-        wakeup.begin();
+        queue.take(&mut ready);
+        assert_eq!(ready, [TaskId::Room(7)]);
+        wakeup.clear();
         waker.wake_by_ref();
         ready.clear();
-        inbox.take(&mut ready);
-        assert_eq!(ready, [Target::Room(7)]);
+        queue.take(&mut ready);
+        assert_eq!(ready, [TaskId::Room(7)]);
     }
     #[test]
     fn the_first_of_several_wakings_is_the_one_that_is_timed() {
         let clock = Arc::new(relay_core::ManualClock::new());
-        let inbox = Arc::new(Inbox::<()>::new());
-        let wakeup = Wakeup::timed(&inbox, Target::Room(7), Arc::clone(&clock) as Arc<dyn Clock>);
+        let queue = Arc::new(RunQueue::<()>::new());
+        let wakeup = Wakeup::timed(&queue, TaskId::Room(7), Arc::clone(&clock) as Arc<dyn Clock>);
         let waker = Waker::from(Arc::clone(&wakeup));
         waker.wake_by_ref();
         clock.advance(Duration::from_secs(1));

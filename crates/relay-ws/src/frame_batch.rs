@@ -3,19 +3,19 @@
 use bytes::Bytes;
 
 use crate::codec::Frame;
-use crate::framing::{self, Agreement, OpCode};
-use crate::pen::Pen;
+use crate::frame_writer::FrameWriter;
+use crate::framing::{self, DeflateParams, OpCode};
 
 /// Several messages that are written to each member with one call.
 #[derive(Debug)]
-pub(crate) struct Batch {
+pub(crate) struct FrameBatch {
     frames: Vec<Frame>,
     plain: Bytes,
     /// By what was agreed on: few ask for anything but the usual.
-    deflated: Vec<(Agreement, Bytes)>,
+    deflated: Vec<(DeflateParams, Bytes)>,
 }
 
-impl Batch {
+impl FrameBatch {
     pub(crate) fn new(frames: Vec<Frame>) -> Self {
         let mut plain = Vec::with_capacity(frames.iter().map(|frame| frame.bytes().len() + 10).sum());
         for frame in &frames {
@@ -30,17 +30,17 @@ impl Batch {
     }
 
     /// The frames as they are written; compressed, for members that agreed to that.
-    pub(crate) fn bytes(&mut self, agreed: Option<Agreement>, pen: &mut Pen) -> Bytes {
-        let Some(agreed) = agreed else { return self.plain.clone() };
-        if let Some((_, bytes)) = self.deflated.iter().find(|(of, _)| *of == agreed) {
+    pub(crate) fn bytes(&mut self, params: Option<DeflateParams>, writer: &mut FrameWriter) -> Bytes {
+        let Some(params) = params else { return self.plain.clone() };
+        if let Some((_, bytes)) = self.deflated.iter().find(|(of, _)| *of == params) {
             return bytes.clone();
         }
         let mut bytes = Vec::new();
         for frame in &self.frames {
-            pen.deflater().encode(agreed, op_code(frame), frame.bytes(), &mut bytes);
+            writer.deflater().encode(params, op_code(frame), frame.bytes(), &mut bytes);
         }
         let bytes = Bytes::from(bytes);
-        self.deflated.push((agreed, bytes.clone()));
+        self.deflated.push((params, bytes.clone()));
         bytes
     }
 }

@@ -26,10 +26,10 @@ pub struct RoomStats {
 
 /// An entry lives as long as somebody is there.
 #[derive(Debug, Default)]
-pub(crate) struct Directory(Mutex<HashMap<DocumentId, usize>>);
+pub(crate) struct MembershipCounts(Mutex<HashMap<DocumentId, usize>>);
 
-impl Directory {
-    pub(crate) fn enter(&self, document: &DocumentId) {
+impl MembershipCounts {
+    pub(crate) fn increment(&self, document: &DocumentId) {
         let mut rooms = self.0.lock();
         match rooms.get_mut(document) {
             Some(connections) => *connections += 1,
@@ -39,7 +39,7 @@ impl Directory {
         }
     }
 
-    pub(crate) fn leave(&self, document: &DocumentId) {
+    pub(crate) fn decrement(&self, document: &DocumentId) {
         let mut rooms = self.0.lock();
         if let Some(connections) = rooms.get_mut(document) {
             *connections -= 1;

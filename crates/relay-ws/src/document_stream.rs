@@ -6,41 +6,41 @@ use std::task::{Context, Poll};
 use relay_core::{Event, EventStream, PresenceChange, PresenceStream, StreamError, StreamPosition};
 
 /// A place in what a document gives. Dropped, it ends both streams.
-pub(crate) struct Feed {
+pub(crate) struct DocumentStream {
     events: Box<dyn EventStream>,
     /// `None` for members that want no presence.
     presence: Option<Box<dyn PresenceStream>>,
 }
 
 /// What comes next.
-pub(crate) enum Item {
+pub(crate) enum StreamItem {
     Event(Arc<Event>),
     Presence(PresenceChange),
     /// It is over. Without a cause the source is stopping.
     Ended(Option<StreamError>),
 }
 
-impl Feed {
+impl DocumentStream {
     pub(crate) fn new(events: Box<dyn EventStream>, presence: Option<Box<dyn PresenceStream>>) -> Self {
         Self { events, presence }
     }
 
     /// The next item; who is there goes first, since the state must come before anything that changes it.
-    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Item> {
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<StreamItem> {
         match self.presence.as_mut().map(|presence| presence.poll_next(cx)) {
-            Some(Poll::Ready(Some(change))) => return Poll::Ready(Item::Presence(change)),
+            Some(Poll::Ready(Some(change))) => return Poll::Ready(StreamItem::Presence(change)),
             Some(Poll::Ready(None)) => self.presence = None,
             Some(Poll::Pending) | None => {}
         }
         self.events.poll_next(cx).map(|next| match next {
-            Some(Ok(event)) => Item::Event(event),
-            Some(Err(error)) => Item::Ended(Some(error)),
-            None => Item::Ended(None),
+            Some(Ok(event)) => StreamItem::Event(event),
+            Some(Err(error)) => StreamItem::Ended(Some(error)),
+            None => StreamItem::Ended(None),
         })
     }
 
     /// Whether both have delivered the same.
-    pub(crate) fn is_level_with(&self, other: &Self) -> bool {
+    pub(crate) fn is_caught_up_with(&self, other: &Self) -> bool {
         self.position().is_some_and(|position| other.position() == Some(position))
     }
 

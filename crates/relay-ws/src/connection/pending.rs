@@ -11,12 +11,12 @@ use futures_util::{FutureExt, StreamExt};
 use relay_core::{CheckedDraft, ErrorCode, EventStream, Joined, SubscribeAck};
 use serde::Serialize;
 
-use super::{Connection, Env};
+use super::{Connection, ShardContext};
 use crate::channels::ChannelRef;
 use crate::codec::{self, ClientMessage, ClientPayload, Frame, Status};
+use crate::document_stream::DocumentStream;
 use crate::error_reply::ErrorReply;
-use crate::feed::Feed;
-use crate::request::{Identity, JoinReply, JoinWish};
+use crate::request::{Identity, JoinReply, JoinRequest};
 
 /// The outcome of a join.
 pub(super) struct JoinResult {
@@ -27,7 +27,7 @@ pub(super) struct JoinResult {
 }
 
 /// An answer that waits for its turn, so that answers come in the order of what they answer.
-pub(super) struct Answer {
+pub(super) struct ReadyReply {
     frame: Frame,
     /// Bytes of the payload whose publishing is over now.
     released: usize,
@@ -35,40 +35,43 @@ pub(super) struct Answer {
 
 /// A message whose turn has not come: one for a topic whose join is still being made, or a join while answers are awaited.
 /// Nothing is read until it is dealt with.
-pub(super) enum Parked {
+pub(super) enum Deferred {
     Text(String),
     Binary(Vec<u8>),
 }
 
 #[derive(Default)]
-pub(super) struct Busy {
+pub(super) struct Pending {
     joins: FuturesUnordered<BoxFuture<'static, JoinResult>>,
-    answers: FuturesOrdered<BoxFuture<'static, Answer>>,
+    replies: FuturesOrdered<BoxFuture<'static, ReadyReply>>,
     /// Requests that wait for something, a lock for instance. They keep no order: their answers may take long.
-    requests: FuturesUnordered<BoxFuture<'static, Answer>>,
+    requests: FuturesUnordered<BoxFuture<'static, ReadyReply>>,
     /// Bytes of the payloads that are being published.
     pending_bytes: usize,
-    pub(super) parked: Option<Parked>,
+    pub(super) deferred: Option<Deferred>,
 }
 
-impl Busy {
-    fn is_over(&self) -> bool {
-        self.joins.is_empty() && self.answers.is_empty() && self.requests.is_empty() && self.parked.is_none()
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.joins.is_empty()
+            && self.replies.is_empty()
+            && self.requests.is_empty()
+            && self.deferred.is_none()
     }
 
     /// Whether answers are awaited that keep their order.
-    pub(super) fn awaits_answers(&self) -> bool {
-        !self.answers.is_empty()
+    pub(super) fn awaits_replies(&self) -> bool {
+        !self.replies.is_empty()
     }
 
     /// How many things are under way, and the bytes of what is being published.
     pub(super) fn load(&self) -> (usize, usize) {
-        (self.joins.len() + self.answers.len() + self.requests.len(), self.pending_bytes)
+        (self.joins.len() + self.replies.len() + self.requests.len(), self.pending_bytes)
     }
 
     /// The server stops: what has not begun does not begin any more.
     pub(super) fn stop(&mut self) {
-        self.parked = None;
+        self.deferred = None;
         self.joins.clear();
         self.requests.clear();
     }
@@ -79,49 +82,49 @@ impl Busy {
 pub(super) struct Empty {}
 
 impl Connection {
-    pub(super) fn busy(&mut self) -> &mut Busy {
-        self.busy.get_or_insert_default()
+    pub(super) fn pending(&mut self) -> &mut Pending {
+        self.pending.get_or_insert_default()
     }
 
     /// Writes the answers that are there now. Returns whether there were any.
-    pub(super) fn collect_answers(&mut self, env: &mut Env<'_>, cx: &mut Context<'_>) -> bool {
-        let Some(mut busy) = self.busy.take() else { return false };
+    pub(super) fn poll_replies(&mut self, shard: &mut ShardContext<'_>, cx: &mut Context<'_>) -> bool {
+        let Some(mut pending) = self.pending.take() else { return false };
         let mut any = false;
-        while let Poll::Ready(Some(answer)) = busy.answers.poll_next_unpin(cx) {
-            busy.pending_bytes -= answer.released;
-            self.send(&answer.frame, env.pen);
+        while let Poll::Ready(Some(reply)) = pending.replies.poll_next_unpin(cx) {
+            pending.pending_bytes -= reply.released;
+            self.send(&reply.frame, shard.writer);
             any = true;
         }
-        while let Poll::Ready(Some(answer)) = busy.requests.poll_next_unpin(cx) {
-            self.send(&answer.frame, env.pen);
+        while let Poll::Ready(Some(reply)) = pending.requests.poll_next_unpin(cx) {
+            self.send(&reply.frame, shard.writer);
             any = true;
         }
-        while let Poll::Ready(Some(joined)) = busy.joins.poll_next_unpin(cx) {
-            self.finish_join(joined, env);
+        while let Poll::Ready(Some(joined)) = pending.joins.poll_next_unpin(cx) {
+            self.finish_join(joined, shard);
             any = true;
         }
-        if !busy.is_over() {
-            self.busy = Some(busy);
+        if !pending.is_empty() {
+            self.pending = Some(pending);
         }
         any
     }
 
     /// Subscribes to the document of `channel`, and takes a membership in it if that is wanted.
-    pub(super) fn join(&mut self, channel: ChannelRef, reference: Option<&str>, wish: Box<JoinWish>) {
-        let source = Arc::clone(&self.shared.backend.source);
-        let presence = self.shared.backend.presence.clone().filter(|_| wish.presence);
+    pub(super) fn join(&mut self, channel: ChannelRef, reference: Option<&str>, request: Box<JoinRequest>) {
+        let source = Arc::clone(&self.deps.backend.source);
+        let presence = self.deps.backend.presence.clone().filter(|_| request.presence);
         let membership = self.membership(&channel.document);
         let reference = reference.map(Arc::from);
         let joining = async move {
             let outcome = async {
-                let (ack, events) = source.subscribe(&channel.document, wish.start).await.map_err(|error| {
+                let (ack, events) = source.subscribe(&channel.document, request.start).await.map_err(|error| {
                     if error.code() == ErrorCode::LogFailed {
                         tracing::warn!(document = %channel.document, %error, "a join failed: the history cannot be read");
                     }
                     ErrorReply::from(&error)
                 })?;
                 let joined = match presence {
-                    Some(presence) => Some(presence.join(&membership, wish.options).await?),
+                    Some(presence) => Some(presence.join(&membership, request.options).await?),
                     None => None,
                 };
                 Ok((ack, events, joined))
@@ -129,16 +132,16 @@ impl Connection {
             let result = outcome.await;
             JoinResult { channel, reference, result }
         };
-        self.busy().joins.push(joining.boxed());
+        self.pending().joins.push(joining.boxed());
     }
 
-    fn finish_join(&mut self, joined: JoinResult, env: &mut Env<'_>) {
+    fn finish_join(&mut self, joined: JoinResult, shard: &mut ShardContext<'_>) {
         let JoinResult { channel, reference, result } = joined;
         let (join_ref, reference) = (channel.join_ref.as_deref(), reference.as_deref());
         match result {
             Ok((ack, events, joined)) => {
-                self.shared.counters.joins.increment();
-                self.shared.directory.enter(&channel.document);
+                self.deps.counters.joins.increment();
+                self.deps.membership_counts.increment(&channel.document);
                 let Identity { user, connection, .. } = &self.identity;
                 let response = JoinReply {
                     ack,
@@ -148,15 +151,15 @@ impl Connection {
                     locks: joined.as_ref().map(|joined| &*joined.locks),
                 };
                 let frame = reply(join_ref, reference, &channel.topic(), &Ok::<_, ErrorReply>(response));
-                self.send(&frame, env.pen);
+                self.send(&frame, shard.writer);
                 let session = joined.as_ref().map(|joined| joined.session);
                 let presence = joined.map(|joined| joined.presence);
-                self.channels.opened(&channel, session, Feed::new(events, presence));
+                self.channels.join_succeeded(&channel, session, DocumentStream::new(events, presence));
             }
             Err(refusal) => {
                 let frame = self.refusal(join_ref, reference, &channel.topic(), &refusal);
-                self.send(&frame, env.pen);
-                self.channels.failed(&channel);
+                self.send(&frame, shard.writer);
+                self.channels.join_failed(&channel);
             }
         }
     }
@@ -166,13 +169,13 @@ impl Connection {
         channel: ChannelRef,
         reference: Option<&str>,
         draft: CheckedDraft,
-        env: &mut Env<'_>,
+        shard: &mut ShardContext<'_>,
         cx: &mut Context<'_>,
     ) {
-        let (sink, counters) = (Arc::clone(&self.shared.backend.sink), Arc::clone(&self.shared.counters));
+        let (sink, counters) = (Arc::clone(&self.deps.backend.sink), Arc::clone(&self.deps.counters));
         let reference: Option<Arc<str>> = reference.map(Arc::from);
         let released = draft.payload.len();
-        let answer = async move {
+        let replying = async move {
             let result = sink.publish(draft).await;
             let (topic, join_ref) = (channel.topic(), channel.join_ref.as_deref());
             let frame = match result {
@@ -189,17 +192,17 @@ impl Connection {
                     reply(join_ref, reference.as_deref(), &topic, &Err::<Empty, _>(refusal))
                 }
             };
-            Answer { frame, released }
+            ReadyReply { frame, released }
         };
-        let mut answer = answer.boxed();
+        let mut replying = replying.boxed();
         // The first poll puts the draft into the sink's queue, behind those of the pushes before it.
-        match answer.poll_unpin(cx) {
+        match replying.poll_unpin(cx) {
             Poll::Pending => {
-                let busy = self.busy();
-                busy.pending_bytes += released;
-                busy.answers.push_back(answer);
+                let pending = self.pending();
+                pending.pending_bytes += released;
+                pending.replies.push_back(replying);
             }
-            Poll::Ready(Answer { frame, .. }) => self.answer(frame, env),
+            Poll::Ready(ReadyReply { frame, .. }) => self.reply_in_order(frame, shard),
         }
     }
 
@@ -208,17 +211,17 @@ impl Connection {
         &mut self,
         channel: ChannelRef,
         message: &ClientMessage<'_>,
-        env: &mut Env<'_>,
+        shard: &mut ShardContext<'_>,
         cx: &mut Context<'_>,
     ) {
         if matches!(message.payload, ClientPayload::Binary(_)) {
             let refusal = ErrorReply::unknown_event(&message.event);
             let (join_ref, reference) = (message.join_ref.as_deref(), message.reference.as_deref());
             let frame = self.refusal(join_ref, reference, &channel.topic(), &refusal);
-            return self.answer(frame, env);
+            return self.reply_in_order(frame, shard);
         }
-        let commands = Arc::clone(&self.shared.backend.commands);
-        let counters = Arc::clone(&self.shared.counters);
+        let commands = Arc::clone(&self.deps.backend.commands);
+        let counters = Arc::clone(&self.deps.counters);
         let arguments = message.payload.to_json();
         let membership = self.membership(&channel.document);
         let name = message.event.as_ref().to_owned();
@@ -234,12 +237,12 @@ impl Connection {
                 Err(refusal) => counters.errors.increment(refusal.reason()),
             }
             let frame = reply(channel.join_ref.as_deref(), reference.as_deref(), &channel.topic(), &outcome);
-            Answer { frame, released: 0 }
+            ReadyReply { frame, released: 0 }
         };
         let mut command = command.boxed();
         match command.poll_unpin(cx) {
-            Poll::Ready(Answer { frame, .. }) => self.answer(frame, env),
-            Poll::Pending => self.busy().requests.push(command),
+            Poll::Ready(ReadyReply { frame, .. }) => self.reply_in_order(frame, shard),
+            Poll::Pending => self.pending().requests.push(command),
         }
     }
 
@@ -250,17 +253,17 @@ impl Connection {
         topic: &str,
         refusal: &ErrorReply,
     ) -> Frame {
-        self.shared.counters.errors.increment(refusal.reason());
+        self.deps.counters.errors.increment(refusal.reason());
         reply(join_ref, reference, topic, &Err::<Empty, _>(refusal))
     }
 
     /// Sends `frame` after the answers that are still awaited.
-    pub(super) fn answer(&mut self, frame: Frame, env: &mut Env<'_>) {
-        match &mut self.busy {
-            Some(busy) if busy.awaits_answers() => {
-                busy.answers.push_back(ready(Answer { frame, released: 0 }).boxed());
+    pub(super) fn reply_in_order(&mut self, frame: Frame, shard: &mut ShardContext<'_>) {
+        match &mut self.pending {
+            Some(pending) if pending.awaits_replies() => {
+                pending.replies.push_back(ready(ReadyReply { frame, released: 0 }).boxed());
             }
-            _ => self.send(&frame, env.pen),
+            _ => self.send(&frame, shard.writer),
         }
     }
 }

@@ -12,12 +12,12 @@ use crate::socket::Socket;
 const MAX_CHUNKS: usize = 16;
 
 #[derive(Debug, Default)]
-pub(crate) struct Output {
+pub(crate) struct SendQueue {
     chunks: VecDeque<Bytes>,
     bytes: usize,
 }
 
-impl Output {
+impl SendQueue {
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes == 0
     }

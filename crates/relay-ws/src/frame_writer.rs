@@ -3,10 +3,10 @@
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll};
 
-use crate::batch::op_code;
 use crate::codec::Frame;
-use crate::framing::{self, Agreement, Deflater, OpCode};
-use crate::output::Output;
+use crate::frame_batch::op_code;
+use crate::framing::{self, DeflateParams, Deflater, OpCode};
+use crate::send_queue::SendQueue;
 use crate::socket::Socket;
 use bytes::Bytes;
 
@@ -14,12 +14,12 @@ use bytes::Bytes;
 const SHARED_BYTES: usize = 16 * 1024;
 
 #[derive(Default)]
-pub(crate) struct Pen {
+pub(crate) struct FrameWriter {
     buffer: Vec<u8>,
     deflater: Deflater,
 }
 
-impl Pen {
+impl FrameWriter {
     pub(crate) fn is_empty(&self) -> bool {
         self.buffer.is_empty()
     }
@@ -33,17 +33,22 @@ impl Pen {
         &mut self.deflater
     }
 
-    /// Writes a message behind what `output` has. It is all there after [`Pen::flush`] or [`Pen::put_into`].
-    pub(crate) fn write(&mut self, frame: &Frame, compressed: Option<Agreement>, output: &mut Output) {
+    /// Writes a message behind what `output` has. It is all there after [`FrameWriter::flush`] or [`FrameWriter::put_into`].
+    pub(crate) fn write(
+        &mut self,
+        frame: &Frame,
+        deflate: Option<DeflateParams>,
+        send_queue: &mut SendQueue,
+    ) {
         let (op_code, bytes) = (op_code(frame), frame.bytes());
-        if let Some(agreed) = compressed {
-            self.deflater.encode(agreed, op_code, bytes, &mut self.buffer);
+        if let Some(params) = deflate {
+            self.deflater.encode(params, op_code, bytes, &mut self.buffer);
         } else if bytes.len() < SHARED_BYTES {
             framing::encode(&mut self.buffer, op_code, bytes);
         } else {
             framing::encode_header(&mut self.buffer, op_code, bytes.len());
-            self.put_into(output);
-            output.push(bytes.clone());
+            self.flush_to(send_queue);
+            send_queue.push(bytes.clone());
         }
     }
 
@@ -71,9 +76,9 @@ impl Pen {
     }
 
     /// Moves what was written into `output`.
-    pub(crate) fn put_into(&mut self, output: &mut Output) {
+    pub(crate) fn flush_to(&mut self, send_queue: &mut SendQueue) {
         if !self.buffer.is_empty() {
-            output.push(Bytes::copy_from_slice(&self.buffer));
+            send_queue.push(Bytes::copy_from_slice(&self.buffer));
             self.buffer.clear();
         }
     }
@@ -82,10 +87,10 @@ impl Pen {
     pub(crate) fn flush(
         &mut self,
         socket: &mut Socket,
-        output: &mut Output,
+        send_queue: &mut SendQueue,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        if output.is_empty() && !self.buffer.is_empty() {
+        if send_queue.is_empty() && !self.buffer.is_empty() {
             let mut taken = 0;
             while taken < self.buffer.len() {
                 match socket.poll_write(cx, &[IoSlice::new(&self.buffer[taken..])]) {
@@ -99,7 +104,7 @@ impl Pen {
             }
             self.buffer.drain(..taken);
         }
-        self.put_into(output);
-        output.poll_flush(socket, cx)
+        self.flush_to(send_queue);
+        send_queue.poll_flush(socket, cx)
     }
 }

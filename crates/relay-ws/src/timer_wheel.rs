@@ -9,7 +9,7 @@ use std::time::Duration;
 pub(crate) type Tick = u64;
 
 #[derive(Debug)]
-pub(crate) struct Wheel {
+pub(crate) struct TimerWheel {
     slots: Vec<Vec<(Tick, usize)>>,
     tick: Duration,
     /// Everything before this tick was given out.
@@ -19,7 +19,7 @@ pub(crate) struct Wheel {
 /// One turn of the wheel is this many ticks.
 const SLOTS: u64 = 128;
 
-impl Wheel {
+impl TimerWheel {
     pub(crate) fn new(tick: Duration, now: Monotonic) -> Self {
         let mut wheel = Self { slots: (0..SLOTS).map(|_| Vec::new()).collect(), tick, now: 0 };
         wheel.now = wheel.at(now);
@@ -75,7 +75,7 @@ mod tests {
             keys in prop::collection::vec(0_u64..1000, 1..50),
             steps in prop::collection::vec(1_u64..400, 1..20),
         ) {
-            let mut wheel = Wheel::new(Duration::from_millis(10), Monotonic::ZERO);
+            let mut wheel = TimerWheel::new(Duration::from_millis(10), Monotonic::ZERO);
             let mut waiting: Vec<(u64, usize)> = Vec::new();
             for (key, tenths) in keys.iter().enumerate() {
                 let tick = wheel.at(Monotonic::ZERO + Duration::from_millis(tenths * 7));
