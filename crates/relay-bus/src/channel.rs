@@ -212,12 +212,12 @@ impl Channel {
             state.check_open()?;
             state.used_since_sweep = true;
             if state.ephemerals.put(Arc::clone(&event)) {
-                self.context.counters.ephemeral_dropped.add(1);
+                self.context.counters.ephemeral_dropped.increment();
             }
             state.wakers.drain()
         };
-        self.context.counters.ephemeral_published.add(1);
-        self.context.counters.kinds.count(&event.kind);
+        self.context.counters.ephemeral_published.increment();
+        self.context.counters.by_kind.increment(&event.kind);
         self.context.mailboxes.offer(&event, &mut wakers);
         wake(wakers);
         Ok(ack)
@@ -233,7 +233,7 @@ impl Channel {
             state.check_open()?;
             if remember_id && let Some(known) = state.find_duplicate(&draft) {
                 if known.is_ok() {
-                    self.context.counters.duplicates.add(1);
+                    self.context.counters.duplicates.increment();
                 }
                 return known;
             }
@@ -247,8 +247,8 @@ impl Channel {
             state.cache.push(event, remember_id);
             (ack, wakers)
         };
-        self.context.counters.durable_published.add(1);
-        self.context.counters.kinds.count(&kind);
+        self.context.counters.durable_published.increment();
+        self.context.counters.by_kind.increment(&kind);
         wake(wakers);
         Ok(ack)
     }
@@ -296,7 +296,7 @@ impl Channel {
             if batch.events.is_empty() {
                 continue;
             }
-            self.context.counters.log_batches.add(1);
+            self.context.counters.log_batches.increment();
             match log.append(&self.document, &batch.events).await {
                 Ok(offsets) => self.commit(batch, offsets),
                 Err(error) => self.fail(batch, &error),
@@ -322,7 +322,7 @@ impl Channel {
             bytes += pending.draft.payload.len();
             if let Some(known) = pending.draft.id.and_then(|_| state.find_duplicate(&pending.draft)) {
                 if known.is_ok() {
-                    self.context.counters.duplicates.add(1);
+                    self.context.counters.duplicates.increment();
                 }
                 pending.publisher.answer(known);
                 continue;
@@ -341,7 +341,7 @@ impl Channel {
         let AppendBatch { events, waiting, .. } = batch;
         let mut acks = Vec::with_capacity(events.len());
         for event in &events {
-            self.context.counters.kinds.count(&event.kind);
+            self.context.counters.by_kind.increment(&event.kind);
         }
         let wakers = {
             let mut state = self.state.lock();
@@ -360,7 +360,7 @@ impl Channel {
         for (waiting, ack) in waiting.into_iter().zip(acks) {
             waiting.first.answer(Ok(ack));
             for again in waiting.duplicates {
-                self.context.counters.duplicates.add(1);
+                self.context.counters.duplicates.increment();
                 again.answer(Ok(ack.as_duplicate()));
             }
         }

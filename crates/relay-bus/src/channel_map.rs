@@ -143,7 +143,7 @@ impl Slots {
         let idle = self.0.iter().filter_map(|(document, slot)| Some((slot.idle_since(now)?, document)));
         if let Some(document) = idle.min().map(|(_, document)| document.clone()) {
             self.0.remove(&document);
-            context.counters.channels_evicted.add(1);
+            context.counters.channels_evicted.increment();
         }
     }
 }
@@ -175,7 +175,7 @@ async fn open_channel(
             (head, preload(document, head, log.as_ref(), context).await?)
         }
     };
-    context.counters.channels_opened.add(1);
+    context.counters.channels_opened.increment();
     Ok(Arc::new(Channel::new(document.clone(), tenure, head, recent, Arc::clone(context))))
 }
 

@@ -71,7 +71,7 @@ impl Bus {
                         Ok(Ok(result)) => count(bus.counters(), &name, &event, result),
                         Ok(Err(panic)) => count_panic(bus.counters(), &name, &event, &*panic),
                         Err(_elapsed) => {
-                            bus.counters().handler_timeouts.add(1);
+                            bus.counters().handler_timeouts.increment();
                             tracing::warn!(handler = name, event = %event.id, ?timeout, "the handler took too long");
                         }
                     }
@@ -180,16 +180,16 @@ async fn next_event(name: &str, events: &mut MultiSubscription) -> Option<Arc<Ev
 
 fn count(counters: &Counters, name: &str, event: &Event, result: Result<(), HandlerError>) {
     match result {
-        Ok(()) => counters.handler_successes.add(1),
+        Ok(()) => counters.handler_successes.increment(),
         Err(error) => {
-            counters.handler_errors.add(1);
+            counters.handler_errors.increment();
             tracing::warn!(handler = name, event = %event.id, %error, "the handler failed");
         }
     }
 }
 
 fn count_panic(counters: &Counters, name: &str, event: &Event, panic: &(dyn Any + Send)) {
-    counters.handler_panics.add(1);
+    counters.handler_panics.increment();
     let message = panic
         .downcast_ref::<&str>()
         .copied()

@@ -9,8 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use parking_lot::RwLock;
 use relay_core::Kind;
 use relay_events::KINDS;
-
-use crate::counters::Counter;
+use relay_metrics::{Counter, Metric};
 
 /// How many kinds outside the vocabulary are counted by name.
 const MAX_OWN: usize = 32;
@@ -37,29 +36,33 @@ impl Default for KindCounters {
 }
 
 impl KindCounters {
-    pub(crate) fn count(&self, kind: &Kind) {
+    pub(crate) fn increment(&self, kind: &Kind) {
         if let Some(index) = KINDS.iter().position(|known| known == kind) {
-            return self.vocabulary[index].add(1);
+            return self.vocabulary[index].increment();
         }
         {
             let own = self.own.read();
             if let Some(counter) = own.get(kind) {
-                return counter.add(1);
+                return counter.increment();
             }
             if own.len() >= MAX_OWN {
-                return self.other.add(1);
+                return self.other.increment();
             }
         }
         let mut own = self.own.write();
         // Others may have come in between.
         if own.len() < MAX_OWN || own.contains_key(kind) {
-            own.entry(kind.clone()).or_default().add(1);
+            own.entry(kind.clone()).or_default().increment();
         } else {
-            self.other.add(1);
+            self.other.increment();
         }
     }
+}
 
-    pub(crate) fn snapshot(&self) -> BTreeMap<Box<str>, u64> {
+impl Metric for KindCounters {
+    type Value = BTreeMap<Box<str>, u64>;
+
+    fn read(&self) -> BTreeMap<Box<str>, u64> {
         let vocabulary =
             KINDS.iter().zip(&self.vocabulary).map(|(kind, counter)| (kind.as_str().into(), counter.get()));
         let mut all: BTreeMap<Box<str>, u64> = vocabulary.collect();
@@ -81,11 +84,11 @@ mod tests {
         let counters = KindCounters::default();
         for number in 0..MAX_OWN + 8 {
             let kind = Kind::new(&format!("x-{number}"), Durability::Durable).unwrap();
-            counters.count(&kind);
-            counters.count(&kind);
+            counters.increment(&kind);
+            counters.increment(&kind);
         }
-        counters.count(&relay_events::DOCUMENT_EDITED);
-        let all = counters.snapshot();
+        counters.increment(&relay_events::DOCUMENT_EDITED);
+        let all = counters.read();
         assert_eq!(all.len(), KINDS.len() + MAX_OWN + 1);
         assert_eq!((all["x-0"], all["x-31"], all["x-other"], all["document.edited"]), (2, 2, 16, 1));
         assert_eq!(all["session.started"], 0);

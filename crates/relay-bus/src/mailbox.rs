@@ -147,7 +147,7 @@ impl Mailbox {
         match event.seq {
             None => {
                 if state.ephemerals.put(Arc::clone(event)) {
-                    self.counters.ephemeral_dropped.add(1);
+                    self.counters.ephemeral_dropped.increment();
                 }
             }
             Some(seq) => self.offer_durable(&mut state, event, seq),
@@ -161,11 +161,11 @@ impl Mailbox {
         } else if state.queue.len() < self.config.capacity {
             state.queue.push_back(Arc::clone(event));
         } else if self.config.on_full == FullPolicy::Refill && state.gaps.len() < self.config.max_gaps {
-            self.counters.mailbox_gaps.add(1);
+            self.counters.mailbox_gaps.increment();
             let after = Seq::new(seq.get() - 1);
             state.gaps.insert(event.document.clone(), Gap { after, through: seq });
         } else {
-            self.counters.readers_lagged.add(1);
+            self.counters.readers_lagged.increment();
             state.end = Some(MailboxEnd::Overrun);
         }
     }

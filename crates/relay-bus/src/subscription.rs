@@ -60,7 +60,7 @@ impl Subscription {
         filter: Filter,
         on_lag: LagPolicy,
     ) -> Self {
-        context.counters.subscribed.add(1);
+        context.counters.subscribed.increment();
         let cursor = channel.new_cursor(after);
         Self {
             channel,
@@ -102,7 +102,7 @@ impl Subscription {
         let Some(log) = self.context.log.clone() else { return Err(self.lagged()) };
         let (document, after) = (self.channel.document().clone(), self.cursor.seq);
         let limit = self.context.config.replay_page;
-        self.context.counters.replay_pages.add(1);
+        self.context.counters.replay_pages.increment();
         self.page_read.0 = Some(Box::pin(async move { log.read_document(&document, after, limit).await }));
         Ok(())
     }
@@ -121,7 +121,7 @@ impl Subscription {
     }
 
     fn lagged(&self) -> StreamError {
-        self.context.counters.readers_lagged.add(1);
+        self.context.counters.readers_lagged.increment();
         StreamError::Lagged { position: self.cursor.seq, behind: self.behind() }
     }
 
@@ -182,7 +182,7 @@ impl EventStream for Subscription {
 
 impl Subscription {
     fn forked(&self) -> Self {
-        self.context.counters.subscribed.add(1);
+        self.context.counters.subscribed.increment();
         Self {
             channel: Arc::clone(&self.channel),
             context: Arc::clone(&self.context),
