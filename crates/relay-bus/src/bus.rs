@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::channel::Channel;
+use crate::channel::{self, Channel};
 use crate::channel_map::ChannelMap;
 use crate::config::BusConfig;
 use crate::context::ChannelContext;
@@ -146,7 +146,7 @@ impl Bus {
             Err(SubscribeError::Ownership(error)) => return Err(error.into()),
             Err(_) => return Err(PublishError::Closed),
         };
-        channel.publish(draft).await
+        channel::publish(&channel, draft).await
     }
 
     /// Subscribes to one document, with a filter and a policy for falling behind.

@@ -100,7 +100,7 @@ impl Subscription {
 
     fn fetch_page(&mut self) -> Result<(), StreamError> {
         let Some(log) = self.context.log.clone() else { return Err(self.lagged()) };
-        let (document, after) = (self.channel.document().clone(), self.cursor.seq);
+        let (document, after) = (self.channel.document().clone(), self.cursor.seq());
         let limit = self.context.config.replay_page;
         self.context.counters.replay_pages.increment();
         self.page_read.0 = Some(Box::pin(async move { log.read_document(&document, after, limit).await }));
@@ -111,7 +111,9 @@ impl Subscription {
         match page {
             Ok(page) if page.is_empty() => Err(self.lagged()),
             Ok(page) => {
-                self.cursor.seq = page.last().and_then(|event| event.seq).unwrap_or(self.cursor.seq);
+                if let Some(last) = page.last().and_then(|event| event.seq) {
+                    self.cursor.advance_to(last);
+                }
                 self.ready.extend(page.into_iter().map(Arc::new));
                 Ok(())
             }
@@ -122,11 +124,11 @@ impl Subscription {
 
     fn lagged(&self) -> StreamError {
         self.context.counters.readers_lagged.increment();
-        StreamError::Lagged { position: self.cursor.seq, behind: self.behind() }
+        StreamError::Lagged { position: self.cursor.seq(), behind: self.behind() }
     }
 
     fn behind(&self) -> u64 {
-        self.channel.head().last.since(self.cursor.seq)
+        self.channel.head().last.since(self.cursor.seq())
     }
 
     fn is_too_far_behind(&self) -> bool {

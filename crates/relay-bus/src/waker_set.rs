@@ -62,6 +62,13 @@ impl WakerSet {
     }
 }
 
+/// Wakes tasks. Not to be called under a lock that they take.
+pub(crate) fn wake_all(wakers: Vec<Waker>) {
+    for waker in wakers {
+        waker.wake();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

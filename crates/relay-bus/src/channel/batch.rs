@@ -1,0 +1,125 @@
+//! Drafts on their way through the log: the ones that wait in the queue, and the batch that the writer appends.
+
+use std::collections::HashMap;
+
+use relay_core::{CheckedDraft, Epoch, Event, EventId, LogError, PublishAck, PublishError, Seq, Timestamp};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::duplicate::check_same_content;
+
+/// The answer to a publisher.
+pub(super) type PublishResult = Result<PublishAck, PublishError>;
+
+/// A draft that waits for the writer.
+#[derive(Debug)]
+pub(super) struct PendingDraft {
+    pub(super) draft: CheckedDraft,
+    pub(super) sender: AckSender,
+}
+
+/// The sender of one publisher's answer. It holds the space that the draft takes in the queue, and frees it when dropped.
+#[derive(Debug)]
+pub(super) struct AckSender {
+    sender: oneshot::Sender<PublishResult>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AckSender {
+    pub(super) fn new(permit: OwnedSemaphorePermit) -> (Self, oneshot::Receiver<PublishResult>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self { sender, _permit: permit }, receiver)
+    }
+
+    pub(super) fn send(self, answer: PublishResult) {
+        // Receiver dropped; ignore the send error.
+        let _ = self.sender.send(answer);
+    }
+}
+
+/// The publishers of one event of a batch.
+#[derive(Debug)]
+pub(super) struct AckSenders {
+    first: AckSender,
+    /// The publishers that sent the same draft while it was on its way.
+    duplicates: Vec<AckSender>,
+    /// True when the publisher chose the event's id, so that it may send the draft again.
+    remember_id: bool,
+}
+
+impl AckSenders {
+    pub(super) fn remember_id(&self) -> bool {
+        self.remember_id
+    }
+
+    /// The number of publishers whose draft was a duplicate.
+    pub(super) fn duplicates(&self) -> u64 {
+        self.duplicates.len() as u64
+    }
+
+    pub(super) fn send(self, ack: PublishAck) {
+        self.first.send(Ok(ack));
+        for duplicate in self.duplicates {
+            duplicate.send(Ok(ack.as_duplicate()));
+        }
+    }
+
+    pub(super) fn refuse(self, error: &LogError) {
+        for sender in std::iter::once(self.first).chain(self.duplicates) {
+            sender.send(Err(PublishError::Log(error.clone())));
+        }
+    }
+}
+
+/// Events that are appended to the log at once, with the publishers of each.
+#[derive(Debug)]
+pub(super) struct AppendBatch {
+    events: Vec<Event>,
+    /// The publishers of each event, in the order of the events.
+    senders: Vec<AckSenders>,
+    /// The indexes of the events whose ids their publishers chose.
+    by_id: HashMap<EventId, usize>,
+    next: Seq,
+}
+
+impl AppendBatch {
+    /// Returns an empty batch whose first event comes after `last`.
+    pub(super) fn after(last: Seq) -> Self {
+        Self { events: Vec::new(), senders: Vec::new(), by_id: HashMap::new(), next: last.next() }
+    }
+
+    pub(super) fn events(&self) -> &[Event] {
+        &self.events
+    }
+
+    /// The seq of the next event that is pushed.
+    pub(super) fn next_seq(&self) -> Seq {
+        self.next
+    }
+
+    pub(super) fn into_parts(self) -> (Vec<Event>, Vec<AckSenders>) {
+        (self.events, self.senders)
+    }
+
+    /// Returns `pending`, unless its id is that of an event in the batch. Then its publisher waits for that event, or is
+    /// refused when the contents differ.
+    pub(super) fn join_duplicate(&mut self, pending: PendingDraft) -> Option<PendingDraft> {
+        let Some(&index) = pending.draft.id.and_then(|id| self.by_id.get(&id)) else { return Some(pending) };
+        match check_same_content(&pending.draft, &self.events[index]) {
+            Ok(()) => self.senders[index].duplicates.push(pending.sender),
+            Err(conflict) => pending.sender.send(Err(conflict)),
+        }
+        None
+    }
+
+    /// Turns a draft into the batch's next event.
+    pub(super) fn push(&mut self, pending: PendingDraft, epoch: Epoch, now: Timestamp) {
+        let PendingDraft { draft, sender } = pending;
+        let id = draft.id;
+        if let Some(id) = id {
+            self.by_id.insert(id, self.events.len());
+        }
+        self.events.push(draft.into_event(epoch, Some(self.next), now));
+        self.next = self.next.next();
+        self.senders.push(AckSenders { first: sender, duplicates: Vec::new(), remember_id: id.is_some() });
+    }
+}

@@ -1,0 +1,38 @@
+//! The way of a draft into its channel.
+
+use std::sync::Arc;
+
+use relay_core::{CheckedDraft, EventLog, PublishError};
+
+use super::Channel;
+use super::batch::{AckSender, PendingDraft, PublishResult};
+use super::writer::Writer;
+
+/// Publishes `draft` in its document's channel. Seqs follow the order in which the futures are first polled, as long as
+/// the queue has space.
+pub(crate) async fn publish(channel: &Arc<Channel>, draft: CheckedDraft) -> PublishResult {
+    if !draft.kind.is_durable() {
+        return channel.publish_ephemeral(draft);
+    }
+    match &channel.context().log {
+        None => channel.publish_in_memory(draft),
+        Some(log) => publish_logged(channel, draft, log).await,
+    }
+}
+
+/// Queues `draft` for the writer, and waits for its answer.
+async fn publish_logged(
+    channel: &Arc<Channel>,
+    draft: CheckedDraft,
+    log: &Arc<dyn EventLog>,
+) -> PublishResult {
+    let permit = channel.acquire_permit(draft.payload.len()).await?;
+    let (sender, answer) = AckSender::new(permit);
+    if channel.enqueue(PendingDraft { draft, sender })? {
+        let writer = Writer::new(Arc::clone(channel), Arc::clone(log));
+        let context = channel.context();
+        context.writers.spawn_on(writer.run(), &context.runtime);
+    }
+    // The writer answers every draft, unless the runtime shuts down under it.
+    answer.await.unwrap_or(Err(PublishError::Closed))
+}

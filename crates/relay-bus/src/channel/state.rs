@@ -1,0 +1,249 @@
+//! The state of a channel, all of it behind the channel's lock. The methods are the parts of its critical sections.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Waker;
+
+use relay_core::{
+    DocumentId, Draft, Epoch, Event, Head, LogError, Monotonic, OwnershipError, PublishAck, PublishError,
+    ReadLimit, Seq, StreamError, Timestamp,
+};
+
+use super::batch::{PendingDraft, PublishResult};
+use super::cursor::{Cursor, ReadResult};
+use super::duplicate::check_same_content;
+use crate::counters::ChannelStats;
+use crate::ephemeral::Ephemerals;
+use crate::event_cache::EventCache;
+use crate::waker_set::WakerSet;
+
+/// The most events that a reader takes under one lock.
+const READ_EVENTS: usize = 32;
+
+/// The reason for which a channel takes and gives no more events.
+#[derive(Debug, Clone)]
+pub(super) enum ChannelEnd {
+    /// The bus stops.
+    Closed,
+    /// The content of the log is not known. The document must be opened again.
+    Failed(LogError),
+    /// This server no longer owns the document. The document must be opened again, where that is possible.
+    OwnershipLost(OwnershipError),
+}
+
+impl From<ChannelEnd> for PublishError {
+    fn from(end: ChannelEnd) -> Self {
+        match end {
+            ChannelEnd::Closed => Self::Closed,
+            ChannelEnd::Failed(error) => Self::Log(error),
+            ChannelEnd::OwnershipLost(error) => Self::Ownership(error),
+        }
+    }
+}
+
+impl From<ChannelEnd> for ReadResult {
+    fn from(end: ChannelEnd) -> Self {
+        match end {
+            ChannelEnd::Closed => Self::Closed,
+            ChannelEnd::Failed(error) => Self::Failed(StreamError::Log(error)),
+            ChannelEnd::OwnershipLost(error) => Self::Failed(StreamError::Ownership(error)),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct ChannelState {
+    cache: EventCache,
+    ephemerals: Ephemerals,
+    wakers: WakerSet,
+    /// The drafts that wait for the writer, in the order of their seqs to come.
+    pending: VecDeque<PendingDraft>,
+    /// True while a writer runs, or is about to.
+    writing: bool,
+    subscribers: usize,
+    /// True when the channel was used since the last sweep. Publishing sets it instead of asking the clock.
+    used_since_sweep: bool,
+    /// The time of the sweep that first found the channel unused.
+    idle_since: Monotonic,
+    ended: Option<ChannelEnd>,
+}
+
+impl ChannelState {
+    pub(super) fn new(cache: EventCache, max_ephemeral_keys: usize) -> Self {
+        Self {
+            cache,
+            ephemerals: Ephemerals::new(max_ephemeral_keys),
+            wakers: WakerSet::default(),
+            pending: VecDeque::new(),
+            writing: false,
+            subscribers: 0,
+            used_since_sweep: true,
+            idle_since: Monotonic::ZERO,
+            ended: None,
+        }
+    }
+
+    /// The seq of the latest event.
+    pub(super) fn last(&self) -> Seq {
+        self.cache.last()
+    }
+
+    pub(super) fn head(&self, epoch: Epoch) -> Head {
+        Head { epoch, first: self.cache.first(), last: self.cache.last() }
+    }
+
+    /// # Errors
+    /// The reason for which the channel has ended.
+    pub(super) fn check_open(&self) -> Result<(), PublishError> {
+        self.ended.clone().map_or(Ok(()), |end| Err(end.into()))
+    }
+
+    /// Returns the answer to a draft whose id an event in memory has.
+    pub(super) fn find_duplicate(&self, draft: &Draft) -> Option<PublishResult> {
+        let event = self.cache.by_id(draft.id?)?;
+        Some(check_same_content(draft, event).map(|()| PublishAck::of(event, true)))
+    }
+
+    /// Shows the next durable event. Its id is remembered for recognising duplicates if `remember_id`.
+    pub(super) fn push_event(&mut self, event: Arc<Event>, remember_id: bool) {
+        self.used_since_sweep = true;
+        self.cache.push(event, remember_id);
+    }
+
+    /// Shows an ephemeral event. Returns true when another key's event was dropped for it.
+    pub(super) fn put_ephemeral(&mut self, event: Arc<Event>) -> bool {
+        self.used_since_sweep = true;
+        self.ephemerals.put(event)
+    }
+
+    /// Takes the wakers of all readers that wait. The caller wakes them after it has released the lock.
+    pub(super) fn drain_wakers(&mut self) -> Vec<Waker> {
+        self.wakers.drain()
+    }
+
+    /// Adds a draft to the queue. Returns true when there is no writer; the caller must start one.
+    pub(super) fn enqueue(&mut self, pending: PendingDraft) -> bool {
+        self.used_since_sweep = true;
+        self.pending.push_back(pending);
+        !std::mem::replace(&mut self.writing, true)
+    }
+
+    pub(super) fn next_pending(&mut self) -> Option<PendingDraft> {
+        self.pending.pop_front()
+    }
+
+    pub(super) fn take_pending(&mut self) -> VecDeque<PendingDraft> {
+        std::mem::take(&mut self.pending)
+    }
+
+    /// Notes the end of the writer when the queue is empty. Returns true then.
+    pub(super) fn end_writer_if_idle(&mut self) -> bool {
+        if self.pending.is_empty() {
+            self.writing = false;
+        }
+        !self.writing
+    }
+
+    pub(super) fn end_writer(&mut self) {
+        self.writing = false;
+    }
+
+    /// Ends the channel, unless it has ended already. Returns true when the document must be opened again.
+    pub(super) fn end(&mut self, end: &ChannelEnd) -> bool {
+        let end = self.ended.get_or_insert_with(|| end.clone());
+        !matches!(end, ChannelEnd::Closed)
+    }
+
+    /// The time since when the channel is unused, as seen by sweeps; `None` while it is in use.
+    pub(super) fn idle_since(&mut self, now: Monotonic) -> Option<Monotonic> {
+        if self.subscribers > 0 || self.writing {
+            return None;
+        }
+        if std::mem::take(&mut self.used_since_sweep) {
+            self.idle_since = now;
+        }
+        Some(self.idle_since)
+    }
+
+    pub(super) fn expire(&mut self, now: Timestamp) {
+        self.cache.expire(now);
+    }
+
+    /// Returns the events after `after`, at most `limit` but at least one; `None` when some are no longer in memory.
+    pub(super) fn page(&self, after: Seq, limit: ReadLimit) -> Option<Vec<Arc<Event>>> {
+        let mut page: Vec<Arc<Event>> = Vec::new();
+        let mut bytes = 0;
+        for event in self.cache.after(after)? {
+            bytes += event.approx_bytes();
+            if !page.is_empty() && (page.len() >= limit.events || bytes > limit.bytes) {
+                break;
+            }
+            page.push(Arc::clone(event));
+        }
+        Some(page)
+    }
+
+    pub(super) fn new_cursor(&mut self, seq: Seq) -> Cursor {
+        self.subscribers += 1;
+        self.used_since_sweep = true;
+        Cursor::new(seq, self.ephemerals.version())
+    }
+
+    pub(super) fn fork_cursor(&mut self, other: &Cursor) -> Cursor {
+        self.subscribers += 1;
+        Cursor::new(other.seq, other.ephemeral_version)
+    }
+
+    pub(super) fn release_cursor(&mut self, cursor: &mut Cursor) {
+        self.subscribers -= 1;
+        self.used_since_sweep = true;
+        self.wakers.deregister(cursor.waker_key.take());
+    }
+
+    /// See [`Channel::read`](super::Channel::read). Ephemeral events come before durable ones.
+    pub(super) fn read(
+        &mut self,
+        cursor: &mut Cursor,
+        batch: &mut VecDeque<Arc<Event>>,
+        waker: &Waker,
+    ) -> ReadResult {
+        let has_ephemerals = self.ephemerals.version() > cursor.ephemeral_version;
+        if has_ephemerals {
+            batch.extend(self.ephemerals.after(cursor.ephemeral_version).cloned());
+            cursor.ephemeral_version = self.ephemerals.version();
+        }
+        if cursor.seq < self.cache.last() {
+            let Some(events) = self.cache.after(cursor.seq) else {
+                return if has_ephemerals { ReadResult::Events } else { ReadResult::Behind };
+            };
+            for event in events.take(READ_EVENTS) {
+                cursor.seq = cursor.seq.next();
+                batch.push_back(Arc::clone(event));
+            }
+            return ReadResult::Events;
+        }
+        if has_ephemerals {
+            return ReadResult::Events;
+        }
+        match &self.ended {
+            Some(end) => end.clone().into(),
+            None => {
+                self.wakers.register(&mut cursor.waker_key, waker);
+                ReadResult::Pending
+            }
+        }
+    }
+
+    pub(super) fn stats(&self, document: &DocumentId, epoch: Epoch) -> ChannelStats {
+        ChannelStats {
+            document: document.clone(),
+            epoch,
+            first_cached: self.cache.first(),
+            last: self.cache.last(),
+            cached_events: self.cache.len(),
+            cached_bytes: self.cache.bytes(),
+            subscribers: self.subscribers,
+            pending: self.pending.len(),
+        }
+    }
+}
