@@ -1,7 +1,7 @@
 //! The kinds of events and their payloads.
 //!
 //! One table holds a kind's name, its durability and the type of its payload, so that none can be added without the
-//! others. [`payloads`] has the types, [`check`] the check of payloads that come from outside.
+//! others. [`payloads`] has the types, [`mod@check`] the check of drafts that come from outside.
 
 use bytes::Bytes;
 use relay_core::{Durability, ErrorCode, Event, InvalidClaim, InvalidId, JsonText, Kind, Payload, Seq};
