@@ -1,104 +1,104 @@
-//! One document's people: seats, users, the session, and the events about them. Pure: it is told what happens, and when, and
-//! keeps what is to be published.
+//! [`Document`]: the presence of one document: its connections, users and session, and the events about them.
+//!
+//! It is pure: each call says what happens and at which time, and the [effects](Document::take_effects) of the calls are
+//! taken afterwards. A user is *joined* while at least one connection of it is; a session lasts from the first connection to
+//! the last.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
 use relay_core::{
     Activity, Actor, CheckedDraft, CommandError, ConnectionId, DocumentId, ErrorCode, EventId, JoinOptions,
-    JsonText, Membership, Monotonic, Now, SessionId, UserId,
+    JsonText, Membership, Monotonic, NodeId, Now, PresenceChange, PresenceSnapshot, SessionId, UserId,
 };
 use relay_events::{
     EndReason, SessionEnded, SessionStarted, TypedPayload, UserJoined, UserLeft, server_draft,
 };
 
 use crate::config::PresenceConfig;
+use crate::crdt::Delta;
+use crate::flushing::{Flush, ReaderId, Readers};
+use crate::outbox::Outbox;
 use crate::presence_view::{PresenceView, Version};
 use crate::session::{Session, SessionState, Transition};
 use crate::state;
 use crate::stats::CounterDelta;
 
-/// A connection that is in the document.
+/// A connection that has joined the document.
 #[derive(Debug)]
 struct Connection {
-    /// The connection under which the others see it: the first of those that took the place over from one another.
+    /// The connection under which readers see this one: the first of those that took over from one another.
     presence_key: ConnectionId,
     user: UserId,
-    /// When it was heard last; `None` when it need not be heard.
+    /// The time of the last sign of life; `None` for a connection that is exempt from the timeout.
     heard_at: Option<Monotonic>,
-    /// When it was lost, if it is.
+    /// The time at which the connection was lost, while it is.
     lost_at: Option<Monotonic>,
 }
 
-/// An event on its way.
-#[derive(Debug)]
-pub(crate) struct Outgoing {
-    pub(crate) draft: CheckedDraft,
-    /// The session that has begun when it is kept.
-    pub(crate) opens: Option<SessionId>,
-}
-
-/// What sweeping has found.
+/// The findings of a sweep.
 #[derive(Debug, Default)]
 pub(crate) struct SweepResult {
-    /// Users whose locks are to be released.
+    /// The users whose locks are to be released.
     pub(crate) gone: Vec<UserId>,
-    /// Connections that were removed.
+    /// The number of connections that were removed.
     pub(crate) removed: usize,
 }
 
+/// The effects of changes, for the owner of the document to apply.
+#[derive(Debug)]
+pub(crate) struct Effects {
+    pub(crate) counter_delta: CounterDelta,
+    /// True when the owner has to start a publisher for the outbox.
+    pub(crate) needs_publisher: bool,
+    /// The visibility of the changes.
+    pub(crate) flush: Flush,
+}
+
+/// The presence of one document.
 #[derive(Debug)]
 pub(crate) struct Document {
     id: DocumentId,
-    pub(crate) session: Option<Session>,
-    pub(crate) view: PresenceView,
+    session: Option<Session>,
+    view: PresenceView,
     connections: HashMap<ConnectionId, Connection>,
-    /// How many seats each user has.
+    /// The number of connections of each user.
     users: HashMap<UserId, usize>,
-    /// Users without a membership, and since when: they may still come back to their locks.
+    /// The users whose last connection was removed, with the time from which on it was gone. They keep their locks for the
+    /// grace time.
     departed_users: Vec<(UserId, Monotonic)>,
-    pub(crate) outbox: VecDeque<Outgoing>,
-    /// Whether a task publishes what is in the outbox.
-    pub(crate) publishing: bool,
-    /// Up to which version readers are told.
-    pub(crate) visible: Version,
-    /// Whether a flush is to come.
-    pub(crate) dirty: bool,
-    pub(crate) flushed_at: Option<Monotonic>,
-    pub(crate) readers: HashMap<u64, Waker>,
-    pub(crate) counter_delta: CounterDelta,
+    outbox: Outbox,
+    readers: Readers,
+    counter_delta: CounterDelta,
 }
 
 impl Document {
+    /// A document without participants.
     pub(crate) fn new(id: DocumentId, view: PresenceView) -> Self {
         Self {
             id,
             session: None,
-            visible: view.version(),
+            readers: Readers::new(view.version()),
             view,
             connections: HashMap::new(),
             users: HashMap::new(),
             departed_users: Vec::new(),
-            outbox: VecDeque::new(),
-            publishing: false,
-            dirty: false,
-            flushed_at: None,
-            readers: HashMap::new(),
+            outbox: Outbox::default(),
             counter_delta: CounterDelta::default(),
         }
     }
 
-    /// Whether nothing is left to remember.
+    /// True when the document has nothing to remember.
     pub(crate) fn is_over(&self) -> bool {
         self.session.is_none()
-            && self.view.replica().is_empty()
-            && self.outbox.is_empty()
-            && !self.publishing
+            && self.view.is_empty()
+            && self.outbox.is_idle()
             && self.departed_users.is_empty()
     }
 
-    /// Takes a membership. Returns the session, and whether a lost connection has come back.
+    /// Takes a membership. Returns the session, and true when the connection takes over from a previous one.
     pub(crate) fn join(
         &mut self,
         membership: &Membership,
@@ -107,18 +107,19 @@ impl Document {
         now: Now,
         version: Version,
     ) -> Result<(SessionId, bool), CommandError> {
-        if self.outbox.len() >= config.max_waiting_events {
+        let waiting = self.outbox.len();
+        if waiting >= config.max_waiting_events {
             return Err(CommandError::new(
                 ErrorCode::Overloaded,
                 format!(
-                    "{} events about who is here wait to be kept, the most that are allowed; try again later",
-                    self.outbox.len()
+                    "{waiting} events of the document's session wait to be stored, the most that are allowed; try \
+                     again later"
                 ),
             ));
         }
         if self.connections.get(&membership.connection).is_some_and(|one| one.user != membership.user) {
             let message =
-                format!("connection {} is somebody else's; use one of your own", membership.connection);
+                format!("connection {} belongs to another user; use one of your own", membership.connection);
             return Err(CommandError::new(ErrorCode::InvalidRequest, message));
         }
         let previous = self.previous_connection(membership, options.resume);
@@ -133,7 +134,7 @@ impl Document {
         if let Some(previous) = previous {
             self.connections.remove(&previous);
         }
-        let is_new = self.view.replica().get(self.view.replica().key(presence_key)).is_none();
+        let is_new = self.view.own_state(presence_key).is_none();
         if is_new || state != before {
             self.view.put(version, presence_key, membership.user.clone(), state);
         }
@@ -143,9 +144,9 @@ impl Document {
         let session = self.start_or_resume_session(now, previous.is_some());
         self.departed_users.retain(|(user, _)| *user != membership.user);
         if previous.is_none() {
-            let seats = self.users.entry(membership.user.clone()).or_default();
-            *seats += 1;
-            if *seats == 1 {
+            let connections = self.users.entry(membership.user.clone()).or_default();
+            *connections += 1;
+            if *connections == 1 {
                 let joined =
                     UserJoined { user: membership.user.to_string(), name: self.name_of(presence_key) };
                 self.publish(session, Actor::User(membership.user.clone()), &joined, None);
@@ -158,7 +159,7 @@ impl Document {
         Ok((session, previous.is_some()))
     }
 
-    /// The session, begun if there is none, now that somebody is there.
+    /// Counts a connection that joins or comes back in the session, which starts when there is none.
     fn start_or_resume_session(&mut self, now: Now, is_return: bool) -> SessionId {
         if let Some(session) = &mut self.session {
             session.try_transition(Transition::Returned);
@@ -176,17 +177,17 @@ impl Document {
         id
     }
 
-    /// The membership that a newcomer takes over: the one that it has, the one that it names, or else the one of the same user
-    /// that was lost last. Only one is taken over, and who has one leaves none behind.
+    /// The connection that a joining one takes over from: itself, when it has joined before; else the one that it names; else
+    /// the connection of the same user that was lost last. Exactly one is taken over, so that none is left behind.
     fn previous_connection(
         &self,
         membership: &Membership,
         resume: Option<ConnectionId>,
     ) -> Option<ConnectionId> {
-        let is_theirs = |connection: &ConnectionId| {
+        let is_own = |connection: &ConnectionId| {
             self.connections.get(connection).is_some_and(|one| one.user == membership.user)
         };
-        Some(membership.connection).filter(is_theirs).or(resume.filter(is_theirs)).or_else(|| {
+        Some(membership.connection).filter(is_own).or(resume.filter(is_own)).or_else(|| {
             if !self.users.contains_key(&membership.user) {
                 return None;
             }
@@ -199,18 +200,16 @@ impl Document {
     }
 
     fn state_of(&self, presence_key: ConnectionId) -> JsonText {
-        let replica = self.view.replica();
-        replica
-            .get(replica.key(presence_key))
-            .map_or_else(JsonText::empty_object, |entry| entry.state.clone())
+        self.view.own_state(presence_key).map_or_else(JsonText::empty_object, JsonText::clone)
     }
 
+    /// The `name` in a participant's state, if it has one.
     fn name_of(&self, presence_key: ConnectionId) -> Option<String> {
         #[derive(serde::Deserialize)]
         struct Named {
             name: Option<String>,
         }
-        serde_json::from_str::<Named>(self.state_of(presence_key).as_str()).ok()?.name
+        serde_json::from_str::<Named>(self.view.own_state(presence_key)?.as_str()).ok()?.name
     }
 
     /// Gives up a membership on purpose.
@@ -220,22 +219,24 @@ impl Document {
         }
     }
 
-    /// A connection is lost, and may come back.
+    /// Notes that a connection is lost. It may come back within the grace time.
     pub(crate) fn disconnect(&mut self, membership: &Membership, now: Now) {
-        if !self.is_joined(membership) {
-            return;
-        }
-        if let Some(connection) = self.connections.get_mut(&membership.connection) {
+        if let Some(connection) = self.connection_mut(membership) {
             connection.lost_at = Some(now.monotonic);
+            self.end_activity_if_all_lost();
         }
-        self.note_emptied();
     }
 
+    /// True when the membership is held.
     pub(crate) fn is_joined(&self, membership: &Membership) -> bool {
         self.connections.get(&membership.connection).is_some_and(|one| one.user == membership.user)
     }
 
-    fn note_emptied(&mut self) {
+    fn connection_mut(&mut self, membership: &Membership) -> Option<&mut Connection> {
+        self.connections.get_mut(&membership.connection).filter(|one| one.user == membership.user)
+    }
+
+    fn end_activity_if_all_lost(&mut self) {
         if self.connections.values().all(|one| one.lost_at.is_some())
             && let Some(session) = &mut self.session
         {
@@ -243,23 +244,18 @@ impl Document {
         }
     }
 
-    /// Notes a sign of life. Whether the membership is held.
-    pub(crate) fn touch(&mut self, membership: &Membership, activity: Activity, now: Now) -> bool {
-        let Some(connection) =
-            self.connections.get_mut(&membership.connection).filter(|one| one.user == membership.user)
-        else {
-            return false;
-        };
+    /// Notes a sign of life of a connection that has joined.
+    pub(crate) fn touch(&mut self, membership: &Membership, activity: Activity, now: Now) {
+        let Some(connection) = self.connection_mut(membership) else { return };
         connection.heard_at = connection.heard_at.map(|_| now.monotonic);
         if activity == Activity::Active
             && let Some(session) = &mut self.session
         {
             session.record_activity(now.wall, now.monotonic);
         }
-        true
     }
 
-    /// Changes a participant's state. Returns whether it has changed.
+    /// Changes a participant's state. Returns false when the state is the same as before.
     pub(crate) fn update(
         &mut self,
         membership: &Membership,
@@ -267,11 +263,7 @@ impl Document {
         config: &PresenceConfig,
         version: Version,
     ) -> Result<bool, CommandError> {
-        let Some(connection) =
-            self.connections.get(&membership.connection).filter(|one| one.user == membership.user)
-        else {
-            return Err(not_joined(&self.id));
-        };
+        let Some(connection) = self.connection_mut(membership) else { return Err(not_joined(&self.id)) };
         let presence_key = connection.presence_key;
         let before = self.state_of(presence_key);
         let state = state::merge(&before, change, config.max_state_bytes)?;
@@ -285,8 +277,10 @@ impl Document {
         Ok(true)
     }
 
-    /// Looks at all times: who was lost for too long, who is silent, whose locks are to go, whether nothing happens.
+    /// Applies everything that is due: removes connections that were lost or silent for too long, finds the users whose grace
+    /// time is over, and makes a quiet session idle.
     pub(crate) fn sweep(&mut self, config: &PresenceConfig, now: Now, version: Version) -> SweepResult {
+        self.view.clear_cache();
         let is_over = |since: Monotonic, span: Duration| now.monotonic.since(since) >= span;
         let gone: Vec<ConnectionId> = self
             .connections
@@ -298,7 +292,7 @@ impl Document {
             .map(|(connection, _)| *connection)
             .collect();
         for connection in &gone {
-            // The grace time of a lost one has run already.
+            // The grace time of a lost connection began when it was lost.
             let since = self.connections.get(connection).and_then(|one| one.lost_at).unwrap_or(now.monotonic);
             self.remove(*connection, EndReason::Stale, since, version);
         }
@@ -316,7 +310,7 @@ impl Document {
         result
     }
 
-    /// Removes everybody, because the server stops.
+    /// Removes all connections, because the server stops.
     pub(crate) fn shut_down(&mut self, now: Now, version: Version) {
         let all: Vec<ConnectionId> = self.connections.keys().copied().collect();
         for connection in all {
@@ -325,7 +319,7 @@ impl Document {
         self.departed_users.clear();
     }
 
-    /// Removes a connection that has been gone `since` then.
+    /// Removes a connection that is gone since `since`, its user when it was the last one, and the session when it is empty.
     fn remove(&mut self, connection: ConnectionId, reason: EndReason, since: Monotonic, version: Version) {
         let Some(Connection { presence_key, user, .. }) = self.connections.remove(&connection) else {
             return;
@@ -333,9 +327,9 @@ impl Document {
         self.view.remove(version, presence_key);
         self.counter_delta.leaves += 1;
         let Some(session) = self.session.as_ref().map(|session| session.id) else { return };
-        if let Some(seats) = self.users.get_mut(&user) {
-            *seats -= 1;
-            if *seats == 0 {
+        if let Some(connections) = self.users.get_mut(&user) {
+            *connections -= 1;
+            if *connections == 0 {
                 self.users.remove(&user);
                 let left = UserLeft { user: user.to_string(), reason };
                 self.publish(session, Actor::User(user.clone()), &left, None);
@@ -343,29 +337,14 @@ impl Document {
             }
         }
         if !self.connections.is_empty() {
-            self.note_emptied();
+            self.end_activity_if_all_lost();
             return;
         }
-        if let Some(mut over) = self.session.take() {
-            over.try_transition(Transition::Emptied);
-            over.try_transition(Transition::Ended);
+        if let Some(mut ended) = self.session.take() {
+            ended.try_transition(Transition::Emptied);
+            ended.try_transition(Transition::Ended);
             self.counter_delta.sessions_ended += 1;
             self.publish(session, Actor::System, &SessionEnded { reason }, None);
-        }
-    }
-
-    /// Makes all changes visible. Returns the readers to wake.
-    pub(crate) fn flush(&mut self, now: Monotonic) -> Vec<Waker> {
-        self.dirty = false;
-        self.visible = self.view.version();
-        self.flushed_at = Some(now);
-        self.readers.drain().map(|(_, waker)| waker).collect()
-    }
-
-    /// The beginning of a session is kept.
-    pub(crate) fn opened(&mut self, id: SessionId) {
-        if let Some(session) = self.session.as_mut().filter(|session| session.id == id) {
-            session.try_transition(Transition::Opened);
         }
     }
 
@@ -378,36 +357,115 @@ impl Document {
     ) {
         match server_draft(self.id.clone(), payload) {
             Ok(draft) => {
-                // With an id, so that sending it again makes no second event.
-                let draft = draft.actor(actor).session(session).id(EventId::new());
-                self.outbox.push_back(Outgoing { draft, opens });
+                // The id makes a repeated attempt a duplicate, and not a second event.
+                self.outbox.push(draft.actor(actor).session(session).id(EventId::new()), opens);
             }
             Err(error) => {
-                tracing::error!(document = %self.id, %error, "an event about a session cannot be JSON");
+                tracing::error!(document = %self.id, %error, "an event of a session cannot be written as JSON");
             }
         }
     }
 
-    /// Each user, with how many connections they have.
-    pub(crate) fn users(&self) -> impl Iterator<Item = (&UserId, usize)> {
-        self.users.iter().map(|(user, seats)| (user, *seats))
+    /// Merges presence of another server.
+    pub(crate) fn merge(&mut self, version: Version, delta: &Delta) {
+        self.view.merge(version, |replica| replica.merge(delta));
     }
 
-    /// How many connections there are, lost ones that may come back included.
-    pub(crate) fn connections(&self) -> usize {
+    /// Removes the participants of a server that is gone.
+    pub(crate) fn remove_node(&mut self, version: Version, node: NodeId) {
+        self.view.merge(version, |replica| replica.remove_node(node));
+    }
+
+    /// Takes the effects of all changes since the last call.
+    pub(crate) fn take_effects(&mut self, now: Monotonic, flush_interval: Duration) -> Effects {
+        Effects {
+            counter_delta: std::mem::take(&mut self.counter_delta),
+            needs_publisher: self.outbox.claim_publisher(),
+            flush: self.readers.flush_or_schedule(self.view.version(), now, flush_interval),
+        }
+    }
+
+    /// Makes all changes visible. Returns the readers to wake.
+    pub(crate) fn flush(&mut self, now: Monotonic) -> Vec<Waker> {
+        self.readers.flush(self.view.version(), now)
+    }
+
+    /// The next change for a reader at `position`, and its position afterwards. Without one, the reader's waker is kept until
+    /// the next flush.
+    pub(crate) fn read(
+        &mut self,
+        position: Option<Version>,
+        reader: ReaderId,
+        waker: &Waker,
+    ) -> Option<(PresenceChange, Version)> {
+        let visible = self.readers.visible();
+        if position.is_some_and(|position| position >= visible) {
+            self.readers.wait(reader, waker);
+            return None;
+        }
+        Some(self.view.read(position, visible))
+    }
+
+    /// Drops the waker of a reader that ends.
+    pub(crate) fn remove_reader(&mut self, reader: ReaderId) {
+        self.readers.remove(reader);
+    }
+
+    /// The next event for the publisher; see [`Outbox::front`].
+    pub(crate) fn next_outgoing(&mut self) -> Option<CheckedDraft> {
+        self.outbox.front()
+    }
+
+    /// Removes the event that was published or given up. A session whose start was published is open.
+    pub(crate) fn end_outgoing(&mut self, is_published: bool) {
+        let opens = self.outbox.end_front().filter(|_| is_published);
+        if let Some(session) = self.session.as_mut().filter(|session| Some(session.id) == opens) {
+            session.try_transition(Transition::Opened);
+        }
+    }
+
+    /// The number of events that wait to be published.
+    pub(crate) fn waiting_events(&self) -> usize {
+        self.outbox.len()
+    }
+
+    /// The present participants.
+    pub(crate) fn snapshot(&self) -> Arc<PresenceSnapshot> {
+        self.view.snapshot()
+    }
+
+    /// All that this server knows of the document's presence.
+    pub(crate) fn whole(&self) -> Delta {
+        self.view.whole()
+    }
+
+    /// The present session.
+    pub(crate) fn session(&self) -> Option<&Session> {
+        self.session.as_ref()
+    }
+
+    /// The state of the session.
+    pub(crate) fn session_state(&self) -> SessionState {
+        self.session.as_ref().map_or(SessionState::Ended, |session| session.state)
+    }
+
+    /// The users, each with the number of its connections.
+    pub(crate) fn users(&self) -> impl Iterator<Item = (&UserId, usize)> {
+        self.users.iter().map(|(user, connections)| (user, *connections))
+    }
+
+    /// The number of connections. Lost connections that may come back are included.
+    pub(crate) fn connection_count(&self) -> usize {
         self.connections.len()
     }
 
+    /// True when the user has a connection.
     pub(crate) fn has_user(&self, user: &UserId) -> bool {
         self.users.contains_key(user)
     }
-
-    pub(crate) fn state(&self) -> SessionState {
-        self.session.as_ref().map_or(SessionState::Ended, |session| session.state)
-    }
 }
 
-/// Who asks without having joined.
+/// The refusal of a request from a connection that has not joined.
 pub(crate) fn not_joined(document: &DocumentId) -> CommandError {
     CommandError::new(
         ErrorCode::NotJoined,

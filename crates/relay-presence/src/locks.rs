@@ -26,8 +26,7 @@ mod error;
 mod sequencer;
 mod table;
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -40,6 +39,7 @@ use tokio::sync::{Notify, oneshot};
 use self::counters::LockCounters;
 use self::document_locks::{AdvanceContext, DocumentLocks};
 use self::table::{LockRequest, Ticket};
+use crate::sharded::{Shard, ShardedMap};
 
 pub use self::changes::{LockChange, Publication};
 pub use self::commands::{AcquireLock, ReleaseLock, RenewLock};
@@ -67,10 +67,9 @@ struct Inner {
     config: LockConfig,
     clock: Arc<dyn Clock>,
     tokens: Arc<dyn TokenSource>,
-    shards: [Mutex<HashMap<DocumentId, DocumentLocks>>; SHARDS],
-    hasher: RandomState,
-    /// How many documents there are in all shards.
-    documents: AtomicUsize,
+    documents: ShardedMap<DocumentLocks>,
+    /// The number of documents in the map.
+    document_count: AtomicUsize,
     /// The documents that have a change to publish and none under way, each once.
     ready_queue: Mutex<VecDeque<DocumentId>>,
     queue_notify: Notify,
@@ -80,9 +79,6 @@ struct Inner {
     counters: LockCounters,
 }
 
-/// Documents of different shards do not wait for each other.
-const SHARDS: usize = 16;
-
 impl Locks {
     /// No locks yet. Check the `config` with [`LockConfig::validate`] first.
     pub fn new(config: LockConfig, clock: Arc<dyn Clock>, tokens: Arc<dyn TokenSource>) -> Self {
@@ -90,9 +86,8 @@ impl Locks {
             config,
             clock,
             tokens,
-            shards: Default::default(),
-            hasher: RandomState::new(),
-            documents: AtomicUsize::new(0),
+            documents: ShardedMap::default(),
+            document_count: AtomicUsize::new(0),
             ready_queue: Mutex::default(),
             queue_notify: Notify::new(),
             unreported: AtomicUsize::new(0),
@@ -201,7 +196,7 @@ impl Locks {
     /// from a position that was taken before gets every later change as an event.
     pub fn held(&self, document: &DocumentId) -> Vec<Lease> {
         let monotonic = self.0.clock.monotonic();
-        let shard = self.shard(document).lock();
+        let shard = self.0.documents.lock(document);
         shard.get(document).map(|entry| entry.table().live(monotonic).cloned().collect()).unwrap_or_default()
     }
 
@@ -230,7 +225,7 @@ impl Locks {
 
     /// What has happened, in numbers.
     pub fn stats(&self) -> LockStats {
-        let documents = self.0.documents.load(Ordering::Relaxed);
+        let documents = self.0.document_count.load(Ordering::Relaxed);
         self.0.counters.snapshot(documents, self.0.unreported.load(Ordering::Relaxed))
     }
 
@@ -257,7 +252,7 @@ impl Locks {
         loop {
             let document = self.0.ready_queue.lock().pop_front()?;
             let draft = {
-                let mut shard = self.shard(&document).lock();
+                let mut shard = self.0.documents.lock(&document);
                 let Some(entry) = shard.get_mut(&document) else { continue };
                 entry.is_in_ready_queue = false;
                 let Some(change) = entry.begin_publishing() else { continue };
@@ -291,13 +286,6 @@ impl Locks {
         }
         Ok(ttl)
     }
-
-    fn shard(&self, document: &DocumentId) -> &Mutex<HashMap<DocumentId, DocumentLocks>> {
-        let hash = self.0.hasher.hash_one(document);
-        // The remainder is smaller than the number of shards.
-        #[allow(clippy::cast_possible_truncation)]
-        &self.0.shards[(hash % SHARDS as u64) as usize]
-    }
 }
 
 /// Withdraws a request whose caller stops waiting.
@@ -329,7 +317,7 @@ impl Locks {
         change: impl FnOnce(&mut DocumentLocks, &AdvanceContext<'_>) -> T,
     ) -> Result<T, LockError> {
         let config = &self.0.config;
-        let mut shard = self.shard(document).lock();
+        let mut shard = self.0.documents.lock(document);
         if self.0.is_closed.load(Ordering::SeqCst) {
             return Err(LockError::Closed);
         }
@@ -338,12 +326,12 @@ impl Locks {
                 return Err(LockError::Overloaded { max: config.max_unpublished });
             }
             Some(_) => {}
-            None if self.0.documents.load(Ordering::Relaxed) >= config.max_documents => {
+            None if self.0.document_count.load(Ordering::Relaxed) >= config.max_documents => {
                 return Err(LockError::TooManyDocuments { max: config.max_documents });
             }
             None => {
                 shard.insert(document.clone(), DocumentLocks::new(config));
-                self.0.documents.fetch_add(1, Ordering::Relaxed);
+                self.0.document_count.fetch_add(1, Ordering::Relaxed);
             }
         }
         self.change(&mut shard, document, change).ok_or(LockError::Closed)
@@ -355,21 +343,18 @@ impl Locks {
         document: &DocumentId,
         change: impl FnOnce(&mut DocumentLocks, &AdvanceContext<'_>) -> T,
     ) -> Option<T> {
-        self.change(&mut self.shard(document).lock(), document, change)
+        self.change(&mut self.0.documents.lock(document), document, change)
     }
 
     fn visit_all(&self, mut change: impl FnMut(&mut DocumentLocks, &AdvanceContext<'_>)) {
-        for shard in &self.0.shards {
-            let documents: Vec<DocumentId> = shard.lock().keys().cloned().collect();
-            for document in documents {
-                self.visit(&document, &mut change);
-            }
+        for document in self.0.documents.documents() {
+            self.visit(&document, &mut change);
         }
     }
 
     fn change<T>(
         &self,
-        shard: &mut HashMap<DocumentId, DocumentLocks>,
+        shard: &mut Shard<DocumentLocks>,
         document: &DocumentId,
         change: impl FnOnce(&mut DocumentLocks, &AdvanceContext<'_>) -> T,
     ) -> Option<T> {
@@ -387,7 +372,7 @@ impl Locks {
         }
         if entry.is_empty() {
             shard.remove(document);
-            self.0.documents.fetch_sub(1, Ordering::Relaxed);
+            self.0.document_count.fetch_sub(1, Ordering::Relaxed);
         }
         Some(result)
     }

@@ -1,8 +1,9 @@
-//! Who is in a document, as readers see it: versions, so that each reader is told what leads from what it knows to what is.
+//! [`PresenceView`]: a document's presence with versions, so that each reader gets the difference from its version to the
+//! present one.
 //!
-//! Every change gives its entry a new version. What was there and is not is remembered for a while, with the versions
-//! between which it was: a reader that has seen it is told that it left, and one that has not is told nothing of it. A reader
-//! that stands before all that is remembered is given the whole state. Texts that several readers want are made once.
+//! Each change gives its entry a new version. An entry that is removed leaves a tombstone for a while, with the versions
+//! between which it was present. A reader that has seen the entry is told that it left; a reader that has not seen it is told
+//! nothing of it. A reader that is older than the tombstones gets a snapshot. Readers at the same version share one value.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -11,17 +12,17 @@ use relay_core::{
     ConnectionId, JsonText, PresenceChange, PresenceDiff, PresenceEntry, PresenceId, PresenceSnapshot, UserId,
 };
 
-use crate::crdt::{MergeResult, Replica, ReplicaEntry, ReplicaKey};
+use crate::crdt::{Delta, MergeResult, Replica, ReplicaEntry, ReplicaKey};
 
-/// A point in the changes of all documents: it only grows.
+/// The number of a change, among those of all documents. Later changes have larger numbers.
 pub(crate) type Version = u64;
 
-/// The most departures that are remembered. A reader that has not read for so many gets the whole state.
+/// The most tombstones. A reader that is further behind gets a snapshot.
 const MAX_TOMBSTONES: usize = 4_096;
-/// Diffs that are kept for others who want the same.
+/// The most differences that are kept for other readers.
 const CACHED_DIFFS: usize = 4;
 
-/// An entry that is no more.
+/// An entry that was removed or replaced.
 #[derive(Debug)]
 struct Tombstone {
     added_at: Version,
@@ -30,21 +31,31 @@ struct Tombstone {
     entry: ReplicaEntry,
 }
 
+/// A difference that was made for a reader.
+#[derive(Debug)]
+struct CachedDiff {
+    from: Version,
+    to: Version,
+    diff: Arc<PresenceDiff>,
+}
+
+/// One document's presence, as readers see it.
 #[derive(Debug)]
 pub(crate) struct PresenceView {
     replica: Replica,
-    /// When each entry came.
+    /// The version of each entry.
     added_at: HashMap<ReplicaKey, Version>,
+    /// The tombstones, in the order of removal.
     tombstones: VecDeque<Tombstone>,
-    /// Readers before this cannot be told what has changed.
+    /// The oldest version from which a difference can be made.
     oldest_diffable: Version,
     version: Version,
     snapshot: Option<(Version, Arc<PresenceSnapshot>)>,
-    diffs: VecDeque<(Version, Version, Arc<PresenceDiff>)>,
+    diffs: VecDeque<CachedDiff>,
 }
 
 impl PresenceView {
-    /// An empty roster, at a version that no reader of an earlier one has reached.
+    /// A view of `replica`, which is empty. A reader that is older than `version` gets a snapshot.
     pub(crate) fn new(replica: Replica, version: Version) -> Self {
         Self {
             replica,
@@ -57,15 +68,27 @@ impl PresenceView {
         }
     }
 
+    /// The version of the last change.
     pub(crate) fn version(&self) -> Version {
         self.version
     }
 
-    pub(crate) fn replica(&self) -> &Replica {
-        &self.replica
+    /// True when there are no entries, of any server.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.replica.is_empty()
     }
 
-    /// Puts in or changes the presence of a connection of this node.
+    /// The state of a connection of this server.
+    pub(crate) fn own_state(&self, connection: ConnectionId) -> Option<&JsonText> {
+        self.replica.get(self.replica.key(connection)).map(|entry| &entry.state)
+    }
+
+    /// All that this server knows of the document's presence.
+    pub(crate) fn whole(&self) -> Delta {
+        self.replica.whole()
+    }
+
+    /// Adds or replaces the entry of a connection of this server.
     pub(crate) fn put(&mut self, version: Version, connection: ConnectionId, user: UserId, state: JsonText) {
         let key = self.replica.key(connection);
         let (replaced, _delta) = self.replica.put(connection, user, state);
@@ -76,7 +99,7 @@ impl PresenceView {
         self.version = version;
     }
 
-    /// Takes out the presence of a connection of this node.
+    /// Removes the entry of a connection of this server.
     pub(crate) fn remove(&mut self, version: Version, connection: ConnectionId) {
         let key = self.replica.key(connection);
         if let Some((entry, _delta)) = self.replica.remove(connection) {
@@ -85,7 +108,7 @@ impl PresenceView {
         }
     }
 
-    /// Takes in what another node tells.
+    /// Applies a change that concerns other servers' entries.
     pub(crate) fn merge(&mut self, version: Version, merge: impl FnOnce(&mut Replica) -> MergeResult) {
         let MergeResult { added, removed } = merge(&mut self.replica);
         if added.is_empty() && removed.is_empty() {
@@ -98,6 +121,7 @@ impl PresenceView {
         self.version = version;
     }
 
+    /// Adds the tombstone of an entry.
     fn bury(&mut self, removed_at: Version, key: ReplicaKey, entry: ReplicaEntry) {
         let added_at = self.added_at.remove(&key).unwrap_or_default();
         self.tombstones.push_back(Tombstone { added_at, removed_at, key, entry });
@@ -108,9 +132,9 @@ impl PresenceView {
         }
     }
 
-    /// Returns the next change for a reader that has read up to `position`, and its position then. A reader that has read
-    /// nothing gets the snapshot. A value that was made for another reader is good enough if it leads to `visible` at least,
-    /// so that while many join at once a value is made for each flush, and not for each member that joins.
+    /// Returns the next change for a reader at `position`, and its position afterwards. A reader without a position gets a
+    /// snapshot. A value that was made for another reader is used when it reaches at least to `visible`: while many join at
+    /// once, one value is made for each flush, and not for each member.
     pub(crate) fn read(&mut self, position: Option<Version>, visible: Version) -> (PresenceChange, Version) {
         match position {
             Some(position) if position >= self.oldest_diffable => {
@@ -124,7 +148,7 @@ impl PresenceView {
         }
     }
 
-    /// The participants just now.
+    /// The present participants.
     pub(crate) fn snapshot(&self) -> Arc<PresenceSnapshot> {
         match &self.snapshot {
             Some((version, snapshot)) if *version == self.version => Arc::clone(snapshot),
@@ -150,25 +174,21 @@ impl PresenceView {
     }
 
     fn diff(&mut self, from: Version, visible: Version) -> (Version, Arc<PresenceDiff>) {
-        let is_enough =
-            |(of, until, _): &&(Version, Version, Arc<PresenceDiff>)| *of == from && *until >= visible;
-        if let Some((_, until, diff)) = self.diffs.iter().find(is_enough) {
-            return (*until, Arc::clone(diff));
+        if let Some(cached) = self.diffs.iter().find(|cached| cached.from == from && cached.to >= visible) {
+            return (cached.to, Arc::clone(&cached.diff));
         }
         let to = self.version;
-        let joins = self
-            .replica
-            .iter()
-            .filter(|(key, _)| self.added_at.get(key).is_some_and(|added_at| *added_at > from));
-        let leaves = self.tombstones.iter().rev().take_while(|tombstones| tombstones.removed_at > from);
-        let leaves = leaves
-            .filter(|tombstones| tombstones.added_at <= from)
-            .map(|tombstones| (&tombstones.key, &tombstones.entry));
+        let joins =
+            self.replica.iter().filter(|(key, _)| self.added_at.get(key).is_some_and(|added| *added > from));
+        let removed = self.tombstones.iter().rev().take_while(|tombstone| tombstone.removed_at > from);
+        let leaves = removed
+            .filter(|tombstone| tombstone.added_at <= from)
+            .map(|tombstone| (&tombstone.key, &tombstone.entry));
         let diff = Arc::new(PresenceDiff::new(
             joins.map(presence_entry).collect(),
             leaves.map(presence_entry).collect(),
         ));
-        self.diffs.push_back((from, to, Arc::clone(&diff)));
+        self.diffs.push_back(CachedDiff { from, to, diff: Arc::clone(&diff) });
         if self.diffs.len() > CACHED_DIFFS {
             self.diffs.pop_front();
         }

@@ -21,7 +21,7 @@ impl SessionQuery {
     pub(crate) fn matches(&self, id: &DocumentId, entry: &Document) -> bool {
         self.document.as_ref().is_none_or(|document| document == id)
             && self.user.as_ref().is_none_or(|user| entry.has_user(user))
-            && self.state.is_none_or(|state| state == entry.state())
+            && self.state.is_none_or(|state| state == entry.session_state())
     }
 }
 
@@ -56,7 +56,7 @@ pub struct SessionInfo {
 
 impl SessionInfo {
     pub(crate) fn of(document: &DocumentId, entry: &Document) -> Option<Self> {
-        let session = entry.session.as_ref()?;
+        let session = entry.session()?;
         let mut participants: Vec<Participant> = entry
             .users()
             .map(|(user, connections)| Participant { user: user.clone(), connections })

@@ -1,42 +1,40 @@
-//! A reader of who is in a document: a position, and nothing else.
+//! [`LocalPresenceStream`]: a reader of a document's presence. It holds a position and nothing else.
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use relay_core::{DocumentId, PresenceChange, PresenceStream};
 
-use crate::presence::LocalPresence;
+use crate::documents::Documents;
+use crate::flushing::ReaderId;
 use crate::presence_view::Version;
 
+/// A reader of the presence of one document of this server.
 pub(crate) struct LocalPresenceStream {
-    presence: LocalPresence,
+    documents: Arc<Documents>,
     document: DocumentId,
-    /// Where it stands; `None` before it has read the state.
+    /// The version that was read last; `None` before the snapshot.
     position: Option<Version>,
-    /// Under which number its waker is kept.
-    reader: u64,
+    reader: ReaderId,
 }
 
 impl LocalPresenceStream {
-    pub(crate) fn new(presence: LocalPresence, document: DocumentId) -> Self {
-        Self { reader: presence.next_reader(), presence, document, position: None }
+    /// A reader that begins with the snapshot of `document`.
+    pub(crate) fn new(documents: Arc<Documents>, document: DocumentId) -> Self {
+        Self { reader: documents.next_reader(), documents, document, position: None }
     }
 }
 
 impl PresenceStream for LocalPresenceStream {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<PresenceChange>> {
         let (position, reader) = (self.position, self.reader);
-        let read = self.presence.read(&self.document, |entry| {
-            if position.is_some_and(|position| position >= entry.visible) {
-                entry.readers.insert(reader, cx.waker().clone());
-                return None;
-            }
-            Some(entry.view.read(position, entry.visible))
-        });
-        // A document that nobody is in has nothing to tell; who reads it is about to leave.
+        let read = self
+            .documents
+            .with_document(&self.document, |document| document.read(position, reader, cx.waker()));
+        // A document without participants does not exist, and has no change to give. Its reader is about to leave.
         let Some(Some((change, position))) = read else { return Poll::Pending };
         self.position = Some(position);
-        let counters = self.presence.counters();
-        counters.count_change(&change);
+        self.documents.counters().count_change(&change);
         Poll::Ready(Some(change))
     }
 
@@ -46,16 +44,16 @@ impl PresenceStream for LocalPresenceStream {
 
     fn fork(&self) -> Box<dyn PresenceStream> {
         Box::new(Self {
-            presence: self.presence.clone(),
+            documents: Arc::clone(&self.documents),
             document: self.document.clone(),
             position: self.position,
-            reader: self.presence.next_reader(),
+            reader: self.documents.next_reader(),
         })
     }
 }
 
 impl Drop for LocalPresenceStream {
     fn drop(&mut self) {
-        self.presence.read(&self.document, |entry| entry.readers.remove(&self.reader));
+        self.documents.with_document(&self.document, |document| document.remove_reader(self.reader));
     }
 }

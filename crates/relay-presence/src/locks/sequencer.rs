@@ -21,7 +21,7 @@ impl Sequencer for Locks {
             Actor::Service(_) | Actor::System => None,
         };
         let monotonic = self.0.clock.monotonic();
-        let shard = self.shard(&draft.document).lock();
+        let shard = self.0.documents.lock(&draft.document);
         match shard.get(&draft.document) {
             Some(entry) => check_claim(claim, author, entry.table().live(monotonic)),
             None => check_claim(claim, author, std::iter::empty()),
@@ -34,14 +34,14 @@ impl Sequencer for Locks {
             return;
         }
         if let Some(event) = draft.id {
-            let mut shard = self.shard(&draft.document).lock();
+            let mut shard = self.0.documents.lock(&draft.document);
             shard.get_mut(&draft.document).into_iter().for_each(|entry| entry.mark_placed(event));
         }
     }
 
     /// A lock whose end the log did not take keeps others out, as before, until the outcome is reported.
     fn dropped(&self, document: &DocumentId) {
-        let mut shard = self.shard(document).lock();
+        let mut shard = self.0.documents.lock(document);
         shard.get_mut(document).into_iter().for_each(super::document_locks::DocumentLocks::mark_dropped);
     }
 }
