@@ -14,5 +14,6 @@ mod metrics;
 mod restart;
 mod routing;
 mod routing_faults;
+mod suites;
 mod support;
 mod tls;
