@@ -1,12 +1,13 @@
-//! The bus: all documents' channels, opened when they are needed and closed when they are not.
+//! The bus: the channels of all documents, opened when they are used and closed when they are idle.
 
+use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use relay_core::{
-    CheckedDraft, Clock, DocumentId, Event, EventLog, EventSink, EventSource, EventStream, Head, LogError,
-    Ownership, PublishAck, PublishError, ReadLimit, Seq, Sequencer, SoleOwner, StartPosition, SubscribeAck,
+    CheckedDraft, Clock, DocumentId, Event, EventLog, EventSink, EventSource, EventStream, Head, Ownership,
+    PublishAck, PublishError, ReadLimit, Seq, Sequencer, SoleOwner, StartPosition, SubscribeAck,
     SubscribeError,
 };
 use relay_metrics::{LatencyStats, LatencyWindow};
@@ -14,34 +15,35 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::channel::{self, Channel};
+use crate::channel;
 use crate::channel_map::ChannelMap;
 use crate::config::BusConfig;
 use crate::context::ChannelContext;
 use crate::counters::{BusStats, ChannelStats, Counters};
 use crate::filter::Filter;
+use crate::history;
 use crate::mailbox::{Mailbox, MailboxConfig, Mailboxes};
 use crate::multi_subscription::MultiSubscription;
 use crate::subscription::{LagPolicy, Subscription};
 
 /// Ordered channels for documents. Clones are handles to the same bus.
 ///
-/// Call [`Bus::shutdown`] before the last handle goes: it drains what was accepted. Dropped without it, waiting
-/// publishers are answered by the writers that are still under way, and nothing more is swept.
+/// Call [`Bus::shutdown`] before the last handle is dropped: it writes the drafts that were accepted. Without it, the
+/// writers that run go on and answer their publishers, and nothing is swept any more.
 #[derive(Debug, Clone)]
 pub struct Bus {
-    inner: Arc<Inner>,
+    channels: Arc<ChannelMap>,
+    tasks: Arc<BusTasks>,
 }
 
-#[derive(Debug)]
-struct Inner {
-    context: Arc<ChannelContext>,
-    channels: ChannelMap,
-    /// The handlers' tasks and the sweeper.
-    tasks: TaskTracker,
+/// The tasks of a bus, and the tokens that end them.
+#[derive(Debug, Default)]
+struct BusTasks {
+    /// The tasks of the handlers, and the sweeper.
+    tracker: TaskTracker,
     /// Ends the sweeper.
     stopping: CancellationToken,
-    /// Ends handlers that did not come to their end in time.
+    /// Ends handlers that did not finish in time.
     aborting: CancellationToken,
 }
 
@@ -53,28 +55,38 @@ pub struct BusParts {
     pub log: Option<Arc<dyn EventLog>>,
     /// The stages that each sequenced draft passes at the moment at which it gets its place, in order.
     pub sequencers: Vec<Arc<dyn Sequencer>>,
-    /// Decides which documents this process may open.
+    /// The authority on the documents that this process may open.
     pub ownership: Arc<dyn Ownership>,
     /// The source of time.
     pub clock: Arc<dyn Clock>,
 }
 
 impl BusParts {
-    /// Histories in memory, no stages, and a process that owns all documents.
+    /// Returns parts that keep histories in memory, have no stages, and own all documents.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self { log: None, sequencers: Vec::new(), ownership: Arc::new(SoleOwner), clock }
     }
 }
 
-/// How [`Bus::shutdown`] went.
+impl fmt::Debug for BusParts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BusParts")
+            .field("log", &self.log.is_some())
+            .field("sequencers", &self.sequencers)
+            .field("ownership", &self.ownership)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The outcome of [`Bus::shutdown`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShutdownOutcome {
-    /// True when everything that was accepted was written and handled in time.
+    /// True when all that was accepted was written and handled in time.
     pub complete: bool,
 }
 
 impl Bus {
-    /// A bus over `log`, or one whose histories live in memory alone. This process owns all documents, and drafts pass no
+    /// Makes a bus over `log`, or one that keeps histories in memory. This process owns all documents, and drafts pass no
     /// stages; see [`Bus::with_parts`].
     ///
     /// # Panics
@@ -83,14 +95,14 @@ impl Bus {
         Self::with_parts(config, BusParts { log, ..BusParts::new(clock) })
     }
 
-    /// A bus of these parts.
+    /// Makes a bus of these parts.
     ///
     /// # Panics
     /// As [`Bus::new`].
     pub fn with_parts(config: BusConfig, parts: BusParts) -> Self {
         let BusParts { log, sequencers, ownership, clock } = parts;
         let sweep_interval = config.sweep_interval.max(Duration::from_millis(1));
-        let context = Arc::new(ChannelContext {
+        let context = ChannelContext {
             config,
             log,
             sequencers,
@@ -101,24 +113,24 @@ impl Bus {
             mailboxes: Mailboxes::default(),
             runtime: Handle::current(),
             writers: TaskTracker::new(),
-        });
-        let inner = Arc::new(Inner {
-            context,
-            channels: ChannelMap::default(),
-            tasks: TaskTracker::new(),
-            stopping: CancellationToken::new(),
-            aborting: CancellationToken::new(),
-        });
-        inner.tasks.spawn(sweep_regularly(Arc::downgrade(&inner), inner.stopping.clone(), sweep_interval));
-        Self { inner }
+        };
+        let channels = Arc::new(ChannelMap::new(Arc::new(context)));
+        let tasks = BusTasks::default();
+        let sweeper = sweep_regularly(Arc::downgrade(&channels), tasks.stopping.clone(), sweep_interval);
+        tasks.tracker.spawn(sweeper);
+        Self { channels, tasks: Arc::new(tasks) }
     }
 
-    /// Publishes `draft`; see [`EventSink`] for what is promised.
+    fn context(&self) -> &Arc<ChannelContext> {
+        self.channels.context()
+    }
+
+    /// Publishes `draft`; see [`EventSink`] for the contract.
     ///
     /// # Errors
     /// See [`PublishError`].
     pub async fn publish(&self, draft: CheckedDraft) -> Result<PublishAck, PublishError> {
-        let context = &self.inner.context;
+        let context = self.context();
         let timed_from = context.timing(&draft);
         let result = self.publish_uncounted(draft).await;
         match (&result, timed_from) {
@@ -133,11 +145,11 @@ impl Bus {
     }
 
     async fn publish_uncounted(&self, draft: CheckedDraft) -> Result<PublishAck, PublishError> {
-        let (bytes, max) = (draft.payload.len(), self.inner.context.config.max_payload_bytes);
+        let (bytes, max) = (draft.payload.len(), self.context().config.max_payload_bytes);
         if bytes > max {
             return Err(PublishError::TooLarge { bytes, max });
         }
-        let channel = match self.channel(&draft.document).await {
+        let channel = match self.channels.open(&draft.document).await {
             Ok(channel) => channel,
             Err(SubscribeError::TooManyDocuments { open }) => {
                 return Err(PublishError::TooManyDocuments { open });
@@ -162,165 +174,104 @@ impl Bus {
         filter: Filter,
         on_lag: LagPolicy,
     ) -> Result<(SubscribeAck, Subscription), SubscribeError> {
-        let channel = self.channel(document).await?;
-        let ack = SubscribeAck::decide(start, self.retained_range(&channel).await?);
-        let subscription =
-            Subscription::new(channel, Arc::clone(&self.inner.context), ack.position, filter, on_lag);
-        Ok((ack, subscription))
+        let channel = self.channels.open(document).await?;
+        let head = history::retained_range(&self.channels, &channel).await?;
+        let ack = SubscribeAck::decide(start, head);
+        let context = Arc::clone(self.context());
+        Ok((ack, Subscription::new(channel, context, ack.position, filter, on_lag)))
     }
 
-    /// Subscribes to all documents, those that are opened later too.
+    /// Subscribes to all documents, including those that are opened later.
     ///
-    /// The mailbox takes events from now on; what happened before is in the documents' histories.
+    /// The mailbox takes events from now on. Earlier events are in the documents' histories.
     pub fn subscribe_all(&self, filter: Filter, config: MailboxConfig) -> MultiSubscription {
-        let counters = Arc::clone(&self.inner.context.counters);
-        let mailbox = Arc::new(Mailbox::new(filter.clone(), config, counters));
-        self.inner.context.mailboxes.add(Arc::clone(&mailbox));
-        if self.inner.stopping.is_cancelled() {
+        let context = self.context();
+        let mailbox = Arc::new(Mailbox::new(filter.clone(), config, Arc::clone(&context.counters)));
+        context.mailboxes.add(Arc::clone(&mailbox));
+        if self.tasks.stopping.is_cancelled() {
             mailbox.close();
         }
-        MultiSubscription::new(self.clone(), mailbox, filter)
-    }
-
-    pub(crate) fn unsubscribe(&self, mailbox: &Arc<Mailbox>) {
-        self.inner.context.mailboxes.remove(mailbox);
-    }
-
-    pub(crate) fn replay_page(&self) -> ReadLimit {
-        self.inner.context.config.replay_page
+        MultiSubscription::new(Arc::clone(&self.channels), mailbox, filter)
     }
 
     pub(crate) fn counters(&self) -> &Arc<Counters> {
-        &self.inner.context.counters
+        &self.context().counters
     }
 
-    pub(crate) fn tasks(&self) -> &TaskTracker {
-        &self.inner.tasks
+    /// Runs `task` until it ends, or until shutdown gives it up. Shutdown waits for it.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.tracker.spawn(task);
     }
 
-    pub(crate) fn aborting(&self) -> &CancellationToken {
-        &self.inner.aborting
+    /// The token that is cancelled when handlers are given up.
+    pub(crate) fn aborting(&self) -> CancellationToken {
+        self.tasks.aborting.clone()
     }
 
-    /// One page of a document's history, from memory where it is there.
-    pub(crate) async fn page(
-        &self,
-        document: &DocumentId,
-        after: Seq,
-        limit: ReadLimit,
-    ) -> Result<(Head, Vec<Arc<Event>>), SubscribeError> {
-        let channel = self.inner.channels.open_to_read(document, &self.inner.context).await?;
-        let page = channel.cached_page(after, limit);
-        let head = self.retained_range(&channel).await?;
-        let is_kept = after.next() >= head.first;
-        match (page, &self.inner.context.log) {
-            // What retention has dropped is gone, though memory may still have it.
-            (Some(page), _) if is_kept => Ok((head, page)),
-            (_, Some(log)) if is_kept => {
-                let page = log.read_document(document, after, limit).await?;
-                // The log may be ahead of what is visible.
-                let visible = page.into_iter().filter(|event| event.seq.is_some_and(|seq| seq <= head.last));
-                Ok((head, visible.map(Arc::new).collect()))
-            }
-            _ => Err(LogError::Trimmed { document: document.clone(), first: head.first }.into()),
-        }
-    }
-
-    /// The document's head, with the earliest event that the log keeps.
-    async fn retained_range(&self, channel: &Channel) -> Result<Head, SubscribeError> {
-        let Some(log) = &self.inner.context.log else { return Ok(channel.head()) };
-        let kept = log.head(channel.document()).await?;
-        let visible = channel.head();
-        Ok(Head { first: kept.first.min(visible.last.next()), ..visible })
-    }
-
-    async fn channel(&self, document: &DocumentId) -> Result<Arc<Channel>, SubscribeError> {
-        self.inner.channels.open(document, &self.inner.context).await
-    }
-
-    /// Looks for idle documents and outdated events now. The bus does this by itself every
-    /// [`sweep_interval`](BusConfig::sweep_interval). Returns how many documents were dropped from memory.
-    pub fn sweep(&self) -> usize {
-        self.inner.sweep()
-    }
-
-    /// What has happened so far.
-    pub fn stats(&self) -> BusStats {
-        self.inner.context.counters.snapshot(self.inner.channels.len())
-    }
-
-    /// How long it takes from a draft's being handed in until its publisher has the ack. Of durable events alone: with a
-    /// log of all, without one of one in 64.
-    pub fn publish_latency(&self) -> LatencyStats {
-        self.inner.context.publishing.stats(self.inner.context.clock.monotonic())
-    }
-
-    /// Every document in memory. Takes each channel's lock for a moment, one after the other.
-    pub fn channels(&self) -> Vec<ChannelStats> {
-        self.inner.channels.channels().iter().map(|channel| channel.stats()).collect()
-    }
-
-    /// Stops: takes nothing more, writes what was accepted, lets handlers finish what they have, and ends all
-    /// streams once they have delivered everything. What is not done after `deadline` is given up: publishers that
-    /// still wait are told [`PublishError::Closed`], handlers are dropped.
+    /// Ends channels of documents that this server has lost, drops outdated events, and evicts idle documents. Returns the
+    /// number of evicted documents.
     ///
-    /// The log is the caller's to close, afterwards. Stopping again is harmless.
+    /// The bus does this by itself every [`sweep_interval`](BusConfig::sweep_interval). A program with a
+    /// [`Clock`] of its own, such as a simulation, calls it when that clock has moved.
+    pub fn sweep(&self) -> usize {
+        self.channels.sweep()
+    }
+
+    /// Returns the counters of the bus.
+    pub fn stats(&self) -> BusStats {
+        self.context().counters.snapshot(self.channels.len())
+    }
+
+    /// Returns the times from taking a durable draft to its publisher's ack. With a log every draft is measured, without
+    /// one every 64th.
+    pub fn publish_latency(&self) -> LatencyStats {
+        let context = self.context();
+        context.publishing.stats(context.clock.monotonic())
+    }
+
+    /// Returns every document in memory. Takes each channel's lock for a moment, one after the other.
+    pub fn channels(&self) -> Vec<ChannelStats> {
+        self.channels.channels().iter().map(|channel| channel.stats()).collect()
+    }
+
+    /// Stops the bus. It takes no more drafts, writes the accepted ones, lets handlers finish what they have, and ends all
+    /// streams once they have delivered everything.
+    ///
+    /// After `deadline` the rest is given up: publishers that still wait are told [`PublishError::Closed`], and handlers
+    /// are dropped. The caller closes the log afterwards. Stopping again does nothing.
     pub async fn shutdown(&self, deadline: Duration) -> ShutdownOutcome {
-        let inner = &self.inner;
-        inner.stopping.cancel();
-        inner.channels.close();
-        inner.context.writers.close();
-        inner.tasks.close();
-        let drained = tokio::time::timeout(deadline, async {
-            inner.context.writers.wait().await;
-            for channel in inner.channels.channels() {
-                channel.close();
-            }
-            inner.context.mailboxes.close();
-            inner.tasks.wait().await;
+        let BusTasks { tracker, stopping, aborting } = &*self.tasks;
+        let context = self.context();
+        stopping.cancel();
+        self.channels.close();
+        context.writers.close();
+        tracker.close();
+        let finished = tokio::time::timeout(deadline, async {
+            context.writers.wait().await;
+            self.channels.close_channels();
+            context.mailboxes.close();
+            tracker.wait().await;
         })
         .await;
-        if drained.is_err() {
-            for channel in inner.channels.channels() {
-                channel.close();
-            }
-            inner.context.mailboxes.close();
-            inner.aborting.cancel();
-            inner.tasks.wait().await;
+        if finished.is_err() {
+            self.channels.close_channels();
+            context.mailboxes.close();
+            aborting.cancel();
+            tracker.wait().await;
         }
-        ShutdownOutcome { complete: drained.is_ok() }
+        ShutdownOutcome { complete: finished.is_ok() }
     }
 }
 
-impl Inner {
-    fn sweep(&self) -> usize {
-        for channel in self.channels.channels() {
-            channel.check_owned();
-        }
-        if self.context.config.retention.max_age.is_some() {
-            let wall = self.context.clock.wall();
-            for channel in self.channels.channels() {
-                channel.expire(wall);
-            }
-        }
-        if self.context.log.is_none() {
-            return 0;
-        }
-        let now = self.context.clock.monotonic();
-        let evicted = self.channels.evict_idle(now, self.context.config.idle_after);
-        self.context.counters.channels_evicted.add(evicted as u64);
-        evicted
-    }
-}
-
-async fn sweep_regularly(bus: Weak<Inner>, stopping: CancellationToken, interval: Duration) {
+/// Sweeps until the bus stops or its last handle is dropped.
+async fn sweep_regularly(channels: Weak<ChannelMap>, stopping: CancellationToken, interval: Duration) {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stopping.cancelled() => return,
-            _ = ticks.tick() => match bus.upgrade() {
-                Some(bus) => bus.sweep(),
+            _ = ticks.tick() => match channels.upgrade() {
+                Some(channels) => channels.sweep(),
                 None => return,
             },
         };
@@ -352,6 +303,6 @@ impl EventSource for Bus {
         after: Seq,
         limit: ReadLimit,
     ) -> Result<(Head, Vec<Arc<Event>>), SubscribeError> {
-        self.page(document, after, limit).await
+        history::page(&self.channels, document, after, limit).await
     }
 }

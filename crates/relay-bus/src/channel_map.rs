@@ -1,13 +1,12 @@
-//! Which documents are in memory.
+//! The documents that are in memory, and the opening of others.
 //!
-//! A document is opened once, however many ask for it at the same time; an attempt that fails leaves nothing behind.
-//! It can be evicted when nobody holds its channel, which is decided under the registry's lock, so that no one can get
-//! hold of a channel that is going away.
+//! A document is opened once, however many tasks ask for it at the same time. An attempt that fails leaves nothing
+//! behind. A document is evicted only when the map alone holds its channel. That is decided under the map's lock, so no
+//! task can take hold of a channel that is being evicted.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use parking_lot::RwLock;
 use relay_core::{DocumentId, Epoch, Event, EventLog, Head, LogError, Monotonic, Seq, SubscribeError};
@@ -16,8 +15,10 @@ use tokio::sync::OnceCell;
 use crate::channel::Channel;
 use crate::context::ChannelContext;
 
-#[derive(Debug, Default)]
+/// The channels of a bus, by document.
+#[derive(Debug)]
 pub(crate) struct ChannelMap {
+    context: Arc<ChannelContext>,
     slots: RwLock<Slots>,
     closed: AtomicBool,
 }
@@ -25,51 +26,46 @@ pub(crate) struct ChannelMap {
 #[derive(Debug, Default)]
 struct Slots(HashMap<DocumentId, Arc<ChannelSlot>>);
 
+/// The place of one document's channel, which is empty while the document is being opened.
 #[derive(Debug, Default)]
 struct ChannelSlot {
     channel: OnceCell<Arc<Channel>>,
 }
 
 impl ChannelMap {
-    /// The document's channel, opened if it is not, as long as the bus is not stopping.
-    pub(crate) async fn open(
-        &self,
-        document: &DocumentId,
-        context: &Arc<ChannelContext>,
-    ) -> Result<Arc<Channel>, SubscribeError> {
+    pub(crate) fn new(context: Arc<ChannelContext>) -> Self {
+        Self { context, slots: RwLock::default(), closed: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn context(&self) -> &Arc<ChannelContext> {
+        &self.context
+    }
+
+    /// Returns the document's channel, and opens it first if need be. Refuses once the bus stops.
+    pub(crate) async fn open(&self, document: &DocumentId) -> Result<Arc<Channel>, SubscribeError> {
         if self.is_closed() {
             return Err(SubscribeError::Closed);
         }
         if let Some(channel) = self.get_open(document) {
             return Ok(channel);
         }
-        let channel = self.open_to_read(document, context).await?;
+        let channel = self.open_to_read(document).await?;
         if self.is_closed() {
-            // It may have been opened too late to be closed with the others.
+            // The channel may have been opened too late to be closed with the others.
             channel.close();
             return Err(SubscribeError::Closed);
         }
         Ok(channel)
     }
 
-    /// The document's channel, if it is open and whole.
-    fn get_open(&self, document: &DocumentId) -> Option<Arc<Channel>> {
-        let slots = self.slots.read();
-        let channel = slots.0.get(document)?.channel.get()?;
-        (!channel.needs_reopening()).then(|| Arc::clone(channel))
-    }
-
-    /// The document's channel, for reading its history: listeners do that while the bus is stopping, too.
-    pub(crate) async fn open_to_read(
-        &self,
-        document: &DocumentId,
-        context: &Arc<ChannelContext>,
-    ) -> Result<Arc<Channel>, SubscribeError> {
+    /// Returns the document's channel, for reading its history. Subscriptions to many documents do that while the bus
+    /// stops, too.
+    pub(crate) async fn open_to_read(&self, document: &DocumentId) -> Result<Arc<Channel>, SubscribeError> {
         if let Some(channel) = self.get_open(document) {
             return Ok(channel);
         }
-        let slot = self.slot(document, context)?;
-        match slot.channel.get_or_try_init(|| open_channel(document, context)).await {
+        let slot = self.slot(document)?;
+        match slot.channel.get_or_try_init(|| open_channel(document, &self.context)).await {
             Ok(channel) => Ok(Arc::clone(channel)),
             Err(error) => {
                 drop(slot);
@@ -79,26 +75,30 @@ impl ChannelMap {
         }
     }
 
-    /// The document's slot, a new one if there is none that is whole.
-    fn slot(
-        &self,
-        document: &DocumentId,
-        context: &ChannelContext,
-    ) -> Result<Arc<ChannelSlot>, SubscribeError> {
+    /// Returns the document's channel if it is in memory and has not failed.
+    fn get_open(&self, document: &DocumentId) -> Option<Arc<Channel>> {
+        let slots = self.slots.read();
+        let channel = slots.0.get(document)?.channel.get()?;
+        (!channel.needs_reopening()).then(|| Arc::clone(channel))
+    }
+
+    /// Returns the document's slot. A slot whose channel has failed is replaced by an empty one.
+    fn slot(&self, document: &DocumentId) -> Result<Arc<ChannelSlot>, SubscribeError> {
+        let max_channels = self.context.config.max_channels;
         let mut slots = self.slots.write();
         if slots.0.get(document).is_some_and(|slot| slot.needs_reopening()) {
             slots.0.remove(document);
         }
-        if slots.0.len() >= context.config.max_channels && !slots.0.contains_key(document) {
-            slots.evict_lru(context);
-            if slots.0.len() >= context.config.max_channels {
+        if slots.0.len() >= max_channels && !slots.0.contains_key(document) {
+            slots.evict_lru(&self.context);
+            if slots.0.len() >= max_channels {
                 return Err(SubscribeError::TooManyDocuments { open: slots.0.len() });
             }
         }
         Ok(Arc::clone(slots.0.entry(document.clone()).or_default()))
     }
 
-    /// Forgets a document whose opening failed, unless somebody else is trying again.
+    /// Removes the slot of a document whose opening failed, unless another task is trying again.
     fn remove_failed(&self, document: &DocumentId) {
         let mut slots = self.slots.write();
         if let Some(slot) = slots.0.get(document)
@@ -109,8 +109,28 @@ impl ChannelMap {
         }
     }
 
-    /// Drops the documents from memory that nobody has used for `idle_after`. Returns how many.
-    pub(crate) fn evict_idle(&self, now: Monotonic, idle_after: Duration) -> usize {
+    /// Ends the channels of documents that this server has lost, drops outdated events, and evicts documents that are idle
+    /// for the configured time. Returns the number of evicted documents.
+    pub(crate) fn sweep(&self) -> usize {
+        let ChannelContext { config, clock, counters, .. } = &*self.context;
+        let wall = config.retention.max_age.map(|_| clock.wall());
+        for channel in self.channels() {
+            channel.check_owned();
+            if let Some(wall) = wall {
+                channel.expire(wall);
+            }
+        }
+        if self.context.log.is_none() {
+            // A history that is evicted from memory would be lost.
+            return 0;
+        }
+        let evicted = self.evict_idle(clock.monotonic());
+        counters.channels_evicted.add(evicted as u64);
+        evicted
+    }
+
+    fn evict_idle(&self, now: Monotonic) -> usize {
+        let idle_after = self.context.config.idle_after;
         let mut slots = self.slots.write();
         let before = slots.0.len();
         slots.0.retain(|_, slot| slot.idle_since(now).is_none_or(|since| now.since(since) < idle_after));
@@ -121,23 +141,30 @@ impl ChannelMap {
         self.slots.read().0.len()
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
+    fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// All open channels.
+    /// Returns all channels in memory.
     pub(crate) fn channels(&self) -> Vec<Arc<Channel>> {
         self.slots.read().0.values().filter_map(|slot| slot.channel.get().cloned()).collect()
     }
 
-    /// Opens nothing any more.
+    /// Refuses the opening of documents from now on, other than for reading. The channels in memory stay open.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
+    }
+
+    /// Ends all channels.
+    pub(crate) fn close_channels(&self) {
+        for channel in self.channels() {
+            channel.close();
+        }
     }
 }
 
 impl Slots {
-    /// Evicts the longest idle document, however short that is.
+    /// Evicts the document that is idle for longest, however short that is.
     fn evict_lru(&mut self, context: &ChannelContext) {
         let now = context.clock.monotonic();
         let idle = self.0.iter().filter_map(|(document, slot)| Some((slot.idle_since(now)?, document)));
@@ -153,15 +180,15 @@ impl ChannelSlot {
         self.channel.get().is_some_and(|channel| channel.needs_reopening())
     }
 
-    /// Since when its channel is idle, with nobody but the registry holding it.
+    /// The time since when the channel is idle; `None` while it is used, or held outside of the map.
     fn idle_since(self: &Arc<Self>, now: Monotonic) -> Option<Monotonic> {
         let channel = self.channel.get()?;
-        let unheld = Arc::strong_count(self) == 1 && Arc::strong_count(channel) == 1;
-        if unheld { channel.idle_since(now) } else { None }
+        let is_unheld = Arc::strong_count(self) == 1 && Arc::strong_count(channel) == 1;
+        if is_unheld { channel.idle_since(now) } else { None }
     }
 }
 
-/// Brings a document that this server owns into memory: its head, and its latest events.
+/// Becomes the owner of a document, and reads its head and its latest events.
 async fn open_channel(
     document: &DocumentId,
     context: &Arc<ChannelContext>,
@@ -179,6 +206,7 @@ async fn open_channel(
     Ok(Arc::new(Channel::new(document.clone(), tenure, head, recent, Arc::clone(context))))
 }
 
+/// Reads the document's latest events, as many as configured.
 async fn preload(
     document: &DocumentId,
     head: Head,
@@ -196,7 +224,7 @@ async fn preload(
                 after = last;
                 events.extend(page);
             }
-            // Retention overtook the reading: what is left is recent enough.
+            // Retention dropped events meanwhile. The ones that are left are recent enough.
             Err(LogError::Trimmed { first, .. }) => {
                 events.clear();
                 after = Seq::new(first.get() - 1);

@@ -1,9 +1,9 @@
-//! Handlers: code in this process that is called for every event that it wants.
+//! Handlers: code in this process that is called for each event that matches its filter.
 //!
-//! An asynchronous handler runs in a task of its own, with a time-out; a synchronous one runs on worker threads of its
-//! own, fed over a bounded crossbeam channel, where it may block as long as it likes. Either way its events of one
-//! document come in order, one after the other; an error or a panic ends that call alone; and a handler that does not
-//! keep up fills its own mailbox and nobody else's.
+//! An asynchronous handler runs in a task of its own, with a time-out. A blocking handler runs on worker threads of its
+//! own, which bounded crossbeam channels feed; a call may block as long as it likes. Both get the events of one document
+//! in order, one after the other. An error or a panic ends that call alone. A handler that does not keep up fills its own
+//! mailbox and delays no other one.
 
 use std::any::Any;
 use std::hash::{BuildHasher, RandomState};
@@ -23,35 +23,35 @@ use crate::filter::Filter;
 use crate::mailbox::MailboxConfig;
 use crate::multi_subscription::{MultiSubscription, Received};
 
-/// What a handler says when it could not handle an event. It is logged and counted; the event is not tried again.
+/// The error of a handler that could not handle an event. It is logged and counted; the event is not tried again.
 pub type HandlerError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Asynchronous code that is called for events.
 #[async_trait]
 pub trait EventHandler: Send + Sync + 'static {
-    /// Handles `event`. Dropped when it takes longer than the handler's time-out, so it must be cancel-safe.
+    /// Handles `event`. The future is dropped when it exceeds the handler's time-out, so it must be cancel-safe.
     ///
     /// # Errors
-    /// Whatever went wrong.
+    /// Any error of the handler.
     async fn handle(&self, event: Arc<Event>) -> Result<(), HandlerError>;
 }
 
 /// Synchronous code that is called for events, on threads where it may block.
 pub trait BlockingHandler: Send + Sync + 'static {
-    /// Handles `event`. There is no time-out: a thread cannot be interrupted.
+    /// Handles `event`. There is no time-out, because a thread cannot be interrupted.
     ///
     /// # Errors
-    /// Whatever went wrong.
+    /// Any error of the handler.
     fn handle(&self, event: &Event) -> Result<(), HandlerError>;
 }
 
-/// How many events wait between a blocking handler's mailbox and each of its threads.
+/// The most events that wait between a blocking handler's mailbox and each of its threads.
 const THREAD_QUEUE: usize = 64;
 
 impl Bus {
     /// Calls `handler` for every event that matches `filter`, from now until the bus stops. A call that takes longer
-    /// than `timeout` is given up and counted. What the mailbox could not hold comes from history; what history does
-    /// not keep any more is logged. `name` is for the log.
+    /// than `timeout` is dropped and counted. Events that found the mailbox full come from history. Those that history no
+    /// longer keeps are logged. `name` is for the log.
     pub fn handle(
         &self,
         name: impl Into<String>,
@@ -62,31 +62,31 @@ impl Bus {
     ) {
         let name = name.into();
         let mut events = self.subscribe_all(filter, mailbox);
-        let (bus, aborting) = (self.clone(), self.aborting().clone());
-        self.tasks().spawn(async move {
+        let (counters, aborting) = (Arc::clone(self.counters()), self.aborting());
+        self.spawn(async move {
             let calls = async {
                 while let Some(event) = next_event(&name, &mut events).await {
                     let call = AssertUnwindSafe(handler.handle(Arc::clone(&event))).catch_unwind();
                     match tokio::time::timeout(timeout, call).await {
-                        Ok(Ok(result)) => count(bus.counters(), &name, &event, result),
-                        Ok(Err(panic)) => count_panic(bus.counters(), &name, &event, &*panic),
+                        Ok(Ok(result)) => count(&counters, &name, &event, result),
+                        Ok(Err(panic)) => count_panic(&counters, &name, &event, &*panic),
                         Err(_elapsed) => {
-                            bus.counters().handler_timeouts.increment();
+                            counters.handler_timeouts.increment();
                             tracing::warn!(handler = name, event = %event.id, ?timeout, "the handler took too long");
                         }
                     }
                 }
             };
-            // What is cut short by the abort was given up by who set the deadline.
+            // The caller of shutdown set the deadline, and is told that work was given up.
             let _ = aborting.run_until_cancelled(calls).await;
         });
     }
 
     /// Calls `handler` on `threads` threads of its own for every event that matches `filter`, from now until the bus
-    /// stops. All events of one document come to the same thread, in order. `name` is for the log and the threads.
+    /// stops. All events of one document go to the same thread, in order. `name` is for the log and the threads.
     ///
     /// # Errors
-    /// When the threads cannot be started.
+    /// The error of the operating system when a thread cannot be started.
     pub fn handle_blocking(
         &self,
         name: impl Into<String>,
@@ -99,10 +99,10 @@ impl Bus {
         let mut queues = Vec::new();
         let mut workers = Vec::new();
         for index in 0..threads.get() {
-            let (sender, receiver) = crossbeam_channel::bounded::<Job>(THREAD_QUEUE);
+            let (sender, receiver) = crossbeam_channel::bounded::<QueuedCall>(THREAD_QUEUE);
             let (handler, counters, name) = (Arc::clone(handler), Arc::clone(self.counters()), name.clone());
             let worker = std::thread::Builder::new().name(format!("{name}-{index}")).spawn(move || {
-                for Job { event, _permit } in receiver {
+                for QueuedCall { event, _permit } in receiver {
                     match catch_unwind(AssertUnwindSafe(|| handler.handle(&event))) {
                         Ok(result) => count(&counters, &name, &event, result),
                         Err(panic) => count_panic(&counters, &name, &event, &*panic),
@@ -113,8 +113,8 @@ impl Bus {
             workers.push(worker);
         }
         let mut events = self.subscribe_all(filter, mailbox);
-        let aborting = self.aborting().clone();
-        self.tasks().spawn(async move {
+        let aborting = self.aborting();
+        self.spawn(async move {
             let hasher = RandomState::new();
             let all_sent = async {
                 while let Some(event) = next_event(&name, &mut events).await {
@@ -127,7 +127,7 @@ impl Bus {
             let joined = tokio::task::spawn_blocking(move || {
                 workers.into_iter().try_for_each(std::thread::JoinHandle::join)
             });
-            // After an abort the threads end by themselves, after their present call; nobody waits for them.
+            // After an abort each thread ends by itself after its present call, and the bus does not wait for it.
             if !aborted {
                 let _ = aborting.run_until_cancelled(joined).await;
             }
@@ -136,36 +136,36 @@ impl Bus {
     }
 }
 
-/// A worker thread's queue.
+/// The bounded queue of one worker thread.
 struct WorkerQueue {
-    sender: crossbeam_channel::Sender<Job>,
+    sender: crossbeam_channel::Sender<QueuedCall>,
     permits: Arc<Semaphore>,
 }
 
-/// An event on its way to a thread, with its place in the queue.
-struct Job {
+/// An event on its way to a worker thread, with its permit to be in the queue.
+struct QueuedCall {
     event: Arc<Event>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl WorkerQueue {
-    /// Waits for room without blocking the runtime, so that sending never does.
+    /// Sends `event` once the queue has space. It waits for a permit instead of blocking the runtime in the channel.
     async fn send(&self, event: Arc<Event>) {
         if let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await
-            && self.sender.try_send(Job { event, _permit: permit }).is_err()
+            && self.sender.try_send(QueuedCall { event, _permit: permit }).is_err()
         {
-            tracing::error!("a handler's thread is gone");
+            tracing::error!("the handler's thread has ended; the event is not handled");
         }
     }
 }
 
-/// The next event for a handler; `None` when there will be no more.
+/// Receives the next event for a handler; `None` after the last one.
 async fn next_event(name: &str, events: &mut MultiSubscription) -> Option<Arc<Event>> {
     loop {
         match events.next().await? {
             Ok(Received::Event(event)) => return Some(event),
             Ok(Received::Missed { document, after, through }) => {
-                tracing::warn!(handler = name, %document, %after, %through, "events were missed: history no longer keeps them");
+                tracing::warn!(handler = name, %document, %after, %through, "the handler misses events that history no longer keeps");
             }
             Ok(Received::Overrun) => {
                 tracing::error!(handler = name, "the handler did not keep up and gets no more events");

@@ -45,6 +45,7 @@ mod ephemeral;
 mod event_cache;
 mod filter;
 mod handlers;
+mod history;
 mod kind_counters;
 mod mailbox;
 mod multi_subscription;

@@ -1,4 +1,4 @@
-//! A listener to many documents at once.
+//! A subscription to many documents at once.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -6,17 +6,18 @@ use std::sync::Arc;
 
 use relay_core::{DocumentId, Event, LogError, Seq, SubscribeError};
 
-use crate::bus::Bus;
+use crate::channel_map::ChannelMap;
 use crate::filter::Filter;
+use crate::history;
 use crate::mailbox::{Gap, Mailbox, MailboxItem};
 
-/// What a [`MultiSubscription`] receives.
+/// An item that a [`MultiSubscription`] receives.
 #[derive(Debug, Clone)]
 pub enum Received {
     /// An event.
     Event(Arc<Event>),
-    /// Events that the mailbox had no room for and that history no longer keeps: those after `after` up to and
-    /// including `through`. Some of them may not have matched the filter.
+    /// Events that found the mailbox full, and that history no longer keeps: those after `after` up to and including
+    /// `through`. Some of them may not have matched the filter.
     Missed {
         /// Their document.
         document: DocumentId,
@@ -25,7 +26,7 @@ pub enum Received {
         /// The last of them.
         through: Seq,
     },
-    /// The mailbox was full and its policy is to end the subscription, or too many documents had gaps. The last word.
+    /// The end of a subscription whose mailbox was full and may not leave gaps, or had too many of them. Nothing follows.
     Overrun,
 }
 
@@ -35,20 +36,20 @@ pub enum Received {
 /// Ephemeral events come when no durable ones wait, the newest of each key. Dropping it ends the subscription.
 #[derive(Debug)]
 pub struct MultiSubscription {
-    bus: Bus,
+    channels: Arc<ChannelMap>,
     mailbox: Arc<Mailbox>,
     filter: Filter,
-    /// Events read from history to fill a gap.
+    /// Events that were read from history to fill a gap.
     refill: VecDeque<Arc<Event>>,
-    over: bool,
+    has_ended: bool,
 }
 
 impl MultiSubscription {
-    pub(crate) fn new(bus: Bus, mailbox: Arc<Mailbox>, filter: Filter) -> Self {
-        Self { bus, mailbox, filter, refill: VecDeque::new(), over: false }
+    pub(crate) fn new(channels: Arc<ChannelMap>, mailbox: Arc<Mailbox>, filter: Filter) -> Self {
+        Self { channels, mailbox, filter, refill: VecDeque::new(), has_ended: false }
     }
 
-    /// The next event; `None` when the bus has stopped and everything was received. Cancel-safe: dropped, nothing
+    /// Receives the next item; `None` when the bus has stopped and everything was received. Cancel-safe: dropped, nothing
     /// is lost.
     ///
     /// # Errors
@@ -60,7 +61,7 @@ impl MultiSubscription {
                     return Some(Ok(Received::Event(event)));
                 }
             }
-            if self.over {
+            if self.has_ended {
                 return None;
             }
             match poll_fn(|cx| self.mailbox.poll_next(cx)).await {
@@ -74,18 +75,18 @@ impl MultiSubscription {
                     Err(error) => return Some(Err(error)),
                 },
                 MailboxItem::Overrun => {
-                    self.over = true;
+                    self.has_ended = true;
                     return Some(Ok(Received::Overrun));
                 }
-                MailboxItem::Closed => self.over = true,
+                MailboxItem::Closed => self.has_ended = true,
             }
         }
     }
 
-    /// Reads a page of what is missing.
+    /// Reads a page of a gap's events. Returns the events that history no longer keeps, if there are any.
     async fn fill_gap(&mut self, document: &DocumentId, gap: Gap) -> Result<Option<Received>, LogError> {
-        let limit = self.bus.replay_page();
-        match self.bus.page(document, gap.after, limit).await {
+        let limit = self.channels.context().config.replay_page;
+        match history::page(&self.channels, document, gap.after, limit).await {
             Ok((_, page)) => {
                 let page = page.into_iter().filter(|event| event.seq.is_some_and(|seq| seq <= gap.through));
                 self.refill.extend(page);
@@ -106,6 +107,6 @@ impl MultiSubscription {
 
 impl Drop for MultiSubscription {
     fn drop(&mut self) {
-        self.bus.unsubscribe(&self.mailbox);
+        self.channels.context().mailboxes.remove(&self.mailbox);
     }
 }

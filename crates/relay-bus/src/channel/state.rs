@@ -225,13 +225,11 @@ impl ChannelState {
         if has_ephemerals {
             return ReadResult::Events;
         }
-        match &self.ended {
-            Some(end) => end.clone().into(),
-            None => {
-                self.wakers.register(&mut cursor.waker_key, waker);
-                ReadResult::Pending
-            }
+        if let Some(end) = &self.ended {
+            return end.clone().into();
         }
+        self.wakers.register(&mut cursor.waker_key, waker);
+        ReadResult::Pending
     }
 
     pub(super) fn stats(&self, document: &DocumentId, epoch: Epoch) -> ChannelStats {
