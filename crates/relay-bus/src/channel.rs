@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use relay_core::{
     CheckedDraft, DocumentId, Epoch, Event, Head, LogError, Monotonic, NotOwner, Offset, Place, PublishAck,
     PublishError, ReadLimit, Retention, Seq, Tenure, Timestamp,
@@ -26,7 +26,7 @@ use relay_core::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::batch::{AppendBatch, PendingDraft, PublishResult};
-use self::state::{ChannelEnd, ChannelState};
+use self::state::{ChannelEnd, ChannelState, Standing};
 use crate::config::BusConfig;
 use crate::context::ChannelContext;
 use crate::counters::ChannelStats;
@@ -48,13 +48,11 @@ const PERMIT_BYTES: usize = 1024;
 pub(crate) struct Channel {
     document: DocumentId,
     epoch: Epoch,
-    /// The ownership of the document, which ends with the channel.
-    tenure: Box<dyn Tenure>,
     context: Arc<ChannelContext>,
     /// The free space of the queue of drafts. It is fair: the publisher that waits first gets space first.
     queue_permits: Arc<Semaphore>,
     state: Mutex<ChannelState>,
-    /// A copy of a fact of the state that is read without the lock; see [`Channel::needs_reopening`].
+    /// Set when the channel has ended and given the document up; see [`Channel::needs_reopening`].
     needs_reopening: AtomicBool,
 }
 
@@ -77,9 +75,8 @@ impl Channel {
         Self {
             document,
             epoch: head.epoch,
-            tenure,
             queue_permits: Arc::new(Semaphore::new(permits as usize)),
-            state: Mutex::new(ChannelState::new(cache, config.max_ephemeral_keys)),
+            state: Mutex::new(ChannelState::new(cache, config.max_ephemeral_keys, tenure)),
             needs_reopening: AtomicBool::new(false),
             context,
         }
@@ -104,14 +101,29 @@ impl Channel {
 
     // Publishing.
 
+    /// Locks the state of a channel that takes drafts. If this server has lost the document, the channel ends here.
+    ///
+    /// # Errors
+    /// The reason for which the channel has ended.
+    fn lock_open(&self) -> Result<MutexGuard<'_, ChannelState>, PublishError> {
+        let state = self.state.lock();
+        let end = match state.standing() {
+            Standing::Open => return Ok(state),
+            Standing::Ended(end) => end.clone(),
+            Standing::OwnershipLost => {
+                drop(state);
+                self.lose_ownership()
+            }
+        };
+        Err(end.into())
+    }
+
     /// Publishes an ephemeral draft: it gets no seq and replaces the one before it.
     fn publish_ephemeral(&self, draft: CheckedDraft) -> PublishResult {
-        self.check_owned();
         let event = Arc::new(draft.into_event(self.epoch, None, self.context.clock.wall()));
         let ack = PublishAck::of(&event, false);
         let mut wakers = {
-            let mut state = self.state.lock();
-            state.check_open()?;
+            let mut state = self.lock_open()?;
             if state.put_ephemeral(Arc::clone(&event)) {
                 self.context.counters.ephemeral_dropped.increment();
             }
@@ -128,11 +140,9 @@ impl Channel {
     fn publish_in_memory(&self, mut draft: CheckedDraft) -> PublishResult {
         let remember_id = draft.id.is_some();
         draft.assign_id();
-        self.check_owned();
         let kind = draft.kind.clone();
         let (ack, wakers) = {
-            let mut state = self.state.lock();
-            state.check_open()?;
+            let mut state = self.lock_open()?;
             if remember_id && let Some(answer) = state.find_duplicate(&draft) {
                 self.count_duplicate(&answer);
                 return answer;
@@ -162,25 +172,28 @@ impl Channel {
         let acquiring = Arc::clone(&self.queue_permits).acquire_many_owned(permits);
         match tokio::time::timeout(waited, acquiring).await {
             Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_closed)) => Err(PublishError::Closed),
+            // Only the end of the channel closes the queue.
+            Ok(Err(_closed)) => Err(self.lock_open().err().unwrap_or(PublishError::Closed)),
             Err(_elapsed) => Err(PublishError::Overloaded { document: self.document.clone(), waited }),
         }
     }
 
     /// Adds a draft to the queue. Returns true when the caller must start a writer.
     fn enqueue(&self, pending: PendingDraft) -> Result<bool, PublishError> {
-        let mut state = self.state.lock();
-        state.check_open()?;
-        Ok(state.enqueue(pending))
+        Ok(self.lock_open()?.enqueue(pending))
     }
 
     // Writing. Only the writer calls these.
 
     /// Takes drafts from the queue, answers duplicates, passes the others through the stages, and gives them seqs.
-    /// Returns `None` when the queue is empty: in the same critical section the writer is noted as ended.
+    /// Returns `None` when the queue is empty or the channel has ended: then the writer is noted as ended, in the critical
+    /// section that found the queue empty.
     fn next_batch(&self) -> Option<AppendBatch> {
-        self.check_owned();
-        let mut state = self.state.lock();
+        let Ok(mut state) = self.lock_open() else {
+            // The drafts in the queue were answered when the channel ended.
+            self.state.lock().end_writer();
+            return None;
+        };
         if state.end_writer_if_idle() {
             return None;
         }
@@ -262,12 +275,15 @@ impl Channel {
 
     /// Ends the channel: answers the drafts that wait and wakes the readers.
     fn end(&self, end: &ChannelEnd) {
-        let (pending, wakers) = {
+        let (tenure, pending, wakers) = {
             let mut state = self.state.lock();
-            let needs_reopening = state.end(end);
-            self.needs_reopening.store(needs_reopening, Ordering::Release);
-            (state.take_pending(), state.drain_wakers())
+            (state.end(end), state.take_pending(), state.drain_wakers())
         };
+        if let Some(tenure) = tenure {
+            // The document is given up before another task can open it again.
+            drop(tenure);
+            self.needs_reopening.store(end.needs_reopening(), Ordering::Release);
+        }
         self.queue_permits.close();
         wake_all(wakers);
         for pending in pending {
@@ -277,9 +293,16 @@ impl Channel {
 
     /// Ends the channel if this server no longer owns the document.
     pub(crate) fn check_owned(&self) {
-        if !self.tenure.is_held() {
-            self.end(&ChannelEnd::OwnershipLost(NotOwner::new(self.document.clone(), None).into()));
+        let is_lost = matches!(self.state.lock().standing(), Standing::OwnershipLost);
+        if is_lost {
+            self.lose_ownership();
         }
+    }
+
+    fn lose_ownership(&self) -> ChannelEnd {
+        let end = ChannelEnd::OwnershipLost(NotOwner::new(self.document.clone(), None).into());
+        self.end(&end);
+        end
     }
 
     /// Ends the channel because the bus stops.

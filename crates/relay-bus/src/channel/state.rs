@@ -6,7 +6,7 @@ use std::task::Waker;
 
 use relay_core::{
     DocumentId, Draft, Epoch, Event, Head, LogError, Monotonic, OwnershipError, PublishAck, PublishError,
-    ReadLimit, Seq, StreamError, Timestamp,
+    ReadLimit, Seq, StreamError, Tenure, Timestamp,
 };
 
 use super::batch::{PendingDraft, PublishResult};
@@ -31,6 +31,13 @@ pub(super) enum ChannelEnd {
     OwnershipLost(OwnershipError),
 }
 
+impl ChannelEnd {
+    /// True when the bus goes on, so that the document must be opened again.
+    pub(super) fn needs_reopening(&self) -> bool {
+        !matches!(self, Self::Closed)
+    }
+}
+
 impl From<ChannelEnd> for PublishError {
     fn from(end: ChannelEnd) -> Self {
         match end {
@@ -51,6 +58,14 @@ impl From<ChannelEnd> for ReadResult {
     }
 }
 
+/// The answer to the question if a channel takes drafts.
+pub(super) enum Standing<'s> {
+    Open,
+    /// This server has lost the document, and the channel has not ended yet.
+    OwnershipLost,
+    Ended(&'s ChannelEnd),
+}
+
 #[derive(Debug)]
 pub(super) struct ChannelState {
     cache: EventCache,
@@ -65,11 +80,19 @@ pub(super) struct ChannelState {
     used_since_sweep: bool,
     /// The time of the sweep that first found the channel unused.
     idle_since: Monotonic,
-    ended: Option<ChannelEnd>,
+    status: Status,
+}
+
+#[derive(Debug)]
+enum Status {
+    /// The channel takes and gives events while the tenure is held.
+    Open(Box<dyn Tenure>),
+    /// The channel has ended, and has given the document up.
+    Ended(ChannelEnd),
 }
 
 impl ChannelState {
-    pub(super) fn new(cache: EventCache, max_ephemeral_keys: usize) -> Self {
+    pub(super) fn new(cache: EventCache, max_ephemeral_keys: usize, tenure: Box<dyn Tenure>) -> Self {
         Self {
             cache,
             ephemerals: Ephemerals::new(max_ephemeral_keys),
@@ -79,7 +102,7 @@ impl ChannelState {
             subscribers: 0,
             used_since_sweep: true,
             idle_since: Monotonic::ZERO,
-            ended: None,
+            status: Status::Open(tenure),
         }
     }
 
@@ -92,10 +115,13 @@ impl ChannelState {
         Head { epoch, first: self.cache.first(), last: self.cache.last() }
     }
 
-    /// # Errors
-    /// The reason for which the channel has ended.
-    pub(super) fn check_open(&self) -> Result<(), PublishError> {
-        self.ended.clone().map_or(Ok(()), |end| Err(end.into()))
+    /// Checks that the channel is open and that this server still owns the document.
+    pub(super) fn standing(&self) -> Standing<'_> {
+        match &self.status {
+            Status::Open(tenure) if tenure.is_held() => Standing::Open,
+            Status::Open(_) => Standing::OwnershipLost,
+            Status::Ended(end) => Standing::Ended(end),
+        }
     }
 
     /// Returns the answer to a draft whose id an event in memory has.
@@ -148,10 +174,15 @@ impl ChannelState {
         self.writing = false;
     }
 
-    /// Ends the channel, unless it has ended already. Returns true when the document must be opened again.
-    pub(super) fn end(&mut self, end: &ChannelEnd) -> bool {
-        let end = self.ended.get_or_insert_with(|| end.clone());
-        !matches!(end, ChannelEnd::Closed)
+    /// Ends the channel, unless it has ended already. Returns the tenure, whose drop gives the document up.
+    pub(super) fn end(&mut self, end: &ChannelEnd) -> Option<Box<dyn Tenure>> {
+        if matches!(self.status, Status::Ended(_)) {
+            return None;
+        }
+        match std::mem::replace(&mut self.status, Status::Ended(end.clone())) {
+            Status::Open(tenure) => Some(tenure),
+            Status::Ended(_) => None,
+        }
     }
 
     /// The time since when the channel is unused, as seen by sweeps; `None` while it is in use.
@@ -225,7 +256,7 @@ impl ChannelState {
         if has_ephemerals {
             return ReadResult::Events;
         }
-        if let Some(end) = &self.ended {
+        if let Status::Ended(end) = &self.status {
             return end.clone().into();
         }
         self.wakers.register(&mut cursor.waker_key, waker);
