@@ -260,6 +260,7 @@ impl Channel {
 
     /// Ends the channel because its writer was dropped at work: the log panicked, or the runtime shuts down.
     fn interrupt_writer(&self) {
+        self.context.drop_places(&self.document);
         let source = Arc::new(std::io::Error::other("the document's writer was interrupted"));
         self.end(&ChannelEnd::Failed(LogError::Failed { source }));
         self.state.lock().end_writer();
