@@ -64,15 +64,12 @@ impl ChannelMap {
         if let Some(channel) = self.get_open(document) {
             return Ok(channel);
         }
+        // Declared before the slot, so that it is dropped after it.
+        let mut opening = Opening { channels: self, document, is_done: false };
         let slot = self.slot(document)?;
-        match slot.channel.get_or_try_init(|| open_channel(document, &self.context)).await {
-            Ok(channel) => Ok(Arc::clone(channel)),
-            Err(error) => {
-                drop(slot);
-                self.remove_failed(document);
-                Err(error)
-            }
-        }
+        let channel = slot.channel.get_or_try_init(|| open_channel(document, &self.context)).await?;
+        opening.is_done = true;
+        Ok(Arc::clone(channel))
     }
 
     /// Returns the document's channel if it is in memory and has not failed.
@@ -98,7 +95,7 @@ impl ChannelMap {
         Ok(Arc::clone(slots.0.entry(document.clone()).or_default()))
     }
 
-    /// Removes the slot of a document whose opening failed, unless another task is trying again.
+    /// Removes the document's slot if it is empty and no task is opening the document.
     fn remove_failed(&self, document: &DocumentId) {
         let mut slots = self.slots.write();
         if let Some(slot) = slots.0.get(document)
@@ -159,6 +156,21 @@ impl ChannelMap {
     pub(crate) fn close_channels(&self) {
         for channel in self.channels() {
             channel.close();
+        }
+    }
+}
+
+/// An attempt to open a document. Dropped, whether the attempt failed or was cancelled, it leaves no empty slot behind.
+struct Opening<'a> {
+    channels: &'a ChannelMap,
+    document: &'a DocumentId,
+    is_done: bool,
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.channels.remove_failed(self.document);
         }
     }
 }
