@@ -5,7 +5,16 @@ use std::time::Duration;
 use relay_core::{Command, FencingToken, Lease, LockScope, Region};
 use serde::{Deserialize, Deserializer};
 
-use super::AcquireRequest;
+/// The arguments of [`Locks::acquire`](super::Locks::acquire).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AcquireRequest {
+    /// The part of the document to lock.
+    pub scope: LockScope,
+    /// The length of the lease; [`LockConfig::default_ttl`](super::LockConfig::default_ttl) if not given.
+    pub ttl: Option<Duration>,
+    /// The longest time to wait for the lock. With zero the request does not wait.
+    pub wait: Duration,
+}
 
 /// Acquires a lock for the participant, and waits for it where it says so.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -21,7 +30,7 @@ pub struct AcquireLock {
 }
 
 impl AcquireLock {
-    /// The request that the command makes of [`Locks::acquire`].
+    /// The arguments with which the command calls [`Locks::acquire`](super::Locks::acquire).
     pub fn into_request(self) -> AcquireRequest {
         let Self { region, ttl, wait } = self;
         AcquireRequest { scope: LockScope::of(region), ttl, wait: wait.unwrap_or_default() }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::error::LockError;
+
 /// The limits of [`Locks`](crate::Locks).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LockConfig {
@@ -78,5 +80,15 @@ impl LockConfig {
             return Err(LockConfigError::DefaultAboveMax { default_ttl, max_ttl });
         }
         Ok(())
+    }
+
+    /// The length of a lease for which `ttl` is asked.
+    pub(super) fn ttl(&self, ttl: Option<Duration>) -> Result<Duration, LockError> {
+        let max = self.max_ttl;
+        let ttl = ttl.unwrap_or(self.default_ttl);
+        if ttl < Duration::from_millis(1) || ttl > max {
+            return Err(LockError::InvalidTtl { ttl, max });
+        }
+        Ok(ttl)
     }
 }

@@ -1,28 +1,30 @@
-//! One document's locks together with those who wait for an answer and the changes that wait to be published.
+//! [`DocumentLocks`]: one document's locks, the requests that wait for an answer, and the changes that wait to be published.
 //!
-//! Changes are published one after the other, in the order in which they came about. Whoever asked for one is answered when
-//! it is published.
+//! Changes are published one after the other, in the order in which they were made. A request is answered when its change is
+//! published.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use relay_core::{EventId, FencingToken, Lease, LockScope, Now, TokenSource, UserId};
-use relay_events::UnlockReason;
+use relay_core::{
+    CheckedDraft, DocumentId, EventId, FencingToken, Lease, LockScope, Now, TokenSource, UserId,
+};
+use relay_events::{DocumentLocked, DocumentUnlocked, PayloadError, UnlockReason, server_draft};
 use tokio::sync::oneshot;
 
 use super::config::LockConfig;
-use super::counters::LockCounters;
 use super::error::LockError;
+use super::stats::LockCounters;
 use super::table::{
     Conflict, ConflictKind, GrantError, LockRequest, LockTable, TableChange, TableLimits, Ticket,
 };
 
-/// Where the answer of a request is awaited.
+/// The sender of a request's answer.
 pub(super) type Answer = oneshot::Sender<Result<Lease, LockError>>;
 
-/// What happened to a lock.
+/// The kind of a change of a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ChangeKind {
+enum ChangeKind {
     Granted,
     Renewed,
     Ended(UnlockReason),
@@ -30,23 +32,40 @@ pub(super) enum ChangeKind {
 
 /// A change that is to be published.
 #[derive(Debug)]
-pub(super) struct PendingChange {
-    pub(super) event: EventId,
-    pub(super) kind: ChangeKind,
-    pub(super) lease: Lease,
+struct PendingChange {
+    event: EventId,
+    kind: ChangeKind,
+    lease: Lease,
     answer: Option<Answer>,
 }
 
 impl PendingChange {
     fn answer(self, answer: Result<(), LockError>) {
         if let Some(sender) = self.answer {
-            // Who asked may be gone.
+            // The receiver may be dropped.
             let _ = sender.send(answer.map(|()| self.lease));
         }
     }
+
+    /// The event about the change.
+    fn draft(&self, document: &DocumentId) -> Result<CheckedDraft, PayloadError> {
+        let lease = &self.lease;
+        let region = lease.scope.region().map(|region| region.as_str().to_owned());
+        let (holder, token) = (lease.holder.as_str().to_owned(), lease.token.get());
+        let draft = match self.kind {
+            ChangeKind::Granted | ChangeKind::Renewed => {
+                let locked = DocumentLocked { region, holder, token, expires_at: lease.expires_at };
+                server_draft(document.clone(), &locked)?
+            }
+            ChangeKind::Ended(reason) => {
+                server_draft(document.clone(), &DocumentUnlocked { region, holder, token, reason })?
+            }
+        };
+        Ok(draft.id(self.event))
+    }
 }
 
-/// A request that waits.
+/// A request that waits for its answer.
 #[derive(Debug)]
 struct Waiter {
     scope: LockScope,
@@ -54,7 +73,7 @@ struct Waiter {
     answer: Answer,
 }
 
-/// What is needed to bring a document to the present.
+/// The time and the collaborators with which locks advance to the present.
 pub(super) struct AdvanceContext<'a> {
     pub(super) now: Now,
     pub(super) tokens: &'a dyn TokenSource,
@@ -62,6 +81,7 @@ pub(super) struct AdvanceContext<'a> {
     pub(super) counters: &'a LockCounters,
 }
 
+/// The locks of one document.
 #[derive(Debug)]
 pub(super) struct DocumentLocks {
     table: LockTable,
@@ -69,11 +89,12 @@ pub(super) struct DocumentLocks {
     unpublished: VecDeque<PendingChange>,
     /// The change that is being published.
     publishing: Option<PendingChange>,
-    /// Whether the document is in the line of those that have something to publish.
-    pub(super) is_in_ready_queue: bool,
+    /// True while the document is in the queue of those that have a change to publish.
+    is_in_ready_queue: bool,
 }
 
 impl DocumentLocks {
+    /// No locks yet.
     pub(super) fn new(config: &LockConfig) -> Self {
         let limits = TableLimits { max_locks: config.max_locks, max_waiters: config.max_waiters };
         Self {
@@ -85,25 +106,29 @@ impl DocumentLocks {
         }
     }
 
-    /// Whether nothing is lost when this is forgotten.
+    /// True when there is nothing to remember.
     pub(super) fn is_empty(&self) -> bool {
         self.table.is_empty() && self.unpublished.is_empty() && self.publishing.is_none()
     }
 
-    /// Changes that are not reported yet.
+    /// The number of changes that are not reported yet.
     pub(super) fn unreported(&self) -> usize {
         self.unpublished.len() + usize::from(self.publishing.is_some())
     }
 
-    /// Whether a change could be published now.
-    pub(super) fn has_work(&self) -> bool {
-        self.publishing.is_none() && !self.unpublished.is_empty()
+    /// Returns true when a change can be published now, and the document is not in the ready queue: the caller puts it there.
+    pub(super) fn claim_place_in_ready_queue(&mut self) -> bool {
+        let claims = !self.is_in_ready_queue && self.publishing.is_none() && !self.unpublished.is_empty();
+        self.is_in_ready_queue |= claims;
+        claims
     }
 
+    /// The table of the locks.
     pub(super) fn table(&self) -> &LockTable {
         &self.table
     }
 
+    /// Takes a request, which is answered now or later.
     pub(super) fn acquire(
         &mut self,
         request: LockRequest,
@@ -135,7 +160,7 @@ impl DocumentLocks {
         }
     }
 
-    /// Ends the one lock that `ends` says, which has this token.
+    /// Ends the lock with this token, if `ends` agrees.
     pub(super) fn end_one(
         &mut self,
         token: FencingToken,
@@ -151,7 +176,7 @@ impl DocumentLocks {
         }
     }
 
-    /// Ends all locks that `ends` says.
+    /// Ends all locks for which `ends` is true.
     pub(super) fn end_all(
         &mut self,
         ends: impl Fn(&Lease) -> bool,
@@ -164,7 +189,7 @@ impl DocumentLocks {
         }
     }
 
-    /// Takes back a request whose answer nobody waits for any more.
+    /// Withdraws a request whose caller has stopped waiting.
     pub(super) fn withdraw(&mut self, ticket: Ticket, cx: &AdvanceContext<'_>) {
         self.waiters.remove(&ticket);
         if let Some(lease) = self.table.withdraw(ticket) {
@@ -173,7 +198,7 @@ impl DocumentLocks {
         self.advance(cx);
     }
 
-    /// Ends everything: the server stops.
+    /// Ends all locks and refuses the requests that wait, because the server stops.
     pub(super) fn shut_down(&mut self, cx: &AdvanceContext<'_>) {
         self.table.clear_waiters();
         for (_, waiter) in self.waiters.drain() {
@@ -182,7 +207,7 @@ impl DocumentLocks {
         self.end_all(|_| true, UnlockReason::Shutdown, cx);
     }
 
-    /// Brings the document to the present: leases expire, those who wait get their turn or their refusal.
+    /// Advances to the present: leases expire, and requests that wait are granted or refused.
     pub(super) fn advance(&mut self, cx: &AdvanceContext<'_>) {
         let mut changes = Vec::new();
         self.table.advance(cx.now, &mut || cx.tokens.issue(), &mut changes);
@@ -203,9 +228,9 @@ impl DocumentLocks {
                 TableChange::Expired(lease) => {
                     self.publish(ChangeKind::Ended(UnlockReason::Expired), lease, None, cx);
                 }
-                TableChange::Refused(ticket, refusal) => {
+                TableChange::Refused(ticket, error) => {
                     if let Some(waiter) = self.waiters.remove(&ticket) {
-                        let error = refused(refusal, waiter.scope, waiter.wait, cx.config);
+                        let error = lock_error(error, waiter.scope, waiter.wait, cx.config);
                         refuse(waiter.answer, error, cx);
                     }
                 }
@@ -214,22 +239,32 @@ impl DocumentLocks {
     }
 
     fn publish(&mut self, kind: ChangeKind, lease: Lease, answer: Option<Answer>, cx: &AdvanceContext<'_>) {
-        cx.counters.count(kind);
+        let counter = match kind {
+            ChangeKind::Granted => &cx.counters.granted,
+            ChangeKind::Renewed => &cx.counters.renewed,
+            ChangeKind::Ended(_) => &cx.counters.ended,
+        };
+        counter.increment();
         self.unpublished.push_back(PendingChange { event: EventId::new(), kind, lease, answer });
     }
 
-    /// Whether so many changes wait that no more may be asked for.
+    /// True when so many changes wait that no further requests are taken.
     pub(super) fn is_overloaded(&self, config: &LockConfig) -> bool {
         self.unpublished.len() >= config.max_unpublished
     }
 
-    /// The next change, which is being published from now on.
-    pub(super) fn begin_publishing(&mut self) -> Option<&PendingChange> {
+    /// Takes the document out of the ready queue. Returns the event about its next change, which is being published from now
+    /// on; `None` when there is none, or one is being published.
+    pub(super) fn begin_publishing(
+        &mut self,
+        document: &DocumentId,
+    ) -> Option<Result<CheckedDraft, PayloadError>> {
+        self.is_in_ready_queue = false;
         if self.publishing.is_some() {
             return None;
         }
         self.publishing = self.unpublished.pop_front();
-        self.publishing.as_ref()
+        Some(self.publishing.as_ref()?.draft(document))
     }
 
     /// Takes the outcome of publishing.
@@ -238,28 +273,28 @@ impl DocumentLocks {
         let token = change.lease.token;
         match (change.kind, &outcome) {
             (ChangeKind::Granted, Err(error)) => {
-                // Nobody has heard of this lock: it ends as it began, together with what was to be said of it.
+                // No reader knows of this lock. It ends without an event, and its further changes are dropped.
                 self.table.remove(token);
-                self.forget(token, error);
+                self.drop_changes(token, error);
             }
             (ChangeKind::Ended(_), _) => self.table.remove(token),
             (ChangeKind::Granted, Ok(())) | (ChangeKind::Renewed, _) => {}
         }
         if outcome.is_err() {
-            cx.counters.unpublished.add(1);
+            cx.counters.failed_changes.increment();
         }
         change.answer(outcome);
         self.advance(cx);
     }
 
-    fn forget(&mut self, token: FencingToken, error: &LockError) {
-        let (about, others) =
+    /// Drops the changes of a lock that wait, and answers their requests.
+    fn drop_changes(&mut self, token: FencingToken, error: &LockError) {
+        let (dropped, others): (VecDeque<PendingChange>, _) =
             std::mem::take(&mut self.unpublished).into_iter().partition(|change| change.lease.token == token);
         self.unpublished = others;
-        let about: VecDeque<PendingChange> = about;
-        for change in about {
-            // A lock that is to end has ended.
+        for change in dropped {
             let outcome = match change.kind {
+                // The lock has ended, as the request wanted.
                 ChangeKind::Ended(_) => Ok(()),
                 ChangeKind::Granted | ChangeKind::Renewed => Err(error.clone()),
             };
@@ -267,8 +302,7 @@ impl DocumentLocks {
         }
     }
 
-    /// Notes that the event with this id has its place: if it says that a lock has ended, nothing after it is under that
-    /// lock.
+    /// Notes that the event with this id has its place. If it is about the end of a lock, nothing after it is under that lock.
     pub(super) fn mark_placed(&mut self, event: EventId) {
         if let Some(change) = &self.publishing
             && change.event == event
@@ -278,7 +312,8 @@ impl DocumentLocks {
         }
     }
 
-    /// Notes that the log did not take the event that is being published: the lock counts until its end is reported.
+    /// Notes that the log did not take the event that is being published. A lock whose end it was counts until its end is
+    /// reported.
     pub(super) fn mark_dropped(&mut self) {
         if let Some(change) = &self.publishing
             && matches!(change.kind, ChangeKind::Ended(_))
@@ -289,12 +324,12 @@ impl DocumentLocks {
 }
 
 fn refuse(answer: Answer, error: LockError, cx: &AdvanceContext<'_>) {
-    cx.counters.refused.add(1);
-    // Who asked may be gone.
+    cx.counters.refused.increment();
+    // The receiver may be dropped.
     let _ = answer.send(Err(error));
 }
 
-fn refused(error: GrantError, wanted: LockScope, wait: Duration, config: &LockConfig) -> LockError {
+fn lock_error(error: GrantError, wanted: LockScope, wait: Duration, config: &LockConfig) -> LockError {
     match error {
         GrantError::TooManyLocks => LockError::TooManyLocks { max: config.max_locks },
         GrantError::TooManyWaiters => LockError::TooManyWaiters { max: config.max_waiters },

@@ -7,6 +7,7 @@ use relay_core::{
 use relay_events::DOCUMENT_UNLOCKED;
 
 use super::Locks;
+use super::document_locks::DocumentLocks;
 
 impl Sequencer for Locks {
     /// Refuses an edit that a lock forbids. A draft without a [claim](CheckedDraft::claim) passes.
@@ -20,12 +21,10 @@ impl Sequencer for Locks {
             Actor::User(user) => Some(user),
             Actor::Service(_) | Actor::System => None,
         };
-        let monotonic = self.0.clock.monotonic();
-        let shard = self.0.documents.lock(&draft.document);
-        match shard.get(&draft.document) {
-            Some(entry) => check_claim(claim, author, entry.table().live(monotonic)),
-            None => check_claim(claim, author, std::iter::empty()),
-        }
+        let now = self.0.now();
+        let check = |locks: &mut DocumentLocks| check_claim(claim, author, locks.table().live(now));
+        let checked = self.0.with(&draft.document, check);
+        checked.unwrap_or_else(|| check_claim(claim, author, std::iter::empty()))
     }
 
     /// Notes the place of a lock's end: nothing after it is under that lock.
@@ -34,15 +33,13 @@ impl Sequencer for Locks {
             return;
         }
         if let Some(event) = draft.id {
-            let mut shard = self.0.documents.lock(&draft.document);
-            shard.get_mut(&draft.document).into_iter().for_each(|entry| entry.mark_placed(event));
+            self.0.with(&draft.document, |locks| locks.mark_placed(event));
         }
     }
 
     /// A lock whose end the log did not take keeps others out, as before, until the outcome is reported.
     fn dropped(&self, document: &DocumentId) {
-        let mut shard = self.0.documents.lock(document);
-        shard.get_mut(document).into_iter().for_each(super::document_locks::DocumentLocks::mark_dropped);
+        self.0.with(document, DocumentLocks::mark_dropped);
     }
 }
 
