@@ -22,6 +22,7 @@ mod commands;
 mod config;
 mod document_locks;
 mod error;
+mod held_locks;
 mod sequencer;
 mod stats;
 mod store;

@@ -129,6 +129,57 @@ fn a_lock_that_is_given_back_counts_until_its_end_has_its_place_and_no_longer() 
 }
 
 #[test]
+fn a_lock_whose_end_the_log_drops_keeps_others_out_until_the_outcome_is_reported() {
+    let locks = locks();
+    let (ada, bob) = (Actor::User(user("ada")), Actor::User(user("bob")));
+    let lease = acquire(&locks, "ada");
+    let mut releasing = release(&locks, "ada", lease.token);
+    let change = next(&locks);
+    give_place(&locks, &change.draft);
+    assert_eq!(edit(&locks, bob.clone(), None), None);
+    // Another document's events concern no lock of this one.
+    locks.dropped(&DocumentId::new("drafts").unwrap());
+    assert_eq!(edit(&locks, bob.clone(), None), None);
+    // The place is lost: the lock counts as it did before.
+    locks.dropped(&document());
+    assert_eq!(edit(&locks, bob.clone(), None), Some("locked"));
+    assert_eq!(edit(&locks, ada.clone(), Some(lease.token)), None);
+    assert_eq!(locks.held(&document()), [lease.clone()]);
+    // A second attempt with the same draft gets another place, and the lock ends there.
+    give_place(&locks, &change.draft);
+    assert_eq!(edit(&locks, bob.clone(), None), None);
+    locks.dropped(&document());
+    assert!(poll(&mut releasing).is_pending(), "answered before the outcome is reported");
+    change.publication.report(Err(PublishError::Closed));
+    assert_eq!(answer(&mut releasing).unwrap_err().code().as_str(), "closed");
+    assert_eq!(edit(&locks, bob, None), None);
+    assert_eq!(edit(&locks, ada, Some(lease.token)), Some("stale_lock"));
+    assert_eq!(locks.stats().documents, 0);
+}
+
+#[test]
+fn events_that_the_log_drops_end_no_lock_and_begin_none_again() {
+    let locks = locks();
+    let bob = Actor::User(user("bob"));
+    // The event of a grant is dropped: the lock counts from the grant on, whatever becomes of the event.
+    let mut asking = ask(&locks, "ada", Duration::ZERO);
+    let granted = next(&locks);
+    give_place(&locks, &granted.draft);
+    locks.dropped(&document());
+    assert_eq!(edit(&locks, bob.clone(), None), Some("locked"));
+    publish(&locks, granted);
+    let token = answer(&mut asking).unwrap().token;
+    // Events are dropped while nothing is published about the lock, and after its end was reported.
+    locks.dropped(&document());
+    assert_eq!(edit(&locks, bob.clone(), None), Some("locked"));
+    let mut releasing = release(&locks, "ada", token);
+    publish(&locks, next(&locks));
+    assert_eq!(answer(&mut releasing).unwrap().token, token);
+    locks.dropped(&document());
+    assert_eq!(edit(&locks, bob, None), None);
+}
+
+#[test]
 fn an_event_that_only_looks_like_the_end_of_a_lock_ends_nothing() {
     let locks = locks();
     let token = acquire(&locks, "ada").token;

@@ -1,116 +1,80 @@
-//! One document's locks and those who wait for them, as a state machine: it is handed the time and the tokens, and hands
-//! back what changed. It does no I/O and waits for nothing.
+//! [`LockTable`]: one document's locks and the requests that wait for them, as a state machine. The caller hands it the time
+//! and the tokens, and gets back the changes. It does no I/O and never waits.
 //!
-//! What always holds:
+//! Invariants:
 //! - Two users never hold scopes that overlap. A lock that is ending counts as held until [`LockTable::remove`].
-//! - Whoever asks waits behind everyone who asked before for something that overlaps, not only behind holders. So a
-//!   request for the whole document is not starved by requests for regions that come after it, and the queue is fair
-//!   within every region.
+//! - A request waits behind locks that overlap, and behind all earlier requests that overlap. So later requests for regions
+//!   do not starve a request for the whole document, and the queue is fair within each region.
 //! - Tokens are taken in the order in which locks are granted.
 //!
-//! A user's own locks and requests never stand in their own way. Asking for exactly the scope that one holds already
-//! renews that lease under its token, for instance from a second tab.
+//! A user's own locks and requests never stand in its way. A request for exactly the scope that the user holds renews that
+//! lease under its token; a second browser tab makes such requests.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use relay_core::{FencingToken, Lease, LockScope, Monotonic, Now, UserId};
 
-/// A request's number in its table.
+use super::held_locks::{HeldLock, HeldLocks};
+
+/// The number of a request in its table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Ticket(u64);
+pub(super) struct Ticket(u64);
 
-/// Who wants what, for how long, and until when they would wait for it.
+/// A request for a lock.
 #[derive(Debug, Clone)]
-pub(crate) struct LockRequest {
-    pub(crate) user: UserId,
-    pub(crate) scope: LockScope,
-    pub(crate) ttl: Duration,
-    /// By the monotonic clock; not later than now for those who do not wait.
-    pub(crate) wait_until: Monotonic,
+pub(super) struct LockRequest {
+    pub(super) user: UserId,
+    pub(super) scope: LockScope,
+    pub(super) ttl: Duration,
+    /// The end of the wait by the monotonic clock; now or earlier for a request that does not wait.
+    pub(super) wait_until: Monotonic,
 }
 
-/// How many there may be in one document.
+/// The limits of one document.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct TableLimits {
-    pub(crate) max_locks: usize,
-    pub(crate) max_waiters: usize,
+pub(super) struct TableLimits {
+    pub(super) max_locks: usize,
+    pub(super) max_waiters: usize,
 }
 
-/// What somebody else has or wanted first.
+/// The kind of a [`Conflict`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ConflictKind {
+pub(super) enum ConflictKind {
+    /// The other user holds a lock.
     Held,
+    /// The other user has asked earlier, and waits.
     Queued,
 }
 
-/// Who stands in the way of a request.
+/// Another user's lock or earlier request that stands in the way of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Conflict {
-    pub(crate) user: UserId,
-    pub(crate) scope: LockScope,
-    pub(crate) kind: ConflictKind,
+pub(super) struct Conflict {
+    pub(super) user: UserId,
+    pub(super) scope: LockScope,
+    pub(super) kind: ConflictKind,
 }
 
-/// Why a request does not become a lock.
+/// The reason for which a request does not become a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum GrantError {
-    /// Somebody stands in the way, and the time to wait is over.
+pub(super) enum GrantError {
+    /// Another user stands in the way, and the time to wait is over.
     Conflict(Conflict),
     TooManyLocks,
     TooManyWaiters,
 }
 
-/// What changed.
+/// A change of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum TableChange {
+pub(super) enum TableChange {
     /// A request became a lock.
     Granted(Ticket, Lease),
-    /// A request renewed the lease that its user has already.
+    /// A request renewed a lease that its user holds.
     Renewed(Ticket, Lease),
-    /// A request came to nothing.
+    /// A request was refused.
     Refused(Ticket, GrantError),
     /// A lock was not renewed in time, and is gone.
     Expired(Lease),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Held,
-    /// Its end is decided, and not known to the world yet: it still keeps others out, and what its holder did before
-    /// still counts.
-    Ending,
-    /// Its end has its place in the document's order. Nothing that comes after is under this lock.
-    Ended,
-}
-
-#[derive(Debug)]
-struct HeldLock {
-    lease: Lease,
-    /// When the lease ends by the monotonic clock.
-    until: Monotonic,
-    /// The request that it came from.
-    ticket: Ticket,
-    /// Whether it was renewed since, so that it is not that request's alone.
-    is_renewed: bool,
-    phase: Phase,
-}
-
-impl HeldLock {
-    fn is_live(&self, monotonic: Monotonic) -> bool {
-        self.phase != Phase::Ended && monotonic < self.until
-    }
-
-    /// A lease is never shortened by a renewal: somebody else may count on it, in another tab.
-    fn renew(&mut self, ttl: Duration, now: Now) -> Lease {
-        self.is_renewed = true;
-        if now.monotonic + ttl > self.until {
-            self.until = now.monotonic + ttl;
-            self.lease.expires_at = now.wall.saturating_add(ttl);
-            self.lease.ttl = ttl;
-        }
-        self.lease.clone()
-    }
 }
 
 #[derive(Debug)]
@@ -121,24 +85,24 @@ struct QueuedRequest {
 
 /// The locks of one document.
 #[derive(Debug)]
-pub(crate) struct LockTable {
+pub(super) struct LockTable {
     limits: TableLimits,
-    held: BTreeMap<FencingToken, HeldLock>,
+    held: HeldLocks,
     queue: VecDeque<QueuedRequest>,
     last_ticket: u64,
 }
 
 impl LockTable {
-    pub(crate) fn new(limits: TableLimits) -> Self {
-        Self { limits, held: BTreeMap::new(), queue: VecDeque::new(), last_ticket: 0 }
+    pub(super) fn new(limits: TableLimits) -> Self {
+        Self { limits, held: HeldLocks::default(), queue: VecDeque::new(), last_ticket: 0 }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.held.is_empty() && self.queue.is_empty()
     }
 
-    /// Takes a request, whose answer comes as a [`TableChange`] with its ticket: now or later.
-    pub(crate) fn acquire(
+    /// Takes a request. Its answer comes as a [`TableChange`] with its ticket, now or later.
+    pub(super) fn acquire(
         &mut self,
         request: LockRequest,
         now: Now,
@@ -156,111 +120,126 @@ impl LockTable {
         ticket
     }
 
-    /// The lease, prolonged; `None` unless `user` holds a lock with this token.
-    pub(crate) fn renew(
+    /// Prolongs a lease. Returns `None` unless `user` holds a lock with this token.
+    pub(super) fn renew(
         &mut self,
         user: &UserId,
         token: FencingToken,
         ttl: Duration,
         now: Now,
     ) -> Option<Lease> {
-        let held = self.held.get_mut(&token)?;
-        let is_theirs =
-            held.phase == Phase::Held && held.is_live(now.monotonic) && held.lease.holder == *user;
-        is_theirs.then(|| held.renew(ttl, now))
+        let lock = self.held.get_mut(token)?;
+        let is_own = lock.is_held() && lock.is_live(now.monotonic) && lock.lease().holder == *user;
+        is_own.then(|| lock.renew(ttl, now))
     }
 
-    /// Begins the end of every lock for which `ends` is true, and gives them in the order of their tokens. Each keeps
-    /// others out until it is [removed](Self::remove).
-    pub(crate) fn end(&mut self, ends: impl Fn(&Lease) -> bool) -> Vec<Lease> {
+    /// Begins the end of every lock for which `ends` is true, and returns their leases in the order of the tokens. Each lock
+    /// keeps others out until it is [removed](Self::remove).
+    pub(super) fn end(&mut self, ends: impl Fn(&Lease) -> bool) -> Vec<Lease> {
         let mut ended = Vec::new();
-        for held in self.held.values_mut() {
-            if held.phase == Phase::Held && ends(&held.lease) {
-                held.phase = Phase::Ending;
-                ended.push(held.lease.clone());
+        for lock in self.held.iter_mut().filter(|lock| lock.is_held()) {
+            if ends(lock.lease()) {
+                lock.begin_ending();
+                ended.push(lock.lease().clone());
             }
         }
         ended
     }
 
-    /// Takes back a request that nobody waits for any more. If it became a lock, that begins to end and is given, unless
-    /// another request of the same user has come to count on it.
-    pub(crate) fn withdraw(&mut self, ticket: Ticket) -> Option<Lease> {
-        if let Some(index) = self.queue.iter().position(|waiter| waiter.ticket == ticket) {
+    /// Withdraws a request. If it has become a lock, the lock begins to end and its lease is returned, unless another request
+    /// of the same user counts on the lock.
+    pub(super) fn withdraw(&mut self, ticket: Ticket) -> Option<Lease> {
+        if let Some(index) = self.queue.iter().position(|queued| queued.ticket == ticket) {
             self.queue.remove(index);
             return None;
         }
-        let lock = self.held.values().find(|held| held.ticket == ticket && !held.is_renewed)?;
-        let token = lock.lease.token;
+        let token = self.held.iter().find(|lock| lock.belongs_to(ticket))?.lease().token;
         self.end(|lease| lease.token == token).pop()
     }
 
-    /// Forgets everyone who waits.
-    pub(crate) fn clear_waiters(&mut self) {
+    /// Drops all requests that wait.
+    pub(super) fn clear_waiters(&mut self) {
         self.queue.clear();
     }
 
     /// Notes that the end of a lock has its place in the document's order.
-    pub(crate) fn mark_ended(&mut self, token: FencingToken) {
-        if let Some(held) = self.held.get_mut(&token) {
-            held.phase = Phase::Ended;
+    pub(super) fn mark_ended(&mut self, token: FencingToken) {
+        if let Some(lock) = self.held.get_mut(token) {
+            lock.mark_ended();
         }
     }
 
     /// Takes back [`mark_ended`](Self::mark_ended): the end of the lock has no place in the document's order after all.
-    pub(crate) fn unmark_ended(&mut self, token: FencingToken) {
-        if let Some(held) = self.held.get_mut(&token)
-            && held.phase == Phase::Ended
-        {
-            held.phase = Phase::Ending;
+    pub(super) fn unmark_ended(&mut self, token: FencingToken) {
+        if let Some(lock) = self.held.get_mut(token) {
+            lock.unmark_ended();
         }
     }
 
-    /// Removes a lock: it is over, and the world knows. Its scope is free after the next [`advance`](Self::advance).
-    pub(crate) fn remove(&mut self, token: FencingToken) {
-        self.held.remove(&token);
+    /// Removes a lock whose end is published. Its scope is free after the next [`advance`](Self::advance).
+    pub(super) fn remove(&mut self, token: FencingToken) {
+        self.held.remove(token);
     }
 
-    /// The locks that count at this moment, in the order of their tokens.
-    pub(crate) fn live(&self, monotonic: Monotonic) -> impl Iterator<Item = &Lease> {
-        self.held.values().filter(move |held| held.is_live(monotonic)).map(|held| &held.lease)
+    /// The locks that keep others out now, in the order of their tokens.
+    pub(super) fn live(&self, now: Monotonic) -> impl Iterator<Item = &Lease> {
+        self.held.iter().filter(move |lock| lock.is_live(now)).map(HeldLock::lease)
     }
 
-    /// Brings the table to `now`: removes the locks that have expired, gives those who wait what they can have, and
-    /// sends those away whose time to wait is over. Somebody whose turn has come gets the lock even when their time is over
-    /// by now: they are still there.
+    /// The first live lock of another user that overlaps `scope`. Without a user, each lock is another's.
+    pub(super) fn conflict(
+        &self,
+        user: Option<&UserId>,
+        scope: &LockScope,
+        now: Monotonic,
+    ) -> Option<&Lease> {
+        self.held.conflict(user, scope, now).map(HeldLock::lease)
+    }
+
+    /// True when `user` has a live lock with this token, and it covers all of `scope`.
+    pub(super) fn covers(
+        &self,
+        user: &UserId,
+        token: FencingToken,
+        scope: &LockScope,
+        now: Monotonic,
+    ) -> bool {
+        self.held.get(token).filter(|lock| lock.is_live(now)).is_some_and(|lock| {
+            let Lease { scope: locked, holder, .. } = lock.lease();
+            holder == user && (*locked == LockScope::Document || locked == scope)
+        })
+    }
+
+    /// Advances the table to `now`: removes the locks that have expired, grants the requests that can be granted, and refuses
+    /// those whose time to wait is over. A request that can be granted is granted even when its time is over: its caller
+    /// still waits.
     ///
-    /// One pass over locks and waiters.
-    pub(crate) fn advance(
+    /// One pass over locks and requests.
+    pub(super) fn advance(
         &mut self,
         now: Now,
         issue: &mut dyn FnMut() -> FencingToken,
         changes: &mut Vec<TableChange>,
     ) {
-        self.held.retain(|_, held| {
-            let has_expired = now.monotonic >= held.until;
-            if has_expired && held.phase == Phase::Held {
-                changes.push(TableChange::Expired(held.lease.clone()));
-            }
-            !has_expired
-        });
+        let expired = self.held.remove_expired(now.monotonic);
+        let expired = expired.into_iter().filter(HeldLock::is_held);
+        changes.extend(expired.map(|lock| TableChange::Expired(lock.lease().clone())));
         if self.queue.is_empty() {
             return;
         }
         let mut conflicts = Conflicts::default();
         let mut renewable = HashMap::new();
-        for held in self.held.values() {
-            let Lease { token, scope, holder, .. } = &held.lease;
+        for lock in self.held.iter() {
+            let Lease { token, scope, holder, .. } = lock.lease();
             conflicts.add(holder, scope, ConflictKind::Held);
-            if held.phase == Phase::Held {
+            if lock.is_held() {
                 renewable.insert((holder.clone(), scope.clone()), *token);
             }
         }
-        for waiter in std::mem::take(&mut self.queue) {
-            let QueuedRequest { ticket, request } = waiter;
+        for QueuedRequest { ticket, request } in std::mem::take(&mut self.queue) {
             let own = renewable.get(&(request.user.clone(), request.scope.clone()));
-            if let Some(held) = own.and_then(|token| self.held.get_mut(token)) {
-                changes.push(TableChange::Renewed(ticket, held.renew(request.ttl, now)));
+            if let Some(lock) = own.and_then(|token| self.held.get_mut(*token)) {
+                changes.push(TableChange::Renewed(ticket, lock.renew(request.ttl, now)));
                 continue;
             }
             match conflicts.find(&request.user, &request.scope) {
@@ -287,27 +266,19 @@ impl LockTable {
     fn grant(&mut self, ticket: Ticket, request: LockRequest, now: Now, token: FencingToken) -> Lease {
         let expires_at = now.wall.saturating_add(request.ttl);
         let lease = Lease::new(token, request.scope, request.user, expires_at, request.ttl);
-        let held = HeldLock {
-            lease: lease.clone(),
-            until: now.monotonic + request.ttl,
-            ticket,
-            is_renewed: false,
-            phase: Phase::Held,
-        };
-        self.held.insert(token, held);
+        self.held.insert(HeldLock::new(lease.clone(), ticket, now));
         lease
     }
 }
 
-/// What is held and awaited up to some place in the queue, so that whether somebody stands in the way of the next
-/// request is answered without going through all of it.
+/// The locks and requests up to a place in the queue. It finds a conflict for the next request without a pass over them.
 #[derive(Debug, Default)]
 struct Conflicts {
     all: FirstConflicts,
     by_scope: HashMap<LockScope, FirstConflicts>,
 }
 
-/// The first claims of two different users: one of them is not by the user who asks.
+/// The first locks or requests of two different users. For any user, one of them is another's.
 #[derive(Debug, Default)]
 struct FirstConflicts([Option<Conflict>; 2]);
 
@@ -318,13 +289,13 @@ impl Conflicts {
         self.all.add(&conflict);
     }
 
-    /// The claim of somebody else that overlaps `scope`.
+    /// Another user's lock or request that overlaps `scope`.
     fn find(&self, user: &UserId, scope: &LockScope) -> Option<&Conflict> {
         match scope {
-            LockScope::Document => self.all.by_another(user),
+            LockScope::Document => self.all.of_another(user),
             LockScope::Region(_) => [&LockScope::Document, scope]
                 .into_iter()
-                .find_map(|scope| self.by_scope.get(scope)?.by_another(user)),
+                .find_map(|scope| self.by_scope.get(scope)?.of_another(user)),
         }
     }
 }
@@ -343,7 +314,7 @@ impl FirstConflicts {
         }
     }
 
-    fn by_another(&self, user: &UserId) -> Option<&Conflict> {
+    fn of_another(&self, user: &UserId) -> Option<&Conflict> {
         self.0.iter().flatten().find(|conflict| conflict.user != *user)
     }
 }
