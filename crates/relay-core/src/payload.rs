@@ -82,8 +82,8 @@ impl JsonText {
 
     /// The text.
     pub fn as_str(&self) -> &str {
-        // Checked when it was made: JSON is UTF-8. An empty text would be the harmless consequence of a bug.
-        std::str::from_utf8(&self.0).unwrap_or_default()
+        // Checked when it was made: JSON is UTF-8.
+        std::str::from_utf8(&self.0).unwrap_or_else(|error| unreachable!("JSON is UTF-8: {error}"))
     }
 
     /// The text's bytes, shared.
