@@ -1,24 +1,34 @@
-//! The limits and times of presence, with the defaults that suit one server.
+//! The configuration of presence.
 
 use std::time::Duration;
 
-/// Limits and times of a [`LocalPresence`](crate::LocalPresence).
+use relay_core::ConfigError;
+
+/// The configuration of a [`LocalPresence`](crate::LocalPresence), with defaults that suit one server.
+/// [`PresenceConfig::validate`] checks the bounds that the fields state.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PresenceConfig {
-    /// How long a connection that was lost may take to come back before anybody is told. Default 5 s.
+    /// The time within which a lost connection can come back unnoticed; 5 seconds by default. A user's locks outlast its last
+    /// connection by as much. With 0 a lost connection is removed at once.
     pub grace: Duration,
-    /// A connection from which no sign of life came for this long is gone. Default 60 s.
+    /// The silence after which a connection is removed; 60 seconds by default. More than 0, for otherwise no connection
+    /// would survive a tick. Longer than the heartbeat interval of clients.
     pub stale_after: Duration,
-    /// A session in which nobody has done anything for this long is idle. Default 5 min.
+    /// The time without any activity after which a session is idle; 5 minutes by default. More than 0, for otherwise no
+    /// session would be active.
     pub idle_after: Duration,
-    /// The largest state of one participant, in bytes of JSON. Default 4 KiB.
+    /// The largest state of one participant, in bytes of JSON; 4 KiB by default. At least 1. Each member of a document gets
+    /// the states of all others.
     pub max_state_bytes: usize,
-    /// How often changes become visible while there are many: those within this time are told together. Default 50 ms.
+    /// The interval between changes that readers see; 50 milliseconds by default. Changes within it become visible together.
+    /// More than 0: while many users join, each of them would otherwise cost a message to all members.
     pub flush_interval: Duration,
-    /// Events of one document about who comes and goes that wait to be published. With so many, nobody more is let in.
-    /// Default 10,000.
+    /// The most events of one document's session and users that wait to be published; 10,000 by default. At least 1, for
+    /// otherwise no user could join. With so many, further joins are refused as overloaded.
     pub max_waiting_events: usize,
-    /// How often the times above are looked at; they are exact to this much. Default 1 s.
+    /// The interval between sweeps; 1 second by default. The times above are exact to this interval. More than 0; below 1
+    /// millisecond it counts as 1 millisecond.
     pub tick: Duration,
 }
 
@@ -37,30 +47,38 @@ impl Default for PresenceConfig {
 }
 
 impl PresenceConfig {
-    /// Checks that presence can work with these values. The grace time may be zero: then nobody is waited for.
+    /// Checks every field against its bounds. [`LocalPresence::new`](crate::LocalPresence::new) does this first.
     ///
     /// # Errors
-    /// [`PresenceConfigError`] naming the first value that is zero.
-    pub fn validate(&self) -> Result<(), PresenceConfigError> {
-        let at_least_one = [
-            ("stale_after", self.stale_after.is_zero()),
-            ("idle_after", self.idle_after.is_zero()),
-            ("max_state_bytes", self.max_state_bytes == 0),
-            ("flush_interval", self.flush_interval.is_zero()),
-            ("max_waiting_events", self.max_waiting_events == 0),
-            ("tick", self.tick.is_zero()),
+    /// [`ConfigError`] names the first field that is out of bounds.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let at_least_1 = "is 0; it must be at least 1";
+        let more_than_0 = "is 0; it must be more than 0";
+        let checks = [
+            ("stale_after", self.stale_after.is_zero(), more_than_0),
+            ("idle_after", self.idle_after.is_zero(), more_than_0),
+            ("max_state_bytes", self.max_state_bytes == 0, at_least_1),
+            ("flush_interval", self.flush_interval.is_zero(), more_than_0),
+            ("max_waiting_events", self.max_waiting_events == 0, at_least_1),
+            ("tick", self.tick.is_zero(), more_than_0),
         ];
-        match at_least_one.into_iter().find(|(_, is_zero)| *is_zero) {
-            Some((field, _)) => Err(PresenceConfigError { field }),
+        match checks.into_iter().find(|(_, is_broken, _)| *is_broken) {
+            Some((field, _, rule)) => Err(ConfigError::new(field, rule)),
             None => Ok(()),
         }
     }
 }
 
-/// A value of [`PresenceConfig`] is zero, with which nothing would work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("`{field}` is 0; it must be at least 1")]
-pub struct PresenceConfigError {
-    /// The field's name.
-    pub field: &'static str,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_field_that_is_out_of_bounds_is_named() {
+        let zero = PresenceConfig { grace: Duration::ZERO, ..PresenceConfig::default() };
+        assert_eq!(zero.validate(), Ok(()));
+        let broken = PresenceConfig { max_state_bytes: 0, tick: Duration::ZERO, ..PresenceConfig::default() };
+        let error = broken.validate().unwrap_err();
+        assert_eq!(error.to_string(), "`max_state_bytes` is 0; it must be at least 1");
+    }
 }

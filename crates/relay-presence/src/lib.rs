@@ -25,10 +25,10 @@ mod stream;
 mod tokens;
 
 pub use commands::{GetSession, MoveCursor, UpdateState, Updated};
-pub use config::{PresenceConfig, PresenceConfigError};
+pub use config::PresenceConfig;
 pub use locks::{
-    AcquireLock, AcquireRequest, LockChange, LockConfig, LockConfigError, LockError, LockStats, Locks,
-    Publication, ReleaseLock, RenewLock,
+    AcquireLock, AcquireRequest, LockChange, LockConfig, LockError, LockStats, Locks, Publication,
+    ReleaseLock, RenewLock,
 };
 pub use presence::LocalPresence;
 pub use query::{Participant, SessionInfo, SessionQuery};

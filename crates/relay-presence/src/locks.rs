@@ -31,7 +31,7 @@ mod table;
 use std::sync::Arc;
 use std::time::Duration;
 
-use relay_core::{Clock, DocumentId, FencingToken, Lease, TokenSource, UserId};
+use relay_core::{Clock, ConfigError, DocumentId, FencingToken, Lease, TokenSource, UserId};
 use relay_events::UnlockReason;
 use tokio::sync::oneshot;
 
@@ -41,7 +41,7 @@ use self::table::{LockRequest, Ticket};
 
 pub use self::changes::{LockChange, Publication};
 pub use self::commands::{AcquireLock, AcquireRequest, ReleaseLock, RenewLock};
-pub use self::config::{LockConfig, LockConfigError};
+pub use self::config::LockConfig;
 pub use self::error::LockError;
 pub use self::stats::LockStats;
 
@@ -50,9 +50,17 @@ pub use self::stats::LockStats;
 pub struct Locks(Arc<LockStore>);
 
 impl Locks {
-    /// No locks yet. Check the `config` with [`LockConfig::validate`] first.
-    pub fn new(config: LockConfig, clock: Arc<dyn Clock>, tokens: Arc<dyn TokenSource>) -> Self {
-        Self(Arc::new(LockStore::new(config, clock, tokens)))
+    /// No locks yet. `tokens` gives the fencing tokens.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when a field of `config` is out of bounds.
+    pub fn new(
+        config: LockConfig,
+        clock: Arc<dyn Clock>,
+        tokens: Arc<dyn TokenSource>,
+    ) -> Result<Self, ConfigError> {
+        config.validate()?;
+        Ok(Self(Arc::new(LockStore::new(config, clock, tokens))))
     }
 
     /// Acquires a lock for `user`. Waits for the lock as long as the request allows, and then for its event to be durable.

@@ -5,8 +5,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use relay_core::{
-    Activity, Clock, CommandError, DocumentId, ErrorCode, EventSink, JoinError, JoinOptions, Joined,
-    JsonText, LeaveReason, Membership, NodeId, Presence, PresenceSnapshot,
+    Activity, Clock, CommandError, ConfigError, DocumentId, ErrorCode, EventSink, JoinError, JoinOptions,
+    Joined, JsonText, LeaveReason, Membership, NodeId, Presence, PresenceSnapshot,
 };
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -51,7 +51,10 @@ impl fmt::Debug for Inner {
 
 impl LocalPresence {
     /// A presence without participants. It publishes the events of sessions, users and `locks` to `sink`, and takes the time
-    /// from `clock`. Check the `config` with [`PresenceConfig::validate`] first.
+    /// from `clock`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when a field of `config` is out of bounds.
     ///
     /// # Panics
     /// Outside a tokio runtime with time enabled: three tasks run on the present one.
@@ -60,7 +63,8 @@ impl LocalPresence {
         sink: Arc<dyn EventSink>,
         locks: Locks,
         clock: Arc<dyn Clock>,
-    ) -> Self {
+    ) -> Result<Self, ConfigError> {
+        config.validate()?;
         let (tasks, stopping, aborting) =
             (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
         let documents = Arc::new(Documents::new(NodeId::random(), Arc::clone(&clock), config.flush_interval));
@@ -71,7 +75,7 @@ impl LocalPresence {
         let tick = config.tick;
         let inner = Arc::new(Inner { config, locks, clock, documents, publishing, tasks, stopping });
         inner.tasks.spawn(sweep_periodically(Arc::downgrade(&inner), inner.stopping.clone(), tick));
-        Self(inner)
+        Ok(Self(inner))
     }
 
     /// Applies everything that is due by the clock now. A task does this every [`tick`](PresenceConfig::tick).

@@ -58,7 +58,7 @@ impl Scene {
     fn with(config: LockConfig) -> Self {
         let clock = Arc::new(ManualClock::new());
         let tokens = Arc::new(MemoryTokens::new(&*clock));
-        let locks = Locks::new(config, Arc::clone(&clock) as _, tokens);
+        let locks = Locks::new(config, Arc::clone(&clock) as _, tokens).unwrap();
         let document = DocumentId::new("notes").unwrap();
         Self { locks, clock, document, published: Vec::new(), trouble: None }
     }
@@ -495,7 +495,9 @@ fn what_is_no_claim_is_refused() {
 
 #[test]
 fn limits_are_kept() {
-    let mut scene = Scene::with(LockConfig { max_locks: 1, max_waiters: 1, ..LockConfig::default() });
+    let mut config = LockConfig::default();
+    (config.max_locks, config.max_waiters) = (1, 1);
+    let mut scene = Scene::with(config);
     let first = scene.acquire("ada", region("intro")).unwrap();
     assert_eq!(scene.acquire("ada", region("end")).unwrap_err().code().as_str(), "too_many_locks");
     let wait = Duration::from_secs(10);

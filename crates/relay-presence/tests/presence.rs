@@ -255,7 +255,9 @@ async fn a_session_goes_through_its_states() {
 
 #[tokio::test]
 async fn an_overloaded_log_delays_events_and_keeps_newcomers_out_when_too_many_wait() {
-    let scene = Scene::with(PresenceConfig { max_waiting_events: 3, ..PresenceConfig::default() });
+    let mut config = PresenceConfig::default();
+    config.max_waiting_events = 3;
+    let scene = Scene::with(config);
     let overloaded = PublishError::Overloaded { document: scene.document.clone(), waited: Duration::ZERO };
     scene.sink.refuse(Some(overloaded));
     scene.join("ada");

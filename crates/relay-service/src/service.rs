@@ -88,10 +88,10 @@ pub enum StartError {
     Ws(#[from] relay_ws::ConfigError),
     /// The times or limits of presence are not usable.
     #[error("presence: {0}")]
-    Presence(#[from] relay_presence::PresenceConfigError),
+    Presence(relay_core::ConfigError),
     /// The times or limits of locks are not usable.
     #[error("locks: {0}")]
-    Locks(#[from] relay_presence::LockConfigError),
+    Locks(relay_core::ConfigError),
     /// The fencing tokens of locks cannot be kept.
     #[error(transparent)]
     Tokens(#[from] TokenFileError),
@@ -166,8 +166,8 @@ impl RelayService {
     /// See [`StartError`].
     pub async fn start(config: ServiceConfig) -> Result<Self, StartError> {
         config.ws.validate()?;
-        config.presence.validate()?;
-        config.locks.validate()?;
+        config.presence.validate().map_err(StartError::Presence)?;
+        config.locks.validate().map_err(StartError::Locks)?;
         if let Some(field) = config.http.zero_field() {
             return Err(StartError::ZeroHttpLimit { field });
         }
@@ -198,13 +198,14 @@ impl RelayService {
             }
         };
         let shared_log = log.clone().map(|log| Arc::new(log) as Arc<dyn EventLog>);
-        let locks = Locks::new(config.locks, Arc::clone(&clock), tokens);
+        let locks = Locks::new(config.locks, Arc::clone(&clock), tokens).map_err(StartError::Locks)?;
         let mut parts = BusParts::new(Arc::clone(&clock));
         parts.log = shared_log.clone();
         parts.sequencers = vec![Arc::new(locks.clone())];
         let bus = Bus::with_parts(config.bus, parts);
         let router = start_router(config.router, shared_log, &bus, &clock).await?;
-        let presence = LocalPresence::new(config.presence, Arc::new(bus.clone()), locks, Arc::clone(&clock));
+        let presence = LocalPresence::new(config.presence, Arc::new(bus.clone()), locks, Arc::clone(&clock))
+            .map_err(StartError::Presence)?;
         let mut commands = Commands::default();
         presence.register_commands(&mut commands)?;
         let origins = config.ws.origins.clone();

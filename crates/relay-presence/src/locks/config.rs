@@ -1,26 +1,36 @@
-//! The limits of locks, with the defaults that suit one server.
+//! The configuration of locks.
 
 use std::time::Duration;
 
+use relay_core::ConfigError;
+
 use super::error::LockError;
 
-/// The limits of [`Locks`](crate::Locks).
+/// The shortest lease. The wire protocols count leases in milliseconds.
+const MIN_TTL: Duration = Duration::from_millis(1);
+
+/// The configuration of [`Locks`](crate::Locks), with defaults that suit one server. [`LockConfig::validate`] checks the
+/// bounds that the fields state.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LockConfig {
-    /// How long a lease lasts that is acquired or renewed without a time of its own. Default 30 s.
+    /// The length of a lease for which the request names none; 30 seconds by default. At least 1 millisecond, and at most
+    /// `max_ttl`.
     pub default_ttl: Duration,
-    /// The longest lease that can be asked for. Default 10 min.
+    /// The longest lease that can be asked for; 10 minutes by default. It bounds the time for which a client that hangs
+    /// keeps others out.
     pub max_ttl: Duration,
-    /// The longest that a request may wait for its lock. Default 60 s.
+    /// The longest time for which a request may wait for its lock; 60 seconds by default. With 0 no request waits.
     pub max_wait: Duration,
-    /// Locks in one document at once. Default 1,000.
+    /// The most locks of one document; 1,000 by default. At least 1.
     pub max_locks: usize,
-    /// Requests that wait in one document at once. Default 1,000.
+    /// The most requests that wait in one document; 1,000 by default. At least 1: each request waits until its grant is
+    /// decided.
     pub max_waiters: usize,
-    /// Documents that have locks or waiting requests at once. Default 100,000.
+    /// The most documents that have locks or requests that wait; 100,000 by default. At least 1.
     pub max_documents: usize,
-    /// Changes of one document that wait to be published. With so many, nothing more is acquired or renewed there; locks
-    /// end all the same. Default 1,000.
+    /// The most changes of one document's locks that wait to be published; 1,000 by default. At least 1. With so many,
+    /// nothing more is acquired or renewed there, and locks still end.
     pub max_unpublished: usize,
 }
 
@@ -38,46 +48,29 @@ impl Default for LockConfig {
     }
 }
 
-/// A limit that locks cannot work with.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LockConfigError {
-    /// The value may not be zero.
-    #[error("`{field}` is 0; it must be at least 1")]
-    Zero {
-        /// The field of [`LockConfig`].
-        field: &'static str,
-    },
-    /// The default lease is longer than the longest.
-    #[error(
-        "`default_ttl` is {} ms and `max_ttl` {} ms; the default may not be longer", default_ttl.as_millis(), max_ttl.as_millis()
-    )]
-    DefaultAboveMax {
-        /// The default.
-        default_ttl: Duration,
-        /// The longest.
-        max_ttl: Duration,
-    },
-}
-
 impl LockConfig {
-    /// Checks that locks can work with these values. `max_wait` may be zero: then nobody waits.
+    /// Checks every field against its bounds. [`Locks::new`](crate::Locks::new) does this first.
     ///
     /// # Errors
-    /// [`LockConfigError`] for the first value that is wrong.
-    pub fn validate(&self) -> Result<(), LockConfigError> {
-        let at_least_one = [
-            ("default_ttl", self.default_ttl.is_zero()),
-            ("max_locks", self.max_locks == 0),
-            ("max_waiters", self.max_waiters == 0),
-            ("max_documents", self.max_documents == 0),
-            ("max_unpublished", self.max_unpublished == 0),
-        ];
-        if let Some((field, _)) = at_least_one.into_iter().find(|(_, is_zero)| *is_zero) {
-            return Err(LockConfigError::Zero { field });
+    /// [`ConfigError`] names the first field that is out of bounds.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let Self { default_ttl, max_ttl, .. } = self;
+        if *default_ttl < MIN_TTL {
+            let rule = format!("is {default_ttl:?}; it must be at least {MIN_TTL:?}");
+            return Err(ConfigError::new("default_ttl", rule));
         }
-        if self.default_ttl > self.max_ttl {
-            let Self { default_ttl, max_ttl, .. } = *self;
-            return Err(LockConfigError::DefaultAboveMax { default_ttl, max_ttl });
+        let counts = [
+            ("max_locks", self.max_locks),
+            ("max_waiters", self.max_waiters),
+            ("max_documents", self.max_documents),
+            ("max_unpublished", self.max_unpublished),
+        ];
+        if let Some((field, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
+            return Err(ConfigError::new(field, "is 0; it must be at least 1"));
+        }
+        if default_ttl > max_ttl {
+            let rule = format!("is {default_ttl:?}; it must be at most `max_ttl`, which is {max_ttl:?}");
+            return Err(ConfigError::new("default_ttl", rule));
         }
         Ok(())
     }
@@ -86,9 +79,31 @@ impl LockConfig {
     pub(super) fn ttl(&self, ttl: Option<Duration>) -> Result<Duration, LockError> {
         let max = self.max_ttl;
         let ttl = ttl.unwrap_or(self.default_ttl);
-        if ttl < Duration::from_millis(1) || ttl > max {
+        if ttl < MIN_TTL || ttl > max {
             return Err(LockError::InvalidTtl { ttl, max });
         }
         Ok(ttl)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(config: &LockConfig, error: &str) {
+        assert_eq!(config.validate().unwrap_err().to_string(), error);
+    }
+
+    #[test]
+    fn the_first_field_that_is_out_of_bounds_is_named() {
+        let config = LockConfig::default();
+        assert_eq!(LockConfig { max_wait: Duration::ZERO, ..config.clone() }.validate(), Ok(()));
+        let seconds = Duration::from_secs;
+        check(&LockConfig { max_waiters: 0, ..config.clone() }, "`max_waiters` is 0; it must be at least 1");
+        let broken = LockConfig { default_ttl: Duration::ZERO, ..config.clone() };
+        check(&broken, "`default_ttl` is 0ns; it must be at least 1ms");
+        let broken = LockConfig { default_ttl: seconds(11), max_ttl: seconds(10), ..config };
+        check(&broken, "`default_ttl` is 11s; it must be at most `max_ttl`, which is 10s");
     }
 }

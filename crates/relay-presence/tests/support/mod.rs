@@ -99,15 +99,15 @@ impl Scene {
         Self::with(PresenceConfig::default())
     }
 
-    pub fn with(config: PresenceConfig) -> Self {
+    pub fn with(mut config: PresenceConfig) -> Self {
         let (clock, sink) = (Arc::new(ManualClock::new()), Arc::new(Sink::default()));
         let time: Arc<dyn Clock> = Arc::clone(&clock) as _;
         // The ticker is to come seldom: these tests sweep by themselves.
         let tick = Duration::from_secs(3600);
-        let config = PresenceConfig { tick, ..config };
+        config.tick = tick;
         let tokens = Arc::new(MemoryTokens::new(&*time));
-        let locks = Locks::new(LockConfig::default(), Arc::clone(&time), tokens);
-        let presence = LocalPresence::new(config, Arc::clone(&sink) as _, locks, time);
+        let locks = Locks::new(LockConfig::default(), Arc::clone(&time), tokens).unwrap();
+        let presence = LocalPresence::new(config, Arc::clone(&sink) as _, locks, time).unwrap();
         Self { presence, sink, clock, document: DocumentId::new("notes").unwrap() }
     }
 
