@@ -15,34 +15,37 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use relay_core::{ConnectionId, JsonText, NodeId, UserId};
 
+#[cfg(test)]
+mod tests;
+
 /// The number of a change among those of its node: 1 for the first.
-pub type Counter = u64;
+pub(crate) type Counter = u64;
 
 /// Whose presence it is: a connection of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ReplicaKey {
+pub(crate) struct ReplicaKey {
     /// The node that the connection belongs to.
-    pub node: NodeId,
+    pub(crate) node: NodeId,
     /// The connection with which the presence began.
-    pub connection: ConnectionId,
+    pub(crate) connection: ConnectionId,
 }
 
 /// One connection's presence.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReplicaEntry {
+pub(crate) struct ReplicaEntry {
     /// The change that made it.
-    pub counter: Counter,
+    pub(crate) counter: Counter,
     /// The change that it replaced.
-    pub previous: Option<Counter>,
+    pub(crate) previous: Option<Counter>,
     /// The user.
-    pub user: UserId,
+    pub(crate) user: UserId,
     /// The state, a JSON object.
-    pub state: JsonText,
+    pub(crate) state: JsonText,
 }
 
 /// Which changes were seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct CausalContext {
+struct CausalContext {
     /// Of each node, everything up to this.
     seen: BTreeMap<NodeId, Counter>,
     /// And these, before which some are missing.
@@ -51,7 +54,7 @@ pub struct CausalContext {
 
 impl CausalContext {
     /// Whether the change was seen.
-    pub fn contains(&self, node: NodeId, counter: Counter) -> bool {
+    pub(crate) fn contains(&self, node: NodeId, counter: Counter) -> bool {
         self.seen.get(&node).is_some_and(|seen| counter <= *seen) || self.beyond.contains(&(node, counter))
     }
 
@@ -84,12 +87,12 @@ impl CausalContext {
 
 /// What one replica tells another: a few changes, or all that it has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Delta {
+pub struct ReplicaDelta {
     entries: HashMap<ReplicaKey, ReplicaEntry>,
     context: CausalContext,
 }
 
-impl Delta {
+impl ReplicaDelta {
     fn of(dots: impl IntoIterator<Item = (NodeId, Counter)>) -> Self {
         let mut delta = Self::default();
         for (node, counter) in dots {
@@ -102,16 +105,16 @@ impl Delta {
 
 /// What a merge has done to the entries.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct MergeResult {
+pub(crate) struct MergeResult {
     /// Entries that are new, or in the place of one that was removed.
-    pub added: Vec<ReplicaKey>,
+    pub(crate) added: Vec<ReplicaKey>,
     /// Entries that are gone or were replaced.
-    pub removed: Vec<(ReplicaKey, ReplicaEntry)>,
+    pub(crate) removed: Vec<(ReplicaKey, ReplicaEntry)>,
 }
 
 /// One document's presence, as one node knows it.
 #[derive(Debug, Clone)]
-pub struct Replica {
+pub(crate) struct Replica {
     node: NodeId,
     entries: HashMap<ReplicaKey, ReplicaEntry>,
     context: CausalContext,
@@ -119,65 +122,61 @@ pub struct Replica {
 
 impl Replica {
     /// Nobody is there, as far as `node` knows.
-    pub fn new(node: NodeId) -> Self {
+    pub(crate) fn new(node: NodeId) -> Self {
         Self { node, entries: HashMap::new(), context: CausalContext::default() }
     }
 
     /// The key of a connection of this node.
-    pub fn key(&self, connection: ConnectionId) -> ReplicaKey {
+    pub(crate) fn key(&self, connection: ConnectionId) -> ReplicaKey {
         ReplicaKey { node: self.node, connection }
     }
 
     /// The presence of `key`.
-    pub fn get(&self, key: ReplicaKey) -> Option<&ReplicaEntry> {
+    pub(crate) fn get(&self, key: ReplicaKey) -> Option<&ReplicaEntry> {
         self.entries.get(&key)
     }
 
     /// Everyone who is there, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (&ReplicaKey, &ReplicaEntry)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&ReplicaKey, &ReplicaEntry)> {
         self.entries.iter()
     }
 
-    /// How many are there.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
     /// Whether nobody is.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
     /// Puts in the presence of a connection of this node, in the place of what was there. Returns what was, and the delta for
     /// the others.
-    pub fn put(
+    pub(crate) fn put(
         &mut self,
         connection: ConnectionId,
         user: UserId,
         state: JsonText,
-    ) -> (Option<ReplicaEntry>, Delta) {
+    ) -> (Option<ReplicaEntry>, ReplicaDelta) {
         let (node, key) = (self.node, self.key(connection));
         let counter = self.context.seen.get(&node).copied().unwrap_or_default() + 1;
         self.context.seen.insert(node, counter);
         let previous = self.entries.get(&key).map(|entry| entry.counter);
         let entry = ReplicaEntry { counter, previous, user, state };
         let replaced = self.entries.insert(key, entry.clone());
-        let mut delta = Delta::of(previous.into_iter().chain([counter]).map(|counter| (node, counter)));
+        let mut delta =
+            ReplicaDelta::of(previous.into_iter().chain([counter]).map(|counter| (node, counter)));
         delta.entries.insert(key, entry);
         (replaced, delta)
     }
 
     /// Takes out the presence of a connection of this node. Returns it, and the delta for the others.
-    pub fn remove(&mut self, connection: ConnectionId) -> Option<(ReplicaEntry, Delta)> {
+    pub(crate) fn remove(&mut self, connection: ConnectionId) -> Option<(ReplicaEntry, ReplicaDelta)> {
         let entry = self.entries.remove(&self.key(connection))?;
-        let delta = Delta::of([(self.node, entry.counter)]);
+        let delta = ReplicaDelta::of([(self.node, entry.counter)]);
         Some((entry, delta))
     }
 
     /// Takes out everybody of a node that is gone, for good: what it has sent and is still under way counts for nothing,
     /// and those who are told all that this replica knows take them out, too. A node that comes back has another id. The
     /// replica's own node is never taken out.
-    pub fn remove_node(&mut self, node: NodeId) -> MergeResult {
+    pub(crate) fn remove_node(&mut self, node: NodeId) -> MergeResult {
         if node == self.node {
             return MergeResult::default();
         }
@@ -188,12 +187,12 @@ impl Replica {
     }
 
     /// All that this replica knows.
-    pub fn whole(&self) -> Delta {
-        Delta { entries: self.entries.clone(), context: self.context.clone() }
+    pub(crate) fn whole(&self) -> ReplicaDelta {
+        ReplicaDelta { entries: self.entries.clone(), context: self.context.clone() }
     }
 
     /// Takes in what another replica tells.
-    pub fn merge(&mut self, delta: &Delta) -> MergeResult {
+    pub(crate) fn merge(&mut self, delta: &ReplicaDelta) -> MergeResult {
         let mut merged = MergeResult::default();
         // What the other has seen and no longer has was removed.
         let is_removed = |key: &ReplicaKey, entry: &ReplicaEntry| {

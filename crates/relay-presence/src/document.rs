@@ -18,7 +18,7 @@ use relay_events::{
 };
 
 use crate::config::PresenceConfig;
-use crate::crdt::Delta;
+use crate::crdt::ReplicaDelta;
 use crate::flushing::{Flush, ReaderId, Readers};
 use crate::outbox::Outbox;
 use crate::presence_view::{PresenceView, Version};
@@ -367,7 +367,7 @@ impl Document {
     }
 
     /// Merges presence of another server.
-    pub(crate) fn merge(&mut self, version: Version, delta: &Delta) {
+    pub(crate) fn merge(&mut self, version: Version, delta: &ReplicaDelta) {
         self.view.merge(version, |replica| replica.merge(delta));
     }
 
@@ -435,7 +435,7 @@ impl Document {
     }
 
     /// All that this server knows of the document's presence.
-    pub(crate) fn whole(&self) -> Delta {
+    pub(crate) fn whole(&self) -> ReplicaDelta {
         self.view.whole()
     }
 

@@ -1,13 +1,13 @@
-//! Who is in a document: sessions, presence that merges between servers, and exclusive locks with fencing tokens.
+//! Sessions of documents, presence that merges between servers, and exclusive locks with fencing tokens.
 //!
 #![doc = include_str!("../README.md")]
 //!
-//! [`LocalPresence`] is all of it together, and [`Locks`] work alone, too. What merges is in [`crdt`]; where a session stands is a
-//! [`SessionState`]; tokens come from [`FileTokens`] or [`MemoryTokens`].
+//! [`LocalPresence`] is the whole; [`Locks`] work alone, too. A [`ReplicaDelta`] carries presence between servers. Fencing tokens
+//! come from [`FileTokens`] or [`MemoryTokens`].
 
 mod commands;
 mod config;
-pub mod crdt;
+mod crdt;
 mod document;
 mod documents;
 mod flushing;
@@ -26,12 +26,13 @@ mod tokens;
 
 pub use commands::{GetSession, MoveCursor, UpdateState, Updated};
 pub use config::PresenceConfig;
+pub use crdt::ReplicaDelta;
 pub use locks::{
     AcquireLock, AcquireRequest, LockChange, LockConfig, LockError, LockStats, Locks, Publication,
     ReleaseLock, RenewLock,
 };
 pub use presence::LocalPresence;
 pub use query::{Participant, SessionInfo, SessionQuery};
-pub use session::{IllegalTransition, SessionCounters, SessionState, Transition};
+pub use session::{SessionCounters, SessionState};
 pub use stats::PresenceStats;
 pub use tokens::{FileTokens, MemoryTokens, TokenFileError};

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::PresenceConfig;
-use crate::crdt::Delta;
+use crate::crdt::ReplicaDelta;
 use crate::document::{Document, not_joined};
 use crate::documents::{Changed, Documents};
 use crate::locks::Locks;
@@ -115,14 +115,14 @@ impl LocalPresence {
     }
 
     /// All that this server knows of a document's presence, for another server to [merge](LocalPresence::merge).
-    pub fn whole(&self, document: &DocumentId) -> Delta {
+    pub fn whole(&self, document: &DocumentId) -> ReplicaDelta {
         self.0.documents.with_document(document, |entry| entry.whole()).unwrap_or_default()
     }
 
     /// Merges presence of another server. Its participants are shown from then on as those of this server are. Deltas may
     /// come in any order, and more than once. Sessions, `user.joined` and `user.left` are about this server's participants
     /// alone.
-    pub fn merge(&self, document: &DocumentId, delta: &Delta) {
+    pub fn merge(&self, document: &DocumentId, delta: &ReplicaDelta) {
         self.0.update_or_insert(document, |entry, version| entry.merge(version, delta));
     }
 

@@ -12,7 +12,7 @@ use relay_core::{
     ConnectionId, JsonText, PresenceChange, PresenceDiff, PresenceEntry, PresenceId, PresenceSnapshot, UserId,
 };
 
-use crate::crdt::{Delta, MergeResult, Replica, ReplicaEntry, ReplicaKey};
+use crate::crdt::{MergeResult, Replica, ReplicaDelta, ReplicaEntry, ReplicaKey};
 
 /// The number of a change, among those of all documents. Later changes have larger numbers.
 pub(crate) type Version = u64;
@@ -84,7 +84,7 @@ impl PresenceView {
     }
 
     /// All that this server knows of the document's presence.
-    pub(crate) fn whole(&self) -> Delta {
+    pub(crate) fn whole(&self) -> ReplicaDelta {
         self.replica.whole()
     }
 

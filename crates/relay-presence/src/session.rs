@@ -31,7 +31,7 @@ pub enum SessionState {
 
 /// What happens to a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Transition {
+pub(crate) enum Transition {
     /// Its beginning is kept.
     Opened,
     /// Nothing has happened for a while.
@@ -49,11 +49,11 @@ pub enum Transition {
 /// A transition that is not possible from where a session stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a session that is {state} cannot take the transition {transition:?}")]
-pub struct IllegalTransition {
+pub(crate) struct IllegalTransition {
     /// Where it stands.
-    pub state: SessionState,
+    pub(crate) state: SessionState,
     /// What was to happen.
-    pub transition: Transition,
+    pub(crate) transition: Transition,
 }
 
 impl SessionState {
@@ -64,7 +64,7 @@ impl SessionState {
     ///
     /// # Errors
     /// [`IllegalTransition`] for everything but the arrows of the module's picture.
-    pub const fn after(self, transition: Transition) -> Result<Self, IllegalTransition> {
+    pub(crate) const fn after(self, transition: Transition) -> Result<Self, IllegalTransition> {
         match (self, transition) {
             (Self::Opening, Transition::Opened)
             | (Self::Idle, Transition::Resumed)

@@ -1,8 +1,6 @@
 //! What becomes of a lock, and of those who count on it, when it ends: at which place in the document's order, when nobody
 //! waits for it any more, when its event is not kept, when the server stops.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
-
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;

@@ -1,9 +1,5 @@
 //! Who is told what when people come and go.
 
-#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
-
-mod support;
-
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -13,7 +9,7 @@ use relay_core::{
 use relay_presence::{AcquireRequest, PresenceConfig, SessionQuery, SessionState};
 use serde_json::json;
 
-use support::{Reader, Scene, sorted, text, users};
+use crate::support::{Reader, Scene, sorted, text, users};
 
 #[tokio::test]
 async fn a_session_and_a_user_begin_once_and_end_once_however_many_tabs_there_are() {

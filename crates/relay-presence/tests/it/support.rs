@@ -1,8 +1,5 @@
 //! A presence with a clock in the hand and an honest sink behind it.
 
-#![allow(dead_code, unreachable_pub, clippy::needless_pass_by_value, reason = "each test uses a part")]
-#![allow(clippy::expect_used, reason = "tests say what they expect")]
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -24,28 +21,28 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Takes events and gives them their places; while it is `overloaded` or `broken`, it says so.
 #[derive(Default)]
-pub struct Sink {
+pub(crate) struct Sink {
     events: Mutex<Vec<Event>>,
     trouble: Mutex<Option<PublishError>>,
     changed: Notify,
 }
 
 impl Sink {
-    pub fn refuse(&self, trouble: Option<PublishError>) {
+    pub(crate) fn refuse(&self, trouble: Option<PublishError>) {
         *self.trouble.lock() = trouble;
     }
 
     /// What has happened, as `kind of whom why`.
-    pub fn told(&self) -> Vec<String> {
+    pub(crate) fn told(&self) -> Vec<String> {
         self.events.lock().iter().map(tell).collect()
     }
 
-    pub fn events(&self) -> Vec<Event> {
+    pub(crate) fn events(&self) -> Vec<Event> {
         self.events.lock().clone()
     }
 
     /// Waits until that many events have happened.
-    pub async fn until(&self, count: usize) -> Vec<String> {
+    pub(crate) async fn until(&self, count: usize) -> Vec<String> {
         let waiting = async {
             loop {
                 let changed = self.changed.notified();
@@ -87,19 +84,19 @@ impl EventSink for Sink {
     }
 }
 
-pub struct Scene {
-    pub presence: LocalPresence,
-    pub sink: Arc<Sink>,
-    pub clock: Arc<ManualClock>,
-    pub document: DocumentId,
+pub(crate) struct Scene {
+    pub(crate) presence: LocalPresence,
+    pub(crate) sink: Arc<Sink>,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) document: DocumentId,
 }
 
 impl Scene {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(PresenceConfig::default())
     }
 
-    pub fn with(mut config: PresenceConfig) -> Self {
+    pub(crate) fn with(mut config: PresenceConfig) -> Self {
         let (clock, sink) = (Arc::new(ManualClock::new()), Arc::new(Sink::default()));
         let time: Arc<dyn Clock> = Arc::clone(&clock) as _;
         // The ticker is to come seldom: these tests sweep by themselves.
@@ -111,20 +108,20 @@ impl Scene {
         Self { presence, sink, clock, document: DocumentId::new("notes").unwrap() }
     }
 
-    pub fn membership(&self, user: &str) -> Membership {
+    pub(crate) fn membership(&self, user: &str) -> Membership {
         let user = UserId::new(user).unwrap();
         Membership { document: self.document.clone(), user, connection: ConnectionId::new() }
     }
 
     /// A new connection of `user` joins.
-    pub fn join(&self, user: &str) -> (Membership, Joined) {
+    pub(crate) fn join(&self, user: &str) -> (Membership, Joined) {
         let membership = self.membership(user);
         let joined = self.join_as(&membership, JoinOptions::default()).unwrap();
         (membership, joined)
     }
 
     /// Joins; the presence of one server answers at once.
-    pub fn join_as(&self, membership: &Membership, options: JoinOptions) -> Result<Joined, JoinError> {
+    pub(crate) fn join_as(&self, membership: &Membership, options: JoinOptions) -> Result<Joined, JoinError> {
         let mut joining = self.presence.join(membership, options);
         match joining.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(outcome) => outcome,
@@ -133,19 +130,19 @@ impl Scene {
     }
 
     /// Time goes by, and is looked at.
-    pub fn advance(&self, by: Duration) {
+    pub(crate) fn advance(&self, by: Duration) {
         self.clock.advance(by);
         self.presence.sweep();
     }
 
     /// Everyone who is there: the metas of each user, without their refs.
-    pub fn roster(&self) -> Value {
+    pub(crate) fn roster(&self) -> Value {
         let mut roster = users(&self.presence.snapshot(&self.document).entries);
         without_refs(&mut roster);
         roster
     }
 
-    pub async fn request(
+    pub(crate) async fn request(
         &self,
         membership: &Membership,
         name: &str,
@@ -155,7 +152,7 @@ impl Scene {
     }
 
     /// `None` when there is no such command.
-    pub async fn try_request(
+    pub(crate) async fn try_request(
         &self,
         membership: &Membership,
         name: &str,
@@ -171,7 +168,7 @@ impl Scene {
 }
 
 /// Entries as the `phoenix` client has them: `{user: {"metas": [meta, …]}}`.
-pub fn users(entries: &[PresenceEntry]) -> Value {
+pub(crate) fn users(entries: &[PresenceEntry]) -> Value {
     let reference = |id: PresenceId| format!("{:x}.{:x}", id.node.as_u64(), id.counter);
     let mut users = serde_json::Map::new();
     for entry in entries {
@@ -186,7 +183,7 @@ pub fn users(entries: &[PresenceEntry]) -> Value {
     Value::Object(users)
 }
 
-pub fn without_refs(roster: &mut Value) {
+pub(crate) fn without_refs(roster: &mut Value) {
     for user in roster.as_object_mut().unwrap().values_mut() {
         for meta in user["metas"].as_array_mut().unwrap() {
             meta.as_object_mut().unwrap().retain(|name, _| !name.starts_with("phx_ref"));
@@ -194,34 +191,34 @@ pub fn without_refs(roster: &mut Value) {
     }
 }
 
-pub fn text(value: &Value) -> JsonText {
+pub(crate) fn text(value: &Value) -> JsonText {
     JsonText::parse(value.to_string().into()).unwrap()
 }
 
 /// A client that follows who is there by the rules of the npm client's `Presence`: `syncState` and `syncDiff`.
-pub struct Reader {
+pub(crate) struct Reader {
     stream: Box<dyn PresenceStream>,
     state: Option<BTreeMap<String, Vec<Value>>>,
-    pub states: usize,
-    pub diffs: Vec<Value>,
+    pub(crate) states: usize,
+    pub(crate) diffs: Vec<Value>,
     /// The addresses of the values that it was given: readers share them.
-    pub addresses: Vec<usize>,
+    pub(crate) addresses: Vec<usize>,
     values: Vec<PresenceChange>,
 }
 
 impl Reader {
-    pub fn new(stream: Box<dyn PresenceStream>) -> Self {
+    pub(crate) fn new(stream: Box<dyn PresenceStream>) -> Self {
         Self { stream, state: None, states: 0, diffs: Vec::new(), addresses: Vec::new(), values: Vec::new() }
     }
 
-    pub fn fork(&self) -> Self {
+    pub(crate) fn fork(&self) -> Self {
         let (state, diffs) = (self.state.clone(), self.diffs.clone());
         let (addresses, values) = (self.addresses.clone(), self.values.clone());
         Self { stream: self.stream.fork(), state, states: self.states, diffs, addresses, values }
     }
 
     /// Reads everything that there is.
-    pub fn read(&mut self) {
+    pub(crate) fn read(&mut self) {
         let cx = &mut Context::from_waker(Waker::noop());
         while let Poll::Ready(Some(change)) = self.stream.poll_next(cx) {
             self.take(&change);
@@ -264,7 +261,7 @@ impl Reader {
     }
 
     /// What it knows, in the form of [`users`], metas in the order of their refs.
-    pub fn known(&self) -> Value {
+    pub(crate) fn known(&self) -> Value {
         sorted(&json!(
             self.state
                 .clone()
@@ -277,7 +274,7 @@ impl Reader {
 }
 
 /// A roster with its metas in the order of their refs.
-pub fn sorted(roster: &Value) -> Value {
+pub(crate) fn sorted(roster: &Value) -> Value {
     let mut roster = roster.clone();
     for user in roster.as_object_mut().unwrap().values_mut() {
         user["metas"].as_array_mut().unwrap().sort_by_key(|meta| meta["phx_ref"].to_string());

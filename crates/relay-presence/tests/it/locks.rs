@@ -1,13 +1,6 @@
 //! Locks beside a plain model, with a clock in the hand: whatever happens in whatever order, nobody holds what somebody else
 //! holds, everybody gets their turn, tokens grow, and edits are let through just when they may be.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests say what they expect by unwrapping it"
-)]
-
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
