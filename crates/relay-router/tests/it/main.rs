@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
 
 mod delivery;
+mod dry_runs;
 mod loops;
 mod rules_conditions;
 mod rules_documents;
