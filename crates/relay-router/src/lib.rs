@@ -59,7 +59,7 @@ pub use self::records::{
     ReplayState,
 };
 pub use self::router::{
-    DryDecision, DryRoute, DryRun, Router, RouterError, RouterParts, RulesError, RulesInForce, RulesSource,
+    ActiveRules, DryDecision, DryRoute, DryRun, Router, RouterError, RouterParts, RulesError, RulesSource,
     SERVICES_DOCUMENT, TargetError, TargetInfo,
 };
 pub use self::store::StoreError;

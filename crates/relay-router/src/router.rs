@@ -1,234 +1,72 @@
-//! [`Router`]: the parts of routing, put together.
+//! [`Router`]: the interface to routing, each part of which has a file of its own.
 
+mod context;
+mod dead_letters;
+mod dry_run;
 mod replays;
-mod rules;
+mod rule_activation;
 mod services;
+mod start;
 mod targets;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use relay_core::{Clock, ConfigError, EventLog, EventSink, LogError, Offset, ServiceName};
-use tokio::sync::{Notify, watch};
-use tokio_util::sync::CancellationToken;
+use relay_core::{Event, ServiceName};
 
-pub use self::rules::{DryDecision, DryRoute, DryRun, RulesError, RulesInForce, RulesSource};
-use self::rules::{PersistedRules, rules_at_start};
+use self::context::RouterContext;
+use self::dead_letters::DeadLetterQueues;
+pub use self::dry_run::{DryDecision, DryRoute, DryRun};
+use self::replays::Replays;
+use self::rule_activation::RuleActivation;
+pub use self::rule_activation::{ActiveRules, RulesError, RulesSource};
+pub use self::services::SERVICES_DOCUMENT;
+use self::services::Services;
+pub use self::start::{RouterError, RouterParts};
 pub use self::targets::{TargetError, TargetInfo};
 use crate::config::RouterConfig;
 use crate::decisions::DecisionLog;
-use crate::delivery::LOG_RETRY;
-use crate::delivery::dead_letters::DeadLetters;
-use crate::delivery::deps::Deps;
-use crate::delivery::engine::Engine;
-use crate::delivery::pool::Pool;
-use crate::delivery::state::State;
-use crate::dispatch::{Cursor, Dispatcher};
-use crate::metrics::{RouterMetrics, RouterStats, TargetGauges};
-use crate::monitor::HealthMonitor;
-use crate::records::Replay;
-use crate::registry::{ServiceChange, ServiceRecord};
-use crate::routing_table::{RoutingTable, TargetDirectory};
-use crate::rules::RuleDocument;
-use crate::store::{Store, StoreError, WriteBatch};
-use crate::target::{Outbound, OutboundError};
+use crate::metrics::{RouterStats, TargetGauges};
+use crate::records::{DeadLetter, DeadLetterId, Replay, ReplayRequest};
+use crate::registry::{
+    Heartbeat, LeaseError, LeaseId, RegisterError, Registered, Registration, ServiceInfo, ServiceQuery,
+};
+use crate::rules::{RuleDocument, RuleSetError};
+use crate::store::StoreError;
+use crate::target::InProcessTarget;
 
-/// Where the changes of services are told: as `service.changed` events of this document.
-pub const SERVICES_DOCUMENT: &str = "relay:services";
-
-/// What a router works on.
-#[derive(Clone)]
-pub struct RouterParts {
-    /// The log whose events are routed.
-    pub log: Arc<dyn EventLog>,
-    /// Where `service.changed` events are published.
-    pub sink: Arc<dyn EventSink>,
-    /// The time.
-    pub clock: Arc<dyn Clock>,
-}
-
-/// Routes a log's events to targets. Clones are handles to the same router.
+/// Routes a log's events to targets. Clones share the router.
 ///
-/// Must be made and used in a Tokio runtime. Stop it with [`Router::stop`]; dropped instead, what is under way is
-/// delivered once more after the next start.
+/// Start and use it in a Tokio runtime, and stop it with [`Router::stop`]. If it is dropped instead, the next run
+/// delivers the events once more that were under way.
 #[derive(Clone)]
 pub struct Router(Arc<Inner>);
 
 struct Inner {
-    engine: Engine,
-    cursor: Cursor,
-    head: watch::Sender<Offset>,
-    outbound: Outbound,
-    sink: Arc<dyn EventSink>,
-    configured: Mutex<RuleDocument>,
-    active_rules: Mutex<PersistedRules>,
-    /// One change of the rules, or of who is registered, at a time.
-    config_lock: Arc<tokio::sync::Mutex<()>>,
-    /// Targets that are no registered services, by who brought them.
-    static_targets: Mutex<BTreeMap<ServiceName, Origin>>,
-    /// Services whose change is not yet told; of each the last one.
-    pending_changes: Arc<Mutex<BTreeMap<ServiceName, ServiceChange>>>,
-    pending_notifications: Arc<Notify>,
-    replays: Mutex<BTreeMap<u64, RunningReplay>>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Origin {
-    /// The rule document.
-    Rules,
-    /// This process.
-    Attached,
-}
-
-struct RunningReplay {
-    replay: Replay,
-    cancelled: CancellationToken,
-}
-
-/// Why a router does not start.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RouterError {
-    /// The configuration breaks a bound.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The store cannot be opened.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The log cannot be read.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// The configured rules cannot be used.
-    #[error("the configured rules cannot be used: {0}")]
-    Rules(#[from] RulesError),
-    /// The decision log cannot be started.
-    #[error(transparent)]
-    Decisions(#[from] crate::decisions::DecisionLogError),
-    /// What may be reached is not usable.
-    #[error(transparent)]
-    Outbound(#[from] OutboundError),
-    /// Opening ended by a bug.
-    #[error("opening the router's store ended by a bug: {0}")]
-    Panicked(tokio::task::JoinError),
+    context: Arc<RouterContext>,
+    rules: RuleActivation,
+    services: Arc<Services>,
+    dead_letters: DeadLetterQueues,
+    replays: Arc<Replays>,
 }
 
 impl Router {
-    /// Opens what was kept and goes on where that ends. The first one ever begins with what happens from now on.
+    /// Starts a router, which goes on where the last run ended. The first run begins with the next event of the log.
     ///
-    /// Not cancel-safe: dropped half way, the store may be open for another moment.
+    /// Not cancel-safe: dropped half way, the store stays open for another moment.
     ///
     /// # Errors
     /// See [`RouterError`].
     pub async fn start(config: RouterConfig, parts: RouterParts) -> Result<Self, RouterError> {
-        config.validate()?;
-        let RouterParts { log, sink, clock } = parts;
-        let head = log.last_offset().await?;
-        let outbound = Outbound::new(config.outbound)?;
-        let directory = config.directory.join("store");
-        let opening = tokio::task::spawn_blocking(move || {
-            let (store, persisted) = Store::open(&directory)?;
-            let rules = store.rules::<PersistedRules>()?;
-            let services = store.services::<ServiceRecord>()?;
-            let replays = store.replays()?;
-            Ok::<_, StoreError>((store, persisted, rules, services, replays))
-        });
-        let (store, mut persisted, persisted_rules, services, replays) =
-            opening.await.map_err(RouterError::Panicked)??;
-        let (in_force, set) = rules_at_start(persisted_rules.as_ref(), &config.rules)?;
-        let pending_changes = Arc::new(Mutex::new(BTreeMap::new()));
-        let pending_notifications = Arc::new(Notify::new());
-        let observer = {
-            let (pending_changes, pending_notifications) =
-                (Arc::clone(&pending_changes), Arc::clone(&pending_notifications));
-            move |change: ServiceChange| {
-                pending_changes.lock().insert(change.service.clone(), change);
-                pending_notifications.notify_one();
-            }
-        };
-        let monitor = HealthMonitor::start(config.health, outbound.clone(), Arc::clone(&clock), observer);
-        let decisions = DecisionLog::start(&config.decisions, config.directory.join("decisions"))?;
-        let pool = Pool::new(Arc::clone(&clock));
-        let dead_letters = std::mem::take(&mut persisted.dead_letters);
-        let deps = Deps {
-            log,
-            dead_letters: DeadLetters::new(store.clone(), config.max_dead_letters, dead_letters),
-            store,
-            metrics: Arc::new(RouterMetrics::new(Arc::clone(&clock))),
-            clock,
-            monitor,
-            decisions,
-        };
-        let table = RoutingTable::new(in_force.version, Arc::default(), TargetDirectory::default());
-        let engine = Engine::new(deps, State::new(pool, table, config.cache_bytes));
-        // Events that a machine took with it when it went down are not there any more, nor what was routed of them.
-        let cursor = Cursor::new(persisted.cursor.map(|at| at.min(head)));
-        let router = Self(Arc::new(Inner {
-            engine: engine.clone(),
-            cursor: cursor.clone(),
-            head: watch::Sender::new(head),
-            outbound,
-            sink,
-            configured: Mutex::new(config.rules),
-            active_rules: Mutex::new(in_force.clone()),
-            config_lock: Arc::default(),
-            static_targets: Mutex::new(BTreeMap::new()),
-            pending_changes,
-            pending_notifications,
-            replays: Mutex::new(BTreeMap::new()),
-        }));
-        for record in services {
-            router.restore(record);
-        }
-        for target in config.targets {
-            router.put_attached(target);
-        }
-        let targets = router.targets_of(&set)?;
-        let mut batch = WriteBatch::default();
-        batch.rules(&in_force);
-        engine.update(|state| state.restore(persisted, head));
-        router.activate(in_force, set, targets, &mut batch);
-        if engine.read(|state| !state.pool.is_empty()) {
-            router.0.cursor.begin(head, &mut batch);
-        }
-        engine.deps().store.commit_synced(batch).await?;
-        let dispatcher = Dispatcher {
-            engine: engine.clone(),
-            cursor,
-            head: router.0.head.subscribe(),
-            max_queued: config.max_queued,
-            config_lock: Arc::clone(&router.0.config_lock),
-        };
-        engine.spawn(dispatcher.run());
-        engine.spawn(follow_log(engine.clone(), router.0.head.clone()));
-        engine.start();
-        let keeping = router.clone();
-        engine.spawn(async move { keeping.run_service_changes().await });
-        for replay in replays {
-            router.run_replay(replay);
-        }
-        Ok(router)
+        Ok(Self(Arc::new(start::start(config, parts).await?)))
     }
 
-    /// Why nothing more is routed and delivered, if that is so: the disk refused. It goes on after a restart.
-    pub fn failure(&self) -> Option<StoreError> {
-        self.0.engine.failure()
-    }
-
-    /// What was decided about events, and why.
-    pub fn decisions(&self) -> &DecisionLog {
-        &self.0.engine.deps().decisions
-    }
-
-    /// Stops: nothing new is begun, what is under way has until `timeout` is over. True when all of it ended; what did
-    /// not is delivered again after the next start.
+    /// Stops the router. Nothing new begins, and requests under way are aborted after `timeout`. Returns true if all
+    /// ended by themselves; the next run delivers the rest again.
     pub async fn stop(&self, timeout: Duration) -> bool {
-        for running in self.0.replays.lock().values() {
-            running.cancelled.cancel();
-        }
-        let deps = self.0.engine.deps();
-        let complete = self.0.engine.stop(timeout).await;
+        self.0.replays.stop();
+        let deps = self.0.context.deps();
+        let complete = self.0.context.engine.stop(timeout).await;
         deps.monitor.shutdown().await;
         deps.decisions.close().await;
         let store = deps.store.clone();
@@ -236,12 +74,22 @@ impl Router {
         complete && closed
     }
 
-    /// What routing has done, and what waits.
+    /// The failure of the disk that has stopped routing and delivery, if there was one. A restart goes on.
+    pub fn failure(&self) -> Option<StoreError> {
+        self.0.context.engine.failure()
+    }
+
+    /// The log of decisions about events.
+    pub fn decisions(&self) -> &DecisionLog {
+        &self.0.context.deps().decisions
+    }
+
+    /// The counters and gauges of routing.
     pub fn stats(&self) -> RouterStats {
-        let deps = self.0.engine.deps();
-        let head = *self.0.head.borrow();
-        // Nobody is waited for while there are no targets.
-        let behind = self.0.cursor.get().map_or(0, |cursor| head.get().saturating_sub(cursor.get()));
+        let deps = self.0.context.deps();
+        let head = *self.0.context.head.borrow();
+        // Without targets there is no cursor, and nothing to catch up with.
+        let behind = self.0.context.cursor.get().map_or(0, |cursor| head.get().saturating_sub(cursor.get()));
         let gauges = self.targets().into_iter().map(|target| TargetGauges {
             target: target.name,
             state: target.state,
@@ -253,32 +101,195 @@ impl Router {
         });
         deps.metrics.snapshot(gauges.collect(), behind, deps.decisions.stats())
     }
-}
 
-impl Router {
-    /// The end of the log. A log that does not answer ends, for its new target, where routing knows it to end: the target
-    /// then gets events that came a moment before it, and misses none.
-    async fn log_end(&self) -> Offset {
-        let known = *self.0.head.borrow();
-        self.0.engine.deps().log.last_offset().await.map_or(known, |last| last.max(known))
+    /// The rules in force.
+    pub fn rules(&self) -> ActiveRules {
+        self.0.rules.active()
     }
-}
 
-/// Tells the dispatcher how far the log reaches, until the router stops or the log is closed.
-async fn follow_log(engine: Engine, head: watch::Sender<Offset>) {
-    let stopping = engine.stopping();
-    let mut last = *head.borrow();
-    while let Some(outcome) = stopping.run_until_cancelled(engine.deps().log.wait_past(last)).await {
-        match outcome {
-            Ok(through) => {
-                last = through;
-                head.send_replace(through);
-            }
-            Err(LogError::Closed) => return,
-            Err(error) => {
-                tracing::error!(%error, "the log does not say how far it reaches; routing asks again");
-                stopping.run_until_cancelled(tokio::time::sleep(LOG_RETRY)).await;
-            }
-        }
+    /// Replaces the rules as a whole, in place of the configured ones. If `expected` is given, the version in force must
+    /// be that. Events that wait for targets of removed rules are still delivered.
+    ///
+    /// # Errors
+    /// See [`RulesError`]; then the old rules stay in force.
+    pub async fn put_rules(
+        &self,
+        document: RuleDocument,
+        expected: Option<u64>,
+    ) -> Result<ActiveRules, RulesError> {
+        self.0.rules.put(document, expected).await
+    }
+
+    /// Puts the configured rules in force again. `expected` is as in [`Router::put_rules`].
+    ///
+    /// # Errors
+    /// See [`RulesError`]; then the old rules stay in force.
+    pub async fn reset_rules(&self, expected: Option<u64>) -> Result<ActiveRules, RulesError> {
+        self.0.rules.reset(expected).await
+    }
+
+    /// Replaces the configured rules. They come into force unless rules from the API are in force.
+    ///
+    /// # Errors
+    /// See [`RulesError`]; then the old rules stay in force.
+    pub async fn configure_rules(&self, document: RuleDocument) -> Result<ActiveRules, RulesError> {
+        self.0.rules.configure(document).await
+    }
+
+    /// Returns the decisions about `event` by the rules in force, or by `rules`. Delivers and changes nothing.
+    ///
+    /// # Errors
+    /// [`RuleSetError`], if `rules` has mistakes.
+    pub fn dry_run(&self, event: &Event, rules: Option<&RuleDocument>) -> Result<DryRun, RuleSetError> {
+        self.0.rules.dry_run(event, rules)
+    }
+
+    /// Adds or replaces a target that is code in this process. It gets events from now on. A target that shall also get
+    /// the events since the last run belongs into [`RouterConfig::targets`].
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn attach(&self, target: InProcessTarget) -> Result<(), StoreError> {
+        self.0.services.attach(target).await
+    }
+
+    /// Registers a service, or renews its registration. It is a target from then on.
+    ///
+    /// # Errors
+    /// See [`RegisterError`].
+    pub async fn register(
+        &self,
+        name: ServiceName,
+        registration: Registration,
+    ) -> Result<Registered, RegisterError> {
+        self.0.services.register(name, registration).await
+    }
+
+    /// Renews a service's lease. Returns its duration.
+    ///
+    /// # Errors
+    /// See [`LeaseError`].
+    pub fn heartbeat(
+        &self,
+        name: &ServiceName,
+        lease: LeaseId,
+        heartbeat: Heartbeat,
+    ) -> Result<Duration, LeaseError> {
+        self.0.context.deps().monitor.heartbeat(name, lease, heartbeat)
+    }
+
+    /// Begins to remove a service. It gets no new events; those that wait for it are still delivered.
+    ///
+    /// # Errors
+    /// See [`LeaseError`].
+    pub fn deregister(&self, name: &ServiceName, lease: LeaseId) -> Result<ServiceInfo, LeaseError> {
+        self.0.context.deps().monitor.deregister(name, lease)
+    }
+
+    /// Gives a service a new secret, and returns it. For a while deliveries are signed with the old one too.
+    ///
+    /// # Errors
+    /// See [`LeaseError`].
+    pub async fn rotate_secret(&self, name: &ServiceName, lease: LeaseId) -> Result<String, RegisterError> {
+        self.0.services.rotate_secret(name, lease).await
+    }
+
+    /// The services that `query` selects, by name.
+    pub fn services(&self, query: &ServiceQuery) -> Vec<ServiceInfo> {
+        self.0.context.deps().monitor.services(query)
+    }
+
+    /// One service. A service that is gone is found until it is forgotten.
+    pub fn service(&self, name: &ServiceName) -> Option<ServiceInfo> {
+        self.0.context.deps().monitor.service(name)
+    }
+
+    /// All targets, by name.
+    pub fn targets(&self) -> Vec<TargetInfo> {
+        targets::targets(&self.0.context.engine)
+    }
+
+    /// One target.
+    pub fn target(&self, name: &ServiceName) -> Option<TargetInfo> {
+        targets::target(&self.0.context.engine, name)
+    }
+
+    /// Up to `limit`, and 1,000, of the target's dead letters after `after`, the oldest events first.
+    ///
+    /// # Errors
+    /// See [`TargetError`].
+    pub async fn dead_letters(
+        &self,
+        target: &ServiceName,
+        after: Option<DeadLetterId>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, TargetError> {
+        self.0.dead_letters.list(target, after, limit).await
+    }
+
+    /// One dead letter.
+    ///
+    /// # Errors
+    /// See [`TargetError`].
+    pub async fn dead_letter(
+        &self,
+        target: &ServiceName,
+        id: DeadLetterId,
+    ) -> Result<DeadLetter, TargetError> {
+        self.0.dead_letters.get(target, id).await
+    }
+
+    /// Delivers a dead letter again, with all the attempts of a new event, to its target alone.
+    ///
+    /// # Errors
+    /// See [`TargetError`].
+    pub async fn retry_dead_letter(&self, target: &ServiceName, id: DeadLetterId) -> Result<(), TargetError> {
+        self.0.dead_letters.retry(target, id).await
+    }
+
+    /// Delivers all of the target's dead letters again. Returns their number.
+    ///
+    /// # Errors
+    /// See [`TargetError`].
+    pub async fn retry_dead_letters(&self, target: &ServiceName) -> Result<usize, TargetError> {
+        self.0.dead_letters.retry_all(target).await
+    }
+
+    /// Removes a dead letter.
+    ///
+    /// # Errors
+    /// See [`TargetError`].
+    pub async fn drop_dead_letter(&self, target: &ServiceName, id: DeadLetterId) -> Result<(), TargetError> {
+        self.0.dead_letters.remove(target, id).await
+    }
+
+    /// Removes all of the target's dead letters. Returns their number.
+    ///
+    /// # Errors
+    /// See [`TargetError`].
+    pub async fn drop_dead_letters(&self, target: &ServiceName) -> Result<usize, TargetError> {
+        self.0.dead_letters.remove_all(target).await
+    }
+
+    /// Sends history to a target again, marked as a replay: the events up to now that the rules send there. A replay goes
+    /// on after a restart.
+    ///
+    /// # Errors
+    /// See [`TargetError`].
+    pub async fn replay(&self, target: &ServiceName, request: ReplayRequest) -> Result<Replay, TargetError> {
+        self.0.replays.start(target, request).await
+    }
+
+    /// The target's replays, by id: those that run, and the last ended ones.
+    pub fn replays(&self, target: &ServiceName) -> Vec<Replay> {
+        self.0.replays.of(target)
+    }
+
+    /// Cancels a replay. Its queued events are still delivered.
+    ///
+    /// # Errors
+    /// See [`TargetError`].
+    pub async fn cancel_replay(&self, target: &ServiceName, id: u64) -> Result<Replay, TargetError> {
+        self.0.replays.cancel(target, id).await
     }
 }

@@ -1,48 +1,68 @@
-//! Replays: asked for, running, ended.
+//! The operators' requests about replays: start, list, cancel.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 use relay_core::{Offset, ServiceName};
+use tokio_util::sync::CancellationToken;
 
-use super::{Router, RunningReplay};
+use super::context::RouterContext;
+use super::targets::TargetError;
 use crate::delivery::replay;
 use crate::records::{Replay, ReplayRequest, ReplayStart, ReplayState};
-use crate::router::targets::TargetError;
 use crate::store::WriteBatch;
 
-/// How many replays run at once.
+/// The most replays that run at once.
 const MAX_REPLAYS: usize = 64;
 
-/// How many replays that are over are still told.
+/// The most ended replays that are listed.
 const MAX_ENDED_REPLAYS: usize = 100;
 
-impl Router {
-    /// Sends history to a target again, up to what has happened by now, marked as a replay: what the rules would have
-    /// go there. It goes on after a restart.
-    ///
-    /// # Errors
-    /// See [`TargetError`].
-    pub async fn replay(&self, target: &ServiceName, request: ReplayRequest) -> Result<Replay, TargetError> {
-        let deps = self.0.engine.deps();
-        if !self.0.engine.read(|state| state.pool.contains(target)) {
+/// The running replays, and the last ended ones.
+pub(super) struct Replays {
+    context: Arc<RouterContext>,
+    by_id: Mutex<BTreeMap<u64, ReplayTask>>,
+}
+
+struct ReplayTask {
+    replay: Replay,
+    cancelled: CancellationToken,
+}
+
+impl Replays {
+    pub(super) fn new(context: Arc<RouterContext>) -> Self {
+        Self { context, by_id: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// Starts a replay of the events that the rules send to `target`, up to the present end of the log.
+    pub(super) async fn start(
+        self: &Arc<Self>,
+        target: &ServiceName,
+        request: ReplayRequest,
+    ) -> Result<Replay, TargetError> {
+        let (engine, deps) = (&self.context.engine, self.context.deps());
+        if !engine.read(|state| state.pool.contains(target)) {
             return Err(TargetError::Unknown(target.clone()));
         }
-        if !self.0.engine.routing_table().names(target) {
+        if !engine.routing_table().names(target) {
             return Err(TargetError::NoRule(target.clone()));
         }
-        let head = *self.0.head.borrow();
+        let head = *self.context.head.borrow();
         let after = match request.from {
             ReplayStart::Offset(offset) => Offset::new(offset.get().saturating_sub(1)),
             ReplayStart::Time(time) => replay::offset_before(&*deps.log, time, head).await?,
         };
         let replay = {
-            let mut replays = self.0.replays.lock();
-            let running = replays.values().filter(|one| one.replay.state == ReplayState::Running).count();
+            let mut by_id = self.by_id.lock();
+            let running = by_id.values().filter(|one| one.replay.state == ReplayState::Running).count();
             if running >= MAX_REPLAYS {
                 return Err(TargetError::TooManyReplays { running });
             }
             let started_at = deps.clock.wall();
-            // Ids do not come again after a restart.
+            // Ids grow across restarts, since they are at least the time in microseconds.
             let now = u64::try_from(started_at.as_micros()).unwrap_or(0);
-            let id = replays.keys().next_back().map_or(now, |last| now.max(last + 1));
+            let id = by_id.keys().next_back().map_or(now, |last| now.max(last + 1));
             let replay = Replay {
                 id,
                 target: target.clone(),
@@ -55,79 +75,77 @@ impl Router {
                 started_at,
                 state: ReplayState::Running,
             };
-            let running =
-                RunningReplay { replay: replay.clone(), cancelled: self.0.engine.stopping().child_token() };
-            replays.insert(id, running);
+            by_id.insert(id, self.task(&replay));
             replay
         };
         let mut batch = WriteBatch::default();
         batch.replay(&replay);
         deps.store.commit_synced(batch).await?;
-        self.run_replay(replay.clone());
+        self.run(replay.clone());
         Ok(replay)
     }
 
-    pub(super) fn run_replay(&self, replay: Replay) {
+    /// Runs a replay that was started, in this run or in the last one.
+    pub(super) fn run(self: &Arc<Self>, replay: Replay) {
         let cancelled = {
-            let mut replays = self.0.replays.lock();
-            let ended: Vec<_> = replays
-                .iter()
-                .filter(|(_, one)| one.replay.state != ReplayState::Running)
-                .map(|(id, _)| *id)
-                .collect();
+            let mut by_id = self.by_id.lock();
+            let ended = by_id.iter().filter(|(_, one)| one.replay.state != ReplayState::Running);
+            let ended: Vec<_> = ended.map(|(id, _)| *id).collect();
             for id in ended.iter().take(ended.len().saturating_sub(MAX_ENDED_REPLAYS)) {
-                replays.remove(id);
+                by_id.remove(id);
             }
-            let running = replays.entry(replay.id).or_insert_with(|| RunningReplay {
-                replay: replay.clone(),
-                cancelled: self.0.engine.stopping().child_token(),
-            });
-            running.cancelled.clone()
+            by_id.entry(replay.id).or_insert_with(|| self.task(&replay)).cancelled.clone()
         };
-        let router = self.clone();
-        self.0.engine.spawn(async move {
-            let report = |now: &Replay| {
-                if let Some(running) = router.0.replays.lock().get_mut(&now.id)
-                    && running.replay.state == ReplayState::Running
-                {
-                    running.replay = now.clone();
-                }
-            };
-            if let Err(error) = replay::run(&router.0.engine, replay, &cancelled, report).await {
-                router.0.engine.fail(error);
+        let replays = Arc::clone(self);
+        self.context.engine.spawn(async move {
+            let engine = &replays.context.engine;
+            if let Err(error) = replay::run(engine, replay, &cancelled, |now| replays.report(now)).await {
+                engine.fail(error);
             }
         });
     }
 
-    /// The target's replays, those that run and the last ones that are over, by id.
-    pub fn replays(&self, target: &ServiceName) -> Vec<Replay> {
-        let replays = self.0.replays.lock();
-        replays
-            .values()
-            .map(|running| &running.replay)
-            .filter(|replay| replay.target == *target)
-            .cloned()
-            .collect()
+    fn task(&self, replay: &Replay) -> ReplayTask {
+        ReplayTask { replay: replay.clone(), cancelled: self.context.engine.stopping().child_token() }
     }
 
-    /// Ends a replay; what of it is queued is still delivered.
-    ///
-    /// # Errors
-    /// See [`TargetError`].
-    pub async fn cancel_replay(&self, target: &ServiceName, id: u64) -> Result<Replay, TargetError> {
+    /// Takes over the progress of a replay, unless it was cancelled meanwhile.
+    fn report(&self, now: &Replay) {
+        if let Some(task) = self.by_id.lock().get_mut(&now.id)
+            && task.replay.state == ReplayState::Running
+        {
+            task.replay = now.clone();
+        }
+    }
+
+    /// The target's replays, by id.
+    pub(super) fn of(&self, target: &ServiceName) -> Vec<Replay> {
+        let by_id = self.by_id.lock();
+        by_id.values().map(|task| &task.replay).filter(|replay| replay.target == *target).cloned().collect()
+    }
+
+    /// Cancels a replay. Its queued events are still delivered.
+    pub(super) async fn cancel(&self, target: &ServiceName, id: u64) -> Result<Replay, TargetError> {
         let replay = {
-            let mut replays = self.0.replays.lock();
-            let running = replays.get_mut(&id).filter(|running| running.replay.target == *target);
-            let running = running.ok_or(TargetError::NoReplay(id))?;
-            running.cancelled.cancel();
-            if running.replay.state == ReplayState::Running {
-                running.replay.state = ReplayState::Cancelled;
+            let mut by_id = self.by_id.lock();
+            let task = by_id.get_mut(&id).filter(|task| task.replay.target == *target);
+            let task = task.ok_or(TargetError::NoReplay(id))?;
+            task.cancelled.cancel();
+            if task.replay.state == ReplayState::Running {
+                task.replay.state = ReplayState::Cancelled;
             }
-            running.replay.clone()
+            task.replay.clone()
         };
         let mut batch = WriteBatch::default();
         batch.remove_replay(id);
-        self.0.engine.deps().store.commit(batch).await?;
+        self.context.deps().store.commit(batch).await?;
         Ok(replay)
+    }
+
+    /// Ends all replays for this run. The next run goes on with them.
+    pub(super) fn stop(&self) {
+        for task in self.by_id.lock().values() {
+            task.cancelled.cancel();
+        }
     }
 }

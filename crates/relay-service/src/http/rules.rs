@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use relay_core::{Actor, DocumentId, Draft, Epoch, Metadata, Seq, Timestamp};
 use relay_events::PayloadError;
 use relay_router::rules::{RuleDocument, RuleFormat, RuleSetError};
-use relay_router::{DryRun, RulesError, RulesInForce};
+use relay_router::{ActiveRules, DryRun, RulesError};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -31,7 +31,7 @@ async fn show(State(api): State<Api>) -> Result<Response, Problem> {
 }
 
 /// The rules as they were written. The entity tag is their version, with which they can be replaced.
-fn answer(rules: RulesInForce) -> Response {
+fn answer(rules: ActiveRules) -> Response {
     let media_type = match rules.document.format {
         RuleFormat::Json => JSON,
         _ => TOML,

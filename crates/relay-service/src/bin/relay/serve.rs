@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::bail;
 use relay_log::RecoveryReport;
-use relay_router::{Router, RulesInForce};
+use relay_router::{ActiveRules, Router};
 use relay_service::RelayService;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -97,7 +97,7 @@ async fn reload(service: &RelayService, rules: Option<&Path>) {
     }
 }
 
-async fn read_rules(router: &Router, path: &Path) -> anyhow::Result<RulesInForce> {
+async fn read_rules(router: &Router, path: &Path) -> anyhow::Result<ActiveRules> {
     let path = path.to_owned();
     let document = tokio::task::spawn_blocking(move || settings::rules(&path)).await??;
     Ok(router.configure_rules(document).await?)

@@ -1,0 +1,143 @@
+//! The operators' requests about dead letters: list, requeue, drop.
+
+use std::sync::Arc;
+
+use relay_core::ServiceName;
+
+use super::context::RouterContext;
+use super::targets::TargetError;
+use crate::delivery::dead_letters::MAX_PAGE;
+use crate::records::{DeadLetter, DeadLetterId, QueuedEvent};
+use crate::store::{StoreError, WriteBatch};
+
+/// The operators' access to dead letters.
+pub(super) struct DeadLetterQueues {
+    context: Arc<RouterContext>,
+}
+
+impl DeadLetterQueues {
+    pub(super) fn new(context: Arc<RouterContext>) -> Self {
+        Self { context }
+    }
+
+    /// Up to `limit` and [`MAX_PAGE`] of the target's dead letters after `after`, the oldest events first.
+    pub(super) async fn list(
+        &self,
+        target: &ServiceName,
+        after: Option<DeadLetterId>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, TargetError> {
+        self.check_target(target)?;
+        Ok(self.context.deps().store.dead_letters(target.clone(), after, limit.min(MAX_PAGE)).await?)
+    }
+
+    pub(super) async fn get(
+        &self,
+        target: &ServiceName,
+        id: DeadLetterId,
+    ) -> Result<DeadLetter, TargetError> {
+        self.check_target(target)?;
+        let letter = self.context.deps().store.dead_letter(target, id).await?;
+        letter.ok_or_else(|| TargetError::NoDeadLetter { target: target.clone(), id })
+    }
+
+    /// Puts a dead letter into the target's own route, with all the attempts of a new event.
+    pub(super) async fn retry(&self, target: &ServiceName, id: DeadLetterId) -> Result<(), TargetError> {
+        let _guard = self.context.config_lock.lock().await;
+        let letter = self.get(target, id).await?;
+        Ok(self.requeue(vec![letter]).await?)
+    }
+
+    /// Requeues all of the target's dead letters. Returns their number.
+    pub(super) async fn retry_all(&self, target: &ServiceName) -> Result<usize, TargetError> {
+        let _guard = self.context.config_lock.lock().await;
+        let mut count = 0;
+        // Only the letters that exist now: one that becomes a dead letter again meanwhile stays.
+        let mut left = self.context.deps().dead_letters.count(target);
+        let mut after = None;
+        while left > 0 {
+            let page = self.list(target, after, left.min(MAX_PAGE)).await?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.id);
+            left -= page.len();
+            count += page.len();
+            self.requeue(page).await?;
+        }
+        Ok(count)
+    }
+
+    /// Moves all `letters` into their targets' own routes, or none of them.
+    async fn requeue(&self, letters: Vec<DeadLetter>) -> Result<(), StoreError> {
+        let (engine, deps) = (&self.context.engine, self.context.deps());
+        let version = engine.routing_table().version();
+        let decoded: Result<Vec<_>, StoreError> = letters
+            .into_iter()
+            .map(|letter| match relay_events::json::decode(letter.event.get().as_bytes()) {
+                Ok(event) => Ok((letter, Arc::new(event))),
+                Err(error) => {
+                    let (id, target) = (letter.id, &letter.target);
+                    Err(deps.store.error(&format_args!("dead letter {id} of `{target}` is damaged: {error}")))
+                }
+            })
+            .collect();
+        let mut batch = WriteBatch::default();
+        let mut queued = Vec::new();
+        for (letter, event) in decoded? {
+            let route = engine.update(|state| state.add_direct_route(&letter.target, &mut batch));
+            let mut record = QueuedEvent::new(&event, version);
+            record.body = Some(letter.event.get().into());
+            batch.put_queued(route, letter.id.offset, &record);
+            deps.dead_letters.remove(&mut batch, &letter.target, letter.id);
+            queued.push((route, letter.id.offset, Arc::new(record), event));
+        }
+        deps.store.commit(batch).await?;
+        engine.update(|state| {
+            for (route, offset, record, event) in queued {
+                state.enqueue(route, offset, record, Some(event));
+            }
+        });
+        Ok(())
+    }
+
+    /// Removes a dead letter.
+    pub(super) async fn remove(&self, target: &ServiceName, id: DeadLetterId) -> Result<(), TargetError> {
+        let _guard = self.context.config_lock.lock().await;
+        let letter = self.get(target, id).await?;
+        let deps = self.context.deps();
+        let mut batch = WriteBatch::default();
+        deps.dead_letters.remove(&mut batch, target, letter.id);
+        Ok(deps.store.commit(batch).await?)
+    }
+
+    /// Removes all of the target's dead letters. Returns their number.
+    pub(super) async fn remove_all(&self, target: &ServiceName) -> Result<usize, TargetError> {
+        let _guard = self.context.config_lock.lock().await;
+        let deps = self.context.deps();
+        let mut count = 0;
+        let mut left = deps.dead_letters.count(target);
+        while left > 0 {
+            let page = self.list(target, None, left.min(MAX_PAGE)).await?;
+            if page.is_empty() {
+                break;
+            }
+            left -= page.len();
+            count += page.len();
+            let mut batch = WriteBatch::default();
+            for letter in page {
+                deps.dead_letters.remove(&mut batch, target, letter.id);
+            }
+            deps.store.commit(batch).await?;
+        }
+        Ok(count)
+    }
+
+    /// Checks that the target exists, or has dead letters from the time when it did.
+    fn check_target(&self, target: &ServiceName) -> Result<(), TargetError> {
+        let exists = self.context.engine.read(|state| state.pool.contains(target));
+        if exists || self.context.deps().dead_letters.count(target) > 0 {
+            Ok(())
+        } else {
+            Err(TargetError::Unknown(target.clone()))
+        }
+    }
+}

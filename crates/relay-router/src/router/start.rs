@@ -1,0 +1,164 @@
+//! The start of a router: its store is opened, its state restored, and its tasks begin.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use relay_core::{Clock, ConfigError, EventLog, EventSink, LogError};
+use tokio::sync::watch;
+
+use super::Inner;
+use super::context::RouterContext;
+use super::dead_letters::DeadLetterQueues;
+use super::replays::Replays;
+use super::rule_activation::{PersistedRules, RuleActivation, RulesError, rules_at_start};
+use super::services::{PendingChanges, Services};
+use crate::config::RouterConfig;
+use crate::decisions::{DecisionLog, DecisionLogError};
+use crate::delivery::dead_letters::DeadLetters;
+use crate::delivery::deps::Deps;
+use crate::delivery::engine::Engine;
+use crate::delivery::pool::Pool;
+use crate::delivery::state::State;
+use crate::dispatch::{Cursor, Dispatcher};
+use crate::metrics::RouterMetrics;
+use crate::monitor::HealthMonitor;
+use crate::records::Replay;
+use crate::registry::ServiceRecord;
+use crate::routing_table::{RoutingTable, TargetDirectory};
+use crate::store::{PersistedState, Store, StoreError};
+use crate::target::{Outbound, OutboundError};
+
+/// The parts outside the router that it works with.
+#[derive(Clone)]
+pub struct RouterParts {
+    /// The log whose events are routed.
+    pub log: Arc<dyn EventLog>,
+    /// The sink for `service.changed` events.
+    pub sink: Arc<dyn EventSink>,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// A failure to start a router.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RouterError {
+    /// The configuration breaks a bound.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The log cannot be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The configured rules are not valid.
+    #[error("the configured rules cannot be used: {0}")]
+    Rules(#[from] RulesError),
+    /// The decision log cannot be started.
+    #[error(transparent)]
+    Decisions(#[from] DecisionLogError),
+    /// The HTTP client cannot be made.
+    #[error(transparent)]
+    Outbound(#[from] OutboundError),
+    /// A panic ended the opening of the store.
+    #[error("opening the router's store panicked: {0}")]
+    Panicked(tokio::task::JoinError),
+}
+
+/// Everything that the last run has stored.
+struct LastRun {
+    state: PersistedState,
+    rules: Option<PersistedRules>,
+    services: Vec<ServiceRecord>,
+    replays: Vec<Replay>,
+}
+
+async fn open_store(directory: PathBuf) -> Result<(Store, LastRun), RouterError> {
+    let opened = tokio::task::spawn_blocking(move || {
+        let (store, state) = Store::open(&directory)?;
+        let (rules, services, replays) = (store.rules()?, store.services()?, store.replays()?);
+        Ok::<_, StoreError>((store, LastRun { state, rules, services, replays }))
+    });
+    Ok(opened.await.map_err(RouterError::Panicked)??)
+}
+
+pub(super) async fn start(config: RouterConfig, parts: RouterParts) -> Result<Inner, RouterError> {
+    config.validate()?;
+    let RouterParts { log, sink, clock } = parts;
+    let head = log.last_offset().await?;
+    let outbound = Outbound::new(config.outbound)?;
+    let (store, mut last_run) = open_store(config.directory.join("store")).await?;
+    let (rules, set) = rules_at_start(last_run.rules, &config.rules)?;
+    let pending = Arc::new(PendingChanges::default());
+    let observer = {
+        let pending = Arc::clone(&pending);
+        move |change| pending.add(change)
+    };
+    let monitor = HealthMonitor::start(config.health, outbound.clone(), Arc::clone(&clock), observer);
+    let dead_letters = std::mem::take(&mut last_run.state.dead_letters);
+    let deps = Deps {
+        log,
+        dead_letters: DeadLetters::new(store.clone(), config.max_dead_letters, dead_letters),
+        store,
+        metrics: Arc::new(RouterMetrics::new(Arc::clone(&clock))),
+        decisions: DecisionLog::start(&config.decisions, config.directory.join("decisions"))?,
+        monitor,
+        clock: Arc::clone(&clock),
+    };
+    let table = RoutingTable::new(rules.version(), Arc::default(), TargetDirectory::default());
+    let engine = Engine::new(deps, State::new(Pool::new(clock), table, config.cache_bytes));
+    let context = Arc::new(RouterContext {
+        engine: engine.clone(),
+        // A crash of the machine may have taken the last events of the log, and what was routed of them.
+        cursor: Cursor::new(last_run.state.cursor.map(|at| at.min(head))),
+        head: watch::Sender::new(head),
+        outbound,
+        config_lock: Arc::default(),
+        static_targets: parking_lot::Mutex::default(),
+    });
+    let inner = Inner {
+        rules: RuleActivation::new(Arc::clone(&context), config.rules, rules.clone()),
+        services: Arc::new(Services::new(Arc::clone(&context), sink, pending)),
+        dead_letters: DeadLetterQueues::new(Arc::clone(&context)),
+        replays: Arc::new(Replays::new(Arc::clone(&context))),
+        context,
+    };
+    for record in last_run.services {
+        inner.services.restore(record);
+    }
+    for target in config.targets {
+        inner.services.put_attached(target);
+    }
+    engine.update(|state| state.restore(last_run.state, head));
+    let checked = inner.rules.check(rules.clone(), set)?;
+    let mut batch = inner.rules.activate(checked);
+    batch.rules(&rules);
+    if engine.read(|state| !state.pool.is_empty()) {
+        inner.context.cursor.begin(head, &mut batch);
+    }
+    engine.deps().store.commit_synced(batch).await?;
+    begin(&inner, config.max_queued);
+    for replay in last_run.replays {
+        inner.replays.run(replay);
+    }
+    Ok(inner)
+}
+
+/// Begins the tasks that run until the router stops.
+fn begin(inner: &Inner, max_queued: usize) {
+    let context = &inner.context;
+    let dispatcher = Dispatcher {
+        engine: context.engine.clone(),
+        cursor: context.cursor.clone(),
+        head: context.head.subscribe(),
+        max_queued,
+        config_lock: Arc::clone(&context.config_lock),
+    };
+    context.engine.spawn(dispatcher.run());
+    let following = Arc::clone(context);
+    context.engine.spawn(async move { following.follow_log().await });
+    context.engine.start();
+    let services = Arc::clone(&inner.services);
+    context.engine.spawn(async move { services.run_service_changes().await });
+}
