@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::handshake::Rejection;
+use crate::config::WsConfig;
+use crate::rejection::Rejection;
 
 /// Where a connection comes from, for counting connections per address: a request's extension, put there by whoever
 /// accepts connections, who knows whether a proxy stands before it.
@@ -31,6 +32,18 @@ pub(crate) struct AdmissionLimits {
     pub(crate) burst: u32,
     /// The longest time that a connection waits for its turn.
     pub(crate) max_wait: Duration,
+}
+
+impl From<&WsConfig> for AdmissionLimits {
+    fn from(config: &WsConfig) -> Self {
+        Self {
+            connections: config.max_connections,
+            per_address: config.max_connections_per_address.unwrap_or(usize::MAX),
+            rate: config.admission_rate,
+            burst: config.admission_burst,
+            max_wait: config.admission_wait,
+        }
+    }
 }
 
 /// Why a connection is not let in.

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use crate::admission::AdmissionLimits;
-
 /// Limits and time-outs of a [`WsServer`](crate::WsServer).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WsConfig {
@@ -82,17 +80,6 @@ impl Default for WsConfig {
 }
 
 impl WsConfig {
-    /// Who is let in.
-    pub(crate) fn admission(&self) -> AdmissionLimits {
-        AdmissionLimits {
-            connections: self.max_connections,
-            per_address: self.max_connections_per_address.unwrap_or(usize::MAX),
-            rate: self.admission_rate,
-            burst: self.admission_burst,
-            max_wait: self.admission_wait,
-        }
-    }
-
     /// Checks that the server can work with these values.
     ///
     /// # Errors

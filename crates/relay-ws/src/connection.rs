@@ -18,11 +18,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use relay_core::{
-    Activity, Clock, Commands, ConnectionId, DocumentId, ErrorCode, EventSink, EventSource, LeaveReason,
-    Membership, Monotonic, Presence, StreamError, UserId,
+    Activity, ConnectionId, DocumentId, ErrorCode, LeaveReason, Membership, Monotonic, StreamError,
 };
-use relay_metrics::LatencyWindow;
-use serde::Serialize;
 
 use self::closing::Closing;
 use self::pending::Pending;
@@ -30,50 +27,18 @@ use crate::admission::Permit;
 use crate::channels::{Channel, ChannelRef, Channels, Delivery};
 use crate::close::CloseReason;
 use crate::codec::{self, Frame};
-use crate::config::WsConfig;
 use crate::document_stream::StreamItem;
 use crate::frame_writer::FrameWriter;
 use crate::framing::{Decoder, DeflateParams};
-use crate::membership_counts::{Member, MembershipCounts};
+use crate::handshake::Protocol;
 use crate::request::Identity;
-use crate::room::{RoomId, Rooms};
+use crate::room::RoomId;
 use crate::send_queue::SendQueue;
-use crate::shard::ShardWakeup;
+use crate::shard_context::{ShardContext, ShardDeps};
+use crate::shard_queue::{NewConnection, ShardWakeup};
 use crate::socket::Socket;
-use crate::stats::Counters;
+use crate::stats::{ConnectionStats, Member};
 use crate::timer_wheel::Tick;
-
-/// What connections serve.
-#[derive(Clone)]
-pub(crate) struct Backend {
-    pub(crate) sink: Arc<dyn EventSink>,
-    pub(crate) source: Arc<dyn EventSource>,
-    /// `None` where members are not told of each other.
-    pub(crate) presence: Option<Arc<dyn Presence>>,
-    /// What participants may ask for besides publishing.
-    pub(crate) commands: Arc<Commands>,
-    pub(crate) clock: Arc<dyn Clock>,
-}
-
-/// What all connections of a shard share.
-pub(crate) struct ShardDeps {
-    pub(crate) config: Arc<WsConfig>,
-    pub(crate) backend: Backend,
-    pub(crate) membership_counts: Arc<MembershipCounts>,
-    pub(crate) counters: Arc<Counters>,
-    /// How long events take from their room's waking to the last member's socket, over all shards.
-    pub(crate) broadcasts: Arc<LatencyWindow>,
-}
-
-/// What a shard lends a connection that it polls.
-pub(crate) struct ShardContext<'a> {
-    pub(crate) rooms: &'a mut Rooms,
-    pub(crate) writer: &'a mut FrameWriter,
-    /// The monotonic time.
-    pub(crate) now: Monotonic,
-    /// The connection's key in its shard.
-    pub(crate) key: usize,
-}
 
 /// Messages that are read, or items that are written, before the others get their turn.
 pub(crate) const BATCH: usize = 64;
@@ -91,15 +56,6 @@ enum End {
     Lost,
 }
 
-/// What the bytes on the socket mean.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Protocol {
-    /// Phoenix Channels.
-    Phoenix,
-    /// Every message comes back as it is: for trying out what is between client and server.
-    Echo,
-}
-
 /// The socket takes nothing.
 #[derive(Debug, Clone, Copy)]
 struct Stall {
@@ -113,32 +69,6 @@ enum Drain {
     No,
     /// At this moment.
     At(Monotonic),
-}
-
-/// Numbers of one connection.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct ConnectionStats {
-    /// The connection.
-    pub connection: ConnectionId,
-    /// Its user.
-    pub user: UserId,
-    /// The shard that it lives on, from 0.
-    pub shard: usize,
-    /// The documents that it has joined.
-    pub documents: Vec<DocumentId>,
-    /// Messages that came in.
-    pub messages_in: u64,
-    /// Messages that went out.
-    pub messages_out: u64,
-    /// Bytes that came in, framing included.
-    pub bytes_in: u64,
-    /// Bytes that its socket has taken, framing included.
-    pub bytes_out: u64,
-    /// Bytes that wait for its socket.
-    pub bytes_waiting: u64,
-    /// How often its socket was full when an event came.
-    pub slow: u64,
 }
 
 pub(crate) struct Connection {
@@ -167,15 +97,6 @@ pub(crate) struct Connection {
     _permit: Permit,
 }
 
-/// What a connection begins with.
-pub(crate) struct NewConnection {
-    pub(crate) socket: Socket,
-    pub(crate) identity: Identity,
-    pub(crate) protocol: Protocol,
-    pub(crate) deflate: Option<DeflateParams>,
-    pub(crate) permit: Permit,
-}
-
 impl Connection {
     pub(crate) fn new(new_connection: NewConnection, deps: Arc<ShardDeps>, wakeup: Arc<ShardWakeup>) -> Self {
         let NewConnection { socket, identity, protocol, deflate, permit } = new_connection;
@@ -188,7 +109,7 @@ impl Connection {
             identity,
             channels: Channels::default(),
             pending: None,
-            last_received_at: deps.backend.clock.monotonic(),
+            last_received_at: deps.parts.clock.monotonic(),
             stall: None,
             drain: Drain::No,
             closing: None,
@@ -315,7 +236,7 @@ impl Connection {
     fn record_stall(&mut self) {
         let written = self.socket.bytes_out;
         if self.stall.is_none_or(|stall| stall.written != written) {
-            self.stall = Some(Stall { since: self.deps.backend.clock.monotonic(), written });
+            self.stall = Some(Stall { since: self.deps.parts.clock.monotonic(), written });
         }
     }
 
@@ -403,7 +324,7 @@ impl Connection {
             return;
         }
         self.deps.membership_counts.decrement(&channel.channel_ref.document);
-        if let (true, Some(presence)) = (channel.presence, &self.deps.backend.presence) {
+        if let (true, Some(presence)) = (channel.presence, &self.deps.parts.presence) {
             presence.leave(&self.membership(&channel.channel_ref.document), reason);
         }
     }
@@ -415,7 +336,7 @@ impl Connection {
 
     /// Tells whoever knows of participants that this one is there.
     fn touch(&self, channel: &Channel, activity: Activity) {
-        if let (true, Some(presence)) = (channel.presence, &self.deps.backend.presence) {
+        if let (true, Some(presence)) = (channel.presence, &self.deps.parts.presence) {
             presence.touch(&self.membership(&channel.channel_ref.document), activity);
         }
     }

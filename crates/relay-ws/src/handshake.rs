@@ -1,59 +1,65 @@
-//! Whether a request may become a WebSocket, and as whom. Pure: a request's head in, an answer out.
+//! The check of an upgrade request, and the response that accepts it. Pure: a request's head in, a value out.
 
 use std::borrow::Cow;
-use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
-    SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, HOST, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
+    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use percent_encoding::percent_decode_str;
 use relay_core::UserId;
-use relay_events::ErrorBody;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::config::{OriginPolicy, WsConfig};
-use crate::connection::Protocol;
 use crate::framing::{self, DeflateParams};
+use crate::rejection::Rejection;
 use crate::text::excerpt;
 
-/// The serializer's version that is spoken here.
+/// The version of the Phoenix serializer.
 const VSN: &str = "2.0.0";
 /// The subprotocol that clients offer when they send a token beside it.
 const SUBPROTOCOL: &str = "phoenix";
 
-/// A request that is fine.
+/// The protocol of the messages on a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// Phoenix Channels.
+    Phoenix,
+    /// Every message comes back as it is, to test the network between a client and the server.
+    Echo,
+}
+
+/// A validated upgrade request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ValidUpgrade {
-    accept_key: String,
+    accept_key: HeaderValue,
+    /// True when the client offers the subprotocol.
     subprotocol: bool,
-    /// The answer to an offer of compression that is taken.
+    /// The parameters of compression, and the header that agrees to them.
     compression: Option<(DeflateParams, HeaderValue)>,
-    /// The user that the client gave.
+    /// The user that the client named.
     pub(crate) user: Option<UserId>,
 }
 
 impl ValidUpgrade {
-    /// What was agreed on about compression.
-    pub(crate) fn compression(&self) -> Option<DeflateParams> {
-        self.compression.as_ref().map(|(agreed, _)| *agreed)
+    /// The parameters of compression, if there is any.
+    pub(crate) fn deflate(&self) -> Option<DeflateParams> {
+        self.compression.as_ref().map(|(params, _)| *params)
     }
 
-    /// The answer after which both sides speak WebSocket.
+    /// The response after which both sides speak WebSocket.
     pub(crate) fn response(self) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-        if let Ok(accept) = HeaderValue::try_from(self.accept_key) {
-            headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
-        }
+        headers.insert(SEC_WEBSOCKET_ACCEPT, self.accept_key);
         if let Some((_, compression)) = self.compression {
             headers.insert(SEC_WEBSOCKET_EXTENSIONS, compression);
         }
@@ -64,47 +70,7 @@ impl ValidUpgrade {
     }
 }
 
-/// A request that is refused.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Rejection {
-    status: StatusCode,
-    pub(crate) reason: &'static str,
-    message: String,
-    /// When it is worth trying again.
-    retry_after: Option<Duration>,
-}
-
-impl Rejection {
-    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
-        let (status, reason) = (StatusCode::BAD_REQUEST, "bad_request");
-        Self { status, reason, message: message.into(), retry_after: None }
-    }
-
-    /// There is no room at the moment.
-    pub(crate) fn unavailable(reason: &'static str, message: String, retry_after: Duration) -> Self {
-        let status = StatusCode::SERVICE_UNAVAILABLE;
-        Self { status, reason, message, retry_after: Some(retry_after) }
-    }
-
-    pub(crate) fn response(self) -> Response<Full<Bytes>> {
-        let body = serde_json::to_vec(&ErrorBody::new(self.reason).message(self.message))
-            .unwrap_or_else(|error| unreachable!("texts are JSON: {error}"));
-        let mut response = Response::new(Full::from(body));
-        *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some(wait) = self.retry_after {
-            // Whole seconds, and never 0: that would be at once.
-            headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
-        }
-        if self.status == StatusCode::UPGRADE_REQUIRED {
-            headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        }
-        response
-    }
-}
-
-/// Checks everything about a request but whether there is room for another connection.
+/// Checks a request. The limits of connections are not checked here; see [`Admissions`](crate::admission::Admissions).
 pub(crate) fn check<B>(
     request: &Request<B>,
     protocol: Protocol,
@@ -112,10 +78,8 @@ pub(crate) fn check<B>(
 ) -> Result<ValidUpgrade, Rejection> {
     let headers = request.headers();
     if request.method() != Method::GET {
-        return Err(Rejection {
-            status: StatusCode::METHOD_NOT_ALLOWED,
-            ..Rejection::bad_request(format!("a WebSocket begins with GET, not {}", request.method()))
-        });
+        let message = format!("a WebSocket begins with GET, not {}", request.method());
+        return Err(Rejection::new(StatusCode::METHOD_NOT_ALLOWED, "bad_request", message));
     }
     if !has_token(headers, &CONNECTION, "upgrade") || !has_token(headers, &UPGRADE, "websocket") {
         return Err(Rejection::bad_request(
@@ -123,10 +87,8 @@ pub(crate) fn check<B>(
         ));
     }
     if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        return Err(Rejection {
-            status: StatusCode::UPGRADE_REQUIRED,
-            ..Rejection::bad_request("`Sec-WebSocket-Version` must be 13")
-        });
+        let message = "`Sec-WebSocket-Version` must be 13";
+        return Err(Rejection::new(StatusCode::UPGRADE_REQUIRED, "bad_request", message));
     }
     let key = headers
         .get(SEC_WEBSOCKET_KEY)
@@ -149,8 +111,10 @@ pub(crate) fn check<B>(
         .map(UserId::new)
         .transpose()
         .map_err(|error| Rejection::bad_request(format!("the parameter `user`: {error}")))?;
+    let accept_key = HeaderValue::try_from(derive_accept_key(key))
+        .unwrap_or_else(|error| unreachable!("base64 is a header's value: {error}"));
     Ok(ValidUpgrade {
-        accept_key: derive_accept_key(key),
+        accept_key,
         subprotocol: has_token(headers, &SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL),
         compression: if config.compression { framing::negotiate(headers) } else { None },
         user,
@@ -168,15 +132,11 @@ fn check_origin(
         return Ok(());
     }
     let origin = String::from_utf8_lossy(origin.as_bytes());
-    Err(Rejection {
-        status: StatusCode::FORBIDDEN,
-        reason: "origin",
-        message: format!("pages of `{}` may not connect; the operator allows origins", excerpt(&origin, 64)),
-        retry_after: None,
-    })
+    let message = format!("pages of `{}` may not connect; the operator allows origins", excerpt(&origin, 64));
+    Err(Rejection::new(StatusCode::FORBIDDEN, "origin", message))
 }
 
-/// Whether a header that lists tokens has `token` among them.
+/// True when a header that lists tokens has `token` among them.
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|one| one.trim().eq_ignore_ascii_case(token))

@@ -1,66 +1,48 @@
-//! Which documents have been joined, and by how many connections, over all shards.
+//! [`MembershipCounts`]: the documents that are joined, with the number of their members, over all shards.
 
 use std::collections::HashMap;
 
 use parking_lot::Mutex;
-use relay_core::{ConnectionId, DocumentId, UserId};
-use serde::Serialize;
+use relay_core::DocumentId;
 
-/// A connection that has joined a document.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Member {
-    /// The connection.
-    pub connection: ConnectionId,
-    /// Its user.
-    pub user: UserId,
-}
+use crate::stats::RoomStats;
 
-/// How many have joined a document.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct RoomStats {
-    /// The document.
-    pub document: DocumentId,
-    /// Connections that have joined it.
-    pub connections: usize,
-}
-
-/// An entry lives as long as somebody is there.
+/// The number of members of each document. A document without members has no entry.
 #[derive(Debug, Default)]
 pub(crate) struct MembershipCounts(Mutex<HashMap<DocumentId, usize>>);
 
 impl MembershipCounts {
     pub(crate) fn increment(&self, document: &DocumentId) {
-        let mut rooms = self.0.lock();
-        match rooms.get_mut(document) {
-            Some(connections) => *connections += 1,
+        let mut counts = self.0.lock();
+        match counts.get_mut(document) {
+            Some(count) => *count += 1,
             None => {
-                rooms.insert(document.clone(), 1);
+                counts.insert(document.clone(), 1);
             }
         }
     }
 
     pub(crate) fn decrement(&self, document: &DocumentId) {
-        let mut rooms = self.0.lock();
-        if let Some(connections) = rooms.get_mut(document) {
-            *connections -= 1;
-            if *connections == 0 {
-                rooms.remove(document);
+        let mut counts = self.0.lock();
+        if let Some(count) = counts.get_mut(document) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(document);
             }
         }
     }
 
+    /// All documents, in no order.
     pub(crate) fn list(&self) -> Vec<RoomStats> {
-        let rooms = self.0.lock();
-        rooms
+        let counts = self.0.lock();
+        counts
             .iter()
-            .map(|(document, connections)| RoomStats {
-                document: document.clone(),
-                connections: *connections,
-            })
+            .map(|(document, count)| RoomStats { document: document.clone(), connections: *count })
             .collect()
     }
 
-    pub(crate) fn count(&self) -> usize {
+    /// The number of documents.
+    pub(crate) fn documents(&self) -> usize {
         self.0.lock().len()
     }
 }

@@ -1,5 +1,5 @@
-//! What a client asks for on a topic, parsed: the document, where a join starts, the draft of a push; and the
-//! bodies of the answers. Pure: values in, values out.
+//! The requests of a client on a topic, parsed: the document, the options of a join, the draft of a push; and the response to
+//! a join. Pure: values in, values out.
 
 use relay_core::{
     Actor, CheckedDraft, ConnectionId, DocumentId, Draft, Epoch, JoinOptions, JsonText, Lease, Seq,
@@ -12,10 +12,10 @@ use serde_json::value::RawValue;
 use crate::codec::{self, ClientMessage, ClientPayload};
 use crate::error_reply::ErrorReply;
 
-/// The event whose payload is a whole draft.
+/// The event that has a whole draft as its payload.
 const PUBLISH: &str = "publish";
 
-/// Who is at the other end of a connection.
+/// The identity of the client of a connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {
     pub(crate) connection: ConnectionId,
@@ -28,15 +28,16 @@ pub(crate) fn document(topic: &str) -> Result<DocumentId, ErrorReply> {
     DocumentId::new(id).map_err(|error| ErrorReply::invalid_request(&error))
 }
 
-/// What a join wants.
+/// The options of a join.
 #[derive(Debug)]
 pub(crate) struct JoinRequest {
     pub(crate) start: StartPosition,
+    /// True when the member takes part in presence.
     pub(crate) presence: bool,
     pub(crate) options: JoinOptions,
 }
 
-/// What a join wants, by its payload.
+/// Reads the options of a join from its payload.
 pub(crate) fn join_request(payload: ClientPayload<'_>) -> Result<JoinRequest, ErrorReply> {
     #[derive(Deserialize)]
     struct Params<'a> {
@@ -73,7 +74,7 @@ pub(crate) fn join_request(payload: ClientPayload<'_>) -> Result<JoinRequest, Er
     Ok(JoinRequest { start, presence: params.presence.unwrap_or(true), options })
 }
 
-/// The draft that a push on the topic of `document` is, by the connection's user, as part of `session`.
+/// Reads the draft of a push on the topic of `document`, by the connection's user, as part of `session`.
 pub(crate) fn draft(
     message: &ClientMessage<'_>,
     document: &DocumentId,
@@ -96,7 +97,7 @@ pub(crate) fn draft(
     Ok(draft)
 }
 
-/// The body of the reply to a join.
+/// The response to a join.
 #[derive(Debug, Serialize)]
 pub(crate) struct JoinReply<'a> {
     #[serde(flatten)]

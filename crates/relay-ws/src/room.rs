@@ -18,7 +18,7 @@ use crate::frame_batch::FrameBatch;
 use crate::frame_writer::FrameWriter;
 use crate::framing::DeflateParams;
 use crate::run_queue::{TaskId, Wakeup};
-use crate::shard::{ShardQueue, ShardWakeup};
+use crate::shard_queue::{ShardQueue, ShardWakeup};
 
 /// What distinguishes rooms: the document, and whether its members want to know who is there.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

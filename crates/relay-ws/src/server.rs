@@ -8,22 +8,25 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use relay_core::{Clock, Commands, ConnectionId, DocumentId, EventSink, EventSource, Presence, UserId};
+use relay_core::{Clock, ConnectionId, DocumentId, EventSink, EventSource, UserId};
 use relay_metrics::{LatencyStats, LatencyWindow};
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::admission::{Admissions, ClientAddress, Permit};
+use crate::admission::{AdmissionLimits, Admissions, ClientAddress, Permit};
 use crate::config::WsConfig;
-use crate::connection::{Backend, ConnectionStats, NewConnection, Protocol, ShardDeps};
 use crate::framing::DeflateParams;
-use crate::handshake::{self, Rejection};
-use crate::membership_counts::{Member, MembershipCounts, RoomStats};
+use crate::handshake::{self, Protocol, ValidUpgrade};
+use crate::membership_counts::MembershipCounts;
+use crate::parts::WsParts;
+use crate::rejection::Rejection;
 use crate::request::Identity;
-use crate::shard::{Shard, ShardQueue, ShardRequest, ShardStats};
+use crate::shard::Shard;
+use crate::shard_context::ShardDeps;
+use crate::shard_queue::{NewConnection, ShardQueue, ShardRequest};
 use crate::socket::Upgrade;
-use crate::stats::{Counters, WsStats};
+use crate::stats::{ConnectionStats, Counters, Member, RoomStats, ShardStats, WsStats};
 
 /// The server side of WebSocket connections that speak Phoenix Channels. Cloning is cheap; all clones are one
 /// server. When the last is dropped, connections that are still open are cut off; [`WsServer::shutdown`] is the
@@ -58,29 +61,6 @@ struct ShardHandle {
     counters: Arc<Counters>,
 }
 
-/// The parts that a server works with.
-#[derive(Clone)]
-#[non_exhaustive]
-pub struct WsParts {
-    /// Takes what clients publish.
-    pub sink: Arc<dyn EventSink>,
-    /// Gives the events of the documents that clients join.
-    pub source: Arc<dyn EventSource>,
-    /// Is told which members there are, and tells them of each other; `None` leaves that out.
-    pub presence: Option<Arc<dyn Presence>>,
-    /// The commands of participants, for members that take part in presence.
-    pub commands: Arc<Commands>,
-    /// The source of time, for time-outs.
-    pub clock: Arc<dyn Clock>,
-}
-
-impl WsParts {
-    /// Parts without presence and without commands.
-    pub fn new(sink: Arc<dyn EventSink>, source: Arc<dyn EventSource>, clock: Arc<dyn Clock>) -> Self {
-        Self { sink, source, presence: None, commands: Arc::default(), clock }
-    }
-}
-
 impl WsServer {
     /// A server whose clients publish to `sink` and get their documents' events from `source`. Its members are not told of
     /// each other, and there are no commands; see [`WsServer::with_parts`].
@@ -101,8 +81,6 @@ impl WsServer {
     /// # Panics
     /// As [`WsServer::new`].
     pub fn with_parts(config: WsConfig, parts: WsParts) -> Self {
-        let WsParts { sink, source, presence, commands, clock } = parts;
-        let backend = Backend { sink, source, presence, commands, clock };
         let config = Arc::new(config);
         let (membership_counts, broadcasts) =
             (Arc::new(MembershipCounts::default()), Arc::new(LatencyWindow::new()));
@@ -113,7 +91,7 @@ impl WsServer {
             let (queue, counters) = (Arc::new(ShardQueue::new()), Arc::new(Counters::default()));
             let deps = Arc::new(ShardDeps {
                 config: Arc::clone(&config),
-                backend: backend.clone(),
+                parts: parts.clone(),
                 membership_counts: Arc::clone(&membership_counts),
                 counters: Arc::clone(&counters),
                 broadcasts: Arc::clone(&broadcasts),
@@ -125,9 +103,9 @@ impl WsServer {
         });
         let inner = Inner {
             shards: shards.collect(),
-            admissions: Admissions::new(config.admission()),
+            admissions: Admissions::new(AdmissionLimits::from(&*config)),
             config,
-            clock: backend.clock,
+            clock: parts.clock,
             membership_counts,
             turn: AtomicUsize::new(0),
             counters: Counters::default(),
@@ -174,7 +152,7 @@ impl WsServer {
 
     async fn admit(
         &self,
-        mut accepted: handshake::ValidUpgrade,
+        mut accepted: ValidUpgrade,
         upgrade: Option<Upgrade>,
         address: Option<IpAddr>,
         protocol: Protocol,
@@ -193,7 +171,7 @@ impl WsServer {
                 .map_err(|error| Rejection::bad_request(error.to_string()))?,
         };
         let identity = Identity { connection, user };
-        let serving = self.serve(upgrade, identity, protocol, accepted.compression(), admitted.permit);
+        let serving = self.serve(upgrade, identity, protocol, accepted.deflate(), admitted.permit);
         let until = inner.cut_off.clone();
         inner.upgrades.spawn(async move { until.run_until_cancelled_owned(serving).await });
         Ok(accepted.response())
@@ -234,7 +212,7 @@ impl WsServer {
         let shards = inner.shards.iter().map(|shard| shard.counters.snapshot());
         let mut stats = shards.fold(inner.counters.snapshot(), WsStats::plus);
         stats.connections_open = inner.admissions.open() as u64;
-        stats.rooms_open = inner.membership_counts.count() as u64;
+        stats.rooms_open = inner.membership_counts.documents() as u64;
         stats
     }
 
@@ -248,7 +226,7 @@ impl WsServer {
     /// What has happened so far on each shard.
     pub fn shards(&self) -> Vec<ShardStats> {
         let shards = self.inner.shards.iter().enumerate();
-        shards.map(|(shard, handle)| ShardStats { shard, stats: handle.counters.snapshot() }).collect()
+        shards.map(|(shard, handle)| ShardStats::new(shard, handle.counters.snapshot())).collect()
     }
 
     /// The documents that somebody has joined, in no order.

@@ -9,48 +9,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use relay_core::{ConnectionId, DocumentId};
-use serde::Serialize;
 use slab::Slab;
-use tokio::sync::oneshot;
 use tokio::time::{Interval, MissedTickBehavior};
 
-use crate::connection::{Connection, ConnectionStats, NewConnection, ShardContext, ShardDeps};
+use crate::connection::Connection;
 use crate::frame_writer::FrameWriter;
-use crate::membership_counts::Member;
 use crate::room::{RoomEvent, RoomId, Rooms};
-use crate::run_queue::{RunQueue, TaskId, Wakeup};
-use crate::stats::WsStats;
+use crate::run_queue::{TaskId, Wakeup};
+use crate::shard_context::{ShardContext, ShardDeps};
+use crate::shard_queue::{NewConnection, ShardQueue, ShardRequest};
 use crate::timer_wheel::{Tick, TimerWheel};
-
-pub(crate) type ShardQueue = RunQueue<ShardRequest>;
-pub(crate) type ShardWakeup = Wakeup<ShardRequest>;
-
-/// What a shard is told from outside.
-pub(crate) enum ShardRequest {
-    /// Take this connection.
-    Serve(Box<NewConnection>),
-    /// Tell all connections to come back, and close them over the given time.
-    Drain { over: Duration },
-    /// No connection comes any more: end with the last.
-    End,
-    /// Who has joined the document?
-    Members(DocumentId, oneshot::Sender<Vec<Member>>),
-    /// The numbers of the connections, of this one or all of them.
-    Connections(Option<ConnectionId>, oneshot::Sender<Vec<ConnectionStats>>),
-}
-
-/// Numbers of one shard.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct ShardStats {
-    /// The shard, from 0.
-    pub shard: usize,
-    /// What has happened on its connections. `rooms_open` counts the rooms of this shard: a document that has members on
-    /// several shards has a room on each, and so has one whose members partly want no presence.
-    #[serde(flatten)]
-    pub stats: WsStats,
-}
 
 /// Connections and members that are dealt with before other tasks of the runtime get their turn.
 const BUDGET: usize = 128;
@@ -83,8 +51,8 @@ impl Shard {
         let mut ticks = Box::pin(tokio::time::interval(tick));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
-            timers: TimerWheel::new(tick, deps.backend.clock.monotonic()),
-            rooms: Rooms::new(Arc::clone(&run_queue), Arc::clone(&deps.backend.clock)),
+            timers: TimerWheel::new(tick, deps.parts.clock.monotonic()),
+            rooms: Rooms::new(Arc::clone(&run_queue), Arc::clone(&deps.parts.clock)),
             deps,
             index,
             connections: Slab::new(),
@@ -143,7 +111,7 @@ impl Shard {
     fn tick(&mut self, cx: &mut Context<'_>) {
         while self.ticks.as_mut().poll_tick(cx).is_ready() {
             let mut due = std::mem::take(&mut self.due);
-            self.timers.advance(self.deps.backend.clock.monotonic(), &mut due);
+            self.timers.advance(self.deps.parts.clock.monotonic(), &mut due);
             for (tick, key) in due.drain(..) {
                 if let Some(connection) = self.connections.get_mut(key)
                     && connection.scheduled == tick
@@ -189,7 +157,7 @@ impl Shard {
 
     fn poll_connection(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let now = self.deps.backend.clock.monotonic();
+        let now = self.deps.parts.clock.monotonic();
         let mut shard = ShardContext { rooms: &mut self.rooms, writer: &mut self.writer, now, key };
         let polled = catch_unwind(AssertUnwindSafe(|| connection.poll(&mut shard, &mut self.scratch)));
         self.writer.clear();
@@ -216,7 +184,7 @@ impl Shard {
 
     fn remove(&mut self, key: usize) {
         let Some(mut connection) = self.connections.try_remove(key) else { return };
-        let now = self.deps.backend.clock.monotonic();
+        let now = self.deps.parts.clock.monotonic();
         connection.leave_all_rooms(&mut ShardContext {
             rooms: &mut self.rooms,
             writer: &mut self.writer,
@@ -227,7 +195,7 @@ impl Shard {
 
     /// Goes on with a room, for at most `budget` members. Returns what is left of the budget.
     fn poll_room(&mut self, id: RoomId, mut budget: usize) -> usize {
-        let now = self.deps.backend.clock.monotonic();
+        let now = self.deps.parts.clock.monotonic();
         let Some(room) = self.rooms.get_mut(id) else { return budget };
         let waker = room.clear_wakeup();
         let cx = &mut Context::from_waker(&waker);
@@ -245,7 +213,7 @@ impl Shard {
                     }
                 }
                 Ok(RoomEvent::BatchSent(woken_at)) => {
-                    let now = self.deps.backend.clock.monotonic();
+                    let now = self.deps.parts.clock.monotonic();
                     self.deps.broadcasts.record(now, now.since(woken_at));
                 }
                 Ok(RoomEvent::Idle(rejoin_waiters)) => {
@@ -270,7 +238,7 @@ impl Shard {
     }
 
     fn end_room(&mut self, id: RoomId, members: &[usize], cause: Option<&relay_core::StreamError>) {
-        let now = self.deps.backend.clock.monotonic();
+        let now = self.deps.parts.clock.monotonic();
         for &key in members {
             if let Some(connection) = self.connections.get_mut(key) {
                 let mut shard = ShardContext { rooms: &mut self.rooms, writer: &mut self.writer, now, key };
@@ -293,7 +261,7 @@ impl Shard {
 
     fn drain_one(&mut self, key: usize, wait: Duration, over: Duration) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let now = self.deps.backend.clock.monotonic();
+        let now = self.deps.parts.clock.monotonic();
         let mut shard = ShardContext { rooms: &mut self.rooms, writer: &mut self.writer, now, key };
         // After the last was closed, and each at another moment.
         let return_after = over.saturating_add(wait);

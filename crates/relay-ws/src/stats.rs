@@ -1,9 +1,10 @@
-//! What has happened on all connections, in numbers.
+//! The numbers of a server: of all connections together, of a shard, of one connection, and of a document's members.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use relay_core::{ConnectionId, DocumentId, UserId};
 use serde::Serialize;
 
 /// A snapshot of a server's counters. All but the `…_open` fields only grow while the server lives.
@@ -44,7 +45,7 @@ pub struct WsStats {
     pub requests: u64,
     /// Events that were sent to members.
     pub deliveries: u64,
-    /// How often a member's socket was full when an event came, so that it went on at its own pace.
+    /// Batches of events for which a member's socket was full, so that the member went on at its own pace.
     pub slow: u64,
     /// Messages that came for a channel that was closed already.
     pub stale_messages: u64,
@@ -87,7 +88,69 @@ impl WsStats {
     }
 }
 
-/// A number that only grows, or that is set.
+/// The numbers of one shard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ShardStats {
+    /// The shard, from 0.
+    pub shard: usize,
+    /// The numbers of its connections. `rooms_open` counts the rooms of this shard. A document with members on several shards
+    /// has a room on each of them, and one more where some of its members take no part in presence.
+    #[serde(flatten)]
+    pub stats: WsStats,
+}
+
+impl ShardStats {
+    pub(crate) fn new(shard: usize, stats: WsStats) -> Self {
+        Self { shard, stats }
+    }
+}
+
+/// The numbers of one connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ConnectionStats {
+    /// The connection.
+    pub connection: ConnectionId,
+    /// The connection's user.
+    pub user: UserId,
+    /// The shard that it lives on, from 0.
+    pub shard: usize,
+    /// The documents that it has joined.
+    pub documents: Vec<DocumentId>,
+    /// Messages that came in.
+    pub messages_in: u64,
+    /// Messages that went out.
+    pub messages_out: u64,
+    /// Bytes that came in, framing included.
+    pub bytes_in: u64,
+    /// Bytes that its socket has taken, framing included.
+    pub bytes_out: u64,
+    /// Bytes that wait for its socket.
+    pub bytes_waiting: u64,
+    /// Batches of events for which its socket was full.
+    pub slow: u64,
+}
+
+/// A connection that has joined a document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Member {
+    /// The connection.
+    pub connection: ConnectionId,
+    /// The connection's user.
+    pub user: UserId,
+}
+
+/// The number of connections that have joined a document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RoomStats {
+    /// The document.
+    pub document: DocumentId,
+    /// Connections that have joined it.
+    pub connections: usize,
+}
+
+/// A counter, or a gauge that is set.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 
@@ -109,7 +172,7 @@ impl Counter {
     }
 }
 
-/// Counters by a key of a small fixed set. For what is not on the hot path.
+/// Counters by a key of a small fixed set. It has a lock: nothing on the hot path uses it.
 #[derive(Debug)]
 pub(crate) struct Tally<K>(Mutex<BTreeMap<K, u64>>);
 
@@ -129,6 +192,7 @@ impl<K: Ord + Copy> Tally<K> {
     }
 }
 
+/// The counters behind [`WsStats`].
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) connections_open: Counter,

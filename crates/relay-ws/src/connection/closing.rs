@@ -6,9 +6,10 @@ use std::time::Duration;
 use relay_core::{LeaveReason, Monotonic};
 use relay_events::{NoticeLevel, SYSTEM_NOTICE, SystemNotice};
 
-use super::{Connection, Drain, End, ShardContext};
+use super::{Connection, Drain, End};
 use crate::codec;
 use crate::framing::Message;
+use crate::shard_context::ShardContext;
 
 /// A connection that has only to be closed.
 #[derive(Debug, Clone, Copy)]

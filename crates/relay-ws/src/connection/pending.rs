@@ -11,12 +11,13 @@ use futures_util::{FutureExt, StreamExt};
 use relay_core::{CheckedDraft, ErrorCode, EventStream, Joined, SubscribeAck};
 use serde::Serialize;
 
-use super::{Connection, ShardContext};
+use super::Connection;
 use crate::channels::ChannelRef;
 use crate::codec::{self, ClientMessage, ClientPayload, Frame, Status};
 use crate::document_stream::DocumentStream;
 use crate::error_reply::ErrorReply;
 use crate::request::{Identity, JoinReply, JoinRequest};
+use crate::shard_context::ShardContext;
 
 /// The outcome of a join.
 pub(super) struct JoinResult {
@@ -111,8 +112,8 @@ impl Connection {
 
     /// Subscribes to the document of `channel`, and takes a membership in it if that is wanted.
     pub(super) fn join(&mut self, channel: ChannelRef, reference: Option<&str>, request: Box<JoinRequest>) {
-        let source = Arc::clone(&self.deps.backend.source);
-        let presence = self.deps.backend.presence.clone().filter(|_| request.presence);
+        let source = Arc::clone(&self.deps.parts.source);
+        let presence = self.deps.parts.presence.clone().filter(|_| request.presence);
         let membership = self.membership(&channel.document);
         let reference = reference.map(Arc::from);
         let joining = async move {
@@ -172,7 +173,7 @@ impl Connection {
         shard: &mut ShardContext<'_>,
         cx: &mut Context<'_>,
     ) {
-        let (sink, counters) = (Arc::clone(&self.deps.backend.sink), Arc::clone(&self.deps.counters));
+        let (sink, counters) = (Arc::clone(&self.deps.parts.sink), Arc::clone(&self.deps.counters));
         let reference: Option<Arc<str>> = reference.map(Arc::from);
         let released = draft.payload.len();
         let replying = async move {
@@ -220,7 +221,7 @@ impl Connection {
             let frame = self.refusal(join_ref, reference, &channel.topic(), &refusal);
             return self.reply_in_order(frame, shard);
         }
-        let commands = Arc::clone(&self.deps.backend.commands);
+        let commands = Arc::clone(&self.deps.parts.commands);
         let counters = Arc::clone(&self.deps.counters);
         let arguments = message.payload.to_json();
         let membership = self.membership(&channel.document);

@@ -6,12 +6,14 @@ use bytes::Bytes;
 use relay_core::{Activity, LeaveReason, Monotonic};
 
 use super::pending::{Deferred, Empty, reply};
-use super::{BATCH, Connection, End, Protocol, ShardContext};
+use super::{BATCH, Connection, End};
 use crate::channels::Action;
 use crate::close::CloseReason;
 use crate::codec::{self, ClientMessage, DecodeError, Frame};
 use crate::error_reply::ErrorReply;
 use crate::framing::{Decoder, FramingError, Message, OpCode};
+use crate::handshake::Protocol;
+use crate::shard_context::ShardContext;
 
 impl Connection {
     /// Whether there is room for what another message may lead to.
@@ -146,7 +148,7 @@ impl Connection {
             self.pending().deferred = Some(raw.defer());
             return Ok(());
         }
-        let commands = &self.deps.backend.commands;
+        let commands = &self.deps.parts.commands;
         match self.channels.receive(&decoded, &self.identity, commands, self.deps.config.max_topics) {
             Action::Defer => self.pending().deferred = Some(raw.defer()),
             action => self.act(action, &decoded, shard, cx),

@@ -1,0 +1,34 @@
+//! The parts and values that a shard lends to its connections.
+
+use std::sync::Arc;
+
+use relay_core::Monotonic;
+use relay_metrics::LatencyWindow;
+
+use crate::config::WsConfig;
+use crate::frame_writer::FrameWriter;
+use crate::membership_counts::MembershipCounts;
+use crate::parts::WsParts;
+use crate::room::Rooms;
+use crate::stats::Counters;
+
+/// The dependencies of a shard and of its connections. All but the counters are those of the whole server.
+pub(crate) struct ShardDeps {
+    pub(crate) config: Arc<WsConfig>,
+    pub(crate) parts: WsParts,
+    pub(crate) membership_counts: Arc<MembershipCounts>,
+    /// The counters of the shard.
+    pub(crate) counters: Arc<Counters>,
+    /// The times from a room's wake-up until its last member's socket was written.
+    pub(crate) broadcasts: Arc<LatencyWindow>,
+}
+
+/// The state of a shard that a connection uses while it is polled.
+pub(crate) struct ShardContext<'a> {
+    pub(crate) rooms: &'a mut Rooms,
+    pub(crate) writer: &'a mut FrameWriter,
+    /// The monotonic time at which the poll began.
+    pub(crate) now: Monotonic,
+    /// The connection's key in its shard.
+    pub(crate) key: usize,
+}
