@@ -1,5 +1,5 @@
-//! The topics that one connection has joined, as a state machine: it is handed a message and says what has to be
-//! done. It does no I/O; the connection does what it says.
+//! [`Channels`]: the topics that one connection has joined, as a state machine. It takes a message and returns the action
+//! that is due. It does no I/O.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -10,7 +10,7 @@ use crate::codec::{self, ClientMessage};
 use crate::document_stream::{DocumentStream, StreamItem};
 use crate::error_reply::ErrorReply;
 use crate::request::{self, Identity, JoinRequest};
-use crate::room::{RoomId, RoomKey, Rooms};
+use crate::room::{RoomId, RoomKey, RoomMember, Rooms};
 
 /// A topic that was joined, and the `ref` of that join. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub(crate) struct ChannelRef {
 }
 
 impl ChannelRef {
-    /// Its topic.
+    /// The topic of the document.
     pub(crate) fn topic(&self) -> String {
         codec::topic(&self.document)
     }
@@ -28,25 +28,33 @@ impl ChannelRef {
 
 /// One topic of a connection.
 pub(crate) struct Channel {
-    pub(crate) channel_ref: ChannelRef,
-    /// Whether the member is shown to others, and told of them.
+    pub(crate) id: ChannelRef,
+    /// True when the member is shown to others, and told of them.
     pub(crate) presence: bool,
     /// The session that the member is part of.
     session: Option<SessionId>,
     pub(crate) delivery: Delivery,
 }
 
-/// Where a channel gets its events from.
+/// The way in which a channel gets its events.
 pub(crate) enum Delivery {
-    /// The join is being made.
+    /// The join is not done.
     Joining,
-    /// From a place of its own: it is catching up.
+    /// From a stream of its own, until it has caught up with the room.
     CatchingUp(DocumentStream),
     /// From the room.
-    Room(RoomId),
+    Room(RoomMember),
 }
 
-/// What has to be done for a message.
+/// The outcome of receiving a message.
+pub(crate) enum Reception {
+    /// Keep the message until the join of its topic is done, and receive no other before.
+    Defer,
+    /// Do this.
+    Act(Action),
+}
+
+/// The action that is due for a message.
 pub(crate) enum Action {
     /// Reply to a heartbeat.
     Heartbeat,
@@ -54,88 +62,70 @@ pub(crate) enum Action {
     Join { channel: ChannelRef, request: Box<JoinRequest>, replaced: Option<Channel> },
     /// Reply ok, then close the channel if there was one.
     Leave { closed: Option<Channel> },
-    /// Publish the draft and reply how it went.
+    /// Publish the draft and reply with the outcome.
     Publish { channel: ChannelRef, draft: Box<CheckedDraft> },
-    /// Ask whoever knows of participants, and reply what they say.
-    Request { channel: ChannelRef },
+    /// Run the command that the message names, and reply with the outcome.
+    Command { channel: ChannelRef },
     /// Reply with an error.
     Refuse(ErrorReply),
-    /// Nothing: the message belongs to a channel that was closed while it was on its way.
+    /// Nothing: the message belongs to a channel that was closed while the message was on its way.
     Ignore,
-    /// Keep the message until the join of its topic is made, and take no other before.
-    Defer,
 }
 
 /// The topics of one connection.
 #[derive(Default)]
 pub(crate) struct Channels {
     list: Vec<Channel>,
-    /// Whose turn it is to deliver.
+    /// The index of the channel that delivers next.
     next_index: usize,
 }
 
 impl Channels {
-    /// What `message` asks for. Closed and new channels are taken note of here.
+    /// Returns the action that is due for `message`. Channels are added and removed here.
     pub(crate) fn receive(
         &mut self,
         message: &ClientMessage<'_>,
         identity: &Identity,
         commands: &Commands,
         max_topics: usize,
-    ) -> Action {
+    ) -> Reception {
         if message.topic == "phoenix" {
-            return match message.event.as_ref() {
+            return Reception::Act(match message.event.as_ref() {
                 "heartbeat" => Action::Heartbeat,
                 _ => Action::Refuse(ErrorReply::UNMATCHED_TOPIC),
-            };
+            });
         }
         let id = codec::document_id(&message.topic);
-        let joined = self.list.iter().position(|channel| Some(channel.channel_ref.document.as_str()) == id);
-        if joined.is_some_and(|at| matches!(self.list[at].delivery, Delivery::Joining)) {
-            return Action::Defer;
+        let joined = self.list.iter().position(|channel| Some(channel.id.document.as_str()) == id);
+        if joined.is_some_and(|index| matches!(self.list[index].delivery, Delivery::Joining)) {
+            return Reception::Defer;
         }
-        match (message.event.as_ref(), joined) {
+        Reception::Act(match (message.event.as_ref(), joined) {
             ("phx_join", joined) => self.join(message, joined, max_topics),
             ("phx_leave", None) => Action::Leave { closed: None },
             (_, None) => Action::Refuse(ErrorReply::UNMATCHED_TOPIC),
-            (_, Some(at)) if self.list[at].channel_ref.join_ref.as_deref() != message.join_ref.as_deref() => {
-                Action::Ignore
-            }
-            ("phx_leave", Some(at)) => Action::Leave { closed: Some(self.list.remove(at)) },
-            (_, Some(at)) => {
-                let channel = &self.list[at];
-                if commands.contains(&message.event) {
-                    let channel = channel.presence.then(|| channel.channel_ref.clone());
-                    return channel.map_or(Action::Refuse(ErrorReply::no_participant()), |channel| {
-                        Action::Request { channel }
-                    });
-                }
-                match request::draft(message, &channel.channel_ref.document, identity, channel.session) {
-                    Ok(draft) => {
-                        Action::Publish { channel: channel.channel_ref.clone(), draft: Box::new(draft) }
-                    }
-                    Err(refusal) => Action::Refuse(refusal),
-                }
-            }
-        }
+            (_, Some(index)) if !self.list[index].has_join_ref(message) => Action::Ignore,
+            ("phx_leave", Some(index)) => Action::Leave { closed: Some(self.list.remove(index)) },
+            (_, Some(index)) => self.list[index].receive(message, identity, commands),
+        })
     }
 
     fn join(&mut self, message: &ClientMessage<'_>, joined: Option<usize>, max_topics: usize) -> Action {
-        let wanted = request::document(&message.topic)
+        let parsed = request::document(&message.topic)
             .and_then(|document| Ok((document, request::join_request(message.payload)?)));
-        let (document, request) = match wanted {
-            Ok(wanted) => wanted,
-            Err(refusal) => return Action::Refuse(refusal),
+        let (document, request) = match parsed {
+            Ok(parsed) => parsed,
+            Err(error) => return Action::Refuse(error),
         };
         if joined.is_none() && self.list.len() >= max_topics {
             return Action::Refuse(ErrorReply::too_many_channels(max_topics));
         }
-        let replaced = joined.map(|at| self.list.remove(at));
+        let replaced = joined.map(|index| self.list.remove(index));
         let channel_ref = ChannelRef { document, join_ref: message.join_ref.as_deref().map(Arc::from) };
-        // Most connections join one topic, and thousands of them should not pay for room that they do not use.
+        // Most connections join one topic. Thousands of them should not hold memory for topics that they never join.
         self.list.reserve_exact(1);
         self.list.push(Channel {
-            channel_ref: channel_ref.clone(),
+            id: channel_ref.clone(),
             presence: request.presence,
             session: None,
             delivery: Delivery::Joining,
@@ -143,26 +133,26 @@ impl Channels {
         Action::Join { channel: channel_ref, request: Box::new(request), replaced }
     }
 
-    /// The join of `name` was made: its channel goes on from `feed`, as part of `session`.
+    /// Lets the channel whose join succeeded go on from `stream`, as part of `session`.
     pub(crate) fn join_succeeded(
         &mut self,
         channel_ref: &ChannelRef,
         session: Option<SessionId>,
         stream: DocumentStream,
     ) {
-        if let Some(channel) = self.list.iter_mut().find(|one| one.channel_ref == *channel_ref) {
+        if let Some(channel) = self.list.iter_mut().find(|one| one.id == *channel_ref) {
             channel.session = session;
             channel.delivery = Delivery::CatchingUp(stream);
         }
     }
 
-    /// The join of `name` failed.
+    /// Removes the channel whose join failed.
     pub(crate) fn join_failed(&mut self, channel_ref: &ChannelRef) {
-        self.list.retain(|one| one.channel_ref != *channel_ref);
+        self.list.retain(|one| one.id != *channel_ref);
     }
 
-    /// The next thing that a channel with a place of its own has, each in its turn. A channel that has nothing more is
-    /// offered to its room, which it enters if it is level.
+    /// Returns the next item of the channels that catch up, each in its turn, and the index of its channel. A channel
+    /// without an item enters its room if it has caught up.
     pub(crate) fn poll_catch_up(
         &mut self,
         cx: &mut Context<'_>,
@@ -170,25 +160,14 @@ impl Channels {
         connection: usize,
     ) -> Option<(usize, StreamItem)> {
         for step in 0..self.list.len() {
-            let at = (self.next_index + step) % self.list.len();
-            let channel = &mut self.list[at];
+            let index = (self.next_index + step) % self.list.len();
+            let channel = &mut self.list[index];
             let Delivery::CatchingUp(stream) = &mut channel.delivery else { continue };
             if let Poll::Ready(item) = stream.poll_next(cx) {
-                self.next_index = at + 1;
-                return Some((at, item));
+                self.next_index = index + 1;
+                return Some((index, item));
             }
-            let Delivery::CatchingUp(stream) = std::mem::replace(&mut channel.delivery, Delivery::Joining)
-            else {
-                continue;
-            };
-            let key = RoomKey { document: channel.channel_ref.document.clone(), presence: channel.presence };
-            channel.delivery = match rooms.enter(&key, connection, stream) {
-                Ok(room) => {
-                    channel.channel_ref.document = rooms.document(room).clone();
-                    Delivery::Room(room)
-                }
-                Err(stream) => Delivery::CatchingUp(stream),
-            };
+            channel.enter_room(rooms, connection);
         }
         None
     }
@@ -198,30 +177,69 @@ impl Channels {
         &self.list[index]
     }
 
-    /// Takes out the channel at `index`, whose feed is over.
+    /// Takes out the channel at `index`, whose stream has ended.
     pub(crate) fn remove(&mut self, index: usize) -> Channel {
         self.list.remove(index)
     }
 
     /// The index of the channel that is in `room`.
     pub(crate) fn in_room(&self, room: RoomId) -> Option<usize> {
-        self.list.iter().position(|channel| matches!(channel.delivery, Delivery::Room(id) if id == room))
+        self.list
+            .iter()
+            .position(|channel| matches!(channel.delivery, Delivery::Room(member) if member.room == room))
     }
 
-    /// The channel in `room` goes on from a place of its own.
+    /// Lets the channel in `room` go on from `stream`.
     pub(crate) fn left_room(&mut self, room: RoomId, stream: DocumentStream) {
         if let Some(index) = self.in_room(room) {
             self.list[index].delivery = Delivery::CatchingUp(stream);
         }
     }
 
-    /// The joined channels.
+    /// The channels whose join is done.
     pub(crate) fn joined(&self) -> impl Iterator<Item = &Channel> {
         self.list.iter().filter(|channel| !matches!(channel.delivery, Delivery::Joining))
     }
 
-    /// Takes out all of them.
+    /// Takes out all channels.
     pub(crate) fn drain(&mut self) -> Vec<Channel> {
         std::mem::take(&mut self.list)
+    }
+}
+
+impl Channel {
+    fn has_join_ref(&self, message: &ClientMessage<'_>) -> bool {
+        self.id.join_ref.as_deref() == message.join_ref.as_deref()
+    }
+
+    /// Returns the action that is due for a command or a push.
+    fn receive(&self, message: &ClientMessage<'_>, identity: &Identity, commands: &Commands) -> Action {
+        let channel = &self.id;
+        if commands.contains(&message.event) {
+            if !self.presence {
+                return Action::Refuse(ErrorReply::no_participant());
+            }
+            return Action::Command { channel: channel.clone() };
+        }
+        match request::draft(message, &channel.document, identity, self.session) {
+            Ok(draft) => Action::Publish { channel: channel.clone(), draft: Box::new(draft) },
+            Err(error) => Action::Refuse(error),
+        }
+    }
+
+    /// Enters the room of the document, if the channel has caught up with it.
+    fn enter_room(&mut self, rooms: &mut Rooms, connection: usize) {
+        let key = RoomKey { document: self.id.document.clone(), presence: self.presence };
+        // `Joining` stands in while the rooms have the stream.
+        let Delivery::CatchingUp(stream) = std::mem::replace(&mut self.delivery, Delivery::Joining) else {
+            return;
+        };
+        self.delivery = match rooms.enter(&key, connection, stream) {
+            Ok(member) => {
+                self.id.document = rooms.document(member.room).clone();
+                Delivery::Room(member)
+            }
+            Err(stream) => Delivery::CatchingUp(stream),
+        };
     }
 }

@@ -1,22 +1,22 @@
-//! What one document gives to its members: its events, and who is there.
+//! [`DocumentStream`]: the events of one document together with the changes of its presence.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use relay_core::{Event, EventStream, PresenceChange, PresenceStream, StreamError, StreamPosition};
 
-/// A place in what a document gives. Dropped, it ends both streams.
+/// A position in the events and in the presence of one document. Dropped, it ends both streams.
 pub(crate) struct DocumentStream {
     events: Box<dyn EventStream>,
-    /// `None` for members that want no presence.
+    /// `None` for members that take no part in presence.
     presence: Option<Box<dyn PresenceStream>>,
 }
 
-/// What comes next.
+/// The next item of a [`DocumentStream`].
 pub(crate) enum StreamItem {
     Event(Arc<Event>),
     Presence(PresenceChange),
-    /// It is over. Without a cause the source is stopping.
+    /// The stream has ended. Without a cause, the source is stopping.
     Ended(Option<StreamError>),
 }
 
@@ -25,7 +25,7 @@ impl DocumentStream {
         Self { events, presence }
     }
 
-    /// The next item; who is there goes first, since the state must come before anything that changes it.
+    /// Polls for the next item. Presence goes first: its snapshot must come before anything that changes it.
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<StreamItem> {
         match self.presence.as_mut().map(|presence| presence.poll_next(cx)) {
             Some(Poll::Ready(Some(change))) => return Poll::Ready(StreamItem::Presence(change)),
@@ -39,7 +39,7 @@ impl DocumentStream {
         })
     }
 
-    /// Whether both have delivered the same.
+    /// True when both have given the same items.
     pub(crate) fn is_caught_up_with(&self, other: &Self) -> bool {
         self.position().is_some_and(|position| other.position() == Some(position))
     }
@@ -48,7 +48,7 @@ impl DocumentStream {
         Some((self.events.position()?, self.presence.as_ref().map(|presence| presence.position())))
     }
 
-    /// A second place where this one stands.
+    /// A second stream that goes on from the same position.
     pub(crate) fn fork(&self) -> Self {
         Self { events: self.events.fork(), presence: self.presence.as_ref().map(|presence| presence.fork()) }
     }

@@ -1,17 +1,17 @@
-//! What all members of a room get next, encoded once for all of them.
+//! [`FrameBatch`]: the next messages of a room, encoded once for all members.
 
 use bytes::Bytes;
 
 use crate::codec::Frame;
-use crate::frame_writer::FrameWriter;
-use crate::framing::{self, DeflateParams, OpCode};
+use crate::frame_writer::{FrameWriter, op_code};
+use crate::framing::{self, DeflateParams};
 
 /// Several messages that are written to each member with one call.
 #[derive(Debug)]
 pub(crate) struct FrameBatch {
     frames: Vec<Frame>,
     plain: Bytes,
-    /// By what was agreed on: few ask for anything but the usual.
+    /// The compressed forms. Nearly all clients have the same parameters, so the list is short.
     deflated: Vec<(DeflateParams, Bytes)>,
 }
 
@@ -24,30 +24,23 @@ impl FrameBatch {
         Self { frames, plain: plain.into(), deflated: Vec::new() }
     }
 
-    /// How many messages there are.
+    /// The number of messages.
     pub(crate) fn messages(&self) -> u64 {
         self.frames.len() as u64
     }
 
-    /// The frames as they are written; compressed, for members that agreed to that.
-    pub(crate) fn bytes(&mut self, params: Option<DeflateParams>, writer: &mut FrameWriter) -> Bytes {
-        let Some(params) = params else { return self.plain.clone() };
-        if let Some((_, bytes)) = self.deflated.iter().find(|(of, _)| *of == params) {
-            return bytes.clone();
-        }
-        let mut bytes = Vec::new();
-        for frame in &self.frames {
-            writer.deflater().encode(params, op_code(frame), frame.bytes(), &mut bytes);
-        }
-        let bytes = Bytes::from(bytes);
-        self.deflated.push((params, bytes.clone()));
-        bytes
-    }
-}
-
-pub(crate) fn op_code(frame: &Frame) -> OpCode {
-    match frame {
-        Frame::Text(_) => OpCode::Text,
-        Frame::Binary(_) => OpCode::Binary,
+    /// The bytes as they are written to a socket: compressed where there are parameters.
+    pub(crate) fn bytes(&mut self, params: Option<DeflateParams>, writer: &mut FrameWriter) -> &Bytes {
+        let Some(params) = params else { return &self.plain };
+        let known = self.deflated.iter().position(|(of, _)| *of == params);
+        let index = known.unwrap_or_else(|| {
+            let mut bytes = Vec::new();
+            for frame in &self.frames {
+                writer.deflater().encode(params, op_code(frame), frame.bytes(), &mut bytes);
+            }
+            self.deflated.push((params, bytes.into()));
+            self.deflated.len() - 1
+        });
+        &self.deflated[index].1
     }
 }

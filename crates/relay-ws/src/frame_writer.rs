@@ -1,17 +1,25 @@
-//! What a shard writes with: one buffer and one compressor, lent to each connection in its turn.
+//! [`FrameWriter`]: the buffer and the compressor of a shard, lent to each connection while it is polled.
 
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
+
 use crate::codec::Frame;
-use crate::frame_batch::op_code;
 use crate::framing::{self, DeflateParams, Deflater, OpCode};
 use crate::send_queue::SendQueue;
 use crate::socket::Socket;
-use bytes::Bytes;
 
-/// A message of at least so many bytes is not copied to be written: its bytes are shared.
+/// The size in bytes from which a message is not copied into the buffer; its bytes are shared.
 const SHARED_BYTES: usize = 16 * 1024;
+
+/// The opcode of a message.
+pub(crate) fn op_code(frame: &Frame) -> OpCode {
+    match frame {
+        Frame::Text(_) => OpCode::Text,
+        Frame::Binary(_) => OpCode::Binary,
+    }
+}
 
 #[derive(Default)]
 pub(crate) struct FrameWriter {
@@ -28,18 +36,13 @@ impl FrameWriter {
         self.buffer.len()
     }
 
-    /// The compressor.
     pub(crate) fn deflater(&mut self) -> &mut Deflater {
         &mut self.deflater
     }
 
-    /// Writes a message behind what `output` has. It is all there after [`FrameWriter::flush`] or [`FrameWriter::put_into`].
-    pub(crate) fn write(
-        &mut self,
-        frame: &Frame,
-        deflate: Option<DeflateParams>,
-        send_queue: &mut SendQueue,
-    ) {
+    /// Writes a message, which comes after the bytes in `queue`. [`FrameWriter::flush`] or [`FrameWriter::flush_to`] has to
+    /// follow.
+    pub(crate) fn write(&mut self, frame: &Frame, deflate: Option<DeflateParams>, queue: &mut SendQueue) {
         let (op_code, bytes) = (op_code(frame), frame.bytes());
         if let Some(params) = deflate {
             self.deflater.encode(params, op_code, bytes, &mut self.buffer);
@@ -47,8 +50,8 @@ impl FrameWriter {
             framing::encode(&mut self.buffer, op_code, bytes);
         } else {
             framing::encode_header(&mut self.buffer, op_code, bytes.len());
-            self.flush_to(send_queue);
-            send_queue.push(bytes.clone());
+            self.flush_to(queue);
+            queue.push(bytes.clone());
         }
     }
 
@@ -70,27 +73,27 @@ impl FrameWriter {
         }
     }
 
-    /// Forgets what was not flushed.
+    /// Drops everything that was not flushed.
     pub(crate) fn clear(&mut self) {
         self.buffer.clear();
     }
 
-    /// Moves what was written into `output`.
-    pub(crate) fn flush_to(&mut self, send_queue: &mut SendQueue) {
+    /// Moves everything that was written into `queue`.
+    pub(crate) fn flush_to(&mut self, queue: &mut SendQueue) {
         if !self.buffer.is_empty() {
-            send_queue.push(Bytes::copy_from_slice(&self.buffer));
+            queue.push(Bytes::copy_from_slice(&self.buffer));
             self.buffer.clear();
         }
     }
 
-    /// Writes as much as the socket takes; what it does not take is in `output` then. Ready when that is empty.
+    /// Writes as much as the socket takes, and moves the rest into `queue`. Ready when nothing is left.
     pub(crate) fn flush(
         &mut self,
         socket: &mut Socket,
-        send_queue: &mut SendQueue,
+        queue: &mut SendQueue,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        if send_queue.is_empty() && !self.buffer.is_empty() {
+        if queue.is_empty() && !self.buffer.is_empty() {
             let mut taken = 0;
             while taken < self.buffer.len() {
                 match socket.poll_write(cx, &[IoSlice::new(&self.buffer[taken..])]) {
@@ -104,7 +107,7 @@ impl FrameWriter {
             }
             self.buffer.drain(..taken);
         }
-        self.flush_to(send_queue);
-        send_queue.poll_flush(socket, cx)
+        self.flush_to(queue);
+        queue.poll_flush(socket, cx)
     }
 }

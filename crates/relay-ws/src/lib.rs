@@ -19,6 +19,7 @@ mod frame_batch;
 mod frame_writer;
 pub mod framing;
 mod handshake;
+mod member_list;
 mod membership_counts;
 mod parts;
 mod rejection;

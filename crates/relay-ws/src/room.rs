@@ -1,10 +1,10 @@
-//! A shard's rooms: for each document one place in what it gives, and the members that have got everything up to there.
+//! The rooms of a shard. A room is one position in the stream of a document, and the members that have everything before it.
 //!
-//! A member is in a room only while its socket takes what it is given. One whose socket is full leaves the room with a
-//! place of its own, forked where the room stands, reads on from there at its own pace, and comes back when it is level
-//! again. So nobody has a queue, and nobody waits for anybody.
+//! A member is in a room only while its socket takes what it is given. When the socket is full, the member leaves the room
+//! with a stream of its own, forked at the room's position. It reads on from there at its own pace, and enters the room again
+//! when it has caught up. So no member has a queue of events, and no member waits for another.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
@@ -17,83 +17,94 @@ use crate::document_stream::{DocumentStream, StreamItem};
 use crate::frame_batch::FrameBatch;
 use crate::frame_writer::FrameWriter;
 use crate::framing::DeflateParams;
+use crate::member_list::{MemberList, Ticket};
 use crate::run_queue::{TaskId, Wakeup};
 use crate::shard_queue::{ShardQueue, ShardWakeup};
 
-/// What distinguishes rooms: the document, and whether its members want to know who is there.
+/// The identity of a room in its shard: the document, and the presence messages, which not all members want.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct RoomKey {
     pub(crate) document: DocumentId,
+    /// True when the members get the messages of presence.
     pub(crate) presence: bool,
 }
 
-/// A room's key in its shard.
+/// The key of a room in its shard.
 pub(crate) type RoomId = usize;
+
+/// A connection's membership in a room of its shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RoomMember {
+    pub(crate) room: RoomId,
+    ticket: Ticket,
+}
 
 /// One room.
 pub(crate) struct Room {
+    id: RoomId,
     key: RoomKey,
     stream: DocumentStream,
-    /// By connection; one who leaves while a batch is being sent leaves a hole until it is sent.
-    members: Vec<Option<usize>>,
-    /// Members that are no holes.
-    member_count: usize,
+    members: MemberList,
     sending: Option<Sending>,
+    /// Set once the stream has ended.
     ended: Option<Ended>,
-    /// Connections that wanted to come in and were not level.
-    rejoin_waiters: Vec<usize>,
+    /// The connections that had not caught up when they asked to enter.
+    rejoin_waiters: BTreeSet<usize>,
     wakeup: Arc<ShardWakeup>,
-    /// When the room was woken for what it has not collected yet.
+    /// The moment of the wake-up for items that are still in the stream.
     woken_at: Option<Monotonic>,
 }
 
-/// What the document gives is over, with the cause if there is one but the end of the source.
+/// The end of a room's stream; `None` when the source is stopping.
 struct Ended(Option<StreamError>);
 
-/// A batch on its way. Who comes in meanwhile stands at `end` or behind, and has had it already.
+/// A batch that is being given to the members.
 struct Sending {
     batch: FrameBatch,
+    /// The index of the next slot in the list of members.
     next: usize,
+    /// The slots from here on belong to members that came later and have the batch already.
     end: usize,
-    /// When the room was woken for the first of it, if that is known.
+    /// The moment of the wake-up for the first message of the batch, where it is known.
     woken_at: Option<Monotonic>,
 }
 
-/// How a room goes on.
+/// The next thing to do for a room.
 pub(crate) enum RoomEvent {
-    /// Give the batch to this connection; see [`Room::batch`].
-    Deliver(usize),
-    /// Every member was given the batch, whose first event came at this monotonic time.
+    /// Give the batch to this member, whose connection has the key; see [`Room::batch`].
+    Deliver(RoomMember, usize),
+    /// All members were given the batch, whose first message woke the room at this moment.
     BatchSent(Monotonic),
-    /// Nothing is left to do until the room is woken. These connections may find that they are level now.
-    Idle(Vec<usize>),
-    /// What the document gives is over, for all these connections.
+    /// Nothing, until the room is woken. These connections may have caught up.
+    Idle(BTreeSet<usize>),
+    /// Tell these connections that the stream has ended.
     Ended(Vec<usize>, Option<StreamError>),
 }
 
 impl Room {
-    /// The shard begins to deal with the room: what wakes it from now on is not missed.
+    /// Clears the room's wake-up and returns its waker. Called before the room is polled, so that no wake-up is missed.
     pub(crate) fn clear_wakeup(&self) -> Waker {
         self.wakeup.clear();
         Waker::from(Arc::clone(&self.wakeup))
     }
 
-    /// Who is in it.
-    pub(crate) fn members(&self) -> Vec<usize> {
-        self.members.iter().flatten().copied().collect()
+    /// The connections of the members.
+    pub(crate) fn connections(&self) -> Vec<usize> {
+        self.members.connections()
     }
 
-    /// What is on its way: how many messages, and their bytes for a member that agreed to this.
+    /// The batch that is being sent: its number of messages, and its bytes for members with these parameters of compression.
     pub(crate) fn batch(
         &mut self,
         deflate: Option<DeflateParams>,
         writer: &mut FrameWriter,
-    ) -> Option<(u64, Bytes)> {
+    ) -> Option<(u64, &Bytes)> {
         let batch = &mut self.sending.as_mut()?.batch;
         Some((batch.messages(), batch.bytes(deflate, writer)))
     }
 
-    /// What is to be done next. A batch takes at most `max_messages`, and ends with the one that makes it reach `max_bytes`.
+    /// Returns the next thing to do. A batch has at most `max_messages`, and ends with the one that makes it reach
+    /// `max_bytes`.
     pub(crate) fn next_event(
         &mut self,
         cx: &mut Context<'_>,
@@ -104,19 +115,19 @@ impl Room {
             if let Some(sending) = &mut self.sending {
                 while sending.next < sending.end {
                     sending.next += 1;
-                    if let Some(connection) = self.members[sending.next - 1] {
-                        return RoomEvent::Deliver(connection);
+                    if let Some((ticket, connection)) = self.members.at(sending.next - 1) {
+                        return RoomEvent::Deliver(RoomMember { room: self.id, ticket }, connection);
                     }
                 }
                 let woken_at = sending.woken_at;
                 self.sending = None;
-                self.members.retain(Option::is_some);
+                self.members.compact();
                 if let Some(woken_at) = woken_at {
                     return RoomEvent::BatchSent(woken_at);
                 }
             }
             if let Some(Ended(cause)) = self.ended.take() {
-                return RoomEvent::Ended(self.members(), cause);
+                return RoomEvent::Ended(self.connections(), cause);
             }
             if !self.fill_batch(cx, max_messages, max_bytes) {
                 return RoomEvent::Idle(std::mem::take(&mut self.rejoin_waiters));
@@ -124,7 +135,7 @@ impl Room {
         }
     }
 
-    /// Makes a batch of what the document has given meanwhile. Returns whether there was anything.
+    /// Makes a batch of the stream's next items. Returns false when there was nothing.
     fn fill_batch(&mut self, cx: &mut Context<'_>, max_messages: usize, max_bytes: usize) -> bool {
         let (mut frames, mut bytes, mut caught_up) = (Vec::new(), 0, false);
         while frames.len() < max_messages && bytes < max_bytes {
@@ -144,8 +155,8 @@ impl Room {
             }
             bytes += frames.last().map_or(0, |frame| frame.bytes().len());
         }
-        // What wakes the room from here on is for later batches; what did not fit into this one has waited as long.
-        let woken_at = self.wakeup.woken_at().into_iter().chain(self.woken_at.take()).min();
+        // Wake-ups from here on are for later batches. Items that did not fit into this batch keep its moment.
+        let woken_at = self.wakeup.take_woken_at().into_iter().chain(self.woken_at.take()).min();
         if !caught_up {
             self.woken_at = woken_at;
         }
@@ -153,22 +164,22 @@ impl Room {
             return self.ended.is_some();
         }
         let batch = FrameBatch::new(frames);
-        self.sending = Some(Sending { batch, next: 0, end: self.members.len(), woken_at });
+        self.sending = Some(Sending { batch, next: 0, end: self.members.slots(), woken_at });
         true
     }
 }
 
-/// All rooms of a shard.
+/// The rooms of a shard.
 pub(crate) struct Rooms {
     list: Slab<Room>,
     by_key: HashMap<RoomKey, RoomId>,
-    run_queue: Arc<ShardQueue>,
+    queue: Arc<ShardQueue>,
     clock: Arc<dyn Clock>,
 }
 
 impl Rooms {
-    pub(crate) fn new(run_queue: Arc<ShardQueue>, clock: Arc<dyn Clock>) -> Self {
-        Self { list: Slab::new(), by_key: HashMap::new(), run_queue, clock }
+    pub(crate) fn new(queue: Arc<ShardQueue>, clock: Arc<dyn Clock>) -> Self {
+        Self { list: Slab::new(), by_key: HashMap::new(), queue, clock }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -179,72 +190,70 @@ impl Rooms {
         self.list.get_mut(id)
     }
 
-    /// Lets `connection` in, whose own place in the document is `feed`, if that is level with the room's. If there is no
-    /// room yet, `feed` becomes the room's. If it is not level, the feed comes back, and the connection is told when it
-    /// is worth trying again.
+    /// Makes `connection`, which has read `stream`, a member. Without a room, one is opened that goes on with `stream`.
+    ///
+    /// # Errors
+    /// The stream, when its position is not the room's. The connection is woken when it may have caught up.
     pub(crate) fn enter(
         &mut self,
         key: &RoomKey,
         connection: usize,
         stream: DocumentStream,
-    ) -> Result<RoomId, DocumentStream> {
+    ) -> Result<RoomMember, DocumentStream> {
         let Some(&id) = self.by_key.get(key) else {
-            let entry = self.list.vacant_entry();
-            let id = entry.key();
-            let wakeup = Wakeup::timed(&self.run_queue, TaskId::Room(id), Arc::clone(&self.clock));
-            // Whatever the feed would have woken before, it is to wake the room now.
-            Waker::from(Arc::clone(&wakeup)).wake();
-            entry.insert(Room {
-                key: key.clone(),
-                stream,
-                members: vec![Some(connection)],
-                member_count: 1,
-                sending: None,
-                ended: None,
-                rejoin_waiters: Vec::new(),
-                wakeup,
-                woken_at: None,
-            });
-            self.by_key.insert(key.clone(), id);
-            return Ok(id);
+            let room = self.open(key, stream);
+            return Ok(RoomMember { room: room.id, ticket: room.members.push(connection) });
         };
         let room = &mut self.list[id];
         if room.ended.is_some() || !room.stream.is_caught_up_with(&stream) {
-            // Whichever of the two is behind will be woken by what it has not seen; when the room has, it tells.
-            if !room.rejoin_waiters.contains(&connection) {
-                room.rejoin_waiters.push(connection);
-            }
+            // The one of the two that is behind is woken by the event that it has not read. If that is the room, it tells
+            // its waiters when it has read it.
+            room.rejoin_waiters.insert(connection);
             return Err(stream);
         }
-        room.members.push(Some(connection));
-        room.member_count += 1;
-        Ok(id)
+        Ok(RoomMember { room: id, ticket: room.members.push(connection) })
     }
 
-    /// The document's name as the room has it, so that its members can share it.
+    fn open(&mut self, key: &RoomKey, stream: DocumentStream) -> &mut Room {
+        let entry = self.list.vacant_entry();
+        let id = entry.key();
+        let wakeup = Wakeup::timed(&self.queue, TaskId::Room(id), Arc::clone(&self.clock));
+        // The stream still wakes the connection. The room's first poll makes it wake the room.
+        Waker::from(Arc::clone(&wakeup)).wake();
+        self.by_key.insert(key.clone(), id);
+        entry.insert(Room {
+            id,
+            key: key.clone(),
+            stream,
+            members: MemberList::default(),
+            sending: None,
+            ended: None,
+            rejoin_waiters: BTreeSet::new(),
+            wakeup,
+            woken_at: None,
+        })
+    }
+
+    /// The id of the room's document. Members take this copy of it, so that all share one.
     pub(crate) fn document(&self, id: RoomId) -> &DocumentId {
         &self.list[id].key.document
     }
 
-    /// Takes `connection` out. The last one's leaving ends the room.
-    pub(crate) fn leave(&mut self, id: RoomId, connection: usize) {
-        let Some(room) = self.list.get_mut(id) else { return };
-        let Some(at) = room.members.iter().position(|member| *member == Some(connection)) else { return };
-        if room.sending.is_some() {
-            room.members[at] = None;
-        } else {
-            room.members.swap_remove(at);
-        }
-        room.member_count -= 1;
-        if room.member_count == 0 {
-            self.remove(id);
+    /// Ends a membership. The room ends with its last one.
+    pub(crate) fn leave(&mut self, member: RoomMember) {
+        let Some(room) = self.list.get_mut(member.room) else { return };
+        room.members.remove(member.ticket);
+        if room.members.is_empty() {
+            self.remove(member.room);
+        } else if room.sending.is_none() {
+            room.members.compact();
         }
     }
 
-    /// Takes `connection` out and gives it a place of its own, where the room stands.
-    pub(crate) fn detach(&mut self, id: RoomId, connection: usize) -> Option<DocumentStream> {
-        let stream = self.list.get(id)?.stream.fork();
-        self.leave(id, connection);
+    /// Ends a membership and returns a stream of its own at the room's position.
+    pub(crate) fn detach(&mut self, member: RoomMember) -> Option<DocumentStream> {
+        let stream = self.list.get(member.room)?.stream.fork();
+        self.leave(member);
         Some(stream)
     }
 

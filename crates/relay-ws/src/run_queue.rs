@@ -1,7 +1,8 @@
-//! How a shard learns what it has to do: the one queue of everything that woke up, and the wakers that put it there.
+//! The run queue of a shard: the tasks that were woken, and the requests from outside.
 //!
-//! A connection or a room is in the queue at most once, so the queue is never longer than there are of them.
+//! A task, which is a connection or a room, is in the queue at most once. So the queue is never longer than their number.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Wake, Waker};
@@ -11,14 +12,14 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use relay_core::{Clock, Monotonic};
 
-/// What can be woken in a shard, by its key there.
+/// A task of a shard, by its key there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TaskId {
     Connection(usize),
     Room(usize),
 }
 
-/// A shard's queue. `A` is what is handed over to the shard from outside.
+/// The queue of one shard. `R` is the type of the requests from outside.
 #[derive(Debug)]
 pub(crate) struct RunQueue<R> {
     state: Mutex<QueueState<R>>,
@@ -27,68 +28,66 @@ pub(crate) struct RunQueue<R> {
 
 #[derive(Debug)]
 struct QueueState<R> {
-    ready: Vec<TaskId>,
-    submitted: Vec<R>,
+    ready: VecDeque<TaskId>,
+    requests: Vec<R>,
 }
 
 impl<R: Send + 'static> RunQueue<R> {
     pub(crate) fn new() -> Self {
-        Self {
-            state: Mutex::new(QueueState { ready: Vec::new(), submitted: Vec::new() }),
-            shard: AtomicWaker::new(),
-        }
+        let state = QueueState { ready: VecDeque::new(), requests: Vec::new() };
+        Self { state: Mutex::new(state), shard: AtomicWaker::new() }
     }
 
-    /// Hands something over.
-    pub(crate) fn submit(&self, submit: R) {
-        self.state.lock().submitted.push(submit);
+    /// Adds a request and wakes the shard.
+    pub(crate) fn submit(&self, request: R) {
+        self.state.lock().requests.push(request);
         self.shard.wake();
     }
 
-    /// The shard's task waits here.
+    /// Sets the waker of the shard's own task.
     pub(crate) fn register(&self, waker: &Waker) {
         self.shard.register(waker);
     }
 
-    /// Takes all that came. `ready` must be empty; the vectors change places, so that neither is allocated anew.
-    pub(crate) fn take(&self, ready: &mut Vec<TaskId>) -> Vec<R> {
+    /// Takes everything out. `ready` must be empty: the two lists of tasks change places, so that neither is allocated anew.
+    pub(crate) fn take(&self, ready: &mut VecDeque<TaskId>) -> Vec<R> {
         let mut state = self.state.lock();
         std::mem::swap(&mut state.ready, ready);
-        std::mem::take(&mut state.submitted)
+        std::mem::take(&mut state.requests)
     }
 
-    /// Whether there is nothing in it.
+    /// True when nothing is in the queue.
     pub(crate) fn is_empty(&self) -> bool {
         let state = self.state.lock();
-        state.ready.is_empty() && state.submitted.is_empty()
+        state.ready.is_empty() && state.requests.is_empty()
     }
 
     fn push(&self, task: TaskId) {
-        self.state.lock().ready.push(task);
+        self.state.lock().ready.push_back(task);
         self.shard.wake();
     }
 }
 
-/// Puts a target into its shard's queue when it is woken.
+/// The waker of one task, which puts the task into its shard's queue.
 #[derive(Debug)]
 pub(crate) struct Wakeup<R> {
     queue: Arc<RunQueue<R>>,
     task: TaskId,
     queued: AtomicBool,
-    /// Where it is noted when the target was woken.
+    /// Set for tasks whose wake-ups are timed.
     woken_at: Option<WokenAt>,
 }
 
-/// When something was first woken since that was last asked for.
+/// The moment of a task's first wake-up since the moment was last taken.
 #[derive(Debug)]
 struct WokenAt {
     clock: Arc<dyn Clock>,
-    /// In nanoseconds of the clock's monotonic time, and one more, so that 0 means not at all.
+    /// The monotonic time in nanoseconds, plus one; 0 stands for no wake-up.
     nanos: AtomicU64,
 }
 
 impl WokenAt {
-    fn note(&self) {
+    fn record(&self) {
         if self.nanos.load(Ordering::Relaxed) == 0 {
             let nanos = u64::try_from(self.clock.monotonic().elapsed().as_nanos()).unwrap_or(u64::MAX);
             self.nanos.store(nanos.saturating_add(1), Ordering::Relaxed);
@@ -108,19 +107,18 @@ impl<R: Send + 'static> Wakeup<R> {
         Arc::new(Self { queue: Arc::clone(queue), task, queued: AtomicBool::new(false), woken_at: None })
     }
 
-    /// As [`Wakeup::new`]; each waking is timed by `clock`.
+    /// As [`Wakeup::new`]; each wake-up is timed by `clock`.
     pub(crate) fn timed(queue: &Arc<RunQueue<R>>, task: TaskId, clock: Arc<dyn Clock>) -> Arc<Self> {
         let woken_at = Some(WokenAt { clock, nanos: AtomicU64::new(0) });
         Arc::new(Self { queue: Arc::clone(queue), task, queued: AtomicBool::new(false), woken_at })
     }
 
-    /// When the target was first woken since this was last asked for, by the monotonic time. `None` when it was not, or
-    /// is not timed.
-    pub(crate) fn woken_at(&self) -> Option<Monotonic> {
+    /// Takes the moment of the first wake-up since the last call. `None` without a wake-up, and for a task that is not timed.
+    pub(crate) fn take_woken_at(&self) -> Option<Monotonic> {
         self.woken_at.as_ref()?.take()
     }
 
-    /// The shard begins to deal with the target: what wakes it from now on puts it into the queue again.
+    /// Lets the next wake-up queue the task again. The shard calls this before it polls the task.
     pub(crate) fn clear(&self) {
         self.queued.store(false, Ordering::Release);
     }
@@ -133,7 +131,7 @@ impl<R: Send + 'static> Wake for Wakeup<R> {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if let Some(woken_at) = &self.woken_at {
-            woken_at.note();
+            woken_at.record();
         }
         if !self.queued.swap(true, Ordering::AcqRel) {
             self.queue.push(self.task);
@@ -152,7 +150,7 @@ mod tests {
         let waker = Waker::from(Arc::clone(&wakeup));
         waker.wake_by_ref();
         waker.wake_by_ref();
-        let mut ready = Vec::new();
+        let mut ready = VecDeque::new();
         queue.take(&mut ready);
         assert_eq!(ready, [TaskId::Room(7)]);
         wakeup.clear();
@@ -161,6 +159,7 @@ mod tests {
         queue.take(&mut ready);
         assert_eq!(ready, [TaskId::Room(7)]);
     }
+
     #[test]
     fn the_first_of_several_wakings_is_the_one_that_is_timed() {
         let clock = Arc::new(relay_core::ManualClock::new());
@@ -170,9 +169,9 @@ mod tests {
         waker.wake_by_ref();
         clock.advance(Duration::from_secs(1));
         waker.wake_by_ref();
-        assert_eq!(wakeup.woken_at(), Some(Monotonic::ZERO));
-        assert_eq!(wakeup.woken_at(), None);
+        assert_eq!(wakeup.take_woken_at(), Some(Monotonic::ZERO));
+        assert_eq!(wakeup.take_woken_at(), None);
         waker.wake_by_ref();
-        assert_eq!(wakeup.woken_at(), Some(Monotonic::ZERO + Duration::from_secs(1)));
+        assert_eq!(wakeup.take_woken_at(), Some(Monotonic::ZERO + Duration::from_secs(1)));
     }
 }

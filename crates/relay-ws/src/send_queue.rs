@@ -1,4 +1,6 @@
-//! What a socket has not taken yet. Empty, it holds no memory; the bytes of broadcasts are shared with all other members.
+//! [`SendQueue`]: the bytes that a socket has not taken yet.
+//!
+//! An empty queue holds no memory. The bytes of broadcasts are shared with the queues of all other members.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -22,12 +24,12 @@ impl SendQueue {
         self.bytes == 0
     }
 
-    /// How many bytes wait.
+    /// The number of bytes in the queue.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Puts `bytes` behind what waits.
+    /// Adds `bytes` at the end.
     pub(crate) fn push(&mut self, bytes: Bytes) {
         self.bytes += bytes.len();
         if !bytes.is_empty() {
@@ -35,7 +37,7 @@ impl SendQueue {
         }
     }
 
-    /// Writes as much as the socket takes. Ready when nothing waits any more.
+    /// Writes as much as the socket takes. Ready when the queue is empty and the socket is flushed.
     pub(crate) fn poll_flush(&mut self, socket: &mut Socket, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.is_empty() {
             let mut slices = [IoSlice::new(&[]); MAX_CHUNKS];

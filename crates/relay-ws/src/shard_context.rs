@@ -25,6 +25,7 @@ pub(crate) struct ShardDeps {
 
 /// The state of a shard that a connection uses while it is polled.
 pub(crate) struct ShardContext<'a> {
+    pub(crate) deps: &'a ShardDeps,
     pub(crate) rooms: &'a mut Rooms,
     pub(crate) writer: &'a mut FrameWriter,
     /// The monotonic time at which the poll began.

@@ -34,14 +34,6 @@ pub enum ClientPayload<'a> {
 }
 
 impl ClientPayload<'_> {
-    /// The content as JSON; null where it is bytes.
-    pub(crate) fn to_json(self) -> JsonText {
-        match self {
-            Self::Json(raw) => JsonText::from_raw(raw),
-            Self::Binary(_) => JsonText::from_raw(RawValue::NULL),
-        }
-    }
-
     /// The content as an event's payload: a copy, so that it does not keep the whole message alive.
     pub fn to_payload(self) -> Payload {
         match self {

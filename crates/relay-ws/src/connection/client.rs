@@ -1,0 +1,169 @@
+//! [`Client`]: the client of a connection, in whose name the parts of the server are called.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use relay_core::{
+    Activity, CheckedDraft, DocumentId, ErrorCode, JsonText, LeaveReason, Membership, PublishError,
+};
+
+use super::pending::{JoinResult, ReadyReply, Subscribed};
+use super::reply::ReplyTo;
+use crate::channels::{Channel, ChannelRef, Delivery};
+use crate::error_reply::ErrorReply;
+use crate::request::{Identity, JoinRequest};
+use crate::shard_context::ShardDeps;
+
+/// The client of a connection. Its methods call the sink, the source, the presence and the commands with its identity.
+pub(super) struct Client {
+    pub(super) identity: Identity,
+    deps: Arc<ShardDeps>,
+}
+
+impl Client {
+    pub(super) fn new(identity: Identity, deps: Arc<ShardDeps>) -> Self {
+        Self { identity, deps }
+    }
+
+    /// Subscribes to the document of `channel`, and takes a membership in it if that is wanted.
+    pub(super) fn join(
+        &self,
+        channel: ChannelRef,
+        reference: Option<&str>,
+        request: JoinRequest,
+    ) -> BoxFuture<'static, JoinResult> {
+        let parts = &self.deps.parts;
+        let source = Arc::clone(&parts.source);
+        let presence = parts.presence.clone().filter(|_| request.presence);
+        let membership = self.membership(&channel.document);
+        let reference = reference.map(Arc::from);
+        let join = async move {
+            let outcome = async {
+                let subscribed = source.subscribe(&channel.document, request.start).await;
+                let (ack, events) = subscribed.map_err(|error| {
+                    if error.code() == ErrorCode::LogFailed {
+                        tracing::warn!(document = %channel.document, %error, "a join failed: the history cannot be read");
+                    }
+                    ErrorReply::from(&error)
+                })?;
+                let joined = match presence {
+                    Some(presence) => Some(presence.join(&membership, request.options).await?),
+                    None => None,
+                };
+                Ok(Subscribed { ack, events, joined })
+            };
+            let result = outcome.await;
+            JoinResult { channel, reference, result }
+        };
+        join.boxed()
+    }
+
+    /// Publishes `draft`. The first poll puts it into the sink's queue.
+    pub(super) fn publish(
+        &self,
+        channel: ChannelRef,
+        reference: Option<&str>,
+        draft: CheckedDraft,
+    ) -> BoxFuture<'static, ReadyReply> {
+        let (sink, counters) = (Arc::clone(&self.deps.parts.sink), Arc::clone(&self.deps.counters));
+        let reference: Option<Arc<str>> = reference.map(Arc::from);
+        let published_bytes = draft.payload.len();
+        let publish = async move {
+            let result = sink.publish(draft).await;
+            let topic = channel.topic();
+            let to = channel.reply_to(&topic, reference.as_deref());
+            let frame = match result {
+                Ok(ack) => {
+                    counters.pushes.increment();
+                    to.ok(&ack)
+                }
+                Err(error) => {
+                    log_failed_push(&topic, &error);
+                    let error = ErrorReply::from(&error);
+                    counters.errors.increment(error.reason());
+                    to.error(&error)
+                }
+            };
+            ReadyReply { frame, published_bytes }
+        };
+        publish.boxed()
+    }
+
+    /// Runs the command `name`.
+    pub(super) fn command(
+        &self,
+        channel: ChannelRef,
+        reference: Option<&str>,
+        name: String,
+        arguments: JsonText,
+    ) -> BoxFuture<'static, ReadyReply> {
+        let commands = Arc::clone(&self.deps.parts.commands);
+        let counters = Arc::clone(&self.deps.counters);
+        let membership = self.membership(&channel.document);
+        let reference: Option<Arc<str>> = reference.map(Arc::from);
+        let command = async move {
+            let mut arguments = serde_json::Deserializer::from_str(arguments.as_str());
+            let outcome = match commands.run(&name, &membership, &mut arguments) {
+                Some(running) => running.await.map_err(ErrorReply::from),
+                None => Err(ErrorReply::unknown_event(&name)),
+            };
+            let topic = channel.topic();
+            let to = channel.reply_to(&topic, reference.as_deref());
+            let frame = match outcome {
+                Ok(reply) => {
+                    counters.requests.increment();
+                    to.ok(&reply)
+                }
+                Err(error) => {
+                    counters.errors.increment(error.reason());
+                    to.error(&error)
+                }
+            };
+            ReadyReply { frame, published_bytes: 0 }
+        };
+        command.boxed()
+    }
+
+    /// Reports activity in a document to the presence.
+    pub(super) fn touch(&self, channel: &Channel, activity: Activity) {
+        if let (true, Some(presence)) = (channel.presence, &self.deps.parts.presence) {
+            presence.touch(&self.membership(&channel.id.document), activity);
+        }
+    }
+
+    /// Counts a document as joined.
+    pub(super) fn count_membership(&self, document: &DocumentId) {
+        self.deps.membership_counts.increment(document);
+    }
+
+    /// Gives up everything that a channel holds outside of its shard.
+    pub(super) fn release_membership(&self, channel: &Channel, reason: LeaveReason) {
+        if matches!(channel.delivery, Delivery::Joining) {
+            return;
+        }
+        let document = &channel.id.document;
+        self.deps.membership_counts.decrement(document);
+        if let (true, Some(presence)) = (channel.presence, &self.deps.parts.presence) {
+            presence.leave(&self.membership(document), reason);
+        }
+    }
+
+    fn membership(&self, document: &DocumentId) -> Membership {
+        let Identity { user, connection } = &self.identity;
+        Membership { document: document.clone(), user: user.clone(), connection: *connection }
+    }
+}
+
+impl ChannelRef {
+    /// The address of a reply on the channel, whose topic is `topic`.
+    pub(super) fn reply_to<'a>(&'a self, topic: &'a str, reference: Option<&'a str>) -> ReplyTo<'a> {
+        ReplyTo { join_ref: self.join_ref.as_deref(), reference, topic }
+    }
+}
+
+fn log_failed_push(topic: &str, error: &PublishError) {
+    if error.code() == ErrorCode::LogFailed {
+        tracing::warn!(%topic, %error, "a push failed: the log did not take it");
+    }
+}

@@ -1,0 +1,55 @@
+//! [`End`]: the way in which a connection ends.
+
+use relay_core::LeaveReason;
+
+use crate::close::CloseReason;
+use crate::framing::FramingError;
+
+/// The way in which a connection ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// The server closes it.
+    Close(CloseReason),
+    /// The client closed it.
+    ClosedByClient {
+        /// The code that the client gave.
+        code: Option<u16>,
+        /// The meaning of the close for the documents that the client has joined.
+        leave: LeaveReason,
+    },
+    /// It broke.
+    Lost,
+}
+
+impl End {
+    /// The end by a close message of the client.
+    ///
+    /// `disconnect()` of the `phoenix` client gives no code, or one that its caller chose. A page that is closed or loaded
+    /// again gives 1001. The client itself gives 1000 when its heartbeat is not answered.
+    pub(super) fn by_client(close: Option<(u16, &str)>) -> Self {
+        let leave = match close {
+            None => LeaveReason::Left,
+            Some((1000, reason)) if reason != "heartbeat timeout" => LeaveReason::Left,
+            Some(_) => LeaveReason::Lost,
+        };
+        Self::ClosedByClient { code: close.map(|(code, _)| code), leave }
+    }
+
+    /// The reason with which the client leaves its documents.
+    pub(super) const fn leave_reason(self) -> LeaveReason {
+        match self {
+            Self::ClosedByClient { leave, .. } => leave,
+            Self::Close(_) | Self::Lost => LeaveReason::Lost,
+        }
+    }
+}
+
+impl From<FramingError> for End {
+    fn from(error: FramingError) -> Self {
+        Self::Close(match error {
+            FramingError::NotUtf8 => CloseReason::NotUtf8,
+            FramingError::TooLarge { .. } => CloseReason::TooLarge,
+            FramingError::Protocol { .. } => CloseReason::NotWebSocket,
+        })
+    }
+}

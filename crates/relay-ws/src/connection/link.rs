@@ -1,0 +1,178 @@
+//! [`Link`]: the socket of a connection, and the bytes that it has not taken yet.
+
+use std::io::{self, IoSlice};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use relay_core::Monotonic;
+
+use super::end::End;
+use crate::codec::Frame;
+use crate::config::WsConfig;
+use crate::frame_writer::FrameWriter;
+use crate::framing::DeflateParams;
+use crate::send_queue::SendQueue;
+use crate::shard_context::{ShardContext, ShardDeps};
+use crate::socket::Socket;
+
+/// The socket of a connection, and the bytes that it has not taken yet.
+pub(super) struct Link {
+    socket: Socket,
+    queue: SendQueue,
+    deflate: Option<DeflateParams>,
+    /// Set while the socket takes nothing.
+    stall: Option<Stall>,
+    messages_out: u64,
+    slow: u64,
+}
+
+/// A time in which the socket takes nothing.
+#[derive(Debug, Clone, Copy)]
+struct Stall {
+    since: Monotonic,
+    /// The bytes that the socket had taken when the stall began.
+    written: u64,
+}
+
+/// The outcome of writing a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BatchWrite {
+    /// The socket has the batch, or is broken; then the connection is woken and ends.
+    Done,
+    /// The socket is full. The rest of the batch is in the connection's queue, and more must not be given to it.
+    Partial,
+}
+
+impl Link {
+    pub(super) fn new(socket: Socket, deflate: Option<DeflateParams>) -> Self {
+        Self { socket, queue: SendQueue::default(), deflate, stall: None, messages_out: 0, slow: 0 }
+    }
+
+    /// Writes a message behind the others. [`Link::flush`] or [`Link::hold_back`] has to follow.
+    pub(super) fn send(&mut self, frame: &Frame, shard: &mut ShardContext<'_>) {
+        self.messages_out += 1;
+        shard.deps.counters.messages_out.increment();
+        shard.writer.write(frame, self.deflate, &mut self.queue);
+    }
+
+    /// Moves the messages that were written into the queue, without touching the socket.
+    pub(super) fn hold_back(&mut self, writer: &mut FrameWriter) {
+        writer.flush_to(&mut self.queue);
+    }
+
+    /// Writes as much as the socket takes. Ready when everything is written.
+    pub(super) fn flush(
+        &mut self,
+        shard: &mut ShardContext<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<Poll<()>, End> {
+        let before = self.socket.bytes_out;
+        let flushed = shard.writer.flush(&mut self.socket, &mut self.queue, cx);
+        shard.deps.counters.bytes_out.add(self.socket.bytes_out - before);
+        match flushed {
+            Poll::Ready(Ok(())) => {
+                self.stall = None;
+                Ok(Poll::Ready(()))
+            }
+            Poll::Ready(Err(_)) => Err(End::Lost),
+            Poll::Pending => {
+                self.record_stall(shard.now);
+                Ok(Poll::Pending)
+            }
+        }
+    }
+
+    /// Writes a batch of a room, which is `messages` in `bytes`. `waker` is that of the connection.
+    pub(super) fn write_batch(
+        &mut self,
+        messages: u64,
+        bytes: &Bytes,
+        deps: &ShardDeps,
+        now: Monotonic,
+        waker: &Waker,
+    ) -> BatchWrite {
+        let cx = &mut Context::from_waker(waker);
+        let counters = &deps.counters;
+        self.messages_out += messages;
+        counters.messages_out.add(messages);
+        counters.deliveries.add(messages);
+        let mut taken = 0;
+        if self.queue.is_empty() {
+            while taken < bytes.len() {
+                match self.socket.poll_write(cx, &[IoSlice::new(&bytes[taken..])]) {
+                    Poll::Ready(Ok(count)) => taken += count,
+                    // Polled, the connection meets the error again and ends.
+                    Poll::Ready(Err(_)) => {
+                        waker.wake_by_ref();
+                        return BatchWrite::Done;
+                    }
+                    Poll::Pending => break,
+                }
+            }
+            counters.bytes_out.add(taken as u64);
+        }
+        if taken == bytes.len() {
+            // A layer such as TLS may have buffered the bytes.
+            if !matches!(self.socket.poll_flush(cx), Poll::Ready(Ok(()))) {
+                waker.wake_by_ref();
+            }
+            return BatchWrite::Done;
+        }
+        self.queue.push(bytes.slice(taken..));
+        self.record_stall(now);
+        self.slow += 1;
+        counters.slow.increment();
+        // Polled, the connection gets a timer for its stall.
+        waker.wake_by_ref();
+        BatchWrite::Partial
+    }
+
+    /// Reads from the socket; see [`Socket::poll_read`].
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.socket.poll_read(cx, buffer)
+    }
+
+    /// Shuts down the socket's writing side.
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket.poll_shutdown(cx)
+    }
+
+    /// The moment from which the socket has taken nothing for too long. `None` while it takes bytes.
+    pub(super) fn stalled_at(&self, config: &WsConfig) -> Option<Monotonic> {
+        self.stall.map(|stall| stall.since + config.write_stall_timeout)
+    }
+
+    /// The bytes that wait for the socket.
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.queue.bytes()
+    }
+
+    pub(super) fn deflate(&self) -> Option<DeflateParams> {
+        self.deflate
+    }
+
+    pub(super) fn messages_out(&self) -> u64 {
+        self.messages_out
+    }
+
+    /// The number of batches for which the socket was full.
+    pub(super) fn slow(&self) -> u64 {
+        self.slow
+    }
+
+    pub(super) fn bytes_in(&self) -> u64 {
+        self.socket.bytes_in
+    }
+
+    pub(super) fn bytes_out(&self) -> u64 {
+        self.socket.bytes_out
+    }
+
+    /// Begins a stall, unless one lasts in which no byte was taken.
+    fn record_stall(&mut self, now: Monotonic) {
+        let written = self.socket.bytes_out;
+        if self.stall.is_none_or(|stall| stall.written != written) {
+            self.stall = Some(Stall { since: now, written });
+        }
+    }
+}

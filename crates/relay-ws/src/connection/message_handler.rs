@@ -1,0 +1,437 @@
+//! [`MessageHandler`]: acts on the messages of a client, and keeps its channels and its pending operations.
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use relay_core::{Activity, CheckedDraft, DocumentId, ErrorCode, LeaveReason, StreamError};
+use relay_events::{NoticeLevel, SYSTEM_NOTICE, SystemNotice};
+
+use super::client::Client;
+use super::end::End;
+use super::link::Link;
+use super::pending::{Completed, Deferred, JoinResult, Pending, ReadyReply, Subscribed};
+use super::reply::{Empty, ReplyTo};
+use crate::channels::{Action, Channel, ChannelRef, Channels, Delivery, Reception};
+use crate::close::CloseReason;
+use crate::codec::{self, ClientMessage, ClientPayload, DecodeError, Frame};
+use crate::config::WsConfig;
+use crate::document_stream::{DocumentStream, StreamItem};
+use crate::error_reply::ErrorReply;
+use crate::framing::{Message, OpCode};
+use crate::handshake::Protocol;
+use crate::request::{Identity, JoinReply};
+use crate::room::RoomId;
+use crate::shard_context::{ShardContext, ShardDeps};
+
+/// Acts on the messages of a client. Dropped, by a panic too, it gives up all memberships.
+pub(super) struct MessageHandler {
+    protocol: Protocol,
+    client: Client,
+    channels: Channels,
+    pending: Pending,
+    /// The reason with which the client leaves its documents when the connection ends.
+    leave_reason: LeaveReason,
+}
+
+impl MessageHandler {
+    pub(super) fn new(protocol: Protocol, identity: Identity, deps: std::sync::Arc<ShardDeps>) -> Self {
+        Self {
+            protocol,
+            client: Client::new(identity, deps),
+            channels: Channels::default(),
+            pending: Pending::default(),
+            leave_reason: LeaveReason::Lost,
+        }
+    }
+
+    /// Acts on a message that has just come.
+    pub(super) fn handle(
+        &mut self,
+        message: Message<'_>,
+        link: &mut Link,
+        shard: &mut ShardContext<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), End> {
+        match (message, self.protocol) {
+            (Message::Close(close), _) => return Err(End::by_client(close)),
+            (Message::Ping(payload), _) => {
+                shard.writer.control(OpCode::Pong, payload);
+                self.touch_all();
+            }
+            (Message::Pong(_), _) => self.touch_all(),
+            (Message::Text(text), Protocol::Phoenix) => {
+                return self.receive(codec::decode_text(text), RawMessage::Text(text), link, shard, cx);
+            }
+            (Message::Binary(bytes), Protocol::Phoenix) => {
+                return self.receive(codec::decode_binary(bytes), RawMessage::Binary(bytes), link, shard, cx);
+            }
+            (Message::Text(text), Protocol::Echo) => {
+                link.send(&Frame::Text(Bytes::copy_from_slice(text.as_bytes())), shard);
+            }
+            (Message::Binary(bytes), Protocol::Echo) => {
+                link.send(&Frame::Binary(Bytes::copy_from_slice(bytes)), shard);
+            }
+        }
+        Ok(())
+    }
+
+    /// Acts on the deferred message, if its turn has come. Returns true when it has.
+    pub(super) fn handle_deferred(
+        &mut self,
+        link: &mut Link,
+        shard: &mut ShardContext<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, End> {
+        let Some(deferred) = self.pending.take_deferred() else { return Ok(false) };
+        match &deferred {
+            Deferred::Text(text) => {
+                self.receive(codec::decode_text(text), RawMessage::Text(text), link, shard, cx)?;
+            }
+            Deferred::Binary(bytes) => {
+                self.receive(codec::decode_binary(bytes), RawMessage::Binary(bytes), link, shard, cx)?;
+            }
+        }
+        Ok(!self.pending.has_deferred())
+    }
+
+    /// Sends the replies of operations that are done. Returns true when there were any.
+    pub(super) fn poll_pending(
+        &mut self,
+        link: &mut Link,
+        shard: &mut ShardContext<'_>,
+        cx: &mut Context<'_>,
+    ) -> bool {
+        let mut any = false;
+        while let Some(completed) = self.pending.poll(cx) {
+            any = true;
+            match completed {
+                Completed::Reply(frame) => link.send(&frame, shard),
+                Completed::Join(join) => self.finish_join(join, link, shard),
+            }
+        }
+        any
+    }
+
+    /// Sends the next item of a channel that catches up. Returns false when there is none.
+    pub(super) fn send_catch_up(
+        &mut self,
+        link: &mut Link,
+        shard: &mut ShardContext<'_>,
+        cx: &mut Context<'_>,
+    ) -> bool {
+        let Some((index, item)) = self.channels.poll_catch_up(cx, shard.rooms, shard.key) else {
+            return false;
+        };
+        match item {
+            StreamItem::Event(event) => {
+                shard.deps.counters.deliveries.increment();
+                link.send(&codec::encode_broadcast(&event), shard);
+            }
+            StreamItem::Presence(change) => {
+                let document = &self.channels.at(index).id.document;
+                link.send(&codec::encode_presence(document, &change), shard);
+            }
+            StreamItem::Ended(cause) => self.channel_ended(index, cause.as_ref(), link, shard),
+        }
+        true
+    }
+
+    /// True while operations are under way.
+    pub(super) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// True when another message may be read.
+    pub(super) fn has_capacity(&self, config: &WsConfig) -> bool {
+        self.pending.has_capacity(config)
+    }
+
+    /// Drops the operations that have published nothing.
+    pub(super) fn stop_pending(&mut self) {
+        self.pending.stop();
+    }
+
+    /// Lets the channel in `room` go on with a stream of its own.
+    pub(super) fn left_room(&mut self, room: RoomId, stream: DocumentStream) {
+        self.channels.left_room(room, stream);
+    }
+
+    /// Ends the channel in `room`, which has ended.
+    pub(super) fn room_ended(
+        &mut self,
+        room: RoomId,
+        cause: Option<&StreamError>,
+        link: &mut Link,
+        shard: &mut ShardContext<'_>,
+    ) {
+        if let Some(index) = self.channels.in_room(room) {
+            self.channel_ended(index, cause, link, shard);
+        }
+    }
+
+    /// Ends everything, since the connection ends.
+    pub(super) fn end(&mut self, reason: LeaveReason, shard: &mut ShardContext<'_>) {
+        self.leave_reason = reason;
+        self.leave_all_rooms(shard);
+        self.pending.clear();
+    }
+
+    /// Ends all channels.
+    pub(super) fn leave_all_rooms(&mut self, shard: &mut ShardContext<'_>) {
+        for channel in self.channels.drain() {
+            self.close_channel(&channel, self.leave_reason, shard);
+        }
+    }
+
+    /// Asks the client on every channel to connect again after `return_after`.
+    pub(super) fn send_restart_notices(
+        &self,
+        return_after: Duration,
+        link: &mut Link,
+        shard: &mut ShardContext<'_>,
+    ) {
+        let notice = SystemNotice {
+            level: NoticeLevel::Info,
+            code: "reconnect".to_owned(),
+            message: "the server restarts; connect again".to_owned(),
+            reconnect_after_ms: u64::try_from(return_after.as_millis()).ok(),
+        };
+        for channel in self.channels.joined() {
+            let ChannelRef { join_ref, .. } = &channel.id;
+            let topic = channel.id.topic();
+            match codec::encode_push(join_ref.as_deref(), &topic, SYSTEM_NOTICE.as_str(), &notice) {
+                Ok(frame) => link.send(&frame, shard),
+                Err(error) => tracing::error!(%error, "a notice cannot be encoded"),
+            }
+        }
+    }
+
+    pub(super) fn identity(&self) -> &Identity {
+        &self.client.identity
+    }
+
+    /// The documents that the client has joined.
+    pub(super) fn documents(&self) -> impl Iterator<Item = &DocumentId> {
+        self.channels.joined().map(|channel| &channel.id.document)
+    }
+
+    fn receive(
+        &mut self,
+        decoded: Result<ClientMessage<'_>, DecodeError>,
+        raw: RawMessage<'_>,
+        link: &mut Link,
+        shard: &mut ShardContext<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), End> {
+        let message = decoded.map_err(|error| {
+            tracing::debug!(connection = %self.client.identity.connection, %error, "malformed message");
+            End::Close(CloseReason::Malformed)
+        })?;
+        // The reply to a join comes after the replies to the messages before it.
+        if message.event == "phx_join" && self.pending.awaits_replies() {
+            self.pending.defer(raw.to_deferred());
+            return Ok(());
+        }
+        let (commands, max_topics) = (&shard.deps.parts.commands, shard.deps.config.max_topics);
+        match self.channels.receive(&message, &self.client.identity, commands, max_topics) {
+            Reception::Defer => self.pending.defer(raw.to_deferred()),
+            Reception::Act(action) => self.act(action, &message, link, shard, cx),
+        }
+        Ok(())
+    }
+
+    fn act(
+        &mut self,
+        action: Action,
+        message: &ClientMessage<'_>,
+        link: &mut Link,
+        shard: &mut ShardContext<'_>,
+        cx: &mut Context<'_>,
+    ) {
+        match action {
+            Action::Heartbeat => {
+                shard.deps.counters.heartbeats.increment();
+                self.touch_all();
+                link.send(&ReplyTo::message(message).ok(&Empty {}), shard);
+            }
+            Action::Join { channel, request, replaced } => {
+                if let Some(replaced) = replaced {
+                    link.send(&encode_close(&replaced), shard);
+                    // The join that follows takes the membership again.
+                    self.close_channel(&replaced, LeaveReason::Lost, shard);
+                }
+                let join = self.client.join(channel, message.reference.as_deref(), *request);
+                self.pending.push_join(join);
+            }
+            Action::Leave { closed } => {
+                self.reply_in_order(ReplyTo::message(message).ok(&Empty {}), link, shard);
+                if let Some(closed) = closed {
+                    self.reply_in_order(encode_close(&closed), link, shard);
+                    self.close_channel(&closed, LeaveReason::Left, shard);
+                }
+            }
+            Action::Publish { channel, draft } => {
+                self.touch(&channel.document);
+                self.publish(channel, message.reference.as_deref(), *draft, link, shard, cx);
+            }
+            Action::Command { channel } => self.command(channel, message, link, shard, cx),
+            Action::Refuse(error) => self.refuse(ReplyTo::message(message), &error, link, shard),
+            Action::Ignore => shard.deps.counters.stale_messages.increment(),
+        }
+    }
+
+    fn finish_join(&mut self, join: JoinResult, link: &mut Link, shard: &mut ShardContext<'_>) {
+        let JoinResult { channel, reference, result } = join;
+        let topic = channel.topic();
+        let to = channel.reply_to(&topic, reference.as_deref());
+        match result {
+            Ok(Subscribed { ack, events, joined }) => {
+                shard.deps.counters.joins.increment();
+                self.client.count_membership(&channel.document);
+                let Identity { user, connection } = &self.client.identity;
+                let session = joined.as_ref().map(|joined| joined.session);
+                let locks = joined.as_ref().map(|joined| &*joined.locks);
+                let response = JoinReply { ack, user, connection: *connection, session, locks };
+                link.send(&to.ok(&response), shard);
+                let stream = DocumentStream::new(events, joined.map(|joined| joined.presence));
+                self.channels.join_succeeded(&channel, session, stream);
+            }
+            Err(error) => {
+                shard.deps.counters.errors.increment(error.reason());
+                link.send(&to.error(&error), shard);
+                self.channels.join_failed(&channel);
+            }
+        }
+    }
+
+    fn publish(
+        &mut self,
+        channel: ChannelRef,
+        reference: Option<&str>,
+        draft: CheckedDraft,
+        link: &mut Link,
+        shard: &mut ShardContext<'_>,
+        cx: &mut Context<'_>,
+    ) {
+        let bytes = draft.payload.len();
+        let mut publish = self.client.publish(channel, reference, draft);
+        // The first poll puts the draft into the sink's queue, behind the drafts of the pushes before it.
+        match publish.poll_unpin(cx) {
+            Poll::Pending => self.pending.push_publish(publish, bytes),
+            Poll::Ready(ReadyReply { frame, .. }) => self.reply_in_order(frame, link, shard),
+        }
+    }
+
+    fn command(
+        &mut self,
+        channel: ChannelRef,
+        message: &ClientMessage<'_>,
+        link: &mut Link,
+        shard: &mut ShardContext<'_>,
+        cx: &mut Context<'_>,
+    ) {
+        let ClientPayload::Json(arguments) = message.payload else {
+            let error = ErrorReply::unknown_event(&message.event);
+            return self.refuse(ReplyTo::message(message), &error, link, shard);
+        };
+        let (reference, name) = (message.reference.as_deref(), message.event.as_ref().to_owned());
+        let arguments = relay_core::JsonText::from_raw(arguments);
+        let mut command = self.client.command(channel, reference, name, arguments);
+        match command.poll_unpin(cx) {
+            Poll::Ready(ReadyReply { frame, .. }) => self.reply_in_order(frame, link, shard),
+            Poll::Pending => self.pending.push_command(command),
+        }
+    }
+
+    fn refuse(&mut self, to: ReplyTo<'_>, error: &ErrorReply, link: &mut Link, shard: &mut ShardContext<'_>) {
+        shard.deps.counters.errors.increment(error.reason());
+        self.reply_in_order(to.error(error), link, shard);
+    }
+
+    /// Sends `frame` after the replies that are still awaited.
+    fn reply_in_order(&mut self, frame: Frame, link: &mut Link, shard: &mut ShardContext<'_>) {
+        if self.pending.awaits_replies() {
+            self.pending.push_reply(frame);
+        } else {
+            link.send(&frame, shard);
+        }
+    }
+
+    /// Ends a channel by a failure.
+    fn channel_ended(
+        &mut self,
+        index: usize,
+        cause: Option<&StreamError>,
+        link: &mut Link,
+        shard: &mut ShardContext<'_>,
+    ) {
+        let channel = self.channels.remove(index);
+        let ChannelRef { document, join_ref } = &channel.id;
+        let reason = error_code(cause, document);
+        shard.deps.counters.channel_errors.increment(reason.as_str());
+        let topic = channel.id.topic();
+        link.send(&codec::encode_error(join_ref.as_deref(), &topic, reason.as_str()), shard);
+        self.close_channel(&channel, LeaveReason::Lost, shard);
+    }
+
+    fn close_channel(&self, channel: &Channel, reason: LeaveReason, shard: &mut ShardContext<'_>) {
+        if let Delivery::Room(member) = channel.delivery {
+            shard.rooms.leave(member);
+        }
+        self.client.release_membership(channel, reason);
+    }
+
+    /// Reports in all documents that the connection lives.
+    fn touch_all(&self) {
+        self.channels.joined().for_each(|channel| self.client.touch(channel, Activity::Alive));
+    }
+
+    /// Reports an act of the client in `document`.
+    fn touch(&self, document: &DocumentId) {
+        let mut joined = self.channels.joined();
+        if let Some(channel) = joined.find(|channel| channel.id.document == *document) {
+            self.client.touch(channel, Activity::Active);
+        }
+    }
+}
+
+impl Drop for MessageHandler {
+    fn drop(&mut self) {
+        for channel in self.channels.drain() {
+            self.client.release_membership(&channel, self.leave_reason);
+        }
+    }
+}
+
+/// A message in the form in which it came.
+#[derive(Clone, Copy)]
+enum RawMessage<'a> {
+    Text(&'a str),
+    Binary(&'a [u8]),
+}
+
+impl RawMessage<'_> {
+    fn to_deferred(self) -> Deferred {
+        match self {
+            Self::Text(text) => Deferred::Text(text.to_owned()),
+            Self::Binary(bytes) => Deferred::Binary(bytes.to_vec()),
+        }
+    }
+}
+
+/// The message that ends a channel that was left or joined anew.
+fn encode_close(channel: &Channel) -> Frame {
+    let ChannelRef { join_ref, .. } = &channel.id;
+    codec::encode_close(join_ref.as_deref(), &channel.id.topic())
+}
+
+/// The code that a client gets at the end of a channel. The log's own message is for operators, who find it in the logs.
+fn error_code(cause: Option<&StreamError>, document: &DocumentId) -> ErrorCode {
+    let Some(error) = cause else { return ErrorCode::Closed };
+    if let StreamError::Log(error) = error {
+        tracing::warn!(%document, %error, "a channel ends: its history cannot be read");
+    }
+    error.code()
+}

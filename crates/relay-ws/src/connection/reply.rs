@@ -1,0 +1,49 @@
+//! The replies to a client's messages.
+
+use serde::Serialize;
+
+use crate::codec::{self, ClientMessage, Frame, Status};
+use crate::error_reply::ErrorReply;
+
+/// The response of a reply without content.
+#[derive(Serialize)]
+pub(super) struct Empty {}
+
+/// The fields by which a client finds the message that a reply belongs to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ReplyTo<'a> {
+    pub(super) join_ref: Option<&'a str>,
+    pub(super) reference: Option<&'a str>,
+    pub(super) topic: &'a str,
+}
+
+impl<'a> ReplyTo<'a> {
+    /// The address of a reply to `message`.
+    pub(super) fn message(message: &'a ClientMessage<'_>) -> Self {
+        Self {
+            join_ref: message.join_ref.as_deref(),
+            reference: message.reference.as_deref(),
+            topic: &message.topic,
+        }
+    }
+
+    /// A reply that says that the request was done.
+    pub(super) fn ok(self, response: &impl Serialize) -> Frame {
+        self.encode(Status::Ok, response)
+    }
+
+    /// A reply that refuses the request.
+    pub(super) fn error(self, error: &ErrorReply) -> Frame {
+        self.encode(Status::Error, error)
+    }
+
+    /// A response that cannot be JSON is a defect of its maker: the client is told that the server failed.
+    fn encode(self, status: Status, response: &impl Serialize) -> Frame {
+        let Self { join_ref, reference, topic } = self;
+        codec::encode_reply(join_ref, reference, topic, status, response).unwrap_or_else(|error| {
+            tracing::error!(%topic, %error, "a reply cannot be encoded");
+            codec::encode_reply(join_ref, reference, topic, Status::Error, &ErrorReply::internal())
+                .unwrap_or_else(|error| unreachable!("texts are JSON: {error}"))
+        })
+    }
+}
