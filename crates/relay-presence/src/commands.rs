@@ -1,4 +1,4 @@
-//! The commands about presence: the participant's own state, its cursor, and the session.
+//! The commands of presence: about the participant's own state, its cursor, the session, and locks.
 
 use std::sync::Arc;
 
@@ -16,8 +16,8 @@ use crate::locks::{AcquireLock, ReleaseLock, RenewLock};
 use crate::presence::LocalPresence;
 use crate::query::SessionInfo;
 
-/// Changes the state that the participant shows: an object whose fields replace those of the state, where null takes a
-/// field away.
+/// Changes the state that the participant shows. The argument is an object whose fields replace those of the state; null
+/// removes a field.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct UpdateState(pub JsonText);
@@ -27,12 +27,13 @@ impl Command for UpdateState {
     type Reply = Updated;
 }
 
-/// The reply to a command that has nothing to tell: `{}`.
+/// The reply to a command without a result: `{}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Updated {}
 
-/// Moves the participant's cursor: the payload of a `cursor.moved` event, of which only the newest of a connection counts.
+/// Moves the participant's cursor. The argument is the payload of a `cursor.moved` event; only the newest of a connection
+/// counts.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct MoveCursor(pub JsonText);
@@ -42,7 +43,7 @@ impl Command for MoveCursor {
     type Reply = PublishAck;
 }
 
-/// Asks for the document's session. It has no arguments, and ignores what is given.
+/// Asks for the document's session. It has no arguments, and ignores any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GetSession;
 
@@ -92,7 +93,7 @@ impl CommandHandler<GetSession> for LocalPresence {
     }
 }
 
-// Locks belong to users, not to connections: their commands do not ask whether the connection has joined.
+// Locks belong to users and not to connections, so these commands work for connections that have not joined.
 
 #[async_trait]
 impl CommandHandler<AcquireLock> for LocalPresence {

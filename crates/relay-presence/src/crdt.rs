@@ -1,15 +1,14 @@
-//! Presence as data that merges: an observed-remove map in which an addition wins, with a causal context instead of
-//! tombstones (Almeida, Shoker and Baquero, "Delta State Replicated Data Types", 2018: the optimised add-wins set; Phoenix's
-//! tracker is built on the same).
+//! Presence as data that merges: an observed-remove map in which additions win, with a causal context instead of tombstones
+//! (Almeida, Shoker and Baquero, "Delta State Replicated Data Types", 2018: the optimised add-wins set). Phoenix's tracker is
+//! built on the same.
 //!
-//! Each change by a node has a *dot*: the node and a number that only grows. An entry carries the dot of the change that
-//! made it; the context says which dots were seen. An entry whose dot the other side has seen, and which it does not
-//! have, was removed there. So merging is commutative, associative and idempotent, what was removed does not come back
-//! with an old delta, and a delta that was lost is made good by any later exchange of whole states.
+//! Each change by a node has a *dot*: the node, and a number that only grows. An entry carries the dot of the change that made
+//! it; the context tells which dots were seen. An entry whose dot the other side has seen, and which the other side does not
+//! have, was removed there. So merging is commutative, associative and idempotent, and an old delta brings nothing back that was
+//! removed. A later exchange of whole states makes up for a delta that was lost.
 //!
-//! An entry is changed by the node alone whose connection it belongs to: what others tell of a node's own people is passed
-//! over there. A node that is gone is seen to its end, so that nothing of it, however late, is news to anybody who is
-//! told.
+//! Only the node of a connection changes that connection's entry. A node ignores the presence of its own connections in deltas.
+//! When a node is gone, all of its dots count as seen, so that none of its late deltas adds anything.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -21,21 +20,21 @@ mod tests;
 /// The number of a change among those of its node: 1 for the first.
 pub(crate) type Counter = u64;
 
-/// Whose presence it is: a connection of a node.
+/// The key of an entry: a connection of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ReplicaKey {
     /// The node that the connection belongs to.
     pub(crate) node: NodeId,
-    /// The connection with which the presence began.
+    /// The first of the connections that took the entry over from one another.
     pub(crate) connection: ConnectionId,
 }
 
-/// One connection's presence.
+/// The presence of one connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ReplicaEntry {
-    /// The change that made it.
+    /// The change that made the entry.
     pub(crate) counter: Counter,
-    /// The change that it replaced.
+    /// The change whose entry it replaced.
     pub(crate) previous: Option<Counter>,
     /// The user.
     pub(crate) user: UserId,
@@ -43,17 +42,17 @@ pub(crate) struct ReplicaEntry {
     pub(crate) state: JsonText,
 }
 
-/// Which changes were seen.
+/// The changes that were seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct CausalContext {
-    /// Of each node, everything up to this.
+    /// For each node, the number up to which all its changes were seen.
     seen: BTreeMap<NodeId, Counter>,
-    /// And these, before which some are missing.
+    /// The further changes that were seen, after gaps.
     beyond: BTreeSet<(NodeId, Counter)>,
 }
 
 impl CausalContext {
-    /// Whether the change was seen.
+    /// True when the change was seen.
     pub(crate) fn contains(&self, node: NodeId, counter: Counter) -> bool {
         self.seen.get(&node).is_some_and(|seen| counter <= *seen) || self.beyond.contains(&(node, counter))
     }
@@ -71,7 +70,7 @@ impl CausalContext {
         self.compact();
     }
 
-    /// Moves what follows on what was seen into it.
+    /// Moves the changes that follow without a gap from `beyond` into `seen`.
     fn compact(&mut self) {
         let Self { seen, beyond } = self;
         beyond.retain(|&(node, counter)| {
@@ -85,7 +84,7 @@ impl CausalContext {
     }
 }
 
-/// What one replica tells another: a few changes, or all that it has.
+/// Changes of one document's presence, for another server to merge: a few of them, or all that a server knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReplicaDelta {
     entries: HashMap<ReplicaKey, ReplicaEntry>,
@@ -103,12 +102,12 @@ impl ReplicaDelta {
     }
 }
 
-/// What a merge has done to the entries.
+/// The entries that a merge has changed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct MergeResult {
-    /// Entries that are new, or in the place of one that was removed.
+    /// The entries that are new, or in the place of a removed one.
     pub(crate) added: Vec<ReplicaKey>,
-    /// Entries that are gone or were replaced.
+    /// The entries that are gone or were replaced.
     pub(crate) removed: Vec<(ReplicaKey, ReplicaEntry)>,
 }
 
@@ -121,7 +120,7 @@ pub(crate) struct Replica {
 }
 
 impl Replica {
-    /// Nobody is there, as far as `node` knows.
+    /// The replica of `node`, without entries.
     pub(crate) fn new(node: NodeId) -> Self {
         Self { node, entries: HashMap::new(), context: CausalContext::default() }
     }
@@ -131,23 +130,22 @@ impl Replica {
         ReplicaKey { node: self.node, connection }
     }
 
-    /// The presence of `key`.
+    /// The entry of `key`.
     pub(crate) fn get(&self, key: ReplicaKey) -> Option<&ReplicaEntry> {
         self.entries.get(&key)
     }
 
-    /// Everyone who is there, in no order.
+    /// The entries of all nodes, in no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&ReplicaKey, &ReplicaEntry)> {
         self.entries.iter()
     }
 
-    /// Whether nobody is.
+    /// True when there are no entries.
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Puts in the presence of a connection of this node, in the place of what was there. Returns what was, and the delta for
-    /// the others.
+    /// Adds or replaces the entry of a connection of this node. Returns the replaced entry, and the delta for other nodes.
     pub(crate) fn put(
         &mut self,
         connection: ConnectionId,
@@ -166,16 +164,16 @@ impl Replica {
         (replaced, delta)
     }
 
-    /// Takes out the presence of a connection of this node. Returns it, and the delta for the others.
+    /// Removes the entry of a connection of this node. Returns the entry, and the delta for other nodes.
     pub(crate) fn remove(&mut self, connection: ConnectionId) -> Option<(ReplicaEntry, ReplicaDelta)> {
         let entry = self.entries.remove(&self.key(connection))?;
         let delta = ReplicaDelta::of([(self.node, entry.counter)]);
         Some((entry, delta))
     }
 
-    /// Takes out everybody of a node that is gone, for good: what it has sent and is still under way counts for nothing,
-    /// and those who are told all that this replica knows take them out, too. A node that comes back has another id. The
-    /// replica's own node is never taken out.
+    /// Removes the entries of a node that is gone, for good. Deltas of the node that are still under way add nothing, and other
+    /// replicas that merge this one remove its entries, too. A node that comes back has another id. The replica's own node is
+    /// never removed.
     pub(crate) fn remove_node(&mut self, node: NodeId) -> MergeResult {
         if node == self.node {
             return MergeResult::default();
@@ -186,15 +184,15 @@ impl Replica {
         MergeResult { added: Vec::new(), removed }
     }
 
-    /// All that this replica knows.
+    /// The whole replica as a delta.
     pub(crate) fn whole(&self) -> ReplicaDelta {
         ReplicaDelta { entries: self.entries.clone(), context: self.context.clone() }
     }
 
-    /// Takes in what another replica tells.
+    /// Merges a delta of another replica.
     pub(crate) fn merge(&mut self, delta: &ReplicaDelta) -> MergeResult {
         let mut merged = MergeResult::default();
-        // What the other has seen and no longer has was removed.
+        // The other replica has removed the entries that it has seen and does not have.
         let is_removed = |key: &ReplicaKey, entry: &ReplicaEntry| {
             key.node != self.node
                 && delta.context.contains(key.node, entry.counter)
@@ -205,7 +203,7 @@ impl Replica {
             if key.node == self.node || self.context.contains(key.node, entry.counter) {
                 continue;
             }
-            // An entry that is older and still here was replaced by one whose delta did not come.
+            // An older entry may still be here, when the delta that replaced it was lost.
             match self.entries.get(key) {
                 Some(newer) if newer.counter > entry.counter => continue,
                 _ => {}

@@ -135,7 +135,7 @@ impl Locks {
         self.end_one(document, token, is_own, UnlockReason::Released).await
     }
 
-    /// Releases a lock whoever its holder is, otherwise like [`release`](Self::release).
+    /// Releases a lock of any user, otherwise like [`release`](Self::release).
     ///
     /// # Errors
     /// As for [`release`](Self::release).

@@ -1,4 +1,4 @@
-//! What operators and clients may ask of sessions.
+//! Queries about sessions, for operators and clients.
 
 use relay_core::{DocumentId, SessionId, Timestamp, UserId};
 use serde::Serialize;
@@ -6,14 +6,14 @@ use serde::Serialize;
 use crate::document::Document;
 use crate::session::{SessionCounters, SessionState};
 
-/// Which sessions are wanted; what is not given matches all.
+/// A filter of sessions. A field that is not given matches all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SessionQuery {
-    /// Of this document.
+    /// The session's document.
     pub document: Option<DocumentId>,
-    /// In which this user is.
+    /// A user in the session.
     pub user: Option<UserId>,
-    /// That stand here.
+    /// The session's state.
     pub state: Option<SessionState>,
 }
 
@@ -30,27 +30,27 @@ impl SessionQuery {
 pub struct Participant {
     /// The user.
     pub user: UserId,
-    /// Their connections, lost ones that may come back included.
+    /// The number of the user's connections. Lost connections that may come back are included.
     pub connections: usize,
 }
 
-/// A session as it is now.
+/// The present state of a session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct SessionInfo {
-    /// The session.
+    /// The session's id.
     pub session: SessionId,
-    /// Its document.
+    /// The session's document.
     pub document: DocumentId,
-    /// Where it stands.
+    /// The session's state.
     pub state: SessionState,
-    /// When it began.
+    /// The time of the start.
     pub started_at: Timestamp,
-    /// When a participant last did something.
+    /// The time of a participant's last push or request.
     pub last_activity_at: Timestamp,
-    /// Who is there, in the order of their ids.
+    /// The users, in the order of their ids.
     pub participants: Vec<Participant>,
-    /// What has happened.
+    /// The session's counters.
     pub counters: SessionCounters,
 }
 

@@ -1,4 +1,4 @@
-//! A document's live collaboration as a state machine. Pure: it is told what happens, and when.
+//! A document's live collaboration as a pure state machine: each call says what happens and at which time.
 //!
 //! ```text
 //! opening --opened--> active <--resumed-- idle      closing --ended--> ended
@@ -13,46 +13,46 @@ use std::time::Duration;
 use relay_core::{Monotonic, SessionId, Timestamp};
 use serde::Serialize;
 
-/// Where a session stands.
+/// The state of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SessionState {
-    /// Somebody has joined; that it began is not kept yet.
+    /// A user has joined, and the event about the start is not published yet.
     Opening,
-    /// Somebody is there and does something.
+    /// Participants are connected and active.
     Active,
-    /// Somebody is there, and nothing has happened for a while.
+    /// Participants are connected, and have been quiet for a while.
     Idle,
-    /// Everybody's connection is lost, and may still come back.
+    /// All connections are lost, and may still come back.
     Closing,
-    /// Nobody is there any more. The next to join begins another session.
+    /// All participants are gone. The next join starts another session.
     Ended,
 }
 
-/// What happens to a session.
+/// An input of the state machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Transition {
-    /// Its beginning is kept.
+    /// The event about the start is published.
     Opened,
-    /// Nothing has happened for a while.
+    /// The participants have been quiet for a while.
     WentQuiet,
-    /// Somebody does something again.
+    /// A participant is active again.
     Resumed,
     /// The last connection is lost or has left.
     Emptied,
-    /// Somebody is there again.
+    /// A participant is connected again.
     Returned,
-    /// Nobody has come back.
+    /// No connection has come back within the grace time.
     Ended,
 }
 
-/// A transition that is not possible from where a session stands.
+/// A transition that the state of a session does not allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a session that is {state} cannot take the transition {transition:?}")]
 pub(crate) struct IllegalTransition {
-    /// Where it stands.
+    /// The state.
     pub(crate) state: SessionState,
-    /// What was to happen.
+    /// The transition that it does not allow.
     pub(crate) transition: Transition,
 }
 
@@ -60,10 +60,10 @@ impl SessionState {
     /// Every state, in the order of a session's life.
     pub const ALL: [Self; 5] = [Self::Opening, Self::Active, Self::Idle, Self::Closing, Self::Ended];
 
-    /// Where it stands after `transition`.
+    /// The state after `transition`.
     ///
     /// # Errors
-    /// [`IllegalTransition`] for everything but the arrows of the module's picture.
+    /// [`IllegalTransition`] for every transition that is no arrow in the module's diagram.
     pub(crate) const fn after(self, transition: Transition) -> Result<Self, IllegalTransition> {
         match (self, transition) {
             (Self::Opening, Transition::Opened)
@@ -76,7 +76,7 @@ impl SessionState {
         }
     }
 
-    /// Its name on the wire.
+    /// The state's name in the wire protocols.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Opening => "opening",
@@ -94,7 +94,7 @@ impl fmt::Display for SessionState {
     }
 }
 
-/// What has happened in a session, in numbers.
+/// The counters of a session.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct SessionCounters {
@@ -102,9 +102,9 @@ pub struct SessionCounters {
     pub joins: u64,
     /// Connections that came back within the grace time.
     pub returns: u64,
-    /// The most users at once.
+    /// The most users at the same time.
     pub most_users: usize,
-    /// What participants have done: pushes and requests.
+    /// Pushes and requests of participants.
     pub actions: u64,
     /// Changes of participants' states.
     pub presence_updates: u64,
@@ -117,7 +117,7 @@ pub(crate) struct Session {
     pub(crate) state: SessionState,
     pub(crate) started_at: Timestamp,
     pub(crate) last_activity_at: Timestamp,
-    /// The same, by the monotonic clock.
+    /// The time of the last activity by the monotonic clock.
     active_at: Monotonic,
     pub(crate) counters: SessionCounters,
 }
@@ -134,7 +134,7 @@ impl Session {
         }
     }
 
-    /// Takes a transition if it is possible, and says whether it was.
+    /// Takes a transition if the state allows it. Returns true when it does.
     pub(crate) fn try_transition(&mut self, transition: Transition) -> bool {
         match self.state.after(transition) {
             Ok(state) => {
@@ -145,7 +145,7 @@ impl Session {
         }
     }
 
-    /// Somebody does something.
+    /// Notes a push or request of a participant.
     pub(crate) fn record_activity(&mut self, wall: Timestamp, now: Monotonic) {
         self.last_activity_at = wall;
         self.active_at = now;
@@ -153,7 +153,7 @@ impl Session {
         self.try_transition(Transition::Resumed);
     }
 
-    /// Looks whether nothing has happened for `idle_after`.
+    /// Makes the session idle when its participants have been quiet for `idle_after`.
     pub(crate) fn update_idle(&mut self, now: Monotonic, idle_after: Duration) {
         if now.since(self.active_at) >= idle_after {
             self.try_transition(Transition::WentQuiet);

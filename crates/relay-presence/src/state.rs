@@ -3,12 +3,12 @@
 use relay_core::{CommandError, ErrorCode, JsonText};
 use serde_json::{Map, Value};
 
-/// Names in a meta that are not the client's to give.
+/// The names of fields that the Phoenix protocol adds to a state. Clients cannot set them.
 const RESERVED: [&str; 2] = ["phx_ref", "phx_ref_prev"];
-/// How deeply arrays and objects may lie in one another.
+/// The deepest nesting of arrays and objects.
 const MAX_DEPTH: usize = 16;
 
-/// Returns the object `before` with the fields of the object `change`, where null takes a field away.
+/// Returns the object `before` with the fields of the object `change`; null removes a field.
 pub(crate) fn merge(
     before: &JsonText,
     change: &JsonText,
@@ -17,10 +17,10 @@ pub(crate) fn merge(
     let change: Map<String, Value> = serde_json::from_str(change.as_str())
         .map_err(|error| invalid(format!("the state must be a JSON object: {error}")))?;
     let mut state: Map<String, Value> = serde_json::from_str(before.as_str())
-        .map_err(|error| invalid(format!("the state cannot be read any more: {error}")))?;
+        .map_err(|error| invalid(format!("the present state is no JSON object: {error}")))?;
     for (name, value) in change {
         if RESERVED.contains(&name.as_str()) {
-            return Err(invalid(format!("`{name}` is the server's to set; use another name")));
+            return Err(invalid(format!("`{name}` is set by the server; use another name")));
         }
         if depth(&value) > MAX_DEPTH {
             return Err(invalid(format!("`{name}` is nested deeper than {MAX_DEPTH} levels")));

@@ -1,4 +1,4 @@
-//! The two sources of fencing tokens of one server: [`FileTokens`] survive restarts, [`MemoryTokens`] count on the clock.
+//! The two sources of fencing tokens of one server: [`FileTokens`] survive restarts, and [`MemoryTokens`] rely on the clock.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -10,21 +10,21 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use relay_core::{Clock, FencingToken, TokenError, TokenSource};
 
-/// Why the file of the fencing tokens cannot be used.
+/// The file of the fencing tokens cannot be used.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenFileError {
     /// The file cannot be read or written.
-    #[error("cannot {action} the fencing tokens' file {}: {source}; see to it that it can be read and written", path.display())]
+    #[error("cannot {action} the fencing tokens' file {}: {source}; make sure that it can be read and written", path.display())]
     Io {
-        /// What failed, as a verb.
+        /// The step that failed, as a verb.
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         source: Arc<io::Error>,
     },
-    /// The file holds something else than it should.
+    /// The file does not have the form that this program writes.
     #[error(
         "the fencing tokens' file {} is damaged: it holds `{found}`; restore it from a backup, or move it away: a new one \
          begins at the wall clock's microseconds, which is above all tokens so far if the clock is right", path.display()
@@ -32,7 +32,7 @@ pub enum TokenFileError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// The start of what it holds.
+        /// The start of the file's text.
         found: String,
     },
     /// The thread that writes the file is gone: the runtime is stopping.
@@ -43,15 +43,15 @@ pub enum TokenFileError {
     },
 }
 
-/// Tokens for a server that keeps nothing: they begin at the wall clock's microseconds, and so grow over restarts as
-/// long as the clock does and fewer than a million locks are granted in a second.
+/// Tokens for a server without a log. They begin at the wall clock's microseconds. So they grow over restarts, as long as the
+/// clock does and fewer than a million locks are granted in a second.
 #[derive(Debug)]
 pub struct MemoryTokens {
     next: AtomicU64,
 }
 
 impl MemoryTokens {
-    /// Tokens from now on.
+    /// Tokens that begin at the present time.
     pub fn new(clock: &dyn Clock) -> Self {
         Self { next: AtomicU64::new(wall_micros(clock)) }
     }
@@ -68,21 +68,21 @@ impl TokenSource for MemoryTokens {
     }
 }
 
-/// Tokens that grow whatever the clock does: a file says below which number all may have been given out.
+/// Tokens that grow whatever the clock does. A file names the number below which tokens may have been given out.
 ///
-/// Numbers are reserved in blocks. The file is written, atomically and durably, before the first number of a block can
-/// be issued; after a restart the numbers go on after the last block, so what is lost in a crash is numbers that nobody
-/// got. One reservation in a block's length waits for the disk, on a thread for blocking work.
+/// Numbers are reserved in blocks. The file is written, atomically and durably, before the first number of a block can be
+/// issued. After a restart the numbers go on after the last block, so a crash loses only numbers that were never issued. One
+/// reservation in each block waits for the disk, on a thread for blocking work.
 ///
-/// Let one process at a time use a file. Nothing checks that here: keep it in a directory that is locked.
+/// Only one process at a time may use a file. This type does not check it: keep the file in a directory that is locked.
 #[derive(Debug)]
 pub struct FileTokens {
     file: Arc<BlockFile>,
     /// The next number to be issued.
     next: AtomicU64,
-    /// The smallest number that no reservation stands for. Never below `next`.
+    /// The smallest number that is not reserved. Never below `next`.
     unreserved: AtomicU64,
-    /// Lets one reservation at a time wait for the disk, and the others for that one, without a thread each.
+    /// Held by the one reservation that waits for the disk. The others wait for it without a thread of their own.
     writing: tokio::sync::Mutex<()>,
 }
 
@@ -90,22 +90,22 @@ pub struct FileTokens {
 struct BlockFile {
     path: PathBuf,
     block: u64,
-    /// The number in the file: all below it may be issued. Held while the file is written, so that a write whose
-    /// reservation was dropped meanwhile is over before the next one begins.
+    /// The number in the file; all smaller numbers may be issued. Locked while the file is written, so that a write whose
+    /// reservation was dropped ends before the next one begins.
     limit: Mutex<u64>,
-    /// `limit`, for a look without waiting for a write.
+    /// A copy of `limit` that is read without waiting for a write.
     known_limit: AtomicU64,
 }
 
 impl FileTokens {
-    /// How many numbers are reserved at once.
+    /// The number of tokens in a block.
     pub const BLOCK: u64 = 1_000;
 
-    /// Opens the file, or makes it: a new one begins at the wall clock's microseconds, so above what
-    /// [`MemoryTokens`] or a file that was lost have given out. A first block is reserved, so that a file that cannot be
-    /// written is noticed now.
+    /// Opens the file, or creates it. A new file begins at the wall clock's microseconds, which is above the tokens of
+    /// [`MemoryTokens`] and of a file that was lost. A first block is reserved, so that a file that cannot be written is
+    /// noticed now.
     ///
-    /// Blocks on the disk: not for an asynchronous task.
+    /// Blocks on the disk, so it is not for an asynchronous task.
     ///
     /// # Errors
     /// [`TokenFileError::Io`] and [`TokenFileError::Damaged`].
@@ -136,7 +136,7 @@ impl FileTokens {
 #[async_trait]
 impl TokenSource for FileTokens {
     async fn reserve(&self) -> Result<(), TokenError> {
-        // The n-th reservation stands for the n-th number, whichever request it is issued to.
+        // The n-th reservation is for the n-th number, whichever request the number is issued to.
         let number = self.unreserved.fetch_add(1, Ordering::SeqCst);
         if number < self.file.known_limit.load(Ordering::SeqCst) {
             return Ok(());
@@ -158,7 +158,7 @@ impl TokenSource for FileTokens {
 }
 
 impl BlockFile {
-    /// Makes sure that `number` may be issued, once this has returned without an error. Blocks on the disk.
+    /// Extends the limit beyond `number`, which may be issued when this returns without an error. Blocks on the disk.
     fn extend_beyond(&self, number: u64) -> Result<(), TokenFileError> {
         let mut limit = self.limit.lock();
         if number < *limit {
@@ -171,7 +171,7 @@ impl BlockFile {
         Ok(())
     }
 
-    /// Writes the file so that after a crash it is there whole, with the old number or the new one.
+    /// Replaces the file atomically. After a crash it has the old number or the new one.
     fn write(&self, limit: u64) -> Result<(), TokenFileError> {
         let failed = |action| {
             move |source| TokenFileError::Io { action, path: self.path.clone(), source: Arc::new(source) }
@@ -196,7 +196,7 @@ impl BlockFile {
 /// The largest number that every client reads exactly from JSON: JavaScript's `Number.MAX_SAFE_INTEGER`.
 const MAX_NUMBER: u64 = (1 << 53) - 1;
 
-/// The number twice, in different digits, so that damage shows.
+/// The file's text: the number in two notations, so that damage is noticed.
 fn format(limit: u64) -> String {
     format!("relay fencing tokens: reserved below {limit} ({limit:#x})\n")
 }

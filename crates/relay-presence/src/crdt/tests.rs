@@ -1,4 +1,4 @@
-//! Replicas that tell each other what they do, over a network that loses, doubles and reorders.
+//! Replicas that exchange deltas over a network that loses, repeats and reorders them.
 
 use std::collections::BTreeMap;
 
@@ -8,12 +8,12 @@ use relay_core::{ConnectionId, JsonText, NodeId, UserId};
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// A connection of a replica's node comes or changes.
+    /// A connection of a replica's node joins or changes its state.
     Put(usize, u128, u8),
     Remove(usize, u128),
     /// A delta reaches a replica; it may be lost for others, and come again.
     Deliver(usize, prop::sample::Index),
-    /// Everything that one knows reaches the other.
+    /// The whole of one replica reaches another.
     Sync(usize, usize),
 }
 
@@ -30,7 +30,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..100)
 }
 
-/// What a replica shows: by node and connection, the state.
+/// The states that a replica holds, by node and connection.
 fn shown(replica: &Replica) -> BTreeMap<(u64, u128), String> {
     let entry =
         |key: &ReplicaKey, state: &str| ((key.node.as_u64(), key.connection.as_u128()), state.to_owned());
@@ -73,14 +73,14 @@ proptest! {
                     replicas[to].merge(&whole);
                 }
             }
-            // Nobody's own people are ever touched by what others tell.
+            // Deltas of others never change a node's own entries.
             for (node, replica) in replicas.iter().enumerate() {
                 let own = |(key, _): &(&(u64, u128), &String)| key.0 == node as u64;
                 let shown = shown(replica);
                 prop_assert!(shown.iter().filter(own).eq(model.iter().filter(own)));
             }
         }
-        // What was lost is made good when everybody has told everybody everything.
+        // Whole states make up for lost deltas, once each replica has merged all others.
         for _ in 0..2 {
             for from in 0..REPLICAS {
                 for to in 0..REPLICAS {
@@ -97,7 +97,7 @@ proptest! {
             let merged = replicas[0].merge(delta);
             prop_assert!(merged.added.is_empty() && merged.removed.is_empty());
         }
-        // And a node that is gone takes its people with it, for good.
+        // The entries of a node that is gone are removed for good.
         replicas[0].remove_node(NodeId::from_u64(1));
         let others = replicas[2].whole();
         deltas.iter().chain([&others]).for_each(|delta| { replicas[0].merge(delta); });
@@ -158,7 +158,7 @@ fn nothing_of_a_node_that_is_gone_comes_back_however_late_it_is_told() {
     for delta in [&late, &there.whole(), &dead.whole()] {
         assert!(here.merge(delta).added.is_empty());
     }
-    // Who is told all by one that knows takes them out, too.
+    // A replica that merges the whole of one that knows removes them, too.
     assert_eq!(there.merge(&here.whole()).removed.len(), 2);
     assert!(there.merge(&late).added.is_empty() && there.is_empty());
 }
@@ -172,7 +172,7 @@ fn a_node_that_others_take_for_gone_keeps_its_own_people() {
     assert!(here.merge(&there.whole()).removed.is_empty());
     put(&mut here, 2);
     assert_eq!(here.iter().count(), 2);
-    // Nor does it take itself out, or take from others what only it can say.
+    // It does not remove itself, and ignores its own entries in deltas of others.
     here.remove_node(NodeId::from_u64(1));
     assert_eq!(here.iter().count(), 2);
     let old = here.whole();

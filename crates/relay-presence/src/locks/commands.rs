@@ -16,7 +16,7 @@ pub struct AcquireRequest {
     pub wait: Duration,
 }
 
-/// Acquires a lock for the participant, and waits for it where it says so.
+/// Acquires a lock for the participant. Waits for the lock as long as `wait` allows.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct AcquireLock {
     /// The region to lock; the whole document if not given.
@@ -24,7 +24,7 @@ pub struct AcquireLock {
     /// The length of the lease in milliseconds; [`LockConfig::default_ttl`](super::LockConfig::default_ttl) if not given.
     #[serde(rename = "ttl_ms", default, deserialize_with = "millis")]
     pub ttl: Option<Duration>,
-    /// The longest time to wait for the lock, in milliseconds; not at all if not given.
+    /// The longest time to wait for the lock, in milliseconds; zero if not given.
     #[serde(rename = "wait_ms", default, deserialize_with = "millis")]
     pub wait: Option<Duration>,
 }
@@ -57,7 +57,7 @@ impl Command for RenewLock {
     type Reply = Lease;
 }
 
-/// Gives back one of the participant's locks.
+/// Releases one of the participant's locks.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct ReleaseLock {
     /// The token of the lock.

@@ -1,91 +1,91 @@
-//! Why somebody does not get, keep or give back a lock.
+//! [`LockError`]: the refusal of a request about a lock.
 
 use std::time::Duration;
 
 use relay_core::{CommandError, ErrorCode, FencingToken, LockScope, PublishError, TokenError, UserId};
 use relay_events::PayloadError;
 
-/// Why a request about a lock was refused.
+/// The refusal of a request about a lock.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockError {
-    /// Somebody else holds a lock that overlaps. Wait for it, or try again later.
+    /// Another user holds a lock that overlaps. Wait for it, or try again later.
     #[error(
         "{wanted} cannot be locked: {scope} is locked by `{holder}`; wait for it with `wait_ms`, or try again later"
     )]
     Locked {
-        /// What was asked for.
+        /// The requested scope.
         wanted: LockScope,
-        /// What is locked.
+        /// The scope that is locked.
         scope: LockScope,
-        /// Who holds it.
+        /// The user who holds the lock.
         holder: UserId,
     },
-    /// Nobody holds it, but somebody asked before for something that overlaps, and waits for it.
+    /// The scope is free, and another user waits for a scope that overlaps.
     #[error(
         "{wanted} cannot be locked: `{first}` waits for {scope} already; wait too with `wait_ms`, or try again later"
     )]
     Awaited {
-        /// What was asked for.
+        /// The requested scope.
         wanted: LockScope,
-        /// What the other waits for.
+        /// The scope that the other user waits for.
         scope: LockScope,
-        /// Who was first.
+        /// The other user.
         first: UserId,
     },
     /// The time to wait is over. Try again.
     #[error("{wanted} did not become free within {} ms: `{holder}` holds {scope} or was first to wait for it; try again", wait.as_millis())]
     WaitTimeout {
-        /// What was asked for.
+        /// The requested scope.
         wanted: LockScope,
-        /// How long the request would wait.
+        /// The longest wait of the request.
         wait: Duration,
-        /// What stood in the way.
+        /// The scope that stood in the way.
         scope: LockScope,
-        /// Who stood in the way.
+        /// The user who stood in the way.
         holder: UserId,
     },
-    /// The user holds no lock with this token: it has ended, or it is not theirs. Acquire it again.
+    /// The user holds no lock with this token: the lock has ended, or belongs to another user. Acquire it again.
     #[error("you hold no lock with token {token} any more; acquire it again")]
     Stale {
         /// The token.
         token: FencingToken,
     },
-    /// The lease that is asked for is too short or too long.
+    /// The requested lease is too short or too long.
     #[error("a lease of {} ms is not possible; ask for 1 to {} ms", ttl.as_millis(), max.as_millis())]
     InvalidTtl {
-        /// What was asked for.
+        /// The requested lease.
         ttl: Duration,
-        /// The longest that is possible.
+        /// The longest lease.
         max: Duration,
     },
     /// The time to wait is too long.
     #[error("a request cannot wait for {} ms; ask for at most {} ms", wait.as_millis(), max.as_millis())]
     InvalidWait {
-        /// What was asked for.
+        /// The requested wait.
         wait: Duration,
-        /// The longest that is possible.
+        /// The longest wait.
         max: Duration,
     },
-    /// The document has as many locks as it may. Release some, or wait until some end.
+    /// The document has as many locks as the limit allows. Release some, or wait until some end.
     #[error("the document has {max} locks, the most that are allowed; release some, or try again later")]
     TooManyLocks {
         /// The limit.
         max: usize,
     },
-    /// As many requests wait in the document as may. Try again later.
+    /// The document has as many requests that wait as the limit allows. Try again later.
     #[error("{max} requests wait for locks of the document, the most that are allowed; try again later")]
     TooManyWaiters {
         /// The limit.
         max: usize,
     },
-    /// As many documents have locks as may. Try again later.
+    /// The server has locks in as many documents as the limit allows. Try again later.
     #[error("{max} documents have locks, the most that are allowed; try again later")]
     TooManyDocuments {
         /// The limit.
         max: usize,
     },
-    /// The document's locks change faster than the changes can be published. Try again later.
+    /// The document's locks change faster than their changes are published. Try again later.
     #[error(
         "{max} changes of the document's locks wait to be published, the most that are allowed; try again later"
     )]
@@ -93,14 +93,14 @@ pub enum LockError {
         /// The limit.
         max: usize,
     },
-    /// The change could not be published as an event. An acquired lock was released again; a lease was prolonged all the
-    /// same, but nobody else knows; a released lock is released.
+    /// The change could not be published as an event. An acquired lock was released again. A lease was prolonged all the same,
+    /// without an event. A released lock is released.
     #[error("the change of the lock could not be published: {0}")]
     Unpublished(#[source] PublishError),
     /// The change cannot be written as an event.
     #[error(transparent)]
     Unwritable(#[from] PayloadError),
-    /// There are no fencing tokens to be had. Operators see why.
+    /// The source of fencing tokens failed. Its error is for operators.
     #[error(transparent)]
     Tokens(#[from] TokenError),
     /// The server is stopping: all locks have ended.
@@ -137,7 +137,7 @@ impl LockError {
 }
 
 impl From<LockError> for CommandError {
-    /// What the client is told. Failures of the server's own storage are named and not explained: that is for operators.
+    /// The refusal as the client gets it. The causes of storage failures are left out; they are for operators.
     fn from(error: LockError) -> Self {
         let message = match error.code() {
             ErrorCode::LogFailed => {

@@ -1,5 +1,5 @@
-//! Locks beside a plain model, with a clock in the hand: whatever happens in whatever order, nobody holds what somebody else
-//! holds, everybody gets their turn, tokens grow, and edits are let through just when they may be.
+//! Locks beside a plain model, under a manual clock. In any order of steps, scopes of two users never overlap, each request is
+//! answered, tokens grow, and exactly the edits that the locks allow are let through.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -23,9 +23,9 @@ struct Scene {
     locks: Locks,
     clock: Arc<ManualClock>,
     document: DocumentId,
-    /// What was published, in order.
+    /// The published drafts, in order.
     published: Vec<CheckedDraft>,
-    /// Whether publishing works.
+    /// The error of publishing; `None` while it works.
     trouble: Option<PublishError>,
 }
 
@@ -76,7 +76,7 @@ impl Scene {
         }
     }
 
-    /// Goes on with a request until it has to wait.
+    /// Polls a request until it has to wait.
     fn go_on(&mut self, asking: &mut Asking) -> Option<Result<Lease, LockError>> {
         for _ in 0..3 {
             if let Poll::Ready(answer) = poll(asking) {
@@ -90,7 +90,7 @@ impl Scene {
     #[track_caller]
     fn acquire(&mut self, user: &str, scope: LockScope) -> Result<Lease, LockError> {
         let mut asking = self.ask(user, scope, Duration::from_secs(30), Duration::ZERO);
-        self.go_on(&mut asking).expect("an answer, since nobody waits")
+        self.go_on(&mut asking).expect("an answer, since the request does not wait")
     }
 
     fn run(
@@ -122,7 +122,7 @@ impl Scene {
         self.publish();
     }
 
-    /// Whether an edit may have its place: its error's code if not.
+    /// Checks an edit as the document's order does. Returns the error's code when it is refused.
     fn edit(
         &self,
         user: &str,
@@ -153,7 +153,7 @@ fn region(name: &str) -> LockScope {
     LockScope::Region(Region::new(name).unwrap())
 }
 
-/// What the model knows of a lock or of somebody who waits.
+/// A lock in the model.
 #[derive(Debug, Clone)]
 struct Held {
     token: FencingToken,
@@ -162,6 +162,7 @@ struct Held {
     until: Monotonic,
 }
 
+/// A request that waits in the model.
 #[derive(Debug, Clone)]
 struct Waiting {
     id: usize,
@@ -171,7 +172,7 @@ struct Waiting {
     until: Monotonic,
 }
 
-/// Who holds what and who waits, without any cleverness.
+/// Locks and requests in plain lists.
 #[derive(Debug, Default)]
 struct Model {
     held: Vec<Held>,
@@ -186,7 +187,7 @@ enum Outcome {
 }
 
 impl Model {
-    /// What becomes of those who wait, in their order. New locks have no token yet.
+    /// The outcomes of the requests that wait, in their order. New locks have no token yet.
     fn settle(&mut self, now: Monotonic) -> Vec<(usize, Outcome)> {
         self.held.retain(|held| now < held.until);
         let mut outcomes = Vec::new();
@@ -237,7 +238,7 @@ enum Step {
     Force(prop::sample::Index),
     Gone(usize),
     Advance(u64),
-    /// Nobody waits for this request any more.
+    /// The caller of this request stops waiting.
     Drop(prop::sample::Index),
     Edit(usize, usize, Option<prop::sample::Index>),
 }
@@ -267,7 +268,7 @@ struct Pair {
     scene: Scene,
     model: Model,
     asking: Vec<(usize, Asking)>,
-    /// Every token that was ever given out.
+    /// All tokens that were ever issued.
     tokens: Vec<FencingToken>,
     asked: usize,
 }
@@ -277,19 +278,19 @@ impl Pair {
         self.scene.clock.monotonic()
     }
 
-    /// A token to speak of: of a lock that is or was.
+    /// The token of a present or former lock.
     fn token(&self, index: prop::sample::Index) -> FencingToken {
         if self.tokens.is_empty() { FencingToken::new(1) } else { *index.get(&self.tokens) }
     }
 
-    /// Brings both to the present and compares what became of everybody.
+    /// Advances both to the present, and compares the outcomes.
     fn settle(&mut self) {
-        // Each lock that ends lets others have their turn.
+        // Each lock that ends makes way for requests that wait.
         self.scene.publish();
         let expected = self.model.settle(self.now());
         let mut answered = Vec::new();
         let mut asking = std::mem::take(&mut self.asking);
-        // In the order of asking, which is that of tokens.
+        // In the order of the requests, which is that of the tokens.
         asking.retain_mut(|(id, future)| match self.scene.go_on(future) {
             Some(answer) => {
                 answered.push((*id, answer));
@@ -304,7 +305,7 @@ impl Pair {
         for ((_, answer), (_, outcome)) in answered.into_iter().zip(expected) {
             match (answer, outcome) {
                 (Ok(lease), Outcome::New) => {
-                    // Locks that end together give way one after the other, so within one step the order may be another.
+                    // Locks that end together make way one after the other, so within one step the order may differ.
                     assert!(newest < Some(lease.token) && !self.tokens.contains(&lease.token), "tokens grow");
                     self.tokens.push(lease.token);
                     let new = |held: &&mut Held| held.token.get() == 0 && held.user == lease.holder.as_str();
@@ -347,7 +348,7 @@ impl Pair {
                 let (user, ttl, wait) = (USERS[user], seconds(ttl), seconds(wait));
                 self.asked += 1;
                 let mut asking = self.scene.ask(user, scope(number), ttl, wait);
-                // It takes its place in the queue now, or is refused.
+                // The request takes its place in the queue now, or is refused.
                 if let Poll::Ready(answer) = poll(&mut asking) {
                     asking = Box::pin(std::future::ready(answer));
                 }
@@ -412,7 +413,7 @@ proptest! {
         for step in steps {
             pair.take(step);
         }
-        // Everybody who waits is answered in the end, and nothing is left.
+        // In the end every request is answered, and no locks are left.
         pair.scene.clock.advance(Duration::from_secs(60));
         pair.scene.locks.sweep();
         pair.settle();
@@ -421,7 +422,7 @@ proptest! {
         pair.settle();
         prop_assert!(pair.asking.is_empty());
         prop_assert_eq!(pair.scene.locks.stats().documents, 0);
-        // The events tell the same: every lock begins once and ends once, and two that overlap never at the same time.
+        // By the events, too, each lock begins once and ends once, and locks that overlap are never held at the same time.
         let mut open: Vec<(u64, String, Option<String>)> = Vec::new();
         for draft in &pair.scene.published {
             let Payload::Json(payload) = &draft.payload else { panic!("{draft:?}") };

@@ -1,5 +1,5 @@
-//! What becomes of a lock, and of those who count on it, when it ends: at which place in the document's order, when nobody
-//! waits for it any more, when its event is not kept, when the server stops.
+//! The ends of locks: their places in the document's order, requests whose caller is gone, events that the log does not take,
+//! and the server's shutdown.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -75,7 +75,7 @@ fn give_place(locks: &Locks, draft: &CheckedDraft) {
     locks.placed(draft, place());
 }
 
-/// Gives the change its place and keeps it.
+/// Gives the change its place and reports it as durable.
 fn publish(locks: &Locks, change: LockChange) {
     give_place(locks, &change.draft);
     change.publication.report(Ok(()));
@@ -113,11 +113,11 @@ fn a_lock_that_is_given_back_counts_until_its_end_has_its_place_and_no_longer() 
     let token = acquire(&locks, "ada").token;
     let mut releasing = release(&locks, "ada", token);
     let change = next(&locks);
-    // Its end is on its way: what the holder sent before is still under the lock, and others wait.
+    // The end is being published. The holder's edits are still under the lock, and others are kept out.
     assert_eq!(edit(&locks, ada.clone(), Some(token)), None);
     assert_eq!(edit(&locks, bob.clone(), None), Some("locked"));
     give_place(&locks, &change.draft);
-    // It has its place: the token is worth nothing, and nobody is kept out.
+    // The end has its place. The token is stale, and others are not kept out.
     assert_eq!(edit(&locks, ada, Some(token)), Some("stale_lock"));
     assert_eq!(edit(&locks, bob, None), None);
     assert_eq!(locks.held(&document()), []);
@@ -205,7 +205,7 @@ fn who_waits_gets_the_lock_when_the_end_of_the_one_before_is_kept() {
 
 #[test]
 fn a_lock_whose_asker_is_gone_before_the_answer_is_given_back() {
-    // Gone while its event waits, while it is published, and when the answer is there and not read.
+    // The caller is gone while the event waits, while it is published, and before the answer is read.
     for published in 0..3 {
         let locks = locks();
         let asking = ask(&locks, "ada", Duration::ZERO);

@@ -1,4 +1,4 @@
-//! Who is told what when people come and go.
+//! The events and changes that follow when participants join and leave.
 
 use std::time::Duration;
 
@@ -71,7 +71,7 @@ async fn a_lost_connection_that_is_not_back_in_time_is_gone_for_everybody() {
     scene.advance(Duration::from_millis(4_999));
     assert_eq!(scene.roster()["ada"], json!({"metas": [{}]}));
     scene.advance(Duration::from_millis(1));
-    // What follows close upon another change becomes visible a little later.
+    // A change soon after another becomes visible a little later.
     scene.advance(Duration::from_secs(1));
     reader.read();
     assert_eq!(scene.roster(), json!({"bob": {"metas": [{}]}}));
@@ -94,12 +94,12 @@ async fn a_new_connection_takes_over_the_one_that_it_names_even_if_that_seems_al
     };
     scene.join_as(&membership, options).unwrap();
     assert_eq!(scene.roster(), json!({"ada": {"metas": [{"tab": 2}, {"tab": 3}]}}));
-    // What the old connection still does or suffers counts for nothing.
+    // Calls of the old connection have no effect.
     scene.presence.leave(&half_open, LeaveReason::Lost);
     scene.presence.touch(&membership, Activity::Alive);
     scene.advance(Duration::from_secs(30));
     assert_eq!(scene.roster(), json!({"ada": {"metas": [{"tab": 2}, {"tab": 3}]}}));
-    // Nobody takes over what is somebody else's.
+    // A user cannot take over another user's connection.
     let mallory = scene.membership("mallory");
     scene
         .join_as(&mallory, JoinOptions { resume: Some(membership.connection), ..JoinOptions::default() })
@@ -150,7 +150,7 @@ async fn locks_end_when_their_holder_has_been_gone_for_the_grace_time_whatever_o
     scene.presence.leave(&lost, LeaveReason::Lost);
     scene.advance(Duration::from_secs(4));
     scene.presence.leave(&bob, LeaveReason::Left);
-    // Ada's tab is given up now; bob has been gone for a second.
+    // Ada's lost tab is removed now; bob has been gone for a second.
     scene.advance(Duration::from_secs(1));
     assert_eq!((scene.presence.stats().connections, scene.presence.locks().stats().ended), (1, 0));
     scene.advance(Duration::from_secs(4));
@@ -165,7 +165,7 @@ async fn while_many_join_at_once_texts_are_made_once_for_all_of_them() {
     let mut readers = vec![Reader::new(joined.presence)];
     for n in 0..100 {
         readers.push(Reader::new(scene.join(&format!("user-{n}")).1.presence));
-        // All read whenever somebody comes; that the clock stands still leaves changes to the flush.
+        // All read at each join. The clock stands still, so changes wait for the flush.
         readers.iter_mut().for_each(Reader::read);
     }
     all_know(&mut readers, 101).await;
@@ -173,9 +173,9 @@ async fn while_many_join_at_once_texts_are_made_once_for_all_of_them() {
     let told = texts.len();
     texts.sort_unstable();
     texts.dedup();
-    // One for each flush at most, and a state or two.
+    // At most one for each flush, and a snapshot or two.
     assert!(told > 100 && texts.len() <= 20, "{} texts were made for {told}", texts.len());
-    // Who comes later is told at once of all whom the others know.
+    // A later member gets all participants at once that the others know.
     for known in 101..104 {
         let mut late = Reader::new(scene.join(&format!("late-{known}")).1.presence);
         late.read();
@@ -209,7 +209,7 @@ async fn who_is_silent_for_too_long_is_gone() {
     assert_eq!(scene.sink.until(4).await[3], "user.left silent stale");
     scene.advance(Duration::from_secs(59));
     assert_eq!(scene.sink.until(6).await[4..], ["user.left ada stale", "session.ended stale"]);
-    // Nothing is left of the document.
+    // The document is removed.
     scene.advance(Duration::from_secs(60));
     let stats = scene.presence.stats();
     assert_eq!((stats.sessions, stats.users, stats.connections, stats.waiting_events), (0, 0, 0, 0));
@@ -275,7 +275,7 @@ async fn an_event_that_the_log_does_not_take_is_counted_and_the_others_go_on() {
     while scene.presence.stats().failed < 2 {
         tokio::task::yield_now().await;
     }
-    // That the session has begun is not kept, and so it is not said to be open.
+    // The event about the start is lost, so the session does not open.
     let session = scene.presence.session(&scene.document).unwrap();
     assert_eq!(session.state, SessionState::Opening);
     scene.sink.refuse(None);
@@ -325,13 +325,13 @@ async fn what_two_servers_tell_each_other_is_one_presence() {
     reader.read();
     assert_eq!(here.roster(), json!({"ada": {"metas": [{}]}}));
     assert_eq!(reader.known().as_object().unwrap().len(), 1);
-    // A server that is gone takes its people with it.
+    // The participants of a server that is gone are removed.
     there.presence.remove_node(here.presence.node());
     assert_eq!(there.roster(), json!({}));
     here.presence.leave(&ada, LeaveReason::Left);
 }
 
-/// Something that happens to one of a few connections of two users.
+/// A step of one of a few connections of two users, or of a reader.
 #[derive(Debug, Clone)]
 enum Step {
     Join(usize),
@@ -339,9 +339,9 @@ enum Step {
     Lose(usize),
     Update(usize, u8),
     Advance(u64),
-    /// This reader reads all that there is.
+    /// This reader reads all changes.
     Read(usize),
-    /// This reader goes on where that one stands.
+    /// This reader becomes a fork of that one.
     Fork(usize, usize),
 }
 
@@ -361,14 +361,14 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// A reader that follows by the npm client's rules knows who is there whenever it has read all, however slow it was; and
-    /// no leave and no meta comes that it has not seen (`Reader` checks that).
+    /// A reader that follows the npm client's rules knows all participants when it has read all changes, however slow it was.
+    /// `Reader` checks that no leave and no meta comes that it has not seen.
     #[test]
     fn state_and_changes_lead_to_who_is_there(steps in steps()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let scene = Scene::new();
-            // Somebody stays, so that the document lives on.
+            // One member stays, so that the document exists to the end.
             let (stays, joined) = scene.join("zoe");
             let mut readers = vec![Reader::new(joined.presence)];
             for _ in 1..3 {
@@ -396,7 +396,7 @@ proptest! {
                     Step::Fork(to, from) => readers[to] = readers[from].fork(),
                 }
             }
-            // Past every flush, so that all is visible: a change after a quiet time is shown at once.
+            // A change after a quiet interval is visible at once, and all changes before it with it.
             scene.presence.touch(&stays, Activity::Alive);
             scene.clock.advance(Duration::from_millis(100));
             scene.request(&stays, "presence:update", json!({"last": true})).await.unwrap();
@@ -410,7 +410,7 @@ proptest! {
                     if reader.known() == sorted(&roster) {
                         break;
                     }
-                    // A flush is still to come.
+                    // A flush is still scheduled.
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
                 assert_eq!(reader.known(), sorted(&roster));

@@ -1,4 +1,4 @@
-//! A presence with a clock in the hand and an honest sink behind it.
+//! A presence with a manual clock and a sink that keeps its events.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 /// After this a test that waits has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Takes events and gives them their places; while it is `overloaded` or `broken`, it says so.
+/// A sink that keeps the events, or refuses them with the error that a test sets.
 #[derive(Default)]
 pub(crate) struct Sink {
     events: Mutex<Vec<Event>>,
@@ -32,7 +32,7 @@ impl Sink {
         *self.trouble.lock() = trouble;
     }
 
-    /// What has happened, as `kind of whom why`.
+    /// The events, each as its kind, its user and its reason.
     pub(crate) fn told(&self) -> Vec<String> {
         self.events.lock().iter().map(tell).collect()
     }
@@ -41,7 +41,7 @@ impl Sink {
         self.events.lock().clone()
     }
 
-    /// Waits until that many events have happened.
+    /// Waits until there are `count` events.
     pub(crate) async fn until(&self, count: usize) -> Vec<String> {
         let waiting = async {
             loop {
@@ -99,7 +99,7 @@ impl Scene {
     pub(crate) fn with(mut config: PresenceConfig) -> Self {
         let (clock, sink) = (Arc::new(ManualClock::new()), Arc::new(Sink::default()));
         let time: Arc<dyn Clock> = Arc::clone(&clock) as _;
-        // The ticker is to come seldom: these tests sweep by themselves.
+        // The tests sweep by themselves, so the ticks are rare.
         let tick = Duration::from_secs(3600);
         config.tick = tick;
         let tokens = Arc::new(MemoryTokens::new(&*time));
@@ -129,13 +129,13 @@ impl Scene {
         }
     }
 
-    /// Time goes by, and is looked at.
+    /// Advances the clock and sweeps.
     pub(crate) fn advance(&self, by: Duration) {
         self.clock.advance(by);
         self.presence.sweep();
     }
 
-    /// Everyone who is there: the metas of each user, without their refs.
+    /// The participants: the metas of each user, without their refs.
     pub(crate) fn roster(&self) -> Value {
         let mut roster = users(&self.presence.snapshot(&self.document).entries);
         without_refs(&mut roster);
@@ -160,7 +160,7 @@ impl Scene {
     ) -> Option<Result<Value, CommandError>> {
         let mut commands = Commands::default();
         self.presence.register_commands(&mut commands).unwrap();
-        // As an edge reads it: from text.
+        // An edge reads the arguments from text, too.
         let text = payload.to_string();
         let running = commands.run(name, membership, &mut serde_json::Deserializer::from_str(&text))?;
         Some(running.await.map(|reply| serde_json::to_value(&reply).unwrap()))
@@ -195,13 +195,13 @@ pub(crate) fn text(value: &Value) -> JsonText {
     JsonText::parse(value.to_string().into()).unwrap()
 }
 
-/// A client that follows who is there by the rules of the npm client's `Presence`: `syncState` and `syncDiff`.
+/// A client that follows presence by the rules of the npm client's `Presence`: `syncState` and `syncDiff`.
 pub(crate) struct Reader {
     stream: Box<dyn PresenceStream>,
     state: Option<BTreeMap<String, Vec<Value>>>,
     pub(crate) states: usize,
     pub(crate) diffs: Vec<Value>,
-    /// The addresses of the values that it was given: readers share them.
+    /// The addresses of the values that it got; readers share values.
     pub(crate) addresses: Vec<usize>,
     values: Vec<PresenceChange>,
 }
@@ -217,7 +217,7 @@ impl Reader {
         Self { stream: self.stream.fork(), state, states: self.states, diffs, addresses, values }
     }
 
-    /// Reads everything that there is.
+    /// Reads all changes.
     pub(crate) fn read(&mut self) {
         let cx = &mut Context::from_waker(Waker::noop());
         while let Poll::Ready(Some(change)) = self.stream.poll_next(cx) {
@@ -226,7 +226,7 @@ impl Reader {
     }
 
     fn take(&mut self, change: &PresenceChange) {
-        // Kept, so that no other value gets its address.
+        // Kept, so that no later value gets the same address.
         self.values.push(change.clone());
         match change {
             PresenceChange::Snapshot(snapshot) => {
@@ -245,7 +245,7 @@ impl Reader {
                     present.extend(joined);
                 }
                 for (user, left) in metas(&diff["leaves"]) {
-                    let present = state.get_mut(&user).expect("nobody leaves who was not seen");
+                    let present = state.get_mut(&user).expect("only users that were seen leave");
                     for meta in &left {
                         let before = present.len();
                         present.retain(|one| one["phx_ref"] != meta["phx_ref"]);
@@ -260,7 +260,7 @@ impl Reader {
         }
     }
 
-    /// What it knows, in the form of [`users`], metas in the order of their refs.
+    /// The participants that it knows, in the form of [`users`], with metas in the order of their refs.
     pub(crate) fn known(&self) -> Value {
         sorted(&json!(
             self.state
