@@ -13,6 +13,7 @@ mod close;
 pub mod codec;
 mod config;
 mod connection;
+mod connection_limiter;
 mod document_stream;
 mod error_reply;
 mod frame_batch;
@@ -38,6 +39,7 @@ mod timer_wheel;
 
 pub use admission::ClientAddress;
 pub use config::{ConfigError, OriginPolicy, WsConfig};
+pub use connection_limiter::{ConnectionLimiter, ConnectionLimits, ConnectionPermit, LimitReached};
 pub use parts::WsParts;
 pub use server::WsServer;
 pub use socket::{ByteStream, Transport, TransportUnwrapper};

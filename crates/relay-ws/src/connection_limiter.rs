@@ -1,0 +1,160 @@
+//! [`ConnectionLimiter`]: a limit of the connections that are open at once, in all and from one address.
+//!
+//! It only counts: no clock, no I/O. A server has one for each kind of connection that it limits.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+/// The most connections that may be open at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// In all.
+    pub total: usize,
+    /// From one address.
+    pub per_address: usize,
+}
+
+/// Counts open connections, and refuses one beyond a limit. Clones share their counts.
+///
+/// ```
+/// use relay_ws::{ConnectionLimiter, ConnectionLimits, LimitReached};
+///
+/// let limiter = ConnectionLimiter::new(ConnectionLimits { total: 1, per_address: 1 });
+/// let permit = limiter.acquire(None)?;
+/// assert_eq!(limiter.acquire(None).unwrap_err(), LimitReached::Total { max: 1 });
+///
+/// drop(permit);
+/// assert!(limiter.acquire(None).is_ok());
+/// # Ok::<(), LimitReached>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct ConnectionLimiter {
+    limits: ConnectionLimits,
+    counts: Arc<Mutex<Counts>>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    total: usize,
+    /// An address has an entry as long as it has a connection.
+    by_address: HashMap<IpAddr, usize>,
+}
+
+/// The right of one connection to be open. Dropping it ends the right.
+#[derive(Debug)]
+pub struct ConnectionPermit {
+    counts: Arc<Mutex<Counts>>,
+    address: Option<IpAddr>,
+}
+
+/// As many connections are open as a limit allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LimitReached {
+    /// In all.
+    #[error("{max} connections are open, the most that are allowed; try again later")]
+    Total {
+        /// The limit.
+        max: usize,
+    },
+    /// From one address.
+    #[error("{max} connections from {address} are open, the most that are allowed; close one first")]
+    Address {
+        /// The limit.
+        max: usize,
+        /// The address.
+        address: IpAddr,
+    },
+}
+
+impl LimitReached {
+    /// The stable name of the refusal, for programs.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Total { .. } => "too_many_connections",
+            Self::Address { .. } => "too_many_connections_from_address",
+        }
+    }
+}
+
+impl ConnectionLimiter {
+    /// A limiter with no open connections.
+    pub fn new(limits: ConnectionLimits) -> Self {
+        Self { limits, counts: Arc::default() }
+    }
+
+    /// The number of connections that are open now.
+    pub fn open(&self) -> usize {
+        self.counts.lock().total
+    }
+
+    /// Counts a connection from `address` as open until the permit is dropped. `None` is not counted by address.
+    ///
+    /// # Errors
+    /// [`LimitReached`]; the total goes first.
+    pub fn acquire(&self, address: Option<IpAddr>) -> Result<ConnectionPermit, LimitReached> {
+        let ConnectionLimits { total, per_address } = self.limits;
+        let mut counts = self.counts.lock();
+        if counts.total >= total {
+            return Err(LimitReached::Total { max: total });
+        }
+        if let Some(address) = address {
+            let open = counts.by_address.get(&address).copied().unwrap_or(0);
+            if open >= per_address {
+                return Err(LimitReached::Address { max: per_address, address });
+            }
+            counts.by_address.insert(address, open + 1);
+        }
+        counts.total += 1;
+        Ok(ConnectionPermit { counts: Arc::clone(&self.counts), address })
+    }
+}
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        let mut counts = self.counts.lock();
+        counts.total -= 1;
+        if let Some(address) = self.address
+            && let Some(open) = counts.by_address.get_mut(&address)
+        {
+            *open -= 1;
+            if *open == 0 {
+                counts.by_address.remove(&address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    const ADA: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+    const BEN: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
+
+    #[test]
+    fn each_limit_refuses_and_a_permit_that_is_dropped_makes_room() {
+        let limiter = ConnectionLimiter::new(ConnectionLimits { total: 3, per_address: 2 });
+        let first = limiter.acquire(Some(ADA)).unwrap();
+        let _second = limiter.acquire(Some(ADA)).unwrap();
+        assert_eq!(limiter.acquire(Some(ADA)).unwrap_err(), LimitReached::Address { max: 2, address: ADA });
+        let _third = limiter.acquire(Some(BEN)).unwrap();
+        assert_eq!(limiter.acquire(None).unwrap_err(), LimitReached::Total { max: 3 });
+        drop(first);
+        let _proxied = limiter.acquire(None).unwrap();
+        assert_eq!(limiter.open(), 3);
+    }
+
+    #[test]
+    fn nothing_of_an_address_stays_behind() {
+        let limiter = ConnectionLimiter::new(ConnectionLimits { total: 3, per_address: 2 });
+        let permits = [limiter.acquire(Some(ADA)).unwrap(), limiter.acquire(Some(BEN)).unwrap()];
+        drop(permits);
+        assert_eq!(limiter.open(), 0);
+        assert!(limiter.counts.lock().by_address.is_empty());
+    }
+}
