@@ -43,7 +43,7 @@ impl State {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Document {
     /// Indexes into `State::events`; the event of seq `n` is at `n - 1`.
     places: Vec<usize>,
@@ -62,6 +62,18 @@ impl MemoryLog {
         Self {
             epoch: Epoch::random(),
             state: Arc::default(),
+            appends_until_failure: Arc::new(AtomicUsize::new(usize::MAX)),
+        }
+    }
+
+    /// A log with this one's content, open whether this one is or not: what a log on disk is to a new process.
+    pub fn reopen(&self) -> Self {
+        let state = self.state.lock();
+        let (events, documents) = (state.events.clone(), state.documents.clone());
+        let state = State { events, documents, ..State::default() };
+        Self {
+            epoch: self.epoch,
+            state: Arc::new(Mutex::new(state)),
             appends_until_failure: Arc::new(AtomicUsize::new(usize::MAX)),
         }
     }
