@@ -1,4 +1,4 @@
-//! What a service is made of: the parts' own configurations, and the few values that are the service's.
+//! The configuration of a service: the crates' own configurations, and the few values of the service itself.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -6,35 +6,41 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use relay_bus::BusConfig;
+use relay_core::ConfigError;
 use relay_log::LogConfig;
 use relay_presence::{LockConfig, PresenceConfig};
 use relay_router::RouterConfig;
 use relay_ws::WsConfig;
 
-/// How a [`RelayService`](crate::RelayService) runs.
+use crate::storage::Storage;
+
+/// The most bytes that an event's envelope takes. Metadata is the largest part of it, with 35 KiB at most.
+const MAX_ENVELOPE_BYTES: usize = 64 * 1024;
+
+/// The configuration of a [`RelayService`](crate::RelayService).
 #[derive(Debug, Clone)]
 pub struct ServiceConfig {
-    /// Where HTTP and WebSocket clients are served; port 0 takes any free one. `None` serves this process alone.
-    /// Default `127.0.0.1:7400`: there is no authentication yet, so only this machine is let in.
+    /// The address at which HTTP and WebSocket clients are served; port 0 takes any free one. `None` serves this process
+    /// alone. Default `127.0.0.1:7400`: there is no authentication yet, so only this machine reaches it.
     pub listen: Option<SocketAddr>,
-    /// The certificate with which clients are served over TLS. Default `None`: plain, for this machine or behind a
+    /// The certificate with which clients are served over TLS. Default `None`: without TLS, for this machine or behind a
     /// proxy that does TLS.
     pub tls: Option<TlsConfig>,
-    /// Where events are kept. Default: a log in `relay-data`.
+    /// The place where events are kept. Default: a log in `relay-data`.
     pub storage: Storage,
     /// Limits of the channels.
     pub bus: BusConfig,
-    /// Limits of WebSocket connections, and which web pages may connect and publish.
+    /// Limits of WebSocket connections, and the web pages that may connect and publish.
     pub ws: WsConfig,
-    /// Who is in a document: times and limits.
+    /// Times and limits of presence.
     pub presence: PresenceConfig,
     /// Times and limits of locks.
     pub locks: LockConfig,
-    /// How events reach backend services. Default `None`: they do not. Needs a log.
+    /// Routing to backend services. Default `None`: events are not routed. Needs a log.
     pub router: Option<RouterConfig>,
     /// Limits of HTTP requests.
     pub http: HttpConfig,
-    /// How long [`RelayService::stop`](crate::RelayService::stop) may take. Default 10 s.
+    /// The longest time that [`RelayService::stop`](crate::RelayService::stop) takes. Default 10 s.
     pub stop_timeout: Duration,
 }
 
@@ -43,6 +49,44 @@ impl ServiceConfig {
     pub fn in_process() -> Self {
         Self { listen: None, storage: Storage::Memory, ..Self::default() }
     }
+
+    /// Checks the bounds of every field, of all parts and between them. [`RelayService::start`](crate::RelayService::start)
+    /// does this first.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the first field that breaks its rule, by its path from here, for instance `ws.max_topics`.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.http.validate().map_err(|error| error.within("http"))?;
+        self.ws.validate().map_err(|error| zero(error.field).within("ws"))?;
+        self.presence.validate().map_err(|error| error.within("presence"))?;
+        self.locks.validate().map_err(|error| error.within("locks"))?;
+        if let Storage::Embedded(log) = &self.storage {
+            log.validate().map_err(|error| error.within("log"))?;
+            self.validate_event_size(log)?;
+        }
+        match (&self.router, &self.storage) {
+            (None, _) => Ok(()),
+            (Some(_), Storage::Memory) => Err(ConfigError::new(
+                "router",
+                "is set, and there is no log to route events from; leave it out, or keep events in a log",
+            )),
+            (Some(router), _) => router.validate().map_err(|error| error.within("router")),
+        }
+    }
+
+    /// Checks that the log takes every event that the channels take.
+    fn validate_event_size(&self, log: &LogConfig) -> Result<(), ConfigError> {
+        let payload = self.bus.max_payload_bytes;
+        let needed = payload.saturating_add(MAX_ENVELOPE_BYTES);
+        if usize::try_from(log.max_event_bytes).is_ok_and(|max| max < needed) {
+            let rule = format!(
+                "is {}; it must be at least {needed}, since `bus.max_payload_bytes` is {payload}",
+                log.max_event_bytes
+            );
+            return Err(ConfigError::new("log.max_event_bytes", rule));
+        }
+        Ok(())
+    }
 }
 
 impl Default for ServiceConfig {
@@ -50,7 +94,7 @@ impl Default for ServiceConfig {
         Self {
             listen: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7400)),
             tls: None,
-            storage: Storage::Log(LogConfig::new("relay-data")),
+            storage: Storage::Embedded(LogConfig::new("relay-data")),
             bus: BusConfig::default(),
             ws: WsConfig::default(),
             presence: PresenceConfig::default(),
@@ -62,23 +106,18 @@ impl Default for ServiceConfig {
     }
 }
 
-/// Where events are kept.
-#[derive(Debug, Clone)]
-pub enum Storage {
-    /// In memory: gone when the service stops.
-    Memory,
-    /// In a log on disk.
-    Log(LogConfig),
+fn zero(field: &str) -> ConfigError {
+    ConfigError::new(field, "is 0; it must be at least 1")
 }
 
-/// How TLS is spoken.
+/// The certificate of a server that uses TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsConfig {
-    /// A PEM file with the server's certificate first and those that lead from it to a root after it.
+    /// A PEM file with the server's certificate first, and after it those that lead to a root.
     pub cert: PathBuf,
     /// A PEM file with the certificate's private key (PKCS #8, SEC1 or PKCS #1).
     pub key: PathBuf,
-    /// How long a connection may take until both sides have agreed on keys.
+    /// The longest time that a handshake takes.
     pub handshake_timeout: Duration,
 }
 
@@ -92,15 +131,15 @@ impl TlsConfig {
     }
 }
 
-/// By which names clients may call the server, in a request's `Host`. What this keeps out is DNS rebinding: a web page
-/// whose name is made to point at this server's address, so that browsers take the two for one site.
+/// The names by which clients may call the server, in a request's `Host`. This prevents DNS rebinding: a web page whose
+/// name is made to point at this server's address, so that browsers take the two for one site.
 ///
-/// IP addresses and `localhost` are always names of the server: no page can take those. Programs that send no `Host`
-/// are let in.
+/// IP addresses and `localhost` are always allowed: no page can have such a name. Programs that send no `Host` are
+/// allowed too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostPolicy {
-    /// Any name, except when the server listens on a loopback address, where browsers of this machine reach what
-    /// nobody else does. Requests of [trusted proxies](HttpConfig::trusted_proxies) may have any name there too.
+    /// Any name, except when the server listens on a loopback address, which only browsers of this machine reach. Requests
+    /// of [trusted proxies](HttpConfig::trusted_proxies) may have any name there too.
     Automatic,
     /// These names besides, for instance `relay.example.com`; without ports.
     AnyOf(Vec<String>),
@@ -114,12 +153,12 @@ pub struct HttpConfig {
     /// HTTP connections that are open at once, event streams among them. More are refused with 503. A connection that
     /// becomes a WebSocket is no longer one of them. Default 10,000.
     pub max_connections: usize,
-    /// Of them from one address, trusted proxies excepted; `None`: as many as there may be. More are refused with 503.
-    /// Default `None`.
+    /// The most of them from one address, trusted proxies excepted. More are refused with 503. Default `None`: no limit
+    /// of its own.
     pub max_connections_per_address: Option<usize>,
-    /// Proxies whose `X-Forwarded-For` says where a request comes from. Default none.
+    /// Proxies whose `X-Forwarded-For` is used as the client's address. Default none.
     pub trusted_proxies: Vec<IpNet>,
-    /// By which names clients may call the server. Default [`HostPolicy::Automatic`].
+    /// The names by which clients may call the server. Default [`HostPolicy::Automatic`].
     pub allowed_hosts: HostPolicy,
     /// Size of a request's body in bytes. Default 4 MiB.
     pub max_body_bytes: usize,
@@ -127,15 +166,16 @@ pub struct HttpConfig {
     pub max_batch_events: usize,
     /// Events of one page of history. Default 1,000.
     pub max_page_events: usize,
-    /// How long a connection may take to send a request's head, and how long it may idle between two. Default 30 s.
+    /// The longest time that a connection takes to send a request's head, and that it idles between two requests.
+    /// Default 30 s.
     pub header_timeout: Duration,
-    /// How long a request's body may take. Default 30 s.
+    /// The longest time that a request's body takes. Default 30 s.
     pub body_timeout: Duration,
-    /// A client that takes not one byte of its answer for this long is cut off. Default 30 s.
+    /// A client that reads not one byte of its answer for this long is disconnected. Default 30 s.
     pub write_timeout: Duration,
     /// A stream of events on which nothing was sent for this long gets a comment. Default 15 s.
     pub keep_alive: Duration,
-    /// Whether there is `/socket/echo`, which sends every WebSocket message back. Default no.
+    /// True to serve `/socket/echo`, which sends every WebSocket message back. Default false.
     pub echo: bool,
 }
 
@@ -159,8 +199,8 @@ impl Default for HttpConfig {
 }
 
 impl HttpConfig {
-    /// The name of the first value that is zero, with which nothing would work.
-    pub(crate) fn zero_field(&self) -> Option<&'static str> {
+    /// Checks the bounds of every field: limits and times are at least 1.
+    fn validate(&self) -> Result<(), ConfigError> {
         let fields = [
             ("max_connections", self.max_connections == 0),
             ("max_connections_per_address", self.max_connections_per_address == Some(0)),
@@ -172,6 +212,51 @@ impl HttpConfig {
             ("write_timeout", self.write_timeout.is_zero()),
             ("keep_alive", self.keep_alive.is_zero()),
         ];
-        fields.into_iter().find(|(_, zero)| *zero).map(|(field, _)| field)
+        match fields.into_iter().find(|(_, is_zero)| *is_zero) {
+            Some((field, _)) => Err(zero(field)),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(config: &ServiceConfig, field: &str, rule: &str) {
+        assert_eq!(config.validate(), Err(ConfigError::new(field, rule)));
+    }
+
+    #[test]
+    fn an_error_names_the_field_by_its_path_and_says_what_to_do() {
+        assert_eq!(ServiceConfig::default().validate(), Ok(()));
+        let mut config = ServiceConfig::in_process();
+        config.http.max_page_events = 0;
+        check(&config, "http.max_page_events", "is 0; it must be at least 1");
+        let mut config = ServiceConfig::in_process();
+        config.ws.max_topics = 0;
+        check(&config, "ws.max_topics", "is 0; it must be at least 1");
+        let mut config = ServiceConfig::in_process();
+        config.presence.max_state_bytes = 0;
+        check(&config, "presence.max_state_bytes", "is 0; it must be at least 1");
+        let config =
+            ServiceConfig { router: Some(RouterConfig::new("router")), ..ServiceConfig::in_process() };
+        check(
+            &config,
+            "router",
+            "is set, and there is no log to route events from; leave it out, or keep events in a log",
+        );
+    }
+
+    #[test]
+    fn a_log_that_would_refuse_what_the_channels_take_is_refused() {
+        let mut config = ServiceConfig::default();
+        config.bus.max_payload_bytes = 4 * 1024 * 1024;
+        check(
+            &config,
+            "log.max_event_bytes",
+            "is 4194304; it must be at least 4259840, since `bus.max_payload_bytes` is 4194304",
+        );
     }
 }

@@ -1,6 +1,6 @@
-//! Relay as a service: the bus, the log and the WebSocket side put together, with HTTP beside them.
+//! Relay as a service: the bus, the log, presence, routing and WebSocket connections in one, with HTTP beside them.
 //!
-//! A program that wants documents for itself embeds it; the `relay` command serves it.
+//! A program embeds a [`RelayService`], and the `relay` command serves one.
 //!
 //! ```
 //! use relay_core::{DocumentId, Payload, Seq, StartPosition, UserId};
@@ -15,7 +15,7 @@
 //! let ack = ada.publish(relay_events::kind("x-note")?, Payload::json(&"hello")?).await?;
 //! assert_eq!(ack.seq, Some(Seq::FIRST));
 //!
-//! // Bob was not there, and gets what he missed.
+//! // Bob joins later, and gets the events from the beginning.
 //! let everything = StartPosition::After { epoch: None, seq: Seq::ZERO };
 //! let mut bob = service.join(notes, UserId::new("bob")?, everything).await?;
 //! let event = bob.next().await.ok_or("the service stopped")??;
@@ -29,18 +29,25 @@
 //!
 //! [`ServiceConfig::default`] listens at `127.0.0.1:7400` and keeps its log in `relay-data`.
 
+mod components;
 mod config;
+mod error;
 mod http;
+mod outcomes;
 mod participant;
+mod publish;
 mod server;
 mod service;
 mod stats;
+mod storage;
 
-pub use config::{HostPolicy, HttpConfig, ServiceConfig, Storage, TlsConfig};
+pub use config::{HostPolicy, HttpConfig, ServiceConfig, TlsConfig};
+pub use error::{JoinError, PublishError, StartError};
 pub use participant::Participant;
 pub use server::{HttpStats, RefusedConnections, TimedOut, TlsError};
-pub use service::{JoinError, PublishError, RelayService, StartError, Stopped};
+pub use service::{RelayService, Stopped};
 pub use stats::{RequestStats, ServiceStats};
+pub use storage::{Storage, StorageError};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -1,4 +1,4 @@
-//! Somebody who takes part in a document from within this process.
+//! [`Participant`]: a user in a document, from within this process.
 
 use std::sync::Arc;
 
@@ -9,11 +9,12 @@ use relay_core::{
 };
 use relay_presence::LocalPresence;
 
-use crate::service::{PublishError, publish};
+use crate::error::PublishError;
+use crate::publish::publish;
 
-/// One user in one document: publishes as that user and receives the document's events, their own too.
+/// One user in one document. It publishes as that user and receives the document's events, the user's own too.
 ///
-/// [`Participant::leave`], or dropping it, ends it.
+/// It ends with [`Participant::leave`], or when it is dropped.
 #[derive(Debug)]
 pub struct Participant {
     bus: Bus,
@@ -36,7 +37,7 @@ impl Participant {
         Self { bus, presence, membership, session, ack, events }
     }
 
-    /// The session that they are part of.
+    /// The session that the participant is part of.
     pub fn session(&self) -> SessionId {
         self.session
     }
@@ -44,7 +45,7 @@ impl Participant {
     /// Carries out a command of this participant, for instance [`UpdateState`](relay_presence::UpdateState) or
     /// [`AcquireLock`](relay_presence::AcquireLock), as a WebSocket client does with the request of the same name.
     ///
-    /// Cancel-safe: dropped, what waits is withdrawn.
+    /// Cancel-safe: a dropped command that still waits is withdrawn.
     ///
     /// # Errors
     /// See [`CommandError`].
@@ -55,12 +56,12 @@ impl Participant {
         self.presence.handle(&self.membership, command).await
     }
 
-    /// Where the document stood when the participant joined, and how the wanted start was met.
+    /// The document's position when the participant joined, and how the wanted start was met.
     pub fn ack(&self) -> &SubscribeAck {
         &self.ack
     }
 
-    /// Publishes an event as this user. Answered when it is as durable as configured.
+    /// Publishes an event as this user. Returns when the event is as durable as configured.
     ///
     /// # Errors
     /// See [`PublishError`].

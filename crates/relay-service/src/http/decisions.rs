@@ -1,28 +1,25 @@
-//! What was decided about events, and why: asked for, and followed as server-sent events.
+//! The decisions about events: queried, and followed as server-sent events.
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::{Response, sse};
 use axum::routing::get;
 use axum::{Json, Router};
-use bytes::Bytes;
 use futures_util::stream;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
 use relay_core::{DocumentId, EventId, ServiceName, Timestamp};
 use relay_router::decisions::{
     DecisionFilter, DecisionLogError, DecisionRecord, DecisionStream, DecisionStreamItem, Outcome,
 };
-use serde::Deserialize;
-use tokio::time::{Instant, Interval, interval_at};
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::Api;
+use super::api::Api;
 use super::problem::Problem;
-use super::routing::routing;
+use super::routing::router;
+use super::sse::response;
 
 pub(super) fn routes() -> Router<Api> {
     Router::new().route("/v1/decisions", get(query)).route("/v1/decisions/stream", get(follow))
@@ -67,7 +64,7 @@ async fn query(
     if !(1..=MAX_LIMIT).contains(&limit) {
         return Err(Problem::invalid_request(format!("`limit` is {limit}; it must be 1 to {MAX_LIMIT}")));
     }
-    Ok(Json(routing(&api)?.decisions().query(query.filter(), limit).await?))
+    Ok(Json(router(&api)?.decisions().query(query.filter(), limit).await?))
 }
 
 async fn follow(
@@ -78,44 +75,39 @@ async fn follow(
     if api.closing.is_cancelled() {
         return Err(Problem::stopping());
     }
-    let every = api.config.keep_alive;
-    let feed = Feed {
-        decisions: routing(&api)?.decisions().follow(query.filter()),
-        closing: api.closing.clone(),
-        keep_alive: interval_at(Instant::now() + every, every),
-    };
-    let frames = stream::unfold(feed, async |mut feed| {
-        let frame = feed.next().await?;
-        Some((Ok::<_, std::convert::Infallible>(frame), feed))
-    });
-    let headers = [
-        (CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-        (CACHE_CONTROL, HeaderValue::from_static("no-store")),
-    ];
-    Ok((headers, Body::from_stream(frames)).into_response())
+    let decisions = router(&api)?.decisions().follow(query.filter());
+    let follower = Follower { decisions, closing: api.closing.clone() };
+    let events = stream::unfold(follower, async |mut follower| Some((follower.next().await?, follower)));
+    Ok(response(events, api.config.keep_alive))
 }
 
-/// One follower's stream.
-struct Feed {
+/// One client's stream of decisions.
+struct Follower {
     decisions: DecisionStream,
     closing: CancellationToken,
-    keep_alive: Interval,
 }
 
-impl Feed {
-    async fn next(&mut self) -> Option<Bytes> {
-        tokio::select! {
+/// The data of a `missed` event: the number of decisions that the client was too slow for.
+#[derive(Serialize)]
+struct Missed {
+    count: u64,
+}
+
+impl Follower {
+    async fn next(&mut self) -> Option<Result<sse::Event, axum::Error>> {
+        let item = tokio::select! {
             biased;
-            () = self.closing.cancelled() => None,
-            next = self.decisions.next() => match next? {
-                DecisionStreamItem::Decision(decision) => {
-                    let json = serde_json::to_string(&*decision).ok()?;
-                    Some(format!("event: decision\ndata: {json}\n\n").into())
-                }
-                DecisionStreamItem::Missed(count) => Some(format!("event: missed\ndata: {{\"count\":{count}}}\n\n").into()),
-            },
-            _ = self.keep_alive.tick() => Some(Bytes::from_static(b": keep-alive\n\n")),
-        }
+            () = self.closing.cancelled() => return None,
+            item = self.decisions.next() => item?,
+        };
+        Some(match item {
+            DecisionStreamItem::Decision(decision) => {
+                sse::Event::default().event("decision").json_data(&*decision)
+            }
+            DecisionStreamItem::Missed(count) => {
+                sse::Event::default().event("missed").json_data(Missed { count })
+            }
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! `/health/live`: the process answers. `/health/ready`: it should be given work.
+//! `/health/live`: the process answers. `/health/ready`: the server can take requests.
 
 use std::fmt::Display;
 
@@ -7,19 +7,19 @@ use axum::extract::State;
 use http::StatusCode;
 use serde::Serialize;
 
-use super::Api;
+use super::api::Api;
 use super::problem::Problem;
 
 #[derive(Serialize)]
-pub(crate) struct Health {
+pub(super) struct Health {
     status: &'static str,
 }
 
-pub(crate) async fn live() -> Json<Health> {
+pub(super) async fn live() -> Json<Health> {
     Json(Health { status: "live" })
 }
 
-pub(crate) async fn ready(State(api): State<Api>) -> Result<Json<Health>, Problem> {
+pub(super) async fn ready(State(api): State<Api>) -> Result<Json<Health>, Problem> {
     if api.closing.is_cancelled() {
         return Err(Problem::stopping());
     }
@@ -27,10 +27,10 @@ pub(crate) async fn ready(State(api): State<Api>) -> Result<Json<Health>, Proble
         let message = format!("{error}; see the server's log");
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, reason, message)
     };
-    if let Some(error) = api.gauges.log_error().await {
+    if let Some(error) = api.log_error().await {
         return Err(failed("log_failed", &error));
     }
-    if let Some(error) = api.router.as_ref().and_then(relay_router::Router::failure) {
+    if let Some(error) = api.router().and_then(relay_router::Router::failure) {
         return Err(failed("store_failed", &error));
     }
     Ok(Json(Health { status: "ready" }))

@@ -1,4 +1,4 @@
-//! `GET /v1/documents/{id}/events`: what is kept, page by page.
+//! `GET /v1/documents/{id}/events`: the kept events, page by page.
 
 use std::sync::Arc;
 
@@ -12,31 +12,32 @@ use relay_core::{Epoch, Event, ReadLimit, Seq};
 use relay_events::json;
 use serde::{Deserialize, Serialize};
 
+use super::api::Api;
+use super::extract::Document;
 use super::problem::Problem;
-use super::{Api, Document};
 
 const DEFAULT_PAGE_EVENTS: usize = 100;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct PageQuery {
+pub(super) struct PageQuery {
     #[serde(default)]
     after_seq: Seq,
     limit: Option<usize>,
 }
 
-/// A page but for its events.
+/// A page without its events.
 #[derive(Serialize)]
-struct Page {
+struct HistoryPage {
     epoch: Epoch,
     first_seq: Seq,
     last_seq: Seq,
     next_after_seq: Seq,
 }
 
-impl Page {
-    /// The page with `events` as its last field. Their JSON is copied as it is, not read again.
-    fn with(&self, events: &[Arc<Event>]) -> serde_json::Result<Vec<u8>> {
+impl HistoryPage {
+    /// Serialises the page with `events` as its last field. Their JSON is copied as it is, and not parsed.
+    fn to_json(&self, events: &[Arc<Event>]) -> serde_json::Result<Vec<u8>> {
         let mut body = serde_json::to_vec(self)?;
         body.pop(); // the closing brace
         body.extend_from_slice(b",\"events\":[");
@@ -51,7 +52,7 @@ impl Page {
     }
 }
 
-pub(crate) async fn history(
+pub(super) async fn history(
     State(api): State<Api>,
     Document(document): Document,
     query: Result<Query<PageQuery>, QueryRejection>,
@@ -64,18 +65,12 @@ pub(crate) async fn history(
     }
     let limit = ReadLimit { events, ..ReadLimit::default() };
     let (head, events) = api.source.history(&document, query.after_seq, limit).await?;
-    let page = Page {
+    let page = HistoryPage {
         epoch: head.epoch,
         first_seq: head.first,
         last_seq: head.last,
         next_after_seq: events.last().and_then(|event| event.seq).unwrap_or(query.after_seq.min(head.last)),
     };
-    let body = page.with(&events).map_err(|error| Problem::invalid_request(error.to_string()))?;
+    let body = page.to_json(&events).map_err(|error| Problem::internal(error.to_string()))?;
     Ok(([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response())
-}
-
-impl From<QueryRejection> for Problem {
-    fn from(rejection: QueryRejection) -> Self {
-        Self::invalid_request(rejection.body_text())
-    }
 }

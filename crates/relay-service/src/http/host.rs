@@ -1,4 +1,4 @@
-//! By which names the server may be called: the guard against DNS rebinding.
+//! The names by which clients may call the server: the guard against DNS rebinding.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,22 +9,19 @@ use http::StatusCode;
 use http::header::HOST;
 use http::uri::Authority;
 
-use super::Problem;
+use super::problem::Problem;
 use crate::config::HostPolicy;
+use crate::server::ThroughProxy;
 
-/// The policy as it is for a server that listens at an address.
+/// The [`HostPolicy`] of a server that listens at a known address.
 #[derive(Debug, Clone)]
 pub(crate) enum Hosts {
     Any,
-    /// Names besides addresses and `localhost`.
+    /// These names besides addresses and `localhost`.
     AnyOf(Vec<String>),
     /// Requests that did not come through a proxy must use an address or `localhost`.
     Local,
 }
-
-/// A request's extension: it came over a connection from a trusted proxy, which answers for the name.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ThroughProxy;
 
 impl Hosts {
     pub(crate) fn new(policy: &HostPolicy, listen: SocketAddr) -> Self {
@@ -35,7 +32,7 @@ impl Hosts {
         }
     }
 
-    /// Whether the server may be called `authority`, which may have a port.
+    /// Returns true when clients may call the server `authority`, which may have a port.
     fn allow(&self, authority: &str, through_proxy: bool) -> bool {
         let listed = match self {
             Self::Any => return true,
@@ -53,13 +50,13 @@ impl Hosts {
     }
 }
 
-pub(crate) async fn refuse_other_names(
+pub(super) async fn refuse_other_names(
     State(hosts): State<Hosts>,
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
     let in_header = request.headers().get(HOST).map(|host| host.to_str().unwrap_or_default());
-    // A URI with an authority goes over the header, RFC 9112, 3.2.2.
+    // The authority of a URI goes before the header: RFC 9112, 3.2.2.
     let Some(name) = request.uri().authority().map(Authority::as_str).or(in_header) else {
         return Ok(next.run(request).await);
     };

@@ -1,4 +1,4 @@
-//! Locks over HTTP: acquiring, prolonging and giving them back as the commands of the same names do, and taking a lock away.
+//! Locks over HTTP: acquiring, renewing and releasing them as the commands of the same names do, and releasing by force.
 
 use std::time::Duration;
 
@@ -10,44 +10,45 @@ use relay_core::{FencingToken, Lease, UserId};
 use relay_presence::{AcquireLock, LockError};
 use serde::Deserialize;
 
+use super::api::Api;
+use super::extract::{Document, JsonBody};
 use super::problem::Problem;
-use super::{Api, Document, JsonBody};
 
-pub(crate) async fn held(State(api): State<Api>, Document(document): Document) -> Json<Vec<Lease>> {
-    Json(api.presence.locks().held(&document))
+pub(super) async fn held(State(api): State<Api>, Document(document): Document) -> Json<Vec<Lease>> {
+    Json(api.presence().locks().held(&document))
 }
 
 /// The user, and the arguments of the command of the same name.
 #[derive(Deserialize)]
-pub(crate) struct AcquireBody {
+pub(super) struct AcquireBody {
     user: UserId,
     #[serde(flatten)]
     command: AcquireLock,
 }
 
-pub(crate) async fn acquire(
+pub(super) async fn acquire(
     State(api): State<Api>,
     Document(document): Document,
     JsonBody(body): JsonBody<AcquireBody>,
 ) -> Result<(StatusCode, Json<Lease>), Problem> {
     let AcquireBody { user, command } = body;
-    let lease = api.presence.locks().acquire(&document, &user, command.into_request()).await?;
+    let lease = api.presence().locks().acquire(&document, &user, command.into_request()).await?;
     Ok((StatusCode::CREATED, Json(lease)))
 }
 
 #[derive(Deserialize)]
-pub(crate) struct TokenPath {
+pub(super) struct TokenPath {
     token: FencingToken,
 }
 
 /// The user, and the arguments of the command of the same name without the token, which is in the path.
 #[derive(Deserialize)]
-pub(crate) struct RenewBody {
+pub(super) struct RenewBody {
     user: UserId,
     ttl_ms: Option<u64>,
 }
 
-pub(crate) async fn renew(
+pub(super) async fn renew(
     State(api): State<Api>,
     Document(document): Document,
     path: Result<Path<TokenPath>, PathRejection>,
@@ -55,31 +56,31 @@ pub(crate) async fn renew(
 ) -> Result<Json<Lease>, Problem> {
     let (Path(TokenPath { token }), RenewBody { user, ttl_ms }) = (path?, body);
     let ttl = ttl_ms.map(Duration::from_millis);
-    Ok(Json(api.presence.locks().renew(&document, &user, token, ttl).await?))
+    Ok(Json(api.presence().locks().renew(&document, &user, token, ttl).await?))
 }
 
-/// The owner of the lock to release: the asking user, or, by force, anybody.
+/// The holder of the lock to release: the user, or by force any holder.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct ReleaseQuery {
+pub(super) struct ReleaseQuery {
     user: Option<UserId>,
     #[serde(default)]
     force: bool,
 }
 
-pub(crate) async fn release(
+pub(super) async fn release(
     State(api): State<Api>,
     Document(document): Document,
     path: Result<Path<TokenPath>, PathRejection>,
     query: Result<Query<ReleaseQuery>, QueryRejection>,
 ) -> Result<StatusCode, Problem> {
     let (Path(TokenPath { token }), Query(query)) = (path?, query?);
-    let locks = api.presence.locks();
+    let locks = api.presence().locks();
     match query {
         ReleaseQuery { force: true, .. } => locks.force_release(&document, token).await?,
         ReleaseQuery { user: Some(user), .. } => locks.release(&document, &user, token).await?,
         ReleaseQuery { .. } => {
-            let message = "say whose lock it is with `?user=`, or take it away with `?force=true`";
+            let message = "name the lock's holder with `?user=`, or release it by force with `?force=true`";
             return Err(Problem::invalid_request(message));
         }
     };

@@ -1,8 +1,8 @@
 //! `GET /metrics`: the numbers of [`ServiceStats`] in the text format of Prometheus.
 //!
-//! Written here and not by the `prometheus-client` crate, which has no summaries, and no other text format than
-//! `OpenMetrics`, whose counters are declared by another name than they are written with. Every scrape takes one snapshot,
-//! the same as `GET /v1/stats`. What labels can say is bounded: kinds by the bus, everything else by the program.
+//! The text is written here and not by the `prometheus-client` crate, which has no summaries and only the `OpenMetrics`
+//! format, where a counter is declared by another name than its samples have. Every scrape takes one snapshot, the same as
+//! `GET /v1/stats`. The values of labels are bounded: kinds by the bus, all others by the program.
 
 use std::fmt::{Display, Write as _};
 
@@ -17,19 +17,19 @@ use relay_presence::{LockStats, PresenceStats};
 use relay_router::{RouterStats, TargetStats};
 use relay_ws::WsStats;
 
-use super::Api;
+use super::api::Api;
 use crate::server::HttpStats;
 use crate::stats::ServiceStats;
 
 /// Version 0.0.4, which every Prometheus reads.
 const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-pub(crate) async fn metrics(State(api): State<Api>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, MEDIA_TYPE)], render(&api.gauges.read()))
+pub(super) async fn metrics(State(api): State<Api>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, MEDIA_TYPE)], render(&api.stats()))
 }
 
 fn render(stats: &ServiceStats) -> String {
-    let mut page = Page(String::new());
+    let mut page = Exposition(String::new());
     let version = [("version", env!("CARGO_PKG_VERSION"))];
     page.gauge("relay_build_info", "The server's version, in a label; always 1.").labelled(&version, 1);
     page.gauge("relay_uptime_seconds", "Time since the service started.").value(stats.uptime_seconds);
@@ -58,7 +58,7 @@ fn render(stats: &ServiceStats) -> String {
     page.0
 }
 
-fn requests(page: &mut Page, stats: &ServiceStats) {
+fn requests(page: &mut Exposition, stats: &ServiceStats) {
     page.counter("relay_requests_succeeded_total", "Requests over HTTP and WebSocket that were granted.")
         .value(stats.requests.successes);
     let mut errors = page.counter(
@@ -70,7 +70,7 @@ fn requests(page: &mut Page, stats: &ServiceStats) {
     }
 }
 
-fn bus(page: &mut Page, bus: &BusStats) {
+fn bus(page: &mut Exposition, bus: &BusStats) {
     let mut events = page.counter(
         "relay_events_total",
         "Events published, by kind; kinds of your own beyond the first 32 together as x-other.",
@@ -115,7 +115,7 @@ fn bus(page: &mut Page, bus: &BusStats) {
     }
 }
 
-fn presence(page: &mut Page, presence: &PresenceStats, locks: &LockStats) {
+fn presence(page: &mut Exposition, presence: &PresenceStats, locks: &LockStats) {
     page.gauge("relay_sessions", "Documents that have a session now.").value(presence.sessions);
     page.counter("relay_sessions_started_total", "Sessions that began.").value(presence.sessions_started);
     page.counter("relay_sessions_ended_total", "Sessions that ended.").value(presence.sessions_ended);
@@ -138,7 +138,7 @@ fn presence(page: &mut Page, presence: &PresenceStats, locks: &LockStats) {
     page.counter("relay_locks_refused_total", "Requests for locks that were refused.").value(locks.refused);
 }
 
-fn websocket(page: &mut Page, ws: &WsStats) {
+fn websocket(page: &mut Exposition, ws: &WsStats) {
     page.gauge("relay_websocket_connections", "WebSocket connections open now.").value(ws.connections_open);
     page.counter("relay_websocket_connections_opened_total", "WebSocket connections ever opened.")
         .value(ws.connections);
@@ -177,7 +177,7 @@ fn websocket(page: &mut Page, ws: &WsStats) {
     .value(ws.slow);
 }
 
-fn http(page: &mut Page, http: &HttpStats) {
+fn http(page: &mut Exposition, http: &HttpStats) {
     page.gauge("relay_http_connections", "HTTP connections open now, event streams among them.")
         .value(http.connections_open);
     page.counter(
@@ -194,7 +194,7 @@ fn http(page: &mut Page, http: &HttpStats) {
     }
 }
 
-fn log(page: &mut Page, log: &LogStats) {
+fn log(page: &mut Exposition, log: &LogStats) {
     page.counter("relay_log_commits_total", "Writes to the disk.").value(log.commits);
     page.counter("relay_log_commit_seconds_total", "Time that the writes to the disk took together.")
         .value(log.commit_time.as_secs_f64());
@@ -207,7 +207,7 @@ fn log(page: &mut Page, log: &LogStats) {
 }
 
 /// Routing to services.
-fn router(page: &mut Page, router: &RouterStats) {
+fn router(page: &mut Exposition, router: &RouterStats) {
     let mut decisions = page.counter(
         "relay_router_decisions_total",
         "Decisions about events, by outcome: each attempt to deliver one, and each that leads to none.",
@@ -241,7 +241,7 @@ fn router(page: &mut Page, router: &RouterStats) {
 }
 
 /// The targets, each family with a sample for each of them.
-fn targets(page: &mut Page, router: &RouterStats) {
+fn targets(page: &mut Exposition, router: &RouterStats) {
     type Counter = fn(&TargetStats) -> u64;
     type Gauge = fn(&TargetStats) -> f64;
     let counters: [(&'static str, &str, Counter); 8] = [
@@ -316,7 +316,7 @@ const STATES: [(&str, ServiceState); 6] = [
     ("gone", ServiceState::Gone),
 ];
 
-fn queues(page: &mut Page, stats: &ServiceStats) {
+fn queues(page: &mut Exposition, stats: &ServiceStats) {
     let mut depth = page.gauge("relay_queue_depth", "What waits now, by queue.");
     for (queue, count) in &stats.queues {
         depth.labelled(&[("queue", queue)], count);
@@ -328,16 +328,16 @@ fn queues(page: &mut Page, stats: &ServiceStats) {
     }
 }
 
-/// The text as far as it is written.
-struct Page(String);
+/// The text that has been written so far.
+struct Exposition(String);
 
 /// A metric whose samples are being written.
 struct Family<'a> {
-    page: &'a mut Page,
+    page: &'a mut Exposition,
     name: &'static str,
 }
 
-impl Page {
+impl Exposition {
     fn counter(&mut self, name: &'static str, help: &str) -> Family<'_> {
         self.family(name, "counter", help)
     }
@@ -349,7 +349,7 @@ impl Page {
     fn summary(&mut self, name: &'static str, help: &str, latency: &LatencyStats) {
         let mut family = self.family(name, "summary", help);
         for (quantile, value) in [("0.5", latency.p50), ("0.95", latency.p95), ("0.99", latency.p99)] {
-            // Of nothing there is no quantile.
+            // Without durations there is no quantile.
             family.labelled(&[("quantile", quantile)], value.unwrap_or(f64::NAN));
         }
         self.sample(name, "_sum", &[], latency.total_sum);

@@ -1,7 +1,8 @@
-//! Which web pages may use the HTTP side: the same as may open a WebSocket.
+//! The web pages that may use the HTTP side: those that may open a WebSocket.
 //!
-//! Browsers name the page in `Origin`; programs send none and are not asked for one. Reading needs nothing here,
-//! since browsers keep answers from pages that CORS headers do not name. Writing is refused before it happens.
+//! Browsers name the page in `Origin`; programs send none and need none. Reading needs no check here, since browsers keep
+//! answers from pages that the CORS headers do not name. Writing is refused before it happens, which CORS headers alone do
+//! not do: a browser sends some writes without asking first.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::problem::Problem;
 
-/// How long browsers remember what they were allowed.
+/// The time for which browsers remember the answer to a preflight request.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(600);
 
 fn allows(policy: &OriginPolicy, origin: &HeaderValue, headers: &HeaderMap) -> bool {
@@ -23,7 +24,7 @@ fn allows(policy: &OriginPolicy, origin: &HeaderValue, headers: &HeaderMap) -> b
     origin.to_str().is_ok_and(|origin| policy.allows(origin, host))
 }
 
-pub(crate) async fn refuse_foreign_pages(
+pub(super) async fn refuse_foreign_pages(
     State(policy): State<OriginPolicy>,
     request: Request,
     next: Next,
@@ -44,8 +45,8 @@ pub(crate) async fn refuse_foreign_pages(
     }
 }
 
-/// Lets the browser show answers to pages that are allowed.
-pub(crate) fn cors(policy: &OriginPolicy) -> CorsLayer {
+/// The CORS headers, with which browsers show answers to allowed pages.
+pub(super) fn cors(policy: &OriginPolicy) -> CorsLayer {
     let policy = policy.clone();
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(move |origin, request| {

@@ -8,11 +8,11 @@ use http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
 
-/// The page loads nothing and talks to nobody but this server, and is shown in nobody's frame.
+/// The page loads from and talks to this server alone, and is not shown in a frame.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
+pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     let html = include_str!("../../assets/index.html");
     let script = include_str!("../../assets/page.js");
     let phoenix = include_str!("../../assets/phoenix.js");
@@ -36,7 +36,7 @@ fn file(content_type: &'static str, content: &'static str) -> impl IntoResponse 
         (CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
         (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
         (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
-        // A newer server has a newer page.
+        // Revalidated each time, since a newer server has a newer page.
         (CACHE_CONTROL, HeaderValue::from_static("no-cache")),
     ];
     (headers, content)

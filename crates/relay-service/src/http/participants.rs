@@ -1,6 +1,7 @@
-//! Taking part without a socket: joining, staying, leaving, and seeing who is there.
+//! Taking part without a socket: joining, staying, leaving, and reading presence.
 //!
-//! A participant that is not heard of for a minute is gone, as one whose socket is silent: stay by asking again in time.
+//! A participant from which no request comes for a minute is removed, as one whose socket is silent. A client stays by
+//! sending a request in time.
 
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -17,12 +18,13 @@ use relay_ws::codec::encode_participants;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::api::Api;
+use super::extract::{Document, JsonBody};
 use super::problem::Problem;
-use super::{Api, Document, JsonBody};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct JoinBody {
+pub(super) struct JoinBody {
     user: UserId,
     state: Option<Box<RawValue>>,
     resume: Option<ConnectionId>,
@@ -35,7 +37,7 @@ struct JoinReply {
     locks: Vec<Lease>,
 }
 
-pub(crate) async fn join(
+pub(super) async fn join(
     State(api): State<Api>,
     Document(document): Document,
     JsonBody(body): JsonBody<JoinBody>,
@@ -44,24 +46,24 @@ pub(crate) async fn join(
     let membership = Membership { document, user, connection: ConnectionId::new() };
     let state = state.as_deref().map(JsonText::from_raw);
     let joined =
-        api.presence.join(&membership, JoinOptions { resume, state, ..JoinOptions::default() }).await?;
+        api.presence().join(&membership, JoinOptions { resume, state, ..JoinOptions::default() }).await?;
     let reply = JoinReply { connection: membership.connection, session: joined.session, locks: joined.locks };
     Ok((StatusCode::CREATED, Json(reply)).into_response())
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct StayBody {
+pub(super) struct StayBody {
     user: UserId,
     state: Option<Box<RawValue>>,
 }
 
 #[derive(Deserialize)]
-pub(crate) struct MembershipPath {
+pub(super) struct MembershipPath {
     connection: ConnectionId,
 }
 
-pub(crate) async fn stay(
+pub(super) async fn stay(
     State(api): State<Api>,
     Document(document): Document,
     path: Result<Path<MembershipPath>, PathRejection>,
@@ -70,37 +72,37 @@ pub(crate) async fn stay(
     let (Path(MembershipPath { connection }), StayBody { user, state }) = (path?, body);
     let membership = Membership { document, user, connection };
     let Some(change) = state.as_deref().map(JsonText::from_raw) else {
-        if !api.presence.is_joined(&membership) {
+        if !api.presence().is_joined(&membership) {
             let message = format!(
                 "connection {connection} is not in the document, or was silent for too long; join again"
             );
             return Err(Problem::new(StatusCode::NOT_FOUND, "not_joined", message));
         }
-        api.presence.touch(&membership, Activity::Alive);
+        api.presence().touch(&membership, Activity::Alive);
         return Ok(StatusCode::NO_CONTENT);
     };
-    api.presence.handle(&membership, UpdateState(change)).await?;
+    api.presence().handle(&membership, UpdateState(change)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct LeaveQuery {
+pub(super) struct LeaveQuery {
     user: UserId,
 }
 
-pub(crate) async fn leave(
+pub(super) async fn leave(
     State(api): State<Api>,
     Document(document): Document,
     path: Result<Path<MembershipPath>, PathRejection>,
     query: Result<Query<LeaveQuery>, QueryRejection>,
 ) -> Result<StatusCode, Problem> {
     let (Path(MembershipPath { connection }), Query(LeaveQuery { user })) = (path?, query?);
-    api.presence.leave(&Membership { document, user, connection }, LeaveReason::Left);
+    api.presence().leave(&Membership { document, user, connection }, LeaveReason::Left);
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(crate) async fn presence(State(api): State<Api>, Document(document): Document) -> Response {
-    let participants = encode_participants(&api.presence.snapshot(&document));
+pub(super) async fn presence(State(api): State<Api>, Document(document): Document) -> Response {
+    let participants = encode_participants(&api.presence().snapshot(&document));
     ([(CONTENT_TYPE, "application/json")], participants).into_response()
 }

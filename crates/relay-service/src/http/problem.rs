@@ -1,52 +1,57 @@
-//! Errors as HTTP clients see them: a status, a stable `reason`, and a `message` that says what to do.
+//! [`Problem`]: an error as HTTP clients see it, a status and an [`ErrorBody`].
 
 use axum::Json;
-use axum::extract::rejection::PathRejection;
 use axum::response::{IntoResponse, Response};
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
-use relay_core::{
-    CommandError, ErrorCode, InvalidId, JoinError, LogError, PublishError, Seq, SubscribeError, UserId,
-};
+use relay_core::{CommandError, ErrorCode, InvalidId, JoinError, LogError, PublishError, SubscribeError};
+use relay_events::ErrorBody;
 use relay_events::json::JsonError;
-use serde::Serialize;
 
-use super::outcomes::Reason;
-
-/// Why a request was not done.
-#[derive(Debug, Serialize)]
-pub(crate) struct Problem {
-    #[serde(skip)]
+/// The refusal of a request.
+#[derive(Debug)]
+pub(super) struct Problem {
     status: StatusCode,
-    reason: &'static str,
-    message: String,
-    /// Where what is kept begins, when the events that were asked for are not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    first_seq: Option<Seq>,
-    /// The user who stands in the way.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    holder: Option<UserId>,
+    body: ErrorBody,
 }
 
+/// An extension of the response to a refused request, for counting it: the reason of the [`Problem`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RefusalReason(pub(super) &'static str);
+
 impl Problem {
-    pub(crate) fn new(status: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { status, reason, message: message.into(), first_seq: None, holder: None }
+    pub(super) fn new(status: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { status, body: ErrorBody::new(reason).message(message) }
     }
 
-    pub(crate) fn invalid_request(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "invalid_request", message)
+    pub(super) fn invalid_request(message: impl Into<String>) -> Self {
+        Self::of(ErrorCode::InvalidRequest, message)
     }
 
-    pub(crate) fn too_large(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+    pub(super) fn too_large(message: impl Into<String>) -> Self {
+        Self::of(ErrorCode::TooLarge, message)
     }
 
-    pub(crate) fn stopping() -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "closed", "the server is stopping; come back in a moment")
+    pub(super) fn unsupported_media_type(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
     }
 
-    /// The problem that `code` is over HTTP.
-    fn of(code: ErrorCode, message: String) -> Self {
+    pub(super) fn stopping() -> Self {
+        Self::of(ErrorCode::Closed, "the server is stopping; come back in a moment")
+    }
+
+    /// The refusal of a request that failed by a defect of the server.
+    pub(super) fn internal(message: impl Into<String>) -> Self {
+        Self::of(ErrorCode::Internal, message)
+    }
+
+    /// Returns the body, for a batch that holds it as one of several outcomes.
+    pub(super) fn into_body(self) -> ErrorBody {
+        self.body
+    }
+
+    /// The problem for `code`, with the status that belongs to it.
+    fn of(code: ErrorCode, message: impl Into<String>) -> Self {
         let status = match code {
             ErrorCode::UnknownEvent | ErrorCode::InvalidPayload => StatusCode::UNPROCESSABLE_ENTITY,
             ErrorCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -61,9 +66,10 @@ impl Problem {
             ErrorCode::Closed | ErrorCode::LogFailed | ErrorCode::TooManyDocuments | ErrorCode::NotOwner => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
+            ErrorCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::BAD_REQUEST,
         };
-        Self::new(status, code.as_str(), message)
+        Self { status, body: ErrorBody::from_code(code, message) }
     }
 }
 
@@ -81,13 +87,8 @@ impl From<InvalidId> for Problem {
 
 impl From<PublishError> for Problem {
     fn from(error: PublishError) -> Self {
-        Self { holder: error.holder().cloned(), ..Self::of(error.code(), error.to_string()) }
-    }
-}
-
-impl From<PathRejection> for Problem {
-    fn from(rejection: PathRejection) -> Self {
-        Self::invalid_request(format!("the path is malformed: {}", rejection.body_text()))
+        let Self { status, body } = Self::of(error.code(), error.to_string());
+        Self { status, body: body.holder(error.holder().cloned()) }
     }
 }
 
@@ -102,7 +103,8 @@ impl From<JoinError> for Problem {
 
 impl From<CommandError> for Problem {
     fn from(error: CommandError) -> Self {
-        Self { holder: error.holder, ..Self::of(error.code, error.message) }
+        let status = Self::of(error.code, "").status;
+        Self { status, body: error.into() }
     }
 }
 
@@ -112,15 +114,16 @@ impl From<SubscribeError> for Problem {
             SubscribeError::Log(LogError::Trimmed { first, .. }) => Some(*first),
             _ => None,
         };
-        Self { first_seq, ..Self::of(error.code(), error.to_string()) }
+        let Self { status, body } = Self::of(error.code(), error.to_string());
+        Self { status, body: body.first_seq(first_seq) }
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let later = matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
-        let reason = Reason(self.reason);
-        let mut response = (self.status, Json(self)).into_response();
+        let reason = RefusalReason(self.body.reason);
+        let mut response = (self.status, Json(self.body)).into_response();
         response.extensions_mut().insert(reason);
         if later {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
@@ -133,14 +136,14 @@ impl IntoResponse for Problem {
 mod tests {
     use std::time::Duration;
 
-    use relay_core::DocumentId;
+    use relay_core::{DocumentId, Seq};
 
     use super::*;
 
     #[track_caller]
     fn check(problem: impl Into<Problem>, status: u16, reason: &str) {
         let problem = problem.into();
-        assert_eq!((problem.status.as_u16(), problem.reason), (status, reason));
+        assert_eq!((problem.status.as_u16(), problem.body.reason), (status, reason));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! `POST /v1/documents/{id}/events`: one draft, or a batch of them.
 //!
-//! The content type says the form: `application/json`, `application/cloudevents+json`, or
-//! `application/cloudevents-batch+json`. Requiring one of them also keeps foreign web pages from publishing with a
-//! plain form, which browsers send without asking.
+//! The content type names the form: `application/json`, `application/cloudevents+json`, or
+//! `application/cloudevents-batch+json`. A plain form is refused, since browsers send it for pages of other sites without
+//! asking.
 
 use axum::Json;
 use axum::body::Body;
@@ -12,24 +12,23 @@ use bytes::Bytes;
 use futures_util::stream::{FuturesOrdered, StreamExt};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use relay_core::{CheckedDraft, DocumentId, PublishAck};
-use relay_events::{cloudevents, json};
+use relay_events::{ErrorBody, cloudevents, json};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::api::Api;
+use super::extract::{Document, media_type, read_body};
 use super::problem::Problem;
-use super::{Api, Document};
-use crate::config::HttpConfig;
 
-pub(crate) async fn publish(
+pub(super) async fn publish(
     State(api): State<Api>,
     Document(document): Document,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let form = Form::of(&headers)?;
-    let body = read(body, &api.config).await?;
+    let form = BodyForm::of(&headers)?;
+    let body = read_body(body, &api.config).await?;
     match form.split(&body, api.config.max_batch_events)? {
         Drafts::One(text) => {
             let draft = form.decode(&document, text)?;
@@ -44,10 +43,9 @@ pub(crate) async fn publish(
     }
 }
 
-/// Publishes in order, without waiting for each to be durable before the next is handed in: drafts of one document
-/// take their places in the order in which publishing them is begun. The first is waited for alone, so that the
-/// document is open for the others.
-async fn publish_all(api: &Api, drafts: Vec<Result<CheckedDraft, Problem>>) -> Vec<Outcome> {
+/// Publishes in order. The drafts of one document get their places in the order in which publishing them begins, so the
+/// next is handed in before the last is durable. Only the first valid one is awaited alone: it opens the document.
+async fn publish_all(api: &Api, drafts: Vec<Result<CheckedDraft, Problem>>) -> Vec<BatchItem> {
     let mut drafts = drafts.into_iter();
     let mut outcomes = Vec::with_capacity(drafts.len());
     for draft in drafts.by_ref() {
@@ -64,28 +62,28 @@ async fn publish_all(api: &Api, drafts: Vec<Result<CheckedDraft, Problem>>) -> V
     outcomes
 }
 
-async fn publish_one(api: &Api, draft: Result<CheckedDraft, Problem>) -> Outcome {
+async fn publish_one(api: &Api, draft: Result<CheckedDraft, Problem>) -> BatchItem {
     let draft = match draft {
         Ok(draft) => draft,
-        Err(problem) => return Outcome::Refused(problem),
+        Err(problem) => return BatchItem::Refused(problem.into_body()),
     };
     match api.sink.publish(draft).await {
-        Ok(ack) => Outcome::Kept(ack),
-        Err(error) => Outcome::Refused(error.into()),
+        Ok(ack) => BatchItem::Published(ack),
+        Err(error) => BatchItem::Refused(Problem::from(error).into_body()),
     }
 }
 
-/// What became of one draft of a batch.
+/// The outcome of one draft of a batch.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Outcome {
-    Kept(PublishAck),
-    Refused(Problem),
+enum BatchItem {
+    Published(PublishAck),
+    Refused(ErrorBody),
 }
 
-/// How a body says what is to be published.
+/// The form of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
+enum BodyForm {
     /// A draft, or an array of drafts.
     Json,
     /// One CloudEvent.
@@ -99,23 +97,19 @@ enum Drafts<'a> {
     Many(Vec<&'a [u8]>),
 }
 
-impl Form {
+impl BodyForm {
     fn of(headers: &HeaderMap) -> Result<Self, Problem> {
-        let given = headers.get(CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()));
-        let given = given.as_deref().unwrap_or_default();
-        let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        match essence.as_str() {
+        match media_type(headers).to_ascii_lowercase().as_str() {
             "application/json" => Ok(Self::Json),
             cloudevents::MEDIA_TYPE => Ok(Self::CloudEvent),
             cloudevents::BATCH_MEDIA_TYPE => Ok(Self::CloudEvents),
-            _ => Err(Problem::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported_media_type",
-                format!(
-                    "the content type is `{}`; send `content-type: application/json` with a draft or an array of drafts",
-                    given.chars().take(64).collect::<String>()
-                ),
-            )),
+            _ => {
+                let given = headers.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+                let given: String = String::from_utf8_lossy(given).chars().take(64).collect();
+                Err(Problem::unsupported_media_type(format!(
+                    "the content type is `{given}`; send `content-type: application/json` with a draft or an array of drafts"
+                )))
+            }
         }
     }
 
@@ -145,22 +139,5 @@ impl Form {
             Self::Json => Ok(json::decode_draft(document, text)?),
             Self::CloudEvent | Self::CloudEvents => Ok(cloudevents::decode_draft(document, text)?),
         }
-    }
-}
-
-/// The whole body, within the limits of size and time.
-pub(crate) async fn read(body: Body, config: &HttpConfig) -> Result<Bytes, Problem> {
-    let max = config.max_body_bytes;
-    match tokio::time::timeout(config.body_timeout, Limited::new(body, max).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::too_large(format!(
-            "the body has more than {max} bytes; send several smaller batches"
-        ))),
-        Ok(Err(error)) => Err(Problem::invalid_request(format!("the body did not arrive whole: {error}"))),
-        Err(_elapsed) => Err(Problem::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "request_timeout",
-            format!("the body did not arrive within {} s", config.body_timeout.as_secs_f64()),
-        )),
     }
 }

@@ -1,22 +1,22 @@
-//! What the paths of routing have in common.
+//! The parts that the paths of routing have in common.
 
 use http::StatusCode;
 use relay_core::ServiceName;
 use relay_router::{Router, StoreError};
 use serde::Deserialize;
 
-use super::Api;
+use super::api::Api;
 use super::problem::Problem;
 
 /// The service or target that a path names.
 #[derive(Deserialize)]
-pub(super) struct Named {
+pub(super) struct NamedPath {
     pub(super) name: ServiceName,
 }
 
-/// The router, where events are routed.
-pub(super) fn routing(api: &Api) -> Result<&Router, Problem> {
-    api.router.as_ref().ok_or_else(|| {
+/// Returns the router, or a problem where events are not routed.
+pub(super) fn router(api: &Api) -> Result<&Router, Problem> {
+    api.router().ok_or_else(|| {
         let message = "events are not routed here; that needs a log (`durability` other than `memory`)";
         Problem::new(StatusCode::NOT_FOUND, "not_routed", message)
     })

@@ -1,4 +1,4 @@
-//! The rules in force: read, replaced as a whole, and asked what they would do.
+//! The rules in force: reading them, replacing all of them, and dry runs.
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
@@ -13,9 +13,10 @@ use relay_router::{ActiveRules, DryRun, RulesError};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::api::Api;
+use super::extract::{JsonBody, media_type, read_body};
 use super::problem::Problem;
-use super::routing::routing;
-use super::{Api, JsonBody, publish};
+use super::routing::router;
 
 const TOML: &str = "application/toml";
 const JSON: &str = "application/json";
@@ -27,47 +28,45 @@ pub(super) fn routes() -> Router<Api> {
 }
 
 async fn show(State(api): State<Api>) -> Result<Response, Problem> {
-    Ok(answer(routing(&api)?.rules()))
+    respond(router(&api)?.rules())
 }
 
-/// The rules as they were written. The entity tag is their version, with which they can be replaced.
-fn answer(rules: ActiveRules) -> Response {
-    let media_type = match rules.document.format {
+/// Responds with the rules as they were written. The entity tag is their version, with which they can be replaced.
+fn respond(rules: ActiveRules) -> Result<Response, Problem> {
+    let content_type = match rules.document.format {
         RuleFormat::Json => JSON,
         _ => TOML,
     };
     let mut response = rules.document.text.into_response();
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
-    let tag = HeaderValue::from_str(&format!("\"{}\"", rules.version));
-    headers.extend(tag.ok().map(|tag| (ETAG, tag)));
-    response
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    let tag = HeaderValue::try_from(format!("\"{}\"", rules.version));
+    headers.insert(ETAG, tag.map_err(|error| Problem::internal(error.to_string()))?);
+    Ok(response)
 }
 
 async fn replace(State(api): State<Api>, request: Request) -> Result<Response, Problem> {
     let expected = expected(request.headers())?;
-    let media_type =
-        request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let format = match media_type.split(';').next().unwrap_or_default().trim() {
+    let format = match media_type(request.headers()) {
         TOML => RuleFormat::Toml,
         JSON => RuleFormat::Json,
         _ => {
             let message =
                 "send the rules as TOML or JSON, with `content-type: application/toml` or `application/json`";
-            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message));
+            return Err(Problem::unsupported_media_type(message));
         }
     };
-    let body = publish::read(request.into_body(), &api.config).await?;
+    let body = read_body(request.into_body(), &api.config).await?;
     let text = String::from_utf8(body.into());
     let text = text.map_err(|_| Problem::invalid_request("the rules are not UTF-8"))?;
-    Ok(answer(routing(&api)?.put_rules(RuleDocument { text, format }, expected).await?))
+    respond(router(&api)?.put_rules(RuleDocument { text, format }, expected).await?)
 }
 
 async fn reset(State(api): State<Api>, headers: HeaderMap) -> Result<Response, Problem> {
-    Ok(answer(routing(&api)?.reset_rules(expected(&headers)?).await?))
+    respond(router(&api)?.reset_rules(expected(&headers)?).await?)
 }
 
-/// The version that is to be replaced, where the client names one.
+/// Reads the version that the client wants to replace, where it names one.
 fn expected(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     let Some(tag) = headers.get(IF_MATCH).filter(|tag| *tag != "*") else { return Ok(None) };
     let version = tag.to_str().ok().and_then(|tag| tag.trim().trim_matches('"').parse().ok());
@@ -80,11 +79,11 @@ fn expected(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
 #[serde(deny_unknown_fields)]
 struct DryRunBody {
     event: DryEvent,
-    /// Rules in TOML that are asked in the place of those in force.
+    /// Rules in TOML that are tried instead of those in force.
     rules: Option<String>,
 }
 
-/// An event that might happen.
+/// A possible event.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct DryEvent {
@@ -108,7 +107,7 @@ async fn dry_run(
     let draft = Draft::new(document, kind, payload).actor(actor.unwrap_or(Actor::System)).metadata(metadata);
     let event = draft.into_event(Epoch::from_u64(0), Some(Seq::FIRST), Timestamp::UNIX_EPOCH);
     let rules = body.rules.map(|text| RuleDocument { text, format: RuleFormat::Toml });
-    Ok(Json(routing(&api)?.dry_run(&event, rules.as_ref())?))
+    Ok(Json(router(&api)?.dry_run(&event, rules.as_ref())?))
 }
 
 impl From<PayloadError> for Problem {

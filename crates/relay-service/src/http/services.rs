@@ -1,4 +1,4 @@
-//! Services that register, and what is known of them.
+//! Services: registering, heartbeats, and their state.
 
 use std::collections::BTreeMap;
 
@@ -15,9 +15,10 @@ use relay_router::registry::{
 use relay_router::rules::Capability;
 use serde::{Deserialize, Serialize};
 
+use super::api::Api;
+use super::extract::JsonBody;
 use super::problem::Problem;
-use super::routing::{Named, routing};
-use super::{Api, JsonBody};
+use super::routing::{NamedPath, router};
 
 pub(super) fn routes() -> Router<Api> {
     Router::new()
@@ -30,12 +31,12 @@ pub(super) fn routes() -> Router<Api> {
 #[derive(Serialize)]
 struct Registered {
     service: ServiceInfo,
-    lease: Lease,
+    lease: ServiceLease,
     secret: String,
 }
 
 #[derive(Serialize)]
-struct Lease {
+struct ServiceLease {
     id: LeaseId,
     ttl_ms: u128,
     heartbeat_every_ms: u128,
@@ -43,13 +44,13 @@ struct Lease {
 
 async fn register(
     State(api): State<Api>,
-    name: Result<Path<Named>, PathRejection>,
+    name: Result<Path<NamedPath>, PathRejection>,
     JsonBody(registration): JsonBody<Registration>,
 ) -> Result<Response, Problem> {
-    let Path(Named { name }) = name?;
-    let registered = routing(&api)?.register(name, registration).await?;
+    let Path(NamedPath { name }) = name?;
+    let registered = router(&api)?.register(name, registration).await?;
     let status = if registered.is_new { StatusCode::CREATED } else { StatusCode::OK };
-    let lease = Lease {
+    let lease = ServiceLease {
         id: registered.lease,
         ttl_ms: registered.ttl.as_millis(),
         heartbeat_every_ms: registered.heartbeat_every.as_millis(),
@@ -69,11 +70,11 @@ struct HeartbeatBody {
 
 async fn heartbeat(
     State(api): State<Api>,
-    name: Result<Path<Named>, PathRejection>,
+    name: Result<Path<NamedPath>, PathRejection>,
     JsonBody(body): JsonBody<HeartbeatBody>,
 ) -> Result<Response, Problem> {
-    let Path(Named { name }) = name?;
-    let ttl = routing(&api)?.heartbeat(&name, body.lease, Heartbeat::new(body.state, body.reason))?;
+    let Path(NamedPath { name }) = name?;
+    let ttl = router(&api)?.heartbeat(&name, body.lease, Heartbeat::new(body.state, body.reason))?;
     Ok(Json(BTreeMap::from([("ttl_ms", ttl.as_millis())])).into_response())
 }
 
@@ -85,21 +86,21 @@ struct LeaseOnly {
 
 async fn deregister(
     State(api): State<Api>,
-    name: Result<Path<Named>, PathRejection>,
+    name: Result<Path<NamedPath>, PathRejection>,
     query: Result<Query<LeaseOnly>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let (Path(Named { name }), Query(LeaseOnly { lease })) = (name?, query?);
-    let service = routing(&api)?.deregister(&name, lease)?;
+    let (Path(NamedPath { name }), Query(LeaseOnly { lease })) = (name?, query?);
+    let service = router(&api)?.deregister(&name, lease)?;
     Ok((StatusCode::ACCEPTED, Json(service)).into_response())
 }
 
 async fn rotate_secret(
     State(api): State<Api>,
-    name: Result<Path<Named>, PathRejection>,
+    name: Result<Path<NamedPath>, PathRejection>,
     JsonBody(LeaseOnly { lease }): JsonBody<LeaseOnly>,
 ) -> Result<Response, Problem> {
-    let Path(Named { name }) = name?;
-    let secret = routing(&api)?.rotate_secret(&name, lease).await?;
+    let Path(NamedPath { name }) = name?;
+    let secret = router(&api)?.rotate_secret(&name, lease).await?;
     Ok(Json(BTreeMap::from([("secret", secret)])).into_response())
 }
 
@@ -115,15 +116,15 @@ async fn list(
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<Vec<ServiceInfo>>, Problem> {
     let Query(ListQuery { capability, state }) = query?;
-    Ok(Json(routing(&api)?.services(&ServiceQuery::new(capability, state))))
+    Ok(Json(router(&api)?.services(&ServiceQuery::new(capability, state))))
 }
 
 async fn show(
     State(api): State<Api>,
-    name: Result<Path<Named>, PathRejection>,
+    name: Result<Path<NamedPath>, PathRejection>,
 ) -> Result<Json<ServiceInfo>, Problem> {
-    let Path(Named { name }) = name?;
-    let service = routing(&api)?.service(&name);
+    let Path(NamedPath { name }) = name?;
+    let service = router(&api)?.service(&name);
     service.map(Json).ok_or_else(|| LeaseError::Unknown { service: name }.into())
 }
 

@@ -1,4 +1,4 @@
-//! `GET /v1/sessions` and `GET /v1/documents/{id}/session`: what goes on where.
+//! `GET /v1/sessions` and `GET /v1/documents/{id}/session`: the live sessions.
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -8,24 +8,25 @@ use relay_core::{DocumentId, UserId};
 use relay_presence::{SessionInfo, SessionQuery, SessionState};
 use serde::Deserialize;
 
+use super::api::Api;
+use super::extract::Document;
 use super::problem::Problem;
-use super::{Api, Document};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct ListQuery {
+pub(super) struct ListQuery {
     document: Option<DocumentId>,
     user: Option<UserId>,
     state: Option<String>,
 }
 
-pub(crate) async fn list(
+pub(super) async fn list(
     State(api): State<Api>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<Vec<SessionInfo>>, Problem> {
     let Query(ListQuery { document, user, state }) = query?;
     let state = state.as_deref().map(state_of).transpose()?;
-    Ok(Json(api.presence.sessions(&SessionQuery { document, user, state })))
+    Ok(Json(api.presence().sessions(&SessionQuery { document, user, state })))
 }
 
 fn state_of(name: &str) -> Result<SessionState, Problem> {
@@ -36,13 +37,13 @@ fn state_of(name: &str) -> Result<SessionState, Problem> {
     })
 }
 
-pub(crate) async fn of_document(
+pub(super) async fn of_document(
     State(api): State<Api>,
     Document(document): Document,
 ) -> Result<Json<SessionInfo>, Problem> {
-    let nobody = || {
+    let no_session = || {
         let message = format!("nobody is in `{document}`, so it has no session");
         Problem::new(StatusCode::NOT_FOUND, "no_session", message)
     };
-    api.presence.session(&document).map(Json).ok_or_else(nobody)
+    api.presence().session(&document).map(Json).ok_or_else(no_session)
 }

@@ -1,35 +1,34 @@
 //! `GET /v1/documents/{id}/events/stream`: server-sent events, which browsers reconnect by themselves.
 //!
-//! Every durable event has the id `<epoch>:<seq>`, and so has the ack that comes first. A client that comes back
-//! sends the last one it got as `Last-Event-ID`, and gets exactly what it missed.
+//! Every durable event has the id `<epoch>:<seq>`, and so has the ack that comes first. A client that reconnects sends the
+//! last id that it received as `Last-Event-ID`, and gets exactly the events after it.
 
+use std::fmt::Write as _;
 use std::future::poll_fn;
-use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
+use axum::response::Response;
+use axum::response::sse;
 use futures_util::stream;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue};
-use relay_core::{Epoch, Event, EventStream, Seq, StartPosition, SubscribeAck};
-use relay_events::json;
+use http::HeaderMap;
+use relay_core::{Epoch, ErrorCode, Event, EventStream, Seq, StartPosition, SubscribeAck};
+use relay_events::{ErrorBody, json};
 use serde::Deserialize;
-use tokio::time::{Instant, Interval, interval_at};
 use tokio_util::sync::CancellationToken;
 
+use super::api::Api;
+use super::extract::Document;
 use super::problem::Problem;
-use super::{Api, Document};
+use super::sse::response;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct StreamQuery {
+pub(super) struct StreamQuery {
     after_seq: Option<Seq>,
 }
 
-pub(crate) async fn stream(
+pub(super) async fn stream(
     State(api): State<Api>,
     Document(document): Document,
     query: Result<Query<StreamQuery>, QueryRejection>,
@@ -41,24 +40,13 @@ pub(crate) async fn stream(
         return Err(Problem::stopping());
     }
     let (ack, events) = api.source.subscribe(&document, start).await?;
-    let feed = Feed {
-        ack: Some(ack),
-        events: Some(events),
-        closing: api.closing.clone(),
-        keep_alive: keep_alive(api.config.keep_alive),
-    };
-    let frames = stream::unfold(feed, async |mut feed| {
-        let frame = feed.next().await?;
-        Some((Ok::<_, std::convert::Infallible>(frame), feed))
-    });
-    let headers = [
-        (CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-        (CACHE_CONTROL, HeaderValue::from_static("no-store")),
-    ];
-    Ok((headers, Body::from_stream(frames)).into_response())
+    let follower = Follower { ack: Some(ack), events: Some(events), closing: api.closing.clone() };
+    let events = stream::unfold(follower, async |mut follower| Some((follower.next().await?, follower)));
+    Ok(response(events, api.config.keep_alive))
 }
 
-/// `Last-Event-ID` comes from a client that reconnects, with the URL that it began with, so it goes first.
+/// Returns the position at which the stream starts. `Last-Event-ID` goes first: a client that reconnects sends it with the
+/// URL of its first request.
 fn start(headers: &HeaderMap, after_seq: Option<Seq>) -> Result<StartPosition, Problem> {
     let Some(id) = headers.get("last-event-id").filter(|id| !id.is_empty()) else {
         return Ok(after_seq.map_or(StartPosition::Live, |seq| StartPosition::After { epoch: None, seq }));
@@ -74,77 +62,69 @@ fn start(headers: &HeaderMap, after_seq: Option<Seq>) -> Result<StartPosition, P
     })
 }
 
-fn keep_alive(every: Duration) -> Interval {
-    interval_at(Instant::now() + every, every)
-}
-
-/// One client's stream: what it gets next.
-struct Feed {
+/// One client's stream.
+struct Follower {
+    /// `None` once it is sent.
     ack: Option<SubscribeAck>,
-    /// None once the stream is over.
+    /// `None` once the stream has ended.
     events: Option<Box<dyn EventStream>>,
     closing: CancellationToken,
-    keep_alive: Interval,
 }
 
-impl Feed {
-    async fn next(&mut self) -> Option<Bytes> {
+impl Follower {
+    async fn next(&mut self) -> Option<Result<sse::Event, axum::Error>> {
         if let Some(ack) = self.ack.take() {
-            return Some(ack_frame(&ack));
+            return Some(ack_event(&ack));
         }
         let events = self.events.as_mut()?;
         let next = tokio::select! {
             biased;
             () = self.closing.cancelled() => None,
             next = poll_fn(|cx| events.poll_next(cx)) => next,
-            _ = self.keep_alive.tick() => return Some(Bytes::from_static(b": keep-alive\n\n")),
         };
-        self.keep_alive.reset();
-        match next {
-            Some(Ok(event)) => Some(event_frame(&event)),
-            Some(Err(error)) => {
-                self.events = None;
-                Some(end_frame(error.code().as_str(), &error.to_string()))
-            }
-            None => {
-                self.events = None;
-                Some(end_frame("closed", "the server is stopping; connect again"))
-            }
-        }
+        let (code, message) = match next {
+            Some(Ok(event)) => return Some(document_event(&event)),
+            Some(Err(error)) => (error.code(), error.to_string()),
+            None => (ErrorCode::Closed, "the server is stopping; connect again".to_owned()),
+        };
+        self.events = None;
+        Some(sse::Event::default().event("relay.ended").json_data(ErrorBody::from_code(code, message)))
     }
 }
 
-fn ack_frame(ack: &SubscribeAck) -> Bytes {
-    let id = (ack.head.epoch, ack.position);
-    frame(Some(id), "relay.opening", &serde_json::to_vec(ack).unwrap_or_default())
+fn ack_event(ack: &SubscribeAck) -> Result<sse::Event, axum::Error> {
+    with_id((ack.head.epoch, ack.position)).event("relay.opening").json_data(ack)
 }
 
-fn event_frame(event: &Event) -> Bytes {
-    frame(event.seq.map(|seq| (event.epoch, seq)), event.kind.as_str(), &json::encode(event))
+fn document_event(event: &Event) -> Result<sse::Event, axum::Error> {
+    let json = json::encode(event);
+    let json = std::str::from_utf8(&json).map_err(axum::Error::new)?;
+    let sse = event.seq.map_or_else(sse::Event::default, |seq| with_id((event.epoch, seq)));
+    Ok(with_data(sse.event(event.kind.as_str()), json))
 }
 
-fn end_frame(reason: &'static str, message: &str) -> Bytes {
-    let body = serde_json::json!({"reason": reason, "message": message}).to_string();
-    frame(None, "relay.ended", body.as_bytes())
+fn with_id((epoch, seq): (Epoch, Seq)) -> sse::Event {
+    sse::Event::default().id(format!("{epoch}:{seq}"))
 }
 
-/// One event of the stream. A line end inside JSON is white space between two tokens (inside a text it is escaped),
-/// so it may be written as a space, and `data` needs one line.
-fn frame(id: Option<(Epoch, Seq)>, name: &str, json: &[u8]) -> Bytes {
-    let mut frame = Vec::with_capacity(json.len() + name.len() + 64);
-    if let Some((epoch, seq)) = id {
-        frame.extend_from_slice(format!("id: {epoch}:{seq}\n").as_bytes());
+/// Adds the event's data in one line. A line end inside JSON is white space between two tokens (inside a text it is
+/// escaped), so it may be written as a space.
+fn with_data(event: sse::Event, json: &str) -> sse::Event {
+    let mut data = event.into_data_writer();
+    for (index, line) in json.split(['\r', '\n']).enumerate() {
+        // Writing to a buffer in memory does not fail.
+        let _ = if index == 0 { data.write_str(line) } else { write!(data, " {line}") };
     }
-    frame.extend_from_slice(b"event: ");
-    frame.extend_from_slice(name.as_bytes());
-    frame.extend_from_slice(b"\ndata: ");
-    frame.extend(json.iter().map(|&byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte }));
-    frame.extend_from_slice(b"\n\n");
-    frame.into()
+    data.into_event()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use http::HeaderValue;
+    use http_body_util::BodyExt as _;
+
     use super::*;
 
     #[test]
@@ -167,9 +147,12 @@ mod tests {
         }
     }
 
-    #[test]
-    fn line_ends_inside_json_do_not_end_the_frame() {
-        let frame = frame(Some((Epoch::from_u64(1), Seq::new(2))), "x-note", b"{\"a\":\r\n1}");
+    #[tokio::test]
+    async fn line_ends_inside_json_do_not_end_the_frame() {
+        let event = with_id((Epoch::from_u64(1), Seq::new(2))).event("x-note");
+        let event = with_data(event, "{\"a\":\r\n1}");
+        let response = response(stream::iter([Ok(event)]), Duration::from_secs(60));
+        let frame = response.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(frame, "id: 0000000000000001:2\nevent: x-note\ndata: {\"a\":  1}\n\n");
     }
 }

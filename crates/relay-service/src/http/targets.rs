@@ -1,4 +1,4 @@
-//! Targets: how they stand, what they did not take, and history that they get again.
+//! Targets: their state, their dead letters, and replays of history to them.
 
 use std::collections::BTreeMap;
 
@@ -12,9 +12,10 @@ use relay_core::{LogError, ServiceName, SubscribeError};
 use relay_router::{DeadLetter, DeadLetterId, Replay, ReplayRequest, TargetError, TargetInfo};
 use serde::{Deserialize, Serialize};
 
+use super::api::Api;
+use super::extract::JsonBody;
 use super::problem::Problem;
-use super::routing::{Named, routing};
-use super::{Api, JsonBody};
+use super::routing::{NamedPath, router};
 
 pub(super) fn routes() -> Router<Api> {
     Router::new()
@@ -28,15 +29,15 @@ pub(super) fn routes() -> Router<Api> {
         .route("/v1/targets/{name}/replays/{id}", delete(cancel))
 }
 
-type NamePath = Result<Path<Named>, PathRejection>;
+type NamePath = Result<Path<NamedPath>, PathRejection>;
 
 async fn list(State(api): State<Api>) -> Result<Json<Vec<TargetInfo>>, Problem> {
-    Ok(Json(routing(&api)?.targets()))
+    Ok(Json(router(&api)?.targets()))
 }
 
 async fn show(State(api): State<Api>, name: NamePath) -> Result<Json<TargetInfo>, Problem> {
-    let Path(Named { name }) = name?;
-    let target = routing(&api)?.target(&name);
+    let Path(NamedPath { name }) = name?;
+    let target = router(&api)?.target(&name);
     target.map(Json).ok_or_else(|| TargetError::Unknown(name).into())
 }
 
@@ -50,9 +51,9 @@ struct PageQuery {
 }
 
 #[derive(Serialize)]
-struct Page {
+struct DeadLetterPage {
     dead_letters: Vec<DeadLetter>,
-    /// With which the next page is asked for; none when this is the last one.
+    /// The `after` of the next page; none when this is the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_after: Option<DeadLetterId>,
 }
@@ -61,17 +62,17 @@ async fn dead_letters(
     State(api): State<Api>,
     name: NamePath,
     query: Result<Query<PageQuery>, QueryRejection>,
-) -> Result<Json<Page>, Problem> {
-    let (Path(Named { name }), Query(query)) = (name?, query?);
+) -> Result<Json<DeadLetterPage>, Problem> {
+    let (Path(NamedPath { name }), Query(query)) = (name?, query?);
     let limit = query.limit.unwrap_or(DEFAULT_PAGE);
     if !(1..=1_000).contains(&limit) {
         return Err(Problem::invalid_request(format!("`limit` is {limit}; it must be 1 to 1000")));
     }
     let after = query.after.map(|after| letter_id(&after)).transpose()?;
-    let dead_letters = routing(&api)?.dead_letters(&name, after, limit).await?;
+    let dead_letters = router(&api)?.dead_letters(&name, after, limit).await?;
     let is_full = dead_letters.len() == limit;
     let next_after = dead_letters.last().filter(|_| is_full).map(|last| last.id);
-    Ok(Json(Page { dead_letters, next_after }))
+    Ok(Json(DeadLetterPage { dead_letters, next_after }))
 }
 
 #[derive(Deserialize)]
@@ -89,33 +90,34 @@ type LetterPathResult = Result<Path<LetterPath>, PathRejection>;
 
 async fn dead_letter(State(api): State<Api>, path: LetterPathResult) -> Result<Json<DeadLetter>, Problem> {
     let Path(LetterPath { name, id }) = path?;
-    Ok(Json(routing(&api)?.dead_letter(&name, letter_id(&id)?).await?))
+    Ok(Json(router(&api)?.dead_letter(&name, letter_id(&id)?).await?))
 }
 
 async fn retry_one(State(api): State<Api>, path: LetterPathResult) -> Result<Response, Problem> {
     let Path(LetterPath { name, id }) = path?;
-    routing(&api)?.retry_dead_letter(&name, letter_id(&id)?).await?;
+    router(&api)?.retry_dead_letter(&name, letter_id(&id)?).await?;
     Ok(count(StatusCode::ACCEPTED, "retried", 1))
 }
 
 async fn retry_all(State(api): State<Api>, name: NamePath) -> Result<Response, Problem> {
-    let Path(Named { name }) = name?;
-    Ok(count(StatusCode::ACCEPTED, "retried", routing(&api)?.retry_dead_letters(&name).await?))
+    let Path(NamedPath { name }) = name?;
+    Ok(count(StatusCode::ACCEPTED, "retried", router(&api)?.retry_dead_letters(&name).await?))
 }
 
 async fn drop_one(State(api): State<Api>, path: LetterPathResult) -> Result<Response, Problem> {
     let Path(LetterPath { name, id }) = path?;
-    routing(&api)?.drop_dead_letter(&name, letter_id(&id)?).await?;
+    router(&api)?.drop_dead_letter(&name, letter_id(&id)?).await?;
     Ok(count(StatusCode::OK, "dropped", 1))
 }
 
 async fn drop_all(State(api): State<Api>, name: NamePath) -> Result<Response, Problem> {
-    let Path(Named { name }) = name?;
-    Ok(count(StatusCode::OK, "dropped", routing(&api)?.drop_dead_letters(&name).await?))
+    let Path(NamedPath { name }) = name?;
+    Ok(count(StatusCode::OK, "dropped", router(&api)?.drop_dead_letters(&name).await?))
 }
 
-fn count(status: StatusCode, what: &'static str, count: usize) -> Response {
-    (status, Json(BTreeMap::from([(what, count)]))).into_response()
+/// Responds with the number of dead letters that were `retried` or `dropped`.
+fn count(status: StatusCode, action: &'static str, count: usize) -> Response {
+    (status, Json(BTreeMap::from([(action, count)]))).into_response()
 }
 
 async fn replay(
@@ -123,14 +125,14 @@ async fn replay(
     name: NamePath,
     JsonBody(request): JsonBody<ReplayRequest>,
 ) -> Result<Response, Problem> {
-    let Path(Named { name }) = name?;
-    let replay = routing(&api)?.replay(&name, request).await?;
+    let Path(NamedPath { name }) = name?;
+    let replay = router(&api)?.replay(&name, request).await?;
     Ok((StatusCode::ACCEPTED, Json(replay)).into_response())
 }
 
 async fn replays(State(api): State<Api>, name: NamePath) -> Result<Json<Vec<Replay>>, Problem> {
-    let Path(Named { name }) = name?;
-    Ok(Json(routing(&api)?.replays(&name)))
+    let Path(NamedPath { name }) = name?;
+    Ok(Json(router(&api)?.replays(&name)))
 }
 
 #[derive(Deserialize)]
@@ -144,7 +146,7 @@ async fn cancel(
     path: Result<Path<ReplayPath>, PathRejection>,
 ) -> Result<Json<Replay>, Problem> {
     let Path(ReplayPath { name, id }) = path?;
-    Ok(Json(routing(&api)?.cancel_replay(&name, id).await?))
+    Ok(Json(router(&api)?.cancel_replay(&name, id).await?))
 }
 
 impl From<TargetError> for Problem {

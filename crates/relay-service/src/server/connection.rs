@@ -1,15 +1,16 @@
-//! One accepted connection, from TLS to its last answer.
+//! [`Connection`]: one accepted connection, from the TLS handshake to its last answer.
 
 use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::io;
 use std::net::IpAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse as _, Response};
+use axum::{Json, Router};
 use bytes::Bytes;
 use http::header::{CONNECTION, RETRY_AFTER};
 use http::{HeaderValue, Request, StatusCode};
@@ -18,48 +19,48 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use relay_ws::{ClientAddress, Transport, TransportUnwrapper};
+use relay_events::ErrorBody;
+use relay_ws::{ClientAddress, ConnectionPermit, LimitReached, Transport, TransportUnwrapper};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use super::doors::{Place, Refusal};
+use super::context::ServerContext;
+use super::proxy::{self, ThroughProxy};
 use super::stall::{StallLimit, Stalled};
 use super::tls::HandshakeError;
-use super::{Inner, Server, proxy};
-use crate::http::Problem;
-use crate::http::host::ThroughProxy;
 
-/// How many bytes of a request's head, and of an answer, a connection buffers.
+/// The bytes of a request's head, and of an answer, that a connection buffers at most.
 const BUFFER_BYTES: usize = 64 * 1024;
-/// How long a connection may take to be told that it is refused.
+/// The time that the answer to a refused connection may take.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
-/// Those who are refused are told to come back after at most so many seconds, each after another time.
+/// The longest `Retry-After` of a refused connection. Each gets another time up to it.
 const RETRY_WITHIN_SECONDS: u64 = 10;
 
 pub(super) struct Connection {
-    server: Server,
-    /// Who is at the other end: the client, or a proxy.
+    context: Arc<ServerContext>,
+    /// The address at the other end: the client's, or a proxy's.
     peer: IpAddr,
 }
 
 impl Connection {
-    pub(super) fn new(server: Server, peer: IpAddr) -> Self {
-        Self { server, peer }
+    pub(super) fn new(context: Arc<ServerContext>, peer: IpAddr) -> Self {
+        Self { context, peer }
     }
 
     /// Answers its requests until it ends or, once `closing` is cancelled, has no request under way.
     pub(super) async fn serve(
         self,
         stream: TcpStream,
-        place: Place,
+        permit: ConnectionPermit,
         router: Router,
         closing: CancellationToken,
     ) {
         let answer = |mut request: Request<Incoming>| {
-            let proxies = &self.inner().config.trusted_proxies;
+            let proxies = &self.context.config.trusted_proxies;
             let client = proxy::client_address(proxies, self.peer, request.headers());
             let extensions = request.extensions_mut();
             extensions.insert(ClientAddress(client));
@@ -69,27 +70,23 @@ impl Connection {
             extensions.insert(TransportUnwrapper(unwrap));
             router.clone().oneshot(request.map(Body::new))
         };
-        self.converse(stream, answer, &closing).await;
-        drop(place);
+        self.serve_http(stream, answer, &closing).await;
+        drop(permit);
     }
 
     /// Answers one request with 503.
-    pub(super) async fn refuse(self, stream: TcpStream, place: Place, refusal: Refusal) {
-        let answer = |_: Request<Incoming>| std::future::ready(Ok(refusal_response(refusal)));
+    pub(super) async fn refuse(self, stream: TcpStream, permit: OwnedSemaphorePermit, reached: LimitReached) {
+        let answer = |_: Request<Incoming>| std::future::ready(Ok(refusal_response(reached)));
         let never = CancellationToken::new();
-        let told = self.converse(stream, answer, &never);
-        if tokio::time::timeout(REFUSAL_TIMEOUT, told).await.is_err() {
-            tracing::debug!(peer = %self.peer, "a connection was too slow to be told that it is refused");
+        let served = self.serve_http(stream, answer, &never);
+        if tokio::time::timeout(REFUSAL_TIMEOUT, served).await.is_err() {
+            tracing::debug!(peer = %self.peer, "a connection was too slow to read that it is refused");
         }
-        drop(place);
+        drop(permit);
     }
 
-    fn inner(&self) -> &Inner {
-        &self.server.inner
-    }
-
-    /// Speaks HTTP, over TLS if there is a certificate.
-    async fn converse<F: Future<Output = Result<Response, Infallible>> + Send>(
+    /// Serves HTTP on the connection, over TLS if there is a certificate.
+    async fn serve_http<F: Future<Output = Result<Response, Infallible>> + Send>(
         &self,
         stream: TcpStream,
         answer: impl Fn(Request<Incoming>) -> F + Send,
@@ -99,15 +96,15 @@ impl Connection {
             tracing::debug!(peer = %self.peer, %error, "a connection was gone before it was served");
             return;
         }
-        let Inner { tls, counters, .. } = self.inner();
+        let ServerContext { tls, counters, .. } = &*self.context;
         let Some(tls) = tls else {
             return self.answer_requests(stream, answer, closing).await;
         };
-        let agreed = tokio::select! {
+        let handshake = tokio::select! {
             () = closing.cancelled() => return,
-            agreed = tls.handshake(stream) => agreed,
+            handshake = tls.handshake(stream) => handshake,
         };
-        match agreed {
+        match handshake {
             Ok(stream) => self.answer_requests(stream, answer, closing).await,
             Err(error) => {
                 match error {
@@ -125,7 +122,7 @@ impl Connection {
         answer: impl Fn(Request<Incoming>) -> F + Send,
         closing: &CancellationToken,
     ) {
-        let Inner { config, counters, .. } = self.inner();
+        let ServerContext { config, counters, .. } = &*self.context;
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(config.header_timeout)
@@ -150,7 +147,7 @@ impl Connection {
     }
 }
 
-/// Takes off what is there for HTTP alone: WebSocket connections have time-outs of their own.
+/// Returns the socket without the write limit of HTTP: WebSocket connections have time-outs of their own.
 fn unwrap(upgraded: Upgraded) -> Result<(Transport, Bytes), Upgraded> {
     let upgraded = match upgraded.downcast::<TokioIo<StallLimit<TcpStream>>>() {
         Ok(parts) => return Ok((Transport::Tcp(parts.io.into_inner().into_inner()), parts.read_buf)),
@@ -165,21 +162,12 @@ fn has_stalled(error: &hyper::Error) -> bool {
     cause.and_then(io::Error::get_ref).is_some_and(<dyn StdError + Send + Sync>::is::<Stalled>)
 }
 
-fn refusal_response(refusal: Refusal) -> Response {
-    let (reason, message) = match refusal {
-        Refusal::Full { max } => (
-            "too_many_connections",
-            format!("{max} connections are open, the most that are allowed; try again later"),
-        ),
-        Refusal::TooManyFromAddress { max, address } => (
-            "too_many_connections_from_address",
-            format!("{max} connections from {address} are open, the most that are allowed; close one first"),
-        ),
-    };
-    let mut response = Problem::new(StatusCode::SERVICE_UNAVAILABLE, reason, message).into_response();
+fn refusal_response(reached: LimitReached) -> Response {
+    let body = ErrorBody::new(reached.reason()).message(reached.to_string());
+    let mut response = (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response();
     let headers = response.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    // Spread, so that those who are refused together do not come back together.
+    // Spread over time, so that clients that are refused together do not come back together.
     headers.insert(RETRY_AFTER, HeaderValue::from(rand::random_range(1..=RETRY_WITHIN_SECONDS)));
     response
 }

@@ -1,7 +1,7 @@
-//! Where a request comes from when proxies stand between. Pure: headers in, an address out.
+//! The client's address where proxies stand between: headers in, an address out.
 //!
-//! Each proxy adds the address that it sees to the right of `X-Forwarded-For`; what is further left came from outside
-//! and may be invented. So the list is read from the right for as long as trusted proxies have written it.
+//! Each proxy appends the address that it sees to `X-Forwarded-For`. Entries further left come from outside and may be
+//! invented. So the list is read from the right, for as long as trusted proxies have written it.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,14 +10,18 @@ use ipnet::IpNet;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Whether `address` is one of the proxies whose word is taken.
-pub(crate) fn is_trusted(proxies: &[IpNet], address: IpAddr) -> bool {
+/// A request's extension: the request came over a connection from a trusted proxy.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ThroughProxy;
+
+/// Returns true when `address` is a trusted proxy's.
+pub(super) fn is_trusted(proxies: &[IpNet], address: IpAddr) -> bool {
     proxies.iter().any(|net| net.contains(&address))
 }
 
-/// The client's address, for a request that came over a connection from `peer`: the rightmost one that is no trusted
-/// proxy's. When a proxy has written something else than an address, the proxy's own.
-pub(crate) fn client_address(proxies: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+/// Returns the client's address, for a request that came over a connection from `peer`: the rightmost address that is no
+/// trusted proxy's. Where a proxy has written something else than an address, returns the proxy's own.
+pub(super) fn client_address(proxies: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     let mut client = peer;
     // Several headers of the name are one list, in their order.
     let lists = headers.get_all(FORWARDED_FOR).iter().rev();
@@ -31,7 +35,7 @@ pub(crate) fn client_address(proxies: &[IpNet], peer: IpAddr, headers: &HeaderMa
     client
 }
 
-/// Proxies write an address, and some a port behind it.
+/// Reads one entry of the list: an address, and from some proxies a port behind it.
 fn address(hop: &[u8]) -> Option<IpAddr> {
     let hop = std::str::from_utf8(hop).ok()?.trim();
     let bare = hop.strip_prefix('[').and_then(|hop| hop.strip_suffix(']')).unwrap_or(hop);
@@ -45,7 +49,7 @@ mod tests {
 
     use super::*;
 
-    /// What a server makes of a connection from `peer` that trusts 10.0.0.0/8 and `::1`.
+    /// Checks the client's address of a connection from `peer`, at a server that trusts 10.0.0.0/8 and `::1`.
     #[track_caller]
     fn check(peer: &str, forwarded: &[&str], client: &str) {
         let proxies = ["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];

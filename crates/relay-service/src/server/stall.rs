@@ -1,4 +1,4 @@
-//! A stream whose reader may not keep it waiting for ever: a write that makes no progress for a time fails.
+//! [`StallLimit`]: a stream on which a write fails when it makes no progress for a time.
 //!
 //! The timer exists only while a write waits, so an idle connection has none.
 
@@ -11,34 +11,34 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// A stream, and how long its writes may wait.
-pub(crate) struct StallLimit<S> {
+/// A stream whose writes may wait for a limited time.
+pub(super) struct StallLimit<S> {
     stream: S,
     limit: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
-/// The error with which such a write fails.
+/// The error of a write that waited for too long.
 #[derive(Debug)]
-pub(crate) struct Stalled {
+pub(super) struct Stalled {
     limit: Duration,
 }
 
 impl fmt::Display for Stalled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the client took nothing for {:?}", self.limit)
+        write!(f, "the client read nothing for {:?}", self.limit)
     }
 }
 
 impl std::error::Error for Stalled {}
 
 impl<S> StallLimit<S> {
-    pub(crate) fn new(stream: S, limit: Duration) -> Self {
+    pub(super) fn new(stream: S, limit: Duration) -> Self {
         Self { stream, limit, waiting: None }
     }
 
-    /// The stream itself, whose writes may wait for ever.
-    pub(crate) fn into_inner(self) -> S {
+    /// Returns the stream without the limit.
+    pub(super) fn into_inner(self) -> S {
         self.stream
     }
 

@@ -1,7 +1,6 @@
-//! What has happened to connections before and beside their requests, in numbers.
+//! Counters of accepted connections, and their snapshot.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
+use relay_metrics::Counter;
 use serde::Serialize;
 
 /// A snapshot of the counters of accepted connections. All but `connections_open` only grow while the server lives.
@@ -16,9 +15,9 @@ pub struct HttpStats {
     pub refused: RefusedConnections,
     /// Connections that could not be accepted, for instance since the process had too many files open.
     pub accept_failures: u64,
-    /// TLS handshakes that failed, those that took too long not included.
+    /// TLS handshakes that failed, without those that took too long.
     pub tls_failures: u64,
-    /// Connections that were given up because the client took too long.
+    /// Connections that the server closed because the client took too long.
     pub timed_out: TimedOut,
     /// Connections that ended because of a bug in this server.
     pub panicked: u64,
@@ -28,63 +27,49 @@ pub struct HttpStats {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct RefusedConnections {
-    /// As many were open as may be.
+    /// The limit of open connections was reached.
     pub too_many_connections: u64,
-    /// As many were open from one address as may be.
+    /// The limit of open connections from one address was reached.
     pub too_many_connections_from_address: u64,
-    /// Refused for one of those reasons, but without an answer, since many were being refused at that moment.
+    /// Closed for one of those reasons without an answer, since many were being refused at that moment.
     pub unanswered: u64,
 }
 
-/// Connections that were given up, by what the client did not do in time.
+/// Connections that the server closed, by the step that the client did not finish in time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct TimedOut {
-    /// Agree on TLS.
+    /// The TLS handshake.
     pub tls: u64,
-    /// Send a request's head, or anything at all.
+    /// Sending a request's head.
     pub head: u64,
-    /// Take its answer.
+    /// Reading the answer.
     pub write: u64,
 }
 
-/// A number that only grows.
+/// The live counters, one for each number of [`HttpStats`].
 #[derive(Debug, Default)]
-pub(crate) struct Counter(AtomicU64);
-
-impl Counter {
-    pub(crate) fn increment(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
+pub(super) struct HttpCounters {
+    pub(super) connections: Counter,
+    pub(super) too_many_connections: Counter,
+    pub(super) too_many_connections_from_address: Counter,
+    pub(super) unanswered: Counter,
+    pub(super) accept_failures: Counter,
+    pub(super) tls_failures: Counter,
+    pub(super) tls_timeouts: Counter,
+    pub(super) head_timeouts: Counter,
+    pub(super) write_timeouts: Counter,
+    pub(super) panicked: Counter,
 }
 
-/// What the numbers are counted in.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) accepted: Counter,
-    pub(crate) full: Counter,
-    pub(crate) too_many_from_address: Counter,
-    pub(crate) unanswered: Counter,
-    pub(crate) accept_failures: Counter,
-    pub(crate) tls_failures: Counter,
-    pub(crate) tls_timeouts: Counter,
-    pub(crate) head_timeouts: Counter,
-    pub(crate) write_timeouts: Counter,
-    pub(crate) panicked: Counter,
-}
-
-impl Counters {
-    pub(crate) fn snapshot(&self, open: usize) -> HttpStats {
+impl HttpCounters {
+    pub(super) fn stats(&self, open: usize) -> HttpStats {
         HttpStats {
             connections_open: open as u64,
-            connections: self.accepted.get(),
+            connections: self.connections.get(),
             refused: RefusedConnections {
-                too_many_connections: self.full.get(),
-                too_many_connections_from_address: self.too_many_from_address.get(),
+                too_many_connections: self.too_many_connections.get(),
+                too_many_connections_from_address: self.too_many_connections_from_address.get(),
                 unanswered: self.unanswered.get(),
             },
             accept_failures: self.accept_failures.get(),

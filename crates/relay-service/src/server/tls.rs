@@ -17,7 +17,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::config::TlsConfig;
 
-/// Why a certificate cannot be used.
+/// The error of a certificate that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TlsError {
@@ -26,28 +26,28 @@ pub enum TlsError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The error.
         source: pem::Error,
     },
-    /// A file holds other things, or nothing.
+    /// A file does not hold the wanted item.
     #[error("there is no {wanted} in {}", path.display())]
     Missing {
         /// The file.
         path: PathBuf,
-        /// What was looked for.
+        /// The wanted item.
         wanted: &'static str,
     },
-    /// The certificate is malformed, the key is not its own, or of a kind that is not supported.
+    /// The certificate is malformed, or the key belongs to another certificate or is of an unsupported kind.
     #[error("the certificate in {} cannot be used with the key in {}: {source}", cert.display(), key.display())]
     Unusable {
         /// The certificate's file.
         cert: PathBuf,
         /// The key's file.
         key: PathBuf,
-        /// What is wrong.
+        /// The error.
         source: rustls::Error,
     },
-    /// The operating system gives no randomness, or something as basic is missing.
+    /// The TLS library does not start, for instance because the operating system gives no randomness.
     #[error("TLS cannot be set up: {0}")]
     Setup(#[source] rustls::Error),
     /// Reading the files ended by a bug.
@@ -55,9 +55,9 @@ pub enum TlsError {
     Panicked(#[source] tokio::task::JoinError),
 }
 
-/// Why a connection did not come to speak TLS.
+/// The error of a TLS handshake.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum HandshakeError {
+pub(super) enum HandshakeError {
     #[error("the TLS handshake took longer than {0:?}")]
     TimedOut(Duration),
     #[error("the TLS handshake failed: {0}")]
@@ -65,39 +65,39 @@ pub(crate) enum HandshakeError {
 }
 
 /// TLS on accepted connections.
-pub(crate) struct Tls {
+pub(super) struct Tls {
     config: TlsConfig,
-    certificate: Arc<Certificate>,
+    certificate: Arc<CurrentCertificate>,
     acceptor: TlsAcceptor,
 }
 
 impl Tls {
     /// Reads the certificate and its key.
-    pub(crate) async fn new(config: TlsConfig) -> Result<Self, TlsError> {
-        let certificate = Arc::new(Certificate(RwLock::new(read(&config).await?)));
+    pub(super) async fn new(config: TlsConfig) -> Result<Self, TlsError> {
+        let certificate = Arc::new(CurrentCertificate(RwLock::new(read(&config).await?)));
         let mut server = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(TlsError::Setup)?
             .with_no_client_auth()
-            .with_cert_resolver(Arc::<Certificate>::clone(&certificate));
+            .with_cert_resolver(Arc::<CurrentCertificate>::clone(&certificate));
         server.alpn_protocols = vec![b"http/1.1".to_vec()];
-        // A client that comes back shows its ticket, which spares both sides most of the handshake.
+        // A client that reconnects shows its ticket, which spares both sides most of the handshake.
         server.ticketer = ring::Ticketer::new().map_err(TlsError::Setup)?;
         Ok(Self { config, certificate, acceptor: TlsAcceptor::from(Arc::new(server)) })
     }
 
-    /// Reads the files again. New connections get the new certificate; after an error still the old one.
-    pub(crate) async fn reload(&self) -> Result<(), TlsError> {
+    /// Reads the files again. New connections get the new certificate; after an error they still get the old one.
+    pub(super) async fn reload(&self) -> Result<(), TlsError> {
         let certificate = read(&self.config).await?;
         *self.certificate.0.write() = certificate;
         Ok(())
     }
 
-    /// Agrees with the client on keys.
-    pub(crate) async fn handshake(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>, HandshakeError> {
+    /// Does the handshake with a client.
+    pub(super) async fn handshake(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>, HandshakeError> {
         let limit = self.config.handshake_timeout;
         match tokio::time::timeout(limit, self.acceptor.accept(stream)).await {
-            Ok(agreed) => agreed.map_err(HandshakeError::Failed),
+            Ok(handshake) => handshake.map_err(HandshakeError::Failed),
             Err(_elapsed) => Err(HandshakeError::TimedOut(limit)),
         }
     }
@@ -107,11 +107,11 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-/// The certificate that clients are shown.
+/// The certificate that new connections get.
 #[derive(Debug)]
-struct Certificate(RwLock<Arc<CertifiedKey>>);
+struct CurrentCertificate(RwLock<Arc<CertifiedKey>>);
 
-impl ResolvesServerCert for Certificate {
+impl ResolvesServerCert for CurrentCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(Arc::clone(&self.0.read()))
     }
@@ -124,19 +124,20 @@ async fn read(config: &TlsConfig) -> Result<Arc<CertifiedKey>, TlsError> {
 }
 
 fn read_files(cert: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
-    let wrong = |path: &Path, wanted, source| match source {
+    let unreadable = |path: &Path, wanted, source| match source {
         pem::Error::NoItemsFound => TlsError::Missing { path: path.to_owned(), wanted },
         source => TlsError::Unreadable { path: path.to_owned(), source },
     };
-    let wrong_chain = |source| wrong(cert, "certificate", source);
+    let unreadable_chain = |source| unreadable(cert, "certificate", source);
     let chain: Vec<_> = CertificateDer::pem_file_iter(cert)
-        .map_err(wrong_chain)?
+        .map_err(unreadable_chain)?
         .collect::<Result<_, _>>()
-        .map_err(wrong_chain)?;
+        .map_err(unreadable_chain)?;
     if chain.is_empty() {
-        return Err(wrong_chain(pem::Error::NoItemsFound));
+        return Err(unreadable_chain(pem::Error::NoItemsFound));
     }
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|source| wrong(key, "private key", source))?;
+    let private =
+        PrivateKeyDer::from_pem_file(key).map_err(|source| unreadable(key, "private key", source))?;
     CertifiedKey::from_der(chain, private, &provider()).map_err(|source| TlsError::Unusable {
         cert: cert.to_owned(),
         key: key.to_owned(),

@@ -8,7 +8,7 @@ use relay_service::{RelayService, ServiceConfig, Storage};
 async fn the_bus_over_the_embedded_log_passes_the_suite() {
     let directory = tempfile::tempdir().unwrap();
     let mut config = ServiceConfig::in_process();
-    config.storage = Storage::Log(LogConfig::new(directory.path().join("log")));
+    config.storage = Storage::Embedded(LogConfig::new(directory.path().join("log")));
     let service = RelayService::start(config).await.unwrap();
     pubsub_suite(service.bus(), service.bus()).await;
     service.stop().await.unwrap();

@@ -93,7 +93,7 @@ impl Settings {
             let mut log = self.log.clone();
             log.durability = durability;
             log.retention = self.retention;
-            Storage::Log(log)
+            Storage::Embedded(log)
         };
         Ok(ServiceConfig {
             listen: Some(self.listen),

@@ -1,0 +1,71 @@
+//! [`Api`]: the state that all HTTP handlers share.
+
+use std::sync::Arc;
+
+use relay_core::{EventSink, EventSource};
+use relay_presence::LocalPresence;
+use relay_router::Router;
+use relay_ws::{OriginPolicy, WsServer};
+use tokio_util::sync::CancellationToken;
+
+use super::host::Hosts;
+use crate::components::Components;
+use crate::config::HttpConfig;
+use crate::outcomes::RequestOutcomes;
+use crate::stats::ServiceStats;
+
+/// The state that all HTTP handlers share.
+///
+/// Handlers publish and read events through [`EventSink`] and [`EventSource`]. Presence, locks, routing and WebSocket
+/// connections they reach through the handles of their crates.
+#[derive(Clone)]
+pub(crate) struct Api {
+    pub(super) sink: Arc<dyn EventSink>,
+    pub(super) source: Arc<dyn EventSource>,
+    pub(super) config: HttpConfig,
+    pub(super) origins: OriginPolicy,
+    pub(super) hosts: Hosts,
+    /// Cancelled when the server begins to stop.
+    pub(super) closing: CancellationToken,
+    components: Components,
+}
+
+impl Api {
+    pub(crate) fn new(
+        components: Components,
+        config: HttpConfig,
+        origins: OriginPolicy,
+        hosts: Hosts,
+        closing: CancellationToken,
+    ) -> Self {
+        let bus = Arc::new(components.bus.clone());
+        let sink = Arc::<relay_bus::Bus>::clone(&bus);
+        Self { sink, source: bus, config, origins, hosts, closing, components }
+    }
+
+    pub(super) fn presence(&self) -> &LocalPresence {
+        &self.components.presence
+    }
+
+    pub(super) fn ws(&self) -> &WsServer {
+        &self.components.ws
+    }
+
+    /// The router. `None` when events are not routed.
+    pub(super) fn router(&self) -> Option<&Router> {
+        self.components.router.as_ref()
+    }
+
+    pub(super) fn outcomes(&self) -> &RequestOutcomes {
+        &self.components.outcomes
+    }
+
+    pub(super) fn stats(&self) -> ServiceStats {
+        self.components.stats()
+    }
+
+    /// The error of a log that takes no events.
+    pub(super) async fn log_error(&self) -> Option<relay_core::LogError> {
+        self.components.log_error().await
+    }
+}
