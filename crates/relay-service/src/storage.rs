@@ -18,6 +18,25 @@ pub enum Storage {
     Memory,
     /// In a log on disk, in a directory that one service uses at a time.
     Embedded(LogConfig),
+    /// In a log of the caller's own.
+    ///
+    /// The service appends to the log, reads and trims it by the contract of [`EventLog`], and closes it when it stops.
+    /// Nothing else may append to it meanwhile. Three things are the log owner's to provide:
+    ///
+    /// - Retention. The log drops old events by itself; `retention` of [`BusConfig`](relay_bus::BusConfig) is for histories
+    ///   in memory. What is still in the log can be replayed.
+    /// - Size. The log takes events of at least `max_payload_bytes` of [`BusConfig`](relay_bus::BusConfig), and 64 KiB for
+    ///   the rest of the event. A smaller limit refuses publishers, with
+    ///   [`LogError::TooLarge`](relay_core::LogError::TooLarge).
+    /// - Tokens, which must keep growing for as long as the log lives.
+    Custom {
+        /// The log, open.
+        log: Arc<dyn EventLog>,
+        /// The source of fencing tokens. A data store behind a lock refuses a token that is smaller than the last, so a
+        /// source that restarts lower than the last one ended makes every new lock useless. [`FileTokens`] beside the log
+        /// holds whatever the clock does; [`MemoryTokens`] are enough where the wall clock never goes back.
+        tokens: Arc<dyn TokenSource>,
+    },
 }
 
 impl fmt::Debug for Storage {
@@ -25,6 +44,9 @@ impl fmt::Debug for Storage {
         match self {
             Self::Memory => f.write_str("Memory"),
             Self::Embedded(config) => f.debug_tuple("Embedded").field(config).finish(),
+            Self::Custom { tokens, .. } => {
+                f.debug_struct("Custom").field("tokens", tokens).finish_non_exhaustive()
+            }
         }
     }
 }
@@ -60,6 +82,7 @@ impl Storage {
                 let tokens = Arc::new(MemoryTokens::new(&**clock));
                 Ok(OpenStorage { log: None, tokens, recovery: None })
             }
+            Self::Custom { log, tokens } => Ok(OpenStorage { log: Some(log), tokens, recovery: None }),
             Self::Embedded(config) => open_embedded(config, Arc::clone(clock)).await,
         }
     }

@@ -8,6 +8,7 @@ mod command_line;
 mod crash;
 #[cfg(feature = "demo")]
 mod demo;
+mod embedding;
 mod http;
 mod limits;
 mod metrics;

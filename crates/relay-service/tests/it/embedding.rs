@@ -1,0 +1,125 @@
+//! A service inside another program, over a log of that program's own.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests say what they expect by unwrapping it")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use relay_core::testing::MemoryLog;
+use relay_core::{
+    Delivery, DeliveryError, DocumentId, Event, EventLog, FencingToken, Offset, Payload, Region, Seq,
+    ServiceName, StartPosition, SystemClock, Target, UserId,
+};
+use relay_presence::{AcquireLock, FileTokens};
+use relay_router::RouterConfig;
+use relay_router::rules::{RuleDocument, RuleFormat};
+use relay_router::target::InProcessTarget;
+use relay_service::{RelayService, ServiceConfig, Storage};
+use tokio::sync::mpsc;
+
+use crate::support::PATIENCE;
+
+/// A target that passes on the events that it gets.
+struct Recorder(mpsc::UnboundedSender<Arc<Event>>);
+
+#[async_trait]
+impl Target for Recorder {
+    async fn deliver(&self, delivery: Delivery) -> Result<(), DeliveryError> {
+        for event in delivery.events {
+            self.0.send(event).expect("the test waits for events");
+        }
+        Ok(())
+    }
+}
+
+const RULES: &str = r#"
+    [[rules]]
+    name = "notes"
+    kinds = ["x-note"]
+    targets = ["recorder"]
+"#;
+
+/// The configuration of a service over `log`, and the events that its router delivers.
+fn configure(directory: &Path, log: &MemoryLog) -> (ServiceConfig, mpsc::UnboundedReceiver<Arc<Event>>) {
+    let (sender, delivered) = mpsc::unbounded_channel();
+    let mut router = RouterConfig::new(directory.join("router"));
+    router.rules = RuleDocument { text: RULES.to_owned(), format: RuleFormat::Toml };
+    let recorder = ServiceName::new("recorder").unwrap();
+    router.targets = vec![InProcessTarget::new(recorder, Arc::new(Recorder(sender)))];
+    let tokens = FileTokens::open(directory.join("tokens"), &SystemClock::new()).unwrap();
+    let storage = Storage::Custom { log: Arc::new(log.clone()), tokens: Arc::new(tokens) };
+    (ServiceConfig { storage, router: Some(router), ..ServiceConfig::in_process() }, delivered)
+}
+
+/// Publishes one note as a participant who acquires a lock first. Returns the note's seq and the lock's token.
+async fn publish_under_lock(service: &RelayService, text: &str) -> (Seq, FencingToken) {
+    let (notes, ada) = (DocumentId::new("notes").unwrap(), UserId::new("ada").unwrap());
+    let ada = service.join(notes, ada, StartPosition::Live).await.unwrap();
+    let acquire = AcquireLock { region: Some(Region::new("intro").unwrap()), ttl: None, wait: None };
+    let lease = ada.command(acquire).await.unwrap();
+    let payload = Payload::json(&text).unwrap();
+    let ack = ada.publish(relay_events::kind("x-note").unwrap(), payload).await.unwrap();
+    (ack.seq.unwrap(), lease.token)
+}
+
+/// Waits for the next delivered event, and returns its payload.
+async fn next(delivered: &mut mpsc::UnboundedReceiver<Arc<Event>>) -> Payload {
+    tokio::time::timeout(PATIENCE, delivered.recv()).await.unwrap().unwrap().payload.clone()
+}
+
+#[tokio::test]
+async fn a_service_publishes_routes_and_restarts_over_a_log_of_its_owners() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = MemoryLog::new();
+    let (config, mut delivered) = configure(directory.path(), &log);
+    let service = RelayService::start(config).await.unwrap();
+    assert!(service.recovery().is_none());
+    let (first_seq, first_token) = publish_under_lock(&service, "one").await;
+    assert_eq!(next(&mut delivered).await, Payload::json(&"one").unwrap());
+    let appended = service.stats().log.expect("a custom log has numbers too").appended_events;
+    assert_eq!(Offset::new(appended), log.last_offset().await.unwrap());
+    assert!(service.stop().await.unwrap().complete);
+    assert!(log.last_offset().await.is_err(), "the service closes the log");
+
+    let log = log.reopen();
+    let (config, mut delivered) = configure(directory.path(), &log);
+    let service = RelayService::start(config).await.unwrap();
+    let (second_seq, second_token) = publish_under_lock(&service, "two").await;
+    assert!(second_seq > first_seq, "{second_seq} after {first_seq}");
+    assert!(second_token > first_token, "tokens grow over restarts");
+    assert_eq!(next(&mut delivered).await, Payload::json(&"two").unwrap(), "nothing is delivered again");
+
+    let everything = StartPosition::After { epoch: None, seq: Seq::ZERO };
+    let notes = DocumentId::new("notes").unwrap();
+    let (ack, mut events) = service.subscribe(&notes, everything).await.unwrap();
+    assert!(ack.head.last >= second_seq);
+    let mut texts = Vec::new();
+    while texts.len() < 2 {
+        let event = tokio::time::timeout(PATIENCE, events.next()).await.unwrap().unwrap().unwrap();
+        if event.kind.as_str() == "x-note" {
+            texts.push(event.payload.clone());
+        }
+    }
+    assert_eq!(texts, ["one", "two"].map(|text| Payload::json(&text).unwrap()));
+    drop(events);
+    assert!(service.stop().await.unwrap().complete);
+}
+
+#[tokio::test]
+async fn a_log_of_ones_own_that_fails_makes_the_service_refuse_publishers() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = MemoryLog::new();
+    let (mut config, _delivered) = configure(directory.path(), &log);
+    config.router = None;
+    config.stop_timeout = Duration::from_secs(1);
+    let service = RelayService::start(config).await.unwrap();
+    log.fail_after(0);
+    let draft = relay_core::Draft::new(
+        DocumentId::new("notes").unwrap(),
+        relay_events::kind("x-note").unwrap(),
+        Payload::json(&1).unwrap(),
+    );
+    let refused = service.publish(draft).await.unwrap_err();
+    assert!(refused.to_string().contains("told to fail"), "{refused}");
+}
