@@ -14,14 +14,10 @@ use std::time::Duration;
 
 use relay_core::{Event, ServiceName};
 
-use self::context::RouterContext;
-use self::dead_letters::DeadLetterQueues;
 pub use self::dry_run::{DryDecision, DryRoute, DryRun};
-use self::replays::Replays;
-use self::rule_activation::RuleActivation;
 pub use self::rule_activation::{ActiveRules, RulesError, RulesSource};
 pub use self::services::SERVICES_DOCUMENT;
-use self::services::Services;
+use self::start::Inner;
 pub use self::start::{RouterError, RouterParts};
 pub use self::targets::{TargetError, TargetInfo};
 use crate::config::RouterConfig;
@@ -41,14 +37,6 @@ use crate::target::InProcessTarget;
 /// delivers the events once more that were under way.
 #[derive(Clone)]
 pub struct Router(Arc<Inner>);
-
-struct Inner {
-    context: Arc<RouterContext>,
-    rules: RuleActivation,
-    services: Arc<Services>,
-    dead_letters: DeadLetterQueues,
-    replays: Arc<Replays>,
-}
 
 impl Router {
     /// Starts a router, which goes on where the last run ended. The first run begins with the next event of the log.

@@ -14,6 +14,7 @@
 //! can lose the last moments, all of them from one moment on. Then some events are routed and delivered once more, and
 //! none is left out.
 
+mod error;
 mod keys;
 mod keyspaces;
 mod write_batch;
@@ -28,34 +29,14 @@ use parking_lot::Mutex;
 use relay_core::ServiceName;
 use serde::de::DeserializeOwned;
 
+pub use self::error::StoreError;
+use self::error::parse;
 use self::keyspaces::Keyspaces;
 pub(crate) use self::keyspaces::PersistedState;
+use self::write_batch::Durability;
 pub(crate) use self::write_batch::WriteBatch;
-use self::writer::{Durability, Writer};
+use self::writer::Writer;
 use crate::records::{DeadLetter, DeadLetterId, Replay};
-
-/// A failure to write to the router's store or to read from it.
-#[derive(Debug, Clone, thiserror::Error)]
-#[non_exhaustive]
-pub enum StoreError {
-    /// The disk failed, or a stored value is not readable.
-    #[error("the router's store in {directory} failed: {detail}")]
-    Failed {
-        /// The store's directory.
-        directory: Arc<str>,
-        /// The failure, in words.
-        detail: String,
-    },
-    /// The router is stopping.
-    #[error("the router is stopping")]
-    Closed,
-}
-
-impl StoreError {
-    fn failed(directory: &Arc<str>, detail: &dyn fmt::Display) -> Self {
-        Self::Failed { directory: Arc::clone(directory), detail: detail.to_string() }
-    }
-}
 
 /// A handle to the open store. Clones share it.
 #[derive(Clone)]
@@ -182,8 +163,4 @@ impl Store {
         let read = tokio::task::spawn_blocking(move || read(&keyspaces)).await;
         read.map_err(|error| self.error(&error))?.map_err(|error| self.error(&error))
     }
-}
-
-fn parse<T: DeserializeOwned>(directory: &Arc<str>, value: &[u8]) -> Result<T, StoreError> {
-    serde_json::from_slice(value).map_err(|error| StoreError::failed(directory, &error))
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use relay_core::{Clock, ConfigError, EventLog, EventSink, LogError};
 use tokio::sync::watch;
 
-use super::Inner;
 use super::context::RouterContext;
 use super::dead_letters::DeadLetterQueues;
 use super::replays::Replays;
@@ -64,6 +63,15 @@ pub enum RouterError {
     /// A panic ended the opening of the store.
     #[error("opening the router's store panicked: {0}")]
     Panicked(tokio::task::JoinError),
+}
+
+/// The parts of a running router.
+pub(super) struct Inner {
+    pub(super) context: Arc<RouterContext>,
+    pub(super) rules: RuleActivation,
+    pub(super) services: Arc<Services>,
+    pub(super) dead_letters: DeadLetterQueues,
+    pub(super) replays: Arc<Replays>,
 }
 
 /// Everything that the last run has stored.

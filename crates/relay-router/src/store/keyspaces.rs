@@ -6,9 +6,9 @@ use std::sync::Arc;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use relay_core::{Offset, ServiceName};
 
-use super::write_batch::{Change, Column};
-use super::writer::Durability;
-use super::{StoreError, keys, parse};
+use super::error::{StoreError, parse};
+use super::keys;
+use super::write_batch::{Change, Column, Durability};
 use crate::records::{DeadLetterId, QueuedEvent, RouteId, RouteRecord};
 
 /// The memory for values that are read from disk. Reads are rare: at the start, and for requests about dead letters.

@@ -34,6 +34,15 @@ pub(super) struct Change {
     pub(super) value: Option<Vec<u8>>,
 }
 
+/// The durability of a commit when it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Durability {
+    /// The operating system has the batch: it survives a killed process.
+    Buffered,
+    /// The disk has the batch: it survives a crash of the machine.
+    Synced,
+}
+
 /// The keyspace that an entry is in.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Column {

@@ -8,23 +8,14 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::StoreError;
+use super::error::StoreError;
 use super::keyspaces::Keyspaces;
-use super::write_batch::Change;
+use super::write_batch::{Change, Durability};
 
 /// The most commits in the thread's queue. Further ones wait for a permit, in their order.
 const QUEUE: usize = 1024;
 /// The most commits that are written as one.
 const GROUP: usize = 256;
-
-/// The durability of a commit when it is answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Durability {
-    /// The operating system has the batch: it survives a killed process.
-    Buffered,
-    /// The disk has the batch: it survives a crash of the machine.
-    Synced,
-}
 
 struct Commit {
     changes: Vec<Change>,
