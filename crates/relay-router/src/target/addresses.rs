@@ -1,48 +1,48 @@
-//! Which IP addresses are not on the public internet: from a server they lead to the machine itself, its neighbours, or
-//! a cloud's metadata, which nobody who registers a service must be able to reach through the relay (SSRF).
+//! The IP addresses outside the public internet. From a server they lead to the machine itself, its neighbours or a
+//! cloud's metadata. A registration must not make the relay call them (server-side request forgery).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::LazyLock;
 
 use ipnet::IpNet;
 
-/// The special-purpose registries of IANA, but for what is globally reachable:
+/// The special-purpose networks of IANA without the globally reachable ones, and multicast:
 /// <https://www.iana.org/assignments/iana-ipv4-special-registry>,
-/// <https://www.iana.org/assignments/iana-ipv6-special-registry>; and multicast.
-static SPECIAL: LazyLock<Vec<IpNet>> = LazyLock::new(|| {
-    let networks = [
-        "0.0.0.0/8",
-        "10.0.0.0/8",
-        "100.64.0.0/10",
-        "127.0.0.0/8",
-        "169.254.0.0/16",
-        "172.16.0.0/12",
-        "192.0.0.0/24",
-        "192.0.2.0/24",
-        "192.88.99.0/24",
-        "192.168.0.0/16",
-        "198.18.0.0/15",
-        "198.51.100.0/24",
-        "203.0.113.0/24",
-        "224.0.0.0/4",
-        "240.0.0.0/4",
-        "::/128",
-        "::1/128",
-        "64:ff9b:1::/48",
-        "100::/64",
-        "2001::/23",
-        "2001:db8::/32",
-        "3fff::/20",
-        "5f00::/16",
-        "fc00::/7",
-        "fe80::/10",
-        "fec0::/10",
-        "ff00::/8",
-    ];
-    networks.iter().filter_map(|network| network.parse().ok()).collect()
-});
+/// <https://www.iana.org/assignments/iana-ipv6-special-registry>.
+const SPECIAL_NETWORKS: [&str; 27] = [
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.0.2.0/24",
+    "192.88.99.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "198.51.100.0/24",
+    "203.0.113.0/24",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+    "::/128",
+    "::1/128",
+    "64:ff9b:1::/48",
+    "100::/64",
+    "2001::/23",
+    "2001:db8::/32",
+    "3fff::/20",
+    "5f00::/16",
+    "fc00::/7",
+    "fe80::/10",
+    "fec0::/10",
+    "ff00::/8",
+];
 
-/// Whether `address`, or an IPv4 address that is written in it, is not on the public internet.
+static SPECIAL: LazyLock<Vec<IpNet>> =
+    LazyLock::new(|| SPECIAL_NETWORKS.iter().filter_map(|network| network.parse().ok()).collect());
+
+/// Returns true if `address`, or an IPv4 address embedded in it, is not on the public internet.
 pub(super) fn is_special(address: IpAddr) -> bool {
     let address = plain(address);
     SPECIAL.iter().any(|network| network.contains(&address))
@@ -74,6 +74,11 @@ fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_special_network_is_read() {
+        assert_eq!(SPECIAL.len(), SPECIAL_NETWORKS.len());
+    }
 
     #[test]
     fn what_is_not_on_the_public_internet_is_known_in_every_form() {

@@ -15,16 +15,16 @@ use super::outbound::{Outbound, OutboundError, causes_of, read_some};
 use super::signature::Signer;
 use crate::rules::{DeliveryFormat, RetryStatuses};
 
-/// Where and how a service is delivered to.
+/// The address of a service and the form of its deliveries.
 #[derive(Clone, Default)]
 pub(crate) struct HttpTargetConfig {
-    /// Where it is.
+    /// The address.
     pub(crate) url: String,
     /// The form of deliveries.
     pub(crate) format: DeliveryFormat,
-    /// What they are signed with, as `whsec_…`; without any they are not signed.
+    /// The secrets that sign deliveries, as `whsec_…`. Without secrets deliveries are not signed.
     pub(crate) secrets: Vec<String>,
-    /// After which answers it is of use to try again.
+    /// The statuses after which a delivery is tried again.
     pub(crate) retry_statuses: RetryStatuses,
 }
 
@@ -39,20 +39,20 @@ pub(crate) struct HttpTarget {
     clock: Arc<dyn Clock>,
 }
 
-/// How much of an answer's body is read, in bytes: enough to say what is wrong.
+/// The most bytes of an answer's body that are read, for the error's text.
 const MAX_ANSWER: usize = 4 * 1024;
 
 /// A POST that is ready to be signed and sent.
 struct Message {
     id: String,
     content_type: String,
-    /// Those of the CloudEvent, in the binary form.
+    /// The headers of the CloudEvent in the binary form.
     headers: Vec<(String, String)>,
     body: Bytes,
 }
 
 impl HttpTarget {
-    /// The service that `config` describes.
+    /// A target that `config` describes.
     ///
     /// # Errors
     /// See [`OutboundError`].
@@ -72,7 +72,7 @@ impl HttpTarget {
             self.outbound.client().post(self.url.clone()).headers(headers).body(message.body).send().await;
         let answer = sent.map_err(|error| DeliveryError::new(FailureKind::Retry, causes_of(&error)))?;
         let (status, retry_after) = (answer.status(), self.retry_after(&answer));
-        // The body is read also when all is well: what breaks off may not have been done.
+        // The body of a success is read too: an answer that breaks off may not have been done.
         let body = read_some(answer, MAX_ANSWER).await;
         let body = body.map_err(|error| {
             DeliveryError::new(FailureKind::Retry, format!("the answer broke off: {}", causes_of(&error)))
@@ -136,7 +136,7 @@ impl HttpTarget {
         Ok(headers)
     }
 
-    /// How long the service wants to be left alone: in seconds, or until a date.
+    /// The pause that the service asks for, in seconds or until a date.
     fn retry_after(&self, answer: &Response) -> Option<Duration> {
         let value = answer.headers().get(RETRY_AFTER)?.to_str().ok()?.trim();
         if let Ok(seconds) = value.parse() {
@@ -154,7 +154,7 @@ fn unsendable(name: &str, error: &dyn std::error::Error) -> DeliveryError {
 
 #[async_trait]
 impl Target for HttpTarget {
-    /// Posts the events: one by one unless the format is batch.
+    /// Posts the events, one by one unless the format is batch.
     async fn deliver(&self, delivery: Delivery) -> Result<(), DeliveryError> {
         if self.format == DeliveryFormat::Batch {
             return self.send(batch(&delivery.events), &delivery).await;
@@ -187,7 +187,7 @@ fn binary(event: &Event) -> Message {
     Message { id: event.id.to_string(), content_type, headers, body }
 }
 
-/// A batch's id follows from its events' ids, so that it is the same when it comes again.
+/// A batch, whose id is a hash of its events' ids, so that a repeated delivery has the same id.
 fn batch(events: &[Arc<Event>]) -> Message {
     let mut hash = Xxh3::new();
     for event in events {

@@ -1,8 +1,7 @@
-//! What may be reached: whoever registers a service makes the relay call an address, so addresses are checked.
+//! The addresses that the router may call. A registration names an address, so each address is checked.
 //!
-//! A URL's scheme, host and literal address are looked at when it comes in and on each redirect; a name's addresses
-//! after it was resolved, and exactly those that were checked are connected to, so that a name that changes its
-//! mind in between wins nothing.
+//! A URL's scheme, host and literal address are checked when it comes in and at each redirect. A name's addresses are
+//! checked after it was resolved, and the connection goes to exactly those. This prevents DNS rebinding.
 
 use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
@@ -17,18 +16,18 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::addresses::{is_special, plain};
 
-/// What may be reached.
+/// The addresses that the router may call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OutboundPolicy {
-    /// Which schemes: `http`, `https`. Default both, since within a cluster the network is often the protection.
+    /// The allowed schemes. Default `http` and `https`, since within a cluster the network is often the protection.
     pub schemes: Vec<String>,
-    /// Which hosts, as they are written in a URL. Default any.
+    /// The allowed hosts, as they are written in a URL. Default any.
     pub hosts: Vec<HostPattern>,
-    /// Networks that are reached though they are not on the public internet: this machine (`127.0.0.0/8`, `::1/128`), private ones,
-    /// and those for special purposes. Default none.
+    /// The networks outside the public internet that are allowed: this machine (`127.0.0.0/8`, `::1/128`), private
+    /// networks, and those for special purposes. Default none.
     pub allow_networks: Vec<IpNet>,
-    /// How long opening a connection may take. Default 5 s.
+    /// The time limit for opening a connection. Default 5 s.
     pub connect_timeout: Duration,
 }
 
@@ -43,15 +42,15 @@ impl Default for OutboundPolicy {
     }
 }
 
-/// Hosts that are meant.
+/// A pattern of host names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HostPattern {
-    /// All of them.
+    /// Every host.
     Any,
-    /// This one.
+    /// This host.
     Exactly(String),
-    /// Those below this domain.
+    /// Every host below this domain.
     Below(String),
 }
 
@@ -91,16 +90,16 @@ impl std::fmt::Display for HostPattern {
     }
 }
 
-/// Why something is not reached.
+/// A reason why an address is not called.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum OutboundError {
-    /// It is no URL with a host.
-    #[error("`{url}` is no usable URL: {detail}")]
+    /// The text is not a URL with a host.
+    #[error("`{url}` is not a usable URL: {detail}")]
     Malformed {
-        /// The text, cut to its first characters.
+        /// The first characters of the text.
         url: String,
-        /// What is wrong.
+        /// The mistake.
         detail: String,
     },
     /// The scheme is not allowed.
@@ -108,7 +107,7 @@ pub enum OutboundError {
     Scheme {
         /// The scheme.
         scheme: String,
-        /// Those that are.
+        /// The allowed schemes.
         allowed: Vec<String>,
     },
     /// The host is not allowed.
@@ -124,7 +123,7 @@ pub enum OutboundError {
     Address {
         /// The host.
         host: String,
-        /// Where it is.
+        /// The host's address.
         address: IpAddr,
     },
     /// The name has no address.
@@ -132,21 +131,21 @@ pub enum OutboundError {
     Unresolved {
         /// The host.
         host: String,
-        /// Why.
+        /// The reason.
         detail: String,
     },
     /// The HTTP client cannot be made.
     #[error("the HTTP client cannot be made: {detail}")]
     Client {
-        /// Why.
+        /// The reason.
         detail: String,
     },
-    /// A signing secret is none.
+    /// A signing secret is not valid.
     #[error(transparent)]
     Secret(#[from] super::InvalidSecret),
 }
 
-/// Reaches what may be reached. Clones share their connections.
+/// Calls allowed addresses. Clones share their connections.
 #[derive(Clone)]
 pub(crate) struct Outbound {
     policy: Arc<OutboundPolicy>,
@@ -159,11 +158,11 @@ impl std::fmt::Debug for Outbound {
     }
 }
 
-/// How many redirects are followed.
+/// The most redirects that are followed.
 const MAX_REDIRECTS: usize = 3;
 
 impl Outbound {
-    /// Reaches what `policy` allows.
+    /// A client for the addresses that `policy` allows.
     ///
     /// # Errors
     /// [`OutboundError::Client`].
@@ -171,7 +170,7 @@ impl Outbound {
         let failed = |error: &dyn Error| OutboundError::Client { detail: causes_of(error) };
         let policy = Arc::new(policy);
         let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-        // And those that this machine trusts, private ones for instance.
+        // The machine's own roots are trusted too, private ones for instance.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -181,7 +180,7 @@ impl Outbound {
         let redirects = {
             let policy = Arc::clone(&policy);
             redirect::Policy::custom(move |attempt| {
-                // Others would turn the POST into a GET; their status is the answer then.
+                // Other redirects turn the POST into a GET, so their status is the answer.
                 if !matches!(attempt.status().as_u16(), 307 | 308) {
                     return attempt.stop();
                 }
@@ -206,7 +205,7 @@ impl Outbound {
         Ok(Self { policy, client })
     }
 
-    /// The URL, if it may be reached as far as can be said without resolving its host's name.
+    /// Parses and checks a URL, without resolving its host's name.
     ///
     /// # Errors
     /// See [`OutboundError`].
@@ -215,20 +214,22 @@ impl Outbound {
             |detail: String| OutboundError::Malformed { url: url.chars().take(128).collect(), detail };
         let parsed = Url::parse(url).map_err(|error| malformed(error.to_string()))?;
         if !parsed.username().is_empty() || parsed.password().is_some() {
-            return Err(malformed("it must not have a user and a password in it".to_owned()));
+            return Err(malformed("it must not contain a user or a password".to_owned()));
         }
         self.policy.check(&parsed)?;
         Ok(parsed)
     }
 
-    /// Where a URL leads: the addresses of its host that may be reached, with the port.
+    /// Resolves a URL to the allowed addresses of its host, with the port.
     ///
     /// # Errors
     /// See [`OutboundError`].
     pub(crate) async fn addresses_of(&self, url: &str) -> Result<Vec<SocketAddr>, OutboundError> {
         let url = self.check_url(url)?;
-        let port = url.port_or_known_default().unwrap_or(443);
-        let host = url.host_str().unwrap_or_default();
+        let malformed =
+            |detail: &str| OutboundError::Malformed { url: url.to_string(), detail: detail.to_owned() };
+        let port = url.port_or_known_default().ok_or_else(|| malformed("it has no port"))?;
+        let host = url.host_str().ok_or_else(|| malformed("it has no host"))?;
         // IPv6 addresses stand in brackets in a URL.
         match host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
             Ok(address) => Ok(vec![SocketAddr::new(address, port)]),
@@ -236,7 +237,7 @@ impl Outbound {
         }
     }
 
-    /// The HTTP client, which checks each address itself.
+    /// The HTTP client, which checks each address that it connects to.
     pub(crate) fn client(&self) -> &Client {
         &self.client
     }
@@ -274,7 +275,7 @@ impl OutboundPolicy {
                 .any(|network| network.contains(&address) || network.contains(&meant))
     }
 
-    /// The addresses of a name that may be reached; an error when it has none.
+    /// Resolves a name to its allowed addresses, at least one.
     async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, OutboundError> {
         let unresolved = |detail: String| OutboundError::Unresolved { host: host.to_owned(), detail };
         let found =
@@ -290,7 +291,7 @@ impl OutboundPolicy {
     }
 }
 
-/// Resolves names for the HTTP client.
+/// The resolver of the HTTP client.
 struct Resolver(Arc<OutboundPolicy>);
 
 impl Resolve for Resolver {
@@ -303,7 +304,7 @@ impl Resolve for Resolver {
     }
 }
 
-/// An error with its causes, without those that it quotes already.
+/// The text of an error and of its causes, without causes that it quotes already.
 pub(crate) fn causes_of(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -317,10 +318,10 @@ pub(crate) fn causes_of(error: &dyn Error) -> String {
     text
 }
 
-/// The first `max` bytes of a body; the rest is not waited for.
+/// Reads the first `max` bytes of a body, and ignores the rest.
 ///
 /// # Errors
-/// When the body breaks off before.
+/// The error that ended the body before.
 pub(crate) async fn read_some(mut answer: Response, max: usize) -> Result<Vec<u8>, reqwest::Error> {
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await? {

@@ -1,6 +1,6 @@
-//! Signatures as Standard Webhooks has them (<https://www.standardwebhooks.com>): over the message's id, the time and the
-//! body, with each of the secrets that are in use, so that a secret can be changed without a moment in which the
-//! receiver has the wrong one.
+//! Signatures of Standard Webhooks (<https://www.standardwebhooks.com>), over the message's id, the time and the body.
+//!
+//! Each secret in use signs. So a secret can be rotated while the receiver still has the old one.
 
 use standardwebhooks::Webhook;
 
@@ -8,11 +8,11 @@ use standardwebhooks::Webhook;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a signing secret must be `whsec_` and the Base64 of 24 to 64 bytes: {detail}")]
 pub struct InvalidSecret {
-    /// What is wrong with it. The secret itself is not told.
+    /// The mistake, without the secret itself.
     detail: String,
 }
 
-/// Signs with one or more secrets.
+/// The signer of deliveries, with all secrets in use.
 pub(crate) struct Signer(Vec<Webhook>);
 
 impl std::fmt::Debug for Signer {
@@ -22,7 +22,7 @@ impl std::fmt::Debug for Signer {
 }
 
 impl Signer {
-    /// Signs with all of `secrets`.
+    /// A signer with all of `secrets`.
     ///
     /// # Errors
     /// [`InvalidSecret`].
@@ -33,10 +33,10 @@ impl Signer {
         Ok(Self(secrets.iter().map(webhook).collect::<Result<_, _>>()?))
     }
 
-    /// The value of `webhook-signature`; none when there is no secret.
+    /// Returns the value of `webhook-signature`, or none without a secret.
     ///
     /// # Errors
-    /// [`InvalidSecret`], when a secret cannot be used after all.
+    /// [`InvalidSecret`], if a secret cannot sign.
     pub(crate) fn sign(
         &self,
         id: &str,
