@@ -1,5 +1,5 @@
-//! How many events a second get from the log to a service over HTTP on this machine: through the dispatcher, the store on
-//! disk, and one POST for each event or for each batch.
+//! Events per second from the log to a service over HTTP on this machine: through the dispatcher, the store on disk, and
+//! one POST for each event or for each batch.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot be set up must stop")]
 
@@ -37,7 +37,7 @@ impl EventSink for Nowhere {
     }
 }
 
-/// A service that counts the CloudEvents in what it gets, by their ids.
+/// A service that counts the CloudEvents in its requests.
 struct Counting {
     events: AtomicUsize,
     wanted: AtomicUsize,

@@ -1,4 +1,4 @@
-//! Delivery through the router's own API, to targets in this process: order, retries, dead letters, restarts, replays.
+//! Delivery through the router's API to targets in this process: order, retries, dead letters, restarts, replays.
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
@@ -32,7 +32,7 @@ fn attempts(max_attempts: u32) -> TargetPolicy {
     policy
 }
 
-/// For targets that are made to wait: the paused clock runs on while they do.
+/// A policy for targets that are made to wait: the paused clock advances meanwhile.
 fn patient() -> TargetPolicy {
     let mut policy = TargetPolicy::default();
     policy.timeout = Duration::from_secs(60 * 60 * 24 * 365 * 10);
@@ -112,7 +112,7 @@ async fn a_dead_letter_can_be_retried_or_dropped_also_when_the_log_has_forgotten
     }
     until(|| router.target(&target).unwrap().dead_letters == 3).await;
     let letters = router.dead_letters(&target, None, 10).await.unwrap();
-    // A refusal is not tried again.
+    // A rejected event is not tried again.
     assert!(letters.iter().all(|letter| letter.attempts.len() == 1));
     world.log.trim(&letters[0].document, Seq::new(3)).await.unwrap();
     broken.store(0, Ordering::SeqCst);
@@ -204,7 +204,7 @@ async fn after_a_stop_at_any_moment_the_next_router_delivers_the_rest_and_little
             published = n;
         }
         a.wait_for(37.min(total - seen.len())).await;
-        // At once: what is under way is given up.
+        // Attempts under way are aborted at once.
         router.stop(Duration::ZERO).await;
         stops += 1;
         seen.extend(a.taken().iter().map(|taken| (taken.event.document.clone(), number(&taken.event))));
@@ -212,7 +212,7 @@ async fn after_a_stop_at_any_moment_the_next_router_delivers_the_rest_and_little
         once.sort();
         once.dedup();
         assert!(seen.len() - once.len() <= stops * concurrency);
-        // Without what came twice each document is in order.
+        // Without repeated events each document is in order.
         let mut first = std::collections::HashSet::new();
         seen.retain(|one| first.insert(one.clone()));
     }
@@ -265,7 +265,7 @@ async fn an_event_whose_time_is_over_is_not_delivered() {
     policy.retry.initial = Duration::from_secs(10);
     attach(&router, "a", &a, policy).await;
     world.publish(note("d", 1)).await;
-    // It waits behind the first one for longer than it lives.
+    // It waits behind the first one for longer than its TTL.
     world.publish(note("d", 2).ttl(Duration::from_secs(1))).await;
     world.publish(note("d", 3)).await;
     let taken = a.wait_for(2).await;
@@ -295,7 +295,7 @@ async fn an_event_carries_what_led_to_it_and_goes_round_no_circle() {
     let given = Arc::clone(&a.wait_for(1).await[0].event);
     b.wait_for(1).await;
     assert_eq!(given.metadata.get("relay.causes"), Some("first"));
-    // The target publishes because of it: that goes to the other one alone, and what that publishes to nobody.
+    // The event that this target publishes goes to the other one alone, and that one's event goes nowhere.
     world.publish(note("d", 2).actor(by("a")).metadata(given.metadata.clone())).await;
     let given = Arc::clone(&b.wait_for(2).await[1].event);
     assert_eq!(given.metadata.get("relay.causes"), Some("first,second"));
@@ -341,7 +341,7 @@ async fn a_replay_sends_history_again_marked_while_live_events_go_on() {
     let replayed: Vec<_> =
         taken.iter().filter(|taken| taken.is_replay).map(|taken| number(&taken.event)).collect();
     assert_eq!(replayed, [5, 7, 9, 11, 13, 15, 17, 19]);
-    // At one event a second the live one has overtaken them.
+    // At one event a second the live event overtakes them.
     let live = taken.iter().position(|taken| number(&taken.event) == 21).unwrap();
     assert!(live < 24, "{live}");
     until(|| router.replays(&to)[0].state == relay_router::ReplayState::Finished).await;
@@ -432,7 +432,7 @@ async fn a_full_route_is_left_behind_by_itself_and_catches_up() {
     world.publish_notes(5, 1_000).await;
     b.wait_for(1_000).await;
     assert!(a.taken().is_empty());
-    // It does not wait for ever in memory: no more than one page beyond the limit.
+    // At most one page beyond the limit is in memory.
     assert!(router.target(&name("a")).unwrap().queued <= 10 + 256);
     gate.add_permits(300);
     a.wait_for(300).await;

@@ -6,7 +6,7 @@ use crate::support::{Recorder, World, attach, failed, name, note, number, until}
 use relay_core::{Epoch, Event, Offset, Seq, Timestamp};
 use relay_router::Router;
 use relay_router::decisions::DecisionLogStats;
-use relay_router::rules::{RuleDocument, RuleFormat, TargetPolicy};
+use relay_router::rules::{Rule, RuleDocument, RuleFormat, TargetPolicy};
 use serde_json::Value;
 
 const RULES: &str = r#"
@@ -43,7 +43,7 @@ fn seen(router: &Router) -> (Value, Value, u64) {
     let mut stats = router.stats();
     // The decision log counts on a thread of its own.
     stats.decision_log = DecisionLogStats::default();
-    let errors = router.rules().set.rules().iter().map(|rule| rule.condition_errors()).sum();
+    let errors = router.rules().set.rules().iter().map(Rule::condition_errors).sum();
     (serde_json::to_value(stats).unwrap(), serde_json::to_value(router.targets()).unwrap(), errors)
 }
 

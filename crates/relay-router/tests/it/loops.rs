@@ -1,5 +1,5 @@
-//! No set of rules makes events go round for ever: services that answer each event with another come to an end, whatever
-//! the rules are.
+//! No set of rules makes events circulate without end: services that answer each event with another one come to an end
+//! under any rules.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -18,7 +18,7 @@ use relay_router::target::InProcessTarget;
 const KINDS: [&str; 3] = ["x-a", "x-b", "x-c"];
 const TARGETS: [&str; 2] = ["one", "two"];
 
-/// A rule: its kinds and targets by number, whether all of them get everything, whether later rules are looked at.
+/// A rule, with its kinds and targets by number.
 #[derive(Debug, Clone)]
 struct Generated {
     kinds: BTreeSet<usize>,
@@ -54,7 +54,7 @@ fn document(rules: &[Generated]) -> String {
     text
 }
 
-/// Answers each event with another one, of the kind that follows, and says what led to it.
+/// A target that answers each event with one of the next kind, and copies its metadata.
 struct Answering {
     name: &'static str,
     world: Arc<World>,

@@ -1,4 +1,4 @@
-//! A router on a log in memory, with targets in this process that do as they are told.
+//! A router on a log in memory, with scripted targets in this process.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use relay_router::{Router, RouterConfig, RouterParts};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
-/// The clock of a paused runtime: it goes on by itself whenever all wait for it.
+/// The clock of a paused runtime, which advances by itself while all tasks wait.
 #[derive(Debug)]
 pub(crate) struct TokioClock(pub(crate) tokio::time::Instant);
 
@@ -30,14 +30,14 @@ impl Clock for TokioClock {
     }
 }
 
-/// What outlives a router: the log, the time, the directory.
+/// The log, the clock and the directory, which outlive a router.
 pub(crate) struct World {
     pub(crate) log: MemoryLog,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) directory: TempDir,
 }
 
-/// Publishes into the log as the channels do.
+/// A sink that appends to the log.
 struct Sink {
     log: MemoryLog,
     clock: Arc<dyn Clock>,
@@ -79,7 +79,7 @@ impl World {
         self.router_with(self.config(rules)).await
     }
 
-    /// A router whose targets are there from the start, as they are after a restart.
+    /// Starts a router with targets from its start on, as after a restart.
     pub(crate) async fn router_to(&self, rules: &str, targets: Vec<InProcessTarget>) -> Router {
         let mut config = self.config(rules);
         config.targets = targets;
@@ -96,7 +96,7 @@ impl World {
         Router::start(config, parts).await.unwrap()
     }
 
-    /// Publishes into the log that the router follows.
+    /// Appends to the log that the router follows.
     pub(crate) async fn publish(&self, draft: Draft) -> Event {
         append(&self.log, &*self.clock, draft).await
     }
@@ -129,14 +129,14 @@ pub(crate) fn number(event: &Event) -> usize {
     usize::try_from(value["n"].as_u64().unwrap()).unwrap()
 }
 
-/// What a target does with an event; `attempt` counts from 1.
+/// The answer of a target to an event; `attempt` counts from 1.
 pub(crate) type Script = Arc<dyn Fn(&Event, u32) -> Result<(), DeliveryError> + Send + Sync>;
 
-/// A target that writes down what it took.
+/// A target that records the events that it took.
 pub(crate) struct Recorder {
     script: Script,
     taken: watch::Sender<Vec<Taken>>,
-    /// None: answers at once.
+    /// The gate of each answer; none for immediate answers.
     gate: Option<Arc<tokio::sync::Semaphore>>,
 }
 
@@ -147,19 +147,19 @@ pub(crate) struct Taken {
 }
 
 impl Recorder {
-    /// Takes everything.
+    /// A target that takes everything.
     pub(crate) fn new() -> Arc<Self> {
         Self::with(|_, _| Ok(()))
     }
 
-    /// Does as `script` says.
+    /// A target that answers by `script`.
     pub(crate) fn with(
         script: impl Fn(&Event, u32) -> Result<(), DeliveryError> + Send + Sync + 'static,
     ) -> Arc<Self> {
         Arc::new(Self { script: Arc::new(script), taken: watch::Sender::new(Vec::new()), gate: None })
     }
 
-    /// Takes everything, each time after a permit of `gate` was there for it.
+    /// A target that takes each request for one permit of `gate`.
     pub(crate) fn gated(gate: Arc<tokio::sync::Semaphore>) -> Arc<Self> {
         Arc::new(Self {
             script: Arc::new(|_, _| Ok(())),
@@ -168,12 +168,12 @@ impl Recorder {
         })
     }
 
-    /// What it took so far.
+    /// The events that it took so far.
     pub(crate) fn taken(&self) -> Vec<Taken> {
         self.taken.borrow().clone()
     }
 
-    /// Waits until it has taken `count` events, and gives all.
+    /// Waits until it has taken `count` events, and returns all.
     pub(crate) async fn wait_for(&self, count: usize) -> Vec<Taken> {
         let mut taken = self.taken.subscribe();
         let enough = taken.wait_for(|taken| taken.len() >= count).await.unwrap();
@@ -227,8 +227,8 @@ pub(crate) async fn attach(router: &Router, to: &str, recorder: &Arc<Recorder>, 
     router.attach(target(to, recorder, policy)).await.unwrap();
 }
 
-/// Waits, in a paused runtime, until something is so. It looks whenever all tasks wait: the router follows the log in a
-/// task of its own.
+/// Waits in a paused runtime until the condition holds. Checks it whenever all tasks wait, since the router follows the
+/// log in a task of its own.
 pub(crate) async fn until(mut is_so: impl FnMut() -> bool) {
     loop {
         tokio::time::sleep(Duration::from_millis(1)).await;
