@@ -81,7 +81,7 @@ fn broadcast(rounds: u64, receivers: usize) -> (Duration, Duration) {
 
 fn bus(rounds: u64, receivers: usize) -> (Duration, Duration) {
     LocalSet::new().block_on(&runtime(), async {
-        let bus = Bus::new(BusConfig::default(), None, Arc::new(SystemClock::new()));
+        let bus = Bus::new(BusConfig::default(), None, Arc::new(SystemClock::new())).unwrap();
         let received = Received::default();
         let template = draft();
         for _ in 0..receivers {

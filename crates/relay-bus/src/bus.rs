@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use relay_core::{
-    CheckedDraft, Clock, DocumentId, Event, EventLog, EventSink, EventSource, EventStream, Head, Ownership,
-    PublishAck, PublishError, ReadLimit, Seq, Sequencer, SoleOwner, StartPosition, SubscribeAck,
+    CheckedDraft, Clock, ConfigError, DocumentId, Event, EventLog, EventSink, EventSource, EventStream, Head,
+    Ownership, PublishAck, PublishError, ReadLimit, Seq, Sequencer, SoleOwner, StartPosition, SubscribeAck,
     SubscribeError,
 };
 use relay_metrics::{LatencyStats, LatencyWindow};
@@ -89,19 +89,30 @@ impl Bus {
     /// Makes a bus over `log`, or one that keeps histories in memory. This process owns all documents, and drafts pass no
     /// stages; see [`Bus::with_parts`].
     ///
+    /// # Errors
+    /// See [`BusConfig::validate`].
+    ///
     /// # Panics
     /// Outside a Tokio runtime: the bus runs its writers on the present one.
-    pub fn new(config: BusConfig, log: Option<Arc<dyn EventLog>>, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(
+        config: BusConfig,
+        log: Option<Arc<dyn EventLog>>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, ConfigError> {
         Self::with_parts(config, BusParts { log, ..BusParts::new(clock) })
     }
 
     /// Makes a bus of these parts.
     ///
+    /// # Errors
+    /// See [`BusConfig::validate`].
+    ///
     /// # Panics
-    /// As [`Bus::new`].
-    pub fn with_parts(config: BusConfig, parts: BusParts) -> Self {
+    /// Outside a Tokio runtime, as [`Bus::new`].
+    pub fn with_parts(config: BusConfig, parts: BusParts) -> Result<Self, ConfigError> {
+        config.validate()?;
         let BusParts { log, sequencers, ownership, clock } = parts;
-        let sweep_interval = config.sweep_interval.max(Duration::from_millis(1));
+        let sweep_interval = config.sweep_interval;
         let context = ChannelContext {
             config,
             log,
@@ -118,7 +129,7 @@ impl Bus {
         let tasks = BusTasks::default();
         let sweeper = sweep_regularly(Arc::downgrade(&channels), tasks.stopping.clone(), sweep_interval);
         tasks.tracker.spawn(sweeper);
-        Self { channels, tasks: Arc::new(tasks) }
+        Ok(Self { channels, tasks: Arc::new(tasks) })
     }
 
     fn context(&self) -> &Arc<ChannelContext> {

@@ -368,7 +368,7 @@ fn cache_limits(config: &BusConfig, has_log: bool) -> Retention {
     }
     let cache_bytes = config.cache_bytes as u64;
     Retention {
-        max_events: config.retention.max_events.min(config.cache_events.max(1) as u64),
+        max_events: config.retention.max_events.min(config.cache_events as u64),
         max_bytes: Some(config.retention.max_bytes.map_or(cache_bytes, |max| max.min(cache_bytes))),
         max_age: config.retention.max_age,
     }

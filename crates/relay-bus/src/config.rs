@@ -1,43 +1,58 @@
-//! What a bus may hold and how long it waits, with the defaults that suit one server.
+//! The limits and times of a bus, with the defaults that suit one server.
 
 use std::time::Duration;
 
-use relay_core::{ReadLimit, Retention};
+use relay_core::{ConfigError, ReadLimit, Retention};
 
-/// The limits of a [`Bus`](crate::Bus).
+/// The limits and times of a [`Bus`](crate::Bus).
+///
+/// A configuration starts from its default, and fields are set on it. [`Bus::new`](crate::Bus::new) checks the bounds that
+/// the fields state.
+///
+/// ```
+/// use relay_bus::BusConfig;
+///
+/// let mut config = BusConfig::default();
+/// config.max_channels = 500;
+/// assert_eq!(config.validate(), Ok(()));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BusConfig {
-    /// The largest payload that is taken, in bytes. Default 1 MiB.
+    /// The largest payload in bytes; 1 MiB by default. At least 1: no JSON text is empty.
     pub max_payload_bytes: usize,
-    /// How many documents may be open at once, in use or cached. Default 100,000.
+    /// The most documents that are in memory at once, in use or cached; 100,000 by default. At least 1. A further document
+    /// evicts the longest idle one, or is refused when all are in use.
     pub max_channels: usize,
-    /// How many bytes of durable events may wait for the log in each document; an event counts at least 1 KiB of
-    /// them. Default 4 MiB, and always at least one largest payload.
+    /// The most bytes of durable events that wait for the log in each document; 4 MiB by default. An event counts at least
+    /// 1 KiB. A value below the largest payload counts as one largest payload, since a draft must fit into the queue.
     pub max_pending_bytes: usize,
-    /// How long a publisher waits for room before it is told [`Overloaded`](relay_core::PublishError::Overloaded).
-    /// Default 5 s.
+    /// The longest wait of a publisher for space in that queue; 5 seconds by default. Then it is refused as
+    /// [`Overloaded`](relay_core::PublishError::Overloaded). With 0 a full queue refuses at once.
     pub publish_timeout: Duration,
-    /// With a log: how many of each document's latest events are kept in memory, where live readers and those
-    /// shortly away find them. Default 1,000.
+    /// The most events of each document that memory holds beside a log; 1,000 by default. At least 1: live readers take
+    /// events from memory.
     pub cache_events: usize,
-    /// With a log: how many bytes of them, roughly. Default 16 MiB.
+    /// The most bytes of them, roughly; 16 MiB by default. The newest event stays, however large it is.
     pub cache_bytes: usize,
-    /// With a log: how many of the latest events are read when a document is opened. A resent event is recognised
-    /// as a duplicate if its first sending is among the events in memory, so at least this far back. Default 256.
+    /// The events that are read from the log when a document is opened; 256 by default, and at most `cache_events`. A draft
+    /// that is sent again is recognised as a duplicate while its event is in memory, so at least this far back. With 0
+    /// none is read.
     pub preload_events: usize,
-    /// With a log: how much of it one reader that is behind reads at a time, which is what each such reader takes of
-    /// memory. Default 128 events, 128 KiB.
+    /// The page that a reader takes from the log when memory does not reach back so far; 128 events, 128 KiB by default.
+    /// Each such reader holds one page in memory. Each limit is at least 1.
     pub replay_page: ReadLimit,
-    /// How much of each document's history is served. Without a log, memory holds all of it; with one, give the log the
-    /// same retention. Default 10,000 events.
+    /// The history that readers of a document are served; 10,000 events by default. Without a log memory holds all of it.
+    /// With a log, give the log the same retention. Each limit is at least 1, for an event is shown out of the history.
     pub retention: Retention,
-    /// How many different ephemeral events (by kind, actor and key) each document holds for slow readers; the
-    /// longest unchanged goes first. Default 1,000.
+    /// The most ephemeral events, by kind, actor and key, that each document holds for slow readers; 1,000 by default. The
+    /// longest unchanged is dropped first. At least 1.
     pub max_ephemeral_keys: usize,
-    /// With a log: how long a document that nobody uses stays in memory, counted from the first sweep that finds it
-    /// unused. Default 60 s.
+    /// The time that an unused document stays in memory beside a log; 60 seconds by default. It counts from the first sweep
+    /// that finds the document unused. With 0 that sweep evicts it.
     pub idle_after: Duration,
-    /// How often idle documents and outdated events are looked for. Default 10 s.
+    /// The interval between sweeps for idle documents, outdated events and lost documents; 10 seconds by default. More than
+    /// 0, for without a pause the sweeper would occupy a core.
     pub sweep_interval: Duration,
 }
 
@@ -56,6 +71,34 @@ impl Default for BusConfig {
             max_ephemeral_keys: 1_000,
             idle_after: Duration::from_secs(60),
             sweep_interval: Duration::from_secs(10),
+        }
+    }
+}
+
+impl BusConfig {
+    /// Checks every field against its bounds. [`Bus::new`](crate::Bus::new) does this first.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the first field that is out of bounds.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let Self { replay_page, retention, .. } = self;
+        let at_least_1 = "is 0; it must be at least 1";
+        let more_than_0 = "is 0; it must be more than 0";
+        let checks = [
+            ("max_payload_bytes", self.max_payload_bytes == 0, at_least_1),
+            ("max_channels", self.max_channels == 0, at_least_1),
+            ("cache_events", self.cache_events == 0, at_least_1),
+            ("replay_page.events", replay_page.events == 0, at_least_1),
+            ("replay_page.bytes", replay_page.bytes == 0, at_least_1),
+            ("retention.max_events", retention.max_events == 0, at_least_1),
+            ("retention.max_age", retention.max_age == Some(Duration::ZERO), more_than_0),
+            ("retention.max_bytes", retention.max_bytes == Some(0), at_least_1),
+            ("max_ephemeral_keys", self.max_ephemeral_keys == 0, at_least_1),
+            ("sweep_interval", self.sweep_interval.is_zero(), more_than_0),
+        ];
+        match checks.into_iter().find(|(_, is_broken, _)| *is_broken) {
+            Some((field, _, rule)) => Err(ConfigError::new(field, rule)),
+            None => Ok(()),
         }
     }
 }

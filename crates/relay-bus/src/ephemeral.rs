@@ -24,8 +24,9 @@ pub(crate) struct Ephemerals {
 }
 
 impl Ephemerals {
+    /// Returns an empty set of at most `max_keys` events, which is at least 1.
     pub(crate) fn new(max_keys: usize) -> Self {
-        Self { by_version: BTreeMap::new(), versions: HashMap::new(), version: 0, max_keys: max_keys.max(1) }
+        Self { by_version: BTreeMap::new(), versions: HashMap::new(), version: 0, max_keys }
     }
 
     /// The version of the latest change.

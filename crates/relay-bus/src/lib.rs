@@ -9,7 +9,7 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let bus = Bus::new(BusConfig::default(), None, Arc::new(SystemClock::new()));
+//! let bus = Bus::new(BusConfig::default(), None, Arc::new(SystemClock::new()))?;
 //! let notes = DocumentId::new("notes")?;
 //! let kind = relay_events::kind("x-note")?;
 //!

@@ -6,6 +6,7 @@
 //! kept.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -17,20 +18,27 @@ use crate::counters::Counters;
 use crate::ephemeral::Ephemerals;
 use crate::filter::Filter;
 
-/// How much a mailbox holds, and what happens when that is not enough.
+/// The limits of a mailbox, and the policy for when it is full.
+///
+/// A configuration starts from its default, and fields are set on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct MailboxConfig {
-    /// How many durable events wait at most, and how many different ephemeral ones. At least 1; default 1,000.
-    pub capacity: usize,
-    /// How many documents may have gaps at once, at about 100 bytes each. Default 100,000.
+    /// The most durable events that wait, and the most ephemeral ones; 1,000 by default.
+    pub capacity: NonZeroUsize,
+    /// The most documents that have gaps at once, at about 100 bytes each; 100,000 by default. With 0 the first event that
+    /// finds the mailbox full ends the subscription.
     pub max_gaps: usize,
-    /// What happens when durable events find no room.
+    /// The policy for durable events that find the mailbox full; [`FullPolicy::Refill`] by default.
     pub on_full: FullPolicy,
 }
 
+/// The default of [`MailboxConfig::capacity`].
+const CAPACITY: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
+
 impl Default for MailboxConfig {
     fn default() -> Self {
-        Self { capacity: 1_000, max_gaps: 100_000, on_full: FullPolicy::Refill }
+        Self { capacity: CAPACITY, max_gaps: 100_000, on_full: FullPolicy::Refill }
     }
 }
 
@@ -128,11 +136,10 @@ pub(crate) enum MailboxItem {
 
 impl Mailbox {
     pub(crate) fn new(filter: Filter, config: MailboxConfig, counters: Arc<Counters>) -> Self {
-        let config = MailboxConfig { capacity: config.capacity.max(1), ..config };
         let state = MailboxState {
             queue: VecDeque::new(),
             gaps: BTreeMap::new(),
-            ephemerals: Ephemerals::new(config.capacity),
+            ephemerals: Ephemerals::new(config.capacity.get()),
             waker: None,
             end: None,
         };
@@ -158,7 +165,7 @@ impl Mailbox {
     fn offer_durable(&self, state: &mut MailboxState, event: &Arc<Event>, seq: Seq) {
         if let Some(gap) = state.gaps.get_mut(&event.document) {
             gap.through = seq;
-        } else if state.queue.len() < self.config.capacity {
+        } else if state.queue.len() < self.config.capacity.get() {
             state.queue.push_back(Arc::clone(event));
         } else if self.config.on_full == FullPolicy::Refill && state.gaps.len() < self.config.max_gaps {
             self.counters.mailbox_gaps.increment();

@@ -64,6 +64,7 @@ impl ServiceConfig {
             log.validate().map_err(|error| error.within("log"))?;
             self.validate_event_size(log)?;
         }
+        self.bus.validate().map_err(|error| error.within("bus"))?;
         match (&self.router, &self.storage) {
             (None, _) => Ok(()),
             (Some(_), Storage::Memory) => Err(ConfigError::new(
@@ -234,6 +235,9 @@ mod tests {
         let mut config = ServiceConfig::in_process();
         config.http.max_page_events = 0;
         check(&config, "http.max_page_events", "is 0; it must be at least 1");
+        let mut config = ServiceConfig::in_process();
+        config.bus.cache_events = 0;
+        check(&config, "bus.cache_events", "is 0; it must be at least 1");
         let mut config = ServiceConfig::in_process();
         config.ws.max_topics = 0;
         check(&config, "ws.max_topics", "is 0; it must be at least 1");

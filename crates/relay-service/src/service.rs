@@ -82,7 +82,7 @@ impl RelayService {
         let mut parts = BusParts::new(Arc::clone(&clock));
         parts.log.clone_from(&log);
         parts.sequencers = vec![Arc::new(locks.clone())];
-        let bus = Bus::with_parts(config.bus, parts);
+        let bus = Bus::with_parts(config.bus, parts).map_err(|error| error.within("bus"))?;
         let router = start_router(config.router, log.clone(), &bus, &clock).await?;
         let presence = LocalPresence::new(config.presence, Arc::new(bus.clone()), locks, Arc::clone(&clock))
             .map_err(|error| error.within("presence"))?;
@@ -286,7 +286,8 @@ mod tests {
     async fn a_configuration_that_breaks_a_rule_is_refused_at_start() {
         let directory = tempfile::tempdir().unwrap();
         let log = relay_log::LogConfig::new(directory.path().join("log"));
-        let bus = relay_bus::BusConfig { max_payload_bytes: 4 * 1024 * 1024, ..Default::default() };
+        let mut bus = relay_bus::BusConfig::default();
+        bus.max_payload_bytes = 4 * 1024 * 1024;
         let storage = crate::Storage::Embedded(log);
         let config = ServiceConfig { storage, bus, ..ServiceConfig::in_process() };
         let refused = RelayService::start(config).await.unwrap_err();

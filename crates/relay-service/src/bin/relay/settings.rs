@@ -95,6 +95,8 @@ impl Settings {
             log.retention = self.retention;
             Storage::Embedded(log)
         };
+        let mut bus = self.bus;
+        bus.retention = self.retention;
         Ok(ServiceConfig {
             listen: Some(self.listen),
             tls,
@@ -103,7 +105,7 @@ impl Settings {
                 Durability::Logged => log(LogDurability::Logged),
                 Durability::Synced => log(LogDurability::Synced),
             },
-            bus: BusConfig { retention: self.retention, ..self.bus },
+            bus,
             ws: self.ws,
             presence: self.presence,
             locks: self.locks,

@@ -1,6 +1,4 @@
-//! What the bus's tests share: drafts, and a log that can be held shut.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of this")]
-#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
+//! The helpers that the tests share: drafts, buses, and a log that can be held shut.
 
 use std::sync::Arc;
 
@@ -14,22 +12,22 @@ use relay_core::{
 };
 use tokio::sync::Semaphore;
 
-pub fn document(name: &str) -> DocumentId {
+pub(crate) fn document(name: &str) -> DocumentId {
     DocumentId::new(name).unwrap()
 }
 
 /// A durable draft that carries a number.
-pub fn note(document: &DocumentId, number: u64) -> CheckedDraft {
+pub(crate) fn note(document: &DocumentId, number: u64) -> CheckedDraft {
     let payload = Payload::json(&number).unwrap();
     checked(Draft::new(document.clone(), relay_events::kind("x-note").unwrap(), payload))
 }
 
-pub fn checked(draft: Draft) -> CheckedDraft {
+pub(crate) fn checked(draft: Draft) -> CheckedDraft {
     relay_events::check(draft).unwrap()
 }
 
 /// An ephemeral draft that carries a number.
-pub fn laser(document: &DocumentId, user: &str, number: u64) -> CheckedDraft {
+pub(crate) fn laser(document: &DocumentId, user: &str, number: u64) -> CheckedDraft {
     checked(Draft::new(
         document.clone(),
         relay_events::kind("x-ephemeral-laser").unwrap(),
@@ -38,37 +36,44 @@ pub fn laser(document: &DocumentId, user: &str, number: u64) -> CheckedDraft {
     .actor(Actor::User(UserId::new(user).unwrap()))
 }
 
-pub fn number(event: &Event) -> u64 {
+pub(crate) fn number(event: &Event) -> u64 {
     match &event.payload {
         Payload::Json(text) => text.as_str().parse().unwrap(),
         Payload::Binary(_) => panic!("{event:?} carries no number"),
     }
 }
 
-pub fn seq(event: &Event) -> u64 {
+pub(crate) fn seq(event: &Event) -> u64 {
     event.seq.unwrap().get()
 }
 
-pub fn in_memory(config: BusConfig) -> Bus {
-    Bus::new(config, None, Arc::new(ManualClock::new()))
+/// The default configuration with some fields set.
+pub(crate) fn config(set: impl FnOnce(&mut BusConfig)) -> BusConfig {
+    let mut config = BusConfig::default();
+    set(&mut config);
+    config
 }
 
-pub fn over(log: impl EventLog, config: BusConfig) -> Bus {
-    Bus::new(config, Some(Arc::new(log)), Arc::new(ManualClock::new()))
+pub(crate) fn in_memory(config: BusConfig) -> Bus {
+    Bus::new(config, None, Arc::new(ManualClock::new())).unwrap()
 }
 
-/// What is there to receive without waiting.
-pub fn available(events: &mut Subscription) -> Vec<Result<Arc<Event>, StreamError>> {
+pub(crate) fn over(log: impl EventLog, config: BusConfig) -> Bus {
+    Bus::new(config, Some(Arc::new(log)), Arc::new(ManualClock::new())).unwrap()
+}
+
+/// Receives everything that is there without waiting.
+pub(crate) fn available(events: &mut Subscription) -> Vec<Result<Arc<Event>, StreamError>> {
     std::iter::from_fn(|| events.next().now_or_never().flatten()).collect()
 }
 
-/// The seqs of what is there to receive without waiting.
-pub fn available_seqs(events: &mut Subscription) -> Vec<u64> {
+/// Receives everything that is there without waiting, and returns its seqs.
+pub(crate) fn available_seqs(events: &mut Subscription) -> Vec<u64> {
     available(events).into_iter().map(|event| seq(&event.unwrap())).collect()
 }
 
 /// Lets every other task run until it waits for something.
-pub async fn settle() {
+pub(crate) async fn settle() {
     for _ in 0..50 {
         tokio::task::yield_now().await;
     }
@@ -76,17 +81,17 @@ pub async fn settle() {
 
 /// A log whose appends wait until they are let through.
 #[derive(Clone)]
-pub struct GatedLog {
-    pub log: MemoryLog,
+pub(crate) struct GatedLog {
+    pub(crate) log: MemoryLog,
     gate: Arc<Semaphore>,
 }
 
 impl GatedLog {
-    pub fn shut() -> Self {
+    pub(crate) fn shut() -> Self {
         Self { log: MemoryLog::new(), gate: Arc::new(Semaphore::new(0)) }
     }
 
-    pub fn let_through(&self, appends: usize) {
+    pub(crate) fn let_through(&self, appends: usize) {
         self.gate.add_permits(appends);
     }
 }

@@ -1,13 +1,11 @@
 //! Listening to many documents at once: mailboxes, gaps, handlers.
-#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
-
-mod support;
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::{config, document, in_memory, laser, note, number, over};
 use async_trait::async_trait;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
@@ -17,11 +15,18 @@ use relay_bus::{
 };
 use relay_core::testing::MemoryLog;
 use relay_core::{Actor, Event, ReadLimit, Retention, UserId};
-use support::{document, in_memory, laser, note, number, over};
 use tokio::sync::mpsc;
 
 fn small(on_full: FullPolicy) -> MailboxConfig {
-    MailboxConfig { capacity: 3, max_gaps: 5, on_full }
+    mailbox(3, 5, on_full)
+}
+
+fn mailbox(capacity: usize, max_gaps: usize, on_full: FullPolicy) -> MailboxConfig {
+    let mut mailbox = MailboxConfig::default();
+    mailbox.capacity = NonZeroUsize::new(capacity).unwrap();
+    mailbox.max_gaps = max_gaps;
+    mailbox.on_full = on_full;
+    mailbox
 }
 
 fn available(events: &mut MultiSubscription) -> Vec<Received> {
@@ -59,7 +64,10 @@ async fn a_listener_gets_what_its_filter_says_from_all_documents() {
 #[tokio::test]
 async fn a_full_mailbox_leaves_gaps_that_are_filled_from_history_in_order() {
     let one_by_one = ReadLimit { events: 1, bytes: usize::MAX };
-    let config = BusConfig { cache_events: 4, replay_page: one_by_one, ..BusConfig::default() };
+    let config = config(|c| {
+        c.cache_events = 4;
+        c.replay_page = one_by_one;
+    });
     for bus in [in_memory(config.clone()), over(MemoryLog::new(), config)] {
         let mut events = bus.subscribe_all(Filter::all(), small(FullPolicy::Refill));
         let (a, b) = (document("a"), document("b"));
@@ -88,7 +96,7 @@ fn number_of(received: Option<Result<Received, relay_core::LogError>>) -> u64 {
 #[tokio::test]
 async fn what_history_no_longer_keeps_is_told() {
     let retention = Retention { max_events: 5, ..Retention::default() };
-    let bus = in_memory(BusConfig { retention, ..BusConfig::default() });
+    let bus = in_memory(config(|c| c.retention = retention));
     let mut events = bus.subscribe_all(Filter::all(), small(FullPolicy::Refill));
     for number in 1..=20 {
         bus.publish(note(&document("a"), number)).await.unwrap();
@@ -116,10 +124,7 @@ async fn a_listener_that_wants_to_be_cut_off_is() {
 #[tokio::test]
 async fn more_documents_with_gaps_than_are_tracked_end_the_subscription() {
     let bus = in_memory(BusConfig::default());
-    let mut events = bus.subscribe_all(
-        Filter::all(),
-        MailboxConfig { capacity: 1, max_gaps: 2, ..small(FullPolicy::Refill) },
-    );
+    let mut events = bus.subscribe_all(Filter::all(), mailbox(1, 2, FullPolicy::Refill));
     for name in ["a", "b", "c", "d"] {
         bus.publish(note(&document(name), 1)).await.unwrap();
     }

@@ -1,12 +1,10 @@
 //! Order and recovery under any interleaving of publishing, joining, leaving, lagging, trimming, eviction and restart,
 //! beside a plain model: a list per document.
-#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
-
-mod support;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::{available, config, document, in_memory, laser, note, number, seq};
 use proptest::prelude::*;
 use relay_bus::{Bus, BusConfig, Filter, LagPolicy, Subscription};
 use relay_core::testing::MemoryLog;
@@ -14,7 +12,6 @@ use relay_core::{
     CheckedDraft, Clock, DocumentId, Epoch, EventId, EventLog, ManualClock, ReadLimit, Recovery, ResetReason,
     Retention, Seq, StartPosition, StreamError,
 };
-use support::{available, document, laser, note, number, seq};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -101,17 +98,16 @@ struct World {
     next_number: u64,
 }
 
-fn config() -> BusConfig {
-    BusConfig {
-        cache_events: 5,
-        preload_events: 3,
-        replay_page: ReadLimit { events: 2, bytes: usize::MAX },
-        ..BusConfig::default()
-    }
+fn small_caches() -> BusConfig {
+    config(|c| {
+        c.cache_events = 5;
+        c.preload_events = 3;
+        c.replay_page = ReadLimit { events: 2, bytes: usize::MAX };
+    })
 }
 
 fn start_bus(log: &MemoryLog, clock: &Arc<ManualClock>) -> Bus {
-    Bus::new(config(), Some(Arc::new(log.clone())), Arc::clone(clock) as Arc<dyn Clock>)
+    Bus::new(small_caches(), Some(Arc::new(log.clone())), Arc::clone(clock) as Arc<dyn Clock>).unwrap()
 }
 
 impl World {
@@ -207,7 +203,7 @@ impl World {
     async fn resend(&mut self, doc: usize, which: prop::sample::Index) {
         let story = &self.stories[doc];
         let kept = story.events.len() as u64 - story.trimmed_through.min(story.events.len() as u64);
-        let recent = kept.min(config().preload_events as u64);
+        let recent = kept.min(small_caches().preload_events as u64);
         if recent == 0 {
             return;
         }
@@ -310,7 +306,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         runtime.block_on(async {
             let retention = Retention { max_events, ..Retention::default() };
-            let bus = support::in_memory(BusConfig { retention, ..BusConfig::default() });
+            let bus = in_memory(config(|c| c.retention = retention));
             let doc = document("doc");
             let everything = StartPosition::After { epoch: None, seq: Seq::ZERO };
             let (mut opening, mut events) =

@@ -1,0 +1,9 @@
+//! Tests of the bus through its public interface.
+#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
+
+mod channels;
+mod config;
+mod model;
+mod multi_subscription;
+mod suite;
+mod support;
