@@ -5,5 +5,7 @@ mod channels;
 mod config;
 mod model;
 mod multi_subscription;
+mod ownership;
+mod stages;
 mod suite;
 mod support;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
+use parking_lot::Mutex;
 use relay_bus::{Bus, BusConfig, Subscription};
 use relay_core::testing::MemoryLog;
 use relay_core::{
@@ -37,9 +38,17 @@ pub(crate) fn laser(document: &DocumentId, user: &str, number: u64) -> CheckedDr
 }
 
 pub(crate) fn number(event: &Event) -> u64 {
-    match &event.payload {
+    payload_number(&event.payload)
+}
+
+pub(crate) fn draft_number(draft: &Draft) -> u64 {
+    payload_number(&draft.payload)
+}
+
+fn payload_number(payload: &Payload) -> u64 {
+    match payload {
         Payload::Json(text) => text.as_str().parse().unwrap(),
-        Payload::Binary(_) => panic!("{event:?} carries no number"),
+        Payload::Binary(_) => panic!("{payload:?} carries no number"),
     }
 }
 
@@ -106,6 +115,92 @@ impl EventLog for GatedLog {
     async fn append(&self, document: &DocumentId, events: &[Event]) -> Result<Vec<Offset>, LogError> {
         self.gate.acquire().await.unwrap().forget();
         self.log.append(document, events).await
+    }
+
+    async fn read_document(
+        &self,
+        document: &DocumentId,
+        after: Seq,
+        limit: ReadLimit,
+    ) -> Result<Vec<Event>, LogError> {
+        self.log.read_document(document, after, limit).await
+    }
+
+    async fn read(&self, after: Offset, limit: ReadLimit) -> Result<Vec<Event>, LogError> {
+        self.log.read(after, limit).await
+    }
+
+    async fn trim(&self, document: &DocumentId, through: Seq) -> Result<Head, LogError> {
+        self.log.trim(document, through).await
+    }
+
+    async fn last_offset(&self) -> Result<Offset, LogError> {
+        self.log.last_offset().await
+    }
+
+    async fn wait_past(&self, offset: Offset) -> Result<Offset, LogError> {
+        self.log.wait_past(offset).await
+    }
+
+    async fn close(&self) -> Result<(), LogError> {
+        self.log.close().await
+    }
+
+    fn stats(&self) -> LogStats {
+        self.log.stats()
+    }
+}
+
+/// A log whose next call can be made to fail.
+#[derive(Clone)]
+pub(crate) struct BrokenLog {
+    log: MemoryLog,
+    append_fault: Arc<Mutex<Option<Fault>>>,
+    head_fault: Arc<Mutex<Option<LogError>>>,
+}
+
+enum Fault {
+    Error(LogError),
+    Panic,
+}
+
+impl BrokenLog {
+    pub(crate) fn new() -> Self {
+        Self { log: MemoryLog::new(), append_fault: Arc::default(), head_fault: Arc::default() }
+    }
+
+    /// Makes the next append fail with `error`. It keeps nothing.
+    pub(crate) fn fail_next(&self, error: fn() -> LogError) {
+        *self.append_fault.lock() = Some(Fault::Error(error()));
+    }
+
+    /// Makes the next append panic.
+    pub(crate) fn panic_next(&self) {
+        *self.append_fault.lock() = Some(Fault::Panic);
+    }
+
+    /// Makes the next question for a head fail with `error`.
+    pub(crate) fn fail_head(&self, error: fn() -> LogError) {
+        *self.head_fault.lock() = Some(error());
+    }
+}
+
+#[async_trait]
+impl EventLog for BrokenLog {
+    async fn head(&self, document: &DocumentId) -> Result<Head, LogError> {
+        if let Some(error) = self.head_fault.lock().take() {
+            return Err(error);
+        }
+        self.log.head(document).await
+    }
+
+    async fn append(&self, document: &DocumentId, events: &[Event]) -> Result<Vec<Offset>, LogError> {
+        let fault = self.append_fault.lock().take();
+        match fault {
+            Some(Fault::Error(error)) => Err(error),
+            Some(Fault::Panic) => panic!("told to panic"),
+            None => self.log.append(document, events).await,
+        }
     }
 
     async fn read_document(

@@ -1,0 +1,318 @@
+//! The stages that a draft passes when it gets its place.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use relay_bus::{Bus, BusConfig, BusParts, Filter, LagPolicy};
+use relay_core::testing::MemoryLog;
+use relay_core::{
+    CheckedDraft, DocumentId, Draft, Epoch, EventId, EventLog, FencingToken, LogError, ManualClock, Payload,
+    Place, PublishError, ReadLimit, Seq, Sequencer, StartPosition, Vocabulary,
+};
+
+use crate::support::{BrokenLog, GatedLog, available, document, draft_number, laser, note, number, settle};
+
+const EVERYTHING: StartPosition = StartPosition::After { epoch: None, seq: Seq::ZERO };
+
+/// A call of a stage, with the stage's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Call {
+    /// The draft's number, and the seq that it would get.
+    Check(&'static str, u64, u64),
+    /// The draft's number, and its seq.
+    Placed(&'static str, u64, u64),
+    Dropped(&'static str, DocumentId),
+}
+
+use Call::{Check, Dropped, Placed};
+
+/// The calls of all stages of a bus, in their order.
+#[derive(Debug, Clone, Default)]
+struct Calls(Arc<Mutex<Vec<Call>>>);
+
+impl Calls {
+    fn take(&self) -> Vec<Call> {
+        std::mem::take(&mut self.0.lock())
+    }
+
+    /// The calls without those of `check`.
+    fn take_outcomes(&self) -> Vec<Call> {
+        self.take().into_iter().filter(|call| !matches!(call, Check(..))).collect()
+    }
+
+    /// A stage that records its calls and lets every draft pass.
+    fn stage(&self, name: &'static str) -> Stage {
+        Stage { name, calls: self.clone(), refused: None, factor: 1, epochs: Mutex::default() }
+    }
+}
+
+#[derive(Debug)]
+struct Stage {
+    name: &'static str,
+    calls: Calls,
+    /// The number of the draft that it refuses.
+    refused: Option<u64>,
+    /// The factor by which it multiplies each number.
+    factor: u64,
+    /// The epochs of the places that it saw.
+    epochs: Mutex<Vec<Epoch>>,
+}
+
+impl Stage {
+    fn refusing(mut self, number: u64) -> Self {
+        self.refused = Some(number);
+        self
+    }
+
+    fn multiplying_by(mut self, factor: u64) -> Self {
+        self.factor = factor;
+        self
+    }
+}
+
+fn refusal() -> PublishError {
+    PublishError::StaleLock { token: FencingToken::new(7), holder: None }
+}
+
+/// Accepts every draft, so that a stage can rewrite one.
+struct Anything;
+
+impl Vocabulary for Anything {
+    type Error = PublishError;
+
+    fn check(&self, _draft: &Draft) -> Result<Option<relay_core::LockClaim>, PublishError> {
+        Ok(None)
+    }
+}
+
+impl Sequencer for Stage {
+    fn check(&self, draft: &mut CheckedDraft, place: Place) -> Result<(), PublishError> {
+        let number = draft_number(draft);
+        self.calls.0.lock().push(Check(self.name, number, place.seq.get()));
+        self.epochs.lock().push(place.epoch);
+        if self.refused == Some(number) {
+            return Err(refusal());
+        }
+        if self.factor != 1 {
+            draft.rewrite(Payload::json(&(number * self.factor)).unwrap(), &Anything)?;
+        }
+        Ok(())
+    }
+
+    fn placed(&self, draft: &CheckedDraft, place: Place) {
+        self.calls.0.lock().push(Placed(self.name, draft_number(draft), place.seq.get()));
+    }
+
+    fn dropped(&self, document: &DocumentId) {
+        self.calls.0.lock().push(Dropped(self.name, document.clone()));
+    }
+}
+
+fn staged(log: Option<Arc<dyn EventLog>>, stages: impl IntoIterator<Item = Stage>) -> Bus {
+    let mut parts = BusParts::new(Arc::new(ManualClock::new()));
+    parts.log = log;
+    parts.sequencers = stages.into_iter().map(|stage| Arc::new(stage) as Arc<dyn Sequencer>).collect();
+    Bus::with_parts(BusConfig::default(), parts).unwrap()
+}
+
+/// No log, and a log in memory.
+fn logs() -> [Option<Arc<dyn EventLog>>; 2] {
+    [None, Some(Arc::new(MemoryLog::new()))]
+}
+
+async fn subscribe(bus: &Bus, document: &DocumentId) -> relay_bus::Subscription {
+    bus.subscribe(document, EVERYTHING, Filter::all(), LagPolicy::Refill).await.unwrap().1
+}
+
+async fn delivered(bus: &Bus, document: &DocumentId) -> Vec<u64> {
+    let mut events = subscribe(bus, document).await;
+    available(&mut events).into_iter().map(|event| number(&event.unwrap())).collect()
+}
+
+#[tokio::test]
+async fn a_draft_passes_all_stages_in_their_order_before_the_next_draft_is_checked() {
+    for log in logs() {
+        let calls = Calls::default();
+        let bus = staged(log, [calls.stage("first"), calls.stage("second")]);
+        let doc = document("doc");
+        let _keeps_it_open = subscribe(&bus, &doc).await;
+        let acks = join_all((11..=13).map(|number| bus.publish(note(&doc, number)))).await;
+        for (ack, seq) in acks.into_iter().zip(1..) {
+            assert_eq!(ack.unwrap().seq, Some(Seq::new(seq)));
+        }
+        let expected: Vec<Call> = [(11, 1), (12, 2), (13, 3)]
+            .into_iter()
+            .flat_map(|(number, seq)| {
+                [
+                    Check("first", number, seq),
+                    Check("second", number, seq),
+                    Placed("first", number, seq),
+                    Placed("second", number, seq),
+                ]
+            })
+            .collect();
+        assert_eq!(calls.take(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_stage_sees_the_epoch_that_the_event_gets() {
+    for log in logs() {
+        let calls = Calls::default();
+        let stage = Arc::new(calls.stage("only"));
+        let mut parts = BusParts::new(Arc::new(ManualClock::new()));
+        parts.log = log;
+        parts.sequencers = vec![stage.clone()];
+        let bus = Bus::with_parts(BusConfig::default(), parts).unwrap();
+        let ack = bus.publish(note(&document("doc"), 1)).await.unwrap();
+        assert_eq!(*stage.epochs.lock(), [ack.epoch]);
+    }
+}
+
+#[tokio::test]
+async fn a_refused_draft_leaves_its_place_to_the_next_and_later_stages_do_not_see_it() {
+    for log in logs() {
+        let calls = Calls::default();
+        let stages = [calls.stage("first"), calls.stage("second").refusing(12), calls.stage("third")];
+        let bus = staged(log, stages);
+        let doc = document("doc");
+        let _keeps_it_open = subscribe(&bus, &doc).await;
+        let acks = join_all((11..=13).map(|number| bus.publish(note(&doc, number)))).await;
+        assert_eq!(acks[0].as_ref().unwrap().seq, Some(Seq::new(1)));
+        let refused = acks[1].as_ref().unwrap_err();
+        assert!(matches!(refused, PublishError::StaleLock { .. }), "{refused}");
+        assert_eq!(acks[2].as_ref().unwrap().seq, Some(Seq::new(2)));
+        let all = calls.take();
+        let about_12: Vec<Call> =
+            all.iter().filter(|call| matches!(call, Check(_, 12, _) | Placed(_, 12, _))).cloned().collect();
+        assert_eq!(about_12, [Check("first", 12, 2), Check("second", 12, 2)]);
+        assert!(all.contains(&Check("third", 13, 2)), "the next draft is offered the same place: {all:?}");
+        assert!(!all.iter().any(|call| matches!(call, Dropped(..))), "no place is dropped: {all:?}");
+        assert_eq!(delivered(&bus, &doc).await, [11, 13]);
+        assert_eq!(bus.stats().refused_by_guard, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_stage_rewrites_the_payload_for_the_stages_after_it_and_for_readers() {
+    let log = MemoryLog::new();
+    for log in [None, Some(Arc::new(log.clone()) as Arc<dyn EventLog>)] {
+        let calls = Calls::default();
+        let stages = [calls.stage("first").multiplying_by(10), calls.stage("second").multiplying_by(10)];
+        let bus = staged(log, stages);
+        let doc = document("doc");
+        bus.publish(note(&doc, 3)).await.unwrap();
+        let expected =
+            [Check("first", 3, 1), Check("second", 30, 1), Placed("first", 300, 1), Placed("second", 300, 1)];
+        assert_eq!(calls.take(), expected);
+        assert_eq!(delivered(&bus, &doc).await, [300]);
+    }
+    let kept = log.read_document(&document("doc"), Seq::ZERO, ReadLimit::default()).await.unwrap();
+    assert_eq!(kept.iter().map(number).collect::<Vec<_>>(), [300]);
+}
+
+#[tokio::test]
+async fn a_draft_that_is_sent_again_passes_no_stage() {
+    for log in logs() {
+        let calls = Calls::default();
+        let bus = staged(log, [calls.stage("only")]);
+        let doc = document("doc");
+        let id = EventId::new();
+        let _keeps_it_open = subscribe(&bus, &doc).await;
+        let twice = join_all([bus.publish(note(&doc, 1).id(id)), bus.publish(note(&doc, 1).id(id))]).await;
+        assert_eq!(twice.iter().filter(|ack| ack.as_ref().unwrap().duplicate).count(), 1);
+        assert!(bus.publish(note(&doc, 1).id(id)).await.unwrap().duplicate);
+        let conflict = bus.publish(note(&doc, 2).id(id)).await;
+        assert!(matches!(conflict, Err(PublishError::IdConflict { .. })), "{conflict:?}");
+        assert_eq!(calls.take(), [Check("only", 1, 1), Placed("only", 1, 1)]);
+    }
+}
+
+#[tokio::test]
+async fn an_ephemeral_draft_passes_no_stage() {
+    for log in logs() {
+        let calls = Calls::default();
+        let bus = staged(log, [calls.stage("only").refusing(1)]);
+        bus.publish(laser(&document("doc"), "ada", 1)).await.unwrap();
+        assert_eq!(calls.take(), []);
+    }
+}
+
+#[tokio::test]
+async fn places_that_the_log_does_not_take_are_dropped_before_they_are_given_out_again() {
+    let errors: [(fn() -> LogError, bool); 3] = [
+        (|| LogError::Failed { source: Arc::new(std::io::Error::other("told to fail")) }, true),
+        (|| LogError::Overloaded { waited: std::time::Duration::ZERO }, false),
+        (|| LogError::TooLarge { bytes: 2, max: 1 }, false),
+    ];
+    for (error, ends_the_channel) in errors {
+        let calls = Calls::default();
+        let log = BrokenLog::new();
+        let bus = staged(Some(Arc::new(log.clone())), [calls.stage("first"), calls.stage("second")]);
+        let doc = document("doc");
+        bus.publish(note(&doc, 11)).await.unwrap();
+        calls.take();
+        log.fail_next(error);
+        let refused = bus.publish(note(&doc, 12)).await;
+        assert!(matches!(refused, Err(PublishError::Log(_))), "{refused:?}");
+        let outcomes = [
+            Placed("first", 12, 2),
+            Placed("second", 12, 2),
+            Dropped("first", doc.clone()),
+            Dropped("second", doc.clone()),
+        ];
+        assert_eq!(calls.take_outcomes(), outcomes);
+        assert_eq!(bus.publish(note(&doc, 13)).await.unwrap().seq, Some(Seq::new(2)));
+        assert_eq!(calls.take_outcomes(), [Placed("first", 13, 2), Placed("second", 13, 2)]);
+        assert_eq!(delivered(&bus, &doc).await, [11, 13]);
+        assert_eq!(bus.stats().channels_opened, if ends_the_channel { 2 } else { 1 });
+    }
+}
+
+#[tokio::test]
+async fn places_are_dropped_when_the_log_of_the_double_fails() {
+    let calls = Calls::default();
+    let log = MemoryLog::new();
+    let bus = staged(Some(Arc::new(log.clone())), [calls.stage("only")]);
+    let doc = document("doc");
+    log.fail_after(0);
+    let refused = bus.publish(note(&doc, 1)).await;
+    assert!(matches!(refused, Err(PublishError::Log(LogError::Failed { .. }))), "{refused:?}");
+    assert_eq!(calls.take(), [Check("only", 1, 1), Placed("only", 1, 1), Dropped("only", doc)]);
+}
+
+#[tokio::test]
+async fn places_are_dropped_when_the_log_panics() {
+    let calls = Calls::default();
+    let log = BrokenLog::new();
+    let bus = staged(Some(Arc::new(log.clone())), [calls.stage("only")]);
+    let doc = document("doc");
+    log.panic_next();
+    let refused = bus.publish(note(&doc, 1)).await;
+    assert!(refused.is_err(), "{refused:?}");
+    settle().await;
+    assert_eq!(calls.take_outcomes(), [Placed("only", 1, 1), Dropped("only", doc.clone())]);
+    assert_eq!(bus.publish(note(&doc, 2)).await.unwrap().seq, Some(Seq::FIRST));
+}
+
+#[tokio::test]
+async fn drafts_that_wait_while_a_batch_is_appended_are_checked_after_it() {
+    let calls = Calls::default();
+    let log = GatedLog::shut();
+    let bus = staged(Some(Arc::new(log.clone())), [calls.stage("only")]);
+    let doc = document("doc");
+    let _keeps_it_open = subscribe(&bus, &doc).await;
+    let mut first = Box::pin(bus.publish(note(&doc, 11)));
+    assert!(first.as_mut().now_or_never().is_none());
+    settle().await;
+    let mut second = Box::pin(bus.publish(note(&doc, 12)));
+    assert!(second.as_mut().now_or_never().is_none());
+    settle().await;
+    assert_eq!(calls.take(), [Check("only", 11, 1), Placed("only", 11, 1)]);
+    log.let_through(2);
+    first.await.unwrap();
+    second.await.unwrap();
+    assert_eq!(calls.take(), [Check("only", 12, 2), Placed("only", 12, 2)]);
+}
