@@ -63,6 +63,8 @@ pub(crate) struct Dispatcher {
 enum DispatchError {
     #[error(transparent)]
     Log(#[from] LogError),
+    #[error("the log gave an event without an offset")]
+    MissingOffset,
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -103,7 +105,7 @@ impl Dispatcher {
                 Err(DispatchError::Log(LogError::Closed) | DispatchError::Store(StoreError::Closed)) => {
                     return;
                 }
-                Err(DispatchError::Log(error)) => {
+                Err(error @ (DispatchError::Log(_) | DispatchError::MissingOffset)) => {
                     tracing::error!(%error, "the log cannot be read for routing; retrying");
                     Some(LOG_RETRY)
                 }
@@ -142,8 +144,11 @@ impl Dispatcher {
             return Ok(caught_up);
         }
         let page = self.engine.deps().log.read(cursor, ReadLimit::default()).await?;
-        // An empty page means that retention dropped everything up to the head.
-        let through = page.last().and_then(|event| event.offset).unwrap_or(head);
+        let through = match page.last() {
+            Some(event) => event.offset.ok_or(DispatchError::MissingOffset)?,
+            // Retention dropped everything up to the head.
+            None => head,
+        };
         self.route_page(page, Scope::All { through }).await?;
         self.cursor.set(Some(through));
         Ok(true)

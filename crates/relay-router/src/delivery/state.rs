@@ -1,6 +1,6 @@
 //! The state of delivery: the routes with their queues, the pool of targets, and the routing table in force.
 //!
-//! Plain values that are told the time. The engine keeps them behind its lock.
+//! Plain values without a clock: each step gets the moment. The engine keeps them behind its lock.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
