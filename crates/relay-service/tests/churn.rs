@@ -25,7 +25,7 @@ fn wanted(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().unwrap())
 }
 
-/// A client that reads no more than it must, since there are thousands of them.
+/// A client that reads only its replies, since there are thousands of clients.
 struct Client {
     socket: TcpStream,
     user: usize,
@@ -71,7 +71,7 @@ impl Client {
         self.buffer.extend_from_slice(&bytes[..count]);
     }
 
-    /// The reply with this ref; what comes before is passed over.
+    /// Reads until the reply with this ref.
     fn reply(&mut self, reference: &str) -> Value {
         loop {
             let message: Value = serde_json::from_slice(&self.message()).unwrap();
@@ -101,7 +101,7 @@ impl Client {
     }
 }
 
-/// What the server's process has, by the operating system.
+/// The resources of the server's process, by the operating system.
 #[derive(Debug, Clone, Copy)]
 struct Usage {
     open_files: usize,
@@ -118,7 +118,7 @@ fn usage(server: &Server) -> Usage {
     }
 }
 
-/// Waits until all parts of the server agree on how many connections there are, and prints what there is then.
+/// Waits until all parts of the server count the same connections, and prints the counts.
 fn settled(server: &Server, what: &str, connections: usize) -> Usage {
     let rooms = connections / MEMBERS;
     for (pointer, expected) in [

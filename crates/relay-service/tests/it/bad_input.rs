@@ -1,4 +1,4 @@
-//! Bad input over WebSocket: each kind gets its reply or close code, is counted, and hurts nobody else.
+//! Bad input over WebSocket: each kind gets its reply or close code, is counted, and disturbs no other client.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
 
 use std::io::Write;
@@ -13,7 +13,7 @@ fn start(data: &std::path::Path) -> Server {
     Server::start_with(data, &["--set", &format!("ws.max_frame_bytes={MAX_FRAME}")])
 }
 
-/// Somebody who has joined, pushes and gets the event back: the `number`-th of the document.
+/// Checks that a joined client still pushes and gets the event back: the `number`-th of the document.
 #[track_caller]
 fn goes_on(witness: &mut Socket, number: u64) {
     witness.push("x-note", &json!(number)).unwrap();
@@ -30,7 +30,7 @@ fn goes_on(witness: &mut Socket, number: u64) {
     assert_eq!((kept, shown), (Some(number), Some(number)));
 }
 
-/// What it is, the close code that it gets, and how it is sent.
+/// A bad message: its description, the close code that it gets, and the function that sends it.
 type Bad<'a> = (&'a str, u16, &'a dyn Fn(&mut Socket));
 
 #[test]

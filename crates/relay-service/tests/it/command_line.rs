@@ -1,4 +1,4 @@
-//! The commands besides `serve`, and where its configuration comes from.
+//! The commands besides `serve`, and the layers of its configuration.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
 
 use std::io::Write;

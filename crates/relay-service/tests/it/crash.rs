@@ -1,6 +1,6 @@
-//! `kill -9` at random moments: nothing that anybody was told or shown may be missing afterwards.
+//! `kill -9` at random moments: every event that was acknowledged or delivered must still be there afterwards.
 //!
-//! `RELAY_CRASH_ROUNDS` says how often (5 unless set).
+//! `RELAY_CRASH_ROUNDS` sets the number of kills (5 by default).
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
 
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ const WRITERS: usize = 3;
 /// Events that each writer has under way at once.
 const IN_FLIGHT: usize = 8;
 
-/// What somebody was told or shown: the id of the event at each seq.
+/// The events that clients were told of or shown: the id at each seq.
 type Places = Mutex<BTreeMap<u64, String>>;
 
 fn put(places: &Places, event: &Value) {
@@ -27,7 +27,7 @@ fn put(places: &Places, event: &Value) {
     assert!(before.is_none_or(|before| before == id), "seq {seq} was given out twice");
 }
 
-/// Keeps several pushes under way until the server dies. What it is told is acknowledged, what it is shown is seen.
+/// Keeps several pushes under way until the server dies. Receipts go to `acknowledged`, broadcasts to `seen`.
 fn write(mut socket: Socket, acknowledged: &Places, seen: &Places, progress: &Sender<()>) {
     let note = json!({"text": "some words to make it a line of text"});
     for _ in 0..IN_FLIGHT {
@@ -84,7 +84,7 @@ fn after_a_kill_everything_acknowledged_or_seen_is_there_without_a_gap() {
             for _ in 0..random.random_range(1..100) {
                 progressed.recv().unwrap();
             }
-            // Somewhere in the middle of a write, and not always right after an answer.
+            // The kill comes in the middle of a write, and not always right after an answer.
             std::thread::sleep(Duration::from_micros(random.random_range(0..8_000)));
             server.kill();
         });

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 const TEXT: &str = "# Minutes\n\nWe met at noon and the plan was read aloud. Ada had drawn the the map, which is at \
     https://example.org/map for all to see. Bob will bring bread. Nobody was late, and nobody left early.";
 
-/// Types `text` as somebody at a keyboard: word by word, each edit without waiting for what becomes of it.
+/// Types `text` word by word, as at a keyboard: no edit waits for the results of the last.
 fn typed(server: &Server, document: &str, text: &str) {
     let mut position = 0;
     for word in text.split_inclusive(' ') {
@@ -19,7 +19,7 @@ fn typed(server: &Server, document: &str, text: &str) {
     }
 }
 
-/// Waits for a summary that `is_so` holds for, among all that the document has and gets.
+/// Waits for a summary that satisfies `is_so`, among the document's events from its first on.
 #[track_caller]
 fn summary(server: &Server, document: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let (_, mut events) = Events::open(server.address, document, "?after_seq=0", None);

@@ -1,4 +1,4 @@
-//! What HTTP clients get, from the real binary.
+//! HTTP: publishing, history and server-sent events of the real binary.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
 
 use crate::support::{Events, Server, data, request};

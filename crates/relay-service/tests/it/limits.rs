@@ -1,4 +1,4 @@
-//! What a client may cost: connections, time and memory have an end, and who is refused is told.
+//! Limits of connections, time and memory, and the answers to clients beyond them.
 #![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
 
 use std::io::{Read as _, Write as _};
@@ -38,7 +38,7 @@ fn connect_from(last: u8, server: &Server) -> TcpStream {
     stream
 }
 
-/// All that comes until the connection ends.
+/// Reads until the connection ends.
 fn rest(mut stream: TcpStream) -> String {
     let mut all = String::new();
     stream.read_to_string(&mut all).unwrap();

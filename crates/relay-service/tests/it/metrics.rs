@@ -1,4 +1,4 @@
-//! What the service knows of itself: every number moves by exactly what happened, and all ways to read them agree.
+//! Statistics and metrics: every number moves by exactly the events that it counts, and all ways to read it agree.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
 
 use std::path::{Path, PathBuf};
@@ -238,7 +238,7 @@ fn metrics(text: &str) -> Vec<Metric<'_>> {
     all
 }
 
-/// A page as Prometheus' own parser reads it.
+/// Parses a page with Prometheus' own parser.
 fn parsed(python: &Path, folder: &Path, page: &str) -> Value {
     let file = folder.join("metrics.txt");
     std::fs::write(&file, page).unwrap();
@@ -247,7 +247,8 @@ fn parsed(python: &Path, folder: &Path, page: &str) -> Value {
     serde_json::from_str(&success(&output)).unwrap()
 }
 
-/// A Python that has the parser, from the package index if need be. Where there is none the test is skipped, but not in CI.
+/// Returns a Python that has the parser, installed from the package index if need be. Without one the test is skipped,
+/// but not in CI.
 fn python_with_parser() -> Option<PathBuf> {
     let skip = |why: &str| {
         assert!(!std::env::var("CI").is_ok_and(|ci| ci == "true" || ci == "1"), "{why}");

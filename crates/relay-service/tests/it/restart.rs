@@ -1,4 +1,4 @@
-//! Stopping, and coming back.
+//! Stopping a server, and starting it again over the same data.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
 
 use crate::support::socket::{Incoming, Socket};

@@ -1,4 +1,4 @@
-//! Routing as its users see it: services that register over HTTP, and the command line of operators.
+//! Routing from outside: services that register over HTTP, and the command line of operators.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -23,7 +23,7 @@ struct Request {
     body: Vec<u8>,
 }
 
-/// A service that answers what it is told to.
+/// A service that answers with a status that the test sets.
 struct Service {
     address: SocketAddr,
     status: Arc<AtomicU16>,
@@ -344,7 +344,7 @@ fn rules_are_replaced_as_a_whole_or_not_at_all_and_can_be_tried_first() {
     assert_eq!(server.get("/v1/rules").body, RULES);
 }
 
-/// What a command that must fail says; all mistakes of a file take as many lines.
+/// Runs a command that must fail, and returns its error: one line for each mistake of a file.
 fn failure_of_many_lines(arguments: &[&str]) -> String {
     let output = run(arguments);
     assert_eq!(output.status.code(), Some(1));

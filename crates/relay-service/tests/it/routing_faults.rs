@@ -1,7 +1,7 @@
 //! Routing to real services: processes of their own, of which one is killed, one is slow, one fails half of the time and
 //! one hangs up in the middle of its answers, while the relay itself is killed and started again.
 //!
-//! `RELAY_ROUTING_EVENTS` says how many events are published (10,000 unless set).
+//! `RELAY_ROUTING_EVENTS` sets the number of events that are published (10,000 by default).
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -28,7 +28,7 @@ const FILE: &str = "RELAY_TEST_SERVICE_FILE";
 
 /// Requests that each service gets at once.
 const CONCURRENCY: usize = 8;
-/// How often the relay is killed.
+/// The number of times that the relay is killed.
 const KILLS: usize = 4;
 const DOCUMENTS: usize = 12;
 
@@ -39,7 +39,7 @@ struct Service {
 }
 
 impl Service {
-    /// This very test program, told to be a service that writes what it gets to `file`.
+    /// Starts this test program as a service that writes the events that it gets to `file`.
     fn start(mode: &str, file: &Path) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
@@ -65,7 +65,7 @@ impl Drop for Service {
     }
 }
 
-/// No test by itself: what a [`Service`] runs.
+/// The program of a [`Service`]. Without the environment of one it does nothing.
 #[test]
 fn as_a_service() {
     let (Ok(mode), Ok(file)) = (std::env::var(MODE), std::env::var(FILE)) else { return };

@@ -1,4 +1,4 @@
-//! TLS over real sockets: with which certificate, read again when, and what becomes of those who do not speak it.
+//! TLS over real sockets: the certificate, reading it again, and clients that do not use TLS.
 #![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
 
 use std::io::{self, Read as _, Write as _};
@@ -51,7 +51,7 @@ impl Home {
         Server::start_with(self.directory.path(), &arguments)
     }
 
-    /// Why a server with these files does not start.
+    /// Starts a server with these files, which must fail, and returns its error.
     fn refused(&self) -> String {
         let output = relay()
             .args(["serve", "--durability", "memory", "--listen", "127.0.0.1:0", "--tls-cert"])
@@ -99,7 +99,7 @@ fn ask(mut stream: TlsStream, path: &str) -> String {
     answer
 }
 
-/// What the server's numbers are at `pointer`, asked over TLS until they are as `expected`.
+/// Reads the server's numbers over TLS until the one at `pointer` is `expected`.
 fn counted(server: &Server, trusted: &CertificateDer<'static>, pointer: &str, expected: &Value) {
     let deadline = std::time::Instant::now() + PATIENCE;
     loop {

@@ -1,7 +1,7 @@
 //! The real binary as a child process, and the plain clients that the tests talk to it with.
 //!
-//! Everything waits for the thing itself: a line, an event, the end of a process. What does not come within
-//! [`PATIENCE`] fails the test.
+//! Every wait is for the thing itself: a line, an event, the end of a process. A wait longer than [`PATIENCE`] fails the
+//! test.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses the part that it needs")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests say what they expect by unwrapping it")]
 
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// How long anything may take before the test fails. No test asserts a time.
+/// The longest wait before a test fails. No test asserts a time.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// `relay` with a clean environment.
@@ -36,7 +36,7 @@ pub fn run(arguments: &[&str]) -> Output {
     relay().args(arguments).output().unwrap()
 }
 
-/// What a process that must fail says, in one line.
+/// Returns the error of a process that must fail, in one line.
 #[track_caller]
 pub fn failure(output: &Output) -> String {
     let error = String::from_utf8(output.stderr.clone()).unwrap();
@@ -45,7 +45,7 @@ pub fn failure(output: &Output) -> String {
     error.trim_end().to_owned()
 }
 
-/// What a process that must succeed prints.
+/// Returns the output of a process that must succeed.
 #[track_caller]
 pub fn success(output: &Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -56,7 +56,7 @@ pub fn success(output: &Output) -> String {
 pub struct Server {
     child: Child,
     pub address: SocketAddr,
-    /// What it logs after it has said where it listens.
+    /// The lines of its log after the one with its address.
     log: Receiver<String>,
 }
 
@@ -136,7 +136,7 @@ impl Server {
         format!("http://{}", self.address)
     }
 
-    /// As a crash: SIGKILL.
+    /// Kills the server with SIGKILL, as a crash.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -211,7 +211,7 @@ pub fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
     let (sender, receiver) = channel();
     thread::spawn(move || {
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-            // Read to the end even when nobody listens, so that the process never waits for a full pipe.
+            // The pipe is read to its end even without a receiver, so that the process never waits for a full pipe.
             let _ = sender.send(line);
         }
     });
@@ -265,7 +265,7 @@ pub fn request(
     try_request(address, method, path, headers, body).expect("a whole answer")
 }
 
-/// `None` when nobody is there, or the connection broke before the answer was whole.
+/// Sends a request. `None` when the connection is refused, or breaks before the answer is whole.
 pub fn try_request(
     address: SocketAddr,
     method: &str,

@@ -14,7 +14,7 @@ pub struct Socket {
     last_ref: u64,
 }
 
-/// What comes from the server.
+/// A message of the server, or the end of the connection.
 #[derive(Debug)]
 pub enum Incoming {
     /// `[join_ref, ref, topic, event, payload]`.
@@ -49,7 +49,7 @@ impl Socket {
     #[track_caller]
     pub fn join(&mut self, document: &str) -> Value {
         self.topic = format!("document:{document}");
-        // What these tests count is what they publish: no events about who comes and goes.
+        // These tests count the events that they publish, so there are none about presence.
         self.push("phx_join", &json!({"presence": false})).unwrap();
         self.reply()
     }
@@ -71,7 +71,7 @@ impl Socket {
         self.connection.get_mut()
     }
 
-    /// What comes next.
+    /// The next message.
     pub fn next(&mut self) -> Incoming {
         loop {
             match self.connection.read() {
@@ -87,7 +87,7 @@ impl Socket {
         }
     }
 
-    /// The payload of the next reply. Events that come before are passed over.
+    /// The payload of the next reply. Events before it are skipped.
     #[track_caller]
     pub fn reply(&mut self) -> Value {
         loop {
