@@ -1,17 +1,19 @@
-//! The command line: what there is to say, and how it is explained.
+//! The command line: the commands, their options and their help.
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::client::ServerArgs;
 use crate::routing::args::{
     DeadLettersCommand, DecisionsArgs, ReplayArgs, RulesCommand, ServicesArgs, TargetsArgs,
 };
-use crate::settings::layers::{Layered, SettingsError, Source};
+use crate::settings::error::SettingsError;
+use crate::settings::layers::{Layered, Source};
 #[cfg(feature = "demo")]
 use crate::settings::{LogFormat, value::Value as _};
 
-/// Events of shared documents: ordered, kept, and sent to everyone who is there.
+/// Events of shared documents: ordered, kept, and sent to every client that follows.
 #[derive(Debug, Parser)]
 #[command(name = "relay", version, propagate_version = true)]
 pub(crate) struct Relay {
@@ -23,43 +25,43 @@ pub(crate) struct Relay {
 pub(crate) enum Command {
     /// Run the server.
     Serve(SettingsArgs),
-    /// Run a server with four example services, and open a page that shows what they find while you type.
+    /// Run a server with four example services, and open a page that shows their results while you type.
     #[cfg(feature = "demo")]
     Demo(DemoArgs),
-    /// Follow a document: print what happens in it, one line per event, until interrupted.
+    /// Follow a document: print its events, one line each, until interrupted.
     Tail(TailArgs),
     /// Publish one event, and print its ack.
     Publish(PublishArgs),
-    /// Show what a server has done and is doing.
+    /// Show the numbers of a server.
     Stats(StatsArgs),
     /// List the services that have registered.
     Services(ServicesArgs),
-    /// List the targets, with what waits for each.
+    /// List the targets, with the events that wait for each.
     Targets(TargetsArgs),
     /// Show, check and change the rules by which events go to services.
     #[command(subcommand)]
     Rules(RulesCommand),
-    /// Show what was decided about events, and why.
+    /// Show the decisions about events, with their reasons.
     Decisions(DecisionsArgs),
-    /// Look at what targets did not take, try it again, or drop it.
+    /// Show, retry or drop the events that targets did not take.
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
     /// Send history to a target again.
     Replay(ReplayArgs),
-    /// Look into a log on disk that no server has open.
+    /// Check, export or repair a log on disk that no server has open.
     #[command(subcommand)]
     Log(LogCommand),
-    /// Print the configuration in force, and where each value came from.
+    /// Print the configuration in force, with the source of each value.
     Config(ConfigArgs),
 }
 
-/// Where `relay serve` gets its configuration from. Later ones win: defaults, file, environment, flags.
+/// The sources of the configuration of `relay serve`. Later ones win: defaults, file, environment, flags.
 #[derive(Debug, Args)]
 pub(crate) struct SettingsArgs {
-    /// The TOML file. Without it `relay.toml` is read if it is there.
+    /// The TOML file. Without it `relay.toml` is read if it exists.
     #[arg(long, value_name = "FILE", env = "RELAY_CONFIG")]
     config: Option<PathBuf>,
-    /// Where to serve, for instance 127.0.0.1:7400; port 0 takes a free one.
+    /// The address to listen at, for instance 127.0.0.1:7400; port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
     /// Serve over TLS, with the certificate in this PEM file; read again on SIGHUP.
@@ -68,13 +70,13 @@ pub(crate) struct SettingsArgs {
     /// The certificate's private key, a PEM file.
     #[arg(long, value_name = "FILE")]
     tls_key: Option<String>,
-    /// Where the log is kept.
+    /// The directory of the log.
     #[arg(long, value_name = "DIRECTORY")]
     data_dir: Option<String>,
-    /// When an event is acknowledged and shown: memory (nothing is kept), logged (written), synced (on disk).
+    /// The durability of an event before it is acknowledged and shown: memory (nothing is kept), logged (written), synced (on disk).
     #[arg(long, value_name = "LEVEL")]
     durability: Option<String>,
-    /// How the server's own log is written: pretty or json.
+    /// The format of the server's own log: pretty or json.
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
     /// Any key of the configuration, for instance --set `ws.max_topics=50`; `relay config` shows all. Repeatable.
@@ -88,7 +90,7 @@ const DEFAULT_FILE: &str = "relay.toml";
 const RESERVED_VARIABLES: [&str; 2] = ["RELAY_CONFIG", "RELAY_URL"];
 
 impl SettingsArgs {
-    /// Puts all layers together.
+    /// Reads all layers, one over the other.
     pub(crate) fn load(&self) -> Result<Layered, SettingsError> {
         let mut layered = Layered::defaults();
         let default_file = PathBuf::from(DEFAULT_FILE);
@@ -125,16 +127,16 @@ impl SettingsArgs {
 #[cfg(feature = "demo")]
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// Where to serve; port 0 takes a free one. Without it: 127.0.0.1:7400, or a free port when that is taken.
+    /// The address to listen at; port 0 takes a free one. Without it: 127.0.0.1:7400, or a free port when that is taken.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Option<std::net::SocketAddr>,
-    /// Where events are kept. Without it they are gone when the demo ends.
+    /// The directory of the events. Without it they are gone when the demo ends.
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Do not open the page; its address is in the log.
     #[arg(long)]
     pub(crate) no_open: bool,
-    /// How the log is written: pretty or json.
+    /// The format of the log: pretty or json.
     #[arg(long, value_name = "FORMAT", default_value = "pretty", value_parser = log_format)]
     pub(crate) log_format: LogFormat,
 }
@@ -153,21 +155,13 @@ pub(crate) struct ConfigArgs {
     pub(crate) reference: bool,
 }
 
-/// A running server.
-#[derive(Debug, Args)]
-pub(crate) struct ServerArgs {
-    /// The server's address.
-    #[arg(long, value_name = "URL", env = "RELAY_URL", default_value = "http://127.0.0.1:7400")]
-    pub(crate) url: String,
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct TailArgs {
     /// The document.
     pub(crate) document: String,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
-    /// Begin after this event; 0 begins with the earliest that is kept. Without it: from now on.
+    /// Begin after this event; 0 begins with the earliest that is kept. Without it: only new events.
     #[arg(long, value_name = "SEQ")]
     pub(crate) after_seq: Option<u64>,
     /// Print each event's whole JSON envelope.
@@ -179,13 +173,13 @@ pub(crate) struct TailArgs {
 pub(crate) struct PublishArgs {
     /// The document.
     pub(crate) document: String,
-    /// What happens: a kind such as document.saved, or your own beginning with x-.
+    /// The event's kind, such as document.saved, or your own beginning with x-.
     pub(crate) kind: String,
     /// The payload, JSON; `-` reads it from standard input.
     pub(crate) payload: String,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
-    /// Who does it: `user:<id>`, `service:<name>` or system.
+    /// The author: `user:<id>`, `service:<name>` or system.
     #[arg(long)]
     pub(crate) actor: Option<String>,
     /// The event's id, a UUID: publishing the same one again makes no second event.
@@ -197,21 +191,21 @@ pub(crate) struct PublishArgs {
 pub(crate) struct StatsArgs {
     #[command(flatten)]
     pub(crate) server: ServerArgs,
-    /// Print all numbers as the server gives them, JSON.
+    /// Print all numbers as JSON.
     #[arg(long)]
     pub(crate) json: bool,
-    /// Ask again every two seconds, until interrupted.
+    /// Print them again every two seconds, until interrupted.
     #[arg(long)]
     pub(crate) watch: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum LogCommand {
-    /// Read all of a log and say whether it is whole. Changes nothing.
+    /// Read all of a log and report damage. Changes nothing.
     Check(LogArgs),
     /// Print every event that can be read, one JSON envelope per line, in the order of the log.
     Export(LogArgs),
-    /// Make a log that `check` finds damaged usable again, keeping what can be kept.
+    /// Make a damaged log usable again, keeping every event that can be read.
     Repair(LogArgs),
 }
 

@@ -1,7 +1,8 @@
-//! The few HTTP requests that the command line makes, each over a connection of its own.
+//! [`Client`]: the HTTP requests of the command line, each over a connection of its own.
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
+use clap::Args;
 use http::header::HOST;
 use http::{Request, Response, Uri};
 use http_body_util::{BodyExt, Full};
@@ -12,11 +13,19 @@ use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio_util::task::AbortOnDropHandle;
 
-/// What stays as it is in a path segment.
+/// The characters that are percent-encoded in a path segment.
 pub(crate) const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// A server that requests are sent to.
-pub(crate) struct Server {
+/// A running server.
+#[derive(Debug, Args)]
+pub(crate) struct ServerArgs {
+    /// The server's address.
+    #[arg(long, value_name = "URL", env = "RELAY_URL", default_value = "http://127.0.0.1:7400")]
+    pub(crate) url: String,
+}
+
+/// Sends requests to one server.
+pub(crate) struct Client {
     /// Host and port.
     authority: String,
     url: String,
@@ -25,12 +34,12 @@ pub(crate) struct Server {
 /// An answer whose body may still be coming.
 pub(crate) struct Answer {
     pub(crate) response: Response<Incoming>,
-    /// Reads from the socket as long as the answer is held.
+    /// The task that reads from the socket. It ends when the answer is dropped.
     _connection: AbortOnDropHandle<()>,
 }
 
-impl Server {
-    /// The server at `url`, for instance `http://127.0.0.1:7400`.
+impl Client {
+    /// A client of the server at `url`, for instance `http://127.0.0.1:7400`.
     pub(crate) fn new(url: &str) -> anyhow::Result<Self> {
         let uri: Uri = url.parse().with_context(|| format!("`{url}` is not a URL"))?;
         let (Some("http"), Some(authority), "/") = (uri.scheme_str(), uri.authority(), uri.path()) else {
@@ -50,7 +59,7 @@ impl Server {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.with_context(unreachable)?;
         let connection = tokio::spawn(async move {
-            // What goes wrong here is seen where the answer is read.
+            // An error of the connection shows where the answer is read.
             let _ = connection.await;
         });
         let connection = AbortOnDropHandle::new(connection);
@@ -79,7 +88,7 @@ impl Answer {
         String::from_utf8(body.to_bytes().into()).context("the answer is not UTF-8")
     }
 
-    /// What the server says is wrong.
+    /// Reads the server's error.
     pub(crate) async fn problem(self) -> anyhow::Error {
         let status = self.response.status();
         let text = match self.text().await {

@@ -1,4 +1,4 @@
-//! `relay config`: what is in force and where it came from, as a file that could be used.
+//! `relay config`: the values in force with their sources, in the form of a configuration file.
 
 use std::fmt::Write as _;
 use std::io::Write as _;

@@ -17,9 +17,9 @@ use crate::cli::DemoArgs;
 use crate::serve::{Signals, write_log};
 use crate::settings::Settings;
 
-/// Where the page is served, if the port is free and none is asked for.
+/// The address of the page, if the port is free and no other is given.
 const USUAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7400);
-/// What opens a page in the desktop's browser.
+/// The commands that open a page in the desktop's browser.
 const OPENERS: [&str; 2] = ["xdg-open", "open"];
 
 pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<()> {
@@ -67,7 +67,7 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where the events are kept: a directory that goes with the demo, unless one is named.
+/// Returns the directory of the events: a temporary one, unless one is named.
 fn data_directory(named: Option<PathBuf>) -> anyhow::Result<(PathBuf, Option<TempDir>)> {
     if let Some(data) = named {
         return Ok((data, None));
@@ -97,7 +97,7 @@ async fn stop(running: Vec<RunningService>, relay: RelayService) -> anyhow::Resu
     Ok(stopped.complete)
 }
 
-/// Shows `page` in the desktop's browser, if there is one. The log says where the page is in any case.
+/// Opens `page` in the desktop's browser, if there is one. The log has the page's address in any case.
 async fn open(page: &str) {
     for opener in OPENERS {
         let mut command = Command::new(opener);

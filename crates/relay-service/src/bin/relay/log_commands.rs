@@ -39,7 +39,7 @@ fn check(args: &LogArgs) -> anyhow::Result<()> {
 
 fn export(args: &LogArgs) -> anyhow::Result<()> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    // The log wraps what writing says; kept apart, a closed pipe is still known as one.
+    // The log wraps the error of writing; kept apart, a closed pipe is still recognised.
     let mut refused = None;
     let report = relay_log::export(&args.directory, &mut |event| {
         let written = out.write_all(&json::encode(&event)).and_then(|()| out.write_all(b"\n"));

@@ -1,4 +1,4 @@
-//! The `relay` command: the server, and what one needs around it.
+//! The `relay` command: the server, and the tools around it.
 
 mod cli;
 mod client;
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            // One line: what was wrong, and why.
+            // One line, with the error and its causes.
             eprintln!("relay: {}", in_one_line(&error));
             ExitCode::FAILURE
         }
@@ -55,14 +55,14 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
 }
 
-/// The error and its causes, without those that it quotes already.
+/// The error and its causes in one line, without causes that the text quotes already.
 fn in_one_line(error: &anyhow::Error) -> String {
     error.chain().skip(1).map(ToString::to_string).fold(error.to_string(), |text, cause| {
         if text.contains(&cause) { text } else { format!("{text}: {cause}") }
     })
 }
 
-/// Whoever read our output has enough of it (`relay tail notes | head`), which is no error.
+/// Returns true when the reader of the output has closed it (`relay tail notes | head`), which is no error.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io = error.downcast_ref::<std::io::Error>();
     io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::cli::PublishArgs;
-use crate::client::{Server, events_path};
+use crate::client::{Client, events_path};
 
 #[derive(Serialize)]
 struct Draft<'a> {
@@ -24,7 +24,7 @@ struct Draft<'a> {
 }
 
 pub(crate) async fn publish(args: PublishArgs) -> anyhow::Result<()> {
-    let server = Server::new(&args.server.url)?;
+    let client = Client::new(&args.server.url)?;
     let payload = if args.payload == "-" {
         std::io::read_to_string(std::io::stdin()).context("standard input cannot be read as text")?
     } else {
@@ -37,7 +37,7 @@ pub(crate) async fn publish(args: PublishArgs) -> anyhow::Result<()> {
     let request = Request::post(events_path(&args.document))
         .header(CONTENT_TYPE, "application/json")
         .body(Full::new(Bytes::from(serde_json::to_vec(&draft)?)))?;
-    let answer = server.send(request).await?;
+    let answer = client.send(request).await?;
     if !answer.response.status().is_success() {
         bail!(answer.problem().await);
     }

@@ -1,4 +1,4 @@
-//! `relay serve`: the server until it is told to stop.
+//! `relay serve`: the server, until a signal stops it.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
@@ -25,7 +25,7 @@ pub(crate) async fn serve(args: SettingsArgs) -> anyhow::Result<()> {
         name = signals.next() => bail!("stopped by {name} while starting"),
     };
     if let Some(recovery) = service.recovery() {
-        tell(recovery);
+        log_recovery(recovery);
     }
     if let Some(address) = service.address() {
         announce(address, &settings)?;
@@ -46,8 +46,8 @@ pub(crate) async fn serve(args: SettingsArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What opening the log found: a warning for whatever an operator may have to act on.
-fn tell(recovery: &RecoveryReport) {
+/// Logs the report of opening the log, with a warning for each finding that an operator may have to act on.
+fn log_recovery(recovery: &RecoveryReport) {
     let last_offset = recovery.last_offset;
     if recovery.created {
         tracing::info!("log created");
@@ -75,7 +75,7 @@ fn tell(recovery: &RecoveryReport) {
     }
 }
 
-/// Reads again what may have changed: the rules and the certificate.
+/// Reads the rules and the certificate again.
 async fn reload(service: &RelayService, rules: Option<&Path>) {
     if let (Some(router), Some(path)) = (service.router(), rules) {
         match read_rules(router, path).await {
@@ -114,8 +114,8 @@ impl Signals {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// Somebody at a terminal who does not want to wait. A second SIGTERM does not mean that: supervisors send it to a
-    /// process and to its group alike.
+    /// Waits for a second Ctrl-C, with which a user at a terminal ends the server at once. A second SIGTERM has no such
+    /// meaning: supervisors send it to a process and to its group alike.
     pub(crate) async fn second_interrupt(&mut self) {
         self.interrupt.recv().await;
     }
@@ -144,11 +144,11 @@ fn announce(address: SocketAddr, settings: &Settings) -> std::io::Result<()> {
     if !address.ip().is_loopback() {
         tracing::warn!(
             %address,
-            "there is no authentication yet: everybody who reaches this address may read and write every document"
+            "there is no authentication yet: every client that reaches this address may read and write every document"
         );
     }
     if settings.durability == Durability::Memory {
-        tracing::warn!("durability is `memory`: everything is gone when the server stops");
+        tracing::warn!("durability is `memory`: all events are gone when the server stops");
     }
     match settings.log_format {
         LogFormat::Pretty => std::io::stdout().write_all(invitation(address, settings).as_bytes()),
@@ -156,7 +156,7 @@ fn announce(address: SocketAddr, settings: &Settings) -> std::io::Result<()> {
     }
 }
 
-/// What to try first.
+/// The commands to try first.
 fn invitation(address: SocketAddr, settings: &Settings) -> String {
     let scheme = if settings.tls_cert.is_some() { "https" } else { "http" };
     let url = format!("{scheme}://{address}");

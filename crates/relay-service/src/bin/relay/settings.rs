@@ -1,10 +1,11 @@
-//! The configuration of `relay serve`: what is in force, and where each value came from.
+//! The configuration of `relay serve`: the values in force, and the source of each.
 //!
-//! Four layers, each over the one before: defaults, the file, the environment, flags. The values themselves are the
-//! crates' own configuration structs; there is no copy of them here, only the [table of keys](key::KEYS) that says
-//! how text gets into them. (figment would bring the layering and the provenance, but it wants one `Deserialize`
-//! struct of everything: a second copy of every field and default.)
+//! There are four layers, each over the one before: defaults, the file, the environment, flags. The values themselves are
+//! the crates' own configuration structs. The [table of keys](key::KEYS) reads text into them, so that no field and no
+//! default is written twice. (figment has layers and sources, but needs one `Deserialize` struct of everything, which
+//! would be that second copy.)
 
+pub(crate) mod error;
 pub(crate) mod key;
 pub(crate) mod layers;
 pub(crate) mod value;
@@ -22,7 +23,7 @@ use relay_router::rules::{RuleDocument, RuleFormat};
 use relay_service::{HttpConfig, ServiceConfig, Storage, TlsConfig};
 use relay_ws::WsConfig;
 
-use self::layers::SettingsError;
+use self::error::SettingsError;
 
 /// All values that can be configured.
 #[derive(Debug, Clone)]
@@ -124,19 +125,19 @@ pub(crate) fn rules(path: &Path) -> Result<RuleDocument, SettingsError> {
     Ok(RuleDocument { text, format: if is_json { RuleFormat::Json } else { RuleFormat::Toml } })
 }
 
-/// When an event is acknowledged and shown.
+/// The moment at which an event is acknowledged and becomes visible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Durability {
     /// At once.
     Memory,
-    /// When it is written.
+    /// Once it is written.
     Logged,
-    /// When it is on disk.
+    /// Once it is on disk.
     Synced,
 }
 value::words!(Durability, Memory = "memory", Logged = "logged", Synced = "synced");
 
-/// How the server's own log is written.
+/// The format of the server's own log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LogFormat {
     /// For people.
@@ -146,7 +147,7 @@ pub(crate) enum LogFormat {
 }
 value::words!(LogFormat, Pretty = "pretty", Json = "json");
 
-/// Which of the server's log lines are written: directives that `EnvFilter` takes.
+/// The filter of the server's log lines: directives that `EnvFilter` takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LogFilter(pub(crate) String);
 

@@ -1,4 +1,4 @@
-//! `relay stats`: what a server has done and is doing, as a table.
+//! `relay stats`: the numbers of a server, as a table.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
@@ -10,17 +10,17 @@ use http_body_util::Full;
 use serde_json::Value;
 
 use crate::cli::StatsArgs;
-use crate::client::Server;
+use crate::client::Client;
 
-/// How often `--watch` asks.
+/// The interval of `--watch`.
 const WATCH_EVERY: Duration = Duration::from_secs(2);
 /// Clears a terminal and begins at its top.
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
 pub(crate) async fn stats(args: StatsArgs) -> anyhow::Result<()> {
-    let server = Server::new(&args.server.url)?;
+    let client = Client::new(&args.server.url)?;
     loop {
-        let text = read(&server).await?;
+        let text = read(&client).await?;
         let shown = if args.json {
             text
         } else {
@@ -39,15 +39,15 @@ pub(crate) async fn stats(args: StatsArgs) -> anyhow::Result<()> {
     }
 }
 
-async fn read(server: &Server) -> anyhow::Result<String> {
-    let answer = server.send(Request::get("/v1/stats").body(Full::new(Bytes::new()))?).await?;
+async fn read(client: &Client) -> anyhow::Result<String> {
+    let answer = client.send(Request::get("/v1/stats").body(Full::new(Bytes::new()))?).await?;
     if !answer.response.status().is_success() {
         bail!(answer.problem().await);
     }
     answer.text().await
 }
 
-/// How a number is shown.
+/// The unit in which a number is shown.
 #[derive(Clone, Copy)]
 enum Unit {
     Count,
@@ -59,7 +59,7 @@ enum Unit {
 /// A line: its name, the place of its number in the answer, and the unit.
 type Line = (&'static str, &'static str, Unit);
 
-/// What is shown: headings, and the lines under each.
+/// The headings of the table, and the lines under each.
 const SECTIONS: &[(&str, &[Line])] = &[
     (
         "requests",
@@ -109,7 +109,7 @@ const SECTIONS: &[(&str, &[Line])] = &[
     ),
 ];
 
-/// Whose every entry is shown: a heading, and the place of a map in the answer.
+/// The maps whose every entry is shown: a heading, and the place in the answer.
 const MAPS: &[(&str, &str)] = &[
     ("events", "/bus/by_kind"),
     ("errors", "/requests/errors"),
@@ -127,7 +127,7 @@ fn table(stats: &Value) -> String {
     }
     for (heading, pointer) in MAPS {
         let entries = stats.pointer(pointer).and_then(Value::as_object).into_iter().flatten();
-        // Most kinds and reasons never come.
+        // Most kinds and reasons stay at 0.
         let entries = entries.filter(|(_, count)| count.as_u64() != Some(0));
         let entries =
             entries.map(|(name, count)| line(&format!("  {name}"), &format_value(Some(count), Unit::Count)));

@@ -1,5 +1,4 @@
-//! `relay tail`: follows a document over server-sent events, and takes up again where it was when the server comes
-//! back.
+//! `relay tail`: follows a document over server-sent events, and continues at its position when the server comes back.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -12,26 +11,27 @@ use relay_core::{Event, Payload};
 use serde::Deserialize;
 
 use crate::cli::TailArgs;
-use crate::client::{Answer, Server, events_path};
+use crate::client::{Answer, Client, events_path};
 use crate::sse::{Message, Parser};
 
-/// How long to wait before connecting again: at first, and at most.
+/// The first wait before connecting again.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
+/// The longest wait before connecting again.
 const RETRY_MOST: Duration = Duration::from_secs(5);
 /// The server says something at least every 15 s by default; after this long the connection counts as lost.
 const SILENCE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn tail(args: TailArgs) -> anyhow::Result<()> {
-    let server = Server::new(&args.server.url)?;
+    let client = Client::new(&args.server.url)?;
     let mut follower = Follower { args, last_id: None };
-    let mut answer = follower.connect(&server).await?;
+    let mut answer = follower.connect(&client).await?;
     loop {
         let ended = follower.follow(answer).await?;
         eprintln!("relay: {ended}; connecting again");
         let mut wait = RETRY_FIRST;
         answer = loop {
             tokio::time::sleep(wait).await;
-            if let Ok(answer) = follower.connect(&server).await {
+            if let Ok(answer) = follower.connect(&client).await {
                 break answer;
             }
             wait = (wait * 2).min(RETRY_MOST);
@@ -59,7 +59,7 @@ struct Ended {
 }
 
 impl Follower {
-    async fn connect(&self, server: &Server) -> anyhow::Result<Answer> {
+    async fn connect(&self, client: &Client) -> anyhow::Result<Answer> {
         let mut path = format!("{}/stream", events_path(&self.args.document));
         if let Some(seq) = self.args.after_seq {
             path = format!("{path}?after_seq={seq}");
@@ -68,15 +68,15 @@ impl Follower {
         if let Some(id) = &self.last_id {
             request = request.header("last-event-id", id);
         }
-        let answer = server.send(request.body(Full::<Bytes>::default())?).await?;
+        let answer = client.send(request.body(Full::<Bytes>::default())?).await?;
         if !answer.response.status().is_success() {
             bail!(answer.problem().await);
         }
         Ok(answer)
     }
 
-    /// Prints what comes until the connection ends, and says how it did. An error is one that trying again will not
-    /// mend.
+    /// Prints events until the connection ends, and returns the reason. An error is permanent: connecting again does not
+    /// help.
     async fn follow(&mut self, mut answer: Answer) -> anyhow::Result<String> {
         let mut parser = Parser::default();
         let mut ended = None;
@@ -128,7 +128,7 @@ fn report(opening: &SubscribeAck, document: &str) {
     }
 }
 
-/// An event for people: place, time, who, what.
+/// Formats an event in one line: seq, time, actor, kind and payload.
 fn line(event: &Event) -> String {
     let seq = event.seq.map_or_else(|| "-".to_owned(), |seq| seq.to_string());
     let payload = match &event.payload {

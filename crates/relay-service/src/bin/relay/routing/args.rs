@@ -1,18 +1,18 @@
-//! What the commands of routing take.
+//! The arguments of the routing commands.
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use crate::cli::ServerArgs;
+use crate::client::ServerArgs;
 
 #[derive(Debug, Args)]
 pub(crate) struct ServicesArgs {
-    /// Those that can do this.
+    /// Only those with this capability.
     #[arg(long)]
     pub(crate) capability: Option<String>,
-    /// Those in this state: unknown, healthy, degraded, unhealthy, draining or gone.
+    /// Only those in this state: unknown, healthy, degraded, unhealthy, draining or gone.
     #[arg(long)]
     pub(crate) state: Option<String>,
     #[command(flatten)]
@@ -25,12 +25,12 @@ pub(crate) struct TargetsArgs {
     pub(crate) output: Output,
 }
 
-/// Where to ask, and how to show the answer.
+/// The server to ask, and the form of the output.
 #[derive(Debug, Args)]
 pub(crate) struct Output {
     #[command(flatten)]
     pub(crate) server: ServerArgs,
-    /// Print what the server answers, JSON.
+    /// Print the server's answer, JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -41,10 +41,10 @@ pub(crate) enum DeadLettersCommand {
     List {
         #[command(flatten)]
         target: TargetArg,
-        /// How many, 1 to 1000.
+        /// The most to list, 1 to 1000.
         #[arg(long, default_value_t = 100)]
         limit: usize,
-        /// Those after this one.
+        /// Only those after this one.
         #[arg(long, value_name = "ID")]
         after: Option<String>,
         #[command(flatten)]
@@ -59,7 +59,7 @@ pub(crate) enum DeadLettersCommand {
         #[command(flatten)]
         server: ServerArgs,
     },
-    /// Try one again, or all.
+    /// Retry one, or all.
     Retry(Chosen),
     /// Drop one for good, or all.
     Drop(Chosen),
@@ -92,19 +92,19 @@ pub(crate) struct Chosen {
 pub(crate) struct ReplayArgs {
     #[command(subcommand)]
     pub(crate) command: Option<ReplayCommand>,
-    /// The target that gets history again.
+    /// The target that history is sent to.
     #[arg(long, required = true)]
     pub(crate) target: Option<String>,
     /// Begin with the event at this offset, or with the first of this time (such as 2026-01-31T12:00:00Z) or later.
     #[arg(long, value_name = "OFFSET|TIME", required = true)]
     pub(crate) from: Option<String>,
-    /// Events of this document alone.
+    /// Only events of this document.
     #[arg(long)]
     pub(crate) document: Option<String>,
-    /// Events per second at most.
+    /// The most events per second.
     #[arg(long)]
     pub(crate) rate: Option<NonZeroU32>,
-    /// Return when all of it is queued, or the replay was cancelled.
+    /// Return only when all of it is queued, or the replay is cancelled.
     #[arg(long)]
     pub(crate) wait: bool,
     #[command(flatten)]
@@ -120,7 +120,7 @@ pub(crate) enum ReplayCommand {
         #[command(flatten)]
         output: Output,
     },
-    /// End a replay; what of it is queued is still delivered.
+    /// End a replay. Its events that are queued already are still delivered.
     Cancel {
         /// Its id.
         id: u64,
@@ -133,28 +133,28 @@ pub(crate) enum ReplayCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct DecisionsArgs {
-    /// About events of this document.
+    /// Only about events of this document.
     #[arg(long)]
     pub(crate) document: Option<String>,
-    /// About this event.
+    /// Only about this event.
     #[arg(long, value_name = "UUID")]
     pub(crate) event: Option<String>,
-    /// For this target.
+    /// Only for this target.
     #[arg(long)]
     pub(crate) target: Option<String>,
-    /// By this rule.
+    /// Only by this rule.
     #[arg(long)]
     pub(crate) rule: Option<String>,
-    /// With this outcome: `delivered`, `retrying`, `dead_lettered`, `expired`, `lost`, `no_match`, `no_target` or `cycle`.
+    /// Only with this outcome: `delivered`, `retrying`, `dead_lettered`, `expired`, `lost`, `no_match`, `no_target` or `cycle`.
     #[arg(long)]
     pub(crate) outcome: Option<String>,
-    /// Made then or later, for instance 2026-01-31T12:00:00Z.
+    /// Only those made then or later, for instance 2026-01-31T12:00:00Z.
     #[arg(long, value_name = "TIME")]
     pub(crate) from: Option<String>,
-    /// Made before then.
+    /// Only those made before then.
     #[arg(long, value_name = "TIME")]
     pub(crate) to: Option<String>,
-    /// How many of the newest, 1 to 1000.
+    /// The most to list, the newest ones, 1 to 1000.
     #[arg(long, conflicts_with = "follow")]
     pub(crate) limit: Option<usize>,
     /// Print decisions as they are made, until interrupted.
@@ -176,7 +176,7 @@ pub(crate) enum RulesCommand {
         /// The file.
         file: PathBuf,
     },
-    /// Replace the rules in force by those in a file.
+    /// Replace the rules in force with those in a file.
     Put {
         /// The file.
         file: PathBuf,
@@ -191,7 +191,7 @@ pub(crate) enum RulesCommand {
         #[command(flatten)]
         server: ServerArgs,
     },
-    /// Tell what would become of an event, and why. Nothing is delivered.
+    /// Show how an event would be routed, and why. Nothing is delivered.
     DryRun {
         /// The event's kind.
         #[arg(long)]
@@ -202,10 +202,10 @@ pub(crate) enum RulesCommand {
         /// Its payload, JSON.
         #[arg(long, default_value = "{}")]
         payload: String,
-        /// Who does it: `user:<id>`, `service:<name>` or system.
+        /// The author: `user:<id>`, `service:<name>` or system.
         #[arg(long)]
         actor: Option<String>,
-        /// Ask the rules in this file (TOML) in the place of those in force.
+        /// Try the rules in this file (TOML) instead of those in force.
         #[arg(long, value_name = "FILE")]
         rules: Option<PathBuf>,
         #[command(flatten)]

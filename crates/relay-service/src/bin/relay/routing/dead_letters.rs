@@ -3,16 +3,16 @@
 use http::Method;
 
 use super::args::{Chosen, DeadLettersCommand};
-use super::{ask, cell, items, json, print, print_table, query, segment};
-use crate::client::Server;
+use super::request::{ask, cell, items, json, print, print_table, query, segment};
+use crate::client::Client;
 
 pub(crate) async fn dead_letters(command: DeadLettersCommand) -> anyhow::Result<()> {
     match command {
         DeadLettersCommand::List { target, limit, after, output } => {
-            let server = Server::new(&output.server.url)?;
+            let client = Client::new(&output.server.url)?;
             let query = query(&[("limit", Some(limit.to_string())), ("after", after)]);
             let path = format!("{}{query}", path(&target.target));
-            let text = ask(&server, Method::GET, &path, None).await?;
+            let text = ask(&client, Method::GET, &path, None).await?;
             if output.json {
                 return print(&text);
             }
@@ -40,9 +40,9 @@ pub(crate) async fn dead_letters(command: DeadLettersCommand) -> anyhow::Result<
             }
         }
         DeadLettersCommand::Show { id, target, server } => {
-            let server = Server::new(&server.url)?;
+            let client = Client::new(&server.url)?;
             let path = format!("{}/{}", path(&target.target), segment(&id));
-            let letter = json(&ask(&server, Method::GET, &path, None).await?)?;
+            let letter = json(&ask(&client, Method::GET, &path, None).await?)?;
             print(&serde_json::to_string_pretty(&letter)?)
         }
         DeadLettersCommand::Retry(chosen) => act(chosen, Method::POST, "/retry", "retried").await,
@@ -51,10 +51,10 @@ pub(crate) async fn dead_letters(command: DeadLettersCommand) -> anyhow::Result<
 }
 
 async fn act(chosen: Chosen, method: Method, suffix: &str, done: &str) -> anyhow::Result<()> {
-    let server = Server::new(&chosen.server.url)?;
+    let client = Client::new(&chosen.server.url)?;
     let which = chosen.id.map_or_else(String::new, |id| format!("/{}", segment(&id)));
     let answer =
-        ask(&server, method, &format!("{}{which}{suffix}", path(&chosen.target.target)), None).await?;
+        ask(&client, method, &format!("{}{which}{suffix}", path(&chosen.target.target)), None).await?;
     print(&format!("{done}: {}", cell(&json(&answer)?[done])))
 }
 

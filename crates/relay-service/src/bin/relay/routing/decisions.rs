@@ -7,12 +7,12 @@ use http_body_util::{BodyExt, Full};
 use serde_json::Value;
 
 use super::args::DecisionsArgs;
-use super::{ask, cell, items, json, print, query};
-use crate::client::Server;
+use super::request::{ask, cell, items, json, print, query};
+use crate::client::Client;
 use crate::sse::Parser;
 
 pub(crate) async fn decisions(args: DecisionsArgs) -> anyhow::Result<()> {
-    let server = Server::new(&args.output.server.url)?;
+    let client = Client::new(&args.output.server.url)?;
     let query = query(&[
         ("document", args.document),
         ("event", args.event),
@@ -24,19 +24,19 @@ pub(crate) async fn decisions(args: DecisionsArgs) -> anyhow::Result<()> {
         ("limit", args.limit.map(|limit| limit.to_string())),
     ]);
     if args.follow {
-        return follow(&server, &query, args.output.json).await;
+        return follow(&client, &query, args.output.json).await;
     }
-    let text = ask(&server, Method::GET, &format!("/v1/decisions{query}"), None).await?;
+    let text = ask(&client, Method::GET, &format!("/v1/decisions{query}"), None).await?;
     if args.output.json {
         return print(&text);
     }
-    // The newest stands last, where the eye is.
+    // The newest is printed last, next to the prompt.
     items(&json(&text)?).iter().rev().try_for_each(|decision| print(&line(decision)))
 }
 
-async fn follow(server: &Server, query: &str, is_json: bool) -> anyhow::Result<()> {
+async fn follow(client: &Client, query: &str, is_json: bool) -> anyhow::Result<()> {
     let request = Request::get(format!("/v1/decisions/stream{query}")).body(Full::new(Bytes::new()))?;
-    let mut answer = server.send(request).await?;
+    let mut answer = client.send(request).await?;
     if !answer.response.status().is_success() {
         bail!(answer.problem().await);
     }
@@ -55,10 +55,10 @@ async fn follow(server: &Server, query: &str, is_json: bool) -> anyhow::Result<(
             }
         }
     }
-    bail!("the server has ended the stream")
+    bail!("the server ended the stream")
 }
 
-/// One decision, with why each rule matched or did not.
+/// Formats one decision, with the verdict of each rule.
 fn line(decision: &Value) -> String {
     let [at, outcome, document, kind, rule, target, attempt] =
         ["at", "outcome", "document", "kind", "rule", "target", "attempt"].map(|key| cell(&decision[key]));

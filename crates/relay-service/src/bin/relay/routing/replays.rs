@@ -7,17 +7,17 @@ use http::Method;
 use serde_json::{Value, json as object};
 
 use super::args::{ReplayArgs, ReplayCommand};
-use super::{ask, cell, items, json, print, print_table, segment};
-use crate::client::Server;
+use super::request::{ask, cell, items, json, print, print_table, segment};
+use crate::client::Client;
 
-/// How often `--wait` looks.
+/// The interval at which `--wait` asks for the state.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 pub(crate) async fn replay(args: ReplayArgs) -> anyhow::Result<()> {
     match args.command {
         Some(ReplayCommand::List { target, output }) => {
-            let server = Server::new(&output.server.url)?;
-            let text = ask(&server, Method::GET, &path(&target.target), None).await?;
+            let client = Client::new(&output.server.url)?;
+            let text = ask(&client, Method::GET, &path(&target.target), None).await?;
             if output.json {
                 return print(&text);
             }
@@ -31,17 +31,17 @@ pub(crate) async fn replay(args: ReplayArgs) -> anyhow::Result<()> {
             )
         }
         Some(ReplayCommand::Cancel { id, target, server }) => {
-            let server = Server::new(&server.url)?;
+            let client = Client::new(&server.url)?;
             let path = format!("{}/{id}", path(&target.target));
-            print(&told(&json(&ask(&server, Method::DELETE, &path, None).await?)?))
+            print(&summary(&json(&ask(&client, Method::DELETE, &path, None).await?)?))
         }
         None => start(args).await,
     }
 }
 
 async fn start(args: ReplayArgs) -> anyhow::Result<()> {
-    let server = Server::new(&args.server.url)?;
-    // Both are required, which the command line has seen to.
+    let client = Client::new(&args.server.url)?;
+    // Both are required: clap refuses a command line without them.
     let (target, from) = args.target.zip(args.from).context("`--target` and `--from` are needed")?;
     let from = match from.parse::<u64>() {
         Ok(offset) => object!({"offset": offset}),
@@ -54,21 +54,21 @@ async fn start(args: ReplayArgs) -> anyhow::Result<()> {
     if let Some(rate) = args.rate {
         request["rate"] = rate.get().into();
     }
-    let mut replay = json(&ask(&server, Method::POST, &path(&target), Some(&request)).await?)?;
-    print(&told(&replay))?;
+    let mut replay = json(&ask(&client, Method::POST, &path(&target), Some(&request)).await?)?;
+    print(&summary(&replay))?;
     while args.wait && replay["state"] == "running" {
         tokio::time::sleep(LOOK_EVERY).await;
-        let all = json(&ask(&server, Method::GET, &path(&target), None).await?)?;
+        let all = json(&ask(&client, Method::GET, &path(&target), None).await?)?;
         let found = items(&all).iter().find(|one| one["id"] == replay["id"]).cloned();
         replay = found.context("the server does not know the replay any more: it has started again since, and the replay is over")?;
         if replay["state"] != "running" {
-            print(&told(&replay))?;
+            print(&summary(&replay))?;
         }
     }
     Ok(())
 }
 
-fn told(replay: &Value) -> String {
+fn summary(replay: &Value) -> String {
     let [id, state, queued, position, through] =
         ["id", "state", "queued", "position", "through"].map(|key| cell(&replay[key]));
     format!("replay {id}: {state}, {queued} events queued, at offset {position} of {through}")

@@ -3,13 +3,13 @@
 use http::Method;
 
 use super::args::{ServicesArgs, TargetsArgs};
-use super::{ask, cell, items, json, print, print_table, query};
-use crate::client::Server;
+use super::request::{ask, cell, items, json, print, print_table, query};
+use crate::client::Client;
 
 pub(crate) async fn services(args: ServicesArgs) -> anyhow::Result<()> {
-    let server = Server::new(&args.output.server.url)?;
+    let client = Client::new(&args.output.server.url)?;
     let query = query(&[("capability", args.capability), ("state", args.state)]);
-    let text = ask(&server, Method::GET, &format!("/v1/services{query}"), None).await?;
+    let text = ask(&client, Method::GET, &format!("/v1/services{query}"), None).await?;
     if args.output.json {
         return print(&text);
     }
@@ -24,8 +24,8 @@ pub(crate) async fn services(args: ServicesArgs) -> anyhow::Result<()> {
 }
 
 pub(crate) async fn targets(args: TargetsArgs) -> anyhow::Result<()> {
-    let server = Server::new(&args.output.server.url)?;
-    let text = ask(&server, Method::GET, "/v1/targets", None).await?;
+    let client = Client::new(&args.output.server.url)?;
+    let text = ask(&client, Method::GET, "/v1/targets", None).await?;
     if args.output.json {
         return print(&text);
     }

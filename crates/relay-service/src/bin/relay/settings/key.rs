@@ -1,4 +1,4 @@
-//! One table of all keys: parsing, `relay config` and the reference in the documentation are all made from it.
+//! The table of all keys. Parsing, `relay config` and the reference in the documentation are made from it.
 
 use super::Settings;
 use super::value::Value;
@@ -7,13 +7,13 @@ use super::value::Value;
 pub(crate) struct Key {
     /// Its name in the file; sections are separated by dots.
     pub(crate) name: &'static str,
-    /// What it does.
+    /// Its meaning, for the documentation.
     pub(crate) meaning: &'static str,
     /// Reads text into the settings; the error says what is allowed.
     pub(crate) set: fn(&mut Settings, &str) -> Result<(), String>,
     /// The value that the settings have, as text.
     pub(crate) get: fn(&Settings) -> String,
-    /// That value as a file has it.
+    /// That value as TOML.
     pub(crate) toml: fn(&Settings) -> toml::Value,
 }
 
@@ -24,7 +24,7 @@ impl Key {
     }
 }
 
-/// How the environment variables begin that set keys.
+/// The start of the names of environment variables that set keys.
 pub(crate) const PREFIX: &str = "RELAY_";
 
 fn assign<V: Value>(slot: &mut V, text: &str) -> Result<(), String> {
@@ -259,7 +259,7 @@ pub(crate) fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }
 
-/// The key whose name is most like `name`, if one is alike.
+/// The key whose name is most similar to `name`, if there is a similar one.
 pub(crate) fn nearest(name: &str) -> Option<&'static Key> {
     let last = |name: &'static str| name.rsplit('.').next().unwrap_or(name);
     KEYS.iter()
@@ -269,7 +269,7 @@ pub(crate) fn nearest(name: &str) -> Option<&'static Key> {
         .map(|(_, key)| key)
 }
 
-/// How many characters must be added, removed or changed to get from one text to the other (Levenshtein).
+/// The Levenshtein distance of two texts: the number of characters to add, remove or change.
 fn distance(from: &str, to: &str) -> usize {
     let to: Vec<char> = to.chars().collect();
     let mut row: Vec<usize> = (0..=to.len()).collect();

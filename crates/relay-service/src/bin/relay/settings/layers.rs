@@ -1,12 +1,13 @@
-//! Putting the layers over each other: file, environment, flags. Pure but for reading the file.
+//! The layers of the configuration: file, environment and flags, each over the one before.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::Settings;
+use super::error::SettingsError;
 use super::key::{KEYS, Key, PREFIX, find, nearest};
 
-/// Where a value came from.
+/// The source of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Source {
     Default,
@@ -26,24 +27,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// What is wrong with a configuration.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SettingsError {
-    #[error("the file {} cannot be read: {source}", path.display())]
-    Unreadable { path: PathBuf, source: std::io::Error },
-    #[error("the configuration file {} is not TOML: {}", path.display(), detail.trim().replace('\n', " "))]
-    NotToml { path: PathBuf, detail: String },
-    #[error("{source_name}: there is no key `{key}`; {hint}")]
-    UnknownKey { source_name: String, key: String, hint: String },
-    #[error("{source_name}: `{key}` is `{value}`; it must be {allowed}")]
-    BadValue { source_name: String, key: &'static str, value: String, allowed: String },
-    #[error("`--set {given}` must be `--set key=value`, for instance `--set ws.max_topics=50`")]
-    MalformedSet { given: String },
-    #[error("`{given}` is given without `{missing}`; a certificate is of use with its key alone")]
-    HalfTls { given: &'static str, missing: &'static str },
-}
-
-/// Settings, and where each key's value came from.
+/// Settings, with the source of each key's value.
 #[derive(Debug)]
 pub(crate) struct Layered {
     pub(crate) settings: Settings,
@@ -77,7 +61,7 @@ impl Layered {
         Ok(())
     }
 
-    /// Lays a TOML file over what there is.
+    /// Lays a TOML file over the present values.
     pub(crate) fn file(&mut self, path: &Path) -> Result<(), SettingsError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| SettingsError::Unreadable { path: path.to_owned(), source })?;
@@ -99,8 +83,8 @@ impl Layered {
         Ok(())
     }
 
-    /// Lays environment variables over what there is. Those that do not begin with `RELAY_` are not looked at, nor
-    /// are the `reserved` ones, which mean something else.
+    /// Lays environment variables over the present values. Only those that begin with `RELAY_` are read, and not the
+    /// `reserved` ones, which mean something else.
     pub(crate) fn environment(
         &mut self,
         variables: impl IntoIterator<Item = (String, String)>,
@@ -121,7 +105,7 @@ impl Layered {
         Ok(())
     }
 
-    /// Lays one `--set key=value` over what there is.
+    /// Lays one `--set key=value` over the present values.
     pub(crate) fn assignment(&mut self, given: &str) -> Result<(), SettingsError> {
         let (name, value) =
             given.split_once('=').ok_or_else(|| SettingsError::MalformedSet { given: given.to_owned() })?;

@@ -1,4 +1,4 @@
-//! The forms of configuration values: what each looks like as text, and what is allowed.
+//! The forms of configuration values: their text, and the allowed range.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -10,13 +10,13 @@ use relay_service::HostPolicy;
 
 /// A type that configuration values have.
 pub(crate) trait Value: Sized {
-    /// What is allowed, as an error says it.
+    /// The allowed values, as the end of an error message.
     fn allowed() -> String;
-    /// Reads it; `None` when the text is nothing of that form.
+    /// Reads it. `None` when the text does not have the form.
     fn read(text: &str) -> Option<Self>;
-    /// Writes it so that [`Value::read`] gives it back.
+    /// Writes it as text that [`Value::read`] reads back.
     fn show(&self) -> String;
-    /// Writes it as a TOML file has it.
+    /// Writes it as TOML.
     fn toml(&self) -> toml::Value {
         toml::Value::String(self.show())
     }

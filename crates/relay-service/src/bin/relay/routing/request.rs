@@ -1,0 +1,88 @@
+//! Requests of the routing commands, and the printing of their answers.
+
+use std::io::Write as _;
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{Method, Request};
+use http_body_util::Full;
+use percent_encoding::utf8_percent_encode;
+use serde_json::Value;
+
+use crate::client::{Client, SEGMENT};
+
+/// Sends a request and returns the answer's text.
+pub(super) async fn ask(
+    client: &Client,
+    method: Method,
+    path: &str,
+    body: Option<&Value>,
+) -> anyhow::Result<String> {
+    let request = Request::builder().method(method).uri(path);
+    let request = match body {
+        Some(body) => request
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(serde_json::to_vec(body)?)))?,
+        None => request.body(Full::new(Bytes::new()))?,
+    };
+    let answer = client.send(request).await?;
+    if !answer.response.status().is_success() {
+        bail!(answer.problem().await);
+    }
+    answer.text().await
+}
+
+pub(super) fn json(text: &str) -> anyhow::Result<Value> {
+    serde_json::from_str(text).context("the answer is not JSON")
+}
+
+/// Encodes a text as a part of a path.
+pub(super) fn segment(text: &str) -> String {
+    utf8_percent_encode(text, SEGMENT).to_string()
+}
+
+/// Encodes the pairs that have a value as the query of a URL.
+pub(super) fn query(pairs: &[(&str, Option<String>)]) -> String {
+    let given = pairs.iter().filter_map(|(name, value)| Some(format!("{name}={}", segment(value.as_ref()?))));
+    let given: Vec<_> = given.collect();
+    if given.is_empty() { String::new() } else { format!("?{}", given.join("&")) }
+}
+
+/// Prints lines of columns, each as wide as its widest text.
+pub(super) fn print_table(heads: &[&str], lines: &[Vec<String>]) -> anyhow::Result<()> {
+    let heads: Vec<String> = heads.iter().map(|head| (*head).to_owned()).collect();
+    let width = |column: usize| {
+        let texts = std::iter::once(&heads).chain(lines).filter_map(|line| line.get(column));
+        texts.map(|text| text.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<_> = (0..heads.len()).map(width).collect();
+    let mut out = std::io::stdout().lock();
+    for line in std::iter::once(&heads).chain(lines) {
+        let shown = line.iter().zip(&widths).map(|(text, width)| format!("{text:<width$}"));
+        writeln!(out, "{}", shown.collect::<Vec<_>>().join("  ").trim_end())?;
+    }
+    Ok(())
+}
+
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
+    writeln!(std::io::stdout(), "{}", text.trim_end())?;
+    Ok(())
+}
+
+/// Returns a value as a cell: texts without their quotes, no value as a dash.
+pub(super) fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) if text.is_empty() => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) if items.is_empty() => "-".to_owned(),
+        Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(","),
+        other => other.to_string(),
+    }
+}
+
+/// Returns the items of a JSON array; none of another value.
+pub(super) fn items(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
