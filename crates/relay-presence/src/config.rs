@@ -21,6 +21,9 @@ pub struct PresenceConfig {
     /// The largest state of one participant, in bytes of JSON; 4 KiB by default. At least 1. Each member of a document gets
     /// the states of all others.
     pub max_state_bytes: usize,
+    /// The names of state fields that clients cannot set, because an edge adds them to the states that it shows; none by
+    /// default.
+    pub reserved_state_fields: &'static [&'static str],
     /// The interval between changes that readers see; 50 milliseconds by default. Changes within it become visible together.
     /// More than 0: while many users join, each of them would otherwise cost a message to all members.
     pub flush_interval: Duration,
@@ -39,6 +42,7 @@ impl Default for PresenceConfig {
             stale_after: Duration::from_secs(60),
             idle_after: Duration::from_secs(5 * 60),
             max_state_bytes: 4 * 1024,
+            reserved_state_fields: &[],
             flush_interval: Duration::from_millis(50),
             max_waiting_events: 10_000,
             tick: Duration::from_secs(1),

@@ -128,7 +128,7 @@ impl Document {
             .map_or(membership.connection, |one| one.presence_key);
         let before = self.state_of(presence_key);
         let state = match &options.state {
-            Some(change) => state::merge(&before, change, config.max_state_bytes)?,
+            Some(change) => state::merge(&before, change, config)?,
             None => before.clone(),
         };
         if let Some(previous) = previous {
@@ -266,7 +266,7 @@ impl Document {
         let Some(connection) = self.connection_mut(membership) else { return Err(not_joined(&self.id)) };
         let presence_key = connection.presence_key;
         let before = self.state_of(presence_key);
-        let state = state::merge(&before, change, config.max_state_bytes)?;
+        let state = state::merge(&before, change, config)?;
         if state == before {
             return Ok(false);
         }

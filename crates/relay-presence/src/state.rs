@@ -3,23 +3,24 @@
 use relay_core::{CommandError, ErrorCode, JsonText};
 use serde_json::{Map, Value};
 
-/// The names of fields that the Phoenix protocol adds to a state. Clients cannot set them.
-const RESERVED: [&str; 2] = ["phx_ref", "phx_ref_prev"];
+use crate::config::PresenceConfig;
+
 /// The deepest nesting of arrays and objects.
 const MAX_DEPTH: usize = 16;
 
-/// Returns the object `before` with the fields of the object `change`; null removes a field.
+/// Returns the object `before` with the fields of the object `change`; null removes a field. The limits are those of
+/// `config`.
 pub(crate) fn merge(
     before: &JsonText,
     change: &JsonText,
-    max_bytes: usize,
+    config: &PresenceConfig,
 ) -> Result<JsonText, CommandError> {
     let change: Map<String, Value> = serde_json::from_str(change.as_str())
         .map_err(|error| invalid(format!("the state must be a JSON object: {error}")))?;
     let mut state: Map<String, Value> = serde_json::from_str(before.as_str())
         .map_err(|error| invalid(format!("the present state is no JSON object: {error}")))?;
     for (name, value) in change {
-        if RESERVED.contains(&name.as_str()) {
+        if config.reserved_state_fields.contains(&name.as_str()) {
             return Err(invalid(format!("`{name}` is set by the server; use another name")));
         }
         if depth(&value) > MAX_DEPTH {
@@ -33,7 +34,7 @@ pub(crate) fn merge(
     }
     let text =
         JsonText::of(&state).map_err(|error| CommandError::new(ErrorCode::Internal, error.to_string()))?;
-    let bytes = text.as_bytes().len();
+    let (bytes, max_bytes) = (text.as_bytes().len(), config.max_state_bytes);
     if bytes > max_bytes {
         let message = format!("the state would have {bytes} bytes, at most {max_bytes} are allowed");
         return Err(CommandError::new(ErrorCode::TooLarge, message));
@@ -61,9 +62,13 @@ mod tests {
         JsonText::parse(json.to_owned().into()).unwrap()
     }
 
+    fn config() -> PresenceConfig {
+        PresenceConfig { max_state_bytes: 100, reserved_state_fields: &["ref"], ..PresenceConfig::default() }
+    }
+
     #[track_caller]
     fn check(before: &str, change: &str, after: &str) {
-        assert_eq!(merge(&text(before), &text(change), 100).unwrap().as_str(), after);
+        assert_eq!(merge(&text(before), &text(change), &config()).unwrap().as_str(), after);
     }
 
     #[test]
@@ -78,12 +83,12 @@ mod tests {
     fn what_is_no_state_is_refused() {
         for (change, code) in [
             ("[]", "invalid_request"),
-            (r#"{"phx_ref":"x"}"#, "invalid_request"),
+            (r#"{"ref":"x"}"#, "invalid_request"),
             (&format!(r#"{{"deep":{}{}}}"#, "[".repeat(17), "]".repeat(17)), "invalid_request"),
             (&format!(r#"{{"long":"{}"}}"#, "x".repeat(100)), "too_large"),
         ] {
             assert_eq!(
-                merge(&JsonText::empty_object(), &text(change), 100).unwrap_err().code.as_str(),
+                merge(&JsonText::empty_object(), &text(change), &config()).unwrap_err().code.as_str(),
                 code,
                 "{change}"
             );

@@ -84,7 +84,9 @@ impl RelayService {
         parts.sequencers = vec![Arc::new(locks.clone())];
         let bus = Bus::with_parts(config.bus, parts).map_err(|error| error.within("bus"))?;
         let router = start_router(config.router, log.clone(), &bus, &clock).await?;
-        let presence = LocalPresence::new(config.presence, Arc::new(bus.clone()), locks, Arc::clone(&clock))
+        let mut presence = config.presence;
+        presence.reserved_state_fields = relay_ws::codec::RESERVED_STATE_FIELDS;
+        let presence = LocalPresence::new(presence, Arc::new(bus.clone()), locks, Arc::clone(&clock))
             .map_err(|error| error.within("presence"))?;
         let mut commands = Commands::default();
         presence.register_commands(&mut commands)?;

@@ -23,7 +23,7 @@ pub use encode::{
     EncodeError, FieldTooLong, Frame, Status, encode_binary_push, encode_binary_reply, encode_broadcast,
     encode_close, encode_error, encode_push, encode_reply,
 };
-pub use presence::{encode_participants, encode_presence};
+pub use presence::{RESERVED_STATE_FIELDS, encode_participants, encode_presence};
 pub(crate) use topic::{document_id, topic};
 
 /// The first byte of a binary push, of a client as of a server.

@@ -10,4 +10,5 @@
 mod locks;
 mod locks_endings;
 mod presence;
+mod suites;
 mod support;

@@ -97,6 +97,7 @@ impl Scene {
     }
 
     pub(crate) fn with(mut config: PresenceConfig) -> Self {
+        config.reserved_state_fields = &["phx_ref", "phx_ref_prev"];
         let (clock, sink) = (Arc::new(ManualClock::new()), Arc::new(Sink::default()));
         let time: Arc<dyn Clock> = Arc::clone(&clock) as _;
         // The tests sweep by themselves, so the ticks are rare.

@@ -10,6 +10,10 @@ use relay_core::{
 
 use super::encode::{Frame, broadcast_of};
 
+/// The names of the fields that this encoding adds to a participant's state. Clients must not set them:
+/// hand them to whatever keeps the states.
+pub const RESERVED_STATE_FIELDS: &[&str] = &["phx_ref", "phx_ref_prev"];
+
 /// The format of a snapshot's users as JSON.
 struct UsersJson;
 /// The format of a snapshot or a difference as a whole message.
