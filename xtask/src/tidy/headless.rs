@@ -35,7 +35,7 @@ const HEADLESS: &[&str] = &[
 ];
 
 /// The number of headless openings that the workspace may have. It may only go down.
-const CEILING: usize = 595;
+const CEILING: usize = 94;
 
 /// The folders whose doc comments are held to the rule.
 const FOLDERS: &[&str] = &["crates", "xtask", "bench"];
