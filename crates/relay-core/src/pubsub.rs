@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::checked::CheckedDraft;
 use crate::error::ErrorCode;
@@ -187,8 +187,8 @@ pub enum StartPosition {
 }
 
 /// The acknowledgement of a subscription. Serialised, it is the opening of the wire protocols.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(into = "SubscribeAckForm")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "SubscribeAckForm", into = "SubscribeAckForm")]
 #[non_exhaustive]
 pub struct SubscribeAck {
     /// The head of the document.
@@ -223,8 +223,8 @@ impl SubscribeAck {
     }
 }
 
-/// An [`SubscribeAck`] on the wire.
-#[derive(Serialize)]
+/// A [`SubscribeAck`] on the wire.
+#[derive(Serialize, Deserialize)]
 struct SubscribeAckForm {
     epoch: Epoch,
     seq: Seq,
@@ -232,14 +232,14 @@ struct SubscribeAckForm {
     position: Seq,
     reset: bool,
     recovered: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reset_reason: Option<&'static str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reset_reason: Option<ResetReason>,
 }
 
 impl From<SubscribeAck> for SubscribeAckForm {
     fn from(SubscribeAck { head, position, recovery }: SubscribeAck) -> Self {
         let reset_reason = match recovery {
-            Recovery::Reset(reason) => Some(reason.code()),
+            Recovery::Reset(reason) => Some(reason),
             Recovery::Live | Recovery::Recovered => None,
         };
         Self {
@@ -251,6 +251,18 @@ impl From<SubscribeAck> for SubscribeAckForm {
             recovered: recovery == Recovery::Recovered,
             reset_reason,
         }
+    }
+}
+
+impl From<SubscribeAckForm> for SubscribeAck {
+    fn from(form: SubscribeAckForm) -> Self {
+        let recovery = match form.reset_reason {
+            Some(reason) => Recovery::Reset(reason),
+            None if form.recovered => Recovery::Recovered,
+            None => Recovery::Live,
+        };
+        let head = Head { epoch: form.epoch, first: form.first_seq, last: form.seq };
+        Self { head, position: form.position, recovery }
     }
 }
 
@@ -267,7 +279,8 @@ pub enum Recovery {
 }
 
 /// The reason for which a subscriber has to start again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ResetReason {
     /// The subscriber's seqs are those of another incarnation of the history.

@@ -142,6 +142,8 @@ proptest! {
         };
         let ack = SubscribeAck::decide(start, head);
         prop_assert_eq!((ack.position.get(), ack.recovery), expected(start, epoch, &kept, last));
+        let written = serde_json::to_string(&ack).unwrap();
+        prop_assert_eq!(serde_json::from_str::<SubscribeAck>(&written).unwrap(), ack, "{}", written);
     }
 
     #[test]

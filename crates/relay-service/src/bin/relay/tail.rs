@@ -7,7 +7,7 @@ use anyhow::bail;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full};
-use relay_core::{Event, Payload};
+use relay_core::{Event, Payload, Recovery, SubscribeAck};
 use serde::Deserialize;
 
 use crate::cli::TailArgs;
@@ -43,14 +43,6 @@ struct Follower {
     args: TailArgs,
     /// The id of the last event that was printed, or of the opening.
     last_id: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct SubscribeAck {
-    seq: u64,
-    position: u64,
-    reset: bool,
-    reset_reason: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -101,8 +93,7 @@ impl Follower {
 
     fn print(&self, message: &Message) -> anyhow::Result<()> {
         if message.name == "relay.opening" {
-            let opening: SubscribeAck = serde_json::from_str(&message.data)?;
-            report(&opening, &self.args.document);
+            report(&serde_json::from_str(&message.data)?, &self.args.document);
             return Ok(());
         }
         let mut out = std::io::stdout().lock();
@@ -116,15 +107,18 @@ impl Follower {
     }
 }
 
-fn report(opening: &SubscribeAck, document: &str) {
-    let SubscribeAck { seq, position, .. } = opening;
-    match &opening.reset_reason {
-        Some(reason) if opening.reset => {
+fn report(ack: &SubscribeAck, document: &str) {
+    let SubscribeAck { head, position, recovery, .. } = ack;
+    match recovery {
+        Recovery::Reset(reason) => {
+            let reason = reason.code();
             eprintln!(
                 "relay: `{document}` cannot be continued ({reason}); what is kept follows, after seq {position}"
             );
         }
-        _ => eprintln!("relay: following `{document}` after seq {position} (latest {seq})"),
+        Recovery::Live | Recovery::Recovered => {
+            eprintln!("relay: following `{document}` after seq {position} (latest {})", head.last);
+        }
     }
 }
 
