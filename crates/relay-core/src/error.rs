@@ -27,6 +27,14 @@ macro_rules! error_codes {
     };
 }
 
+impl ErrorCode {
+    /// True for a failure of the server itself. Its cause names files, disks and defects: operators find it in the server's
+    /// log, and no client gets it.
+    pub const fn is_server_failure(self) -> bool {
+        matches!(self, Self::Internal | Self::LogFailed)
+    }
+}
+
 error_codes! {
     /// The server is stopping.
     Closed = "closed",
@@ -91,7 +99,8 @@ impl Serialize for ErrorCode {
 pub struct CommandError {
     /// The kind of the refusal.
     pub code: ErrorCode,
-    /// The message for people: what was wrong, with which value, and what to do.
+    /// The message for people: what was wrong, with which value, and what to do. After a
+    /// [server failure](ErrorCode::is_server_failure) it is the cause, for operators.
     pub message: String,
     /// The user who stands in the way, where a lock does.
     pub holder: Option<UserId>,

@@ -2,8 +2,18 @@
 //!
 //! It is the `response` of a WebSocket error reply, the body of an HTTP error, and the data of the last server-sent event.
 
-use relay_core::{CommandError, ErrorCode, Seq, UserId};
+use std::fmt::Display;
+
+use relay_core::{
+    CommandError, ErrorCode, JoinError, LogError, PublishError, Seq, StreamError, SubscribeError, UserId,
+};
 use serde::Serialize;
+
+use crate::json::JsonError;
+use crate::vocabulary::PayloadError;
+
+/// The most characters of a message, which may quote text from the client.
+const MAX_MESSAGE_CHARS: usize = 512;
 
 /// The JSON form of a refusal.
 ///
@@ -40,9 +50,21 @@ impl ErrorBody {
         Self { reason, message: None, first_seq: None, holder: None }
     }
 
-    /// The body of a refusal of the kind `code`.
-    pub fn from_code(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self::new(code.as_str()).message(message)
+    /// The body of a refusal of the kind `code`, with its first 512 characters of `cause` as the message.
+    ///
+    /// After a [server failure](ErrorCode::is_server_failure) the message is a general one, since the cause is not for
+    /// clients. The caller logs it.
+    pub fn from_code(code: ErrorCode, cause: impl Display) -> Self {
+        let body = Self::new(code.as_str());
+        match code {
+            ErrorCode::LogFailed => {
+                body.message("the log does not take or give events at the moment; try again later")
+            }
+            ErrorCode::Internal => {
+                body.message("the server failed to answer; try again, or ask its operator")
+            }
+            _ => body.message(cause.to_string().chars().take(MAX_MESSAGE_CHARS).collect::<String>()),
+        }
     }
 
     /// Sets the message.
@@ -50,22 +72,53 @@ impl ErrorBody {
     pub fn message(self, message: impl Into<String>) -> Self {
         Self { message: Some(message.into()), ..self }
     }
+}
 
-    /// Sets the first seq that is kept.
-    #[must_use]
-    pub fn first_seq(self, first_seq: Option<Seq>) -> Self {
-        Self { first_seq, ..self }
-    }
-
-    /// Sets the user whose lock stands in the way.
-    #[must_use]
-    pub fn holder(self, holder: Option<UserId>) -> Self {
-        Self { holder, ..self }
+impl From<&PublishError> for ErrorBody {
+    fn from(error: &PublishError) -> Self {
+        Self { holder: error.holder().cloned(), ..Self::from_code(error.code(), error) }
     }
 }
 
-impl From<CommandError> for ErrorBody {
-    fn from(error: CommandError) -> Self {
-        Self::from_code(error.code, error.message).holder(error.holder)
+impl From<&SubscribeError> for ErrorBody {
+    fn from(error: &SubscribeError) -> Self {
+        let first_seq = match error {
+            SubscribeError::Log(LogError::Trimmed { first, .. }) => Some(*first),
+            _ => None,
+        };
+        Self { first_seq, ..Self::from_code(error.code(), error) }
+    }
+}
+
+impl From<&StreamError> for ErrorBody {
+    fn from(error: &StreamError) -> Self {
+        Self::from_code(error.code(), error)
+    }
+}
+
+impl From<&JoinError> for ErrorBody {
+    fn from(error: &JoinError) -> Self {
+        match error {
+            JoinError::Refused(error) => error.into(),
+            error => Self::from_code(error.code(), error),
+        }
+    }
+}
+
+impl From<&CommandError> for ErrorBody {
+    fn from(error: &CommandError) -> Self {
+        Self { holder: error.holder.clone(), ..Self::from_code(error.code, error) }
+    }
+}
+
+impl From<PayloadError> for ErrorBody {
+    fn from(error: PayloadError) -> Self {
+        Self::from_code(error.code(), error)
+    }
+}
+
+impl From<JsonError> for ErrorBody {
+    fn from(error: JsonError) -> Self {
+        Self::from_code(error.code(), error)
     }
 }

@@ -21,11 +21,13 @@
 pub mod binary;
 pub mod cloudevents;
 mod error_body;
+mod join_reply;
 pub mod json;
 mod vocabulary;
 mod written;
 
 pub use error_body::ErrorBody;
+pub use join_reply::JoinReply;
 pub use vocabulary::*;
 
 #[cfg(doctest)]

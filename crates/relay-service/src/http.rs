@@ -30,6 +30,9 @@ use axum::response::Response;
 use axum::routing::{get, post, put};
 use axum::{Json, Router, middleware};
 use http::{Method, StatusCode, Uri};
+use tower_http::classify::{ServerErrorsAsFailures, SharedClassifier};
+use tower_http::trace::TraceLayer;
+use tracing::Span;
 
 pub(crate) use self::api::Api;
 pub(crate) use self::host::Hosts;
@@ -77,7 +80,23 @@ pub(crate) fn router(api: Api) -> Router {
         .layer(guard)
         .layer(cors)
         .layer(names)
+        .layer(spans())
         .with_state(api)
+}
+
+type Spans = TraceLayer<SharedClassifier<ServerErrorsAsFailures>, fn(&Request) -> Span, (), (), (), (), ()>;
+
+/// The span of each request. The log lines of a request and of its answer's body name the method and the path.
+fn spans() -> Spans {
+    let span: fn(&Request) -> Span =
+        |request| tracing::error_span!("request", method = %request.method(), path = request.uri().path());
+    TraceLayer::new_for_http()
+        .make_span_with(span)
+        .on_request(())
+        .on_response(())
+        .on_body_chunk(())
+        .on_eos(())
+        .on_failure(())
 }
 
 /// The path that sends every WebSocket message back, if it is configured.

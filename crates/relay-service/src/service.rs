@@ -1,5 +1,8 @@
 //! [`RelayService`]: it starts its parts in the order in which they need each other, and stops them in the reverse order.
 
+#[cfg(test)]
+mod failure_tests;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use relay_core::{CheckedDraft, Commands, DocumentId, SessionId};
+use relay_events::ErrorBody;
 
 use crate::codec::{self, ClientMessage};
 use crate::document_stream::{DocumentStream, StreamItem};
-use crate::error_reply::ErrorReply;
+use crate::refusal;
 use crate::request::{self, Identity, JoinRequest};
 use crate::room::{RoomId, RoomKey, RoomMember, Rooms};
 
@@ -67,7 +68,7 @@ pub(crate) enum Action {
     /// Run the command that the message names, and reply with the outcome.
     Command { channel: ChannelRef },
     /// Reply with an error.
-    Refuse(ErrorReply),
+    Refuse(ErrorBody),
     /// Nothing: the message belongs to a channel that was closed while the message was on its way.
     Ignore,
 }
@@ -92,7 +93,7 @@ impl Channels {
         if message.topic == "phoenix" {
             return Reception::Act(match message.event.as_ref() {
                 "heartbeat" => Action::Heartbeat,
-                _ => Action::Refuse(ErrorReply::UNMATCHED_TOPIC),
+                _ => Action::Refuse(refusal::UNMATCHED_TOPIC),
             });
         }
         let id = codec::document_id(&message.topic);
@@ -103,7 +104,7 @@ impl Channels {
         Reception::Act(match (message.event.as_ref(), joined) {
             ("phx_join", joined) => self.join(message, joined, max_topics),
             ("phx_leave", None) => Action::Leave { closed: None },
-            (_, None) => Action::Refuse(ErrorReply::UNMATCHED_TOPIC),
+            (_, None) => Action::Refuse(refusal::UNMATCHED_TOPIC),
             (_, Some(index)) if !self.list[index].has_join_ref(message) => Action::Ignore,
             ("phx_leave", Some(index)) => Action::Leave { closed: Some(self.list.remove(index)) },
             (_, Some(index)) => self.list[index].receive(message, identity, commands),
@@ -118,7 +119,7 @@ impl Channels {
             Err(error) => return Action::Refuse(error),
         };
         if joined.is_none() && self.list.len() >= max_topics {
-            return Action::Refuse(ErrorReply::too_many_channels(max_topics));
+            return Action::Refuse(refusal::too_many_channels(max_topics));
         }
         let replaced = joined.map(|index| self.list.remove(index));
         let channel_ref = ChannelRef { document, join_ref: message.join_ref.as_deref().map(Arc::from) };
@@ -217,7 +218,7 @@ impl Channel {
         let channel = &self.id;
         if commands.contains(&message.event) {
             if !self.presence {
-                return Action::Refuse(ErrorReply::no_participant());
+                return Action::Refuse(refusal::no_participant());
             }
             return Action::Command { channel: channel.clone() };
         }

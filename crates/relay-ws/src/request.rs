@@ -2,15 +2,15 @@
 //! a join. Pure: values in, values out.
 
 use relay_core::{
-    Actor, CheckedDraft, ConnectionId, DocumentId, Draft, Epoch, JoinOptions, JsonText, Lease, Seq,
-    SessionId, StartPosition, SubscribeAck, UserId,
+    Actor, CheckedDraft, ConnectionId, DocumentId, Draft, Epoch, JoinOptions, JsonText, Seq, SessionId,
+    StartPosition, SubscribeAck, UserId,
 };
-use relay_events::{check, json, kind};
+use relay_events::{ErrorBody, JoinReply, check, json, kind};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::codec::{self, ClientMessage, ClientPayload};
-use crate::error_reply::ErrorReply;
+use crate::refusal;
 
 /// The event that has a whole draft as its payload.
 const PUBLISH: &str = "publish";
@@ -23,9 +23,9 @@ pub(crate) struct Identity {
 }
 
 /// The document that `topic` names.
-pub(crate) fn document(topic: &str) -> Result<DocumentId, ErrorReply> {
-    let id = codec::document_id(topic).ok_or(ErrorReply::UNMATCHED_TOPIC)?;
-    DocumentId::new(id).map_err(|error| ErrorReply::invalid_request(&error))
+pub(crate) fn document(topic: &str) -> Result<DocumentId, ErrorBody> {
+    let id = codec::document_id(topic).ok_or(refusal::UNMATCHED_TOPIC)?;
+    DocumentId::new(id).map_err(refusal::invalid_request)
 }
 
 /// The options of a join.
@@ -38,7 +38,7 @@ pub(crate) struct JoinRequest {
 }
 
 /// Reads the options of a join from its payload.
-pub(crate) fn join_request(payload: ClientPayload<'_>) -> Result<JoinRequest, ErrorReply> {
+pub(crate) fn join_request(payload: ClientPayload<'_>) -> Result<JoinRequest, ErrorBody> {
     #[derive(Deserialize)]
     struct Params<'a> {
         #[serde(default)]
@@ -53,16 +53,16 @@ pub(crate) fn join_request(payload: ClientPayload<'_>) -> Result<JoinRequest, Er
         state: Option<&'a RawValue>,
     }
     let ClientPayload::Json(raw) = payload else {
-        return Err(ErrorReply::invalid_request(&"the payload of a join is a JSON object, not binary data"));
+        return Err(refusal::invalid_request("the payload of a join is a JSON object, not binary data"));
     };
     let params: Params<'_> = serde_json::from_str(raw.get())
-        .map_err(|error| ErrorReply::invalid_request(&format!("join payload: {error}")))?;
+        .map_err(|error| refusal::invalid_request(format_args!("join payload: {error}")))?;
     let start = match (params.epoch, params.seq) {
         (None, None) => StartPosition::Live,
         (epoch, Some(seq)) => StartPosition::After { epoch, seq },
         (Some(_), None) => {
-            return Err(ErrorReply::invalid_request(
-                &"join payload: `epoch` without `seq`; give both, or neither for live events alone",
+            return Err(refusal::invalid_request(
+                "join payload: `epoch` without `seq`; give both, or neither for live events alone",
             ));
         }
     };
@@ -80,7 +80,7 @@ pub(crate) fn draft(
     document: &DocumentId,
     identity: &Identity,
     session: Option<SessionId>,
-) -> Result<CheckedDraft, ErrorReply> {
+) -> Result<CheckedDraft, ErrorBody> {
     let draft = match message.payload {
         ClientPayload::Json(raw) if message.event == PUBLISH => {
             json::decode_draft(document, raw.get().as_bytes())?
@@ -97,15 +97,12 @@ pub(crate) fn draft(
     Ok(draft)
 }
 
-/// The response to a join.
+/// The response to a join of a channel.
 #[derive(Debug, Serialize)]
-pub(crate) struct JoinReply<'a> {
+pub(crate) struct ChannelJoinReply<'a> {
     #[serde(flatten)]
     pub(crate) ack: SubscribeAck,
     pub(crate) user: &'a UserId,
-    pub(crate) connection: ConnectionId,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) session: Option<SessionId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) locks: Option<&'a [Lease]>,
+    #[serde(flatten)]
+    pub(crate) join: JoinReply<'a>,
 }

@@ -137,14 +137,7 @@ impl LockError {
 }
 
 impl From<LockError> for CommandError {
-    /// The refusal as the client gets it. The causes of storage failures are left out; they are for operators.
     fn from(error: LockError) -> Self {
-        let message = match error.code() {
-            ErrorCode::LogFailed => {
-                "the server cannot keep changes of locks at present; try again later".to_owned()
-            }
-            _ => error.to_string(),
-        };
-        Self::new(error.code(), message).holder(error.holder().cloned())
+        Self::new(error.code(), error.to_string()).holder(error.holder().cloned())
     }
 }

@@ -8,7 +8,6 @@ use axum::response::{Response, sse};
 use axum::routing::get;
 use axum::{Json, Router};
 use futures_util::stream;
-use http::StatusCode;
 use relay_core::{DocumentId, EventId, ServiceName, Timestamp};
 use relay_router::decisions::{
     DecisionFilter, DecisionLogError, DecisionRecord, DecisionStream, DecisionStreamItem, Outcome,
@@ -113,6 +112,6 @@ impl Follower {
 
 impl From<DecisionLogError> for Problem {
     fn from(error: DecisionLogError) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_failed", error.to_string())
+        Self::store_failed(&error)
     }
 }

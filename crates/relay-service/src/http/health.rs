@@ -1,10 +1,9 @@
 //! `/health/live`: the process answers. `/health/ready`: the server can take requests.
 
-use std::fmt::Display;
-
 use axum::Json;
 use axum::extract::State;
-use http::StatusCode;
+use relay_core::SubscribeError;
+use relay_router::Router;
 use serde::Serialize;
 
 use super::api::Api;
@@ -23,15 +22,11 @@ pub(super) async fn ready(State(api): State<Api>) -> Result<Json<Health>, Proble
     if api.closing.is_cancelled() {
         return Err(Problem::stopping());
     }
-    let failed = |reason, error: &dyn Display| {
-        let message = format!("{error}; see the server's log");
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, reason, message)
-    };
     if let Some(error) = api.log_error().await {
-        return Err(failed("log_failed", &error));
+        return Err(SubscribeError::from(error).into());
     }
-    if let Some(error) = api.router().and_then(relay_router::Router::failure) {
-        return Err(failed("store_failed", &error));
+    if let Some(error) = api.router().and_then(Router::failure) {
+        return Err(error.into());
     }
     Ok(Json(Health { status: "ready" }))
 }

@@ -71,6 +71,6 @@ pub(super) async fn history(
         last_seq: head.last,
         next_after_seq: events.last().and_then(|event| event.seq).unwrap_or(query.after_seq.min(head.last)),
     };
-    let body = page.to_json(&events).map_err(|error| Problem::internal(error.to_string()))?;
+    let body = page.to_json(&events).map_err(Problem::internal)?;
     Ok(([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response())
 }

@@ -10,12 +10,12 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use relay_core::{
-    Activity, CommandHandler, ConnectionId, JoinOptions, JsonText, Lease, LeaveReason, Membership, Presence,
-    SessionId, UserId,
+    Activity, CommandHandler, ConnectionId, JoinOptions, JsonText, LeaveReason, Membership, Presence, UserId,
 };
+use relay_events::JoinReply;
 use relay_presence::UpdateState;
 use relay_ws::codec::encode_participants;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::api::Api;
@@ -30,13 +30,6 @@ pub(super) struct JoinBody {
     resume: Option<ConnectionId>,
 }
 
-#[derive(Serialize)]
-struct JoinReply {
-    connection: ConnectionId,
-    session: SessionId,
-    locks: Vec<Lease>,
-}
-
 pub(super) async fn join(
     State(api): State<Api>,
     Document(document): Document,
@@ -47,7 +40,7 @@ pub(super) async fn join(
     let state = state.as_deref().map(JsonText::from_raw);
     let joined =
         api.presence().join(&membership, JoinOptions { resume, state, ..JoinOptions::default() }).await?;
-    let reply = JoinReply { connection: membership.connection, session: joined.session, locks: joined.locks };
+    let reply = JoinReply::new(membership.connection, Some(&joined));
     Ok((StatusCode::CREATED, Json(reply)).into_response())
 }
 

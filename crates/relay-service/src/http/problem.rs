@@ -1,12 +1,16 @@
 //! [`Problem`]: an error as HTTP clients see it, a status and an [`ErrorBody`].
+//!
+//! The cause of a failure of the server is logged here, in the span of the request, and is not part of the answer.
+
+use std::fmt::Display;
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
-use relay_core::{CommandError, ErrorCode, InvalidId, JoinError, LogError, PublishError, SubscribeError};
-use relay_events::ErrorBody;
+use relay_core::{CommandError, ErrorCode, InvalidId, JoinError, PublishError, StreamError, SubscribeError};
 use relay_events::json::JsonError;
+use relay_events::{ErrorBody, PayloadError};
 
 /// The refusal of a request.
 #[derive(Debug)]
@@ -24,11 +28,11 @@ impl Problem {
         Self { status, body: ErrorBody::new(reason).message(message) }
     }
 
-    pub(super) fn invalid_request(message: impl Into<String>) -> Self {
+    pub(super) fn invalid_request(message: impl Display) -> Self {
         Self::of(ErrorCode::InvalidRequest, message)
     }
 
-    pub(super) fn too_large(message: impl Into<String>) -> Self {
+    pub(super) fn too_large(message: impl Display) -> Self {
         Self::of(ErrorCode::TooLarge, message)
     }
 
@@ -41,81 +45,108 @@ impl Problem {
     }
 
     /// The refusal of a request that failed by a defect of the server.
-    pub(super) fn internal(message: impl Into<String>) -> Self {
-        Self::of(ErrorCode::Internal, message)
+    pub(super) fn internal(error: impl Display) -> Self {
+        Self::of(ErrorCode::Internal, error)
     }
 
-    /// Returns the body, for a batch that holds it as one of several outcomes.
+    /// The refusal of a request for which the router's store failed.
+    pub(super) fn store_failed(error: &dyn Display) -> Self {
+        const REASON: &str = "store_failed";
+        log_failure(REASON, error);
+        let message = "the router's store does not work at the moment; try again later";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, REASON, message)
+    }
+
+    /// Returns the body, for an answer that holds it as one part of several.
     pub(super) fn into_body(self) -> ErrorBody {
         self.body
     }
 
-    /// The problem for `code`, with the status that belongs to it.
-    fn of(code: ErrorCode, message: impl Into<String>) -> Self {
-        let status = match code {
-            ErrorCode::UnknownEvent | ErrorCode::InvalidPayload => StatusCode::UNPROCESSABLE_ENTITY,
-            ErrorCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            ErrorCode::Overloaded | ErrorCode::TooManyLocks | ErrorCode::TooManyWaiters => {
-                StatusCode::TOO_MANY_REQUESTS
-            }
-            ErrorCode::IdConflict | ErrorCode::StaleLock => StatusCode::CONFLICT,
-            ErrorCode::Locked | ErrorCode::WaitTimeout => StatusCode::LOCKED,
-            ErrorCode::ReservedEvent => StatusCode::FORBIDDEN,
-            ErrorCode::NotJoined => StatusCode::NOT_FOUND,
-            ErrorCode::Trimmed => StatusCode::GONE,
-            ErrorCode::Closed | ErrorCode::LogFailed | ErrorCode::TooManyDocuments | ErrorCode::NotOwner => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-            ErrorCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            _ => StatusCode::BAD_REQUEST,
-        };
-        Self { status, body: ErrorBody::from_code(code, message) }
+    /// The problem for `code`.
+    fn of(code: ErrorCode, message: impl Display) -> Self {
+        let body = ErrorBody::from_code(code, &message);
+        Self::refused(code, &message, body)
+    }
+
+    /// The problem with `body`, for an error of the kind `code`. Logs the error if it is a failure of the server.
+    fn refused(code: ErrorCode, error: &dyn Display, body: ErrorBody) -> Self {
+        if code.is_server_failure() {
+            log_failure(body.reason, error);
+        }
+        Self { status: status(code), body }
+    }
+}
+
+fn log_failure(reason: &'static str, error: &dyn Display) {
+    tracing::warn!(reason, %error, "a request failed");
+}
+
+/// The status that belongs to `code`.
+const fn status(code: ErrorCode) -> StatusCode {
+    match code {
+        ErrorCode::UnknownEvent | ErrorCode::InvalidPayload => StatusCode::UNPROCESSABLE_ENTITY,
+        ErrorCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        ErrorCode::Overloaded | ErrorCode::TooManyLocks | ErrorCode::TooManyWaiters => {
+            StatusCode::TOO_MANY_REQUESTS
+        }
+        ErrorCode::IdConflict | ErrorCode::StaleLock => StatusCode::CONFLICT,
+        ErrorCode::Locked | ErrorCode::WaitTimeout => StatusCode::LOCKED,
+        ErrorCode::ReservedEvent => StatusCode::FORBIDDEN,
+        ErrorCode::NotJoined => StatusCode::NOT_FOUND,
+        ErrorCode::Trimmed => StatusCode::GONE,
+        ErrorCode::Closed | ErrorCode::LogFailed | ErrorCode::TooManyDocuments | ErrorCode::NotOwner => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        ErrorCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        _ => StatusCode::BAD_REQUEST,
     }
 }
 
 impl From<JsonError> for Problem {
     fn from(error: JsonError) -> Self {
-        Self::of(error.code(), error.to_string())
+        Self::of(error.code(), error)
+    }
+}
+
+impl From<PayloadError> for Problem {
+    fn from(error: PayloadError) -> Self {
+        Self::of(error.code(), error)
     }
 }
 
 impl From<InvalidId> for Problem {
     fn from(error: InvalidId) -> Self {
-        Self::invalid_request(error.to_string())
+        Self::invalid_request(error)
     }
 }
 
 impl From<PublishError> for Problem {
     fn from(error: PublishError) -> Self {
-        let Self { status, body } = Self::of(error.code(), error.to_string());
-        Self { status, body: body.holder(error.holder().cloned()) }
+        Self::refused(error.code(), &error, (&error).into())
     }
 }
 
 impl From<JoinError> for Problem {
     fn from(error: JoinError) -> Self {
-        match error {
-            JoinError::Refused(error) => error.into(),
-            error => Self::of(error.code(), error.to_string()),
-        }
+        Self::refused(error.code(), &error, (&error).into())
     }
 }
 
 impl From<CommandError> for Problem {
     fn from(error: CommandError) -> Self {
-        let status = Self::of(error.code, "").status;
-        Self { status, body: error.into() }
+        Self::refused(error.code, &error, (&error).into())
     }
 }
 
 impl From<SubscribeError> for Problem {
     fn from(error: SubscribeError) -> Self {
-        let first_seq = match &error {
-            SubscribeError::Log(LogError::Trimmed { first, .. }) => Some(*first),
-            _ => None,
-        };
-        let Self { status, body } = Self::of(error.code(), error.to_string());
-        Self { status, body: body.first_seq(first_seq) }
+        Self::refused(error.code(), &error, (&error).into())
+    }
+}
+
+impl From<StreamError> for Problem {
+    fn from(error: StreamError) -> Self {
+        Self::refused(error.code(), &error, (&error).into())
     }
 }
 
@@ -136,7 +167,7 @@ impl IntoResponse for Problem {
 mod tests {
     use std::time::Duration;
 
-    use relay_core::{DocumentId, Seq};
+    use relay_core::{DocumentId, LogError, Seq};
 
     use super::*;
 
@@ -162,6 +193,19 @@ mod tests {
         check(PublishError::TooManyDocuments { open: 1 }, 503, "too_many_documents");
         check(PublishError::Log(LogError::Corrupt { detail: String::new() }), 503, "log_failed");
         check(SubscribeError::Log(LogError::Trimmed { document, first: Seq::FIRST }), 410, "trimmed");
+        check(CommandError::new(ErrorCode::Internal, "a defect"), 500, "internal");
+    }
+
+    #[test]
+    fn the_cause_of_a_failure_of_the_server_is_not_in_its_body() {
+        let log = PublishError::Log(LogError::Corrupt { detail: "secret".to_owned() });
+        let command = CommandError::new(ErrorCode::Internal, "secret");
+        for problem in
+            [log.into(), command.into(), Problem::internal("secret"), Problem::store_failed(&"secret")]
+        {
+            let message = problem.into_body().message.unwrap();
+            assert!(!message.contains("secret"), "{message}");
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Closed => Self::stopping(),
-            error => Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_failed", error.to_string()),
+            error => Self::store_failed(&error),
         }
     }
 }

@@ -7,7 +7,6 @@ use axum::{Json, Router};
 use http::header::{CONTENT_TYPE, ETAG, IF_MATCH};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use relay_core::{Actor, DocumentId, Draft, Epoch, Metadata, Seq, Timestamp};
-use relay_events::PayloadError;
 use relay_router::rules::{RuleDocument, RuleFormat, RuleSetError};
 use relay_router::{ActiveRules, DryRun, RulesError};
 use serde::Deserialize;
@@ -41,7 +40,7 @@ fn respond(rules: ActiveRules) -> Result<Response, Problem> {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     let tag = HeaderValue::try_from(format!("\"{}\"", rules.version));
-    headers.insert(ETAG, tag.map_err(|error| Problem::internal(error.to_string()))?);
+    headers.insert(ETAG, tag.map_err(Problem::internal)?);
     Ok(response)
 }
 
@@ -102,18 +101,11 @@ async fn dry_run(
 ) -> Result<Json<DryRun>, Problem> {
     let DryEvent { document, kind, payload, actor, metadata } = body.event;
     let kind = relay_events::kind(&kind)?;
-    let payload =
-        relay_core::Payload::json(&payload).map_err(|error| Problem::invalid_request(error.to_string()))?;
+    let payload = relay_core::Payload::json(&payload).map_err(Problem::invalid_request)?;
     let draft = Draft::new(document, kind, payload).actor(actor.unwrap_or(Actor::System)).metadata(metadata);
     let event = draft.into_event(Epoch::from_u64(0), Some(Seq::FIRST), Timestamp::UNIX_EPOCH);
     let rules = body.rules.map(|text| RuleDocument { text, format: RuleFormat::Toml });
     Ok(Json(router(&api)?.dry_run(&event, rules.as_ref())?))
-}
-
-impl From<PayloadError> for Problem {
-    fn from(error: PayloadError) -> Self {
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.code().as_str(), error.to_string())
-    }
 }
 
 impl From<RuleSetError> for Problem {

@@ -12,8 +12,8 @@ use axum::response::Response;
 use axum::response::sse;
 use futures_util::stream;
 use http::HeaderMap;
-use relay_core::{Epoch, ErrorCode, Event, EventStream, Seq, StartPosition, SubscribeAck};
-use relay_events::{ErrorBody, json};
+use relay_core::{Epoch, Event, EventStream, Seq, StartPosition, SubscribeAck};
+use relay_events::json;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
@@ -82,13 +82,13 @@ impl Follower {
             () = self.closing.cancelled() => None,
             next = poll_fn(|cx| events.poll_next(cx)) => next,
         };
-        let (code, message) = match next {
+        let problem = match next {
             Some(Ok(event)) => return Some(document_event(&event)),
-            Some(Err(error)) => (error.code(), error.to_string()),
-            None => (ErrorCode::Closed, "the server is stopping; connect again".to_owned()),
+            Some(Err(error)) => error.into(),
+            None => Problem::stopping(),
         };
         self.events = None;
-        Some(sse::Event::default().event("relay.ended").json_data(ErrorBody::from_code(code, message)))
+        Some(sse::Event::default().event("relay.ended").json_data(problem.into_body()))
     }
 }
 
@@ -120,10 +120,13 @@ fn with_data(event: sse::Event, json: &str) -> sse::Event {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::task::{Context, Poll};
     use std::time::Duration;
 
     use http::HeaderValue;
     use http_body_util::BodyExt as _;
+    use relay_core::{LogError, StreamError, StreamPosition};
 
     use super::*;
 
@@ -145,6 +148,37 @@ mod tests {
             headers.insert("last-event-id", HeaderValue::from_bytes(malformed.as_bytes()).unwrap());
             assert!(start(&headers, None).is_err(), "{malformed}");
         }
+    }
+
+    /// A stream whose history cannot be read.
+    struct BrokenStream;
+
+    impl EventStream for BrokenStream {
+        fn poll_next(&mut self, _: &mut Context<'_>) -> Poll<Option<Result<Arc<Event>, StreamError>>> {
+            let error = LogError::Corrupt { detail: "/srv/secret/7.log is on fire".to_owned() };
+            Poll::Ready(Some(Err(error.into())))
+        }
+
+        fn position(&self) -> Option<StreamPosition> {
+            None
+        }
+
+        fn fork(&self) -> Box<dyn EventStream> {
+            Box::new(Self)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_fails_ends_with_the_reason_and_without_its_cause() {
+        let closing = CancellationToken::new();
+        let mut follower = Follower { ack: None, events: Some(Box::new(BrokenStream)), closing };
+        let last = follower.next().await.unwrap();
+        assert!(follower.next().await.is_none());
+        let response = response(stream::iter([last]), Duration::from_secs(60));
+        let frame = response.into_body().collect().await.unwrap().to_bytes();
+        let frame = std::str::from_utf8(&frame).unwrap();
+        assert!(frame.starts_with("event: relay.ended\n"), "{frame}");
+        assert!(frame.contains("log_failed") && !frame.contains("secret"), "{frame}");
     }
 
     #[tokio::test]

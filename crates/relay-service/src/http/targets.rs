@@ -82,8 +82,7 @@ struct LetterPath {
 }
 
 fn letter_id(text: &str) -> Result<DeadLetterId, Problem> {
-    text.parse()
-        .map_err(|error: relay_router::InvalidDeadLetterId| Problem::invalid_request(error.to_string()))
+    text.parse::<DeadLetterId>().map_err(Problem::invalid_request)
 }
 
 type LetterPathResult = Result<Path<LetterPath>, PathRejection>;

@@ -4,14 +4,13 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use relay_core::{
-    Activity, CheckedDraft, DocumentId, ErrorCode, JsonText, LeaveReason, Membership, PublishError,
-};
+use relay_core::{Activity, CheckedDraft, DocumentId, JsonText, LeaveReason, Membership};
+use relay_events::ErrorBody;
 
 use super::pending::{JoinResult, ReadyReply, Subscribed};
 use super::reply::ReplyTo;
 use crate::channels::{Channel, ChannelRef, Delivery};
-use crate::error_reply::ErrorReply;
+use crate::refusal;
 use crate::request::{Identity, JoinRequest};
 use crate::shard_context::ShardDeps;
 
@@ -42,13 +41,17 @@ impl Client {
             let outcome = async {
                 let subscribed = source.subscribe(&channel.document, request.start).await;
                 let (ack, events) = subscribed.map_err(|error| {
-                    if error.code() == ErrorCode::LogFailed {
-                        tracing::warn!(document = %channel.document, %error, "a join failed: the history cannot be read");
-                    }
-                    ErrorReply::from(&error)
+                    refusal::log_failure("join", &channel.document, error.code(), &error);
+                    ErrorBody::from(&error)
                 })?;
                 let joined = match presence {
-                    Some(presence) => Some(presence.join(&membership, request.options).await?),
+                    Some(presence) => {
+                        let joined = presence.join(&membership, request.options).await;
+                        Some(joined.map_err(|error| {
+                            refusal::log_failure("join", &channel.document, error.code(), &error);
+                            ErrorBody::from(&error)
+                        })?)
+                    }
                     None => None,
                 };
                 Ok(Subscribed { ack, events, joined })
@@ -79,9 +82,9 @@ impl Client {
                     to.ok(&ack)
                 }
                 Err(error) => {
-                    log_failed_push(&topic, &error);
-                    let error = ErrorReply::from(&error);
-                    counters.errors.increment(error.reason());
+                    refusal::log_failure("publish", &channel.document, error.code(), &error);
+                    let error = ErrorBody::from(&error);
+                    counters.errors.increment(error.reason);
                     to.error(&error)
                 }
             };
@@ -105,8 +108,11 @@ impl Client {
         let command = async move {
             let mut arguments = serde_json::Deserializer::from_str(arguments.as_str());
             let outcome = match commands.run(&name, &membership, &mut arguments) {
-                Some(running) => running.await.map_err(ErrorReply::from),
-                None => Err(ErrorReply::unknown_event(&name)),
+                Some(running) => running.await.map_err(|error| {
+                    refusal::log_failure(&name, &channel.document, error.code, &error);
+                    ErrorBody::from(&error)
+                }),
+                None => Err(refusal::unknown_event(&name)),
             };
             let topic = channel.topic();
             let to = channel.reply_to(&topic, reference.as_deref());
@@ -116,7 +122,7 @@ impl Client {
                     to.ok(&reply)
                 }
                 Err(error) => {
-                    counters.errors.increment(error.reason());
+                    counters.errors.increment(error.reason);
                     to.error(&error)
                 }
             };
@@ -159,11 +165,5 @@ impl ChannelRef {
     /// The address of a reply on the channel, whose topic is `topic`.
     pub(super) fn reply_to<'a>(&'a self, topic: &'a str, reference: Option<&'a str>) -> ReplyTo<'a> {
         ReplyTo { join_ref: self.join_ref.as_deref(), reference, topic }
-    }
-}
-
-fn log_failed_push(topic: &str, error: &PublishError) {
-    if error.code() == ErrorCode::LogFailed {
-        tracing::warn!(%topic, %error, "a push failed: the log did not take it");
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use relay_core::{Activity, CheckedDraft, DocumentId, ErrorCode, LeaveReason, StreamError};
-use relay_events::{NoticeLevel, SYSTEM_NOTICE, SystemNotice};
+use relay_events::{ErrorBody, JoinReply, NoticeLevel, SYSTEM_NOTICE, SystemNotice};
 
 use super::client::Client;
 use super::end::End;
@@ -18,10 +18,10 @@ use crate::close::CloseReason;
 use crate::codec::{self, ClientMessage, ClientPayload, DecodeError, Frame};
 use crate::config::WsConfig;
 use crate::document_stream::{DocumentStream, StreamItem};
-use crate::error_reply::ErrorReply;
 use crate::framing::{Message, OpCode};
 use crate::handshake::Protocol;
-use crate::request::{Identity, JoinReply};
+use crate::refusal;
+use crate::request::{ChannelJoinReply, Identity};
 use crate::room::RoomId;
 use crate::shard_context::{ShardContext, ShardDeps};
 
@@ -292,14 +292,14 @@ impl MessageHandler {
                 self.client.count_membership(&channel.document);
                 let Identity { user, connection } = &self.client.identity;
                 let session = joined.as_ref().map(|joined| joined.session);
-                let locks = joined.as_ref().map(|joined| &*joined.locks);
-                let response = JoinReply { ack, user, connection: *connection, session, locks };
+                let join = JoinReply::new(*connection, joined.as_ref());
+                let response = ChannelJoinReply { ack, user, join };
                 link.send(&to.ok(&response), shard);
                 let stream = DocumentStream::new(events, joined.map(|joined| joined.presence));
                 self.channels.join_succeeded(&channel, session, stream);
             }
             Err(error) => {
-                shard.deps.counters.errors.increment(error.reason());
+                shard.deps.counters.errors.increment(error.reason);
                 link.send(&to.error(&error), shard);
                 self.channels.join_failed(&channel);
             }
@@ -333,7 +333,7 @@ impl MessageHandler {
         cx: &mut Context<'_>,
     ) {
         let ClientPayload::Json(arguments) = message.payload else {
-            let error = ErrorReply::unknown_event(&message.event);
+            let error = refusal::unknown_event(&message.event);
             return self.refuse(ReplyTo::message(message), &error, link, shard);
         };
         let (reference, name) = (message.reference.as_deref(), message.event.as_ref().to_owned());
@@ -345,8 +345,8 @@ impl MessageHandler {
         }
     }
 
-    fn refuse(&mut self, to: ReplyTo<'_>, error: &ErrorReply, link: &mut Link, shard: &mut ShardContext<'_>) {
-        shard.deps.counters.errors.increment(error.reason());
+    fn refuse(&mut self, to: ReplyTo<'_>, error: &ErrorBody, link: &mut Link, shard: &mut ShardContext<'_>) {
+        shard.deps.counters.errors.increment(error.reason);
         self.reply_in_order(to.error(error), link, shard);
     }
 
@@ -427,11 +427,9 @@ fn encode_close(channel: &Channel) -> Frame {
     codec::encode_close(join_ref.as_deref(), &channel.id.topic())
 }
 
-/// The code that a client gets at the end of a channel. The log's own message is for operators, who find it in the logs.
+/// The code that a client gets at the end of a channel.
 fn error_code(cause: Option<&StreamError>, document: &DocumentId) -> ErrorCode {
     let Some(error) = cause else { return ErrorCode::Closed };
-    if let StreamError::Log(error) = error {
-        tracing::warn!(%document, %error, "a channel ends: its history cannot be read");
-    }
+    refusal::log_failure("stream", document, error.code(), error);
     error.code()
 }

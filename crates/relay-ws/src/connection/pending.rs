@@ -8,11 +8,11 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesOrdered, FuturesUnordered};
 use futures_util::{FutureExt, StreamExt};
 use relay_core::{EventStream, Joined, SubscribeAck};
+use relay_events::ErrorBody;
 
 use crate::channels::ChannelRef;
 use crate::codec::Frame;
 use crate::config::WsConfig;
-use crate::error_reply::ErrorReply;
 
 /// The operations of a connection that are under way. Most connections have none most of the time, and then it holds no
 /// memory.
@@ -49,7 +49,7 @@ pub(super) struct ReadyReply {
 pub(super) struct JoinResult {
     pub(super) channel: ChannelRef,
     pub(super) reference: Option<Arc<str>>,
-    pub(super) result: Result<Subscribed, ErrorReply>,
+    pub(super) result: Result<Subscribed, ErrorBody>,
 }
 
 /// A document that a client has joined.

@@ -1,9 +1,10 @@
 //! The replies to a client's messages.
 
+use relay_core::ErrorCode;
+use relay_events::ErrorBody;
 use serde::Serialize;
 
 use crate::codec::{self, ClientMessage, Frame, Status};
-use crate::error_reply::ErrorReply;
 
 /// The response of a reply without content.
 #[derive(Serialize)]
@@ -33,7 +34,7 @@ impl<'a> ReplyTo<'a> {
     }
 
     /// A reply that refuses the request.
-    pub(super) fn error(self, error: &ErrorReply) -> Frame {
+    pub(super) fn error(self, error: &ErrorBody) -> Frame {
         self.encode(Status::Error, error)
     }
 
@@ -42,7 +43,8 @@ impl<'a> ReplyTo<'a> {
         let Self { join_ref, reference, topic } = self;
         codec::encode_reply(join_ref, reference, topic, status, response).unwrap_or_else(|error| {
             tracing::error!(%topic, %error, "a reply cannot be encoded");
-            codec::encode_reply(join_ref, reference, topic, Status::Error, &ErrorReply::internal())
+            let internal = ErrorBody::from_code(ErrorCode::Internal, error);
+            codec::encode_reply(join_ref, reference, topic, Status::Error, &internal)
                 .unwrap_or_else(|error| unreachable!("texts are JSON: {error}"))
         })
     }

@@ -1,0 +1,43 @@
+//! The refusals of a client's requests that no other crate decides, and the log lines of failures.
+
+use std::fmt::Display;
+
+use relay_core::{DocumentId, ErrorCode};
+use relay_events::ErrorBody;
+
+use crate::text::excerpt;
+
+/// The reply to a message on a topic that does not exist or is not joined. Phoenix gives no message with it.
+pub(crate) const UNMATCHED_TOPIC: ErrorBody = ErrorBody::new("unmatched topic");
+
+/// A refusal of a malformed request.
+pub(crate) fn invalid_request(message: impl Display) -> ErrorBody {
+    ErrorBody::from_code(ErrorCode::InvalidRequest, message)
+}
+
+/// The refusal of an event that is neither a kind nor a command.
+pub(crate) fn unknown_event(name: &str) -> ErrorBody {
+    let message = format!("there is no request `{}` on this topic", excerpt(name, 64));
+    ErrorBody::from_code(ErrorCode::UnknownEvent, message)
+}
+
+/// The refusal of a command from a member that takes no part in presence.
+pub(crate) fn no_participant() -> ErrorBody {
+    ErrorBody::from_code(
+        ErrorCode::NotJoined,
+        "this member takes no part in presence; join without `presence: false` to ask for this",
+    )
+}
+
+/// The refusal of a join beyond the limit of topics, with the reason that Phoenix gives it.
+pub(crate) fn too_many_channels(max: usize) -> ErrorBody {
+    let message = format!("this connection has joined {max} topics, the most it may; leave one first");
+    ErrorBody::new("too many channels joined").message(message)
+}
+
+/// Logs the cause of a [server failure](ErrorCode::is_server_failure), which the client does not get.
+pub(crate) fn log_failure(request: &str, document: &DocumentId, code: ErrorCode, cause: &dyn Display) {
+    if code.is_server_failure() {
+        tracing::warn!(request, %document, reason = code.as_str(), error = %cause, "a request failed");
+    }
+}
