@@ -2,14 +2,15 @@
 //!
 //! Browsers name the page in `Origin`; programs send none and need none. Reading needs no check here, since browsers keep
 //! answers from pages that the CORS headers do not name. Writing is refused before it happens, which CORS headers alone do
-//! not do: a browser sends some writes without asking first.
+//! not do: a browser sends some writes without asking first. (`CsrfLayer` of tower-http refuses them too, by a list of its
+//! own; here one [`OriginPolicy`] decides about sockets, the CORS headers and writes.)
 
 use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
-use http::header::{CONTENT_TYPE, HOST, HeaderName, ORIGIN, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_TYPE, ETAG, HOST, HeaderName, IF_MATCH, ORIGIN, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use relay_ws::OriginPolicy;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -37,7 +38,7 @@ pub(super) async fn refuse_foreign_pages(
                 StatusCode::FORBIDDEN,
                 "origin",
                 format!(
-                    "pages of `{origin}` may not publish; the operator allows them with `allowed_origins`"
+                    "pages of `{origin}` may not change anything; the operator allows them with `allowed_origins`"
                 ),
             ))
         }
@@ -52,8 +53,8 @@ pub(super) fn cors(policy: &OriginPolicy) -> CorsLayer {
         .allow_origin(AllowOrigin::predicate(move |origin, request| {
             allows(&policy, origin, &request.headers)
         }))
-        .allow_methods([Method::GET, Method::POST])
-        .allow_headers([CONTENT_TYPE, HeaderName::from_static("last-event-id")])
-        .expose_headers([RETRY_AFTER])
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
+        .allow_headers([CONTENT_TYPE, IF_MATCH, HeaderName::from_static("last-event-id")])
+        .expose_headers([ALLOW, ETAG, RETRY_AFTER])
         .max_age(PREFLIGHT_MAX_AGE)
 }

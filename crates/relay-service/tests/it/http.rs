@@ -1,7 +1,7 @@
 //! HTTP: publishing, history and server-sent events of the real binary.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
 
-use crate::support::{Events, Server, data, request};
+use crate::support::{Answer, Events, Server, data, request};
 use serde_json::{Value, json};
 
 const NOTES: &str = "/v1/documents/notes/events";
@@ -248,6 +248,43 @@ fn what_retention_has_dropped_is_gone_while_the_document_is_in_use_too() {
     let page = server.get(&format!("{NOTES}?after_seq={}", first - 1)).json();
     assert_eq!(page["first_seq"], json!(first));
     assert_eq!(page["events"].as_array().unwrap().len() as u64, 41 - first);
+}
+
+#[test]
+fn a_preflight_allows_each_method_and_header_that_the_paths_take_to_pages_of_allowed_sites() {
+    let data = data();
+    let server = Server::start_with(data.path(), &["--set", "allowed_origins=https://app.example"]);
+    let preflight = |path: &str, origin: &str, method: &str, headers: &str| {
+        let headers = [
+            ("origin", origin),
+            ("access-control-request-method", method),
+            ("access-control-request-headers", headers),
+        ];
+        request(server.address, "OPTIONS", path, &headers, b"")
+    };
+    let lists = |answer: &Answer, header: &str, wanted: &str| {
+        let list = answer.header(header).unwrap_or_default().to_ascii_lowercase();
+        list.split(',').any(|one| one.trim() == wanted.to_ascii_lowercase())
+    };
+    for (path, method, header) in [
+        ("/v1/documents/notes/events", "GET", "last-event-id"),
+        ("/v1/documents/notes/events", "POST", "content-type"),
+        ("/v1/documents/notes/locks/7", "PUT", "content-type"),
+        ("/v1/documents/notes/locks/7", "DELETE", "content-type"),
+        ("/v1/rules", "PUT", "if-match"),
+    ] {
+        let allowed = preflight(path, "https://app.example", method, header);
+        assert_eq!(allowed.header("access-control-allow-origin"), Some("https://app.example"));
+        assert!(lists(&allowed, "access-control-allow-methods", method), "{method} {path}: {allowed:?}");
+        assert!(lists(&allowed, "access-control-allow-headers", header), "{method} {path}: {allowed:?}");
+        let refused = preflight(path, "https://evil.example", method, header);
+        assert_eq!(refused.header("access-control-allow-origin"), None, "{method} {path}");
+    }
+    let headers = [("origin", "https://app.example")];
+    let rules = request(server.address, "GET", "/v1/rules", &headers, b"");
+    for header in ["allow", "etag", "retry-after"] {
+        assert!(lists(&rules, "access-control-expose-headers", header), "{header}: {rules:?}");
+    }
 }
 
 #[test]
