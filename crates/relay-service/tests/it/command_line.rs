@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::process::Stdio;
 
-use crate::support::{self, PATIENCE, Server, data, failure, lines, relay, run, success};
+use crate::support::{self, PATIENCE, ReservedAddress, Server, data, failure, lines, relay, run, success};
 use serde_json::{Value, json};
 
 #[track_caller]
@@ -85,9 +85,9 @@ fn a_server_that_cannot_listen_says_why() {
 #[test]
 fn what_one_publishes_the_other_follows_also_across_a_restart() {
     let data = data();
-    // An address of its own, so that no other test takes the port while the server is down.
-    let server = Server::start_at(data.path(), "127.0.0.22:0", &[]);
-    let (url, address) = (server.url(), server.address.to_string());
+    let reserved = ReservedAddress::new();
+    let server = Server::start_at(data.path(), reserved.address, &[]);
+    let url = server.url();
     let ack =
         success(&run(&["publish", "my notes", "x-note", "{\"n\": 1}", "--url", &url, "--actor", "user:ada"]));
     assert_eq!(serde_json::from_str::<Value>(&ack).unwrap()["seq"], 1);
@@ -103,7 +103,7 @@ fn what_one_publishes_the_other_follows_also_across_a_restart() {
     assert_eq!(next()["actor"], "user:ada");
     server.kill();
 
-    let server = Server::start_at(data.path(), &address, &[]);
+    let server = Server::start_at(data.path(), reserved.address, &[]);
     let mut publish = relay();
     publish
         .args(["publish", "my notes", "x-note", "-", "--url", &url])

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::{PATIENCE, Server, data, lines, try_request};
+use crate::support::{PATIENCE, ReservedAddress, Server, data, lines, try_request};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -192,9 +192,9 @@ fn whoever_is_killed_each_event_reaches_its_service_in_order_and_few_come_twice(
         "--durability",
         "logged",
     ];
-    // An address of its own, so that no other test takes the port while the relay is down.
-    let server = Server::start_at(data.path(), "127.0.0.21:0", &options);
-    let address = server.address;
+    let reserved = ReservedAddress::new();
+    let address = reserved.address;
+    let server = Server::start_at(data.path(), address, &options);
 
     // What is to arrive, by document, in order; and what is not.
     let mut expected: BTreeMap<String, Vec<usize>> = BTreeMap::new();
@@ -233,7 +233,7 @@ fn whoever_is_killed_each_event_reaches_its_service_in_order_and_few_come_twice(
                 services.remove("killed");
             }
             server.kill();
-            server = Server::start_at(data.path(), &address.to_string(), &options);
+            server = Server::start_at(data.path(), address, &options);
         }
         server
     });

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 
 /// The longest wait before a test fails. No test asserts a time.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -52,6 +53,24 @@ pub fn success(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
+/// An address that is free whenever a server of this test starts at it, also again.
+///
+/// A socket is bound to the address all the time and never listens. So the system gives the port to nobody else, and a
+/// server may still bind to it, since both sockets allow reuse.
+pub struct ReservedAddress {
+    pub address: SocketAddr,
+    _socket: TcpSocket,
+}
+
+impl ReservedAddress {
+    pub fn new() -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        Self { address: socket.local_addr().unwrap(), _socket: socket }
+    }
+}
+
 /// A running server. Killed when dropped.
 pub struct Server {
     child: Child,
@@ -67,13 +86,14 @@ impl Server {
     }
 
     pub fn start_with(data: &Path, arguments: &[&str]) -> Self {
-        Self::start_at(data, "127.0.0.1:0", arguments)
+        Self::start_at(data, SocketAddr::from(([127, 0, 0, 1], 0)), arguments)
     }
 
-    pub fn start_at(data: &Path, listen: &str, arguments: &[&str]) -> Self {
+    pub fn start_at(data: &Path, listen: SocketAddr, arguments: &[&str]) -> Self {
+        let listen = listen.to_string();
         let mut command = relay();
         command
-            .args(["serve", "--listen", listen, "--log-format", "json", "--data-dir"])
+            .args(["serve", "--listen", &listen, "--log-format", "json", "--data-dir"])
             .arg(data)
             .args(arguments);
         Self::spawn(command.current_dir(data))
