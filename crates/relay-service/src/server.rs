@@ -22,7 +22,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use self::accept::{AcceptDecision, AcceptPolicy};
-use self::connection::Connection;
+use self::connection::HttpConnection;
 use self::context::ServerContext;
 pub(crate) use self::proxy::ThroughProxy;
 use self::stats::HttpCounters;
@@ -119,7 +119,7 @@ impl Server {
         counters.connections.increment();
         let peer = peer.ip().to_canonical();
         let counted = (!proxy::is_trusted(&config.trusted_proxies, peer)).then_some(peer);
-        let connection = Connection::new(Arc::clone(&self.context), peer);
+        let connection = HttpConnection::new(Arc::clone(&self.context), peer);
         match policy.decide(counted) {
             AcceptDecision::Serve(permit) => {
                 connections.spawn(connection.serve(stream, permit, router.clone(), closing.clone()));

@@ -7,13 +7,12 @@ use axum::extract::{Query, State};
 use axum::response::{Response, sse};
 use axum::routing::get;
 use axum::{Json, Router};
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use relay_core::{DocumentId, EventId, ServiceName, Timestamp};
 use relay_router::decisions::{
-    DecisionFilter, DecisionLogError, DecisionRecord, DecisionStream, DecisionStreamItem, Outcome,
+    DecisionFilter, DecisionLogError, DecisionRecord, DecisionStreamItem, Outcome,
 };
 use serde::{Deserialize, Serialize};
-use tokio_util::sync::CancellationToken;
 
 use super::api::Api;
 use super::problem::Problem;
@@ -75,39 +74,25 @@ async fn follow(
         return Err(Problem::stopping());
     }
     let decisions = router(&api)?.decisions().follow(query.filter());
-    let follower = Follower { decisions, closing: api.closing.clone() };
-    let events = stream::unfold(follower, async |mut follower| Some((follower.next().await?, follower)));
-    Ok(response(events, api.config.keep_alive))
-}
-
-/// One client's stream of decisions.
-struct Follower {
-    decisions: DecisionStream,
-    closing: CancellationToken,
-}
-
-/// The data of a `missed` event: the number of decisions that the client was too slow for.
-#[derive(Serialize)]
-struct Missed {
-    count: u64,
-}
-
-impl Follower {
-    async fn next(&mut self) -> Option<Result<sse::Event, axum::Error>> {
-        let item = tokio::select! {
-            biased;
-            () = self.closing.cancelled() => return None,
-            item = self.decisions.next() => item?,
-        };
-        Some(match item {
+    let events = stream::unfold(decisions, async |mut decisions| {
+        let event = match decisions.next().await? {
             DecisionStreamItem::Decision(decision) => {
                 sse::Event::default().event("decision").json_data(&*decision)
             }
             DecisionStreamItem::Missed(count) => {
                 sse::Event::default().event("missed").json_data(Missed { count })
             }
-        })
-    }
+        };
+        Some((event, decisions))
+    });
+    let closing = api.closing.clone().cancelled_owned();
+    Ok(response(events.take_until(closing), api.config.keep_alive))
+}
+
+/// The data of a `missed` event: the number of decisions that the client was too slow for.
+#[derive(Serialize)]
+struct Missed {
+    count: u64,
 }
 
 impl From<DecisionLogError> for Problem {

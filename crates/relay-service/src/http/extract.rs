@@ -16,9 +16,9 @@ use super::problem::Problem;
 use crate::config::HttpConfig;
 
 /// The document that a path names.
-pub(super) struct Document(pub(super) DocumentId);
+pub(super) struct DocumentPath(pub(super) DocumentId);
 
-impl<S: Send + Sync> FromRequestParts<S> for Document {
+impl<S: Send + Sync> FromRequestParts<S> for DocumentPath {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {

@@ -10,15 +10,15 @@ use super::api::Api;
 use super::problem::Problem;
 
 #[derive(Serialize)]
-pub(super) struct Health {
+pub(super) struct HealthStatus {
     status: &'static str,
 }
 
-pub(super) async fn live() -> Json<Health> {
-    Json(Health { status: "live" })
+pub(super) async fn live() -> Json<HealthStatus> {
+    Json(HealthStatus { status: "live" })
 }
 
-pub(super) async fn ready(State(api): State<Api>) -> Result<Json<Health>, Problem> {
+pub(super) async fn ready(State(api): State<Api>) -> Result<Json<HealthStatus>, Problem> {
     if api.closing.is_cancelled() {
         return Err(Problem::stopping());
     }
@@ -28,5 +28,5 @@ pub(super) async fn ready(State(api): State<Api>) -> Result<Json<Health>, Proble
     if let Some(error) = api.router().and_then(Router::failure) {
         return Err(error.into());
     }
-    Ok(Json(Health { status: "ready" }))
+    Ok(Json(HealthStatus { status: "ready" }))
 }

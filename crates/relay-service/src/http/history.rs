@@ -13,7 +13,7 @@ use relay_events::json;
 use serde::{Deserialize, Serialize};
 
 use super::api::Api;
-use super::extract::Document;
+use super::extract::DocumentPath;
 use super::problem::Problem;
 
 const DEFAULT_PAGE_EVENTS: usize = 100;
@@ -54,7 +54,7 @@ impl HistoryPage {
 
 pub(super) async fn history(
     State(api): State<Api>,
-    Document(document): Document,
+    DocumentPath(document): DocumentPath,
     query: Result<Query<PageQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let Query(query) = query?;

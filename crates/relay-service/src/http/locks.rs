@@ -11,10 +11,10 @@ use relay_presence::{AcquireLock, LockError};
 use serde::Deserialize;
 
 use super::api::Api;
-use super::extract::{Document, JsonBody};
+use super::extract::{DocumentPath, JsonBody};
 use super::problem::Problem;
 
-pub(super) async fn held(State(api): State<Api>, Document(document): Document) -> Json<Vec<Lease>> {
+pub(super) async fn held(State(api): State<Api>, DocumentPath(document): DocumentPath) -> Json<Vec<Lease>> {
     Json(api.presence().locks().held(&document))
 }
 
@@ -28,7 +28,7 @@ pub(super) struct AcquireBody {
 
 pub(super) async fn acquire(
     State(api): State<Api>,
-    Document(document): Document,
+    DocumentPath(document): DocumentPath,
     JsonBody(body): JsonBody<AcquireBody>,
 ) -> Result<(StatusCode, Json<Lease>), Problem> {
     let AcquireBody { user, command } = body;
@@ -50,7 +50,7 @@ pub(super) struct RenewBody {
 
 pub(super) async fn renew(
     State(api): State<Api>,
-    Document(document): Document,
+    DocumentPath(document): DocumentPath,
     path: Result<Path<TokenPath>, PathRejection>,
     JsonBody(body): JsonBody<RenewBody>,
 ) -> Result<Json<Lease>, Problem> {
@@ -70,7 +70,7 @@ pub(super) struct ReleaseQuery {
 
 pub(super) async fn release(
     State(api): State<Api>,
-    Document(document): Document,
+    DocumentPath(document): DocumentPath,
     path: Result<Path<TokenPath>, PathRejection>,
     query: Result<Query<ReleaseQuery>, QueryRejection>,
 ) -> Result<StatusCode, Problem> {

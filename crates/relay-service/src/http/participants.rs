@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::api::Api;
-use super::extract::{Document, JsonBody};
+use super::extract::{DocumentPath, JsonBody};
 use super::problem::Problem;
 
 #[derive(Deserialize)]
@@ -32,7 +32,7 @@ pub(super) struct JoinBody {
 
 pub(super) async fn join(
     State(api): State<Api>,
-    Document(document): Document,
+    DocumentPath(document): DocumentPath,
     JsonBody(body): JsonBody<JoinBody>,
 ) -> Result<Response, Problem> {
     let JoinBody { user, state, resume } = body;
@@ -58,7 +58,7 @@ pub(super) struct MembershipPath {
 
 pub(super) async fn stay(
     State(api): State<Api>,
-    Document(document): Document,
+    DocumentPath(document): DocumentPath,
     path: Result<Path<MembershipPath>, PathRejection>,
     JsonBody(body): JsonBody<StayBody>,
 ) -> Result<StatusCode, Problem> {
@@ -86,7 +86,7 @@ pub(super) struct LeaveQuery {
 
 pub(super) async fn leave(
     State(api): State<Api>,
-    Document(document): Document,
+    DocumentPath(document): DocumentPath,
     path: Result<Path<MembershipPath>, PathRejection>,
     query: Result<Query<LeaveQuery>, QueryRejection>,
 ) -> Result<StatusCode, Problem> {
@@ -95,7 +95,7 @@ pub(super) async fn leave(
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(super) async fn presence(State(api): State<Api>, Document(document): Document) -> Response {
+pub(super) async fn presence(State(api): State<Api>, DocumentPath(document): DocumentPath) -> Response {
     let participants = encode_participants(&api.presence().snapshot(&document));
     ([(CONTENT_TYPE, "application/json")], participants).into_response()
 }

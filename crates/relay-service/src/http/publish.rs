@@ -18,12 +18,12 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::api::Api;
-use super::extract::{Document, media_type, read_body};
+use super::extract::{DocumentPath, media_type, read_body};
 use super::problem::Problem;
 
 pub(super) async fn publish(
     State(api): State<Api>,
-    Document(document): Document,
+    DocumentPath(document): DocumentPath,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {

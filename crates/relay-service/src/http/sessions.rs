@@ -9,7 +9,7 @@ use relay_presence::{SessionInfo, SessionQuery, SessionState};
 use serde::Deserialize;
 
 use super::api::Api;
-use super::extract::Document;
+use super::extract::DocumentPath;
 use super::problem::Problem;
 
 #[derive(Deserialize)]
@@ -39,7 +39,7 @@ fn state_of(name: &str) -> Result<SessionState, Problem> {
 
 pub(super) async fn of_document(
     State(api): State<Api>,
-    Document(document): Document,
+    DocumentPath(document): DocumentPath,
 ) -> Result<Json<SessionInfo>, Problem> {
     let no_session = || {
         let message = format!("nobody is in `{document}`, so it has no session");

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use super::api::Api;
-use super::extract::Document;
+use super::extract::DocumentPath;
 use super::problem::Problem;
 use super::sse::response;
 
@@ -30,7 +30,7 @@ pub(super) struct StreamQuery {
 
 pub(super) async fn stream(
     State(api): State<Api>,
-    Document(document): Document,
+    DocumentPath(document): DocumentPath,
     query: Result<Query<StreamQuery>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -40,7 +40,7 @@ pub(super) async fn stream(
         return Err(Problem::stopping());
     }
     let (ack, events) = api.source.subscribe(&document, start).await?;
-    let follower = Follower { ack: Some(ack), events: Some(events), closing: api.closing.clone() };
+    let follower = EventFollower { ack: Some(ack), events: Some(events), closing: api.closing.clone() };
     let events = stream::unfold(follower, async |mut follower| Some((follower.next().await?, follower)));
     Ok(response(events, api.config.keep_alive))
 }
@@ -63,7 +63,7 @@ fn start(headers: &HeaderMap, after_seq: Option<Seq>) -> Result<StartPosition, P
 }
 
 /// One client's stream.
-struct Follower {
+struct EventFollower {
     /// `None` once it is sent.
     ack: Option<SubscribeAck>,
     /// `None` once the stream has ended.
@@ -71,7 +71,7 @@ struct Follower {
     closing: CancellationToken,
 }
 
-impl Follower {
+impl EventFollower {
     async fn next(&mut self) -> Option<Result<sse::Event, axum::Error>> {
         if let Some(ack) = self.ack.take() {
             return Some(ack_event(&ack));
@@ -171,7 +171,7 @@ mod tests {
     #[tokio::test]
     async fn a_stream_that_fails_ends_with_the_reason_and_without_its_cause() {
         let closing = CancellationToken::new();
-        let mut follower = Follower { ack: None, events: Some(Box::new(BrokenStream)), closing };
+        let mut follower = EventFollower { ack: None, events: Some(Box::new(BrokenStream)), closing };
         let last = follower.next().await.unwrap();
         assert!(follower.next().await.is_none());
         let response = response(stream::iter([last]), Duration::from_secs(60));

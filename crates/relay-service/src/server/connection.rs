@@ -1,4 +1,4 @@
-//! [`Connection`]: one accepted connection, from the TLS handshake to its last answer.
+//! [`HttpConnection`]: one accepted connection, from the TLS handshake to its last answer.
 
 use std::convert::Infallible;
 use std::error::Error as StdError;
@@ -40,13 +40,13 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest `Retry-After` of a refused connection. Each gets another time up to it.
 const RETRY_WITHIN_SECONDS: u64 = 10;
 
-pub(super) struct Connection {
+pub(super) struct HttpConnection {
     context: Arc<ServerContext>,
     /// The address at the other end: the client's, or a proxy's.
     peer: IpAddr,
 }
 
-impl Connection {
+impl HttpConnection {
     pub(super) fn new(context: Arc<ServerContext>, peer: IpAddr) -> Self {
         Self { context, peer }
     }

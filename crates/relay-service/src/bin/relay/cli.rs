@@ -9,20 +9,20 @@ use crate::routing::args::{
     DeadLettersCommand, DecisionsArgs, ReplayArgs, RulesCommand, ServicesArgs, TargetsArgs,
 };
 use crate::settings::error::SettingsError;
-use crate::settings::layers::{Layered, Source};
+use crate::settings::layers::{Layered, ValueSource};
 #[cfg(feature = "demo")]
-use crate::settings::{LogFormat, value::Value as _};
+use crate::settings::{LogFormat, value::SettingValue as _};
 
 /// Events of shared documents: ordered, kept, and sent to every client that follows.
 #[derive(Debug, Parser)]
 #[command(name = "relay", version, propagate_version = true)]
-pub(crate) struct Relay {
+pub(crate) struct Cli {
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) command: RelayCommand,
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub(crate) enum RelayCommand {
     /// Run the server.
     Serve(SettingsArgs),
     /// Run a server with four example services, and open a page that shows their results while you type.
@@ -116,7 +116,7 @@ impl SettingsArgs {
         ];
         for (key, flag, value) in flags {
             if let Some(value) = value {
-                layered.set(key, value, Source::Flag(flag.to_owned()))?;
+                layered.set(key, value, ValueSource::Flag(flag.to_owned()))?;
             }
         }
         Ok(layered)

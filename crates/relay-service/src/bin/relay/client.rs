@@ -1,4 +1,4 @@
-//! [`Client`]: the HTTP requests of the command line, each over a connection of its own.
+//! [`RelayClient`]: the HTTP requests of the command line, each over a connection of its own.
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -25,20 +25,20 @@ pub(crate) struct ServerArgs {
 }
 
 /// Sends requests to one server.
-pub(crate) struct Client {
+pub(crate) struct RelayClient {
     /// Host and port.
     authority: String,
     url: String,
 }
 
 /// An answer whose body may still be coming.
-pub(crate) struct Answer {
+pub(crate) struct RelayResponse {
     pub(crate) response: Response<Incoming>,
     /// The task that reads from the socket. It ends when the answer is dropped.
     _connection: AbortOnDropHandle<()>,
 }
 
-impl Client {
+impl RelayClient {
     /// A client of the server at `url`, for instance `http://127.0.0.1:7400`.
     pub(crate) fn new(url: &str) -> anyhow::Result<Self> {
         let uri: Uri = url.parse().with_context(|| format!("`{url}` is not a URL"))?;
@@ -53,7 +53,7 @@ impl Client {
     }
 
     /// Sends a request whose URI is a path.
-    pub(crate) async fn send(&self, mut request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {
+    pub(crate) async fn send(&self, mut request: Request<Full<Bytes>>) -> anyhow::Result<RelayResponse> {
         let unreachable = || format!("cannot reach {}; is `relay serve` running there?", self.url);
         let stream = TcpStream::connect(&self.authority).await.with_context(unreachable)?;
         let (mut sender, connection) =
@@ -65,7 +65,7 @@ impl Client {
         let connection = AbortOnDropHandle::new(connection);
         request.headers_mut().insert(HOST, self.authority.parse()?);
         let response = sender.send_request(request).await.with_context(unreachable)?;
-        Ok(Answer { response, _connection: connection })
+        Ok(RelayResponse { response, _connection: connection })
     }
 }
 
@@ -81,7 +81,7 @@ struct Problem {
     message: String,
 }
 
-impl Answer {
+impl RelayResponse {
     /// The whole body.
     pub(crate) async fn text(self) -> anyhow::Result<String> {
         let body = self.response.into_body().collect().await.context("the answer did not arrive whole")?;

@@ -18,10 +18,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Command, Relay};
+use crate::cli::{Cli, RelayCommand};
 
 fn main() -> ExitCode {
-    match run(Relay::parse().command) {
+    match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -32,22 +32,22 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
+fn run(command: RelayCommand) -> anyhow::Result<()> {
     match command {
-        Command::Serve(args) => runtime()?.block_on(serve::serve(args)),
+        RelayCommand::Serve(args) => runtime()?.block_on(serve::serve(args)),
         #[cfg(feature = "demo")]
-        Command::Demo(args) => runtime()?.block_on(demo::demo(args)),
-        Command::Tail(args) => runtime()?.block_on(tail::tail(args)),
-        Command::Publish(args) => runtime()?.block_on(publish::publish(args)),
-        Command::Stats(args) => runtime()?.block_on(stats::stats(args)),
-        Command::Services(args) => runtime()?.block_on(routing::services(args)),
-        Command::Targets(args) => runtime()?.block_on(routing::targets(args)),
-        Command::Rules(command) => runtime()?.block_on(routing::rules(command)),
-        Command::Decisions(args) => runtime()?.block_on(routing::decisions(args)),
-        Command::DeadLetters(command) => runtime()?.block_on(routing::dead_letters(command)),
-        Command::Replay(args) => runtime()?.block_on(routing::replay(args)),
-        Command::Log(command) => log_commands::run(command),
-        Command::Config(args) => config_command::run(&args),
+        RelayCommand::Demo(args) => runtime()?.block_on(demo::demo(args)),
+        RelayCommand::Tail(args) => runtime()?.block_on(tail::tail(args)),
+        RelayCommand::Publish(args) => runtime()?.block_on(publish::publish(args)),
+        RelayCommand::Stats(args) => runtime()?.block_on(stats::stats(args)),
+        RelayCommand::Services(args) => runtime()?.block_on(routing::services(args)),
+        RelayCommand::Targets(args) => runtime()?.block_on(routing::targets(args)),
+        RelayCommand::Rules(command) => runtime()?.block_on(routing::rules(command)),
+        RelayCommand::Decisions(args) => runtime()?.block_on(routing::decisions(args)),
+        RelayCommand::DeadLetters(command) => runtime()?.block_on(routing::dead_letters(command)),
+        RelayCommand::Replay(args) => runtime()?.block_on(routing::replay(args)),
+        RelayCommand::Log(command) => log_commands::run(command),
+        RelayCommand::Config(args) => config_command::run(&args),
     }
 }
 

@@ -11,10 +11,10 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::cli::PublishArgs;
-use crate::client::{Client, events_path};
+use crate::client::{RelayClient, events_path};
 
 #[derive(Serialize)]
-struct Draft<'a> {
+struct DraftBody<'a> {
     kind: &'a str,
     payload: &'a RawValue,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -24,7 +24,7 @@ struct Draft<'a> {
 }
 
 pub(crate) async fn publish(args: PublishArgs) -> anyhow::Result<()> {
-    let client = Client::new(&args.server.url)?;
+    let client = RelayClient::new(&args.server.url)?;
     let payload = if args.payload == "-" {
         std::io::read_to_string(std::io::stdin()).context("standard input cannot be read as text")?
     } else {
@@ -33,7 +33,7 @@ pub(crate) async fn publish(args: PublishArgs) -> anyhow::Result<()> {
     let payload: &RawValue = serde_json::from_str(payload.trim()).with_context(|| {
         format!("the payload `{}` is not JSON", payload.chars().take(64).collect::<String>())
     })?;
-    let draft = Draft { kind: &args.kind, payload, actor: args.actor.as_deref(), id: args.id.as_deref() };
+    let draft = DraftBody { kind: &args.kind, payload, actor: args.actor.as_deref(), id: args.id.as_deref() };
     let request = Request::post(events_path(&args.document))
         .header(CONTENT_TYPE, "application/json")
         .body(Full::new(Bytes::from(serde_json::to_vec(&draft)?)))?;

@@ -12,7 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::SettingsArgs;
-use crate::settings::{self, Durability, LogFormat, Settings};
+use crate::settings::{self, DurabilityLevel, LogFormat, Settings};
 
 pub(crate) async fn serve(args: SettingsArgs) -> anyhow::Result<()> {
     let settings = args.load()?.settings;
@@ -147,7 +147,7 @@ fn announce(address: SocketAddr, settings: &Settings) -> std::io::Result<()> {
             "there is no authentication yet: every client that reaches this address may read and write every document"
         );
     }
-    if settings.durability == Durability::Memory {
+    if settings.durability == DurabilityLevel::Memory {
         tracing::warn!("durability is `memory`: all events are gone when the server stops");
     }
     match settings.log_format {
@@ -162,8 +162,8 @@ fn invitation(address: SocketAddr, settings: &Settings) -> String {
     let url = format!("{scheme}://{address}");
     let option = if address.port() == 7400 { String::new() } else { format!(" --url {url}") };
     let kept = match settings.durability {
-        Durability::Memory => "in memory".to_owned(),
-        Durability::Logged | Durability::Synced => settings.log.directory.display().to_string(),
+        DurabilityLevel::Memory => "in memory".to_owned(),
+        DurabilityLevel::Logged | DurabilityLevel::Synced => settings.log.directory.display().to_string(),
     };
     format!(
         "\n  Relay is listening at {url}\n\n    \

@@ -32,7 +32,7 @@ pub(crate) struct Settings {
     pub(crate) tls_cert: Option<PathBuf>,
     pub(crate) tls_key: Option<PathBuf>,
     pub(crate) tls_handshake_timeout: Duration,
-    pub(crate) durability: Durability,
+    pub(crate) durability: DurabilityLevel,
     pub(crate) stop_timeout: Duration,
     pub(crate) log_format: LogFormat,
     pub(crate) log_filter: LogFilter,
@@ -55,7 +55,7 @@ impl Default for Settings {
             tls_cert: None,
             tls_key: None,
             tls_handshake_timeout: TlsConfig::HANDSHAKE_TIMEOUT,
-            durability: Durability::Synced,
+            durability: DurabilityLevel::Synced,
             stop_timeout: service.stop_timeout,
             log_format: LogFormat::Pretty,
             log_filter: LogFilter("info,fjall=warn,lsm_tree=warn".to_owned()),
@@ -89,7 +89,7 @@ impl Settings {
             router.rules = rules(path)?;
         }
         // Without a log there is nothing to route from.
-        let router = (self.durability != Durability::Memory).then_some(router);
+        let router = (self.durability != DurabilityLevel::Memory).then_some(router);
         let log = |durability| {
             let mut log = self.log.clone();
             log.durability = durability;
@@ -102,9 +102,9 @@ impl Settings {
             listen: Some(self.listen),
             tls,
             storage: match self.durability {
-                Durability::Memory => Storage::Memory,
-                Durability::Logged => log(LogDurability::Logged),
-                Durability::Synced => log(LogDurability::Synced),
+                DurabilityLevel::Memory => Storage::Memory,
+                DurabilityLevel::Logged => log(LogDurability::Logged),
+                DurabilityLevel::Synced => log(LogDurability::Synced),
             },
             bus,
             ws: self.ws,
@@ -127,7 +127,7 @@ pub(crate) fn rules(path: &Path) -> Result<RuleDocument, SettingsError> {
 
 /// The moment at which an event is acknowledged and becomes visible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Durability {
+pub(crate) enum DurabilityLevel {
     /// At once.
     Memory,
     /// Once it is written.
@@ -135,7 +135,7 @@ pub(crate) enum Durability {
     /// Once it is on disk.
     Synced,
 }
-value::words!(Durability, Memory = "memory", Logged = "logged", Synced = "synced");
+value::words!(DurabilityLevel, Memory = "memory", Logged = "logged", Synced = "synced");
 
 /// The format of the server's own log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,7 +151,7 @@ value::words!(LogFormat, Pretty = "pretty", Json = "json");
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LogFilter(pub(crate) String);
 
-impl value::Value for LogFilter {
+impl value::SettingValue for LogFilter {
     fn allowed() -> String {
         "a level (`error`, `warn`, `info`, `debug`, `trace`) or directives such as `info,relay_ws=debug`"
             .to_owned()

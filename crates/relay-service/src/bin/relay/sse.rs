@@ -7,7 +7,7 @@ const MAX_EVENT_BYTES: usize = 64 * 1024 * 1024;
 
 /// One event of the stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Message {
+pub(crate) struct SseEvent {
     /// The stream's position after this event; the one before it where the event carries none.
     pub(crate) last_id: Option<String>,
     pub(crate) name: String,
@@ -18,13 +18,13 @@ pub(crate) struct Message {
 #[derive(Debug, Default)]
 pub(crate) struct Parser {
     line: Vec<u8>,
-    message: Message,
+    message: SseEvent,
     has_data: bool,
 }
 
 impl Parser {
     /// Takes the next bytes and returns the events that they complete.
-    pub(crate) fn feed(&mut self, bytes: &[u8]) -> anyhow::Result<Vec<Message>> {
+    pub(crate) fn feed(&mut self, bytes: &[u8]) -> anyhow::Result<Vec<SseEvent>> {
         let mut messages = Vec::new();
         for &byte in bytes {
             if byte != b'\n' {
@@ -42,13 +42,13 @@ impl Parser {
         Ok(messages)
     }
 
-    fn end_of_line(&mut self, line: &[u8]) -> anyhow::Result<Option<Message>> {
+    fn end_of_line(&mut self, line: &[u8]) -> anyhow::Result<Option<SseEvent>> {
         let Ok(line) = std::str::from_utf8(line) else { bail!("the server sent bytes that are not UTF-8") };
         let line = line.strip_suffix('\r').unwrap_or(line);
         if line.is_empty() {
             let message = self.message.clone();
             let whole = std::mem::take(&mut self.has_data);
-            self.message = Message { last_id: message.last_id.clone(), ..Message::default() };
+            self.message = SseEvent { last_id: message.last_id.clone(), ..SseEvent::default() };
             return Ok(whole.then_some(message));
         }
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
@@ -77,8 +77,8 @@ mod tests {
     fn events_are_the_same_however_the_bytes_are_cut() {
         let stream = b": hello\n\nid: e:1\nevent: x-note\ndata: {\"a\":1}\n\nevent: x-ephemeral-b\ndata: 2\ndata: 3\n\n";
         let expected = [
-            Message { last_id: Some("e:1".into()), name: "x-note".into(), data: "{\"a\":1}".into() },
-            Message { last_id: Some("e:1".into()), name: "x-ephemeral-b".into(), data: "2\n3".into() },
+            SseEvent { last_id: Some("e:1".into()), name: "x-note".into(), data: "{\"a\":1}".into() },
+            SseEvent { last_id: Some("e:1".into()), name: "x-ephemeral-b".into(), data: "2\n3".into() },
         ];
         for size in 1..stream.len() {
             let mut parser = Parser::default();

@@ -10,7 +10,7 @@ use http_body_util::Full;
 use serde_json::Value;
 
 use crate::cli::StatsArgs;
-use crate::client::Client;
+use crate::client::RelayClient;
 
 /// The interval of `--watch`.
 const WATCH_EVERY: Duration = Duration::from_secs(2);
@@ -18,7 +18,7 @@ const WATCH_EVERY: Duration = Duration::from_secs(2);
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
 pub(crate) async fn stats(args: StatsArgs) -> anyhow::Result<()> {
-    let client = Client::new(&args.server.url)?;
+    let client = RelayClient::new(&args.server.url)?;
     loop {
         let text = read(&client).await?;
         let shown = if args.json {
@@ -39,7 +39,7 @@ pub(crate) async fn stats(args: StatsArgs) -> anyhow::Result<()> {
     }
 }
 
-async fn read(client: &Client) -> anyhow::Result<String> {
+async fn read(client: &RelayClient) -> anyhow::Result<String> {
     let answer = client.send(Request::get("/v1/stats").body(Full::new(Bytes::new()))?).await?;
     if !answer.response.status().is_success() {
         bail!(answer.problem().await);
@@ -57,10 +57,10 @@ enum Unit {
 }
 
 /// A line: its name, the place of its number in the answer, and the unit.
-type Line = (&'static str, &'static str, Unit);
+type StatsLine = (&'static str, &'static str, Unit);
 
 /// The headings of the table, and the lines under each.
-const SECTIONS: &[(&str, &[Line])] = &[
+const SECTIONS: &[(&str, &[StatsLine])] = &[
     (
         "requests",
         &[

@@ -11,8 +11,8 @@ use relay_core::{Event, Payload, Recovery, SubscribeAck};
 use serde::Deserialize;
 
 use crate::cli::TailArgs;
-use crate::client::{Answer, Client, events_path};
-use crate::sse::{Message, Parser};
+use crate::client::{RelayClient, RelayResponse, events_path};
+use crate::sse::{Parser, SseEvent};
 
 /// The first wait before connecting again.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
@@ -22,8 +22,8 @@ const RETRY_MOST: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn tail(args: TailArgs) -> anyhow::Result<()> {
-    let client = Client::new(&args.server.url)?;
-    let mut follower = Follower { args, last_id: None };
+    let client = RelayClient::new(&args.server.url)?;
+    let mut follower = DocumentFollower { args, last_id: None };
     let mut answer = follower.connect(&client).await?;
     loop {
         let ended = follower.follow(answer).await?;
@@ -39,19 +39,19 @@ pub(crate) async fn tail(args: TailArgs) -> anyhow::Result<()> {
     }
 }
 
-struct Follower {
+struct DocumentFollower {
     args: TailArgs,
     /// The id of the last event that was printed, or of the opening.
     last_id: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Ended {
+struct EndedData {
     message: String,
 }
 
-impl Follower {
-    async fn connect(&self, client: &Client) -> anyhow::Result<Answer> {
+impl DocumentFollower {
+    async fn connect(&self, client: &RelayClient) -> anyhow::Result<RelayResponse> {
         let mut path = format!("{}/stream", events_path(&self.args.document));
         if let Some(seq) = self.args.after_seq {
             path = format!("{path}?after_seq={seq}");
@@ -69,7 +69,7 @@ impl Follower {
 
     /// Prints events until the connection ends, and returns the reason. An error is permanent: connecting again does not
     /// help.
-    async fn follow(&mut self, mut answer: Answer) -> anyhow::Result<String> {
+    async fn follow(&mut self, mut answer: RelayResponse) -> anyhow::Result<String> {
         let mut parser = Parser::default();
         let mut ended = None;
         loop {
@@ -82,7 +82,7 @@ impl Follower {
             let Ok(bytes) = frame.into_data() else { continue };
             for message in parser.feed(&bytes)? {
                 if message.name == "relay.ended" {
-                    ended = serde_json::from_str::<Ended>(&message.data).ok().map(|ended| ended.message);
+                    ended = serde_json::from_str::<EndedData>(&message.data).ok().map(|ended| ended.message);
                 } else {
                     self.print(&message)?;
                 }
@@ -91,7 +91,7 @@ impl Follower {
         }
     }
 
-    fn print(&self, message: &Message) -> anyhow::Result<()> {
+    fn print(&self, message: &SseEvent) -> anyhow::Result<()> {
         if message.name == "relay.opening" {
             report(&serde_json::from_str(&message.data)?, &self.args.document);
             return Ok(());

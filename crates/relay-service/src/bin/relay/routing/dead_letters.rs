@@ -4,12 +4,12 @@ use http::Method;
 
 use super::args::{Chosen, DeadLettersCommand};
 use super::request::{ask, cell, items, json, print, print_table, query, segment};
-use crate::client::Client;
+use crate::client::RelayClient;
 
 pub(crate) async fn dead_letters(command: DeadLettersCommand) -> anyhow::Result<()> {
     match command {
         DeadLettersCommand::List { target, limit, after, output } => {
-            let client = Client::new(&output.server.url)?;
+            let client = RelayClient::new(&output.server.url)?;
             let query = query(&[("limit", Some(limit.to_string())), ("after", after)]);
             let path = format!("{}{query}", path(&target.target));
             let text = ask(&client, Method::GET, &path, None).await?;
@@ -40,7 +40,7 @@ pub(crate) async fn dead_letters(command: DeadLettersCommand) -> anyhow::Result<
             }
         }
         DeadLettersCommand::Show { id, target, server } => {
-            let client = Client::new(&server.url)?;
+            let client = RelayClient::new(&server.url)?;
             let path = format!("{}/{}", path(&target.target), segment(&id));
             let letter = json(&ask(&client, Method::GET, &path, None).await?)?;
             print(&serde_json::to_string_pretty(&letter)?)
@@ -51,7 +51,7 @@ pub(crate) async fn dead_letters(command: DeadLettersCommand) -> anyhow::Result<
 }
 
 async fn act(chosen: Chosen, method: Method, suffix: &str, done: &str) -> anyhow::Result<()> {
-    let client = Client::new(&chosen.server.url)?;
+    let client = RelayClient::new(&chosen.server.url)?;
     let which = chosen.id.map_or_else(String::new, |id| format!("/{}", segment(&id)));
     let answer =
         ask(&client, method, &format!("{}{which}{suffix}", path(&chosen.target.target)), None).await?;

@@ -8,11 +8,11 @@ use serde_json::Value;
 
 use super::args::DecisionsArgs;
 use super::request::{ask, cell, items, json, print, query};
-use crate::client::Client;
+use crate::client::RelayClient;
 use crate::sse::Parser;
 
 pub(crate) async fn decisions(args: DecisionsArgs) -> anyhow::Result<()> {
-    let client = Client::new(&args.output.server.url)?;
+    let client = RelayClient::new(&args.output.server.url)?;
     let query = query(&[
         ("document", args.document),
         ("event", args.event),
@@ -34,7 +34,7 @@ pub(crate) async fn decisions(args: DecisionsArgs) -> anyhow::Result<()> {
     items(&json(&text)?).iter().rev().try_for_each(|decision| print(&line(decision)))
 }
 
-async fn follow(client: &Client, query: &str, is_json: bool) -> anyhow::Result<()> {
+async fn follow(client: &RelayClient, query: &str, is_json: bool) -> anyhow::Result<()> {
     let request = Request::get(format!("/v1/decisions/stream{query}")).body(Full::new(Bytes::new()))?;
     let mut answer = client.send(request).await?;
     if !answer.response.status().is_success() {

@@ -8,7 +8,7 @@ use serde_json::{Value, json as object};
 
 use super::args::{ReplayArgs, ReplayCommand};
 use super::request::{ask, cell, items, json, print, print_table, segment};
-use crate::client::Client;
+use crate::client::RelayClient;
 
 /// The interval at which `--wait` asks for the state.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -16,7 +16,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 pub(crate) async fn replay(args: ReplayArgs) -> anyhow::Result<()> {
     match args.command {
         Some(ReplayCommand::List { target, output }) => {
-            let client = Client::new(&output.server.url)?;
+            let client = RelayClient::new(&output.server.url)?;
             let text = ask(&client, Method::GET, &path(&target.target), None).await?;
             if output.json {
                 return print(&text);
@@ -31,7 +31,7 @@ pub(crate) async fn replay(args: ReplayArgs) -> anyhow::Result<()> {
             )
         }
         Some(ReplayCommand::Cancel { id, target, server }) => {
-            let client = Client::new(&server.url)?;
+            let client = RelayClient::new(&server.url)?;
             let path = format!("{}/{id}", path(&target.target));
             print(&summary(&json(&ask(&client, Method::DELETE, &path, None).await?)?))
         }
@@ -40,7 +40,7 @@ pub(crate) async fn replay(args: ReplayArgs) -> anyhow::Result<()> {
 }
 
 async fn start(args: ReplayArgs) -> anyhow::Result<()> {
-    let client = Client::new(&args.server.url)?;
+    let client = RelayClient::new(&args.server.url)?;
     // Both are required: clap refuses a command line without them.
     let (target, from) = args.target.zip(args.from).context("`--target` and `--from` are needed")?;
     let from = match from.parse::<u64>() {

@@ -10,11 +10,11 @@ use http_body_util::Full;
 use percent_encoding::utf8_percent_encode;
 use serde_json::Value;
 
-use crate::client::{Client, SEGMENT};
+use crate::client::{RelayClient, SEGMENT};
 
 /// Sends a request and returns the answer's text.
 pub(super) async fn ask(
-    client: &Client,
+    client: &RelayClient,
     method: Method,
     path: &str,
     body: Option<&Value>,

@@ -10,13 +10,13 @@ use serde_json::json as object;
 
 use super::args::RulesCommand;
 use super::request::{ask, cell, items, json, print, print_table};
-use crate::client::Client;
+use crate::client::RelayClient;
 use crate::settings;
 
 pub(crate) async fn rules(command: RulesCommand) -> anyhow::Result<()> {
     match command {
         RulesCommand::Show { server } => {
-            print(&ask(&Client::new(&server.url)?, Method::GET, "/v1/rules", None).await?)
+            print(&ask(&RelayClient::new(&server.url)?, Method::GET, "/v1/rules", None).await?)
         }
         RulesCommand::Check { file } => {
             let document = settings::rules(&file)?;
@@ -38,11 +38,12 @@ pub(crate) async fn rules(command: RulesCommand) -> anyhow::Result<()> {
             if let Some(version) = if_version {
                 request = request.header(IF_MATCH, format!("\"{version}\""));
             }
-            change(&Client::new(&server.url)?, request.body(Full::new(Bytes::from(document.text)))?).await
+            change(&RelayClient::new(&server.url)?, request.body(Full::new(Bytes::from(document.text)))?)
+                .await
         }
         RulesCommand::Reset { server } => {
             let request = Request::delete("/v1/rules").body(Full::new(Bytes::new()))?;
-            change(&Client::new(&server.url)?, request).await
+            change(&RelayClient::new(&server.url)?, request).await
         }
         RulesCommand::DryRun { kind, document, payload, actor, rules, output } => {
             let payload: serde_json::Value = serde_json::from_str(&payload)
@@ -54,7 +55,7 @@ pub(crate) async fn rules(command: RulesCommand) -> anyhow::Result<()> {
             if let Some(file) = rules {
                 request["rules"] = settings::rules(&file)?.text.into();
             }
-            let client = Client::new(&output.server.url)?;
+            let client = RelayClient::new(&output.server.url)?;
             let text = ask(&client, Method::POST, "/v1/rules/dry-run", Some(&request)).await?;
             if output.json {
                 return print(&text);
@@ -86,7 +87,7 @@ pub(crate) async fn rules(command: RulesCommand) -> anyhow::Result<()> {
     }
 }
 
-async fn change(client: &Client, request: Request<Full<Bytes>>) -> anyhow::Result<()> {
+async fn change(client: &RelayClient, request: Request<Full<Bytes>>) -> anyhow::Result<()> {
     let answer = client.send(request).await?;
     if !answer.response.status().is_success() {
         bail!(answer.problem().await);

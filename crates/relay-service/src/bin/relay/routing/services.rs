@@ -4,10 +4,10 @@ use http::Method;
 
 use super::args::{ServicesArgs, TargetsArgs};
 use super::request::{ask, cell, items, json, print, print_table, query};
-use crate::client::Client;
+use crate::client::RelayClient;
 
 pub(crate) async fn services(args: ServicesArgs) -> anyhow::Result<()> {
-    let client = Client::new(&args.output.server.url)?;
+    let client = RelayClient::new(&args.output.server.url)?;
     let query = query(&[("capability", args.capability), ("state", args.state)]);
     let text = ask(&client, Method::GET, &format!("/v1/services{query}"), None).await?;
     if args.output.json {
@@ -24,7 +24,7 @@ pub(crate) async fn services(args: ServicesArgs) -> anyhow::Result<()> {
 }
 
 pub(crate) async fn targets(args: TargetsArgs) -> anyhow::Result<()> {
-    let client = Client::new(&args.output.server.url)?;
+    let client = RelayClient::new(&args.output.server.url)?;
     let text = ask(&client, Method::GET, "/v1/targets", None).await?;
     if args.output.json {
         return print(&text);

@@ -1,10 +1,10 @@
 //! The table of all keys. Parsing, `relay config` and the reference in the documentation are made from it.
 
 use super::Settings;
-use super::value::Value;
+use super::value::SettingValue;
 
 /// One value that can be configured.
-pub(crate) struct Key {
+pub(crate) struct SettingKey {
     /// Its name in the file; sections are separated by dots.
     pub(crate) name: &'static str,
     /// Its meaning, for the documentation.
@@ -17,7 +17,7 @@ pub(crate) struct Key {
     pub(crate) toml: fn(&Settings) -> toml::Value,
 }
 
-impl Key {
+impl SettingKey {
     /// The environment variable that sets it.
     pub(crate) fn variable(&self) -> String {
         format!("{PREFIX}{}", self.name.replace('.', "__").to_ascii_uppercase())
@@ -27,7 +27,7 @@ impl Key {
 /// The start of the names of environment variables that set keys.
 pub(crate) const PREFIX: &str = "RELAY_";
 
-fn assign<V: Value>(slot: &mut V, text: &str) -> Result<(), String> {
+fn assign<V: SettingValue>(slot: &mut V, text: &str) -> Result<(), String> {
     *slot = V::read(text).ok_or_else(V::allowed)?;
     Ok(())
 }
@@ -35,7 +35,7 @@ fn assign<V: Value>(slot: &mut V, text: &str) -> Result<(), String> {
 macro_rules! keys {
     ($($name:literal => $($field:ident).+, $meaning:literal;)*) => {
         /// All keys, in the order in which they are shown.
-        pub(crate) const KEYS: &[Key] = &[$(Key {
+        pub(crate) const KEYS: &[SettingKey] = &[$(SettingKey {
             name: $name,
             meaning: $meaning,
             set: |settings, text| assign(&mut settings.$($field).+, text),
@@ -255,12 +255,12 @@ keys! {
 }
 
 /// The key of the given name.
-pub(crate) fn find(name: &str) -> Option<&'static Key> {
+pub(crate) fn find(name: &str) -> Option<&'static SettingKey> {
     KEYS.iter().find(|key| key.name == name)
 }
 
 /// The key whose name is most similar to `name`, if there is a similar one.
-pub(crate) fn nearest(name: &str) -> Option<&'static Key> {
+pub(crate) fn nearest(name: &str) -> Option<&'static SettingKey> {
     let last = |name: &'static str| name.rsplit('.').next().unwrap_or(name);
     KEYS.iter()
         .map(|key| (distance(name, key.name).min(distance(name, last(key.name)) + 1), key))

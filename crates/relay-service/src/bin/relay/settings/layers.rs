@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 
 use super::Settings;
 use super::error::SettingsError;
-use super::key::{KEYS, Key, PREFIX, find, nearest};
+use super::key::{KEYS, PREFIX, SettingKey, find, nearest};
 
 /// The source of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Source {
+pub(crate) enum ValueSource {
     Default,
     File(PathBuf),
     Variable(String),
     Flag(String),
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for ValueSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
@@ -32,21 +32,21 @@ impl fmt::Display for Source {
 pub(crate) struct Layered {
     pub(crate) settings: Settings,
     /// In the order of [`KEYS`].
-    sources: Vec<Source>,
+    sources: Vec<ValueSource>,
 }
 
 impl Layered {
     pub(crate) fn defaults() -> Self {
-        Self { settings: Settings::default(), sources: vec![Source::Default; KEYS.len()] }
+        Self { settings: Settings::default(), sources: vec![ValueSource::Default; KEYS.len()] }
     }
 
     /// Every key with its value in force and that value's source.
-    pub(crate) fn values(&self) -> impl Iterator<Item = (&'static Key, toml::Value, &Source)> {
+    pub(crate) fn values(&self) -> impl Iterator<Item = (&'static SettingKey, toml::Value, &ValueSource)> {
         KEYS.iter().zip(&self.sources).map(|(key, source)| (key, (key.toml)(&self.settings), source))
     }
 
     /// Sets one key.
-    pub(crate) fn set(&mut self, name: &str, text: &str, source: Source) -> Result<(), SettingsError> {
+    pub(crate) fn set(&mut self, name: &str, text: &str, source: ValueSource) -> Result<(), SettingsError> {
         let Some(index) = KEYS.iter().position(|key| key.name == name) else {
             return Err(unknown(name, source.to_string(), str::to_owned));
         };
@@ -77,7 +77,7 @@ impl Layered {
             let name = if section.is_empty() { name.clone() } else { format!("{section}.{name}") };
             match value {
                 toml::Value::Table(inner) if find(&name).is_none() => self.table(&name, inner, path)?,
-                value => self.set(&name, &text(value), Source::File(path.to_owned()))?,
+                value => self.set(&name, &text(value), ValueSource::File(path.to_owned()))?,
             }
         }
         Ok(())
@@ -97,10 +97,12 @@ impl Layered {
             }
             let name = rest.replace("__", ".").to_ascii_lowercase();
             if find(&name).is_none_or(|key| key.variable() != variable) {
-                let source = Source::Variable(variable).to_string();
-                return Err(unknown(&name, source, |key| find(key).map_or_else(String::new, Key::variable)));
+                let source = ValueSource::Variable(variable).to_string();
+                return Err(unknown(&name, source, |key| {
+                    find(key).map_or_else(String::new, SettingKey::variable)
+                }));
             }
-            self.set(&name, &value, Source::Variable(variable))?;
+            self.set(&name, &value, ValueSource::Variable(variable))?;
         }
         Ok(())
     }
@@ -109,7 +111,7 @@ impl Layered {
     pub(crate) fn assignment(&mut self, given: &str) -> Result<(), SettingsError> {
         let (name, value) =
             given.split_once('=').ok_or_else(|| SettingsError::MalformedSet { given: given.to_owned() })?;
-        self.set(name.trim(), value.trim(), Source::Flag(format!("--set {}", name.trim())))
+        self.set(name.trim(), value.trim(), ValueSource::Flag(format!("--set {}", name.trim())))
     }
 }
 
@@ -138,7 +140,7 @@ mod tests {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
-    fn source_of<'a>(layered: &'a Layered, name: &str) -> &'a Source {
+    fn source_of<'a>(layered: &'a Layered, name: &str) -> &'a ValueSource {
         layered.values().find(|(key, _, _)| key.name == name).unwrap().2
     }
 
@@ -153,10 +155,13 @@ mod tests {
         layered.assignment("ws.max_topics=7").unwrap();
 
         assert_eq!(layered.settings.ws.max_topics, 7);
-        assert_eq!(*source_of(&layered, "ws.max_topics"), Source::Flag("--set ws.max_topics".to_owned()));
+        assert_eq!(
+            *source_of(&layered, "ws.max_topics"),
+            ValueSource::Flag("--set ws.max_topics".to_owned())
+        );
         assert_eq!(layered.settings.ws.stale_after.as_secs(), 90);
-        assert_eq!(*source_of(&layered, "ws.stale_after"), Source::File(file.path().to_owned()));
-        assert_eq!(*source_of(&layered, "listen"), Source::Default);
+        assert_eq!(*source_of(&layered, "ws.stale_after"), ValueSource::File(file.path().to_owned()));
+        assert_eq!(*source_of(&layered, "listen"), ValueSource::Default);
     }
 
     #[track_caller]

@@ -9,12 +9,12 @@ use relay_router::target::HostPattern;
 use relay_service::HostPolicy;
 
 /// A type that configuration values have.
-pub(crate) trait Value: Sized {
+pub(crate) trait SettingValue: Sized {
     /// The allowed values, as the end of an error message.
     fn allowed() -> String;
     /// Reads it. `None` when the text does not have the form.
     fn read(text: &str) -> Option<Self>;
-    /// Writes it as text that [`Value::read`] reads back.
+    /// Writes it as text that [`SettingValue::read`] reads back.
     fn show(&self) -> String;
     /// Writes it as TOML.
     fn toml(&self) -> toml::Value {
@@ -25,7 +25,7 @@ pub(crate) trait Value: Sized {
 /// A value that is one of a few words.
 macro_rules! words {
     ($type:ty, $($variant:ident = $word:literal),+) => {
-        impl $crate::settings::value::Value for $type {
+        impl $crate::settings::value::SettingValue for $type {
             fn allowed() -> String {
                 [$($word),+].map(|word| format!("`{word}`")).join(", ")
             }
@@ -49,7 +49,7 @@ pub(crate) use words;
 
 macro_rules! whole_number {
     ($($type:ty),+) => {$(
-        impl Value for $type {
+        impl SettingValue for $type {
             fn allowed() -> String {
                 "a whole number of at least 1, for instance `1000`".to_owned()
             }
@@ -71,7 +71,7 @@ macro_rules! whole_number {
 }
 whole_number!(usize, u64, u32);
 
-impl Value for bool {
+impl SettingValue for bool {
     fn allowed() -> String {
         "`true` or `false`".to_owned()
     }
@@ -92,7 +92,7 @@ impl Value for bool {
 /// Units of time, the largest first, with their milliseconds.
 const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
-impl Value for Duration {
+impl SettingValue for Duration {
     fn allowed() -> String {
         "a time of at least 1 ms with its unit (ms, s, m, h, d), for instance `30s`".to_owned()
     }
@@ -116,7 +116,7 @@ impl Value for Duration {
 /// The word for "no limit".
 const NONE: &str = "none";
 
-impl<V: Value> Value for Option<V> {
+impl<V: SettingValue> SettingValue for Option<V> {
     fn allowed() -> String {
         format!("{}, or `{NONE}`", V::allowed())
     }
@@ -134,7 +134,7 @@ impl<V: Value> Value for Option<V> {
     }
 }
 
-impl Value for SocketAddr {
+impl SettingValue for SocketAddr {
     fn allowed() -> String {
         "an IP address and a port, for instance `127.0.0.1:7400` (port 0 takes a free one)".to_owned()
     }
@@ -148,7 +148,7 @@ impl Value for SocketAddr {
     }
 }
 
-impl Value for PathBuf {
+impl SettingValue for PathBuf {
     fn allowed() -> String {
         "a path".to_owned()
     }
@@ -162,7 +162,7 @@ impl Value for PathBuf {
     }
 }
 
-impl Value for relay_ws::OriginPolicy {
+impl SettingValue for relay_ws::OriginPolicy {
     fn allowed() -> String {
         "a list of origins such as `https://app.example.com`, separated by commas; `*` for every page"
             .to_owned()
@@ -195,7 +195,7 @@ impl Value for relay_ws::OriginPolicy {
     }
 }
 
-impl Value for HostPolicy {
+impl SettingValue for HostPolicy {
     fn allowed() -> String {
         "a list of names without ports such as `relay.example.com`, separated by commas; `*` for any"
             .to_owned()
@@ -228,7 +228,7 @@ impl Value for HostPolicy {
     }
 }
 
-impl Value for Vec<IpNet> {
+impl SettingValue for Vec<IpNet> {
     fn allowed() -> String {
         "a list of addresses or networks such as `10.0.0.7` or `10.0.0.0/8`, separated by commas".to_owned()
     }
@@ -251,7 +251,7 @@ impl Value for Vec<IpNet> {
     }
 }
 
-impl Value for Vec<HostPattern> {
+impl SettingValue for Vec<HostPattern> {
     fn allowed() -> String {
         "a list of hosts such as `sift.example` or `*.example`, separated by commas; `*` for any".to_owned()
     }
@@ -270,7 +270,7 @@ impl Value for Vec<HostPattern> {
 }
 
 /// Schemes of services' addresses.
-impl Value for Vec<String> {
+impl SettingValue for Vec<String> {
     fn allowed() -> String {
         "`http`, `https`, or both separated by a comma".to_owned()
     }
@@ -290,7 +290,7 @@ impl Value for Vec<String> {
 }
 
 /// A share.
-impl Value for f64 {
+impl SettingValue for f64 {
     fn allowed() -> String {
         "a share between 0 and 1, for instance `0.25`".to_owned()
     }
