@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 use relay_core::Event;
 use relay_events::{AnnotationAdded, Body};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use unicode_segmentation::UnicodeSegmentation;
 
@@ -51,10 +51,10 @@ impl Service for Cast {
 }
 
 /// A key phrase and its score.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-struct Tag {
-    tag: String,
-    score: f64,
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Tag {
+    pub(crate) tag: String,
+    pub(crate) score: f64,
 }
 
 /// Returns the key phrases of `text`, the best first. Their number is a third of the content words, as in RAKE, and at

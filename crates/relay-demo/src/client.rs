@@ -73,13 +73,13 @@ pub(crate) struct Registration {
 /// The answer to a registration.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Registered {
-    pub(crate) lease: Lease,
+    pub(crate) lease: ServiceLease,
     /// The secret with which deliveries are signed.
     pub(crate) secret: String,
 }
 
 #[derive(Debug, Deserialize)]
-pub(crate) struct Lease {
+pub(crate) struct ServiceLease {
     pub(crate) id: Value,
     pub(crate) heartbeat_every_ms: u64,
 }
@@ -122,7 +122,11 @@ impl RelayClient {
     }
 
     /// Sends a heartbeat. With `trouble` the service reports itself as degraded for that reason.
-    pub(crate) async fn heartbeat(&self, lease: &Lease, trouble: Option<&str>) -> Result<(), RelayError> {
+    pub(crate) async fn heartbeat(
+        &self,
+        lease: &ServiceLease,
+        trouble: Option<&str>,
+    ) -> Result<(), RelayError> {
         let path = format!("{}/heartbeat", self.service_path());
         let body = match trouble {
             None => json!({"lease": lease.id, "state": "healthy"}),
@@ -132,7 +136,7 @@ impl RelayClient {
     }
 
     /// Ends the registration. Events that are queued for the service are still delivered; see [`RelayClient::is_drained`].
-    pub(crate) async fn deregister(&self, lease: &Lease) -> Result<(), RelayError> {
+    pub(crate) async fn deregister(&self, lease: &ServiceLease) -> Result<(), RelayError> {
         let id = lease.id.as_str().map_or_else(|| lease.id.to_string(), str::to_owned);
         let path = format!("{}?lease={}", self.service_path(), utf8_percent_encode(&id, SEGMENT));
         self.send(Method::DELETE, &path, |request| request).await.map(drop)

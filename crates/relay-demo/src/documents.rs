@@ -36,19 +36,19 @@ pub(crate) trait Fold: Default + Send + 'static {
 }
 
 /// A service that publishes the result of `F` for each document.
-pub(crate) struct Documents<F> {
+pub(crate) struct FoldService<F> {
     relay: RelayClient,
-    followed: Mutex<HashMap<DocumentId, Followed<F>>>,
+    followed: Mutex<HashMap<DocumentId, FollowedDocument<F>>>,
 }
 
 /// A document whose state is kept.
-struct Followed<F> {
+struct FollowedDocument<F> {
     /// The state, locked while an event of the document is handled.
-    state: Arc<tokio::sync::Mutex<State<F>>>,
+    state: Arc<tokio::sync::Mutex<FoldState<F>>>,
     last_used: Instant,
 }
 
-struct State<F> {
+struct FoldState<F> {
     epoch: Option<String>,
     /// The seq of the last event that was read.
     seq: u64,
@@ -61,7 +61,7 @@ struct State<F> {
     due: Instant,
 }
 
-impl<F: Fold> State<F> {
+impl<F: Fold> FoldState<F> {
     fn new() -> Self {
         Self { epoch: None, seq: 0, fold: F::default(), newest: None, covered: 0, due: Instant::now() }
     }
@@ -98,13 +98,13 @@ impl<F: Fold> State<F> {
     }
 }
 
-impl<F: Fold> Documents<F> {
+impl<F: Fold> FoldService<F> {
     pub(crate) fn new(relay: RelayClient) -> Self {
         Self { relay, followed: Mutex::new(HashMap::new()) }
     }
 
     /// Returns the state of `document`. When too many are kept, the least recently used one is dropped.
-    fn state(&self, document: &DocumentId) -> Arc<tokio::sync::Mutex<State<F>>> {
+    fn state(&self, document: &DocumentId) -> Arc<tokio::sync::Mutex<FoldState<F>>> {
         let now = Instant::now();
         let mut followed = self.followed.lock();
         if let Some(known) = followed.get_mut(document) {
@@ -117,14 +117,14 @@ impl<F: Fold> Documents<F> {
                 followed.remove(&oldest);
             }
         }
-        let state = Arc::new(tokio::sync::Mutex::new(State::new()));
-        followed.insert(document.clone(), Followed { state: Arc::clone(&state), last_used: now });
+        let state = Arc::new(tokio::sync::Mutex::new(FoldState::new()));
+        followed.insert(document.clone(), FollowedDocument { state: Arc::clone(&state), last_used: now });
         state
     }
 }
 
 #[async_trait]
-impl<F: Fold> Service for Documents<F> {
+impl<F: Fold> Service for FoldService<F> {
     async fn handle(&self, event: Event) -> Result<(), HandleError> {
         let state = self.state(&event.document);
         // Events of one document are handled one at a time. A cancelled delivery leaves the pages that it has read.

@@ -29,7 +29,7 @@ use async_trait::async_trait;
 use relay_core::Event;
 
 use self::client::{RelayClient, RelayError};
-use self::documents::Documents;
+use self::documents::FoldService;
 pub use self::server::RunningService;
 pub use self::standalone::run_alone;
 
@@ -71,17 +71,17 @@ pub const SERVICES: [Profile; 4] = [
     Profile {
         name: "sift",
         capability: "quality",
-        service: |relay| Arc::new(Documents::<sift::Quality>::new(relay)),
+        service: |relay| Arc::new(FoldService::<sift::Quality>::new(relay)),
     },
     Profile { name: "cast", capability: "tags", service: |relay| Arc::new(cast::Cast::new(relay)) },
     Profile {
         name: "spawn",
         capability: "metadata",
-        service: |relay| Arc::new(Documents::<spawn::Facts>::new(relay)),
+        service: |relay| Arc::new(FoldService::<spawn::Facts>::new(relay)),
     },
     Profile {
         name: "stitch",
         capability: "coordination",
-        service: |relay| Arc::new(Documents::<stitch::Summary>::new(relay)),
+        service: |relay| Arc::new(FoldService::<stitch::Summary>::new(relay)),
     },
 ];

@@ -27,7 +27,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::client::{Lease, Registered, Registration, RelayClient};
+use super::client::{Registered, Registration, RelayClient, ServiceLease};
 use super::recent_ids::RecentIds;
 use super::{HandleError, Profile, Service};
 
@@ -154,7 +154,7 @@ async fn register(
     relay: &RelayClient,
     registration: &Registration,
     webhook: &watch::Sender<Option<Arc<Webhook>>>,
-) -> Lease {
+) -> ServiceLease {
     let [mut pause, longest] = REGISTER_PAUSES;
     loop {
         match relay.register(registration).await {
@@ -178,7 +178,7 @@ async fn register(
 }
 
 /// Sends heartbeats until the relay no longer knows the registration.
-async fn heartbeats(relay: &RelayClient, lease: &Lease, trouble: &watch::Receiver<Option<String>>) {
+async fn heartbeats(relay: &RelayClient, lease: &ServiceLease, trouble: &watch::Receiver<Option<String>>) {
     loop {
         sleep(Duration::from_millis(lease.heartbeat_every_ms)).await;
         let reason = trouble.borrow().clone();
@@ -193,7 +193,7 @@ async fn heartbeats(relay: &RelayClient, lease: &Lease, trouble: &watch::Receive
     }
 }
 
-async fn deregister(relay: &RelayClient, lease: &Lease) {
+async fn deregister(relay: &RelayClient, lease: &ServiceLease) {
     if let Err(error) = relay.deregister(lease).await {
         tracing::warn!(service = %relay.service(), %error, "deregistration failed; the lease expires by itself");
         return;

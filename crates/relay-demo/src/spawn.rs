@@ -42,7 +42,7 @@ impl Fold for Facts {
         let (text, saved) = (self.text.text(), self.saved.clone());
         Box::new(move || {
             let mut result =
-                text.map_or_else(|| json!({"too_long": true}), |text| json!(Metadata::of(&text)));
+                text.map_or_else(|| json!({"too_long": true}), |text| json!(TextMetadata::of(&text)));
             if let Some(saved) = saved {
                 result["saved"] = json!(saved);
             }
@@ -52,7 +52,7 @@ impl Fold for Facts {
 }
 
 #[derive(Debug, Serialize)]
-struct Metadata {
+struct TextMetadata {
     /// The first heading, or else the first line with words.
     #[serde(skip_serializing_if = "Option::is_none")]
     title: Option<String>,
@@ -75,7 +75,7 @@ struct Language {
     name: &'static str,
 }
 
-impl Metadata {
+impl TextMetadata {
     fn of(text: &str) -> Self {
         let words = words(text).count();
         let (link_count, links) = links(text);
@@ -148,11 +148,11 @@ mod tests {
 
     #[test]
     fn a_text_is_counted_and_its_language_told() {
-        let metadata = Metadata::of(KAFKA);
+        let metadata = TextMetadata::of(KAFKA);
         assert_eq!(metadata.language, Some(Language { code: "deu", name: "German" }));
         assert_eq!((metadata.words, metadata.characters), (102, 686));
         assert_eq!(metadata.reading_seconds, 26);
-        let nothing = Metadata::of("");
+        let nothing = TextMetadata::of("");
         assert_eq!((nothing.words, nothing.reading_seconds, nothing.language), (0, 0, None));
     }
 

@@ -7,6 +7,7 @@ use relay_events::{AnnotationResolved, Body};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::cast::Tag;
 use super::documents::Fold;
 
 /// The number of latest annotations whose tags are kept.
@@ -17,14 +18,14 @@ const MOST_TAGS: usize = 12;
 /// The latest results for one document.
 #[derive(Default)]
 pub(crate) struct Summary {
-    quality: Option<Part>,
-    metadata: Option<Part>,
+    quality: Option<ServiceResult>,
+    metadata: Option<ServiceResult>,
     /// The tags by annotation, the latest last.
     tags: VecDeque<Tagged>,
 }
 
 /// One service's result.
-struct Part {
+struct ServiceResult {
     service: String,
     seq: u64,
     result: Value,
@@ -34,12 +35,6 @@ struct Part {
 struct Tagged {
     annotation: String,
     tags: Vec<Tag>,
-}
-
-#[derive(Clone, Deserialize)]
-struct Tag {
-    tag: String,
-    score: f64,
 }
 
 impl Fold for Summary {
@@ -56,7 +51,7 @@ impl Fold for Summary {
         else {
             return false;
         };
-        let part = |result| Some(Part { service: service.to_string(), seq: seq.get(), result });
+        let part = |result| Some(ServiceResult { service: service.to_string(), seq: seq.get(), result });
         match event.kind.as_str() {
             "x-quality" => self.quality = serde_json::from_slice(json.as_bytes()).ok().and_then(part),
             "x-metadata" => self.metadata = serde_json::from_slice(json.as_bytes()).ok().and_then(part),
@@ -74,9 +69,10 @@ impl Fold for Summary {
     }
 
     fn result(&self) -> Box<dyn FnOnce() -> Value + Send> {
-        let part = |part: &Option<Part>| {
-            part.as_ref()
-                .map(|Part { service, seq, result }| json!({"by": service, "seq": seq, "result": result}))
+        let part = |part: &Option<ServiceResult>| {
+            part.as_ref().map(
+                |ServiceResult { service, seq, result }| json!({"by": service, "seq": seq, "result": result}),
+            )
         };
         let result = json!({
             "quality": part(&self.quality),
