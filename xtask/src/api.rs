@@ -16,7 +16,7 @@ use anyhow::{Context, bail, ensure};
 use cargo_metadata::{Package, TargetKind};
 use public_api::PublicApi;
 use xtask::process::{cargo, run as run_command};
-use xtask::steps::Outcome;
+use xtask::steps::StepOutcome;
 use xtask::workspace;
 
 use crate::cli::ApiOptions;
@@ -31,7 +31,7 @@ const RUSTDOC: &str = "XTASK_API_RUSTDOC";
 pub(crate) fn run(options: &ApiOptions) -> anyhow::Result<ExitCode> {
     if !options.check {
         write()?;
-    } else if let Outcome::Skipped(reason) = check()? {
+    } else if let StepOutcome::Skipped(reason) = check()? {
         println!("skipped: {reason}");
     }
     Ok(ExitCode::SUCCESS)
@@ -41,14 +41,14 @@ pub(crate) fn run(options: &ApiOptions) -> anyhow::Result<ExitCode> {
 ///
 /// # Errors
 /// Names every crate whose public items differ from its list, with the lines that differ.
-pub(crate) fn check() -> anyhow::Result<Outcome> {
+pub(crate) fn check() -> anyhow::Result<StepOutcome> {
     let compiler = compiler()?;
     let mut wrong = Vec::new();
     for package in packages()? {
         let list = list(&package);
         let found = fs::read_to_string(&list).unwrap_or_default();
         if let Some(other) = made_with(&found).filter(|other| *other != compiler) {
-            return Ok(Outcome::Skipped(format!(
+            return Ok(StepOutcome::Skipped(format!(
                 "the lists of public items were made with rustc {other}, and this is {compiler}; to check them: \
                  cargo +{other} xtask api --check"
             )));
@@ -62,7 +62,7 @@ pub(crate) fn check() -> anyhow::Result<Outcome> {
         bail!("{}\nfix: cargo xtask api, and show the new lists in review", wrong.join("\n"));
     }
     println!("the public items of every crate are those of its {FILE}");
-    Ok(Outcome::Done)
+    Ok(StepOutcome::Done)
 }
 
 fn write() -> anyhow::Result<()> {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use xtask::e2e;
 use xtask::peers::DENY;
 use xtask::process::{cargo, run as run_command};
-use xtask::steps::{Outcome, Steps};
+use xtask::steps::{StepOutcome, Steps};
 use xtask::workspace;
 
 use crate::{api, harness, layers, rust_tests, tidy};
@@ -61,17 +61,17 @@ fn package() -> anyhow::Result<()> {
     run_command(&mut command, "give the crate what cargo misses in its Cargo.toml")
 }
 
-fn deny() -> anyhow::Result<Outcome> {
+fn deny() -> anyhow::Result<StepOutcome> {
     if DENY.find().is_none() {
-        return Ok(Outcome::Skipped(DENY.missing()));
+        return Ok(StepOutcome::Skipped(DENY.missing()));
     }
     run_command(
         cargo().args(["deny", "--workspace", "check"]),
         "see deny.toml; without a network: cargo deny --workspace check bans licenses sources",
     )?;
-    Ok(Outcome::Done)
+    Ok(StepOutcome::Done)
 }
 
-fn done(result: anyhow::Result<()>) -> anyhow::Result<Outcome> {
-    result.map(|()| Outcome::Done)
+fn done(result: anyhow::Result<()>) -> anyhow::Result<StepOutcome> {
+    result.map(|()| StepOutcome::Done)
 }

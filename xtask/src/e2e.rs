@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 
 use crate::peers::{CHROMIUM, NODE, NPM, in_ci, missing};
 use crate::process::{CountsOn, cargo, run as run_command, run_counted};
-use crate::steps::Outcome;
+use crate::steps::StepOutcome;
 use crate::test_counts::TestCounts;
 use crate::workspace;
 
@@ -18,7 +18,7 @@ use crate::workspace;
 ///
 /// # Errors
 /// When a test fails. With `CI=true` also when node, npm or Chromium is missing.
-pub fn run(counts: &mut TestCounts) -> anyhow::Result<Outcome> {
+pub fn run(counts: &mut TestCounts) -> anyhow::Result<StepOutcome> {
     let folder = workspace::root().join("e2e");
     let mut tests = test_files(&folder)?;
     // The page's own tests, which need node alone.
@@ -34,7 +34,7 @@ pub fn run(counts: &mut TestCounts) -> anyhow::Result<Outcome> {
                 counts.skipped += 1;
             }
         }
-        return Ok(Outcome::Skipped(missing.join("\n")));
+        return Ok(StepOutcome::Skipped(missing.join("\n")));
     }
     build_server()?;
     install_packages()?;
@@ -53,7 +53,7 @@ pub fn run(counts: &mut TestCounts) -> anyhow::Result<Outcome> {
         counts,
         "read the failures above; one file: node --test e2e/<file>",
     )?;
-    Ok(Outcome::Done)
+    Ok(StepOutcome::Done)
 }
 
 /// Builds the development server with the features that the other tests build it with, so that it is built once.

@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode};
 use anyhow::Context;
 use xtask::peers::{NODE, NPM, PYTHON, missing};
 use xtask::process::{self, CountsOn, cargo, run_counted};
-use xtask::steps::Outcome;
+use xtask::steps::StepOutcome;
 use xtask::test_counts::TestCounts;
 use xtask::workspace;
 
@@ -26,11 +26,11 @@ pub(crate) fn run(task: &[&str], options: &[String]) -> anyhow::Result<ExitCode>
 }
 
 /// Runs the quick part of the conformance tests.
-pub(crate) fn quick_conformance(counts: &mut TestCounts) -> anyhow::Result<Outcome> {
+pub(crate) fn quick_conformance(counts: &mut TestCounts) -> anyhow::Result<StepOutcome> {
     let mut command = command(&["conformance", "--quick"]);
     run_counted(&mut command, CountsOn::Stdout, counts, "read the failures above")?;
     let missing = missing(&[PYTHON, NODE, NPM]);
-    Ok(if missing.is_empty() { Outcome::Done } else { Outcome::Skipped(missing.join("\n")) })
+    Ok(if missing.is_empty() { StepOutcome::Done } else { StepOutcome::Skipped(missing.join("\n")) })
 }
 
 /// Plays the short trace through the development build.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::test_counts::TestCounts;
 
 /// The result of a step that did not fail.
-pub enum Outcome {
+pub enum StepOutcome {
     /// The step was run.
     Done,
     /// The step was not run: the reason, and the line that would make it run.
@@ -29,13 +29,17 @@ pub struct Steps {
 impl Steps {
     /// Runs a step, which adds the tests that it ran to the counts that it is given. A step that fails without a failed
     /// test counts as one.
-    pub fn run(&mut self, name: &'static str, step: impl FnOnce(&mut TestCounts) -> anyhow::Result<Outcome>) {
+    pub fn run(
+        &mut self,
+        name: &'static str,
+        step: impl FnOnce(&mut TestCounts) -> anyhow::Result<StepOutcome>,
+    ) {
         println!("\n== {name}");
         let started = Instant::now();
         let mut counts = TestCounts::default();
         let result = match step(&mut counts) {
-            Ok(Outcome::Done) => StepResult::Done,
-            Ok(Outcome::Skipped(reason)) => StepResult::Skipped(reason),
+            Ok(StepOutcome::Done) => StepResult::Done,
+            Ok(StepOutcome::Skipped(reason)) => StepResult::Skipped(reason),
             Err(error) => StepResult::Failed(format!("{error:#}")),
         };
         if matches!(result, StepResult::Failed(_)) && counts.failed == 0 {

@@ -17,13 +17,13 @@ mod paths;
 const SKIPPED: &[&str] = &["target", "node_modules", ".git", "corpus", "artifacts"];
 
 /// A file of the repository with its text.
-struct Source {
+struct SourceFile {
     /// The path from the repository's top folder.
     name: PathBuf,
     text: String,
 }
 
-impl Source {
+impl SourceFile {
     fn is(&self, extension: &str) -> bool {
         self.name.extension().is_some_and(|own| own == extension)
     }
@@ -62,7 +62,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
 }
 
 /// Reads the Rust and Markdown files of the repository, sorted by path.
-fn sources(root: &Path) -> anyhow::Result<Vec<Source>> {
+fn sources(root: &Path) -> anyhow::Result<Vec<SourceFile>> {
     let mut files = Vec::new();
     collect(root, &mut files)?;
     files.sort();
@@ -73,7 +73,7 @@ fn sources(root: &Path) -> anyhow::Result<Vec<Source>> {
             let name = file.strip_prefix(root).unwrap_or(&file).to_owned();
             let text =
                 fs::read_to_string(&file).with_context(|| format!("{} cannot be read", name.display()))?;
-            Ok(Source { name, text })
+            Ok(SourceFile { name, text })
         })
         .collect()
 }

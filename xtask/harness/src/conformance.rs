@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use xtask::peers::{NODE, NPM, PYTHON, in_ci, missing};
 use xtask::process::{cargo, run as run_command};
-use xtask::steps::{Outcome, Steps};
+use xtask::steps::{StepOutcome, Steps};
 use xtask::test_counts::TestCounts;
 use xtask::{e2e, workspace};
 
@@ -54,20 +54,20 @@ pub struct Options {
 pub fn run(options: &Options) -> ExitCode {
     let mut steps = Steps::default();
     if options.quick {
-        steps.run("development build", |_| e2e::build_server().map(|()| Outcome::Done));
+        steps.run("development build", |_| e2e::build_server().map(|()| StepOutcome::Done));
         steps.run("conformance", |counts| judge("debug", false, counts));
     } else {
         steps.run("release build", |_| {
             let mut build = cargo();
             build.args(["build", "--release", "--package", "relay-service"]);
-            run_command(&mut build, "correct what the compiler names above").map(|()| Outcome::Done)
+            run_command(&mut build, "correct what the compiler names above").map(|()| StepOutcome::Done)
         });
         steps.run("conformance", |counts| judge("release", true, counts));
     }
     steps.finish()
 }
 
-fn judge(profile: &str, whole: bool, counts: &mut TestCounts) -> anyhow::Result<Outcome> {
+fn judge(profile: &str, whole: bool, counts: &mut TestCounts) -> anyhow::Result<StepOutcome> {
     let missing = missing(&[PYTHON, NODE, NPM]);
     if in_ci() && !missing.is_empty() {
         bail!("{}", missing.join("\n"));
@@ -89,7 +89,7 @@ fn judge(profile: &str, whole: bool, counts: &mut TestCounts) -> anyhow::Result<
         counts.skipped += 1;
     }
     server.stop()?;
-    Ok(if missing.is_empty() { Outcome::Done } else { Outcome::Skipped(missing.join("\n")) })
+    Ok(if missing.is_empty() { StepOutcome::Done } else { StepOutcome::Skipped(missing.join("\n")) })
 }
 
 /// Runs the suite, and writes the page of a whole run.

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::bail;
 
-use super::Source;
+use super::SourceFile;
 
 /// The words that open a headless clause.
 const HEADLESS: &[&str] = &[
@@ -44,7 +44,7 @@ const FOLDERS: &[&str] = &["crates", "xtask", "bench"];
 const SHOWN_WORDS: usize = 10;
 
 /// A doc comment that opens with a headless clause.
-struct Opening {
+struct HeadlessComment {
     /// The line of the file, from 1, at which the comment begins.
     line: usize,
     /// The first words of the comment.
@@ -55,7 +55,7 @@ struct Opening {
 ///
 /// # Errors
 /// Names the count and the task that lists them.
-pub(super) fn check(sources: &[Source]) -> anyhow::Result<()> {
+pub(super) fn check(sources: &[SourceFile]) -> anyhow::Result<()> {
     let found = sources.iter().filter(|source| is_held(&source.name)).map(|source| openings(&source.text));
     let count = found.map(|openings| openings.len()).sum::<usize>();
     if count > CEILING {
@@ -69,7 +69,7 @@ pub(super) fn check(sources: &[Source]) -> anyhow::Result<()> {
 }
 
 /// Prints the headless openings of the files below `prefix`, and returns their number.
-pub(super) fn list(sources: &[Source], prefix: &Path) -> usize {
+pub(super) fn list(sources: &[SourceFile], prefix: &Path) -> usize {
     let mut count = 0;
     for source in sources {
         let below =
@@ -91,7 +91,7 @@ fn is_held(name: &Path) -> bool {
 }
 
 /// Returns the headless openings of a Rust file, in its order.
-fn openings(text: &str) -> Vec<Opening> {
+fn openings(text: &str) -> Vec<HeadlessComment> {
     let mut found = Vec::new();
     let mut previous = None;
     let mut lines = text.lines().enumerate().peekable();
@@ -107,7 +107,7 @@ fn openings(text: &str) -> Vec<Opening> {
         let words =
             content.split_whitespace().chain(more.into_iter().flat_map(|(_, text)| text.split_whitespace()));
         let words = words.take(SHOWN_WORDS).collect::<Vec<_>>().join(" ");
-        found.push(Opening { line: number + 1, words });
+        found.push(HeadlessComment { line: number + 1, words });
     }
     found
 }

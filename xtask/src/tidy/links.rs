@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use super::Source;
+use super::SourceFile;
 
 /// Returns a line for every link whose file is missing.
-pub(super) fn check(root: &Path, sources: &[Source]) -> Vec<String> {
+pub(super) fn check(root: &Path, sources: &[SourceFile]) -> Vec<String> {
     let mut wrong = Vec::new();
     for source in sources.iter().filter(|source| source.is("md")) {
         let folder = root.join(&source.name);

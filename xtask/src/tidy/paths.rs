@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::Source;
+use super::SourceFile;
 
 /// The documents whose paths are checked.
 const DOCUMENTS: &[&str] = &["docs/architecture.md", "CONTRIBUTING.md"];
@@ -32,12 +32,12 @@ const DEFINING: &[&str] = &[
 ];
 
 /// Returns a line for every path and symbol that does not exist.
-pub(super) fn check(root: &Path, sources: &[Source]) -> Vec<String> {
+pub(super) fn check(root: &Path, sources: &[SourceFile]) -> Vec<String> {
     let checked = sources.iter().filter(|source| DOCUMENTS.iter().any(|name| source.name == Path::new(name)));
     checked.flat_map(|source| check_document(root, source)).collect()
 }
 
-fn check_document(root: &Path, source: &Source) -> Vec<String> {
+fn check_document(root: &Path, source: &SourceFile) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut in_code = false;
     let mut last_full = None;
@@ -157,7 +157,7 @@ mod tests {
     use xtask::workspace;
 
     use super::{Mention, check_document, defines, mentions};
-    use crate::tidy::Source;
+    use crate::tidy::SourceFile;
 
     #[track_caller]
     fn check(line: &str, paths: &[(&str, Option<&str>)]) {
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn missing_files_and_symbols_are_named_with_their_line() {
         let wrong = |text: &str| {
-            let source = Source { name: PathBuf::from("a.md"), text: text.to_owned() };
+            let source = SourceFile { name: PathBuf::from("a.md"), text: text.to_owned() };
             check_document(&workspace::root(), &source)
         };
         assert_eq!(wrong("`xtask/src/tidy.rs:check`, `cli.rs`, `tidy/paths.rs`"), Vec::<String>::new());

@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use plotters::prelude::*;
 
 use super::system::System;
-use super::workloads::{Delivery, Figures, Measured, Workload};
+use super::workloads::{DeliveryFigures, Figures, Measured, Workload};
 
 const SIZE: (u32, u32) = (900, 480);
 
@@ -23,7 +23,7 @@ fn colour(system: System) -> RGBColor {
 }
 
 /// A line of a chart: the system and its points.
-type Line = (System, Vec<(f64, f64)>);
+type ChartLine = (System, Vec<(f64, f64)>);
 
 /// Draws a chart for each kind of result into a folder.
 pub(crate) fn draw(folder: &Path, results: &[Measured]) -> anyhow::Result<()> {
@@ -43,12 +43,12 @@ pub(crate) fn draw(folder: &Path, results: &[Measured]) -> anyhow::Result<()> {
             of(workload, "flat out").map(|(system, delivery)| (system, delivery.per_second)).collect();
         let title = format!("One document, {members}, flat out: messages delivered per second");
         bars(&folder.join(format!("throughput-{name}.svg")), &title, &flat_out)?;
-        let paced: Vec<Line> =
+        let paced: Vec<ChartLine> =
             of(workload, "paced").map(|(system, delivery)| (system, percentiles(delivery))).collect();
         let title = format!("One document, {members}, paced: delivery latency by percentile");
         percentile_lines(&folder.join(format!("latency-{name}.svg")), &title, &paced)?;
     }
-    let memory: Vec<Line> = of(Workload::Slow, "1 % stopped")
+    let memory: Vec<ChartLine> = of(Workload::Slow, "1 % stopped")
         .map(|(system, delivery)| {
             (system, delivery.memory.iter().map(|(at, kib)| (*at, *kib as f64 / 1024.0)).collect())
         })
@@ -58,7 +58,7 @@ pub(crate) fn draw(folder: &Path, results: &[Measured]) -> anyhow::Result<()> {
     lines(&folder.join("slow-memory.svg"), title, &axes, &memory)
 }
 
-fn percentiles(delivery: &Delivery) -> Vec<(f64, f64)> {
+fn percentiles(delivery: &DeliveryFigures) -> Vec<(f64, f64)> {
     delivery
         .distribution
         .iter()
@@ -66,7 +66,7 @@ fn percentiles(delivery: &Delivery) -> Vec<(f64, f64)> {
         .collect()
 }
 
-fn percentile_lines(path: &Path, title: &str, systems: &[Line]) -> anyhow::Result<()> {
+fn percentile_lines(path: &Path, title: &str, systems: &[ChartLine]) -> anyhow::Result<()> {
     let axes = Axes { x: "percentile", y: "milliseconds", logarithmic: Logarithmic::Y };
     lines(path, title, &axes, systems)
 }
@@ -129,7 +129,7 @@ fn bars(path: &Path, title: &str, systems: &[(System, f64)]) -> anyhow::Result<(
     area.present().map_err(failed)
 }
 
-fn lines(path: &Path, title: &str, axes: &Axes, systems: &[Line]) -> anyhow::Result<()> {
+fn lines(path: &Path, title: &str, axes: &Axes, systems: &[ChartLine]) -> anyhow::Result<()> {
     let points = || systems.iter().flat_map(|(_, points)| points);
     let (right, top) = points().fold((0.0f64, 0.0f64), |(right, top), (x, y)| (right.max(*x), top.max(*y)));
     if right <= 0.0 || top <= 0.0 {

@@ -10,7 +10,7 @@ const STAMP_DIGITS: usize = 20;
 
 /// One frame of a server.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Frame<'a> {
+pub(crate) struct ServerFrame<'a> {
     pub(crate) kind: FrameKind,
     pub(crate) payload: &'a [u8],
 }
@@ -28,7 +28,7 @@ pub(crate) enum FrameKind {
 ///
 /// # Errors
 /// When a server may not send such a frame.
-pub(crate) fn first(bytes: &[u8]) -> anyhow::Result<Option<(Frame<'_>, usize)>> {
+pub(crate) fn first(bytes: &[u8]) -> anyhow::Result<Option<(ServerFrame<'_>, usize)>> {
     let [head, length, rest @ ..] = bytes else { return Ok(None) };
     anyhow::ensure!(length & 0x80 == 0, "the server sent a masked frame");
     let kind = match head & 0x0f {
@@ -50,7 +50,7 @@ pub(crate) fn first(bytes: &[u8]) -> anyhow::Result<Option<(Frame<'_>, usize)>> 
         length => (2, u64::from(length)),
     };
     let end = usize::try_from(length)?.saturating_add(begin);
-    Ok(bytes.get(begin..end).map(|payload| (Frame { kind, payload }, end)))
+    Ok(bytes.get(begin..end).map(|payload| (ServerFrame { kind, payload }, end)))
 }
 
 /// Appends a client's frame. Its mask is zero, which leaves the payload as it is.
@@ -90,7 +90,7 @@ pub(crate) fn stamp(after_mark: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Frame, FrameKind, MARK, first, message, stamp, write};
+    use super::{FrameKind, MARK, ServerFrame, first, message, stamp, write};
 
     #[test]
     fn a_frame_is_found_when_all_of_it_is_there() {
@@ -109,7 +109,7 @@ mod tests {
             let (frame, end) = first(&bytes).unwrap().unwrap();
             assert_eq!((frame.kind, frame.payload.len(), end), (FrameKind::Data, length, whole));
             let last = first(&bytes[end..]).unwrap().unwrap();
-            assert_eq!(last, (Frame { kind: FrameKind::Data, payload: b"x" }, 3));
+            assert_eq!(last, (ServerFrame { kind: FrameKind::Data, payload: b"x" }, 3));
         }
     }
 

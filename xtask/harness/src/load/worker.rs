@@ -88,7 +88,7 @@ enum Stage {
     Gone,
 }
 
-struct Member {
+struct LoadMember {
     stream: TcpStream,
     stage: Stage,
     slow: bool,
@@ -102,7 +102,7 @@ struct Member {
 struct Worker {
     plan: Assignment,
     poll: Poll,
-    members: Vec<Member>,
+    members: Vec<LoadMember>,
     documents: Vec<String>,
     commands: mpsc::Receiver<WorkerCommand>,
     buffer: Vec<u8>,
@@ -266,7 +266,7 @@ impl Worker {
         let token = Token(self.members.len());
         self.poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         let (rest, out) = (Vec::new(), Vec::new());
-        self.members.push(Member { stream, stage: Stage::Connecting, slow, reading: true, rest, out });
+        self.members.push(LoadMember { stream, stage: Stage::Connecting, slow, reading: true, rest, out });
         Ok(())
     }
 

@@ -79,14 +79,14 @@ impl Measured {
 #[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
 pub(crate) enum Figures {
-    Delivery(Delivery),
+    Delivery(DeliveryFigures),
     Memory { bytes_per_connection: f64 },
     Storm { seconds: f64, presence: bool },
 }
 
 /// The number of deliveries and their latency.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct Delivery {
+pub(crate) struct DeliveryFigures {
     pub(crate) published: u64,
     pub(crate) delivered: u64,
     pub(crate) missing: u64,
@@ -264,7 +264,7 @@ impl Run {
             let quantile = 1.0 - 10f64.powf(-nines);
             (quantile * 100.0, ms(quantile))
         });
-        let delivery = Delivery {
+        let delivery = DeliveryFigures {
             published,
             delivered: collected.delivered,
             missing: expected.saturating_sub(collected.delivered),

@@ -10,7 +10,7 @@ use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::text::Text;
+use super::text::GapText;
 use super::trace::{Edit, Trace};
 
 /// The kind of the edits.
@@ -20,7 +20,7 @@ pub(crate) const END: &str = "x-replay-end";
 
 /// The parts of an event that are checked.
 #[derive(Deserialize)]
-pub(crate) struct Envelope<'a> {
+pub(crate) struct CheckedEvent<'a> {
     id: &'a str,
     seq: Option<u64>,
     epoch: &'a str,
@@ -30,7 +30,7 @@ pub(crate) struct Envelope<'a> {
 
 /// The meaning of a delivery.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Delivery {
+pub(crate) enum Received {
     /// The edit of the trace with this index.
     Edit(usize),
     /// The end: every edit has come, and the text is the trace's.
@@ -45,24 +45,24 @@ pub(crate) struct Follower {
     epoch: String,
     seq: u64,
     edits: usize,
-    text: Text,
+    text: GapText,
     digest: Digest,
 }
 
 impl Follower {
     /// Creates a follower that has no events of the epoch yet.
     pub(crate) fn new(trace: Arc<Trace>, epoch: String) -> Self {
-        Self { trace, epoch, seq: 0, edits: 0, text: Text::default(), digest: Digest::default() }
+        Self { trace, epoch, seq: 0, edits: 0, text: GapText::default(), digest: Digest::default() }
     }
 
     /// Checks a delivery of `kind` and applies it.
     ///
     /// # Errors
     /// When it is not the next one: an event was missed, doubled, changed or out of order.
-    pub(crate) fn receive(&mut self, kind: &str, envelope: &str) -> anyhow::Result<Delivery> {
-        let event: Envelope<'_> =
+    pub(crate) fn receive(&mut self, kind: &str, envelope: &str) -> anyhow::Result<Received> {
+        let event: CheckedEvent<'_> =
             serde_json::from_str(envelope).with_context(|| format!("not an event: {envelope}"))?;
-        let Some(seq) = event.seq else { return Ok(Delivery::Other) };
+        let Some(seq) = event.seq else { return Ok(Received::Other) };
         ensure!(event.epoch == self.epoch, "epoch {} after {}", event.epoch, self.epoch);
         ensure!(seq == self.seq + 1, "seq {seq} after {}: missed, doubled or out of order", self.seq);
         self.seq = seq;
@@ -79,15 +79,15 @@ impl Follower {
                     self.text.apply(patch)?;
                 }
                 self.digest.add(seq, event.id);
-                Ok(Delivery::Edit(index))
+                Ok(Received::Edit(index))
             }
             END => {
                 let expected = self.trace.edits.len();
                 ensure!(self.edits == expected, "{} of {expected} edits came", self.edits);
                 ensure!(self.text.is(&self.trace.end), "the text differs from the trace's at the end");
-                Ok(Delivery::End)
+                Ok(Received::End)
             }
-            _ => Ok(Delivery::Other),
+            _ => Ok(Received::Other),
         }
     }
 
@@ -120,13 +120,13 @@ impl Digest {
 mod tests {
     use std::sync::Arc;
 
-    use super::{Delivery, Digest, EDITED, END, Edit, Follower, Trace};
-    use crate::replay::trace::Patch;
+    use super::{Digest, EDITED, END, Edit, Follower, Received, Trace};
+    use crate::replay::trace::TracePatch;
 
     fn follower() -> Follower {
         let edits = vec![
-            Edit { patches: vec![Patch(0, 0, "a\n".into())] },
-            Edit { patches: vec![Patch(1, 1, "b".into())] },
+            Edit { patches: vec![TracePatch(0, 0, "a\n".into())] },
+            Edit { patches: vec![TracePatch(1, 1, "b".into())] },
         ];
         Follower::new(Arc::new(Trace { edits, end: "ab".to_owned() }), "e1".to_owned())
     }
@@ -143,10 +143,10 @@ mod tests {
     #[test]
     fn every_edit_in_order_and_the_end_are_right() {
         let mut follower = follower();
-        assert_eq!(follower.receive(EDITED, &envelope(1, FIRST)).unwrap(), Delivery::Edit(0));
-        assert_eq!(follower.receive("user.joined", &envelope(2, "{}")).unwrap(), Delivery::Other);
-        assert_eq!(follower.receive(EDITED, &envelope(3, SECOND)).unwrap(), Delivery::Edit(1));
-        assert_eq!(follower.receive(END, &envelope(4, "{}")).unwrap(), Delivery::End);
+        assert_eq!(follower.receive(EDITED, &envelope(1, FIRST)).unwrap(), Received::Edit(0));
+        assert_eq!(follower.receive("user.joined", &envelope(2, "{}")).unwrap(), Received::Other);
+        assert_eq!(follower.receive(EDITED, &envelope(3, SECOND)).unwrap(), Received::Edit(1));
+        assert_eq!(follower.receive(END, &envelope(4, "{}")).unwrap(), Received::End);
         assert_eq!(follower.position(), r#"{"epoch":"e1","seq":4}"#);
         let mut acknowledged = Digest::default();
         acknowledged.add(1, "id-1");

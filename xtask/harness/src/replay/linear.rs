@@ -7,17 +7,17 @@
 
 use anyhow::{Context, bail};
 
-use super::trace::{Edit, Patch};
+use super::trace::{Edit, TracePatch};
 
 /// One transaction as recorded: its patches apply to the merge of its parents.
 pub(crate) struct Transaction {
     pub(crate) parents: Vec<usize>,
     pub(crate) agent: usize,
-    pub(crate) patches: Vec<Patch<'static>>,
+    pub(crate) patches: Vec<TracePatch<'static>>,
 }
 
 /// The number of seen transactions of each agent. An agent's transactions are in order, so the count identifies them.
-type Version = Vec<usize>;
+type SeenCounts = Vec<usize>;
 
 /// A transaction's identity: the agent, and the index among the agent's transactions.
 #[derive(Clone, Copy)]
@@ -39,12 +39,12 @@ pub(crate) fn linearise(
     transactions: impl IntoIterator<Item = Transaction>,
 ) -> anyhow::Result<Vec<Edit<'static>>> {
     let mut characters: Vec<Character> = Vec::new();
-    let mut versions: Vec<Version> = Vec::new();
-    let mut counts: Version = Vec::new();
+    let mut versions: Vec<SeenCounts> = Vec::new();
+    let mut counts: SeenCounts = Vec::new();
     let mut edits = Vec::new();
     for (number, transaction) in transactions.into_iter().enumerate() {
         let Transaction { parents, agent, patches } = transaction;
-        let mut seen = Version::new();
+        let mut seen = SeenCounts::new();
         for parent in parents {
             let Some(version) = versions.get(parent) else {
                 bail!("transaction {number} stands before its parent {parent}");
@@ -71,12 +71,12 @@ pub(crate) fn linearise(
 /// Applies a patch whose positions count the characters in `seen`, and adds its rewritten form to `rewritten`.
 fn apply(
     characters: &mut Vec<Character>,
-    seen: &Version,
+    seen: &SeenCounts,
     dot: Dot,
-    patch: Patch<'static>,
-    rewritten: &mut Vec<Patch<'static>>,
+    patch: TracePatch<'static>,
+    rewritten: &mut Vec<TracePatch<'static>>,
 ) -> anyhow::Result<()> {
-    let Patch(position, deleted, inserted) = patch;
+    let TracePatch(position, deleted, inserted) = patch;
     // The index of `position` among all characters, and its position in the text at this turn.
     let (mut at, mut seen_before, mut now_before) = (0, 0, 0);
     while seen_before < position {
@@ -100,8 +100,8 @@ fn apply(
             // A concurrent transaction may have deleted it already.
             if was_there {
                 match rewritten.last_mut() {
-                    Some(Patch(place, count, text)) if *place == now && text.is_empty() => *count += 1,
-                    _ => rewritten.push(Patch(now, 1, "".into())),
+                    Some(TracePatch(place, count, text)) if *place == now && text.is_empty() => *count += 1,
+                    _ => rewritten.push(TracePatch(now, 1, "".into())),
                 }
             }
         } else {
@@ -111,13 +111,13 @@ fn apply(
     if !inserted.is_empty() {
         let new = inserted.chars().map(|_| Character { inserted: dot, deleted: Vec::new() });
         characters.splice(at..at, new);
-        rewritten.push(Patch(now_before, 0, inserted));
+        rewritten.push(TracePatch(now_before, 0, inserted));
     }
     Ok(())
 }
 
 impl Character {
-    fn is_in(&self, version: &Version) -> bool {
+    fn is_in(&self, version: &SeenCounts) -> bool {
         contains(version, self.inserted) && !self.deleted.iter().any(|dot| contains(version, *dot))
     }
 
@@ -126,11 +126,11 @@ impl Character {
     }
 }
 
-fn contains(version: &Version, dot: Dot) -> bool {
+fn contains(version: &SeenCounts, dot: Dot) -> bool {
     version.get(dot.agent).is_some_and(|count| dot.index < *count)
 }
 
-fn merge(version: &mut Version, other: &Version) {
+fn merge(version: &mut SeenCounts, other: &SeenCounts) {
     if version.len() < other.len() {
         version.resize(other.len(), 0);
     }
@@ -139,7 +139,7 @@ fn merge(version: &mut Version, other: &Version) {
     }
 }
 
-fn reserve(version: &mut Version, agent: usize) {
+fn reserve(version: &mut SeenCounts, agent: usize) {
     if version.len() <= agent {
         version.resize(agent + 1, 0);
     }
@@ -147,17 +147,17 @@ fn reserve(version: &mut Version, agent: usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Patch, Transaction, linearise};
+    use super::{TracePatch, Transaction, linearise};
 
     fn transaction(parents: &[usize], agent: usize, patches: &[(usize, usize, &'static str)]) -> Transaction {
-        let patches = patches.iter().map(|&(at, gone, new)| Patch(at, gone, new.into())).collect();
+        let patches = patches.iter().map(|&(at, gone, new)| TracePatch(at, gone, new.into())).collect();
         Transaction { parents: parents.to_vec(), agent, patches }
     }
 
     #[track_caller]
     fn check(history: Vec<Transaction>, last: &[(usize, usize, &'static str)]) {
         let edits = linearise(history).unwrap();
-        let last = last.iter().map(|&(at, gone, new)| Patch(at, gone, new.into())).collect::<Vec<_>>();
+        let last = last.iter().map(|&(at, gone, new)| TracePatch(at, gone, new.into())).collect::<Vec<_>>();
         assert_eq!(edits.last().unwrap().patches, last);
     }
 

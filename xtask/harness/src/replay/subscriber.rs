@@ -9,7 +9,7 @@ use hdrhistogram::Histogram;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::follower::{Delivery, Follower};
+use super::follower::{Follower, Received};
 use super::phoenix::{self, PhoenixFrame, Socket};
 use super::progress::Progress;
 use super::trace::Trace;
@@ -77,12 +77,12 @@ impl Subscriber {
                         "phx_error" | "phx_close" => true,
                         kind => {
                             match self.follower.receive(kind, frame.payload.get()).context(context.clone())? {
-                                Delivery::Edit(index) => {
+                                Received::Edit(index) => {
                                     latencies.record(progress.delivered(index))?;
                                     false
                                 }
-                                Delivery::Other => false,
-                                Delivery::End => break,
+                                Received::Other => false,
+                                Received::End => break,
                             }
                         }
                     }

@@ -5,23 +5,23 @@
 
 use anyhow::bail;
 
-use super::trace::Patch;
+use super::trace::TracePatch;
 
 /// The text of a follower.
 #[derive(Debug, Default)]
-pub(crate) struct Text {
+pub(crate) struct GapText {
     before: Vec<char>,
     /// The characters after the gap, last one first.
     after: Vec<char>,
 }
 
-impl Text {
+impl GapText {
     /// Replaces `patch.deleted` code points at `patch.position` by `patch.inserted`.
     ///
     /// # Errors
     /// When the patch reaches past the end of the text, which is then unchanged.
-    pub(crate) fn apply(&mut self, patch: &Patch<'_>) -> anyhow::Result<()> {
-        let Patch(position, deleted, inserted) = patch;
+    pub(crate) fn apply(&mut self, patch: &TracePatch<'_>) -> anyhow::Result<()> {
+        let TracePatch(position, deleted, inserted) = patch;
         let length = self.before.len() + self.after.len();
         if position.checked_add(*deleted).is_none_or(|end| end > length) {
             bail!("the patch deletes {deleted} characters at {position} of a text of {length}");
@@ -47,21 +47,21 @@ impl Text {
     }
 }
 
-impl From<&Text> for String {
-    fn from(text: &Text) -> Self {
+impl From<&GapText> for String {
+    fn from(text: &GapText) -> Self {
         text.chars().collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Patch, Text};
+    use super::{GapText, TracePatch};
 
     #[track_caller]
     fn check(patches: &[(usize, usize, &str)], expected: &str) {
-        let mut text = Text::default();
+        let mut text = GapText::default();
         for &(position, deleted, inserted) in patches {
-            text.apply(&Patch(position, deleted, inserted.into())).unwrap();
+            text.apply(&TracePatch(position, deleted, inserted.into())).unwrap();
         }
         assert!(text.is(expected), "{:?} is not {expected:?}", String::from(&text));
     }
@@ -80,18 +80,18 @@ mod tests {
 
     #[test]
     fn a_patch_past_the_end_is_refused_and_changes_nothing() {
-        let mut text = Text::default();
-        text.apply(&Patch(0, 0, "abc".into())).unwrap();
-        assert!(text.apply(&Patch(4, 0, "x".into())).is_err());
-        assert!(text.apply(&Patch(2, 2, "x".into())).is_err());
-        assert!(text.apply(&Patch(usize::MAX, 1, "x".into())).is_err());
+        let mut text = GapText::default();
+        text.apply(&TracePatch(0, 0, "abc".into())).unwrap();
+        assert!(text.apply(&TracePatch(4, 0, "x".into())).is_err());
+        assert!(text.apply(&TracePatch(2, 2, "x".into())).is_err());
+        assert!(text.apply(&TracePatch(usize::MAX, 1, "x".into())).is_err());
         assert!(text.is("abc"));
     }
 
     #[test]
     fn a_shorter_or_longer_text_differs() {
-        let mut text = Text::default();
-        text.apply(&Patch(0, 0, "abc".into())).unwrap();
+        let mut text = GapText::default();
+        text.apply(&TracePatch(0, 0, "abc".into())).unwrap();
         assert!(!text.is("ab") && !text.is("abcd") && !text.is("abd"));
     }
 }

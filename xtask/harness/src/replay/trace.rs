@@ -14,17 +14,21 @@ use flate2::read::GzDecoder;
 use serde::{Deserialize, Serialize};
 
 use super::linear::{self, Transaction};
-use super::text::Text;
+use super::text::GapText;
 
 /// A position, the number of deleted code points, and the inserted text, as in traces and on the wire.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Patch<'a>(pub(crate) usize, pub(crate) usize, #[serde(borrow)] pub(crate) Cow<'a, str>);
+pub(crate) struct TracePatch<'a>(
+    pub(crate) usize,
+    pub(crate) usize,
+    #[serde(borrow)] pub(crate) Cow<'a, str>,
+);
 
 /// The payload of `document.edited`: patches that are applied one after another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Edit<'a> {
     #[serde(borrow)]
-    pub(crate) patches: Vec<Patch<'a>>,
+    pub(crate) patches: Vec<TracePatch<'a>>,
 }
 
 /// A history to be played: the edits of an initially empty text, and the final text.
@@ -83,7 +87,7 @@ impl Trace {
         let recorded: Recorded = serde_json::from_slice(json)?;
         let mut edits = Vec::with_capacity(recorded.txns.len() + 1);
         if !recorded.start_content.is_empty() {
-            edits.push(Edit { patches: vec![Patch(0, 0, recorded.start_content.into())] });
+            edits.push(Edit { patches: vec![TracePatch(0, 0, recorded.start_content.into())] });
         }
         let transactions = recorded.txns.into_iter().map(|transaction| Transaction {
             parents: transaction.parents,
@@ -91,7 +95,7 @@ impl Trace {
             patches: transaction
                 .patches
                 .into_iter()
-                .map(|(at, gone, new)| Patch(at, gone, new.into()))
+                .map(|(at, gone, new)| TracePatch(at, gone, new.into()))
                 .collect(),
         });
         if recorded.kind == HistoryKind::Concurrent {
@@ -100,7 +104,7 @@ impl Trace {
             edits.extend(transactions.map(|Transaction { patches, .. }| Edit { patches }));
         }
 
-        let mut text = Text::default();
+        let mut text = GapText::default();
         let played = limit.unwrap_or(edits.len()).min(edits.len());
         for (index, edit) in edits.iter().enumerate() {
             if index == played {
