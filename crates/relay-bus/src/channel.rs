@@ -20,7 +20,7 @@ use std::task::Waker;
 
 use parking_lot::{Mutex, MutexGuard};
 use relay_core::{
-    CheckedDraft, DocumentId, Epoch, Event, Head, LogError, Monotonic, NotOwner, Offset, Place, PublishAck,
+    CheckedDraft, DocumentId, Epoch, Event, Head, LogError, Monotonic, NotOwner, Place, PublishAck,
     PublishError, ReadLimit, Retention, Seq, Tenure, Timestamp,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -198,7 +198,7 @@ impl Channel {
             return None;
         }
         let now = self.context.clock.wall();
-        let mut batch = AppendBatch::after(state.last());
+        let mut batch = AppendBatch::after(state.last(), state.last_offset());
         let mut bytes = 0;
         while batch.events().len() < MAX_BATCH_EVENTS && bytes < MAX_BATCH_BYTES {
             let Some(pending) = state.next_pending() else { break };
@@ -218,7 +218,7 @@ impl Channel {
     }
 
     /// Shows a batch that the log has taken, and answers its publishers.
-    fn commit(&self, batch: AppendBatch, offsets: Vec<Offset>) {
+    fn commit(&self, batch: AppendBatch) {
         let (events, senders) = batch.into_parts();
         let mut acks = Vec::with_capacity(events.len());
         for event in &events {
@@ -227,8 +227,7 @@ impl Channel {
         let wakers = {
             let mut state = self.state.lock();
             let mut wakers = state.drain_wakers();
-            for ((mut event, offset), senders) in events.into_iter().zip(offsets).zip(&senders) {
-                event.offset = Some(offset);
+            for (event, senders) in events.into_iter().zip(&senders) {
                 acks.push(PublishAck::of(&event, false));
                 let event = Arc::new(event);
                 self.context.mailboxes.offer(&event, &mut wakers);

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use relay_core::{Event, EventId, Retention, Seq, Timestamp};
+use relay_core::{Event, EventId, Offset, Retention, Seq, Timestamp};
 
 /// The latest events, in order.
 #[derive(Debug)]
@@ -28,6 +28,11 @@ impl EventCache {
     /// The latest event's seq, in memory or not.
     pub(crate) fn last(&self) -> Seq {
         self.last
+    }
+
+    /// The latest event's offset; [`Offset::ZERO`] when it is not in memory or has none.
+    pub(crate) fn last_offset(&self) -> Offset {
+        self.events.back().and_then(|event| event.offset).unwrap_or(Offset::ZERO)
     }
 
     /// The earliest event in memory; the next one to come when there is none.

@@ -83,9 +83,11 @@ pub trait EventLog: Send + Sync + 'static {
     /// [`LogError::Corrupt`], [`LogError::Failed`], [`LogError::Closed`].
     async fn head(&self, document: &DocumentId) -> Result<Head, LogError>;
 
-    /// Appends `events`, all of `document`, with the document's epoch and the next seqs in order. Returns one offset for
-    /// each event, in the order of the events. Offsets grow, and need not be contiguous. The events' own `offset` fields
-    /// are ignored.
+    /// Appends `events`, all of `document`, with the document's epoch and the next seqs in order. Returns exactly one offset
+    /// for each event, in the order of the events. Each offset is larger than the one before it and than those of the
+    /// document's earlier events. They need not be contiguous. The events' own `offset` fields are ignored.
+    ///
+    /// A channel treats any other answer as [`LogError::Failed`]: it shows none of the events, and ends.
     ///
     /// # Errors
     /// All variants of [`LogError`] but [`LogError::Trimmed`].

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use relay_core::{CheckedDraft, Epoch, Event, EventId, LogError, PublishAck, PublishError, Seq, Timestamp};
+use relay_core::{
+    CheckedDraft, Epoch, Event, EventId, LogError, Offset, PublishAck, PublishError, Seq, Timestamp,
+};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::duplicate::check_same_content;
@@ -79,12 +81,20 @@ pub(super) struct AppendBatch {
     /// The indexes of the events whose ids their publishers chose.
     by_id: HashMap<EventId, usize>,
     next: Seq,
+    /// The offset of the document's last event before the batch, as far as memory knows it.
+    last_offset: Offset,
 }
 
 impl AppendBatch {
-    /// Returns an empty batch whose first event comes after `last`.
-    pub(super) fn after(last: Seq) -> Self {
-        Self { events: Vec::new(), senders: Vec::new(), by_id: HashMap::new(), next: last.next() }
+    /// Returns an empty batch whose first event comes after `last`, and whose offsets come after `last_offset`.
+    pub(super) fn after(last: Seq, last_offset: Offset) -> Self {
+        Self {
+            events: Vec::new(),
+            senders: Vec::new(),
+            by_id: HashMap::new(),
+            next: last.next(),
+            last_offset,
+        }
     }
 
     pub(super) fn events(&self) -> &[Event] {
@@ -94,6 +104,17 @@ impl AppendBatch {
     /// The seq of the next event that is pushed.
     pub(super) fn next_seq(&self) -> Seq {
         self.next
+    }
+
+    pub(super) fn last_offset(&self) -> Offset {
+        self.last_offset
+    }
+
+    /// Gives each event the offset that the log returned for it.
+    pub(super) fn set_offsets(&mut self, offsets: Vec<Offset>) {
+        for (event, offset) in self.events.iter_mut().zip(offsets) {
+            event.offset = Some(offset);
+        }
     }
 
     pub(super) fn into_parts(self) -> (Vec<Event>, Vec<AckSenders>) {

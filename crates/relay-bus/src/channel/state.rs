@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use relay_core::{
-    DocumentId, Draft, Epoch, Event, Head, LogError, Monotonic, OwnershipError, PublishAck, PublishError,
-    ReadLimit, Seq, StreamError, Tenure, Timestamp,
+    DocumentId, Draft, Epoch, Event, Head, LogError, Monotonic, Offset, OwnershipError, PublishAck,
+    PublishError, ReadLimit, Seq, StreamError, Tenure, Timestamp,
 };
 
 use super::batch::{PendingDraft, PublishResult};
@@ -109,6 +109,11 @@ impl ChannelState {
     /// The seq of the latest event.
     pub(super) fn last(&self) -> Seq {
         self.cache.last()
+    }
+
+    /// The offset of the latest event; [`Offset::ZERO`] when it is not in memory.
+    pub(super) fn last_offset(&self) -> Offset {
+        self.cache.last_offset()
     }
 
     pub(super) fn head(&self, epoch: Epoch) -> Head {

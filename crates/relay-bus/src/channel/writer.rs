@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use relay_core::EventLog;
+use relay_core::{EventLog, LogError, Offset};
 
 use super::Channel;
+use super::batch::AppendBatch;
 
 /// The writer of one channel. Dropped before its end, it ends the channel, so that no publisher waits for it.
 pub(super) struct Writer {
@@ -19,18 +20,54 @@ impl Writer {
     }
 
     pub(super) async fn run(mut self) {
-        while let Some(batch) = self.channel.next_batch() {
+        while let Some(mut batch) = self.channel.next_batch() {
             if batch.events().is_empty() {
                 continue;
             }
             self.channel.context().counters.log_batches.increment();
-            match self.log.append(self.channel.document(), batch.events()).await {
-                Ok(offsets) => self.channel.commit(batch, offsets),
+            match self.append(&mut batch).await {
+                Ok(()) => self.channel.commit(batch),
                 Err(error) => self.channel.fail(batch, &error),
             }
         }
         self.is_done = true;
     }
+
+    /// Appends `batch` to the log, and gives each event its offset.
+    ///
+    /// # Errors
+    /// Those of the log, and [`LogError::Failed`] when its offsets break the contract of [`EventLog`].
+    async fn append(&self, batch: &mut AppendBatch) -> Result<(), LogError> {
+        let offsets = self.log.append(self.channel.document(), batch.events()).await?;
+        check_offsets(batch, &offsets).map_err(|error| LogError::Failed { source: Arc::new(error) })?;
+        batch.set_offsets(offsets);
+        Ok(())
+    }
+}
+
+/// The offsets that a log returned for a batch break its contract. It is not known which of the events it keeps.
+#[derive(Debug, thiserror::Error)]
+enum OffsetError {
+    #[error("it returned {offsets} offsets for {events} events")]
+    Count { offsets: usize, events: usize },
+    #[error("it returned offset {offset} after offset {before}")]
+    Order { offset: Offset, before: Offset },
+}
+
+/// Checks that each event of `batch` has one offset, and that the offsets grow from the document's last one on.
+fn check_offsets(batch: &AppendBatch, offsets: &[Offset]) -> Result<(), OffsetError> {
+    let events = batch.events().len();
+    if offsets.len() != events {
+        return Err(OffsetError::Count { offsets: offsets.len(), events });
+    }
+    let mut before = batch.last_offset();
+    for &offset in offsets {
+        if offset <= before {
+            return Err(OffsetError::Order { offset, before });
+        }
+        before = offset;
+    }
+    Ok(())
 }
 
 impl Drop for Writer {

@@ -5,15 +5,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::support::{
-    GatedLog, available, available_seqs, checked, config, document, in_memory, laser, note, number, over,
-    settle,
+    BrokenLog, GatedLog, available, available_seqs, checked, config, document, in_memory, laser, note,
+    number, over, settle,
 };
 use futures_util::FutureExt;
 use relay_bus::{Bus, BusConfig, Filter, LagPolicy};
 use relay_core::testing::MemoryLog;
 use relay_core::{
-    Clock, Draft, Epoch, EventId, EventLog, EventSource, LogError, ManualClock, Payload, PublishError,
-    ReadLimit, Recovery, ResetReason, Retention, Seq, StartPosition, StreamError, SubscribeError,
+    Clock, Draft, Epoch, EventId, EventLog, EventSource, LogError, ManualClock, Offset, Payload,
+    PublishError, ReadLimit, Recovery, ResetReason, Retention, Seq, StartPosition, StreamError,
+    SubscribeError,
 };
 
 const EVERYTHING: StartPosition = StartPosition::After { epoch: None, seq: Seq::ZERO };
@@ -152,6 +153,42 @@ async fn a_log_that_fails_is_reported_to_everyone_and_no_event_is_seen() {
     log.fail_after(usize::MAX);
     assert_eq!(bus.publish(note(&doc, 3)).await.unwrap().seq, Some(Seq::new(2)));
     assert_eq!(bus.stats().refused_log_failed, 1);
+}
+
+#[tokio::test]
+async fn a_log_that_returns_wrong_offsets_has_failed_and_no_event_is_seen() {
+    type Lie = fn(Vec<Offset>) -> Vec<Offset>;
+    let lies: [(Lie, &str); 5] = [
+        (|offsets| offsets[1..].to_vec(), "it returned 1 offsets for 2 events"),
+        (|offsets| [offsets, vec![Offset::new(9)]].concat(), "it returned 3 offsets for 2 events"),
+        (|offsets| vec![offsets[1], offsets[0]], "it returned offset 2 after offset 3"),
+        (|offsets| vec![offsets[0], offsets[0]], "it returned offset 2 after offset 2"),
+        (|offsets| vec![Offset::new(1), offsets[1]], "it returned offset 1 after offset 1"),
+    ];
+    for (lie, message) in lies {
+        let log = BrokenLog::new();
+        let bus = over(log.clone(), BusConfig::default());
+        let doc = document("doc");
+        let mut events = subscribe(&bus, "doc", EVERYTHING).await;
+        assert_eq!(bus.publish(note(&doc, 1)).await.unwrap().offset, Some(Offset::new(1)));
+        log.lie_next(lie);
+        let refused =
+            futures_util::future::join(bus.publish(note(&doc, 2)), bus.publish(note(&doc, 3))).await;
+        for refused in [refused.0, refused.1] {
+            let Err(PublishError::Log(LogError::Failed { source })) = refused else { panic!("{refused:?}") };
+            assert_eq!(source.to_string(), message);
+        }
+        let mut received = available(&mut events);
+        let Some(Err(StreamError::Log(LogError::Failed { source }))) = received.pop() else {
+            panic!("the stream does not end with the failure: {received:?}")
+        };
+        assert_eq!(source.to_string(), message);
+        assert_eq!(received.len(), 1, "neither event is shown");
+        assert_eq!((bus.stats().durable_published, bus.stats().refused_log_failed), (1, 2));
+        // The log has kept them, as the document shows when it is opened again.
+        let ack = bus.publish(note(&doc, 4)).await.unwrap();
+        assert_eq!((ack.seq, ack.offset), (Some(Seq::new(4)), Some(Offset::new(4))));
+    }
 }
 
 #[tokio::test]

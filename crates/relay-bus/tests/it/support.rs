@@ -162,6 +162,7 @@ pub(crate) struct BrokenLog {
 enum Fault {
     Error(LogError),
     Panic,
+    Offsets(fn(Vec<Offset>) -> Vec<Offset>),
 }
 
 impl BrokenLog {
@@ -177,6 +178,11 @@ impl BrokenLog {
     /// Makes the next append panic.
     pub(crate) fn panic_next(&self) {
         *self.append_fault.lock() = Some(Fault::Panic);
+    }
+
+    /// Makes the next append return other offsets than those of the events that it keeps.
+    pub(crate) fn lie_next(&self, lie: fn(Vec<Offset>) -> Vec<Offset>) {
+        *self.append_fault.lock() = Some(Fault::Offsets(lie));
     }
 
     /// Makes the next question for a head fail with `error`.
@@ -199,6 +205,7 @@ impl EventLog for BrokenLog {
         match fault {
             Some(Fault::Error(error)) => Err(error),
             Some(Fault::Panic) => panic!("told to panic"),
+            Some(Fault::Offsets(lie)) => self.log.append(document, events).await.map(lie),
             None => self.log.append(document, events).await,
         }
     }
