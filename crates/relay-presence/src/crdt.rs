@@ -18,7 +18,7 @@ use relay_core::{ConnectionId, JsonText, NodeId, UserId};
 mod tests;
 
 /// The number of a change among those of its node: 1 for the first.
-pub(crate) type Counter = u64;
+pub(crate) type ChangeNumber = u64;
 
 /// The key of an entry: a connection of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,9 +33,9 @@ pub(crate) struct ReplicaKey {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ReplicaEntry {
     /// The change that made the entry.
-    pub(crate) counter: Counter,
+    pub(crate) counter: ChangeNumber,
     /// The change whose entry it replaced.
-    pub(crate) previous: Option<Counter>,
+    pub(crate) previous: Option<ChangeNumber>,
     /// The user.
     pub(crate) user: UserId,
     /// The state, a JSON object.
@@ -46,18 +46,18 @@ pub(crate) struct ReplicaEntry {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct CausalContext {
     /// For each node, the number up to which all its changes were seen.
-    seen: BTreeMap<NodeId, Counter>,
+    seen: BTreeMap<NodeId, ChangeNumber>,
     /// The further changes that were seen, after gaps.
-    beyond: BTreeSet<(NodeId, Counter)>,
+    beyond: BTreeSet<(NodeId, ChangeNumber)>,
 }
 
 impl CausalContext {
     /// True when the change was seen.
-    pub(crate) fn contains(&self, node: NodeId, counter: Counter) -> bool {
+    pub(crate) fn contains(&self, node: NodeId, counter: ChangeNumber) -> bool {
         self.seen.get(&node).is_some_and(|seen| counter <= *seen) || self.beyond.contains(&(node, counter))
     }
 
-    fn add(&mut self, node: NodeId, counter: Counter) {
+    fn add(&mut self, node: NodeId, counter: ChangeNumber) {
         self.beyond.insert((node, counter));
     }
 
@@ -92,7 +92,7 @@ pub struct ReplicaDelta {
 }
 
 impl ReplicaDelta {
-    fn of(dots: impl IntoIterator<Item = (NodeId, Counter)>) -> Self {
+    fn of(dots: impl IntoIterator<Item = (NodeId, ChangeNumber)>) -> Self {
         let mut delta = Self::default();
         for (node, counter) in dots {
             delta.context.add(node, counter);
@@ -178,7 +178,7 @@ impl Replica {
         if node == self.node {
             return MergeResult::default();
         }
-        self.context.seen.insert(node, Counter::MAX);
+        self.context.seen.insert(node, ChangeNumber::MAX);
         self.context.compact();
         let removed = self.entries.extract_if(|key, _| key.node == node).collect();
         MergeResult { added: Vec::new(), removed }

@@ -12,7 +12,7 @@ use crate::crdt::Replica;
 use crate::document::{Document, Effects};
 use crate::flushing::{Flush, FlushQueue, ReaderId};
 use crate::presence_view::{PresenceView, Version};
-use crate::sharded::{Shard, ShardedMap};
+use crate::sharded::{MapShard, ShardedMap};
 use crate::stats::{PresenceCounters, PresenceStats};
 
 /// The presence of all documents of this server. A document exists while it has something to remember.
@@ -116,7 +116,7 @@ impl Documents {
 
     /// Applies the effects of a change, removes the document when nothing is left of it, and releases the lock. Returns true
     /// when the document needs a publisher.
-    fn commit_change(&self, mut shard: MutexGuard<'_, Shard<Document>>, id: &DocumentId) -> bool {
+    fn commit_change(&self, mut shard: MutexGuard<'_, MapShard<Document>>, id: &DocumentId) -> bool {
         let Some(document) = shard.get_mut(id) else { return false };
         let (needs_publisher, wakers) = self.apply_effects(id, document);
         if document.is_over() {

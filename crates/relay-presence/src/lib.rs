@@ -32,7 +32,7 @@ pub use locks::{
     ReleaseLock, RenewLock,
 };
 pub use presence::LocalPresence;
-pub use query::{Participant, SessionInfo, SessionQuery};
+pub use query::{ParticipantInfo, SessionInfo, SessionQuery};
 pub use session::{SessionCounters, SessionState};
 pub use stats::PresenceStats;
 pub use tokens::{FileTokens, MemoryTokens, TokenFileError};

@@ -37,7 +37,7 @@ use tokio::sync::oneshot;
 
 use self::document_locks::DocumentLocks;
 use self::store::LockStore;
-use self::table::{LockRequest, Ticket};
+use self::table::{LockRequest, RequestId};
 
 pub use self::changes::{LockChange, Publication};
 pub use self::commands::{AcquireLock, AcquireRequest, ReleaseLock, RenewLock};
@@ -210,7 +210,7 @@ impl Locks {
 struct WithdrawOnDrop<'a> {
     store: &'a LockStore,
     document: &'a DocumentId,
-    ticket: Option<Ticket>,
+    ticket: Option<RequestId>,
 }
 
 impl Drop for WithdrawOnDrop<'_> {

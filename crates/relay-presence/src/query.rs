@@ -27,7 +27,7 @@ impl SessionQuery {
 
 /// A user in a session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Participant {
+pub struct ParticipantInfo {
     /// The user.
     pub user: UserId,
     /// The number of the user's connections. Lost connections that may come back are included.
@@ -49,7 +49,7 @@ pub struct SessionInfo {
     /// The time of a participant's last push or request.
     pub last_activity_at: Timestamp,
     /// The users, in the order of their ids.
-    pub participants: Vec<Participant>,
+    pub participants: Vec<ParticipantInfo>,
     /// The session's counters.
     pub counters: SessionCounters,
 }
@@ -57,9 +57,9 @@ pub struct SessionInfo {
 impl SessionInfo {
     pub(crate) fn of(document: &DocumentId, entry: &Document) -> Option<Self> {
         let session = entry.session()?;
-        let mut participants: Vec<Participant> = entry
+        let mut participants: Vec<ParticipantInfo> = entry
             .users()
-            .map(|(user, connections)| Participant { user: user.clone(), connections })
+            .map(|(user, connections)| ParticipantInfo { user: user.clone(), connections })
             .collect();
         participants.sort_by(|one, other| one.user.cmp(&other.user));
         Some(Self {

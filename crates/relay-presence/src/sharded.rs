@@ -11,12 +11,12 @@ use relay_core::DocumentId;
 const SHARDS: usize = 16;
 
 /// The values of the documents of one shard.
-pub(crate) type Shard<V> = HashMap<DocumentId, V>;
+pub(crate) type MapShard<V> = HashMap<DocumentId, V>;
 
 /// A map from documents to values. Each shard has its own lock, which is held for short, synchronous steps only.
 #[derive(Debug)]
 pub(crate) struct ShardedMap<V> {
-    shards: [Mutex<Shard<V>>; SHARDS],
+    shards: [Mutex<MapShard<V>>; SHARDS],
     hasher: RandomState,
 }
 
@@ -28,7 +28,7 @@ impl<V> Default for ShardedMap<V> {
 
 impl<V> ShardedMap<V> {
     /// Locks the shard of `document`.
-    pub(crate) fn lock(&self, document: &DocumentId) -> MutexGuard<'_, Shard<V>> {
+    pub(crate) fn lock(&self, document: &DocumentId) -> MutexGuard<'_, MapShard<V>> {
         let hash = self.hasher.hash_one(document);
         // The remainder is smaller than the number of shards.
         #[allow(clippy::cast_possible_truncation)]

@@ -16,7 +16,7 @@ use super::config::LockConfig;
 use super::error::LockError;
 use super::stats::LockCounters;
 use super::table::{
-    Conflict, ConflictKind, GrantError, LockRequest, LockTable, TableChange, TableLimits, Ticket,
+    Conflict, ConflictKind, GrantError, LockRequest, LockTable, RequestId, TableChange, TableLimits,
 };
 
 /// The sender of a request's answer.
@@ -85,7 +85,7 @@ pub(super) struct AdvanceContext<'a> {
 #[derive(Debug)]
 pub(super) struct DocumentLocks {
     table: LockTable,
-    waiters: HashMap<Ticket, Waiter>,
+    waiters: HashMap<RequestId, Waiter>,
     unpublished: VecDeque<PendingChange>,
     /// The change that is being published.
     publishing: Option<PendingChange>,
@@ -135,13 +135,13 @@ impl DocumentLocks {
         wait: Duration,
         answer: Answer,
         cx: &AdvanceContext<'_>,
-    ) -> Ticket {
+    ) -> RequestId {
         let mut changes = Vec::new();
         let waiter = Waiter { scope: request.scope.clone(), wait, answer };
-        let ticket = self.table.acquire(request, cx.now, &mut || cx.tokens.issue(), &mut changes);
-        self.waiters.insert(ticket, waiter);
+        let id = self.table.acquire(request, cx.now, &mut || cx.tokens.issue(), &mut changes);
+        self.waiters.insert(id, waiter);
         self.apply(changes, cx);
-        ticket
+        id
     }
 
     /// Prolongs a lease.
@@ -190,9 +190,9 @@ impl DocumentLocks {
     }
 
     /// Withdraws a request whose caller has stopped waiting.
-    pub(super) fn withdraw(&mut self, ticket: Ticket, cx: &AdvanceContext<'_>) {
-        self.waiters.remove(&ticket);
-        if let Some(lease) = self.table.withdraw(ticket) {
+    pub(super) fn withdraw(&mut self, id: RequestId, cx: &AdvanceContext<'_>) {
+        self.waiters.remove(&id);
+        if let Some(lease) = self.table.withdraw(id) {
             self.publish(ChangeKind::Ended(UnlockReason::Released), lease, None, cx);
         }
         self.advance(cx);
@@ -217,19 +217,19 @@ impl DocumentLocks {
     fn apply(&mut self, changes: Vec<TableChange>, cx: &AdvanceContext<'_>) {
         for change in changes {
             match change {
-                TableChange::Granted(ticket, lease) => {
-                    let answer = self.waiters.remove(&ticket).map(|waiter| waiter.answer);
+                TableChange::Granted(id, lease) => {
+                    let answer = self.waiters.remove(&id).map(|waiter| waiter.answer);
                     self.publish(ChangeKind::Granted, lease, answer, cx);
                 }
-                TableChange::Renewed(ticket, lease) => {
-                    let answer = self.waiters.remove(&ticket).map(|waiter| waiter.answer);
+                TableChange::Renewed(id, lease) => {
+                    let answer = self.waiters.remove(&id).map(|waiter| waiter.answer);
                     self.publish(ChangeKind::Renewed, lease, answer, cx);
                 }
                 TableChange::Expired(lease) => {
                     self.publish(ChangeKind::Ended(UnlockReason::Expired), lease, None, cx);
                 }
-                TableChange::Refused(ticket, error) => {
-                    if let Some(waiter) = self.waiters.remove(&ticket) {
+                TableChange::Refused(id, error) => {
+                    if let Some(waiter) = self.waiters.remove(&id) {
                         let error = lock_error(error, waiter.scope, waiter.wait, cx.config);
                         refuse(waiter.answer, error, cx);
                     }

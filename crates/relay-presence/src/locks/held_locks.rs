@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use relay_core::{FencingToken, Lease, LockScope, Monotonic, Now, UserId};
 
-use super::table::Ticket;
+use super::table::RequestId;
 
 /// The phase of a granted lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum LockPhase {
     Held,
     /// The end is decided, and not published yet. The lock still keeps others out, and covers its holder's edits.
     Ending,
@@ -27,17 +27,17 @@ pub(super) struct HeldLock {
     /// The end of the lease by the monotonic clock.
     until: Monotonic,
     /// The request that the lock was granted to.
-    ticket: Ticket,
+    request: RequestId,
     /// True when another request has renewed the lock, and counts on it too.
     is_renewed: bool,
-    phase: Phase,
+    phase: LockPhase,
 }
 
 impl HeldLock {
-    /// A lock that was granted to the request `ticket` now.
-    pub(super) fn new(lease: Lease, ticket: Ticket, now: Now) -> Self {
+    /// A lock that was granted to `request` now.
+    pub(super) fn new(lease: Lease, request: RequestId, now: Now) -> Self {
         let until = now.monotonic + lease.ttl;
-        Self { lease, until, ticket, is_renewed: false, phase: Phase::Held }
+        Self { lease, until, request, is_renewed: false, phase: LockPhase::Held }
     }
 
     pub(super) fn lease(&self) -> &Lease {
@@ -46,17 +46,17 @@ impl HeldLock {
 
     /// True when the lock keeps other users out.
     pub(super) fn is_live(&self, now: Monotonic) -> bool {
-        self.phase != Phase::Ended && now < self.until
+        self.phase != LockPhase::Ended && now < self.until
     }
 
     /// True when the end of the lock is not decided.
     pub(super) fn is_held(&self) -> bool {
-        self.phase == Phase::Held
+        self.phase == LockPhase::Held
     }
 
-    /// True when only the request `ticket` counts on the lock.
-    pub(super) fn belongs_to(&self, ticket: Ticket) -> bool {
-        self.ticket == ticket && !self.is_renewed
+    /// True when only `request` counts on the lock.
+    pub(super) fn belongs_to(&self, request: RequestId) -> bool {
+        self.request == request && !self.is_renewed
     }
 
     /// Prolongs the lease. A renewal never shortens it: another request of the holder may count on the longer time.
@@ -72,18 +72,18 @@ impl HeldLock {
 
     /// Decides the end of the lock.
     pub(super) fn begin_ending(&mut self) {
-        self.phase = Phase::Ending;
+        self.phase = LockPhase::Ending;
     }
 
     /// Notes that the end of the lock has its place in the document's order.
     pub(super) fn mark_ended(&mut self) {
-        self.phase = Phase::Ended;
+        self.phase = LockPhase::Ended;
     }
 
     /// Takes back [`mark_ended`](Self::mark_ended): the end of the lock has no place in the document's order after all.
     pub(super) fn unmark_ended(&mut self) {
-        if self.phase == Phase::Ended {
-            self.phase = Phase::Ending;
+        if self.phase == LockPhase::Ended {
+            self.phase = LockPhase::Ending;
         }
     }
 }

@@ -12,7 +12,7 @@ use super::config::LockConfig;
 use super::document_locks::{AdvanceContext, DocumentLocks};
 use super::error::LockError;
 use super::stats::{LockCounters, LockStats};
-use crate::sharded::{Shard, ShardedMap};
+use crate::sharded::{MapShard, ShardedMap};
 
 /// The locks of all documents of this server.
 #[derive(Debug)]
@@ -116,7 +116,7 @@ impl LockStore {
     /// Changes a document's locks, queues the document when it has a change to publish, and removes it when it has no locks.
     fn apply<T>(
         &self,
-        shard: &mut Shard<DocumentLocks>,
+        shard: &mut MapShard<DocumentLocks>,
         document: &DocumentId,
         change: impl FnOnce(&mut DocumentLocks, &AdvanceContext<'_>) -> T,
     ) -> Option<T> {

@@ -19,7 +19,7 @@ use super::held_locks::{HeldLock, HeldLocks};
 
 /// The number of a request in its table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Ticket(u64);
+pub(super) struct RequestId(u64);
 
 /// A request for a lock.
 #[derive(Debug, Clone)]
@@ -68,18 +68,18 @@ pub(super) enum GrantError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum TableChange {
     /// A request became a lock.
-    Granted(Ticket, Lease),
+    Granted(RequestId, Lease),
     /// A request renewed a lease that its user holds.
-    Renewed(Ticket, Lease),
+    Renewed(RequestId, Lease),
     /// A request was refused.
-    Refused(Ticket, GrantError),
+    Refused(RequestId, GrantError),
     /// A lock was not renewed in time, and is gone.
     Expired(Lease),
 }
 
 #[derive(Debug)]
 struct QueuedRequest {
-    ticket: Ticket,
+    id: RequestId,
     request: LockRequest,
 }
 
@@ -89,35 +89,35 @@ pub(super) struct LockTable {
     limits: TableLimits,
     held: HeldLocks,
     queue: VecDeque<QueuedRequest>,
-    last_ticket: u64,
+    last_id: u64,
 }
 
 impl LockTable {
     pub(super) fn new(limits: TableLimits) -> Self {
-        Self { limits, held: HeldLocks::default(), queue: VecDeque::new(), last_ticket: 0 }
+        Self { limits, held: HeldLocks::default(), queue: VecDeque::new(), last_id: 0 }
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.held.is_empty() && self.queue.is_empty()
     }
 
-    /// Takes a request. Its answer comes as a [`TableChange`] with its ticket, now or later.
+    /// Takes a request. Its answer comes as a [`TableChange`] with its id, now or later.
     pub(super) fn acquire(
         &mut self,
         request: LockRequest,
         now: Now,
         issue: &mut dyn FnMut() -> FencingToken,
         changes: &mut Vec<TableChange>,
-    ) -> Ticket {
-        self.last_ticket += 1;
-        let ticket = Ticket(self.last_ticket);
-        self.queue.push_back(QueuedRequest { ticket, request });
+    ) -> RequestId {
+        self.last_id += 1;
+        let id = RequestId(self.last_id);
+        self.queue.push_back(QueuedRequest { id, request });
         self.advance(now, issue, changes);
         if self.queue.len() > self.limits.max_waiters {
             self.queue.pop_back();
-            changes.push(TableChange::Refused(ticket, GrantError::TooManyWaiters));
+            changes.push(TableChange::Refused(id, GrantError::TooManyWaiters));
         }
-        ticket
+        id
     }
 
     /// Prolongs a lease. Returns `None` unless `user` holds a lock with this token.
@@ -148,12 +148,12 @@ impl LockTable {
 
     /// Withdraws a request. If it has become a lock, the lock begins to end and its lease is returned, unless another request
     /// of the same user counts on the lock.
-    pub(super) fn withdraw(&mut self, ticket: Ticket) -> Option<Lease> {
-        if let Some(index) = self.queue.iter().position(|queued| queued.ticket == ticket) {
+    pub(super) fn withdraw(&mut self, id: RequestId) -> Option<Lease> {
+        if let Some(index) = self.queue.iter().position(|queued| queued.id == id) {
             self.queue.remove(index);
             return None;
         }
-        let token = self.held.iter().find(|lock| lock.belongs_to(ticket))?.lease().token;
+        let token = self.held.iter().find(|lock| lock.belongs_to(id))?.lease().token;
         self.end(|lease| lease.token == token).pop()
     }
 
@@ -236,37 +236,37 @@ impl LockTable {
                 renewable.insert((holder.clone(), scope.clone()), *token);
             }
         }
-        for QueuedRequest { ticket, request } in std::mem::take(&mut self.queue) {
+        for QueuedRequest { id, request } in std::mem::take(&mut self.queue) {
             let own = renewable.get(&(request.user.clone(), request.scope.clone()));
             if let Some(lock) = own.and_then(|token| self.held.get_mut(*token)) {
-                changes.push(TableChange::Renewed(ticket, lock.renew(request.ttl, now)));
+                changes.push(TableChange::Renewed(id, lock.renew(request.ttl, now)));
                 continue;
             }
             match conflicts.find(&request.user, &request.scope) {
                 None if self.held.len() >= self.limits.max_locks => {
-                    changes.push(TableChange::Refused(ticket, GrantError::TooManyLocks));
+                    changes.push(TableChange::Refused(id, GrantError::TooManyLocks));
                 }
                 None => {
                     conflicts.add(&request.user, &request.scope, ConflictKind::Held);
-                    let lease = self.grant(ticket, request, now, issue());
+                    let lease = self.grant(id, request, now, issue());
                     renewable.insert((lease.holder.clone(), lease.scope.clone()), lease.token);
-                    changes.push(TableChange::Granted(ticket, lease));
+                    changes.push(TableChange::Granted(id, lease));
                 }
                 Some(conflict) if now.monotonic >= request.wait_until => {
-                    changes.push(TableChange::Refused(ticket, GrantError::Conflict(conflict.clone())));
+                    changes.push(TableChange::Refused(id, GrantError::Conflict(conflict.clone())));
                 }
                 Some(_) => {
                     conflicts.add(&request.user, &request.scope, ConflictKind::Queued);
-                    self.queue.push_back(QueuedRequest { ticket, request });
+                    self.queue.push_back(QueuedRequest { id, request });
                 }
             }
         }
     }
 
-    fn grant(&mut self, ticket: Ticket, request: LockRequest, now: Now, token: FencingToken) -> Lease {
+    fn grant(&mut self, id: RequestId, request: LockRequest, now: Now, token: FencingToken) -> Lease {
         let expires_at = now.wall.saturating_add(request.ttl);
         let lease = Lease::new(token, request.scope, request.user, expires_at, request.ttl);
-        self.held.insert(HeldLock::new(lease.clone(), ticket, now));
+        self.held.insert(HeldLock::new(lease.clone(), id, now));
         lease
     }
 }
