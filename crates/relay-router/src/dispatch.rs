@@ -25,9 +25,9 @@ use crate::store::{StoreError, WriteBatch};
 
 /// The offset up to which the log was routed; none while there are no targets. Clones share it.
 #[derive(Clone)]
-pub(crate) struct Cursor(Arc<Mutex<Option<Offset>>>);
+pub(crate) struct RoutingCursor(Arc<Mutex<Option<Offset>>>);
 
-impl Cursor {
+impl RoutingCursor {
     pub(crate) fn new(at: Option<Offset>) -> Self {
         Self(Arc::new(Mutex::new(at)))
     }
@@ -50,7 +50,7 @@ impl Cursor {
 /// The task that reads the log and fills the routes.
 pub(crate) struct Dispatcher {
     pub(crate) engine: Engine,
-    pub(crate) cursor: Cursor,
+    pub(crate) cursor: RoutingCursor,
     /// The last offset of the log.
     pub(crate) head: watch::Receiver<Offset>,
     /// The number of events in a route from which on it lags.

@@ -9,7 +9,7 @@ mod probe;
 mod state;
 
 pub use self::breaker::BreakerState;
-pub(crate) use self::breaker::{CircuitBreaker, Ticket};
+pub(crate) use self::breaker::{BreakerTicket, CircuitBreaker};
 pub use self::config::HealthConfig;
 pub(crate) use self::probe::{ProbeSource, build_probe};
 pub(crate) use self::state::{Health, Thresholds};

@@ -33,8 +33,8 @@ pub use self::error::StoreError;
 use self::error::parse;
 use self::keyspaces::Keyspaces;
 pub(crate) use self::keyspaces::PersistedState;
-use self::write_batch::Durability;
 pub(crate) use self::write_batch::WriteBatch;
+use self::write_batch::WriteDurability;
 use self::writer::Writer;
 use crate::records::{DeadLetter, DeadLetterId, Replay};
 
@@ -71,15 +71,15 @@ impl Store {
     /// # Errors
     /// See [`StoreError`]; then nothing of the batch is written.
     pub(crate) async fn commit(&self, batch: WriteBatch) -> Result<(), StoreError> {
-        self.submit(batch, Durability::Buffered).await
+        self.submit(batch, WriteDurability::Buffered).await
     }
 
     /// Writes `batch` like [`Store::commit`], and answers once the disk has it.
     pub(crate) async fn commit_synced(&self, batch: WriteBatch) -> Result<(), StoreError> {
-        self.submit(batch, Durability::Synced).await
+        self.submit(batch, WriteDurability::Synced).await
     }
 
-    async fn submit(&self, batch: WriteBatch, durability: Durability) -> Result<(), StoreError> {
+    async fn submit(&self, batch: WriteBatch, durability: WriteDurability) -> Result<(), StoreError> {
         let changes = batch.into_changes().map_err(|error| self.error(&error))?;
         self.0.writer.submit(changes, durability).await
     }

@@ -14,7 +14,7 @@ use super::deps::Deps;
 use super::partition_queues::{Dequeued, QueueEntry};
 use super::pool::TargetOutcome;
 use crate::decisions::Outcome;
-use crate::health::Ticket;
+use crate::health::BreakerTicket;
 use crate::loop_detection;
 use crate::records::{Attempt, DeadLetter, DeadLetterId, DeadReason, QueuedEvent, RouteId, RouteKey};
 use crate::rules::{RetryPolicy, TargetPolicy};
@@ -31,7 +31,7 @@ pub(crate) struct InFlight {
     pub(crate) name: ServiceName,
     pub(crate) target: Arc<dyn Target>,
     pub(crate) policy: TargetPolicy,
-    pub(crate) ticket: Ticket,
+    pub(crate) ticket: BreakerTicket,
     pub(crate) is_fallback: bool,
 }
 

@@ -10,7 +10,7 @@ use relay_events::ServiceState;
 
 use super::event_rate::EventRate;
 use super::selection::{Selection, SelectionContext, Usability, select};
-use crate::health::{BreakerState, CircuitBreaker, Ticket};
+use crate::health::{BreakerState, BreakerTicket, CircuitBreaker};
 use crate::records::TargetSet;
 use crate::routing_table::TargetDirectory;
 use crate::rules::{Capability, TargetPolicy};
@@ -42,10 +42,10 @@ struct TargetState {
 }
 
 /// The means for one request to a target.
-pub(crate) struct Permit {
+pub(crate) struct AttemptPermit {
     pub(crate) target: Arc<dyn Target>,
     pub(crate) policy: TargetPolicy,
-    pub(crate) ticket: Ticket,
+    pub(crate) ticket: BreakerTicket,
 }
 
 /// The result of a request as far as the target's state depends on it.
@@ -172,7 +172,7 @@ impl Pool {
         target: &ServiceName,
         events: usize,
         now: Monotonic,
-    ) -> Result<Permit, Option<Monotonic>> {
+    ) -> Result<AttemptPermit, Option<Monotonic>> {
         let state = self.targets.get_mut(target).ok_or(None)?;
         if let Some(Err(at)) = state.rate.as_ref().map(|rate| rate.take(events)) {
             state.rate_from = at;
@@ -180,14 +180,14 @@ impl Pool {
         }
         state.in_flight += 1;
         let ticket = state.breaker.begin(now);
-        Ok(Permit { target: Arc::clone(&state.target), policy: state.policy.clone(), ticket })
+        Ok(AttemptPermit { target: Arc::clone(&state.target), policy: state.policy.clone(), ticket })
     }
 
     /// Counts a request as ended.
     pub(crate) fn end(
         &mut self,
         target: &ServiceName,
-        ticket: Ticket,
+        ticket: BreakerTicket,
         outcome: &TargetOutcome,
         now: Monotonic,
     ) {

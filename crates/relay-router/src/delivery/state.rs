@@ -10,7 +10,7 @@ use relay_events::ServiceState;
 
 use super::attempt::InFlight;
 use super::partition_queues::{PartitionKey, PartitionQueues, QueueEntry};
-use super::pool::{Permit, Pool, TargetOutcome};
+use super::pool::{AttemptPermit, Pool, TargetOutcome};
 use super::selection::{Selection, SelectionContext, min_some};
 use crate::records::{QueuedEvent, RouteId, RouteKey, RouteRecord, TargetSet};
 use crate::routing_table::RoutingTable;
@@ -333,7 +333,7 @@ impl Route {
             }
         };
         self.turn = self.turn.wrapping_add(1);
-        let Permit { target, policy, ticket } = permit;
+        let AttemptPermit { target, policy, ticket } = permit;
         let key = self.key.clone();
         Ok(InFlight { route: id, key, dequeued, name, target, policy, ticket, is_fallback })
     }

@@ -23,19 +23,19 @@ pub enum BreakerState {
 
 /// A permission to send one request. Its result counts only while the breaker has not changed state since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ticket(u64);
+pub(crate) struct BreakerTicket(u64);
 
 /// A circuit breaker. Each call passes the time of the monotonic clock.
 #[derive(Debug)]
 pub(crate) struct CircuitBreaker {
     config: BreakerConfig,
-    phase: Phase,
+    phase: BreakerPhase,
     /// Counts the changes of phase.
     generation: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Phase {
+enum BreakerPhase {
     Closed { failures: u32 },
     Open { until: Monotonic },
     HalfOpen { under_way: u32 },
@@ -44,15 +44,15 @@ enum Phase {
 impl CircuitBreaker {
     /// A closed breaker.
     pub(crate) fn new(config: BreakerConfig) -> Self {
-        Self { config, phase: Phase::Closed { failures: 0 }, generation: 0 }
+        Self { config, phase: BreakerPhase::Closed { failures: 0 }, generation: 0 }
     }
 
     /// Returns the state at `now`.
     pub(crate) fn state(&self, now: Monotonic) -> BreakerState {
         match self.phase {
-            Phase::Closed { .. } => BreakerState::Closed,
-            Phase::Open { until } if until > now => BreakerState::Open,
-            Phase::Open { .. } | Phase::HalfOpen { .. } => BreakerState::HalfOpen,
+            BreakerPhase::Closed { .. } => BreakerState::Closed,
+            BreakerPhase::Open { until } if until > now => BreakerState::Open,
+            BreakerPhase::Open { .. } | BreakerPhase::HalfOpen { .. } => BreakerState::HalfOpen,
         }
     }
 
@@ -60,60 +60,62 @@ impl CircuitBreaker {
     /// while the most trial requests are in flight.
     pub(crate) fn ready_at(&self, now: Monotonic) -> Option<Monotonic> {
         match self.phase {
-            Phase::Closed { .. } => Some(now),
-            Phase::Open { until } => Some(until),
-            Phase::HalfOpen { under_way } => (under_way < self.config.half_open.get()).then_some(now),
+            BreakerPhase::Closed { .. } => Some(now),
+            BreakerPhase::Open { until } => Some(until),
+            BreakerPhase::HalfOpen { under_way } => (under_way < self.config.half_open.get()).then_some(now),
         }
     }
 
     /// Counts a request as begun. The caller has checked [`CircuitBreaker::ready_at`] first.
-    pub(crate) fn begin(&mut self, now: Monotonic) -> Ticket {
+    pub(crate) fn begin(&mut self, now: Monotonic) -> BreakerTicket {
         match &mut self.phase {
-            Phase::Open { until } if *until <= now => self.change(Phase::HalfOpen { under_way: 1 }),
-            Phase::HalfOpen { under_way } => *under_way = under_way.saturating_add(1),
-            Phase::Closed { .. } | Phase::Open { .. } => {}
+            BreakerPhase::Open { until } if *until <= now => {
+                self.change(BreakerPhase::HalfOpen { under_way: 1 });
+            }
+            BreakerPhase::HalfOpen { under_way } => *under_way = under_way.saturating_add(1),
+            BreakerPhase::Closed { .. } | BreakerPhase::Open { .. } => {}
         }
-        Ticket(self.generation)
+        BreakerTicket(self.generation)
     }
 
     /// Records that the target answered the request.
-    pub(crate) fn success(&mut self, ticket: Ticket) {
+    pub(crate) fn success(&mut self, ticket: BreakerTicket) {
         if ticket.0 != self.generation {
             return;
         }
         match &mut self.phase {
-            Phase::Closed { failures } => *failures = 0,
-            Phase::HalfOpen { .. } => self.change(Phase::Closed { failures: 0 }),
-            Phase::Open { .. } => {}
+            BreakerPhase::Closed { failures } => *failures = 0,
+            BreakerPhase::HalfOpen { .. } => self.change(BreakerPhase::Closed { failures: 0 }),
+            BreakerPhase::Open { .. } => {}
         }
     }
 
     /// Records that the request failed.
-    pub(crate) fn failure(&mut self, ticket: Ticket, now: Monotonic) {
+    pub(crate) fn failure(&mut self, ticket: BreakerTicket, now: Monotonic) {
         if ticket.0 != self.generation {
             return;
         }
         let until = now + self.config.open_for;
         match &mut self.phase {
-            Phase::Closed { failures } => {
+            BreakerPhase::Closed { failures } => {
                 *failures = failures.saturating_add(1);
                 if *failures >= self.config.failures.get() {
-                    self.change(Phase::Open { until });
+                    self.change(BreakerPhase::Open { until });
                 }
             }
-            Phase::HalfOpen { .. } => self.change(Phase::Open { until }),
-            Phase::Open { .. } => {}
+            BreakerPhase::HalfOpen { .. } => self.change(BreakerPhase::Open { until }),
+            BreakerPhase::Open { .. } => {}
         }
     }
 
     /// Takes back a request that was not sent.
-    pub(crate) fn cancel(&mut self, ticket: Ticket) {
-        if let (true, Phase::HalfOpen { under_way }) = (ticket.0 == self.generation, &mut self.phase) {
+    pub(crate) fn cancel(&mut self, ticket: BreakerTicket) {
+        if let (true, BreakerPhase::HalfOpen { under_way }) = (ticket.0 == self.generation, &mut self.phase) {
             *under_way = under_way.saturating_sub(1);
         }
     }
 
-    fn change(&mut self, phase: Phase) {
+    fn change(&mut self, phase: BreakerPhase) {
         self.phase = phase;
         self.generation = self.generation.wrapping_add(1);
     }

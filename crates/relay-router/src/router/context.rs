@@ -10,14 +10,14 @@ use tokio::sync::watch;
 use crate::delivery::LOG_RETRY;
 use crate::delivery::deps::Deps;
 use crate::delivery::engine::Engine;
-use crate::dispatch::Cursor;
+use crate::dispatch::RoutingCursor;
 use crate::store::WriteBatch;
 use crate::target::{HttpTarget, HttpTargetConfig, Outbound, OutboundError};
 
 /// The parts of the router that its operations share.
 pub(super) struct RouterContext {
     pub(super) engine: Engine,
-    pub(super) cursor: Cursor,
+    pub(super) cursor: RoutingCursor,
     /// The last offset of the log that is known.
     pub(super) head: watch::Sender<Offset>,
     pub(super) outbound: Outbound,

@@ -18,7 +18,7 @@ use crate::delivery::deps::Deps;
 use crate::delivery::engine::Engine;
 use crate::delivery::pool::Pool;
 use crate::delivery::state::State;
-use crate::dispatch::{Cursor, Dispatcher};
+use crate::dispatch::{Dispatcher, RoutingCursor};
 use crate::metrics::RouterMetrics;
 use crate::monitor::HealthMonitor;
 use crate::records::Replay;
@@ -119,7 +119,7 @@ pub(super) async fn start(config: RouterConfig, parts: RouterParts) -> Result<In
     let context = Arc::new(RouterContext {
         engine: engine.clone(),
         // A crash of the machine may have taken the last events of the log, and what was routed of them.
-        cursor: Cursor::new(last_run.state.cursor.map(|at| at.min(head))),
+        cursor: RoutingCursor::new(last_run.state.cursor.map(|at| at.min(head))),
         head: watch::Sender::new(head),
         outbound,
         config_lock: Arc::default(),

@@ -8,7 +8,7 @@ use relay_core::{Offset, ServiceName};
 
 use super::error::{StoreError, parse};
 use super::keys;
-use super::write_batch::{Change, Column, Durability};
+use super::write_batch::{Change, Column, WriteDurability};
 use crate::records::{DeadLetterId, QueuedEvent, RouteId, RouteRecord};
 
 /// The memory for values that are read from disk. Reads are rare: at the start, and for requests about dead letters.
@@ -68,7 +68,7 @@ impl Keyspaces {
     pub(super) fn write<'a>(
         &self,
         changes: impl Iterator<Item = &'a Change>,
-        durability: Durability,
+        durability: WriteDurability,
     ) -> Result<(), fjall::Error> {
         let mut batch = self.db.batch();
         for Change { column, key, value } in changes {
@@ -79,8 +79,8 @@ impl Keyspaces {
         }
         batch.commit()?;
         self.db.persist(match durability {
-            Durability::Buffered => PersistMode::Buffer,
-            Durability::Synced => PersistMode::SyncAll,
+            WriteDurability::Buffered => PersistMode::Buffer,
+            WriteDurability::Synced => PersistMode::SyncAll,
         })
     }
 

@@ -36,7 +36,7 @@ pub(super) struct Change {
 
 /// The durability of a commit when it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Durability {
+pub(super) enum WriteDurability {
     /// The operating system has the batch: it survives a killed process.
     Buffered,
     /// The disk has the batch: it survives a crash of the machine.

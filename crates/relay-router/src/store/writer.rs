@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::error::StoreError;
 use super::keyspaces::Keyspaces;
-use super::write_batch::{Change, Durability};
+use super::write_batch::{Change, WriteDurability};
 
 /// The most commits in the thread's queue. Further ones wait for a permit, in their order.
 const QUEUE: usize = 1024;
@@ -19,7 +19,7 @@ const GROUP: usize = 256;
 
 struct Commit {
     changes: Vec<Change>,
-    durability: Durability,
+    durability: WriteDurability,
     done: oneshot::Sender<Result<(), StoreError>>,
     /// The commit's place in the queue, which is free again when the commit is answered.
     _permit: OwnedSemaphorePermit,
@@ -50,7 +50,7 @@ impl Writer {
     pub(super) async fn submit(
         &self,
         changes: Vec<Change>,
-        durability: Durability,
+        durability: WriteDurability,
     ) -> Result<(), StoreError> {
         let permits = Arc::clone(&self.queue_permits);
         let permit = permits.acquire_owned().await.map_err(|_| StoreError::Closed)?;
@@ -78,8 +78,8 @@ fn run(keyspaces: &Keyspaces, directory: &Arc<str>, queue: &Receiver<Commit>) {
     while let Ok(first) = queue.recv() {
         let mut group = vec![first];
         group.extend(queue.try_iter().take(GROUP - 1));
-        let is_synced = group.iter().any(|commit| commit.durability == Durability::Synced);
-        let durability = if is_synced { Durability::Synced } else { Durability::Buffered };
+        let is_synced = group.iter().any(|commit| commit.durability == WriteDurability::Synced);
+        let durability = if is_synced { WriteDurability::Synced } else { WriteDurability::Buffered };
         let changes = group.iter().flat_map(|commit| &commit.changes);
         let written =
             keyspaces.write(changes, durability).map_err(|error| StoreError::failed(directory, &error));

@@ -43,7 +43,7 @@ pub(crate) struct HttpTarget {
 const MAX_ANSWER: usize = 4 * 1024;
 
 /// A POST that is ready to be signed and sent.
-struct Message {
+struct Post {
     id: String,
     content_type: String,
     /// The headers of the CloudEvent in the binary form.
@@ -66,7 +66,7 @@ impl HttpTarget {
         Ok(Self { url, format, signer: Signer::new(&secrets)?, retry_statuses, outbound, clock })
     }
 
-    async fn send(&self, message: Message, delivery: &Delivery) -> Result<(), DeliveryError> {
+    async fn send(&self, message: Post, delivery: &Delivery) -> Result<(), DeliveryError> {
         let headers = self.headers(&message, delivery)?;
         let sent =
             self.outbound.client().post(self.url.clone()).headers(headers).body(message.body).send().await;
@@ -98,7 +98,7 @@ impl HttpTarget {
         })
     }
 
-    fn headers(&self, message: &Message, delivery: &Delivery) -> Result<HeaderMap, DeliveryError> {
+    fn headers(&self, message: &Post, delivery: &Delivery) -> Result<HeaderMap, DeliveryError> {
         let timestamp = self.clock.wall().as_micros().div_euclid(1_000_000);
         let signature = self.signer.sign(&message.id, timestamp, &message.body);
         let signature =
@@ -170,8 +170,8 @@ impl Target for HttpTarget {
     }
 }
 
-fn structured(event: &Event) -> Message {
-    Message {
+fn structured(event: &Event) -> Post {
+    Post {
         id: event.id.to_string(),
         content_type: cloudevents::MEDIA_TYPE.to_owned(),
         headers: Vec::new(),
@@ -179,21 +179,21 @@ fn structured(event: &Event) -> Message {
     }
 }
 
-fn binary(event: &Event) -> Message {
+fn binary(event: &Event) -> Post {
     let cloudevents::http::Message { mut headers, body } = cloudevents::http::encode(event);
     let content_type = headers.iter().position(|(name, _)| name == CONTENT_TYPE.as_str());
     let content_type = content_type.map(|at| headers.swap_remove(at).1);
     let content_type = content_type.unwrap_or_else(|| "application/json".to_owned());
-    Message { id: event.id.to_string(), content_type, headers, body }
+    Post { id: event.id.to_string(), content_type, headers, body }
 }
 
 /// A batch, whose id is a hash of its events' ids, so that a repeated delivery has the same id.
-fn batch(events: &[Arc<Event>]) -> Message {
+fn batch(events: &[Arc<Event>]) -> Post {
     let mut hash = Xxh3::new();
     for event in events {
         hash.update(&event.id.as_u128().to_be_bytes());
     }
-    Message {
+    Post {
         id: format!("batch_{:032x}", hash.digest128()),
         content_type: cloudevents::BATCH_MEDIA_TYPE.to_owned(),
         headers: Vec::new(),

@@ -5,7 +5,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::{BreakerState, CircuitBreaker, Ticket};
+use super::{BreakerState, BreakerTicket, CircuitBreaker};
 use crate::rules::BreakerConfig;
 use proptest::prelude::*;
 use relay_core::Monotonic;
@@ -44,7 +44,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// A request in flight, and the chapter of the breaker's life in which it began.
 struct Request {
-    ticket: Ticket,
+    ticket: BreakerTicket,
     chapter: usize,
 }
 
