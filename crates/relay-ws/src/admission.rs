@@ -73,7 +73,7 @@ struct AdmissionState {
 
 /// A connection's place, given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Permit {
+pub(crate) struct AdmissionPermit {
     state: Arc<Mutex<AdmissionState>>,
     address: Option<IpAddr>,
 }
@@ -81,7 +81,7 @@ pub(crate) struct Permit {
 /// Who is let in.
 #[derive(Debug)]
 pub(crate) struct Admitted {
-    pub(crate) permit: Permit,
+    pub(crate) permit: AdmissionPermit,
     /// How long it is to wait for its turn.
     pub(crate) wait: Duration,
 }
@@ -127,11 +127,11 @@ impl Admissions {
         if let Some(address) = address {
             *state.by_address.entry(address).or_default() += 1;
         }
-        Ok(Admitted { permit: Permit { state: Arc::clone(&self.state), address }, wait })
+        Ok(Admitted { permit: AdmissionPermit { state: Arc::clone(&self.state), address }, wait })
     }
 }
 
-impl Drop for Permit {
+impl Drop for AdmissionPermit {
     fn drop(&mut self) {
         let mut state = self.state.lock();
         state.open -= 1;
@@ -233,7 +233,7 @@ mod tests {
         fn limits_hold(steps in prop::collection::vec((0_u8..4, 0_u64..120, any::<prop::sample::Index>()), 1..200)) {
             let admissions = Admissions::new(LIMITS);
             let mut now = Monotonic::from_elapsed(Duration::from_secs(100));
-            let mut open: Vec<(u8, Permit)> = Vec::new();
+            let mut open: Vec<(u8, AdmissionPermit)> = Vec::new();
             let mut begun: Vec<Monotonic> = Vec::new();
             for (who, millis, gone) in steps {
                 now += Duration::from_millis(millis);

@@ -34,11 +34,11 @@ pub(crate) struct Channel {
     pub(crate) presence: bool,
     /// The session that the member is part of.
     session: Option<SessionId>,
-    pub(crate) delivery: Delivery,
+    pub(crate) delivery: DeliverySource,
 }
 
 /// The way in which a channel gets its events.
-pub(crate) enum Delivery {
+pub(crate) enum DeliverySource {
     /// The join is not done.
     Joining,
     /// From a stream of its own, until it has caught up with the room.
@@ -98,7 +98,7 @@ impl Channels {
         }
         let id = codec::document_id(&message.topic);
         let joined = self.list.iter().position(|channel| Some(channel.id.document.as_str()) == id);
-        if joined.is_some_and(|index| matches!(self.list[index].delivery, Delivery::Joining)) {
+        if joined.is_some_and(|index| matches!(self.list[index].delivery, DeliverySource::Joining)) {
             return Reception::Defer;
         }
         Reception::Act(match (message.event.as_ref(), joined) {
@@ -129,7 +129,7 @@ impl Channels {
             id: channel_ref.clone(),
             presence: request.presence,
             session: None,
-            delivery: Delivery::Joining,
+            delivery: DeliverySource::Joining,
         });
         Action::Join { channel: channel_ref, request: Box::new(request), replaced }
     }
@@ -143,7 +143,7 @@ impl Channels {
     ) {
         if let Some(channel) = self.list.iter_mut().find(|one| one.id == *channel_ref) {
             channel.session = session;
-            channel.delivery = Delivery::CatchingUp(stream);
+            channel.delivery = DeliverySource::CatchingUp(stream);
         }
     }
 
@@ -163,7 +163,7 @@ impl Channels {
         for step in 0..self.list.len() {
             let index = (self.next_index + step) % self.list.len();
             let channel = &mut self.list[index];
-            let Delivery::CatchingUp(stream) = &mut channel.delivery else { continue };
+            let DeliverySource::CatchingUp(stream) = &mut channel.delivery else { continue };
             if let Poll::Ready(item) = stream.poll_next(cx) {
                 self.next_index = index + 1;
                 return Some((index, item));
@@ -185,21 +185,21 @@ impl Channels {
 
     /// The index of the channel that is in `room`.
     pub(crate) fn in_room(&self, room: RoomId) -> Option<usize> {
-        self.list
-            .iter()
-            .position(|channel| matches!(channel.delivery, Delivery::Room(member) if member.room == room))
+        self.list.iter().position(
+            |channel| matches!(channel.delivery, DeliverySource::Room(member) if member.room == room),
+        )
     }
 
     /// Lets the channel in `room` go on from `stream`.
     pub(crate) fn left_room(&mut self, room: RoomId, stream: DocumentStream) {
         if let Some(index) = self.in_room(room) {
-            self.list[index].delivery = Delivery::CatchingUp(stream);
+            self.list[index].delivery = DeliverySource::CatchingUp(stream);
         }
     }
 
     /// The channels whose join is done.
     pub(crate) fn joined(&self) -> impl Iterator<Item = &Channel> {
-        self.list.iter().filter(|channel| !matches!(channel.delivery, Delivery::Joining))
+        self.list.iter().filter(|channel| !matches!(channel.delivery, DeliverySource::Joining))
     }
 
     /// Takes out all channels.
@@ -232,15 +232,17 @@ impl Channel {
     fn enter_room(&mut self, rooms: &mut Rooms, connection: usize) {
         let key = RoomKey { document: self.id.document.clone(), presence: self.presence };
         // `Joining` stands in while the rooms have the stream.
-        let Delivery::CatchingUp(stream) = std::mem::replace(&mut self.delivery, Delivery::Joining) else {
+        let DeliverySource::CatchingUp(stream) =
+            std::mem::replace(&mut self.delivery, DeliverySource::Joining)
+        else {
             return;
         };
         self.delivery = match rooms.enter(&key, connection, stream) {
             Ok(member) => {
                 self.id.document = rooms.document(member.room).clone();
-                Delivery::Room(member)
+                DeliverySource::Room(member)
             }
-            Err(stream) => Delivery::CatchingUp(stream),
+            Err(stream) => DeliverySource::CatchingUp(stream),
         };
     }
 }

@@ -34,7 +34,7 @@ use self::end::End;
 use self::link::Link;
 use self::message_handler::MessageHandler;
 use self::reader::Reader;
-use crate::admission::Permit;
+use crate::admission::AdmissionPermit;
 use crate::close::CloseReason;
 use crate::config::WsConfig;
 use crate::document_stream::DocumentStream;
@@ -63,7 +63,7 @@ pub(crate) struct Connection {
     wakeup: Arc<ShardWakeup>,
     /// The tick of the timer that the shard has set.
     pub(crate) scheduled: Tick,
-    _permit: Permit,
+    _permit: AdmissionPermit,
 }
 
 impl Connection {

@@ -5,38 +5,38 @@
 
 /// The key of a member in its room. It is never given out twice by one room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Ticket(u64);
+pub(crate) struct MemberId(u64);
 
-/// The members of a room: each has a ticket, and the key of its connection in the shard.
+/// The members of a room: each has an id, and the key of its connection in the shard.
 #[derive(Debug, Default)]
 pub(crate) struct MemberList {
-    /// Ordered by ticket.
+    /// Ordered by id.
     slots: Vec<Slot>,
     /// The slots that are no holes.
     len: usize,
-    next_ticket: u64,
+    next_id: u64,
 }
 
 #[derive(Debug)]
 struct Slot {
-    ticket: Ticket,
+    id: MemberId,
     /// `None` for a hole.
     connection: Option<usize>,
 }
 
 impl MemberList {
     /// Adds a member in a slot behind all others.
-    pub(crate) fn push(&mut self, connection: usize) -> Ticket {
-        let ticket = Ticket(self.next_ticket);
-        self.next_ticket += 1;
-        self.slots.push(Slot { ticket, connection: Some(connection) });
+    pub(crate) fn push(&mut self, connection: usize) -> MemberId {
+        let id = MemberId(self.next_id);
+        self.next_id += 1;
+        self.slots.push(Slot { id, connection: Some(connection) });
         self.len += 1;
-        ticket
+        id
     }
 
-    /// Makes the member with `ticket` a hole, if it is there.
-    pub(crate) fn remove(&mut self, ticket: Ticket) {
-        if let Ok(index) = self.slots.binary_search_by_key(&ticket, |slot| slot.ticket)
+    /// Makes the member with `id` a hole, if it is there.
+    pub(crate) fn remove(&mut self, id: MemberId) {
+        if let Ok(index) = self.slots.binary_search_by_key(&id, |slot| slot.id)
             && self.slots[index].connection.take().is_some()
         {
             self.len -= 1;
@@ -61,9 +61,9 @@ impl MemberList {
     }
 
     /// The member in the slot at `index`; `None` for a hole.
-    pub(crate) fn at(&self, index: usize) -> Option<(Ticket, usize)> {
+    pub(crate) fn at(&self, index: usize) -> Option<(MemberId, usize)> {
         let slot = self.slots.get(index)?;
-        Some((slot.ticket, slot.connection?))
+        Some((slot.id, slot.connection?))
     }
 
     /// The connections of all members.
@@ -99,20 +99,20 @@ mod tests {
         #[test]
         fn members_keep_their_order_and_their_tickets(steps in steps()) {
             let mut list = MemberList::default();
-            let mut tickets: Vec<Ticket> = Vec::new();
-            let mut model: Vec<(Ticket, usize)> = Vec::new();
+            let mut ids: Vec<MemberId> = Vec::new();
+            let mut model: Vec<(MemberId, usize)> = Vec::new();
             for step in steps {
                 match step {
                     Step::Push(connection) => {
-                        let ticket = list.push(connection);
-                        prop_assert!(tickets.iter().all(|earlier| *earlier < ticket));
-                        tickets.push(ticket);
-                        model.push((ticket, connection));
+                        let id = list.push(connection);
+                        prop_assert!(ids.iter().all(|earlier| *earlier < id));
+                        ids.push(id);
+                        model.push((id, connection));
                     }
-                    Step::Remove(index) if !tickets.is_empty() => {
-                        let ticket = tickets[index.index(tickets.len())];
-                        list.remove(ticket);
-                        model.retain(|member| member.0 != ticket);
+                    Step::Remove(index) if !ids.is_empty() => {
+                        let id = ids[index.index(ids.len())];
+                        list.remove(id);
+                        model.retain(|member| member.0 != id);
                     }
                     Step::Remove(_) => {}
                     Step::Compact => {

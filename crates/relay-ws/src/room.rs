@@ -17,7 +17,7 @@ use crate::document_stream::{DocumentStream, StreamItem};
 use crate::frame_batch::FrameBatch;
 use crate::frame_writer::FrameWriter;
 use crate::framing::DeflateParams;
-use crate::member_list::{MemberList, Ticket};
+use crate::member_list::{MemberId, MemberList};
 use crate::run_queue::{TaskId, Wakeup};
 use crate::shard_queue::{ShardQueue, ShardWakeup};
 
@@ -36,7 +36,7 @@ pub(crate) type RoomId = usize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RoomMember {
     pub(crate) room: RoomId,
-    ticket: Ticket,
+    id: MemberId,
 }
 
 /// One room.
@@ -115,8 +115,8 @@ impl Room {
             if let Some(sending) = &mut self.sending {
                 while sending.next < sending.end {
                     sending.next += 1;
-                    if let Some((ticket, connection)) = self.members.at(sending.next - 1) {
-                        return RoomEvent::Deliver(RoomMember { room: self.id, ticket }, connection);
+                    if let Some((id, connection)) = self.members.at(sending.next - 1) {
+                        return RoomEvent::Deliver(RoomMember { room: self.id, id }, connection);
                     }
                 }
                 let woken_at = sending.woken_at;
@@ -202,7 +202,7 @@ impl Rooms {
     ) -> Result<RoomMember, DocumentStream> {
         let Some(&id) = self.by_key.get(key) else {
             let room = self.open(key, stream);
-            return Ok(RoomMember { room: room.id, ticket: room.members.push(connection) });
+            return Ok(RoomMember { room: room.id, id: room.members.push(connection) });
         };
         let room = &mut self.list[id];
         if room.ended.is_some() || !room.stream.is_caught_up_with(&stream) {
@@ -211,7 +211,7 @@ impl Rooms {
             room.rejoin_waiters.insert(connection);
             return Err(stream);
         }
-        Ok(RoomMember { room: id, ticket: room.members.push(connection) })
+        Ok(RoomMember { room: id, id: room.members.push(connection) })
     }
 
     fn open(&mut self, key: &RoomKey, stream: DocumentStream) -> &mut Room {
@@ -242,7 +242,7 @@ impl Rooms {
     /// Ends a membership. The room ends with its last one.
     pub(crate) fn leave(&mut self, member: RoomMember) {
         let Some(room) = self.list.get_mut(member.room) else { return };
-        room.members.remove(member.ticket);
+        room.members.remove(member.id);
         if room.members.is_empty() {
             self.remove(member.room);
         } else if room.sending.is_none() {

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::admission::{AdmissionLimits, Admissions, ClientAddress, Permit};
+use crate::admission::{AdmissionLimits, AdmissionPermit, Admissions, ClientAddress};
 use crate::config::WsConfig;
 use crate::framing::DeflateParams;
 use crate::handshake::{self, Protocol, ValidUpgrade};
@@ -184,7 +184,7 @@ impl WsServer {
         identity: Identity,
         protocol: Protocol,
         deflate: Option<DeflateParams>,
-        permit: Permit,
+        permit: AdmissionPermit,
     ) -> impl Future<Output = ()> + Send + 'static {
         let inner = Arc::clone(&self.inner);
         async move {

@@ -9,7 +9,7 @@ use relay_events::ErrorBody;
 
 use super::pending::{JoinResult, ReadyReply, Subscribed};
 use super::reply::ReplyTo;
-use crate::channels::{Channel, ChannelRef, Delivery};
+use crate::channels::{Channel, ChannelRef, DeliverySource};
 use crate::refusal;
 use crate::request::{Identity, JoinRequest};
 use crate::shard_context::ShardDeps;
@@ -145,7 +145,7 @@ impl Client {
 
     /// Gives up everything that a channel holds outside of its shard.
     pub(super) fn release_membership(&self, channel: &Channel, reason: LeaveReason) {
-        if matches!(channel.delivery, Delivery::Joining) {
+        if matches!(channel.delivery, DeliverySource::Joining) {
             return;
         }
         let document = &channel.id.document;

@@ -13,7 +13,7 @@ use super::end::End;
 use super::link::Link;
 use super::pending::{Completed, Deferred, JoinResult, Pending, ReadyReply, Subscribed};
 use super::reply::{Empty, ReplyTo};
-use crate::channels::{Action, Channel, ChannelRef, Channels, Delivery, Reception};
+use crate::channels::{Action, Channel, ChannelRef, Channels, DeliverySource, Reception};
 use crate::close::CloseReason;
 use crate::codec::{self, ClientMessage, ClientPayload, DecodeError, Frame};
 use crate::config::WsConfig;
@@ -377,7 +377,7 @@ impl MessageHandler {
     }
 
     fn close_channel(&self, channel: &Channel, reason: LeaveReason, shard: &mut ShardContext<'_>) {
-        if let Delivery::Room(member) = channel.delivery {
+        if let DeliverySource::Room(member) = channel.delivery {
             shard.rooms.leave(member);
         }
         self.client.release_membership(channel, reason);
