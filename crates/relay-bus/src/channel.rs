@@ -8,7 +8,6 @@
 
 mod batch;
 mod cursor;
-mod duplicate;
 mod publish;
 mod state;
 mod writer;
@@ -30,6 +29,7 @@ use self::state::{ChannelEnd, ChannelState, Standing};
 use crate::config::BusConfig;
 use crate::context::ChannelContext;
 use crate::counters::ChannelStats;
+use crate::duplicate::OriginalPayload;
 use crate::event_cache::EventCache;
 use crate::waker_set::wake_all;
 
@@ -68,8 +68,10 @@ impl Channel {
         let config = &context.config;
         let limits = cache_limits(config, context.log.is_some());
         let mut cache = EventCache::new(Seq::new(head.last.get() - recent.len() as u64), limits);
+        let may_be_rewritten = context.sequencers.iter().any(|stage| stage.rewrites());
         for event in recent {
-            cache.push(Arc::new(event), true);
+            let original = if may_be_rewritten { OriginalPayload::Unknown } else { OriginalPayload::Kept };
+            cache.push(Arc::new(event), Some(original));
         }
         let permits = permits(config.max_pending_bytes).max(permits(config.max_payload_bytes));
         Self {
@@ -149,11 +151,12 @@ impl Channel {
             }
             let seq = state.last().next();
             self.context.sequence(&mut draft, Place::new(self.epoch, seq))?;
+            let original = remember_id.then(|| OriginalPayload::of(&draft));
             let event = Arc::new(draft.into_event(self.epoch, Some(seq), self.context.clock.wall()));
             let ack = PublishAck::of(&event, false);
             let mut wakers = state.drain_wakers();
             self.context.mailboxes.offer(&event, &mut wakers);
-            state.push_event(event, remember_id);
+            state.push_event(event, original);
             (ack, wakers)
         };
         self.context.counters.durable_published.increment();
@@ -219,7 +222,7 @@ impl Channel {
 
     /// Shows a batch that the log has taken, and answers its publishers.
     fn commit(&self, batch: AppendBatch) {
-        let (events, senders) = batch.into_parts();
+        let (events, mut senders) = batch.into_parts();
         let mut acks = Vec::with_capacity(events.len());
         for event in &events {
             self.context.counters.by_kind.increment(&event.kind);
@@ -227,11 +230,11 @@ impl Channel {
         let wakers = {
             let mut state = self.state.lock();
             let mut wakers = state.drain_wakers();
-            for (event, senders) in events.into_iter().zip(&senders) {
+            for (event, senders) in events.into_iter().zip(&mut senders) {
                 acks.push(PublishAck::of(&event, false));
                 let event = Arc::new(event);
                 self.context.mailboxes.offer(&event, &mut wakers);
-                state.push_event(event, senders.remember_id());
+                state.push_event(event, senders.take_original());
             }
             wakers
         };

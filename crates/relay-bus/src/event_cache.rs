@@ -3,17 +3,20 @@
 //! Live readers do not have queues of their own: each has a position in this one, shared with all others. So a slow
 //! reader costs nothing but the distance it has to make up.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::collections::hash_map::{Entry, HashMap};
 use std::sync::Arc;
 
 use relay_core::{Event, EventId, Offset, Retention, Seq, Timestamp};
+
+use crate::duplicate::OriginalPayload;
 
 /// The latest events, in order.
 #[derive(Debug)]
 pub(crate) struct EventCache {
     events: VecDeque<Arc<Event>>,
-    /// Ids that a publisher may send again, with the seq of their event.
-    ids: HashMap<EventId, Seq>,
+    /// Ids that a publisher may send again, with the seq and the original payload of their event.
+    ids: HashMap<EventId, (Seq, OriginalPayload)>,
     last: Seq,
     bytes: usize,
     limits: Retention,
@@ -48,13 +51,16 @@ impl EventCache {
         self.bytes
     }
 
-    /// Adds the next event. Its id is remembered for recognising duplicates if `remember_id`.
-    pub(crate) fn push(&mut self, event: Arc<Event>, remember_id: bool) {
+    /// Adds the next event. With `original` its id is remembered for recognising duplicates.
+    pub(crate) fn push(&mut self, event: Arc<Event>, original: Option<OriginalPayload>) {
         debug_assert_eq!(event.seq, Some(self.last.next()), "history has no gaps");
         self.last = self.last.next();
         self.bytes += event.approx_bytes();
-        if remember_id {
-            self.ids.insert(event.id, self.last);
+        if let Some(original) = original {
+            self.bytes += original.bytes();
+            if let Some((_, replaced)) = self.ids.insert(event.id, (self.last, original)) {
+                self.bytes -= replaced.bytes();
+            }
         }
         self.events.push_back(event);
         while self.events.len() as u64 > self.limits.max_events
@@ -75,8 +81,11 @@ impl EventCache {
     fn drop_first(&mut self) {
         if let Some(event) = self.events.pop_front() {
             self.bytes -= event.approx_bytes();
-            if self.ids.get(&event.id) == event.seq.as_ref() {
-                self.ids.remove(&event.id);
+            if let Entry::Occupied(id) = self.ids.entry(event.id)
+                && event.seq == Some(id.get().0)
+            {
+                let (_, original) = id.remove();
+                self.bytes -= original.bytes();
             }
         }
     }
@@ -86,9 +95,10 @@ impl EventCache {
         self.events.get(self.index(seq)?)
     }
 
-    /// The event with `id`, if it was remembered.
-    pub(crate) fn by_id(&self, id: EventId) -> Option<&Arc<Event>> {
-        self.get(*self.ids.get(&id)?)
+    /// The event with `id` and its original payload, if the id was remembered.
+    pub(crate) fn by_id(&self, id: EventId) -> Option<(&Arc<Event>, &OriginalPayload)> {
+        let (seq, original) = self.ids.get(&id)?;
+        Some((self.get(*seq)?, original))
     }
 
     /// The events after `after`, or `None` when some of them are no longer in memory.

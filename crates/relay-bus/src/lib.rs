@@ -41,6 +41,7 @@ mod channel_map;
 mod config;
 mod context;
 mod counters;
+mod duplicate;
 mod ephemeral;
 mod event_cache;
 mod filter;

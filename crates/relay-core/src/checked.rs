@@ -28,6 +28,8 @@ pub trait Vocabulary {
 pub struct CheckedDraft {
     draft: Draft,
     claim: Option<LockClaim>,
+    /// The payload before the first rewriting.
+    original_payload: Option<Payload>,
 }
 
 impl CheckedDraft {
@@ -37,7 +39,7 @@ impl CheckedDraft {
     /// Those of the vocabulary.
     pub fn new<V: Vocabulary>(draft: Draft, vocabulary: &V) -> Result<Self, V::Error> {
         let claim = vocabulary.check(&draft)?;
-        Ok(Self { draft, claim })
+        Ok(Self { draft, claim, original_payload: None })
     }
 
     /// The draft's claim about locks; `None` where locks do not guard its kind.
@@ -83,6 +85,7 @@ impl CheckedDraft {
         match vocabulary.check(&self.draft) {
             Ok(claim) => {
                 self.claim = claim;
+                self.original_payload.get_or_insert(before);
                 Ok(())
             }
             Err(error) => {
@@ -90,6 +93,11 @@ impl CheckedDraft {
                 Err(error)
             }
         }
+    }
+
+    /// The payload as it was before it was [rewritten](Self::rewrite); `None` where it was not.
+    pub fn original_payload(&self) -> Option<&Payload> {
+        self.original_payload.as_ref()
     }
 
     /// The event that this draft becomes at the given place and time; see [`Draft::into_event`].

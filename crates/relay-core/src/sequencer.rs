@@ -32,7 +32,11 @@ impl Place {
 ///   [`check`](Self::check) is called on each stage in turn. When none refuses, [`placed`](Self::placed) is called on each
 ///   stage in turn, before any later draft is checked. A draft that a stage refuses gets no place, and the next draft is
 ///   offered the same one.
-/// - **Duplicates.** A draft that was published before is answered without passing the stages.
+/// - **Rewriting.** A stage replaces the payload and nothing else, by [`CheckedDraft::rewrite`].
+/// - **Duplicates.** A draft that was published before is answered without passing the stages. It is recognised by its id,
+///   kind, actor, and payload as its publisher sent it. Once the document was closed and opened again, only its stored events
+///   are known, and a stage may have rewritten them. So where a stage [rewrites](Self::rewrites), a stored event recognises
+///   its draft by id, kind and actor alone.
 /// - **Speed.** The methods are quick, do not block, and do not call the event's sink.
 /// - **State.** Only `placed` changes the state that a stage keeps of a document; `check` changes nothing but the draft. A place
 ///   is not durable yet: when the log does not take the batch, the channel calls [`dropped`](Self::dropped), and the stage
@@ -44,6 +48,9 @@ pub trait Sequencer: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// The refusal that its publisher is told, for instance [`PublishError::Locked`].
     fn check(&self, draft: &mut CheckedDraft, place: Place) -> Result<(), PublishError>;
+
+    /// True when [`check`](Self::check) may rewrite a draft. The answer never changes.
+    fn rewrites(&self) -> bool;
 
     /// Takes note that `draft` has got `place`.
     fn placed(&self, draft: &CheckedDraft, place: Place);

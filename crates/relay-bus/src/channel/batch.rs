@@ -7,7 +7,7 @@ use relay_core::{
 };
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::duplicate::check_same_content;
+use crate::duplicate::{OriginalPayload, check_same_content};
 
 /// The answer to a publisher.
 pub(super) type PublishResult = Result<PublishAck, PublishError>;
@@ -44,13 +44,14 @@ pub(super) struct AckSenders {
     first: AckSender,
     /// The publishers that sent the same draft while it was on its way.
     duplicates: Vec<AckSender>,
-    /// True when the publisher chose the event's id, so that it may send the draft again.
-    remember_id: bool,
+    /// Set when the publisher chose the event's id, so that it may send the draft again.
+    original: Option<OriginalPayload>,
 }
 
 impl AckSenders {
-    pub(super) fn remember_id(&self) -> bool {
-        self.remember_id
+    /// Takes what recognises the draft when it is sent again; `None` when the channel made the event's id.
+    pub(super) fn take_original(&mut self) -> Option<OriginalPayload> {
+        self.original.take()
     }
 
     /// The number of publishers whose draft was a duplicate.
@@ -125,8 +126,10 @@ impl AppendBatch {
     /// refused when the contents differ.
     pub(super) fn join_duplicate(&mut self, pending: PendingDraft) -> Option<PendingDraft> {
         let Some(&index) = pending.draft.id.and_then(|id| self.by_id.get(&id)) else { return Some(pending) };
-        match check_same_content(&pending.draft, &self.events[index]) {
-            Ok(()) => self.senders[index].duplicates.push(pending.sender),
+        let (event, senders) = (&self.events[index], &mut self.senders[index]);
+        let Some(original) = &senders.original else { return Some(pending) };
+        match check_same_content(&pending.draft, event, original) {
+            Ok(()) => senders.duplicates.push(pending.sender),
             Err(conflict) => pending.sender.send(Err(conflict)),
         }
         None
@@ -135,12 +138,12 @@ impl AppendBatch {
     /// Turns a draft into the batch's next event.
     pub(super) fn push(&mut self, pending: PendingDraft, epoch: Epoch, now: Timestamp) {
         let PendingDraft { draft, sender } = pending;
-        let id = draft.id;
-        if let Some(id) = id {
+        let original = draft.id.map(|id| {
             self.by_id.insert(id, self.events.len());
-        }
+            OriginalPayload::of(&draft)
+        });
         self.events.push(draft.into_event(epoch, Some(self.next), now));
         self.next = self.next.next();
-        self.senders.push(AckSenders { first: sender, duplicates: Vec::new(), remember_id: id.is_some() });
+        self.senders.push(AckSenders { first: sender, duplicates: Vec::new(), original });
     }
 }

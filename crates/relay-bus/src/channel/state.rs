@@ -11,8 +11,8 @@ use relay_core::{
 
 use super::batch::{PendingDraft, PublishResult};
 use super::cursor::{Cursor, ReadResult};
-use super::duplicate::check_same_content;
 use crate::counters::ChannelStats;
+use crate::duplicate::{OriginalPayload, check_same_content};
 use crate::ephemeral::Ephemerals;
 use crate::event_cache::EventCache;
 use crate::waker_set::WakerSet;
@@ -131,14 +131,14 @@ impl ChannelState {
 
     /// Returns the answer to a draft whose id an event in memory has.
     pub(super) fn find_duplicate(&self, draft: &Draft) -> Option<PublishResult> {
-        let event = self.cache.by_id(draft.id?)?;
-        Some(check_same_content(draft, event).map(|()| PublishAck::of(event, true)))
+        let (event, original) = self.cache.by_id(draft.id?)?;
+        Some(check_same_content(draft, event, original).map(|()| PublishAck::of(event, true)))
     }
 
-    /// Shows the next durable event. Its id is remembered for recognising duplicates if `remember_id`.
-    pub(super) fn push_event(&mut self, event: Arc<Event>, remember_id: bool) {
+    /// Shows the next durable event. With `original` its id is remembered for recognising duplicates.
+    pub(super) fn push_event(&mut self, event: Arc<Event>, original: Option<OriginalPayload>) {
         self.used_since_sweep = true;
-        self.cache.push(event, remember_id);
+        self.cache.push(event, original);
     }
 
     /// Shows an ephemeral event. Returns true when another key's event was dropped for it.

@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use relay_bus::{Bus, BusConfig, BusParts, Filter, LagPolicy};
 use relay_core::testing::MemoryLog;
 use relay_core::{
-    CheckedDraft, DocumentId, Draft, Epoch, EventId, EventLog, FencingToken, LogError, ManualClock, Payload,
-    Place, PublishError, ReadLimit, Seq, Sequencer, StartPosition, Vocabulary,
+    Actor, CheckedDraft, DocumentId, Draft, Epoch, EventId, EventLog, FencingToken, LogError, ManualClock,
+    Payload, Place, PublishError, ReadLimit, Seq, Sequencer, StartPosition, UserId, Vocabulary,
 };
 
 use crate::support::{BrokenLog, GatedLog, available, document, draft_number, laser, note, number, settle};
@@ -99,6 +99,10 @@ impl Sequencer for Stage {
             draft.rewrite(Payload::json(&(number * self.factor)).unwrap(), &Anything)?;
         }
         Ok(())
+    }
+
+    fn rewrites(&self) -> bool {
+        self.factor != 1
     }
 
     fn placed(&self, draft: &CheckedDraft, place: Place) {
@@ -228,6 +232,67 @@ async fn a_draft_that_is_sent_again_passes_no_stage() {
         assert!(matches!(conflict, Err(PublishError::IdConflict { .. })), "{conflict:?}");
         assert_eq!(calls.take(), [Check("only", 1, 1), Placed("only", 1, 1)]);
     }
+}
+
+#[tokio::test]
+async fn a_draft_that_a_stage_rewrites_is_recognised_by_what_its_publisher_sent() {
+    for log in logs() {
+        let calls = Calls::default();
+        let stages = [calls.stage("first").multiplying_by(10), calls.stage("second").multiplying_by(10)];
+        let bus = staged(log, stages);
+        let doc = document("doc");
+        let id = EventId::new();
+        let _keeps_it_open = subscribe(&bus, &doc).await;
+        let at_once = join_all([3, 3, 300, 30].map(|number| bus.publish(note(&doc, number).id(id)))).await;
+        assert!(!at_once[0].as_ref().unwrap().duplicate && at_once[1].as_ref().unwrap().duplicate);
+        assert!(bus.publish(note(&doc, 3).id(id)).await.unwrap().duplicate);
+        let others = join_all([3_000, 300, 30].map(|number| bus.publish(note(&doc, number).id(id)))).await;
+        for other in at_once[2..].iter().chain(&others) {
+            assert!(matches!(other, Err(PublishError::IdConflict { seq: Seq::FIRST, .. })), "{other:?}");
+        }
+        assert_eq!(delivered(&bus, &doc).await, [300]);
+    }
+}
+
+#[tokio::test]
+async fn a_rewritten_draft_is_recognised_without_its_payload_once_the_document_was_opened_again() {
+    let log = Arc::new(MemoryLog::new()) as Arc<dyn EventLog>;
+    let doc = document("doc");
+    let id = EventId::new();
+    let rewriting = || [Calls::default().stage("only").multiplying_by(10)];
+    let first = staged(Some(Arc::clone(&log)), rewriting()).publish(note(&doc, 3).id(id)).await.unwrap();
+
+    let bus = staged(Some(Arc::clone(&log)), rewriting());
+    for number in [3, 30, 4] {
+        assert_eq!(bus.publish(note(&doc, number).id(id)).await.unwrap(), first.as_duplicate());
+    }
+    let ada = Actor::User(UserId::new("ada").unwrap());
+    let conflict = bus.publish(note(&doc, 3).id(id).actor(ada)).await;
+    assert!(matches!(conflict, Err(PublishError::IdConflict { .. })), "{conflict:?}");
+
+    // Where no stage rewrites, the stored payload is the one that was sent.
+    let bus = staged(Some(log), [Calls::default().stage("only")]);
+    assert_eq!(bus.publish(note(&doc, 30).id(id)).await.unwrap(), first.as_duplicate());
+    let conflict = bus.publish(note(&doc, 4).id(id)).await;
+    assert!(matches!(conflict, Err(PublishError::IdConflict { .. })), "{conflict:?}");
+}
+
+#[tokio::test]
+async fn memory_counts_the_payloads_that_stages_rewrote() {
+    let mut parts = BusParts::new(Arc::new(ManualClock::new()));
+    parts.sequencers = vec![Arc::new(Calls::default().stage("only").multiplying_by(10))];
+    let mut config = BusConfig::default();
+    config.retention.max_events = 1;
+    let bus = Bus::with_parts(config, parts).unwrap();
+    let cached_bytes = || bus.channels()[0].cached_bytes;
+    bus.publish(note(&document("doc"), 3)).await.unwrap();
+    let without_id = cached_bytes();
+    for _ in 0..2 {
+        bus.publish(note(&document("doc"), 3).id(EventId::new())).await.unwrap();
+        assert_eq!(cached_bytes(), without_id + size_of::<Payload>() + 1);
+    }
+    bus.publish(note(&document("doc"), 3)).await.unwrap();
+    assert_eq!(cached_bytes(), without_id);
 }
 
 #[tokio::test]

@@ -28,6 +28,10 @@ impl Sequencer for Locks {
         checked.unwrap_or_else(|| check_claim(claim, author, None, now))
     }
 
+    fn rewrites(&self) -> bool {
+        false
+    }
+
     /// Notes the place of a lock's end. No edit after it is under that lock.
     fn placed(&self, draft: &CheckedDraft, _place: Place) {
         if draft.kind != DOCUMENT_UNLOCKED {
