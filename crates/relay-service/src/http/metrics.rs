@@ -37,12 +37,12 @@ fn render(stats: &ServiceStats) -> String {
     bus(&mut page, &stats.bus);
     page.summary(
         "relay_publish_duration_seconds",
-        "From a durable draft's being handed in to its receipt; quantiles over the last minute. Without a log one in 64 is measured.",
+        "Time from accepting a durable draft to its receipt. Quantiles cover the last minute. Without a log one draft in 64 is measured.",
         &stats.publish_latency,
     );
     page.summary(
         "relay_broadcast_duration_seconds",
-        "From an event's being visible to its being written to all members of a room; quantiles over the last minute, one for each batch of events.",
+        "Time from an event's visibility until it is written to all members of a room, once for each batch of events. Quantiles cover the last minute.",
         &stats.broadcast_latency,
     );
     presence(&mut page, &stats.presence, &stats.locks);
@@ -73,12 +73,12 @@ fn requests(page: &mut Exposition, stats: &ServiceStats) {
 fn bus(page: &mut Exposition, bus: &BusStats) {
     let mut events = page.counter(
         "relay_events_total",
-        "Events published, by kind; kinds of your own beyond the first 32 together as x-other.",
+        "Events published, by kind. Kinds that begin with x- beyond the first 32 count together as x-other.",
     );
     for (kind, count) in &bus.by_kind {
         events.labelled(&[("kind", kind)], count);
     }
-    page.counter("relay_publish_duplicates_total", "Drafts that were recognised as sent before.")
+    page.counter("relay_publish_duplicates_total", "Drafts that were recognised as duplicates.")
         .value(bus.duplicates);
     let mut refused =
         page.counter("relay_publish_refused_total", "Drafts that the channels refused, by reason.");
@@ -94,17 +94,17 @@ fn bus(page: &mut Exposition, bus: &BusStats) {
         refused.labelled(&[("reason", reason)], count);
     }
     page.gauge("relay_channels", "Documents in memory now.").value(bus.open_channels);
-    page.counter("relay_channels_opened_total", "Documents brought into memory.").value(bus.channels_opened);
-    page.counter("relay_channels_evicted_total", "Idle documents dropped from memory.")
+    page.counter("relay_channels_opened_total", "Documents that were loaded into memory.")
+        .value(bus.channels_opened);
+    page.counter("relay_channels_evicted_total", "Idle documents that were evicted from memory.")
         .value(bus.channels_evicted);
-    page.counter("relay_subscriptions_total", "Subscriptions begun.").value(bus.subscribed);
+    page.counter("relay_subscriptions_total", "Subscriptions that began.").value(bus.subscribed);
     page.counter(
         "relay_replay_pages_total",
         "Pages of history read from the log for readers that were behind.",
     )
     .value(bus.replay_pages);
-    let mut calls =
-        page.counter("relay_handler_calls_total", "Calls of in-process handlers, by how they ended.");
+    let mut calls = page.counter("relay_handler_calls_total", "Calls of in-process handlers, by outcome.");
     for (outcome, count) in [
         ("success", bus.handler_successes),
         ("error", bus.handler_errors),
@@ -119,7 +119,7 @@ fn presence(page: &mut Exposition, presence: &PresenceStats, locks: &LockStats) 
     page.gauge("relay_sessions", "Documents that have a session now.").value(presence.sessions);
     page.counter("relay_sessions_started_total", "Sessions that began.").value(presence.sessions_started);
     page.counter("relay_sessions_ended_total", "Sessions that ended.").value(presence.sessions_ended);
-    page.gauge("relay_users", "Users now, counted in each document that they are in.").value(presence.users);
+    page.gauge("relay_users", "Users that are present now, counted in each document.").value(presence.users);
     page.gauge(
         "relay_participants",
         "Connections that take part in a document now, counted in each document.",
@@ -127,24 +127,24 @@ fn presence(page: &mut Exposition, presence: &PresenceStats, locks: &LockStats) 
     .value(presence.connections);
     page.counter("relay_participants_joined_total", "Connections that joined a document.")
         .value(presence.joins);
-    page.counter("relay_participants_left_total", "Connections that are no longer in their document.")
-        .value(presence.leaves);
+    page.counter("relay_participants_left_total", "Connections that left a document.").value(presence.leaves);
     page.counter("relay_participants_returned_total", "Connections that came back within the grace time.")
         .value(presence.returns);
     page.counter("relay_presence_updates_total", "Changes of participants' states.").value(presence.updates);
     page.counter("relay_locks_granted_total", "Locks granted.").value(locks.granted);
     page.counter("relay_locks_renewed_total", "Leases of locks that were prolonged.").value(locks.renewed);
-    page.counter("relay_locks_ended_total", "Locks that ended, for whatever reason.").value(locks.ended);
+    page.counter("relay_locks_ended_total", "Locks that ended, for any reason.").value(locks.ended);
     page.counter("relay_locks_refused_total", "Requests for locks that were refused.").value(locks.refused);
 }
 
 fn websocket(page: &mut Exposition, ws: &WsStats) {
-    page.gauge("relay_websocket_connections", "WebSocket connections open now.").value(ws.connections_open);
-    page.counter("relay_websocket_connections_opened_total", "WebSocket connections ever opened.")
+    page.gauge("relay_websocket_connections", "WebSocket connections that are open now.")
+        .value(ws.connections_open);
+    page.counter("relay_websocket_connections_opened_total", "WebSocket connections that were ever opened.")
         .value(ws.connections);
     let mut ended = page.counter(
         "relay_websocket_connections_ended_total",
-        "WebSocket connections that ended, by how: closed by the server or the client, lost, or by a bug.",
+        "WebSocket connections that ended: closed by the server or the client, lost, or by a bug.",
     );
     for (how, count) in [
         ("server", ws.closed.values().sum()),
@@ -154,38 +154,51 @@ fn websocket(page: &mut Exposition, ws: &WsStats) {
     ] {
         ended.labelled(&[("how", how)], count);
     }
-    let mut refused = page.counter("relay_websocket_upgrades_refused_total", "Upgrades refused, by reason.");
+    let mut refused = page.counter(
+        "relay_websocket_upgrades_refused_total",
+        "Upgrades to WebSocket that were refused, by reason.",
+    );
     for (reason, count) in &ws.refused {
         refused.labelled(&[("reason", reason)], count);
     }
-    page.gauge("relay_websocket_rooms", "Documents that a WebSocket connection has joined now.")
+    page.gauge("relay_websocket_rooms", "Documents that at least one WebSocket connection has joined now.")
         .value(ws.rooms_open);
-    page.counter("relay_websocket_received_messages_total", "WebSocket messages that came in.")
+    page.counter("relay_websocket_received_messages_total", "WebSocket messages that were received.")
         .value(ws.messages_in);
-    page.counter("relay_websocket_sent_messages_total", "WebSocket messages that went out.")
+    page.counter("relay_websocket_sent_messages_total", "WebSocket messages that were sent.")
         .value(ws.messages_out);
-    page.counter("relay_websocket_received_bytes_total", "Bytes that came in, framing included.")
-        .value(ws.bytes_in);
-    page.counter("relay_websocket_sent_bytes_total", "Bytes that went out, framing included.")
-        .value(ws.bytes_out);
-    page.counter("relay_websocket_deliveries_total", "Events sent to members, counted for each member.")
-        .value(ws.deliveries);
+    page.counter(
+        "relay_websocket_received_bytes_total",
+        "Bytes that WebSocket connections received, framing included.",
+    )
+    .value(ws.bytes_in);
+    page.counter(
+        "relay_websocket_sent_bytes_total",
+        "Bytes that WebSocket connections sent, framing included.",
+    )
+    .value(ws.bytes_out);
+    page.counter(
+        "relay_websocket_deliveries_total",
+        "Events that were sent to members, counted for each member.",
+    )
+    .value(ws.deliveries);
     page.counter(
         "relay_websocket_slow_members_total",
-        "How often a member's socket was full when an event came.",
+        "Batches of events that found a member's socket full.",
     )
     .value(ws.slow);
 }
 
 fn http(page: &mut Exposition, http: &HttpStats) {
-    page.gauge("relay_http_connections", "HTTP connections open now, event streams among them.")
+    page.gauge("relay_http_connections", "HTTP connections that are open now, event streams included.")
         .value(http.connections_open);
     page.counter(
         "relay_http_connections_accepted_total",
-        "Connections ever accepted, refused ones included.",
+        "Connections that were ever accepted, refused ones included.",
     )
     .value(http.connections);
-    let mut refused = page.counter("relay_http_connections_refused_total", "Connections refused, by reason.");
+    let mut refused =
+        page.counter("relay_http_connections_refused_total", "Connections that were refused, by reason.");
     for (reason, count) in [
         ("too_many_connections", http.refused.too_many_connections),
         ("too_many_connections_from_address", http.refused.too_many_connections_from_address),
@@ -195,39 +208,43 @@ fn http(page: &mut Exposition, http: &HttpStats) {
 }
 
 fn log(page: &mut Exposition, log: &LogStats) {
-    page.counter("relay_log_commits_total", "Writes to the disk.").value(log.commits);
-    page.counter("relay_log_commit_seconds_total", "Time that the writes to the disk took together.")
+    page.counter("relay_log_commits_total", "Writes of the log to the disk.").value(log.commits);
+    page.counter("relay_log_commit_seconds_total", "Total time of the log's writes to the disk.")
         .value(log.commit_time.as_secs_f64());
-    page.counter("relay_log_appended_events_total", "Events kept in the log.").value(log.appended_events);
-    page.counter("relay_log_appended_bytes_total", "Their size.").value(log.appended_bytes);
+    page.counter("relay_log_appended_events_total", "Events that were appended to the log.")
+        .value(log.appended_events);
+    page.counter("relay_log_appended_bytes_total", "Bytes of the events that were appended to the log.")
+        .value(log.appended_bytes);
     page.counter("relay_log_conflicts_total", "Appends that did not follow their document's head.")
         .value(log.conflicts);
-    page.gauge("relay_log_disk_bytes", "What the log takes on the disk.").value(log.disk_bytes);
-    page.gauge("relay_log_queued_bytes", "Events that wait to be written, in bytes.").value(log.queued_bytes);
+    page.gauge("relay_log_disk_bytes", "Bytes that the log takes on the disk.").value(log.disk_bytes);
+    page.gauge("relay_log_queued_bytes", "Bytes of events that wait to be written.").value(log.queued_bytes);
 }
 
 /// Routing to services.
 fn router(page: &mut Exposition, router: &RouterStats) {
     let mut decisions = page.counter(
         "relay_router_decisions_total",
-        "Decisions about events, by outcome: each attempt to deliver one, and each that leads to none.",
+        "Decisions about events, by outcome: each attempt at a delivery, and each reason for making none.",
     );
     for (outcome, count) in &router.decisions {
         decisions.labelled(&[("outcome", outcome)], count);
     }
     page.summary(
         "relay_router_routing_duration_seconds",
-        "From an event's place in its document to its place in a queue; quantiles over the last minute.",
+        "Time from an event's place in its document to its place in a queue. Quantiles cover the last minute.",
         &router.routing_latency,
     );
-    page.gauge("relay_router_behind_events", "Events of the log that are not routed yet.")
+    page.gauge("relay_router_behind_events", "Events of the log that are not yet routed.")
         .value(router.behind);
     let mut rules = page.counter("relay_router_matches_total", "Events that matched, by rule.");
     for (rule, count) in &router.rules {
         rules.labelled(&[("rule", rule)], count);
     }
-    let mut log =
-        page.counter("relay_router_decision_log_total", "Decisions, by what the decision log did with them.");
+    let mut log = page.counter(
+        "relay_router_decision_log_total",
+        "Decisions that the decision log kept, left out of its sample, dropped, or could not write.",
+    );
     let kept = &router.decision_log;
     for (what, count) in [
         ("kept", kept.kept),
@@ -245,26 +262,30 @@ fn targets(page: &mut Exposition, router: &RouterStats) {
     type Counter = fn(&TargetStats) -> u64;
     type Gauge = fn(&TargetStats) -> f64;
     let counters: [(&'static str, &str, Counter); 8] = [
-        ("relay_target_deliveries_total", "Events that a target took.", |target| target.delivered),
+        ("relay_target_deliveries_total", "Events that were delivered to a target.", |target| {
+            target.delivered
+        }),
         ("relay_target_retries_total", "Failed attempts after which an event is tried again.", |target| {
             target.retries
         }),
-        ("relay_target_failures_total", "Failed attempts in all.", |target| target.failures),
-        ("relay_target_fallbacks_total", "Attempts at a target in the place of others.", |target| {
+        ("relay_target_failures_total", "Failed attempts, final ones included.", |target| target.failures),
+        ("relay_target_fallbacks_total", "Attempts at a target as the fallback for others.", |target| {
             target.fallbacks
         }),
-        ("relay_target_dead_lettered_total", "Events that were given up.", |target| target.dead_lettered),
-        ("relay_target_dead_letters_dropped_total", "Dead letters that made room for others.", |target| {
-            target.dead_letters_dropped
-        }),
-        ("relay_target_expired_total", "Events whose time was over before they were delivered.", |target| {
-            target.expired
+        ("relay_target_dead_lettered_total", "Events that became dead letters.", |target| {
+            target.dead_lettered
         }),
         (
-            "relay_target_lost_total",
-            "Events that retention had dropped before they were delivered.",
-            |target| target.lost,
+            "relay_target_dead_letters_dropped_total",
+            "Dead letters that were dropped in favour of newer ones.",
+            |target| target.dead_letters_dropped,
         ),
+        ("relay_target_expired_total", "Events that expired before they were delivered.", |target| {
+            target.expired
+        }),
+        ("relay_target_lost_total", "Events that retention dropped before they were delivered.", |target| {
+            target.lost
+        }),
     ];
     for (name, help, value) in counters {
         let mut family = page.counter(name, help);
@@ -273,17 +294,21 @@ fn targets(page: &mut Exposition, router: &RouterStats) {
         }
     }
     let gauges: [(&'static str, &str, Gauge); 5] = [
-        ("relay_target_dead_letters", "Dead letters that are kept.", |target| target.dead_letters as f64),
-        ("relay_target_queued_events", "Events that wait in routes that may lead to a target.", |target| {
+        ("relay_target_dead_letters", "Dead letters that are kept now.", |target| target.dead_letters as f64),
+        ("relay_target_queued_events", "Events that wait in the routes to a target.", |target| {
             target.queued as f64
         }),
-        ("relay_target_requests_in_flight", "Requests under way.", |target| target.in_flight as f64),
+        ("relay_target_requests_in_flight", "Requests to a target that are in flight.", |target| {
+            target.in_flight as f64
+        }),
         (
             "relay_target_lag_events",
-            "Events that a target may still have to get, those not routed yet included.",
+            "Events that a target may still get, those that are not yet routed included.",
             |target| target.lag_events as f64,
         ),
-        ("relay_target_lag_seconds", "Age of the oldest event that waits.", |target| target.lag_seconds),
+        ("relay_target_lag_seconds", "Age of the oldest event that waits for a target.", |target| {
+            target.lag_seconds
+        }),
     ];
     for (name, help, value) in gauges {
         let mut family = page.gauge(name, help);
@@ -301,7 +326,7 @@ fn targets(page: &mut Exposition, router: &RouterStats) {
     let latencies = router.targets.iter().map(|(target, stats)| (&**target, &stats.latency));
     page.summaries(
         "relay_target_delivery_duration_seconds",
-        "How long the requests took that a target answered well; quantiles over the last minute.",
+        "Duration of the requests that a target answered with success. Quantiles cover the last minute.",
         "target",
         latencies,
     );
@@ -317,12 +342,11 @@ const STATES: [(&str, ServiceState); 6] = [
 ];
 
 fn queues(page: &mut Exposition, stats: &ServiceStats) {
-    let mut depth = page.gauge("relay_queue_depth", "What waits now, by queue.");
+    let mut depth = page.gauge("relay_queue_depth", "Entries that wait now, by queue.");
     for (queue, count) in &stats.queues {
         depth.labelled(&[("queue", queue)], count);
     }
-    let mut drops =
-        page.counter("relay_dropped_total", "What was given up since a limit was reached, by reason.");
+    let mut drops = page.counter("relay_dropped_total", "Items that were dropped at a limit, by reason.");
     for (reason, count) in &stats.drops {
         drops.labelled(&[("reason", reason)], count);
     }

@@ -11,9 +11,9 @@ pub(crate) struct SettingKey {
     pub(crate) meaning: &'static str,
     /// Reads text into the settings; the error says what is allowed.
     pub(crate) set: fn(&mut Settings, &str) -> Result<(), String>,
-    /// The value that the settings have, as text.
+    /// Returns the value that the settings have, as text.
     pub(crate) get: fn(&Settings) -> String,
-    /// That value as TOML.
+    /// Returns that value as TOML.
     pub(crate) toml: fn(&Settings) -> toml::Value,
 }
 
@@ -47,211 +47,211 @@ macro_rules! keys {
 
 keys! {
     "listen" => listen,
-        "Where HTTP and WebSocket clients are served. There is no authentication yet: whoever reaches it may read and write.";
+        "The address at which HTTP and WebSocket clients are served. There is no authentication yet: every client that reaches it may read and write.";
     "data_dir" => log.directory,
-        "Where the log is kept. Made if it does not exist.";
+        "The directory of the log. It is created if it does not exist.";
     "durability" => durability,
-        "When an event is acknowledged and shown to others: `memory` (at once; all is gone when the server stops), `logged` (written), `synced` (on disk).";
+        "The durability of an event before it is acknowledged and shown: `memory` (gone when the server stops), `logged` (written), `synced` (on disk).";
     "stop_timeout" => stop_timeout,
-        "How long stopping may take, after SIGTERM or SIGINT.";
+        "The longest time that stopping takes after SIGTERM or SIGINT.";
     "allowed_origins" => ws.origins,
-        "Web pages of other hosts that may connect and publish. Empty: pages of the same host only.";
+        "The origins of web pages on other hosts that may connect and publish; `*` allows every page. Empty: pages of the same host only.";
     "allowed_hosts" => http.allowed_hosts,
-        "Names by which clients may call the server, besides IP addresses and `localhost`; `*` for any. Empty: any, but on a loopback address only what trusted proxies ask for.";
+        "The names by which clients may call the server, besides IP addresses and `localhost`; `*` allows any name. Empty: any name, but on a loopback address only in requests of trusted proxies.";
     "log_format" => log_format,
-        "How the server's own log is written to standard output: `pretty` for people, `json` for machines.";
+        "The format of the server's own log on standard output: `pretty` for people, `json` for machines.";
     "log_filter" => log_filter,
-        "What is written there: a level, or directives such as `info,relay_ws=debug`.";
+        "The lines that this log has: a level, or directives such as `info,relay_ws=debug`.";
     "tls.cert" => tls_cert,
-        "A PEM file with the server's certificate and those that lead to its root: clients are served over TLS. Read again on SIGHUP.";
+        "The PEM file with the server's certificate, followed by those that lead to its root. With it clients are served over TLS. SIGHUP reads it again.";
     "tls.key" => tls_key,
-        "A PEM file with the certificate's private key. Read again on SIGHUP.";
+        "The PEM file with the certificate's private key. SIGHUP reads it again.";
     "tls.handshake_timeout" => tls_handshake_timeout,
-        "How long a TLS handshake may take.";
+        "The longest time that a TLS handshake takes.";
     "retention.max_events" => retention.max_events,
-        "How many events of each document are kept.";
+        "The most events that are kept of each document.";
     "retention.max_age" => retention.max_age,
-        "How long an event is kept.";
+        "The age beyond which events are dropped.";
     "retention.max_bytes" => retention.max_bytes,
-        "How many bytes of events of each document are kept.";
+        "The most bytes of events that are kept of each document.";
     "bus.max_payload_bytes" => bus.max_payload_bytes,
-        "The largest payload that is taken.";
+        "The largest payload that is accepted.";
     "bus.max_channels" => bus.max_channels,
-        "How many documents may be open at once, in use or cached.";
+        "The most documents that are in memory at once, in use or cached.";
     "bus.max_pending_bytes" => bus.max_pending_bytes,
-        "How many bytes of events may wait for the log in each document; an event counts at least 1 KiB.";
+        "The most bytes of events that wait for the log in each document. An event counts as at least 1 KiB.";
     "bus.publish_timeout" => bus.publish_timeout,
-        "How long a publisher waits for room before it is told `overloaded`.";
+        "The longest time that a publisher waits for space in that queue. Then it is refused with `overloaded`.";
     "bus.cache_events" => bus.cache_events,
-        "How many of each open document's latest events are kept in memory (with a log).";
+        "The most events of each open document that memory holds beside a log.";
     "bus.cache_bytes" => bus.cache_bytes,
-        "How many bytes of them.";
+        "The most bytes of these events.";
     "bus.warm_events" => bus.preload_events,
-        "How many of the latest events are read when a document is opened: at least so far back a resent event is recognised.";
+        "The number of latest events that are read when a document is opened. A draft that is sent again is recognised at least this far back.";
     "bus.replay_page_events" => bus.replay_page.events,
-        "How many events a reader that is behind reads from the log at a time.";
+        "The most events that a reader that is behind takes from the log at a time.";
     "bus.replay_page_bytes" => bus.replay_page.bytes,
-        "How many bytes of them.";
+        "The most bytes of these events.";
     "bus.max_ephemeral_keys" => bus.max_ephemeral_keys,
-        "How many different ephemeral events each document holds for slow readers.";
+        "The most ephemeral events, by kind, actor and key, that each document holds for slow readers.";
     "bus.idle_after" => bus.idle_after,
-        "How long a document without subscribers stays in memory (with a log).";
+        "The time that an unused document stays in memory beside a log.";
     "bus.sweep_interval" => bus.sweep_interval,
-        "How often idle documents and outdated events are looked for.";
+        "The interval between sweeps for unused documents and outdated events.";
     "log.max_event_bytes" => log.max_event_bytes,
-        "The largest event that the log takes, encoded.";
+        "The largest encoded event that the log accepts.";
     "log.queue_requests" => log.queue_requests,
-        "Appends that wait for the log's writer.";
+        "The most appends that wait for the log's writer.";
     "log.queue_bytes" => log.queue_bytes,
-        "Bytes of events that wait for it.";
+        "The most bytes of events that wait for the log's writer.";
     "log.queue_timeout" => log.queue_timeout,
-        "How long an append waits for room there before it is refused.";
+        "The longest time that an append waits for space in that queue before it is refused.";
     "log.concurrent_reads" => log.concurrent_reads,
-        "Reads of the log that run at once; further ones wait.";
+        "The most reads of the log that run at once. Further reads wait.";
     "log.cached_heads" => log.cached_heads,
-        "Documents whose latest place the log's writer keeps in memory.";
+        "The most documents whose latest position the log's writer keeps in memory.";
     "log.cache_bytes" => log.cache_bytes,
-        "Memory for what is read from disk.";
+        "The memory for data that was read from disk.";
     "log.sweep_interval" => log.sweep_interval,
-        "How often idle documents are looked at for events that are too old.";
+        "The interval between scans of all documents for events that are too old.";
     "ws.max_connections" => ws.max_connections,
-        "WebSocket connections that are open at once; more are refused with 503.";
+        "The most WebSocket connections that are open at once. More are refused with 503.";
     "ws.max_connections_per_address" => ws.max_connections_per_address,
-        "Of them from one address, behind a proxy the one that it names; more are refused with 503.";
+        "The most WebSocket connections from one address; behind a proxy, the address that the proxy names. More are refused with 503.";
     "ws.admission_rate" => ws.admission_rate,
-        "WebSocket connections that are let in per second; who comes too early waits for its turn.";
+        "The WebSocket connections that are admitted per second. Further ones wait for their turn.";
     "ws.admission_burst" => ws.admission_burst,
-        "How many may come at once before the rate counts.";
+        "The WebSocket connections that are admitted at once before the rate applies.";
     "ws.admission_wait" => ws.admission_wait,
-        "The longest time that one waits for its turn; beyond that it is refused with 503.";
+        "The longest time that a connection waits for its turn. With a longer wait ahead it is refused with 503.";
     "ws.handshake_timeout" => ws.handshake_timeout,
-        "How long an upgrade may take from its answer until the socket is there.";
+        "The longest time from the answer to an upgrade until the socket is there.";
     "ws.shards" => ws.shards,
-        "Tasks that own the connections; `none`: as many as the machine has cores.";
+        "The number of tasks that own the connections. `none`: one for each core.";
     "ws.compression" => ws.compression,
-        "Whether `permessage-deflate` is agreed to when a client offers it.";
+        "True to agree to `permessage-deflate` when a client offers it.";
     "ws.echo" => http.echo,
-        "Whether there is `/socket/echo`, which sends every message back: for trying out what is between client and server.";
+        "True to serve `/socket/echo`, which sends every message back, to test the network between client and server.";
     "ws.drain_rate" => ws.drain_rate,
-        "How many connections are closed per second when the server stops.";
+        "The connections that are closed per second when the server stops.";
     "ws.max_topics" => ws.max_topics,
-        "Documents that one connection may have joined at once.";
+        "The most documents that one connection has joined at once.";
     "ws.max_frame_bytes" => ws.max_frame_bytes,
-        "Size of one incoming message; a larger one closes the connection with 1009.";
+        "The largest incoming message. A larger one closes the connection with 1009.";
     "ws.max_pending_pushes" => ws.max_pending_pushes,
-        "Pushes of one connection that are not answered yet; with so many nothing more is read from it.";
+        "The most unanswered pushes of one connection. With so many nothing more is read from it.";
     "ws.max_pending_push_bytes" => ws.max_pending_push_bytes,
-        "Bytes of those pushes.";
+        "The most bytes of these pushes.";
     "ws.write_buffer_bytes" => ws.write_buffer_bytes,
-        "Bytes that are written to a socket together, which is about what a slow connection holds.";
+        "The bytes that are written to a socket at once. A slow connection holds about as much.";
     "ws.stale_after" => ws.stale_after,
-        "A connection from which nothing came for this long is closed with 1001.";
+        "The silence after which a connection is closed with 1001.";
     "ws.write_stall_timeout" => ws.write_stall_timeout,
-        "A connection that takes nothing of what waits for it for this long is closed with 1013.";
+        "The time after which a connection that accepts none of the waiting bytes is closed with 1013.";
     "ws.close_timeout" => ws.close_timeout,
-        "How long a client may take to answer the closing of its connection.";
+        "The longest time that a client takes to answer the closing of its connection.";
     "ws.tick" => ws.tick,
-        "How often those times are looked at.";
+        "The interval at which these times are checked.";
     "presence.grace" => presence.grace,
-        "How long a lost connection may take to come back before anybody is told; its user's locks are kept as long.";
+        "The time within which a lost connection can come back unnoticed. Its user's locks are kept as long.";
     "presence.stale_after" => presence.stale_after,
-        "A participant from which no sign of life came for this long is gone.";
+        "The silence after which a participant is removed.";
     "presence.idle_after" => presence.idle_after,
-        "A session in which nobody has done anything for this long is idle.";
+        "The time without activity after which a session is idle.";
     "presence.max_state_bytes" => presence.max_state_bytes,
         "The largest state of one participant, as JSON.";
     "presence.flush_interval" => presence.flush_interval,
-        "Changes of presence that come within this time are told together.";
+        "The interval between messages about presence. Changes within it are sent together.";
     "presence.max_waiting_events" => presence.max_waiting_events,
-        "Events about who comes and goes that may wait for the log in each document; with so many nobody more is let in.";
+        "The most events about sessions and users of one document that wait for the log. With so many, further joins are refused.";
     "presence.tick" => presence.tick,
-        "How often the times of presence and locks are looked at.";
+        "The interval at which the times of presence and locks are checked.";
     "locks.default_ttl" => locks.default_ttl,
-        "How long a lease lasts that is acquired or renewed without a time of its own.";
+        "The length of a lease for which the request names none.";
     "locks.max_ttl" => locks.max_ttl,
-        "The longest lease that can be asked for.";
+        "The longest lease that a request can ask for.";
     "locks.max_wait" => locks.max_wait,
-        "The longest that a request may wait for its lock.";
+        "The longest time that a request can wait for its lock.";
     "locks.max_locks" => locks.max_locks,
-        "Locks in one document at once.";
+        "The most locks in one document at once.";
     "locks.max_waiters" => locks.max_waiters,
-        "Requests that wait for locks in one document at once.";
+        "The most requests that wait for locks in one document at once.";
     "locks.max_documents" => locks.max_documents,
-        "Documents that have locks at once.";
+        "The most documents that have locks at once.";
     "locks.max_unpublished" => locks.max_unpublished,
-        "Changes of one document's locks that may wait for the log; with so many nothing more is acquired there.";
+        "The most changes of one document's locks that wait for the log. With so many, no further lock is acquired there.";
     "router.rules" => router_rules,
-        "A file with rules and targets, TOML or JSON; read again on SIGHUP. `none`: the rules for the four services of the examples. Rules that come over the API go before it.";
+        "The file with rules and targets, TOML or JSON. SIGHUP reads it again. `none`: the rules for the four example services. Rules that are put over the API replace the file's.";
     "router.allow_networks" => router.outbound.allow_networks,
-        "Networks that services may be in though they are not on the public internet, for instance `127.0.0.0/8` and `::1/128` for this machine.";
+        "The networks outside the public internet that services may be in, for instance `127.0.0.0/8` and `::1/128` for this machine.";
     "router.allow_hosts" => router.outbound.hosts,
-        "Hosts that services may have, for instance `*.example.com`.";
+        "The hosts that services may have, for instance `*.example.com`.";
     "router.allow_schemes" => router.outbound.schemes,
-        "Schemes that the addresses of services may have.";
+        "The schemes that the addresses of services may have.";
     "router.connect_timeout" => router.outbound.connect_timeout,
-        "How long opening a connection to a service may take.";
+        "The longest time that opening a connection to a service takes.";
     "router.max_queued" => router.max_queued,
-        "Events that wait for each rule (or each of its targets, if all of them get everything) before the rule is left behind and reads the log again later.";
+        "The most events that wait for a rule, or for one of its targets where each target gets every event. With more the route continues from the log later.";
     "router.cache_bytes" => router.cache_bytes,
-        "Bytes of waiting events that are kept in memory.";
+        "The most bytes of waiting events that are cached in memory.";
     "router.max_dead_letters" => router.max_dead_letters,
-        "Dead letters of each target that are kept.";
+        "The most dead letters that are kept for each target.";
     "router.lease" => router.health.lease,
-        "A service that was silent for longer than this is gone.";
+        "The time without a heartbeat after which a service is gone.";
     "router.heartbeat_every" => router.health.heartbeat_every,
-        "How often services are told to send a heartbeat.";
+        "The interval at which services are told to send heartbeats.";
     "router.forget_after" => router.health.forget_after,
-        "How long a service that is gone is remembered, with what waits for it.";
+        "The time for which a service that is gone is remembered, with its waiting events.";
     "router.drain_timeout" => router.health.drain_timeout,
-        "How long a service that leaves may take for what waits for it.";
+        "The longest time that a draining service has for its waiting events.";
     "router.old_secret_for" => router.health.secret_grace,
-        "How long deliveries are signed with a service's last secret too, after it got a new one.";
+        "The time for which deliveries are also signed with the previous secret after a rotation.";
     "router.max_services" => router.health.max_services,
-        "Services and targets that are remembered at once.";
+        "The most services and targets that are remembered at once.";
     "router.tick" => router.health.tick,
-        "How often the times of services are looked at.";
+        "The interval at which leases and ejections are checked.";
     "router.eject_after" => router.health.eject_after,
-        "Failed deliveries in a row after which a service counts as unhealthy.";
+        "The failed deliveries in a row after which a service counts as unhealthy.";
     "router.eject_for" => router.health.eject_for,
-        "For how long the first time; longer each further time in a row.";
+        "The length of a first ejection. Each further one in a row lasts as long again, up to ten times.";
     "router.degraded_at" => router.health.degraded_at,
-        "Share of the last minute's deliveries that must have failed for a service to count as degraded.";
+        "The share of failed deliveries in the last minute at which a service counts as degraded.";
     "router.degraded_of" => router.health.degraded_of,
-        "Of at least how many deliveries.";
+        "The fewest deliveries in the last minute for `router.degraded_at` to apply.";
     "router.flap_half_life" => router.health.flap_half_life,
-        "How soon it is half forgiven that a service went down; with three falls it is left alone until it has been quiet.";
+        "The half-life of the penalty for flapping. A fall from healthy to unhealthy adds 1; from 3 on the service is kept down until the penalty is below 1.";
     "router.decisions.queue" => router.decisions.queue,
-        "Decisions that may wait to be kept; more are dropped and counted.";
+        "The most decisions that wait to be kept. Further ones are dropped and counted.";
     "router.decisions.memory_records" => router.decisions.memory_records,
-        "Decisions that are kept in memory.";
+        "The most decisions that are kept in memory.";
     "router.decisions.sample" => router.decisions.sample,
-        "Share of events whose decisions are kept. What went wrong is always kept.";
+        "The share of events whose decisions are kept. Failures are always kept.";
     "router.decisions.disk" => router.decisions.disk,
-        "Whether decisions are written to files too, in `<data_dir>/router/decisions`.";
+        "True to write decisions to files in `<data_dir>/router/decisions` as well.";
     "router.decisions.max_file_bytes" => router.decisions.max_file_bytes,
-        "Size of one of those files.";
+        "The bytes of a file after which the next one begins.";
     "router.decisions.max_files" => router.decisions.max_files,
-        "How many of them are kept.";
+        "The most files of decisions. The oldest are deleted first.";
     "http.max_connections" => http.max_connections,
-        "HTTP connections that are open at once, event streams among them; more are refused with 503. WebSockets are counted by `ws.max_connections`.";
+        "The most HTTP connections that are open at once, event streams included. More are refused with 503. WebSockets count under `ws.max_connections`.";
     "http.max_connections_per_address" => http.max_connections_per_address,
-        "Of them from one address, trusted proxies excepted; more are refused with 503.";
+        "The most HTTP connections from one address, trusted proxies excepted. More are refused with 503.";
     "http.trusted_proxies" => http.trusted_proxies,
-        "Addresses and networks of proxies that are believed where a request comes from (`X-Forwarded-For`).";
+        "The addresses and networks of proxies whose `X-Forwarded-For` names the client's address.";
     "http.max_body_bytes" => http.max_body_bytes,
-        "Size of a request's body.";
+        "The largest body of a request.";
     "http.max_batch_events" => http.max_batch_events,
-        "Events of one batch.";
+        "The most events of one batch.";
     "http.max_page_events" => http.max_page_events,
-        "Events of one page of history.";
+        "The most events of one page of history.";
     "http.header_timeout" => http.header_timeout,
-        "How long a connection may take to send a request's head, and how long it may idle between two requests.";
+        "The longest time that a connection takes to send a request's head, and that it idles between two requests.";
     "http.body_timeout" => http.body_timeout,
-        "How long a request's body may take.";
+        "The longest time that a request's body takes.";
     "http.write_timeout" => http.write_timeout,
-        "A client that takes nothing of its answer for this long is cut off; an event stream's client comes back and goes on where it was.";
+        "The time after which a client that reads nothing of its answer is disconnected. The client of an event stream can continue at its position.";
     "http.keep_alive" => http.keep_alive,
-        "A stream of events on which nothing was sent for this long gets a comment.";
+        "The time without an event after which a stream of events gets a comment.";
 }
 
 /// The key of the given name.
