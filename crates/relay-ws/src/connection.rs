@@ -87,6 +87,10 @@ impl Connection {
     /// The socket is read into `scratch`.
     pub(crate) fn poll(&mut self, shard: &mut ShardContext<'_>, scratch: &mut [u8]) -> Poll<()> {
         self.wakeup.clear();
+        self.with_buffer(shard, |connection, shard| connection.poll_once(shard, scratch))
+    }
+
+    fn poll_once(&mut self, shard: &mut ShardContext<'_>, scratch: &mut [u8]) -> Poll<()> {
         let waker = Waker::from(Arc::clone(&self.wakeup));
         let cx = &mut Context::from_waker(&waker);
         if self.closing.is_none() {
@@ -97,7 +101,7 @@ impl Connection {
             tracing::debug!(connection = %self.id(), ?end, "connection ends");
             // A client that is only waited for is in no room any more.
             self.handler.end(end.leave_reason(), shard);
-            self.closing = Closing::begin(end, shard);
+            self.closing = Closing::begin(end, &mut self.link, shard);
         }
         match &self.closing {
             Some(closing) => closing.poll(&mut self.link, &mut self.reader, shard, scratch, cx),
@@ -134,9 +138,9 @@ impl Connection {
         cause: Option<&StreamError>,
         shard: &mut ShardContext<'_>,
     ) {
-        self.handler.room_ended(room, cause, &mut self.link, shard);
-        self.link.hold_back(shard.writer);
-        Waker::from(Arc::clone(&self.wakeup)).wake();
+        self.with_buffer(shard, |connection, shard| {
+            connection.handler.room_ended(room, cause, &mut connection.link, shard);
+        });
     }
 
     /// Ends all channels.
@@ -153,8 +157,9 @@ impl Connection {
         shard: &mut ShardContext<'_>,
     ) {
         self.drain_at = Some(at);
-        self.handler.send_restart_notices(return_after, &mut self.link, shard);
-        self.link.hold_back(shard.writer);
+        self.with_buffer(shard, |connection, shard| {
+            connection.handler.send_restart_notices(return_after, &mut connection.link, shard);
+        });
     }
 
     /// The moment at which the connection has to be polled even without a wake-up.
@@ -196,6 +201,21 @@ impl Connection {
         }
     }
 
+    /// Calls `act` while the connection has the shard's buffer. Messages that it leaves there wait in the queue, and the
+    /// connection is woken to write them.
+    fn with_buffer<R>(
+        &mut self,
+        shard: &mut ShardContext<'_>,
+        act: impl FnOnce(&mut Self, &mut ShardContext<'_>) -> R,
+    ) -> R {
+        self.link.take_buffer(shard.writer);
+        let result = act(self, shard);
+        if self.link.return_buffer(shard.writer) {
+            Waker::from(Arc::clone(&self.wakeup)).wake();
+        }
+        result
+    }
+
     /// Writes and reads in turns until nothing is left to do, or the rounds are used up.
     fn run_io(
         &mut self,
@@ -224,14 +244,14 @@ impl Connection {
 
     /// Writes the replies, then the items of channels that catch up. Returns true when anything was written.
     fn write(&mut self, shard: &mut ShardContext<'_>, cx: &mut Context<'_>) -> Result<bool, End> {
-        let wrote_replies = !shard.writer.is_empty();
+        let wrote_replies = self.link.has_unflushed();
         if self.link.flush(shard, cx)?.is_pending() {
             return Ok(false);
         }
         let max_bytes = shard.deps.config.write_buffer_bytes;
         let mut items = 0;
         while items < MAX_ITEMS
-            && shard.writer.len() + self.link.queued_bytes() < max_bytes
+            && self.link.queued_bytes() < max_bytes
             && !self.is_draining(shard.now)
             && self.handler.send_catch_up(&mut self.link, shard, cx)
         {

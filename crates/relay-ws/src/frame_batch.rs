@@ -3,8 +3,8 @@
 use bytes::Bytes;
 
 use crate::codec::Frame;
-use crate::frame_writer::{FrameWriter, op_code};
-use crate::framing::{self, DeflateParams};
+use crate::frame_writer::op_code;
+use crate::framing::{self, DeflateParams, Deflater};
 
 /// Several messages that are written to each member with one call.
 #[derive(Debug)]
@@ -30,13 +30,13 @@ impl FrameBatch {
     }
 
     /// The bytes as they are written to a socket: compressed where there are parameters.
-    pub(crate) fn bytes(&mut self, params: Option<DeflateParams>, writer: &mut FrameWriter) -> &Bytes {
+    pub(crate) fn bytes(&mut self, params: Option<DeflateParams>, deflater: &mut Deflater) -> &Bytes {
         let Some(params) = params else { return &self.plain };
         let known = self.deflated.iter().position(|(of, _)| *of == params);
         let index = known.unwrap_or_else(|| {
             let mut bytes = Vec::new();
             for frame in &self.frames {
-                writer.deflater().encode(params, op_code(frame), frame.bytes(), &mut bytes);
+                deflater.encode(params, op_code(frame), frame.bytes(), &mut bytes);
             }
             self.deflated.push((params, bytes.into()));
             self.deflated.len() - 1

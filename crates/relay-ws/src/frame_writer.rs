@@ -1,4 +1,8 @@
-//! [`FrameWriter`]: the buffer and the compressor of a shard, lent to each connection while it is polled.
+//! [`FrameWriter`]: the buffer of encoded messages that a connection flushes to its socket.
+//!
+//! A shard has one buffer with memory, and its connections take turns with it. A connection has the buffer while it is
+//! polled, and gives it back empty: bytes that the socket has not taken are in the connection's queue by then. So no
+//! encoded byte is in a place from which nobody flushes it.
 
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll};
@@ -21,10 +25,10 @@ pub(crate) fn op_code(frame: &Frame) -> OpCode {
     }
 }
 
-#[derive(Default)]
+/// A buffer of encoded messages. Without messages it may be without memory.
+#[derive(Debug, Default)]
 pub(crate) struct FrameWriter {
     buffer: Vec<u8>,
-    deflater: Deflater,
 }
 
 impl FrameWriter {
@@ -36,16 +40,16 @@ impl FrameWriter {
         self.buffer.len()
     }
 
-    pub(crate) fn deflater(&mut self) -> &mut Deflater {
-        &mut self.deflater
-    }
-
-    /// Writes a message, which comes after the bytes in `queue`. [`FrameWriter::flush`] or [`FrameWriter::flush_to`] has to
-    /// follow.
-    pub(crate) fn write(&mut self, frame: &Frame, deflate: Option<DeflateParams>, queue: &mut SendQueue) {
+    /// Writes a message, which comes after the bytes in `queue`, compressed where there is a compressor.
+    pub(crate) fn write(
+        &mut self,
+        frame: &Frame,
+        deflate: Option<(DeflateParams, &mut Deflater)>,
+        queue: &mut SendQueue,
+    ) {
         let (op_code, bytes) = (op_code(frame), frame.bytes());
-        if let Some(params) = deflate {
-            self.deflater.encode(params, op_code, bytes, &mut self.buffer);
+        if let Some((params, deflater)) = deflate {
+            deflater.encode(params, op_code, bytes, &mut self.buffer);
         } else if bytes.len() < SHARED_BYTES {
             framing::encode(&mut self.buffer, op_code, bytes);
         } else {
@@ -71,11 +75,6 @@ impl FrameWriter {
             Some(code) => self.close(code, ""),
             None => self.control(OpCode::Close, &[]),
         }
-    }
-
-    /// Drops everything that was not flushed.
-    pub(crate) fn clear(&mut self) {
-        self.buffer.clear();
     }
 
     /// Moves everything that was written into `queue`.

@@ -15,8 +15,7 @@ use slab::Slab;
 use crate::codec;
 use crate::document_stream::{DocumentStream, StreamItem};
 use crate::frame_batch::FrameBatch;
-use crate::frame_writer::FrameWriter;
-use crate::framing::DeflateParams;
+use crate::framing::{DeflateParams, Deflater};
 use crate::member_list::{MemberId, MemberList};
 use crate::run_queue::{TaskId, Wakeup};
 use crate::shard_queue::{ShardQueue, ShardWakeup};
@@ -97,10 +96,10 @@ impl Room {
     pub(crate) fn batch(
         &mut self,
         deflate: Option<DeflateParams>,
-        writer: &mut FrameWriter,
+        deflater: &mut Deflater,
     ) -> Option<(u64, &Bytes)> {
         let batch = &mut self.sending.as_mut()?.batch;
-        Some((batch.messages(), batch.bytes(deflate, writer)))
+        Some((batch.messages(), batch.bytes(deflate, deflater)))
     }
 
     /// Returns the next thing to do. A batch has at most `max_messages`, and ends with the one that makes it reach

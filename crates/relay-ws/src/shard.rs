@@ -19,6 +19,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::connection::{BatchWrite, Connection};
 use crate::frame_writer::FrameWriter;
+use crate::framing::Deflater;
 use crate::room::{RoomEvent, RoomId, RoomMember, Rooms};
 use crate::run_queue::{TaskId, Wakeup};
 use crate::shard_context::{ShardContext, ShardDeps};
@@ -41,6 +42,7 @@ pub(crate) struct Shard {
     timers: TimerWheel,
     ticks: Pin<Box<Interval>>,
     writer: FrameWriter,
+    deflater: Deflater,
     scratch: Box<[u8]>,
     /// The tasks to run, in their order. Changes places with the list in the run queue.
     ready: VecDeque<TaskId>,
@@ -65,6 +67,7 @@ impl Shard {
             queue,
             ticks,
             writer: FrameWriter::default(),
+            deflater: Deflater::default(),
             scratch: vec![0; READ_BYTES].into(),
             ready: VecDeque::new(),
             due: Vec::new(),
@@ -160,9 +163,8 @@ impl Shard {
 
     fn poll_connection(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let mut shard = context(&self.deps, &mut self.rooms, &mut self.writer, key);
+        let mut shard = context(&self.deps, &mut self.rooms, &mut self.writer, &mut self.deflater, key);
         let polled = catch_unwind(AssertUnwindSafe(|| connection.poll(&mut shard, &mut self.scratch)));
-        self.writer.clear();
         match polled {
             Ok(Poll::Pending) => self.schedule(key),
             Ok(Poll::Ready(())) => self.remove(key),
@@ -186,7 +188,13 @@ impl Shard {
 
     fn remove(&mut self, key: usize) {
         let Some(mut connection) = self.connections.try_remove(key) else { return };
-        connection.leave_all_rooms(&mut context(&self.deps, &mut self.rooms, &mut self.writer, key));
+        connection.leave_all_rooms(&mut context(
+            &self.deps,
+            &mut self.rooms,
+            &mut self.writer,
+            &mut self.deflater,
+            key,
+        ));
     }
 
     /// Serves a room, for at most `budget` steps. Returns the rest of the budget.
@@ -203,7 +211,7 @@ impl Shard {
             match event {
                 Ok(RoomEvent::Deliver(member, key)) => {
                     let Some(connection) = self.connections.get_mut(key) else { continue };
-                    let Some((messages, bytes)) = room.batch(connection.deflate(), &mut self.writer) else {
+                    let Some((messages, bytes)) = room.batch(connection.deflate(), &mut self.deflater) else {
                         continue;
                     };
                     if connection.write_batch(messages, bytes, &self.deps, now) == BatchWrite::Partial {
@@ -251,7 +259,8 @@ impl Shard {
         self.rooms.remove(id);
         for &key in connections {
             if let Some(connection) = self.connections.get_mut(key) {
-                let mut shard = context(&self.deps, &mut self.rooms, &mut self.writer, key);
+                let mut shard =
+                    context(&self.deps, &mut self.rooms, &mut self.writer, &mut self.deflater, key);
                 connection.room_ended(id, cause, &mut shard);
             }
         }
@@ -270,7 +279,7 @@ impl Shard {
 
     fn drain_one(&mut self, key: usize, wait: Duration, over: Duration) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let mut shard = context(&self.deps, &mut self.rooms, &mut self.writer, key);
+        let mut shard = context(&self.deps, &mut self.rooms, &mut self.writer, &mut self.deflater, key);
         // Clients come back after the last connection is closed, each at another moment.
         let return_after = over.saturating_add(wait);
         connection.begin_draining(shard.now + wait, return_after, &mut shard);
@@ -282,7 +291,8 @@ fn context<'a>(
     deps: &'a ShardDeps,
     rooms: &'a mut Rooms,
     writer: &'a mut FrameWriter,
+    deflater: &'a mut Deflater,
     key: usize,
 ) -> ShardContext<'a> {
-    ShardContext { now: deps.parts.clock.monotonic(), deps, rooms, writer, key }
+    ShardContext { now: deps.parts.clock.monotonic(), deps, rooms, writer, deflater, key }
 }

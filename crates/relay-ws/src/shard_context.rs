@@ -7,6 +7,7 @@ use relay_metrics::LatencyWindow;
 
 use crate::config::WsConfig;
 use crate::frame_writer::FrameWriter;
+use crate::framing::Deflater;
 use crate::membership_counts::MembershipCounts;
 use crate::parts::WsParts;
 use crate::room::Rooms;
@@ -27,7 +28,9 @@ pub(crate) struct ShardDeps {
 pub(crate) struct ShardContext<'a> {
     pub(crate) deps: &'a ShardDeps,
     pub(crate) rooms: &'a mut Rooms,
+    /// The buffer that the connection has while it is polled; see [`crate::frame_writer`].
     pub(crate) writer: &'a mut FrameWriter,
+    pub(crate) deflater: &'a mut Deflater,
     /// The monotonic time at which the poll began.
     pub(crate) now: Monotonic,
     /// The connection's key in its shard.

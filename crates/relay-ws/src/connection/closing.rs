@@ -31,7 +31,7 @@ enum ClosePhase {
 
 impl Closing {
     /// Writes the close message of a connection that ends. `None` when the connection is gone already.
-    pub(super) fn begin(end: End, shard: &mut ShardContext<'_>) -> Option<Self> {
+    pub(super) fn begin(end: End, link: &mut Link, shard: &ShardContext<'_>) -> Option<Self> {
         let counters = &shard.deps.counters;
         let phase = match end {
             End::Lost => {
@@ -40,12 +40,12 @@ impl Closing {
             }
             End::Close(reason) => {
                 counters.closed.increment(reason.code());
-                shard.writer.close(reason.code(), reason.text());
+                link.close(reason.code(), reason.text());
                 if reason.breaks_framing() { ClosePhase::Discard } else { ClosePhase::AwaitClose }
             }
             End::ClosedByClient { code, .. } => {
                 counters.closed_by_client.increment();
-                shard.writer.answer_close(code);
+                link.answer_close(code);
                 ClosePhase::CloseReceived
             }
         };

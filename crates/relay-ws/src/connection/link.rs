@@ -10,7 +10,7 @@ use super::end::End;
 use crate::codec::Frame;
 use crate::config::WsConfig;
 use crate::frame_writer::FrameWriter;
-use crate::framing::DeflateParams;
+use crate::framing::{DeflateParams, OpCode};
 use crate::send_queue::SendQueue;
 use crate::shard_context::{ShardContext, ShardDeps};
 use crate::socket::Socket;
@@ -18,7 +18,10 @@ use crate::socket::Socket;
 /// The socket of a connection, and the bytes that it has not taken yet.
 pub(super) struct Link {
     socket: Socket,
+    /// The bytes that come first.
     queue: SendQueue,
+    /// The messages that were written since the last flush. Empty while the connection is not polled.
+    writer: FrameWriter,
     deflate: Option<DeflateParams>,
     /// Set while the socket takes nothing.
     stall: Option<Stall>,
@@ -45,19 +48,56 @@ pub(crate) enum BatchWrite {
 
 impl Link {
     pub(super) fn new(socket: Socket, deflate: Option<DeflateParams>) -> Self {
-        Self { socket, queue: SendQueue::default(), deflate, stall: None, messages_out: 0, slow: 0 }
+        Self {
+            socket,
+            queue: SendQueue::default(),
+            writer: FrameWriter::default(),
+            deflate,
+            stall: None,
+            messages_out: 0,
+            slow: 0,
+        }
     }
 
-    /// Writes a message behind the others. [`Link::flush`] or [`Link::hold_back`] has to follow.
+    /// Takes the shard's buffer. [`Link::return_buffer`] gives it back.
+    pub(super) fn take_buffer(&mut self, buffer: &mut FrameWriter) {
+        std::mem::swap(&mut self.writer, buffer);
+    }
+
+    /// Gives the shard's buffer back. What was not flushed goes into the queue; returns true when there was anything.
+    pub(super) fn return_buffer(&mut self, buffer: &mut FrameWriter) -> bool {
+        let was_left = !self.writer.is_empty();
+        self.writer.flush_to(&mut self.queue);
+        std::mem::swap(&mut self.writer, buffer);
+        was_left
+    }
+
+    /// Writes a message behind the others.
     pub(super) fn send(&mut self, frame: &Frame, shard: &mut ShardContext<'_>) {
         self.messages_out += 1;
         shard.deps.counters.messages_out.increment();
-        shard.writer.write(frame, self.deflate, &mut self.queue);
+        let deflate = self.deflate.map(|params| (params, &mut *shard.deflater));
+        self.writer.write(frame, deflate, &mut self.queue);
     }
 
-    /// Moves the messages that were written into the queue, without touching the socket.
-    pub(super) fn hold_back(&mut self, writer: &mut FrameWriter) {
-        writer.flush_to(&mut self.queue);
+    /// Writes the answer to a ping behind the messages.
+    pub(super) fn send_pong(&mut self, payload: &[u8]) {
+        self.writer.control(OpCode::Pong, payload);
+    }
+
+    /// Writes a close message behind the others.
+    pub(super) fn close(&mut self, code: u16, reason: &str) {
+        self.writer.close(code, reason);
+    }
+
+    /// Writes the answer to the client's close message behind the others.
+    pub(super) fn answer_close(&mut self, code: Option<u16>) {
+        self.writer.answer_close(code);
+    }
+
+    /// True when messages were written that no flush has moved yet.
+    pub(super) fn has_unflushed(&self) -> bool {
+        !self.writer.is_empty()
     }
 
     /// Writes as much as the socket takes. Ready when everything is written.
@@ -67,7 +107,7 @@ impl Link {
         cx: &mut Context<'_>,
     ) -> Result<Poll<()>, End> {
         let before = self.socket.bytes_out;
-        let flushed = shard.writer.flush(&mut self.socket, &mut self.queue, cx);
+        let flushed = self.writer.flush(&mut self.socket, &mut self.queue, cx);
         shard.deps.counters.bytes_out.add(self.socket.bytes_out - before);
         match flushed {
             Poll::Ready(Ok(())) => {
@@ -144,7 +184,7 @@ impl Link {
 
     /// The bytes that wait for the socket.
     pub(super) fn queued_bytes(&self) -> usize {
-        self.queue.bytes()
+        self.queue.bytes() + self.writer.len()
     }
 
     pub(super) fn deflate(&self) -> Option<DeflateParams> {

@@ -18,7 +18,7 @@ use crate::close::CloseReason;
 use crate::codec::{self, ClientMessage, ClientPayload, DecodeError, Frame};
 use crate::config::WsConfig;
 use crate::document_stream::{DocumentStream, StreamItem};
-use crate::framing::{Message, OpCode};
+use crate::framing::Message;
 use crate::handshake::Protocol;
 use crate::refusal;
 use crate::request::{ChannelJoinReply, Identity};
@@ -57,7 +57,7 @@ impl MessageHandler {
         match (message, self.protocol) {
             (Message::Close(close), _) => return Err(End::by_client(close)),
             (Message::Ping(payload), _) => {
-                shard.writer.control(OpCode::Pong, payload);
+                link.send_pong(payload);
                 self.touch_all();
             }
             (Message::Pong(_), _) => self.touch_all(),

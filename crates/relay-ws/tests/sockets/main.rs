@@ -11,4 +11,5 @@ mod connecting;
 mod ending;
 mod joining;
 mod pushing;
+mod replies;
 mod support;

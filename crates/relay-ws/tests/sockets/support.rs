@@ -383,7 +383,7 @@ impl Server {
     }
 }
 
-fn upgrade_request(path: &str, headers: &str) -> String {
+pub(crate) fn upgrade_request(path: &str, headers: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: relay.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"

@@ -1,0 +1,433 @@
+//! The replies of a connection whose socket, peers and parts behave in any order: each request is answered once.
+//!
+//! The socket is a script. It takes as many bytes as the test allows, so that writes are partial or must wait; joins and
+//! publishes are answered when the test allows it; other publishers deliver in between. Everything runs on one thread and
+//! without a clock.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::io::{self, Read, Write};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use async_trait::async_trait;
+use futures_util::FutureExt;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use proptest::prelude::*;
+use relay_core::{
+    DocumentId, Draft, Event, EventSink, EventSource, EventStream, Head, ManualClock, Payload, ReadLimit,
+    Seq, StartPosition, SubscribeAck, SubscribeError,
+};
+use relay_events::DOCUMENT_EDITED;
+use relay_ws::{WsConfig, WsParts, WsServer};
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
+use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::{Error, Message, WebSocket};
+
+use crate::support::{Feed, Shared, edit, quick, upgrade_request};
+
+/// The turns of the runtime after which a reply that has not come is lost.
+const MAX_TURNS: usize = 20_000;
+/// The documents that a client joins and leaves.
+const DOCUMENTS: usize = 3;
+
+/// A step of the client, of its socket, or of the parts behind the server.
+#[derive(Debug, Clone)]
+enum Step {
+    /// The client sends these requests, and its bytes arrive in pieces of this size.
+    Send(Vec<Request>, usize),
+    /// The socket takes so many bytes more.
+    Take(usize),
+    /// Publishes wait for their answers, or get them.
+    HoldPublishes(bool),
+    /// Joins wait for their answers, or get them.
+    HoldJoins(bool),
+    /// Another publisher publishes so many events in a document.
+    Deliver(usize, usize),
+    /// The runtime runs for so many turns.
+    Run(usize),
+}
+
+#[derive(Debug, Clone)]
+enum Request {
+    Heartbeat,
+    Ping,
+    Join(usize),
+    Leave(usize),
+    /// A push with so many bytes of text.
+    Push(usize, usize),
+    /// A push that is refused.
+    BadPush(usize),
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    let document = 0..DOCUMENTS;
+    prop_oneof![
+        2 => Just(Request::Heartbeat),
+        1 => Just(Request::Ping),
+        3 => document.clone().prop_map(Request::Join),
+        2 => document.clone().prop_map(Request::Leave),
+        6 => (document.clone(), prop_oneof![9 => 1_usize..200, 1 => 200_usize..30_000])
+            .prop_map(|(document, size)| Request::Push(document, size)),
+        1 => document.prop_map(Request::BadPush),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (prop::collection::vec(request(), 1..100), 1_usize..2_000)
+            .prop_map(|(requests, piece)| Step::Send(requests, piece)),
+        3 => (1_usize..4_000).prop_map(Step::Take),
+        1 => Just(Step::Take(1_000_000)),
+        1 => any::<bool>().prop_map(Step::HoldPublishes),
+        1 => any::<bool>().prop_map(Step::HoldJoins),
+        2 => (0..DOCUMENTS, 1_usize..150).prop_map(|(document, events)| Step::Deliver(document, events)),
+        3 => (1_usize..30).prop_map(Step::Run),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_request_is_answered_once_and_events_come_without_a_gap(
+        steps in prop::collection::vec(step(), 1..40),
+        write_buffer_bytes in prop_oneof![Just(64 * 1024_usize), 200_usize..5_000],
+        max_pending_pushes in prop_oneof![Just(256_usize), 1_usize..20],
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let config = WsConfig { shards: Some(1), write_buffer_bytes, max_pending_pushes, ..quick() };
+        runtime.block_on(Scene::run(config, steps))?;
+    }
+}
+
+/// A connection over a scripted socket, and a record of the requests that its client made.
+struct Scene {
+    wire: Arc<Mutex<Wire>>,
+    feed: Arc<Feed>,
+    hold_joins: watch::Sender<bool>,
+    client: WebSocket<Buffer>,
+    /// The number of the last request.
+    last_ref: u64,
+    /// The reference of the last join of each document.
+    joins: [u64; DOCUMENTS],
+    pings: usize,
+}
+
+impl Scene {
+    async fn run(config: WsConfig, steps: Vec<Step>) -> Result<(), TestCaseError> {
+        let clock = Arc::new(ManualClock::new());
+        let feed = Arc::new(Feed::new(Arc::clone(&clock)));
+        let hold_joins = watch::Sender::new(false);
+        let source = LateSource { source: Shared(Arc::clone(&feed)), hold: hold_joins.subscribe() };
+        let ws = WsServer::with_parts(config, WsParts::new(Arc::clone(&feed) as _, Arc::new(source), clock));
+        let wire = Arc::new(Mutex::new(Wire { window: usize::MAX, ..Wire::default() }));
+        let upgrades = ws.clone();
+        let service = service_fn(move |request| {
+            let ws = upgrades.clone();
+            async move { Ok::<_, std::convert::Infallible>(ws.upgrade(request).await) }
+        });
+        let serving = hyper::server::conn::http1::Builder::new()
+            .serve_connection(TokioIo::new(Socket(Arc::clone(&wire))), service)
+            .with_upgrades();
+        wire.lock().send(upgrade_request("/socket/websocket?vsn=2.0.0&user=ada", "").as_bytes());
+        serving.await.unwrap();
+        let head = std::mem::take(&mut wire.lock().outgoing);
+        assert!(head.starts_with(b"HTTP/1.1 101") && head.ends_with(b"\r\n\r\n"));
+        wire.lock().window = 0;
+
+        let client = WebSocket::from_raw_socket(Buffer::default(), Role::Client, None);
+        let mut scene = Self { wire, feed, hold_joins, client, last_ref: 0, joins: [0; DOCUMENTS], pings: 0 };
+        for step in steps {
+            scene.step(step).await;
+        }
+        scene.finish().await
+    }
+
+    async fn step(&mut self, step: Step) {
+        match step {
+            Step::Send(requests, piece) => {
+                for request in requests {
+                    self.request(&request);
+                }
+                let bytes = std::mem::take(&mut self.client.get_mut().outgoing);
+                for piece in bytes.chunks(piece) {
+                    self.wire.lock().send(piece);
+                    tokio::task::yield_now().await;
+                }
+            }
+            Step::Take(bytes) => self.wire.lock().take(bytes),
+            Step::HoldPublishes(true) => self.feed.hold(),
+            Step::HoldPublishes(false) => self.feed.release(),
+            Step::HoldJoins(hold) => {
+                self.hold_joins.send_replace(hold);
+            }
+            Step::Deliver(document, events) => {
+                for _ in 0..events {
+                    let payload = Payload::json(&edit("d")).unwrap();
+                    let draft = Draft::new(name(document).parse().unwrap(), DOCUMENT_EDITED, payload);
+                    // The event has its place at once; its answer may be held.
+                    let _ = self.feed.publish(relay_events::check(draft).unwrap()).now_or_never();
+                }
+            }
+            Step::Run(turns) => {
+                for _ in 0..turns {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    }
+
+    fn request(&mut self, request: &Request) {
+        self.last_ref += 1;
+        let reference = self.last_ref.to_string();
+        let joined = |document: &usize| self.joins[*document].to_string();
+        let topic = |document: &usize| format!("document:{}", name(*document));
+        let message = match request {
+            Request::Heartbeat => json!([null, reference, "phoenix", "heartbeat", {}]),
+            Request::Ping => {
+                // A ping has no reference.
+                self.last_ref -= 1;
+                self.pings += 1;
+                return self.client.send(Message::Ping("ping".into())).unwrap();
+            }
+            Request::Join(document) => {
+                self.joins[*document] = self.last_ref;
+                json!([reference, reference, topic(document), "phx_join", {}])
+            }
+            Request::Leave(document) => {
+                json!([joined(document), reference, topic(document), "phx_leave", {}])
+            }
+            Request::Push(document, size) => {
+                json!([
+                    joined(document),
+                    reference,
+                    topic(document),
+                    "document.edited",
+                    edit(&"x".repeat(*size))
+                ])
+            }
+            Request::BadPush(document) => {
+                json!([joined(document), reference, topic(document), "document.edited", {"patches": 7}])
+            }
+        };
+        self.client.send(Message::text(message.to_string())).unwrap();
+    }
+
+    /// Lets everything go on until each request is answered, and checks what the client received.
+    async fn finish(mut self) -> Result<(), TestCaseError> {
+        self.hold_joins.send_replace(false);
+        self.feed.release();
+        let mut received = Received::default();
+        for _ in 0..MAX_TURNS {
+            self.wire.lock().take(1_000_000);
+            tokio::task::yield_now().await;
+            let bytes = std::mem::take(&mut self.wire.lock().outgoing);
+            self.client.get_mut().incoming.extend(bytes);
+            received.read(&mut self.client)?;
+            if received.replied.len() as u64 == self.last_ref && received.pongs == self.pings {
+                return Ok(());
+            }
+        }
+        let missing: Vec<u64> = (1..=self.last_ref).filter(|one| !received.replied.contains(one)).collect();
+        prop_assert!(missing.is_empty(), "of {} requests these are not answered: {missing:?}", self.last_ref);
+        prop_assert_eq!(received.pongs, self.pings, "pongs");
+        Ok(())
+    }
+}
+
+/// The messages that a client received.
+#[derive(Debug, Default)]
+struct Received {
+    replied: HashSet<u64>,
+    pongs: usize,
+    /// The last reply to a push, or to a leave.
+    last_in_order: u64,
+    /// The place of the last event of each topic that is joined.
+    places: HashMap<String, u64>,
+}
+
+impl Received {
+    /// Reads the messages that have arrived, and checks each.
+    fn read(&mut self, client: &mut WebSocket<Buffer>) -> Result<(), TestCaseError> {
+        loop {
+            match client.read() {
+                Ok(Message::Pong(_)) => self.pongs += 1,
+                Ok(message) => {
+                    let message: Value = serde_json::from_str(message.to_text().unwrap()).unwrap();
+                    self.take(&message)?;
+                }
+                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => prop_assert!(false, "the client cannot read: {error}"),
+            }
+        }
+    }
+
+    fn take(&mut self, message: &Value) -> Result<(), TestCaseError> {
+        let topic = message[2].as_str().unwrap().to_owned();
+        match message[3].as_str().unwrap() {
+            "phx_reply" => {
+                let reference: u64 = message[1].as_str().unwrap().parse().unwrap();
+                prop_assert!(self.replied.insert(reference), "{reference} is answered twice");
+                let response = &message[4]["response"];
+                if let Some(position) = response["position"].as_u64() {
+                    self.places.insert(topic, position);
+                } else if topic != "phoenix" {
+                    prop_assert!(
+                        self.last_in_order < reference,
+                        "{reference} comes after {}",
+                        self.last_in_order
+                    );
+                    self.last_in_order = reference;
+                }
+            }
+            "phx_close" => {
+                self.places.remove(&topic);
+            }
+            "document.edited" => {
+                let seq = message[4]["seq"].as_u64().unwrap();
+                let place = self.places.get_mut(&topic);
+                prop_assert_eq!(
+                    place.as_ref().map(|place| **place + 1),
+                    Some(seq),
+                    "the next event of {}",
+                    topic
+                );
+                self.places.insert(topic, seq);
+            }
+            other => prop_assert!(false, "unexpected: {other}"),
+        }
+        Ok(())
+    }
+}
+
+fn name(document: usize) -> String {
+    format!("document-{document}")
+}
+
+/// The socket's two directions, as far as the script has let them come.
+#[derive(Debug, Default)]
+struct Wire {
+    incoming: VecDeque<u8>,
+    outgoing: Vec<u8>,
+    /// The number of bytes that the socket takes before it is full.
+    window: usize,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+impl Wire {
+    /// Lets `bytes` arrive at the server.
+    fn send(&mut self, bytes: &[u8]) {
+        self.incoming.extend(bytes);
+        self.reader.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// Lets the socket take `bytes` more.
+    fn take(&mut self, bytes: usize) {
+        self.window += bytes;
+        self.writer.take().into_iter().for_each(Waker::wake);
+    }
+}
+
+/// The server's end of a [`Wire`].
+struct Socket(Arc<Mutex<Wire>>);
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut wire = self.0.lock();
+        if wire.incoming.is_empty() {
+            wire.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let length = wire.incoming.len().min(buffer.remaining());
+        for byte in wire.incoming.drain(..length) {
+            buffer.put_slice(&[byte]);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let mut wire = self.0.lock();
+        if wire.window == 0 {
+            wire.writer = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let length = bytes.len().min(wire.window);
+        wire.window -= length;
+        wire.outgoing.extend(&bytes[..length]);
+        Poll::Ready(Ok(length))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// The client's end, which the test moves by hand.
+#[derive(Debug, Default)]
+struct Buffer {
+    incoming: VecDeque<u8>,
+    outgoing: Vec<u8>,
+}
+
+impl Read for Buffer {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self.incoming.read(bytes)? {
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            length => Ok(length),
+        }
+    }
+}
+
+impl Write for Buffer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.outgoing.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A source whose subscriptions wait while they are held.
+struct LateSource {
+    source: Shared,
+    hold: watch::Receiver<bool>,
+}
+
+#[async_trait]
+impl EventSource for LateSource {
+    async fn subscribe(
+        &self,
+        document: &DocumentId,
+        start: StartPosition,
+    ) -> Result<(SubscribeAck, Box<dyn EventStream>), SubscribeError> {
+        let held = self.hold.clone().wait_for(|hold| !hold).await.map(|_| ());
+        assert!(held.is_ok(), "the test holds the sender");
+        self.source.subscribe(document, start).await
+    }
+
+    async fn history(
+        &self,
+        document: &DocumentId,
+        after: Seq,
+        limit: ReadLimit,
+    ) -> Result<(Head, Vec<Arc<Event>>), SubscribeError> {
+        self.source.history(document, after, limit).await
+    }
+}
