@@ -57,7 +57,7 @@ pub use lock::{FencingToken, InvalidClaim, Lease, LockClaim, LockScope};
 pub use log::{EventLog, Head, LogError, LogStats, ReadLimit, Retention};
 pub use metadata::{Metadata, TraceContext};
 pub use ownership::{NotOwner, Ownership, OwnershipError, SoleOwner, Tenure};
-pub use payload::{JsonText, Payload};
+pub use payload::{JsonObject, JsonText, NotAnObject, Payload};
 pub use position::{Epoch, Offset, Seq};
 pub use presence::{
     Activity, JoinError, JoinOptions, Joined, LeaveReason, Membership, Presence, PresenceChange,

@@ -75,11 +75,6 @@ impl JsonText {
         Self(Bytes::copy_from_slice(raw.get().as_bytes()))
     }
 
-    /// The text `{}`.
-    pub const fn empty_object() -> Self {
-        Self(Bytes::from_static(b"{}"))
-    }
-
     /// The text.
     pub fn as_str(&self) -> &str {
         // Checked when it was made: JSON is UTF-8.
@@ -110,5 +105,83 @@ impl<'de> Deserialize<'de> for JsonText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = Box::<RawValue>::deserialize(deserializer)?;
         Ok(Self(Bytes::from(Box::<str>::from(raw).into_boxed_bytes())))
+    }
+}
+
+/// Text that is known to be one JSON object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JsonObject(JsonText);
+
+impl JsonObject {
+    /// Checks that `text` is an object.
+    ///
+    /// # Errors
+    /// [`NotAnObject`], for any other value.
+    pub fn new(text: JsonText) -> Result<Self, NotAnObject> {
+        // The first character of a JSON value tells its type.
+        if text.as_str().trim_start().starts_with('{') { Ok(Self(text)) } else { Err(NotAnObject) }
+    }
+
+    /// The object without members: `{}`.
+    pub const fn empty() -> Self {
+        Self(JsonText(Bytes::from_static(b"{}")))
+    }
+
+    /// The object's text, as it was given.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// The text between the object's braces, without white space around it. It is empty if there are no members.
+    pub fn members(&self) -> &str {
+        let braced = self.as_str().trim();
+        let inner = braced.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+        inner.unwrap_or_else(|| unreachable!("an object has braces: {braced}")).trim()
+    }
+}
+
+impl Serialize for JsonObject {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for JsonObject {
+    /// Keeps the text of an object. Works with `serde_json` alone, as [`JsonText`] does.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::new(JsonText::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
+/// A JSON value that is not an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the value must be a JSON object, such as `{{\"name\":\"Ada\"}}`")]
+pub struct NotAnObject;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(text: &'static str) -> Result<JsonObject, NotAnObject> {
+        JsonObject::new(JsonText::parse(Bytes::from_static(text.as_bytes())).unwrap())
+    }
+
+    #[test]
+    fn an_object_gives_its_members_and_keeps_its_text() {
+        let members = |text| object(text).unwrap().members().to_owned();
+        assert_eq!(members("{}"), "");
+        assert_eq!(members(" {\t} \n"), "");
+        assert_eq!(members(r#"{ "a": {"}": 1} }"#), r#""a": {"}": 1}"#);
+        assert_eq!(object(" { } ").unwrap().as_str(), " { } ");
+        assert_eq!(JsonObject::empty(), object("{}").unwrap());
+    }
+
+    #[test]
+    fn every_other_value_is_refused() {
+        for text in ["[]", "null", "1", r#""{}""#, " [{}]", "true"] {
+            assert_eq!(object(text), Err(NotAnObject), "{text}");
+            assert!(serde_json::from_str::<JsonObject>(text).is_err(), "{text}");
+        }
+        assert_eq!(serde_json::from_str::<JsonObject>(r#"{"a":1}"#).unwrap().as_str(), r#"{"a":1}"#);
     }
 }

@@ -15,7 +15,7 @@ use crate::error::{CommandError, ErrorCode};
 use crate::id::{ConnectionId, DocumentId, NodeId, SessionId, UserId};
 use crate::lock::Lease;
 use crate::ownership::OwnershipError;
-use crate::payload::JsonText;
+use crate::payload::JsonObject;
 
 /// One connection of one user as a member of one document.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -34,8 +34,8 @@ pub struct JoinOptions {
     /// The connection with which the same user was here before: the new one takes its place, state included. Without
     /// it, the new one takes the place of a lost connection of this user, if there is one.
     pub resume: Option<ConnectionId>,
-    /// The state to begin with, a JSON object.
-    pub state: Option<JsonText>,
+    /// The state to begin with.
+    pub state: Option<JsonObject>,
     /// True for participants within this process: the membership lasts until it is left, without any activity.
     pub exempt_from_timeout: bool,
 }
@@ -146,13 +146,13 @@ pub struct PresenceEntry {
     pub previous: Option<PresenceId>,
     /// The user.
     pub user: UserId,
-    /// The state that the participant shows, a JSON object.
-    pub state: JsonText,
+    /// The state that the participant shows.
+    pub state: JsonObject,
 }
 
 impl PresenceEntry {
     /// An entry with all its parts.
-    pub const fn new(id: PresenceId, previous: Option<PresenceId>, user: UserId, state: JsonText) -> Self {
+    pub const fn new(id: PresenceId, previous: Option<PresenceId>, user: UserId, state: JsonObject) -> Self {
         Self { id, previous, user, state }
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use relay_core::{
-    Actor, Command, CommandError, CommandHandler, Commands, Draft, DuplicateCommand, JsonText, Lease,
-    Membership, Payload, PublishAck,
+    Actor, Command, CommandError, CommandHandler, Commands, Draft, DuplicateCommand, JsonObject, JsonText,
+    Lease, Membership, Payload, PublishAck,
 };
 use relay_events::CURSOR_MOVED;
 use serde::de::IgnoredAny;
@@ -20,7 +20,7 @@ use crate::query::SessionInfo;
 /// removes a field.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
-pub struct UpdateState(pub JsonText);
+pub struct UpdateState(pub JsonObject);
 
 impl Command for UpdateState {
     const NAME: &'static str = "presence:update";

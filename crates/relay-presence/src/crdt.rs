@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use relay_core::{ConnectionId, JsonText, NodeId, UserId};
+use relay_core::{ConnectionId, JsonObject, NodeId, UserId};
 
 #[cfg(test)]
 mod tests;
@@ -38,8 +38,8 @@ pub(crate) struct ReplicaEntry {
     pub(crate) previous: Option<ChangeNumber>,
     /// The user.
     pub(crate) user: UserId,
-    /// The state, a JSON object.
-    pub(crate) state: JsonText,
+    /// The state.
+    pub(crate) state: JsonObject,
 }
 
 /// The changes that were seen.
@@ -150,7 +150,7 @@ impl Replica {
         &mut self,
         connection: ConnectionId,
         user: UserId,
-        state: JsonText,
+        state: JsonObject,
     ) -> (Option<ReplicaEntry>, ReplicaDelta) {
         let (node, key) = (self.node, self.key(connection));
         let counter = self.context.seen.get(&node).copied().unwrap_or_default() + 1;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use relay_core::{
     Activity, Actor, CheckedDraft, CommandError, ConnectionId, DocumentId, ErrorCode, EventId, JoinOptions,
-    JsonText, Membership, Monotonic, NodeId, Now, PresenceChange, PresenceSnapshot, SessionId, UserId,
+    JsonObject, Membership, Monotonic, NodeId, Now, PresenceChange, PresenceSnapshot, SessionId, UserId,
 };
 use relay_events::{
     EndReason, SessionEnded, SessionStarted, TypedPayload, UserJoined, UserLeft, server_draft,
@@ -199,8 +199,8 @@ impl Document {
         })
     }
 
-    fn state_of(&self, presence_key: ConnectionId) -> JsonText {
-        self.view.own_state(presence_key).map_or_else(JsonText::empty_object, JsonText::clone)
+    fn state_of(&self, presence_key: ConnectionId) -> JsonObject {
+        self.view.own_state(presence_key).map_or_else(JsonObject::empty, JsonObject::clone)
     }
 
     /// The `name` in a participant's state, if it has one.
@@ -259,7 +259,7 @@ impl Document {
     pub(crate) fn update(
         &mut self,
         membership: &Membership,
-        change: &JsonText,
+        change: &JsonObject,
         config: &PresenceConfig,
         version: Version,
     ) -> Result<bool, CommandError> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use relay_core::{
     Activity, Clock, CommandError, ConfigError, DocumentId, ErrorCode, EventSink, JoinError, JoinOptions,
-    Joined, JsonText, LeaveReason, Membership, NodeId, Presence, PresenceSnapshot,
+    Joined, JsonObject, LeaveReason, Membership, NodeId, Presence, PresenceSnapshot,
 };
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -164,7 +164,7 @@ impl LocalPresence {
     }
 
     /// Changes the state that a participant shows.
-    pub(crate) fn update(&self, membership: &Membership, change: &JsonText) -> Result<(), CommandError> {
+    pub(crate) fn update(&self, membership: &Membership, change: &JsonObject) -> Result<(), CommandError> {
         let inner = &self.0;
         let now = inner.clock.now();
         let changed = inner.update(&membership.document, |entry, version| {

@@ -9,7 +9,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use relay_core::{
-    ConnectionId, JsonText, PresenceChange, PresenceDiff, PresenceEntry, PresenceId, PresenceSnapshot, UserId,
+    ConnectionId, JsonObject, PresenceChange, PresenceDiff, PresenceEntry, PresenceId, PresenceSnapshot,
+    UserId,
 };
 
 use crate::crdt::{MergeResult, Replica, ReplicaDelta, ReplicaEntry, ReplicaKey};
@@ -79,7 +80,7 @@ impl PresenceView {
     }
 
     /// The state of a connection of this server.
-    pub(crate) fn own_state(&self, connection: ConnectionId) -> Option<&JsonText> {
+    pub(crate) fn own_state(&self, connection: ConnectionId) -> Option<&JsonObject> {
         self.replica.get(self.replica.key(connection)).map(|entry| &entry.state)
     }
 
@@ -89,7 +90,13 @@ impl PresenceView {
     }
 
     /// Adds or replaces the entry of a connection of this server.
-    pub(crate) fn put(&mut self, version: Version, connection: ConnectionId, user: UserId, state: JsonText) {
+    pub(crate) fn put(
+        &mut self,
+        version: Version,
+        connection: ConnectionId,
+        user: UserId,
+        state: JsonObject,
+    ) {
         let key = self.replica.key(connection);
         let (replaced, _delta) = self.replica.put(connection, user, state);
         if let Some(entry) = replaced {

@@ -1,6 +1,8 @@
 //! The free-form state that a participant shows: a JSON object of limited size, changed field by field.
 
-use relay_core::{CommandError, ErrorCode, JsonText};
+use std::fmt::Display;
+
+use relay_core::{CommandError, ErrorCode, JsonObject, JsonText};
 use serde_json::{Map, Value};
 
 use crate::config::PresenceConfig;
@@ -11,15 +13,12 @@ const MAX_DEPTH: usize = 16;
 /// Returns the object `before` with the fields of the object `change`; null removes a field. The limits are those of
 /// `config`.
 pub(crate) fn merge(
-    before: &JsonText,
-    change: &JsonText,
+    before: &JsonObject,
+    change: &JsonObject,
     config: &PresenceConfig,
-) -> Result<JsonText, CommandError> {
-    let change: Map<String, Value> = serde_json::from_str(change.as_str())
-        .map_err(|error| invalid(format!("the state must be a JSON object: {error}")))?;
-    let mut state: Map<String, Value> = serde_json::from_str(before.as_str())
-        .map_err(|error| invalid(format!("the present state is no JSON object: {error}")))?;
-    for (name, value) in change {
+) -> Result<JsonObject, CommandError> {
+    let mut state = fields(before)?;
+    for (name, value) in fields(change)? {
         if config.reserved_state_fields.contains(&name.as_str()) {
             return Err(invalid(format!("`{name}` is set by the server; use another name")));
         }
@@ -32,14 +31,20 @@ pub(crate) fn merge(
             state.insert(name, value);
         }
     }
-    let text =
-        JsonText::of(&state).map_err(|error| CommandError::new(ErrorCode::Internal, error.to_string()))?;
+    let internal = |error: &dyn Display| CommandError::new(ErrorCode::Internal, error.to_string());
+    let text = JsonText::of(&state).map_err(|error| internal(&error))?;
     let (bytes, max_bytes) = (text.as_bytes().len(), config.max_state_bytes);
     if bytes > max_bytes {
         let message = format!("the state would have {bytes} bytes, at most {max_bytes} are allowed");
         return Err(CommandError::new(ErrorCode::TooLarge, message));
     }
-    Ok(text)
+    JsonObject::new(text).map_err(|error| internal(&error))
+}
+
+/// The fields of `object`. Some valid JSON is refused here: numbers out of range, and nesting beyond the parser's limit.
+fn fields(object: &JsonObject) -> Result<Map<String, Value>, CommandError> {
+    serde_json::from_str(object.as_str())
+        .map_err(|error| invalid(format!("the state cannot be used: {error}")))
 }
 
 fn invalid(message: String) -> CommandError {
@@ -58,8 +63,8 @@ fn depth(value: &Value) -> usize {
 mod tests {
     use super::*;
 
-    fn text(json: &str) -> JsonText {
-        JsonText::parse(json.to_owned().into()).unwrap()
+    fn object(json: &str) -> JsonObject {
+        serde_json::from_str(json).unwrap()
     }
 
     fn config() -> PresenceConfig {
@@ -68,7 +73,7 @@ mod tests {
 
     #[track_caller]
     fn check(before: &str, change: &str, after: &str) {
-        assert_eq!(merge(&text(before), &text(change), &config()).unwrap().as_str(), after);
+        assert_eq!(merge(&object(before), &object(change), &config()).unwrap().as_str(), after);
     }
 
     #[test]
@@ -82,13 +87,12 @@ mod tests {
     #[test]
     fn what_is_no_state_is_refused() {
         for (change, code) in [
-            ("[]", "invalid_request"),
             (r#"{"ref":"x"}"#, "invalid_request"),
             (&format!(r#"{{"deep":{}{}}}"#, "[".repeat(17), "]".repeat(17)), "invalid_request"),
             (&format!(r#"{{"long":"{}"}}"#, "x".repeat(100)), "too_large"),
         ] {
             assert_eq!(
-                merge(&JsonText::empty_object(), &text(change), &config()).unwrap_err().code.as_str(),
+                merge(&JsonObject::empty(), &object(change), &config()).unwrap_err().code.as_str(),
                 code,
                 "{change}"
             );

@@ -2,12 +2,11 @@
 //! a join. Pure: values in, values out.
 
 use relay_core::{
-    Actor, CheckedDraft, ConnectionId, DocumentId, Draft, Epoch, JoinOptions, JsonText, Seq, SessionId,
+    Actor, CheckedDraft, ConnectionId, DocumentId, Draft, Epoch, JoinOptions, JsonObject, Seq, SessionId,
     StartPosition, SubscribeAck, UserId,
 };
 use relay_events::{ErrorBody, JoinReply, check, json, kind};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
 use crate::codec::{self, ClientMessage, ClientPayload};
 use crate::refusal;
@@ -40,7 +39,7 @@ pub(crate) struct JoinRequest {
 /// Reads the options of a join from its payload.
 pub(crate) fn join_request(payload: ClientPayload<'_>) -> Result<JoinRequest, ErrorBody> {
     #[derive(Deserialize)]
-    struct Params<'a> {
+    struct Params {
         #[serde(default)]
         epoch: Option<Epoch>,
         #[serde(default)]
@@ -49,13 +48,13 @@ pub(crate) fn join_request(payload: ClientPayload<'_>) -> Result<JoinRequest, Er
         presence: Option<bool>,
         #[serde(default)]
         resume: Option<ConnectionId>,
-        #[serde(default, borrow)]
-        state: Option<&'a RawValue>,
+        #[serde(default)]
+        state: Option<JsonObject>,
     }
     let ClientPayload::Json(raw) = payload else {
         return Err(refusal::invalid_request("the payload of a join is a JSON object, not binary data"));
     };
-    let params: Params<'_> = serde_json::from_str(raw.get())
+    let params: Params = serde_json::from_str(raw.get())
         .map_err(|error| refusal::invalid_request(format_args!("join payload: {error}")))?;
     let start = match (params.epoch, params.seq) {
         (None, None) => StartPosition::Live,
@@ -66,11 +65,7 @@ pub(crate) fn join_request(payload: ClientPayload<'_>) -> Result<JoinRequest, Er
             ));
         }
     };
-    let options = JoinOptions {
-        resume: params.resume,
-        state: params.state.map(JsonText::from_raw),
-        exempt_from_timeout: false,
-    };
+    let options = JoinOptions { resume: params.resume, state: params.state, exempt_from_timeout: false };
     Ok(JoinRequest { start, presence: params.presence.unwrap_or(true), options })
 }
 

@@ -5,7 +5,6 @@ use std::future::poll_fn;
 
 use crate::error::ErrorCode;
 use crate::id::{ConnectionId, DocumentId, UserId};
-use crate::payload::JsonText;
 use crate::presence::{
     Activity, JoinOptions, Joined, LeaveReason, Membership, Presence, PresenceChange, PresenceEntry,
     PresenceId, PresenceStream,
@@ -86,7 +85,7 @@ fn member(document: &str, user: &str) -> Membership {
 }
 
 fn with_state(json: &str) -> JoinOptions {
-    let state = JsonText::parse(json.to_owned().into()).unwrap_or_else(|error| panic!("{error}"));
+    let state = serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}"));
     JoinOptions { state: Some(state), ..JoinOptions::default() }
 }
 

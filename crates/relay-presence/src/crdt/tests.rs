@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Replica, ReplicaDelta, ReplicaKey};
 use proptest::prelude::*;
-use relay_core::{ConnectionId, JsonText, NodeId, UserId};
+use relay_core::{ConnectionId, JsonObject, NodeId, UserId};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -50,7 +50,7 @@ proptest! {
                 Step::Put(at, who, state) => {
                     let state = format!("{{\"v\":{state}}}");
                     let connection = ConnectionId::from_u128(who);
-                    let (_, delta) = replicas[at].put(connection, user.clone(), JsonText::parse(state.clone().into()).unwrap());
+                    let (_, delta) = replicas[at].put(connection, user.clone(), serde_json::from_str(&state).unwrap());
                     model.insert((at as u64, who), state);
                     deltas.push(delta);
                 }
@@ -113,7 +113,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Put(at, who, state) => {
-                    let state = JsonText::parse(format!("{{\"v\":{state}}}").into()).unwrap();
+                    let state = serde_json::from_str(&format!("{{\"v\":{state}}}")).unwrap();
                     deltas.push(author[at].put(ConnectionId::from_u128(who), user.clone(), state).1);
                 }
                 Step::Remove(at, who) => {
@@ -145,7 +145,7 @@ fn replica(node: u64) -> Replica {
 }
 
 fn put(replica: &mut Replica, connection: u128) -> ReplicaDelta {
-    replica.put(ConnectionId::from_u128(connection), UserId::new("ada").unwrap(), JsonText::empty_object()).1
+    replica.put(ConnectionId::from_u128(connection), UserId::new("ada").unwrap(), JsonObject::empty()).1
 }
 
 #[test]

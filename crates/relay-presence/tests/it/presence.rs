@@ -9,7 +9,7 @@ use relay_core::{
 use relay_presence::{AcquireRequest, PresenceConfig, SessionQuery, SessionState};
 use serde_json::json;
 
-use crate::support::{Reader, Scene, sorted, text, users};
+use crate::support::{Reader, Scene, object, sorted, users};
 
 #[tokio::test]
 async fn a_session_and_a_user_begin_once_and_end_once_however_many_tabs_there_are() {
@@ -89,7 +89,7 @@ async fn a_new_connection_takes_over_the_one_that_it_names_even_if_that_seems_al
     let membership = scene.membership("ada");
     let options = JoinOptions {
         resume: Some(half_open.connection),
-        state: Some(text(&json!({"tab": 3}))),
+        state: Some(object(&json!({"tab": 3}))),
         ..JoinOptions::default()
     };
     scene.join_as(&membership, options).unwrap();
@@ -288,6 +288,8 @@ async fn requests_of_participants_are_answered() {
     let scene = Scene::new();
     let (ada, _) = scene.join("ada");
     assert_eq!(scene.request(&ada, "presence:update", json!({"typing": true})).await.unwrap(), json!({}));
+    let refused = scene.request(&ada, "presence:update", json!([])).await.unwrap_err();
+    assert_eq!(refused.code.as_str(), "invalid_request");
     let refused = scene.request(&ada, "presence:update", json!({"phx_ref": 1})).await.unwrap_err();
     assert_eq!(refused.code.as_str(), "invalid_request");
     let large = json!({"bio": "x".repeat(5_000)});

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use relay_core::{
     CheckedDraft, Clock, CommandError, Commands, ConnectionId, DocumentId, Epoch, Event, EventSink,
-    JoinError, JoinOptions, Joined, JsonText, ManualClock, Membership, Presence, PresenceChange,
+    JoinError, JoinOptions, Joined, JsonObject, ManualClock, Membership, Presence, PresenceChange,
     PresenceEntry, PresenceId, PresenceStream, PublishAck, PublishError, Seq, UserId,
 };
 use relay_presence::{LocalPresence, LockConfig, Locks, MemoryTokens, PresenceConfig};
@@ -192,8 +192,8 @@ pub(crate) fn without_refs(roster: &mut Value) {
     }
 }
 
-pub(crate) fn text(value: &Value) -> JsonText {
-    JsonText::parse(value.to_string().into()).unwrap()
+pub(crate) fn object(value: &Value) -> JsonObject {
+    serde_json::from_str(&value.to_string()).unwrap()
 }
 
 /// A client that follows presence by the rules of the npm client's `Presence`: `syncState` and `syncDiff`.

@@ -10,13 +10,13 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use relay_core::{
-    Activity, CommandHandler, ConnectionId, JoinOptions, JsonText, LeaveReason, Membership, Presence, UserId,
+    Activity, CommandHandler, ConnectionId, JoinOptions, JsonObject, LeaveReason, Membership, Presence,
+    UserId,
 };
 use relay_events::JoinReply;
 use relay_presence::UpdateState;
 use relay_ws::codec::encode_participants;
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use super::api::Api;
 use super::extract::{DocumentPath, JsonBody};
@@ -26,7 +26,7 @@ use super::problem::Problem;
 #[serde(deny_unknown_fields)]
 pub(super) struct JoinBody {
     user: UserId,
-    state: Option<Box<RawValue>>,
+    state: Option<JsonObject>,
     resume: Option<ConnectionId>,
 }
 
@@ -37,7 +37,6 @@ pub(super) async fn join(
 ) -> Result<Response, Problem> {
     let JoinBody { user, state, resume } = body;
     let membership = Membership { document, user, connection: ConnectionId::new() };
-    let state = state.as_deref().map(JsonText::from_raw);
     let joined =
         api.presence().join(&membership, JoinOptions { resume, state, ..JoinOptions::default() }).await?;
     let reply = JoinReply::new(membership.connection, Some(&joined));
@@ -48,7 +47,7 @@ pub(super) async fn join(
 #[serde(deny_unknown_fields)]
 pub(super) struct StayBody {
     user: UserId,
-    state: Option<Box<RawValue>>,
+    state: Option<JsonObject>,
 }
 
 #[derive(Deserialize)]
@@ -64,7 +63,7 @@ pub(super) async fn stay(
 ) -> Result<StatusCode, Problem> {
     let (Path(MembershipPath { connection }), StayBody { user, state }) = (path?, body);
     let membership = Membership { document, user, connection };
-    let Some(change) = state.as_deref().map(JsonText::from_raw) else {
+    let Some(change) = state else {
         if !api.presence().is_joined(&membership) {
             let message = format!(
                 "connection {connection} is not in the document, or was silent for too long; join again"

@@ -70,9 +70,7 @@ fn write_meta(json: &mut String, entry: &PresenceEntry) {
     if let Some(previous) = entry.previous {
         let _ = write!(json, r#","phx_ref_prev":"{}""#, reference(previous));
     }
-    // The state is an object: its members follow, without its own braces.
-    let state = entry.state.as_str().trim();
-    let members = state.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or_default().trim();
+    let members = entry.state.members();
     if !members.is_empty() {
         json.push(',');
         json.push_str(members);
@@ -82,13 +80,13 @@ fn write_meta(json: &mut String, entry: &PresenceEntry) {
 
 #[cfg(test)]
 mod tests {
-    use relay_core::{JsonText, NodeId};
+    use relay_core::NodeId;
 
     use super::*;
 
     fn entry(user: &str, counter: u64, previous: Option<u64>, state: &str) -> PresenceEntry {
         let id = |counter| PresenceId { node: NodeId::from_u64(0xab), counter };
-        let state = JsonText::parse(state.to_owned().into()).unwrap();
+        let state = serde_json::from_str(state).unwrap();
         PresenceEntry::new(id(counter), previous.map(id), UserId::new(user).unwrap(), state)
     }
 

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use relay_core::{
     Activity, Command, CommandError, CommandHandler, Commands, ErrorCode, JoinError, JoinOptions, Joined,
-    JsonText, LeaveReason, Membership, NodeId, Presence, PresenceChange, PresenceDiff, PresenceEntry,
+    JsonObject, LeaveReason, Membership, NodeId, Presence, PresenceChange, PresenceDiff, PresenceEntry,
     PresenceId, PresenceSnapshot, PresenceStream, SessionId, UserId,
 };
 use serde::Deserialize;
@@ -83,7 +83,7 @@ impl PresenceStream for Stream {
 
 fn entry(user: &UserId) -> PresenceEntry {
     let id = PresenceId { node: NodeId::from_u64(0), counter: 1 };
-    PresenceEntry::new(id, None, user.clone(), JsonText::empty_object())
+    PresenceEntry::new(id, None, user.clone(), JsonObject::empty())
 }
 
 #[derive(Clone)]
