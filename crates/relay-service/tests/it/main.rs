@@ -8,6 +8,7 @@ mod command_line;
 mod crash;
 #[cfg(feature = "demo")]
 mod demo;
+mod documentation;
 mod embedding;
 mod http;
 mod limits;

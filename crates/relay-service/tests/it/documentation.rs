@@ -1,0 +1,64 @@
+//! The documentation of the protocols is what the server does.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests say what they expect by unwrapping it")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::support::{Server, data, request};
+
+/// A path of the repository.
+fn at(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
+}
+
+/// The texts that a document has between backticks, without its blocks of code.
+fn code_spans(document: &str) -> Vec<String> {
+    let text = fs::read_to_string(at(document)).unwrap();
+    let prose: String = text.split("```").step_by(2).collect();
+    prose.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// The paths of the routes in the source. The files of the page are no part of the interface.
+fn paths() -> BTreeSet<String> {
+    let folder = fs::read_dir(at("crates/relay-service/src/http")).unwrap();
+    let modules = folder.map(|entry| entry.unwrap().path()).filter(|path| !path.ends_with("page.rs"));
+    let sources = modules.chain([at("crates/relay-service/src/http.rs")]);
+    let path = |route: &str| route.split('"').nth(1).unwrap().to_owned();
+    sources
+        .flat_map(|source| {
+            fs::read_to_string(source).unwrap().split(".route(").skip(1).map(path).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+#[test]
+fn each_path_is_documented_with_the_methods_that_it_takes() {
+    let data = data();
+    let server = Server::start_with(data.path(), &["--set", "ws.echo=true"]);
+    let mut served = BTreeSet::new();
+    for path in paths() {
+        let refused = request(server.address, "PATCH", &path.replace(['{', '}'], ""), &[], b"");
+        assert_eq!(refused.status, 405, "{path}: {refused:?}");
+        let methods = refused.header("allow").expect("the methods of the path").split(',').map(str::trim);
+        served.extend(methods.filter(|method| *method != "HEAD").map(|method| format!("{method} {path}")));
+    }
+    let spans = ["docs/protocol.md", "docs/routing.md"].into_iter().flat_map(code_spans);
+    let documented: BTreeSet<String> = spans
+        .filter(|span| ["GET /", "POST /", "PUT /", "DELETE /"].iter().any(|start| span.starts_with(start)))
+        .map(|span| span.split_once('?').map_or(span.clone(), |(path, _)| path.to_owned()))
+        .collect();
+    assert_eq!(documented, served);
+}
+
+#[test]
+fn each_error_code_is_documented() {
+    let source = fs::read_to_string(at("crates/relay-core/src/error.rs")).unwrap();
+    let (_, table) = source.split_once("\nerror_codes! {").unwrap();
+    let (table, _) = table.split_once("\n}").unwrap();
+    let codes: Vec<&str> = table.split('"').skip(1).step_by(2).collect();
+    assert!(codes.len() > 20, "{codes:?}");
+    let documented = code_spans("docs/protocol.md");
+    let missing: Vec<_> = codes.iter().filter(|code| !documented.iter().any(|span| span == *code)).collect();
+    assert!(missing.is_empty(), "docs/protocol.md has no {missing:?}");
+}
