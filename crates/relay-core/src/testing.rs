@@ -1,8 +1,9 @@
-//! Doubles and conformance suites for tests: a log in memory that outlives a process as a disk does, and for each trait of
-//! this crate the suite that every implementation must pass.
+//! Doubles and conformance suites for tests: a log in memory that outlives a process as a disk does, an ownership that a
+//! test directs, and for each trait of this crate the suite that every implementation must pass.
 
 mod checked;
 mod log_suite;
+mod manual_ownership;
 mod memory_log;
 mod presence_suite;
 mod pubsub_suite;
@@ -10,6 +11,7 @@ mod small_suites;
 
 pub use checked::checked;
 pub use log_suite::log_suite;
+pub use manual_ownership::ManualOwnership;
 pub use memory_log::MemoryLog;
 pub use presence_suite::presence_suite;
 pub use pubsub_suite::pubsub_suite;

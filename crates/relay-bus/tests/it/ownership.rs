@@ -1,17 +1,14 @@
 //! Documents that this server owns, loses, and owns again.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use futures_util::FutureExt;
-use parking_lot::Mutex;
 use relay_bus::{Bus, BusConfig, BusParts, Filter, LagPolicy, Subscription};
-use relay_core::testing::{MemoryLog, ownership_suite};
+use relay_core::testing::{ManualOwnership, MemoryLog};
 use relay_core::{
-    CheckedDraft, DocumentId, EventLog, EventSource, LogError, ManualClock, NodeId, NotOwner, Ownership,
-    OwnershipError, PublishError, ReadLimit, Seq, StartPosition, StreamError, SubscribeError, Tenure,
+    CheckedDraft, EventLog, EventSource, LogError, ManualClock, NodeId, NotOwner, OwnershipError,
+    PublishError, ReadLimit, Seq, StartPosition, StreamError, SubscribeError,
 };
 
 use crate::support::{BrokenLog, GatedLog, config, document, laser, note, settle};
@@ -19,83 +16,16 @@ use crate::support::{BrokenLog, GatedLog, config, document, laser, note, settle}
 /// The server that owns a document which this one has lost.
 const ELSEWHERE: NodeId = NodeId::from_u64(7);
 
-/// An authority that a test tells to take documents away.
-#[derive(Debug, Clone, Default)]
-struct Authority(Arc<State>);
-
-#[derive(Debug, Default)]
-struct State {
-    /// The answer to those that ask for a document; `None` grants it.
-    refusal: Mutex<Option<OwnershipError>>,
-    /// True while the answer is held back.
-    is_silent: AtomicBool,
-    /// One flag for each tenure that was granted: it is true until the document is taken away.
-    granted: Mutex<Vec<Arc<AtomicBool>>>,
-    /// The tenures that were not dropped yet.
-    undropped: AtomicUsize,
-}
-
-impl Authority {
-    /// Takes all documents away, and gives them to another server.
-    fn take_away(&self) {
-        *self.0.refusal.lock() = Some(not_owner(Some(ELSEWHERE)));
-        for is_held in self.0.granted.lock().drain(..) {
-            is_held.store(false, Ordering::SeqCst);
-        }
-    }
-
-    fn refuse(&self, refusal: OwnershipError) {
-        *self.0.refusal.lock() = Some(refusal);
-    }
-
-    fn grant(&self) {
-        *self.0.refusal.lock() = None;
-    }
-
-    fn undropped(&self) -> usize {
-        self.0.undropped.load(Ordering::SeqCst)
-    }
-}
-
 fn not_owner(owner: Option<NodeId>) -> OwnershipError {
     NotOwner::new(document("doc"), owner).into()
 }
 
-#[async_trait]
-impl Ownership for Authority {
-    async fn acquire(&self, _document: &DocumentId) -> Result<Box<dyn Tenure>, OwnershipError> {
-        while self.0.is_silent.load(Ordering::SeqCst) {
-            tokio::task::yield_now().await;
-        }
-        if let Some(refusal) = &*self.0.refusal.lock() {
-            return Err(refusal.clone());
-        }
-        let is_held = Arc::new(AtomicBool::new(true));
-        self.0.granted.lock().push(Arc::clone(&is_held));
-        self.0.undropped.fetch_add(1, Ordering::SeqCst);
-        Ok(Box::new(Grant { is_held, authority: self.clone() }))
-    }
+/// Takes all documents away, and gives them to another server.
+fn take_away(authority: &ManualOwnership) {
+    authority.take_away(not_owner(Some(ELSEWHERE)));
 }
 
-#[derive(Debug)]
-struct Grant {
-    is_held: Arc<AtomicBool>,
-    authority: Authority,
-}
-
-impl Tenure for Grant {
-    fn is_held(&self) -> bool {
-        self.is_held.load(Ordering::SeqCst)
-    }
-}
-
-impl Drop for Grant {
-    fn drop(&mut self) {
-        self.authority.0.undropped.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-fn owned(authority: &Authority, log: Option<Arc<dyn EventLog>>, config: BusConfig) -> Bus {
+fn owned(authority: &ManualOwnership, log: Option<Arc<dyn EventLog>>, config: BusConfig) -> Bus {
     let mut parts = BusParts::new(Arc::new(ManualClock::new()));
     parts.log = log;
     parts.ownership = Arc::new(authority.clone());
@@ -124,19 +54,14 @@ async fn refused_owner(bus: &Bus, draft: CheckedDraft) -> Option<NodeId> {
 }
 
 #[tokio::test]
-async fn the_authority_of_the_tests_keeps_the_contract() {
-    ownership_suite(&Authority::default()).await;
-}
-
-#[tokio::test]
 async fn a_publisher_is_told_when_the_document_was_lost_and_then_which_server_owns_it() {
     let doc = document("doc");
     for log in logs() {
         for draft in [note(&doc, 2), laser(&doc, "ada", 2)] {
-            let authority = Authority::default();
+            let authority = ManualOwnership::default();
             let bus = owned(&authority, log.clone(), BusConfig::default());
             bus.publish(note(&doc, 1)).await.unwrap();
-            authority.take_away();
+            take_away(&authority);
             assert_eq!(refused_owner(&bus, draft.clone()).await, None, "the channel knows no other owner");
             let owner = refused_owner(&bus, draft).await;
             assert_eq!(owner, Some(ELSEWHERE), "the authority knows it");
@@ -148,11 +73,11 @@ async fn a_publisher_is_told_when_the_document_was_lost_and_then_which_server_ow
 #[tokio::test]
 async fn a_subscription_ends_with_an_error_after_the_events_that_were_shown() {
     for log in logs() {
-        let authority = Authority::default();
+        let authority = ManualOwnership::default();
         let bus = owned(&authority, log, BusConfig::default());
         let mut events = subscribe(&bus).await.unwrap();
         bus.publish(note(&document("doc"), 1)).await.unwrap();
-        authority.take_away();
+        take_away(&authority);
         bus.sweep();
         assert!(matches!(events.next().await, Some(Ok(_))));
         let told = events.next().await;
@@ -163,20 +88,20 @@ async fn a_subscription_ends_with_an_error_after_the_events_that_were_shown() {
 
 #[tokio::test]
 async fn a_subscription_that_waits_is_woken_when_the_document_is_lost() {
-    let authority = Authority::default();
+    let authority = ManualOwnership::default();
     let bus = owned(&authority, None, BusConfig::default());
     let mut events = subscribe(&bus).await.unwrap();
     let waiting = tokio::spawn(async move { events.next().await });
     settle().await;
     assert!(!waiting.is_finished());
-    authority.take_away();
+    take_away(&authority);
     bus.sweep();
     assert!(matches!(waiting.await.unwrap(), Some(Err(StreamError::Ownership(_)))));
 }
 
 #[tokio::test]
 async fn drafts_that_wait_get_no_seq_once_the_document_is_lost() {
-    let authority = Authority::default();
+    let authority = ManualOwnership::default();
     let log = GatedLog::shut();
     let bus = owned(&authority, Some(Arc::new(log.clone())), BusConfig::default());
     let doc = document("doc");
@@ -186,7 +111,7 @@ async fn drafts_that_wait_get_no_seq_once_the_document_is_lost() {
     settle().await;
     let mut second = Box::pin(bus.publish(note(&doc, 2)));
     assert!(second.as_mut().now_or_never().is_none());
-    authority.take_away();
+    take_away(&authority);
     log.let_through(9);
     assert_eq!(first.await.unwrap().seq, Some(Seq::FIRST), "the log took it");
     let refused = second.await;
@@ -197,7 +122,7 @@ async fn drafts_that_wait_get_no_seq_once_the_document_is_lost() {
 
 #[tokio::test]
 async fn a_publisher_that_waits_for_space_is_told_of_the_loss() {
-    let authority = Authority::default();
+    let authority = ManualOwnership::default();
     let config = config(|c| {
         c.max_pending_bytes = 1;
         c.max_payload_bytes = 1;
@@ -210,7 +135,7 @@ async fn a_publisher_that_waits_for_space_is_told_of_the_loss() {
     settle().await;
     let mut second = Box::pin(bus.publish(note(&doc, 2)));
     assert!(second.as_mut().now_or_never().is_none());
-    authority.take_away();
+    take_away(&authority);
     bus.sweep();
     let refused = second.await;
     assert!(matches!(refused, Err(PublishError::Ownership(_))), "{refused:?}");
@@ -218,12 +143,12 @@ async fn a_publisher_that_waits_for_space_is_told_of_the_loss() {
 
 #[tokio::test]
 async fn a_document_that_is_owned_again_is_opened_again_and_goes_on() {
-    let authority = Authority::default();
+    let authority = ManualOwnership::default();
     let bus = owned(&authority, Some(Arc::new(MemoryLog::new())), BusConfig::default());
     let doc = document("doc");
     let before = bus.publish(note(&doc, 1)).await.unwrap();
     let mut stale = subscribe(&bus).await.unwrap();
-    authority.take_away();
+    take_away(&authority);
     refused_owner(&bus, note(&doc, 2)).await;
     assert!(matches!(subscribe(&bus).await, Err(SubscribeError::Ownership(_))));
     authority.grant();
@@ -240,7 +165,7 @@ async fn a_document_that_is_owned_again_is_opened_again_and_goes_on() {
 
 #[tokio::test]
 async fn a_document_whose_log_failed_is_given_up_before_it_is_acquired_again() {
-    let authority = Authority::default();
+    let authority = ManualOwnership::default();
     let log = MemoryLog::new();
     let bus = owned(&authority, Some(Arc::new(log.clone())), BusConfig::default());
     let doc = document("doc");
@@ -257,7 +182,7 @@ async fn a_document_whose_log_failed_is_given_up_before_it_is_acquired_again() {
 async fn a_refused_document_leaves_nothing_behind() {
     let unknown = OwnershipError::Unknown { document: document("doc"), detail: "no quorum".to_owned() };
     for refusal in [not_owner(None), unknown] {
-        let authority = Authority::default();
+        let authority = ManualOwnership::default();
         let bus = owned(&authority, None, config(|c| c.max_channels = 1));
         authority.refuse(refusal.clone());
         let doc = document("doc");
@@ -276,8 +201,8 @@ async fn a_refused_document_leaves_nothing_behind() {
 
 #[tokio::test]
 async fn an_opening_that_is_cancelled_leaves_nothing_behind() {
-    let authority = Authority::default();
-    authority.0.is_silent.store(true, Ordering::SeqCst);
+    let authority = ManualOwnership::default();
+    authority.hold_back();
     let bus = owned(&authority, None, config(|c| c.max_channels = 1));
     let mut openings = [Box::pin(subscribe(&bus)), Box::pin(subscribe(&bus))];
     for opening in &mut openings {
@@ -286,13 +211,13 @@ async fn an_opening_that_is_cancelled_leaves_nothing_behind() {
     assert_eq!(bus.stats().open_channels, 1);
     drop(openings);
     assert_eq!((bus.stats().open_channels, authority.undropped()), (0, 0));
-    authority.0.is_silent.store(false, Ordering::SeqCst);
+    authority.release();
     bus.publish(note(&document("other"), 1)).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_document_whose_history_cannot_be_read_is_given_up() {
-    let authority = Authority::default();
+    let authority = ManualOwnership::default();
     let log = BrokenLog::new();
     log.fail_head(|| LogError::Closed);
     let bus = owned(&authority, Some(Arc::new(log)), BusConfig::default());
@@ -303,7 +228,7 @@ async fn a_document_whose_history_cannot_be_read_is_given_up() {
 
 #[tokio::test]
 async fn an_evicted_document_is_given_up() {
-    let authority = Authority::default();
+    let authority = ManualOwnership::default();
     let config = config(|c| c.idle_after = Duration::ZERO);
     let bus = owned(&authority, Some(Arc::new(MemoryLog::new())), config);
     bus.publish(note(&document("doc"), 1)).await.unwrap();
@@ -315,7 +240,7 @@ async fn an_evicted_document_is_given_up() {
 
 #[tokio::test]
 async fn a_bus_that_stops_gives_its_documents_up_though_readers_hold_them() {
-    let authority = Authority::default();
+    let authority = ManualOwnership::default();
     let bus = owned(&authority, Some(Arc::new(MemoryLog::new())), BusConfig::default());
     let mut events = subscribe(&bus).await.unwrap();
     bus.publish(note(&document("doc"), 1)).await.unwrap();

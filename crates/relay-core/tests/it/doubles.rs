@@ -1,6 +1,6 @@
 //! The implementations that this crate has itself, held to the suites.
 
-use relay_core::testing::{MemoryLog, clock_suite, log_suite, ownership_suite};
+use relay_core::testing::{ManualOwnership, MemoryLog, clock_suite, log_suite, ownership_suite};
 use relay_core::{ManualClock, SoleOwner, SystemClock};
 
 #[tokio::test]
@@ -17,4 +17,9 @@ fn both_clocks_pass_the_suite() {
 #[tokio::test]
 async fn a_process_that_is_alone_passes_the_suite_of_owners() {
     ownership_suite(&SoleOwner).await;
+}
+
+#[tokio::test]
+async fn the_ownership_that_a_test_directs_passes_the_suite() {
+    ownership_suite(&ManualOwnership::default()).await;
 }
