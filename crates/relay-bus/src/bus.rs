@@ -185,6 +185,7 @@ impl Bus {
         filter: Filter,
         on_lag: LagPolicy,
     ) -> Result<(SubscribeAck, Subscription), SubscribeError> {
+        self.channels.end_if_lost(document);
         let channel = self.channels.open(document).await?;
         let head = history::retained_range(&self.channels, &channel).await?;
         let ack = SubscribeAck::decide(start, head);

@@ -20,7 +20,7 @@ use std::task::Waker;
 use parking_lot::{Mutex, MutexGuard};
 use relay_core::{
     CheckedDraft, DocumentId, Epoch, Event, Head, LogError, Monotonic, NotOwner, Place, PublishAck,
-    PublishError, ReadLimit, Retention, Seq, Tenure, Timestamp,
+    PublishError, ReadLimit, Retention, Seq, SubscribeError, Tenure, Timestamp,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -97,6 +97,18 @@ impl Channel {
         self.state.lock().head(self.epoch)
     }
 
+    /// Returns the head of a document that this server owns, also while the bus stops.
+    ///
+    /// # Errors
+    /// The reason for which the document must be opened again.
+    pub(crate) fn owned_head(&self) -> Result<Head, SubscribeError> {
+        match self.lock_open() {
+            Ok(state) => Ok(state.head(self.epoch)),
+            Err(ChannelEnd::Closed) => Ok(self.head()),
+            Err(end) => Err(end.into()),
+        }
+    }
+
     pub(crate) fn stats(&self) -> ChannelStats {
         self.state.lock().stats(&self.document, self.epoch)
     }
@@ -107,17 +119,16 @@ impl Channel {
     ///
     /// # Errors
     /// The reason for which the channel has ended.
-    fn lock_open(&self) -> Result<MutexGuard<'_, ChannelState>, PublishError> {
+    fn lock_open(&self) -> Result<MutexGuard<'_, ChannelState>, ChannelEnd> {
         let state = self.state.lock();
-        let end = match state.standing() {
-            Standing::Open => return Ok(state),
-            Standing::Ended(end) => end.clone(),
+        match state.standing() {
+            Standing::Open => Ok(state),
+            Standing::Ended(end) => Err(end.clone()),
             Standing::OwnershipLost => {
                 drop(state);
-                self.lose_ownership()
+                Err(self.lose_ownership())
             }
-        };
-        Err(end.into())
+        }
     }
 
     /// Publishes an ephemeral draft: it gets no seq and replaces the one before it.
@@ -176,13 +187,13 @@ impl Channel {
         match tokio::time::timeout(waited, acquiring).await {
             Ok(Ok(permit)) => Ok(permit),
             // Only the end of the channel closes the queue.
-            Ok(Err(_closed)) => Err(self.lock_open().err().unwrap_or(PublishError::Closed)),
+            Ok(Err(_closed)) => Err(self.lock_open().err().map_or(PublishError::Closed, Into::into)),
             Err(_elapsed) => Err(PublishError::Overloaded { document: self.document.clone(), waited }),
         }
     }
 
     /// Adds a draft to the queue. Returns true when the caller must start a writer.
-    fn enqueue(&self, pending: PendingDraft) -> Result<bool, PublishError> {
+    fn enqueue(&self, pending: PendingDraft) -> Result<bool, ChannelEnd> {
         Ok(self.lock_open()?.enqueue(pending))
     }
 

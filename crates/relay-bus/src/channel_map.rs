@@ -72,6 +72,14 @@ impl ChannelMap {
         Ok(Arc::clone(channel))
     }
 
+    /// Ends the document's channel if this server no longer owns the document. The next opening acquires it again, or says
+    /// which server owns it. A publisher needs no such call, since taking a seq asks the same question.
+    pub(crate) fn end_if_lost(&self, document: &DocumentId) {
+        if let Some(channel) = self.get_open(document) {
+            channel.check_owned();
+        }
+    }
+
     /// Returns the document's channel if it is in memory and has not failed.
     fn get_open(&self, document: &DocumentId) -> Option<Arc<Channel>> {
         let slots = self.slots.read();

@@ -8,10 +8,13 @@ use crate::channel::Channel;
 use crate::channel_map::ChannelMap;
 
 /// Returns the document's head. Its `first` is the earliest event that the log keeps, or memory where there is no log.
+///
+/// # Errors
+/// The reason for which the document must be opened again, such as its loss to another server, and the errors of the log.
 pub(crate) async fn retained_range(channels: &ChannelMap, channel: &Channel) -> Result<Head, SubscribeError> {
-    let Some(log) = &channels.context().log else { return Ok(channel.head()) };
+    let Some(log) = &channels.context().log else { return channel.owned_head() };
     let kept = log.head(channel.document()).await?;
-    let visible = channel.head();
+    let visible = channel.owned_head()?;
     Ok(Head { first: kept.first.min(visible.last.next()), ..visible })
 }
 
@@ -22,6 +25,7 @@ pub(crate) async fn page(
     after: Seq,
     limit: ReadLimit,
 ) -> Result<(Head, Vec<Arc<Event>>), SubscribeError> {
+    channels.end_if_lost(document);
     let channel = channels.open_to_read(document).await?;
     let page = channel.cached_page(after, limit);
     let head = retained_range(channels, &channel).await?;

@@ -16,8 +16,9 @@ use crate::mailbox::{Gap, Mailbox, MailboxItem};
 pub enum Received {
     /// An event.
     Event(Arc<Event>),
-    /// Events that found the mailbox full, and that history no longer keeps: those after `after` up to and including
-    /// `through`. Some of them may not have matched the filter.
+    /// Events that found the mailbox full, and that this server can no longer give: those after `after` up to and including
+    /// `through`. History no longer keeps them, or another server owns the document. Some of them may not have matched the
+    /// filter.
     Missed {
         /// Their document.
         document: DocumentId,
@@ -90,18 +91,26 @@ impl MultiSubscription {
             Ok((_, page)) => {
                 let page = page.into_iter().filter(|event| event.seq.is_some_and(|seq| seq <= gap.through));
                 self.refill.extend(page);
-                let filled = self.refill.back().and_then(|event| event.seq).unwrap_or(gap.through);
+                let Some(filled) = self.refill.back().and_then(|event| event.seq) else {
+                    return Ok(Some(self.miss(document, gap.after, gap.through)));
+                };
                 self.mailbox.mark_filled(document, filled);
                 Ok(None)
             }
             Err(SubscribeError::Log(LogError::Trimmed { first, .. })) => {
                 let through = Seq::new(first.get().saturating_sub(1)).min(gap.through).max(gap.after.next());
-                self.mailbox.mark_filled(document, through);
-                Ok(Some(Received::Missed { document: document.clone(), after: gap.after, through }))
+                Ok(Some(self.miss(document, gap.after, through)))
             }
+            Err(SubscribeError::Ownership(_)) => Ok(Some(self.miss(document, gap.after, gap.through))),
             Err(SubscribeError::Log(error)) => Err(error),
             Err(_) => Err(LogError::Closed),
         }
+    }
+
+    /// Gives up the events of a gap after `after` up to and including `through`.
+    fn miss(&self, document: &DocumentId, after: Seq, through: Seq) -> Received {
+        self.mailbox.mark_filled(document, through);
+        Received::Missed { document: document.clone(), after, through }
     }
 }
 

@@ -27,7 +27,7 @@ pub trait Ownership: fmt::Debug + Send + Sync + 'static {
 /// The ownership of one document, from [`Ownership::acquire`] until it is dropped or lost.
 pub trait Tenure: fmt::Debug + Send + Sync {
     /// True as long as this server owns the document. Quick, and never true again after it was false. A channel asks before
-    /// it gives out a seq.
+    /// it gives out a seq, and before it serves a new subscriber or a page of history.
     fn is_held(&self) -> bool;
 }
 

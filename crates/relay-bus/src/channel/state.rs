@@ -6,7 +6,7 @@ use std::task::Waker;
 
 use relay_core::{
     DocumentId, Draft, Epoch, Event, Head, LogError, Monotonic, Offset, OwnershipError, PublishAck,
-    PublishError, ReadLimit, Seq, StreamError, Tenure, Timestamp,
+    PublishError, ReadLimit, Seq, StreamError, SubscribeError, Tenure, Timestamp,
 };
 
 use super::batch::{PendingDraft, PublishResult};
@@ -39,6 +39,16 @@ impl ChannelEnd {
 }
 
 impl From<ChannelEnd> for PublishError {
+    fn from(end: ChannelEnd) -> Self {
+        match end {
+            ChannelEnd::Closed => Self::Closed,
+            ChannelEnd::Failed(error) => Self::Log(error),
+            ChannelEnd::OwnershipLost(error) => Self::Ownership(error),
+        }
+    }
+}
+
+impl From<ChannelEnd> for SubscribeError {
     fn from(end: ChannelEnd) -> Self {
         match end {
             ChannelEnd::Closed => Self::Closed,

@@ -1,17 +1,20 @@
 //! Documents that this server owns, loses, and owns again.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use relay_bus::{Bus, BusConfig, BusParts, Filter, LagPolicy, Subscription};
+use relay_bus::{Bus, BusConfig, BusParts, Filter, LagPolicy, MailboxConfig, Received, Subscription};
 use relay_core::testing::{ManualOwnership, MemoryLog};
 use relay_core::{
     CheckedDraft, EventLog, EventSource, LogError, ManualClock, NodeId, NotOwner, OwnershipError,
     PublishError, ReadLimit, Seq, StartPosition, StreamError, SubscribeError,
 };
 
-use crate::support::{BrokenLog, GatedLog, config, document, laser, note, settle};
+use crate::support::{
+    BrokenLog, GatedLog, available, available_seqs, config, document, laser, note, number, settle, soon,
+};
 
 /// The server that owns a document which this one has lost.
 const ELSEWHERE: NodeId = NodeId::from_u64(7);
@@ -47,7 +50,7 @@ async fn subscribe(bus: &Bus) -> Result<Subscription, SubscribeError> {
 }
 
 async fn refused_owner(bus: &Bus, draft: CheckedDraft) -> Option<NodeId> {
-    match bus.publish(draft).await {
+    match soon(bus.publish(draft)).await {
         Err(PublishError::Ownership(OwnershipError::NotOwner(NotOwner { owner, .. }))) => owner,
         other => panic!("the draft was not refused for want of ownership: {other:?}"),
     }
@@ -79,10 +82,10 @@ async fn a_subscription_ends_with_an_error_after_the_events_that_were_shown() {
         bus.publish(note(&document("doc"), 1)).await.unwrap();
         take_away(&authority);
         bus.sweep();
-        assert!(matches!(events.next().await, Some(Ok(_))));
-        let told = events.next().await;
+        assert!(matches!(soon(events.next()).await, Some(Ok(_))));
+        let told = soon(events.next()).await;
         assert!(matches!(told, Some(Err(StreamError::Ownership(OwnershipError::NotOwner(_))))), "{told:?}");
-        assert!(events.next().await.is_none(), "an error is the last item");
+        assert!(soon(events.next()).await.is_none(), "an error is the last item");
     }
 }
 
@@ -96,7 +99,7 @@ async fn a_subscription_that_waits_is_woken_when_the_document_is_lost() {
     assert!(!waiting.is_finished());
     take_away(&authority);
     bus.sweep();
-    assert!(matches!(waiting.await.unwrap(), Some(Err(StreamError::Ownership(_)))));
+    assert!(matches!(soon(waiting).await.unwrap(), Some(Err(StreamError::Ownership(_)))));
 }
 
 #[tokio::test]
@@ -113,8 +116,8 @@ async fn drafts_that_wait_get_no_seq_once_the_document_is_lost() {
     assert!(second.as_mut().now_or_never().is_none());
     take_away(&authority);
     log.let_through(9);
-    assert_eq!(first.await.unwrap().seq, Some(Seq::FIRST), "the log took it");
-    let refused = second.await;
+    assert_eq!(soon(first).await.unwrap().seq, Some(Seq::FIRST), "the log took it");
+    let refused = soon(second).await;
     assert!(matches!(refused, Err(PublishError::Ownership(_))), "{refused:?}");
     settle().await;
     assert_eq!(log.head(&doc).await.unwrap().last, Seq::FIRST);
@@ -137,7 +140,7 @@ async fn a_publisher_that_waits_for_space_is_told_of_the_loss() {
     assert!(second.as_mut().now_or_never().is_none());
     take_away(&authority);
     bus.sweep();
-    let refused = second.await;
+    let refused = soon(second).await;
     assert!(matches!(refused, Err(PublishError::Ownership(_))), "{refused:?}");
 }
 
@@ -155,12 +158,97 @@ async fn a_document_that_is_owned_again_is_opened_again_and_goes_on() {
     let after = bus.publish(note(&doc, 3)).await.unwrap();
     assert_eq!((after.epoch, after.seq), (before.epoch, Some(Seq::new(2))));
     assert_eq!(authority.undropped(), 1, "the channel that ended has given the document up");
-    assert!(matches!(stale.next().await, Some(Ok(_))));
-    assert!(matches!(stale.next().await, Some(Err(StreamError::Ownership(_)))));
+    assert!(matches!(soon(stale.next()).await, Some(Ok(_))));
+    assert!(matches!(soon(stale.next()).await, Some(Err(StreamError::Ownership(_)))));
     let mut fresh = subscribe(&bus).await.unwrap();
     for _ in 0..2 {
-        assert!(matches!(fresh.next().await, Some(Ok(_))));
+        assert!(matches!(soon(fresh.next()).await, Some(Ok(_))));
     }
+}
+
+#[tokio::test]
+async fn readers_are_not_served_from_the_memory_of_a_server_that_lost_the_document() {
+    let doc = document("doc");
+    for log in logs() {
+        for reads_history in [false, true] {
+            let authority = ManualOwnership::default();
+            let bus = owned(&authority, log.clone(), BusConfig::default());
+            bus.publish(note(&doc, 1)).await.unwrap();
+            let mut earlier = subscribe(&bus).await.unwrap();
+            take_away(&authority);
+            let refused = if reads_history {
+                EventSource::history(&bus, &doc, Seq::ZERO, ReadLimit::default()).await.unwrap_err()
+            } else {
+                subscribe(&bus).await.unwrap_err()
+            };
+            let SubscribeError::Ownership(OwnershipError::NotOwner(NotOwner { owner, .. })) = refused else {
+                panic!("{refused:?}")
+            };
+            assert_eq!((owner, authority.undropped()), (Some(ELSEWHERE), 0));
+            let told = available(&mut earlier).pop();
+            assert!(matches!(told, Some(Err(StreamError::Ownership(_)))), "{told:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn readers_of_a_document_that_is_owned_again_get_the_events_of_its_other_owner() {
+    let doc = document("doc");
+    let log: Arc<dyn EventLog> = Arc::new(MemoryLog::new());
+    let authority = ManualOwnership::default();
+    let bus = owned(&authority, Some(Arc::clone(&log)), BusConfig::default());
+    let there = ManualOwnership::default();
+    let elsewhere = owned(&there, Some(log), BusConfig::default());
+    for own in [1, 3] {
+        bus.publish(note(&doc, own)).await.unwrap();
+        take_away(&authority);
+        elsewhere.publish(note(&doc, own + 1)).await.unwrap();
+        take_away(&there);
+        elsewhere.sweep();
+        there.grant();
+        authority.grant();
+        let expected: Vec<u64> = (1..=own + 1).collect();
+        let (head, page) = EventSource::history(&bus, &doc, Seq::ZERO, ReadLimit::default()).await.unwrap();
+        assert_eq!(head.last, Seq::new(own + 1));
+        assert_eq!(page.iter().map(|event| number(event)).collect::<Vec<_>>(), expected);
+        let mut events = subscribe(&bus).await.unwrap();
+        assert_eq!(available_seqs(&mut events), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_reader_is_refused_when_the_document_is_lost_while_the_log_answers() {
+    let authority = ManualOwnership::default();
+    let log = GatedLog::shut();
+    log.let_through(1);
+    let bus = owned(&authority, Some(Arc::new(log)), BusConfig::default());
+    bus.publish(note(&document("doc"), 1)).await.unwrap();
+    let mut subscribing = Box::pin(subscribe(&bus));
+    assert!(subscribing.as_mut().now_or_never().is_none());
+    take_away(&authority);
+    let refused = soon(subscribing).await;
+    assert!(matches!(refused, Err(SubscribeError::Ownership(_))), "{refused:?}");
+    assert_eq!(bus.stats().subscribed, 0);
+}
+
+#[tokio::test]
+async fn a_listener_to_many_documents_is_told_what_it_misses_of_one_that_was_lost() {
+    let authority = ManualOwnership::default();
+    let bus = owned(&authority, Some(Arc::new(MemoryLog::new())), BusConfig::default());
+    let mut mailbox = MailboxConfig::default();
+    mailbox.capacity = NonZeroUsize::MIN;
+    let mut events = bus.subscribe_all(Filter::all(), mailbox);
+    for number in 1..=3 {
+        bus.publish(note(&document("doc"), number)).await.unwrap();
+    }
+    take_away(&authority);
+    assert!(matches!(soon(events.next()).await, Some(Ok(Received::Event(_)))));
+    let missed = soon(events.next()).await;
+    let Some(Ok(Received::Missed { after, through, .. })) = missed else { panic!("{missed:?}") };
+    assert_eq!((after, through), (Seq::new(1), Seq::new(3)));
+    authority.grant();
+    bus.publish(note(&document("other"), 4)).await.unwrap();
+    assert!(matches!(soon(events.next()).await, Some(Ok(Received::Event(_)))));
 }
 
 #[tokio::test]
@@ -246,6 +334,6 @@ async fn a_bus_that_stops_gives_its_documents_up_though_readers_hold_them() {
     bus.publish(note(&document("doc"), 1)).await.unwrap();
     assert!(bus.shutdown(Duration::from_secs(10)).await.complete);
     assert_eq!(authority.undropped(), 0);
-    assert!(matches!(events.next().await, Some(Ok(_))));
-    assert!(events.next().await.is_none());
+    assert!(matches!(soon(events.next()).await, Some(Ok(_))));
+    assert!(soon(events.next()).await.is_none());
 }

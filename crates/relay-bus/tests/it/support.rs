@@ -1,5 +1,6 @@
 //! The helpers that the tests share: drafts, buses, and a log that can be held shut.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -86,6 +87,19 @@ pub(crate) async fn settle() {
     for _ in 0..50 {
         tokio::task::yield_now().await;
     }
+}
+
+/// Returns the output of `future`, which must come as soon as every other task waits. A test that would wait for ever fails
+/// instead.
+pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    for _ in 0..50 {
+        if let Some(output) = future.as_mut().now_or_never() {
+            return output;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("the future still waits, as every other task does");
 }
 
 /// A log whose appends wait until they are let through.
