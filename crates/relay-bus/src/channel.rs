@@ -260,12 +260,12 @@ impl Channel {
     /// Answers the publishers of a batch that the log has not taken. The channel ends, unless the error says that the log
     /// kept nothing.
     fn fail(&self, batch: AppendBatch, error: &LogError) {
-        self.context.drop_places(&self.document);
         let nothing_was_kept = matches!(error, LogError::Overloaded { .. } | LogError::TooLarge { .. });
         if !nothing_was_kept {
             tracing::error!(document = %self.document, %error, "the log failed; the document is opened again at its next use");
             self.end(&ChannelEnd::Failed(error.clone()));
         }
+        self.drop_places();
         for senders in batch.into_parts().1 {
             senders.refuse(error);
         }
@@ -273,10 +273,19 @@ impl Channel {
 
     /// Ends the channel because its writer was dropped at work: the log panicked, or the runtime shuts down.
     fn interrupt_writer(&self) {
-        self.context.drop_places(&self.document);
         let source = Arc::new(std::io::Error::other("the document's writer was interrupted"));
         self.end(&ChannelEnd::Failed(LogError::Failed { source }));
+        self.drop_places();
         self.state.lock().end_writer();
+    }
+
+    /// Tells the stages to drop the document's places, unless the end of the channel told them. Then the places may be
+    /// those of the document's next channel.
+    fn drop_places(&self) {
+        let state = self.state.lock();
+        if !state.needs_reopening() {
+            self.context.drop_places(&self.document);
+        }
     }
 
     fn count_duplicate(&self, answer: &PublishResult) {
@@ -287,11 +296,16 @@ impl Channel {
 
     // The end of the channel.
 
-    /// Ends the channel: answers the drafts that wait and wakes the readers.
+    /// Ends the channel: answers the drafts that wait and wakes the readers. If the document must be opened again, the stages
+    /// drop its places first.
     fn end(&self, end: &ChannelEnd) {
         let (tenure, pending, wakers) = {
             let mut state = self.state.lock();
-            (state.end(end), state.take_pending(), state.drain_wakers())
+            let tenure = state.end(end);
+            if tenure.is_some() && end.needs_reopening() {
+                self.context.drop_places(&self.document);
+            }
+            (tenure, state.take_pending(), state.drain_wakers())
         };
         if let Some(tenure) = tenure {
             // The document is given up before another task can open it again.

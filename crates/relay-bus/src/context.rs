@@ -53,7 +53,7 @@ impl ChannelContext {
         Ok(())
     }
 
-    /// Tells the stages that the log did not take the events whose places they noted last.
+    /// Tells the stages to drop the document's places. Called under the lock of its channel.
     pub(crate) fn drop_places(&self, document: &DocumentId) {
         for stage in &self.sequencers {
             stage.dropped(document);

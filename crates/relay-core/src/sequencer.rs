@@ -39,8 +39,9 @@ impl Place {
 ///   its draft by id, kind and actor alone.
 /// - **Speed.** The methods are quick, do not block, and do not call the event's sink.
 /// - **State.** Only `placed` changes the state that a stage keeps of a document; `check` changes nothing but the draft. A place
-///   is not durable yet: when the log does not take the batch, the channel calls [`dropped`](Self::dropped), and the stage
-///   gives up what it keeps of the document beyond what the log holds.
+///   is not durable yet: when the log does not take the batch, the channel calls [`dropped`](Self::dropped). It does so, too,
+///   when it ends other than with the bus or by eviction: this server lost the document, or the log failed. Then other servers
+///   may place events, so that the log alone knows the document.
 /// - **Ephemeral** drafts get no place and pass no stage.
 pub trait Sequencer: fmt::Debug + Send + Sync + 'static {
     /// Refuses `draft`, or lets it pass, rewritten if need be. It would get `place`.
@@ -55,6 +56,7 @@ pub trait Sequencer: fmt::Debug + Send + Sync + 'static {
     /// Takes note that `draft` has got `place`.
     fn placed(&self, draft: &CheckedDraft, place: Place);
 
-    /// Gives up what was noted of places in `document` whose events the log did not take.
+    /// Gives up what was noted of places in `document` that the log may not hold. What the stage still needs to know of the
+    /// document, it reads from the log.
     fn dropped(&self, document: &DocumentId);
 }

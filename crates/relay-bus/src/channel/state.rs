@@ -139,6 +139,11 @@ impl ChannelState {
         }
     }
 
+    /// True when the channel has ended and another one may be open for the document.
+    pub(super) fn needs_reopening(&self) -> bool {
+        matches!(&self.status, Status::Ended(end) if end.needs_reopening())
+    }
+
     /// Returns the answer to a draft whose id an event in memory has.
     pub(super) fn find_duplicate(&self, draft: &Draft) -> Option<PublishResult> {
         let (event, original) = self.cache.by_id(draft.id?)?;

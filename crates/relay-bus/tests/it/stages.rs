@@ -1,18 +1,23 @@
 //! The stages that a draft passes when it gets its place.
 
+use std::future::ready;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use parking_lot::Mutex;
 use relay_bus::{Bus, BusConfig, BusParts, Filter, LagPolicy};
-use relay_core::testing::MemoryLog;
+use relay_core::testing::{ManualOwnership, MemoryLog};
 use relay_core::{
-    Actor, CheckedDraft, DocumentId, Draft, Epoch, EventId, EventLog, FencingToken, LogError, ManualClock,
-    Payload, Place, PublishError, ReadLimit, Seq, Sequencer, StartPosition, UserId, Vocabulary,
+    Actor, CheckedDraft, DocumentId, Draft, Epoch, EventId, EventLog, EventSource, FencingToken, LogError,
+    ManualClock, NotOwner, OwnershipError, Payload, Place, PublishError, ReadLimit, Seq, Sequencer,
+    StartPosition, UserId, Vocabulary,
 };
 
-use crate::support::{BrokenLog, GatedLog, available, document, draft_number, laser, note, number, settle};
+use crate::support::{
+    BrokenLog, GatedLog, available, config, document, draft_number, laser, note, number, settle, soon,
+};
 
 const EVERYTHING: StartPosition = StartPosition::After { epoch: None, seq: Seq::ZERO };
 
@@ -115,7 +120,16 @@ impl Sequencer for Stage {
 }
 
 fn staged(log: Option<Arc<dyn EventLog>>, stages: impl IntoIterator<Item = Stage>) -> Bus {
+    staged_and_owned(&ManualOwnership::default(), log, stages)
+}
+
+fn staged_and_owned(
+    authority: &ManualOwnership,
+    log: Option<Arc<dyn EventLog>>,
+    stages: impl IntoIterator<Item = Stage>,
+) -> Bus {
     let mut parts = BusParts::new(Arc::new(ManualClock::new()));
+    parts.ownership = Arc::new(authority.clone());
     parts.log = log;
     parts.sequencers = stages.into_iter().map(|stage| Arc::new(stage) as Arc<dyn Sequencer>).collect();
     Bus::with_parts(BusConfig::default(), parts).unwrap()
@@ -309,7 +323,7 @@ async fn an_ephemeral_draft_passes_no_stage() {
 async fn places_that_the_log_does_not_take_are_dropped_before_they_are_given_out_again() {
     let errors: [(fn() -> LogError, bool); 3] = [
         (|| LogError::Failed { source: Arc::new(std::io::Error::other("told to fail")) }, true),
-        (|| LogError::Overloaded { waited: std::time::Duration::ZERO }, false),
+        (|| LogError::Overloaded { waited: Duration::ZERO }, false),
         (|| LogError::TooLarge { bytes: 2, max: 1 }, false),
     ];
     for (error, ends_the_channel) in errors {
@@ -360,6 +374,89 @@ async fn places_are_dropped_when_the_log_panics() {
     settle().await;
     assert_eq!(calls.take_outcomes(), [Placed("only", 1, 1), Dropped("only", doc.clone())]);
     assert_eq!(bus.publish(note(&doc, 2)).await.unwrap().seq, Some(Seq::FIRST));
+}
+
+#[tokio::test]
+async fn places_are_dropped_when_the_document_is_lost_and_before_it_is_acquired_again() {
+    type Notice = fn(&Bus, DocumentId) -> BoxFuture<'_, ()>;
+    let notices: [Notice; 4] = [
+        |bus, doc| async move { drop(bus.publish(note(&doc, 12)).await.unwrap_err()) }.boxed(),
+        |bus, doc| async move { drop(subscribe(bus, &doc).await) }.boxed(),
+        |bus, doc| {
+            async move {
+                EventSource::history(bus, &doc, Seq::ZERO, ReadLimit::default()).await.unwrap();
+            }
+            .boxed()
+        },
+        |bus, _| {
+            bus.sweep();
+            ready(()).boxed()
+        },
+    ];
+    for notice in notices {
+        for log in logs() {
+            let next = Seq::new(if log.is_some() { 2 } else { 1 });
+            let calls = Calls::default();
+            let authority = ManualOwnership::default();
+            let bus = staged_and_owned(&authority, log, [calls.stage("first"), calls.stage("second")]);
+            let doc = document("doc");
+            bus.publish(note(&doc, 11)).await.unwrap();
+            calls.take();
+            authority.take_away(OwnershipError::NotOwner(NotOwner::new(doc.clone(), None)));
+            authority.grant();
+            notice(&bus, doc.clone()).await;
+            assert_eq!(calls.take(), [Dropped("first", doc.clone()), Dropped("second", doc.clone())]);
+            assert_eq!(bus.publish(note(&doc, 13)).await.unwrap().seq, Some(next));
+            assert_eq!(
+                calls.take_outcomes(),
+                [Placed("first", 13, next.get()), Placed("second", 13, next.get())]
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_fails_after_the_loss_drops_no_places_of_the_documents_next_channel() {
+    let calls = Calls::default();
+    let authority = ManualOwnership::default();
+    let log = GatedLog::shut();
+    let bus = staged_and_owned(&authority, Some(Arc::new(log.clone())), [calls.stage("only")]);
+    let doc = document("doc");
+    let publish = |number| {
+        let (bus, draft) = (bus.clone(), note(&doc, number));
+        tokio::spawn(async move { bus.publish(draft).await })
+    };
+    let old = publish(11);
+    settle().await;
+    authority.take_away(OwnershipError::NotOwner(NotOwner::new(doc.clone(), None)));
+    bus.sweep();
+    authority.grant();
+    let new = publish(12);
+    settle().await;
+    log.log.fail_after(0);
+    log.let_through(1);
+    let refused = soon(old).await.unwrap();
+    assert!(matches!(refused, Err(PublishError::Log(LogError::Failed { .. }))), "{refused:?}");
+    log.log.fail_after(usize::MAX);
+    log.let_through(1);
+    assert_eq!(soon(new).await.unwrap().unwrap().seq, Some(Seq::FIRST));
+    assert_eq!(calls.take_outcomes(), [Placed("only", 11, 1), Dropped("only", doc), Placed("only", 12, 1)]);
+}
+
+#[tokio::test]
+async fn no_place_is_dropped_when_a_document_is_evicted_or_the_bus_stops() {
+    let calls = Calls::default();
+    let mut parts = BusParts::new(Arc::new(ManualClock::new()));
+    parts.log = Some(Arc::new(MemoryLog::new()));
+    parts.sequencers = vec![Arc::new(calls.stage("only"))];
+    let bus = Bus::with_parts(config(|c| c.idle_after = Duration::ZERO), parts).unwrap();
+    let doc = document("doc");
+    bus.publish(note(&doc, 11)).await.unwrap();
+    settle().await;
+    assert_eq!(bus.sweep(), 1);
+    bus.publish(note(&doc, 12)).await.unwrap();
+    assert!(bus.shutdown(Duration::from_secs(10)).await.complete);
+    assert_eq!(calls.take_outcomes(), [Placed("only", 11, 1), Placed("only", 12, 2)]);
 }
 
 #[tokio::test]
