@@ -36,19 +36,19 @@ fn paths() -> BTreeSet<String> {
 fn each_path_is_documented_with_the_methods_that_it_takes() {
     let data = data();
     let server = Server::start_with(data.path(), &["--set", "ws.echo=true"]);
-    let mut served = BTreeSet::new();
+    let mut taken = BTreeSet::new();
     for path in paths() {
         let refused = request(server.address, "PATCH", &path.replace(['{', '}'], ""), &[], b"");
         assert_eq!(refused.status, 405, "{path}: {refused:?}");
         let methods = refused.header("allow").expect("the methods of the path").split(',').map(str::trim);
-        served.extend(methods.filter(|method| *method != "HEAD").map(|method| format!("{method} {path}")));
+        taken.extend(methods.filter(|method| *method != "HEAD").map(|method| format!("{method} {path}")));
     }
     let spans = ["docs/protocol.md", "docs/routing.md"].into_iter().flat_map(code_spans);
     let documented: BTreeSet<String> = spans
         .filter(|span| ["GET /", "POST /", "PUT /", "DELETE /"].iter().any(|start| span.starts_with(start)))
         .map(|span| span.split_once('?').map_or(span.clone(), |(path, _)| path.to_owned()))
         .collect();
-    assert_eq!(documented, served);
+    assert_eq!(documented, taken);
 }
 
 #[test]
