@@ -13,6 +13,7 @@ mod embedding;
 mod http;
 mod limits;
 mod metrics;
+mod pipelining;
 mod restart;
 mod routing;
 mod routing_faults;
