@@ -57,7 +57,7 @@ impl ServiceConfig {
     /// [`ConfigError`] names the first field that breaks its rule, by its path from here, for instance `ws.max_topics`.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.http.validate().map_err(|error| error.within("http"))?;
-        self.ws.validate().map_err(|error| zero(error.field).within("ws"))?;
+        self.ws.validate().map_err(|error| error.within("ws"))?;
         self.presence.validate().map_err(|error| error.within("presence"))?;
         self.locks.validate().map_err(|error| error.within("locks"))?;
         if let Storage::Embedded(log) = &self.storage {
@@ -105,10 +105,6 @@ impl Default for ServiceConfig {
             stop_timeout: Duration::from_secs(10),
         }
     }
-}
-
-fn zero(field: &str) -> ConfigError {
-    ConfigError::new(field, "is 0; it must be at least 1")
 }
 
 /// The certificate of a server that uses TLS.
@@ -214,7 +210,7 @@ impl HttpConfig {
             ("keep_alive", self.keep_alive.is_zero()),
         ];
         match fields.into_iter().find(|(_, is_zero)| *is_zero) {
-            Some((field, _)) => Err(zero(field)),
+            Some((field, _)) => Err(ConfigError::new(field, "is 0; it must be at least 1")),
             None => Ok(()),
         }
     }

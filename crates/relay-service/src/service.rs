@@ -97,7 +97,7 @@ impl RelayService {
         let mut parts = WsParts::new(Arc::new(bus.clone()), Arc::new(bus.clone()), Arc::clone(&clock));
         parts.presence = Some(Arc::new(presence.clone()));
         parts.commands = Arc::new(commands);
-        let ws = WsServer::with_parts(config.ws, parts);
+        let ws = WsServer::with_parts(config.ws, parts).map_err(|error| error.within("ws"))?;
         let components = Components {
             bus,
             presence,

@@ -1,59 +1,81 @@
-//! The limits of connections. Every queue and every wait of this crate ends at one of these.
+//! The limits and times of connections, with the defaults that suit one server, and the web pages that may connect.
 
 use std::time::Duration;
 
-/// Limits and time-outs of a [`WsServer`](crate::WsServer).
+use relay_core::ConfigError;
+
+/// The limits and times of a [`WsServer`](crate::WsServer).
+///
+/// A configuration starts from its default, and fields are set on it. [`WsServer::new`](crate::WsServer::new) checks the
+/// bounds that the fields state.
+///
+/// ```
+/// use relay_ws::WsConfig;
+///
+/// let mut config = WsConfig::default();
+/// config.max_connections = 500;
+/// assert_eq!(config.validate(), Ok(()));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct WsConfig {
-    /// Connections that are open at once. More are refused with 503.
+    /// The most connections that are open at once; 10,000 by default. At least 1. More are refused with 503.
     pub max_connections: usize,
-    /// Of them from one address, where addresses are known; `None`: as many as there may be. More are refused with 503.
+    /// The most connections that are open at once from one address; `None`, the default, sets no limit of its own, since
+    /// all clients may come from one proxy or office. At least 1. More are refused with 503. It counts the connections
+    /// whose address is [known](crate::ClientAddress).
     pub max_connections_per_address: Option<usize>,
-    /// Connections that are let in per second. Who comes too early waits for its turn.
+    /// The connections per second that are admitted; 2,000 by default. At least 1. A connection that comes earlier waits
+    /// for its turn.
     pub admission_rate: u32,
-    /// Connections that may come at once before the rate counts.
+    /// The connections that may come at once before the rate counts; 2,000 by default. At least 1, for with 0 no
+    /// connection would ever have its turn.
     pub admission_burst: u32,
-    /// The longest time that a connection waits for its turn; beyond that it is refused with 503.
+    /// The longest time that a connection waits for its turn; 5 seconds by default. A connection that would wait longer is
+    /// refused with 503. With 0 no connection waits.
     pub admission_wait: Duration,
-    /// Topics that one connection may have joined at once.
+    /// The most topics that one connection has joined at once; 100 by default. At least 1.
     pub max_topics: usize,
-    /// Size of one incoming message in bytes. A larger one closes the connection with 1009. By default a payload of
-    /// 1 MiB, the most that a channel takes by default, and 64 KiB for what is around it.
+    /// The largest incoming message in bytes. A larger one closes the connection with 1009. The default is the largest
+    /// payload that a channel takes by default, 1 MiB, and 64 KiB for the fields around it. At least 1.
     pub max_frame_bytes: usize,
-    /// Pushes of one connection that are not answered yet. With so many the connection reads nothing more until
-    /// answers have come and been sent.
+    /// The most requests of one connection that are not answered yet; 256 by default. At least 1, for with 0 nothing would
+    /// be read. With so many, the connection reads nothing more until replies have been sent.
     pub max_pending_pushes: usize,
-    /// Bytes of the payloads of those pushes. With so many the connection reads nothing more either.
+    /// The most bytes of the payloads in those requests; 1 MiB by default. At least 1. The connection goes on reading
+    /// while it is below this limit, so one payload may go past it.
     pub max_pending_push_bytes: usize,
-    /// Bytes that are written to a socket together. A socket that takes them slowly is given nothing more until
-    /// they are gone, so a connection holds about this much and one message besides.
+    /// The most bytes that are written to a socket together; 64 KiB by default. At least 1. A socket that is full gets
+    /// nothing more until its bytes are gone. So a connection holds about this much, and one message besides.
     pub write_buffer_bytes: usize,
-    /// A connection from which no message came for this long is closed with 1001.
+    /// The time without a message from the client after which a connection is closed with 1001; 60 seconds by default.
+    /// More than 0. Clients of Phoenix send a heartbeat every 30 seconds.
     pub stale_after: Duration,
-    /// A connection that accepts not one byte of what waits for it for this long is closed with 1013.
+    /// The time without progress after which a connection is closed with 1013: bytes wait for its socket, which takes none
+    /// of them. 30 seconds by default. More than 0.
     pub write_stall_timeout: Duration,
-    /// How long a client may take to answer the closing of its connection.
+    /// The longest time that a client takes to answer the closing of its connection; 5 seconds by default. More than 0.
     pub close_timeout: Duration,
-    /// How often the time-outs above are looked at; they are exact to this much.
+    /// The interval between two looks at the times above, which are exact to this much; 1 second by default. At least 1
+    /// millisecond, for each look costs every shard a wake-up.
     pub tick: Duration,
-    /// How long an upgrade may take from its answer until the socket is there.
+    /// The longest time between the answer to an upgrade and its socket; 10 seconds by default. More than 0.
     pub handshake_timeout: Duration,
-    /// Shards, each a task that owns a share of the connections. `None`: as many as the machine has cores.
+    /// The number of shards. Each is a task that owns a share of the connections. `None`, the default, makes one for each
+    /// core. At least 1.
     pub shards: Option<usize>,
-    /// Whether `permessage-deflate` (RFC 7692) is agreed to when a client offers it. Without it, and with it, no
-    /// connection has compression state of its own: each message is compressed by itself, a broadcast once for all.
+    /// True to agree to `permessage-deflate` (RFC 7692) when a client offers it; false by default, since it costs time on
+    /// the processor. A connection has no compression state of its own: each message is compressed by itself, and a
+    /// broadcast once for all.
     pub compression: bool,
-    /// How many connections are closed per second when the server stops, so that not all clients come back at once.
+    /// The most connections per second that are closed when the server stops, so that their clients do not all come back
+    /// at once; 2,000 by default. At least 1.
     pub drain_rate: u32,
-    /// Which web pages may connect.
+    /// The web pages that may connect; those of the same host by default.
     pub origins: OriginPolicy,
 }
 
 impl Default for WsConfig {
-    /// 10,000 connections, all of which may come from one address (a proxy, or an office), 2,000 of them a second after
-    /// the first 2,000, each waiting for 5 s at most; 100 topics; messages of 1 MiB; 256 pending pushes of 1 MiB together; 64 KiB write
-    /// buffer; stale after 60 s; stalled after 30 s; 5 s to close; looked at every second; 10 s for an upgrade; a shard for
-    /// each core; no compression; 2,000 closed per second when stopping; pages of the same host.
     fn default() -> Self {
         Self {
             max_connections: 10_000,
@@ -80,62 +102,54 @@ impl Default for WsConfig {
 }
 
 impl WsConfig {
-    /// Checks that the server can work with these values.
+    /// Checks every field against its bounds. [`WsServer::new`](crate::WsServer::new) does this first.
     ///
     /// # Errors
-    /// [`ConfigError`] naming the first value that is zero.
+    /// [`ConfigError`] names the first field that is out of bounds.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let counts = [
-            ("max_connections", self.max_connections),
-            ("max_connections_per_address", self.max_connections_per_address.unwrap_or(1)),
-            ("shards", self.shards.unwrap_or(1)),
-            ("admission_rate", self.admission_rate as usize),
-            ("admission_burst", self.admission_burst as usize),
-            ("max_topics", self.max_topics),
-            ("max_frame_bytes", self.max_frame_bytes),
-            ("max_pending_pushes", self.max_pending_pushes),
-            ("max_pending_push_bytes", self.max_pending_push_bytes),
-            ("write_buffer_bytes", self.write_buffer_bytes),
-            ("drain_rate", self.drain_rate as usize),
+        let at_least_1 = "is 0; it must be at least 1";
+        let more_than_0 = "is 0; it must be more than 0";
+        let at_least_1_ms = "is too short; it must be at least 1 ms";
+        let checks = [
+            ("max_connections", self.max_connections == 0, at_least_1),
+            ("max_connections_per_address", self.max_connections_per_address == Some(0), at_least_1),
+            ("admission_rate", self.admission_rate == 0, at_least_1),
+            ("admission_burst", self.admission_burst == 0, at_least_1),
+            ("max_topics", self.max_topics == 0, at_least_1),
+            ("max_frame_bytes", self.max_frame_bytes == 0, at_least_1),
+            ("max_pending_pushes", self.max_pending_pushes == 0, at_least_1),
+            ("max_pending_push_bytes", self.max_pending_push_bytes == 0, at_least_1),
+            ("write_buffer_bytes", self.write_buffer_bytes == 0, at_least_1),
+            ("stale_after", self.stale_after.is_zero(), more_than_0),
+            ("write_stall_timeout", self.write_stall_timeout.is_zero(), more_than_0),
+            ("close_timeout", self.close_timeout.is_zero(), more_than_0),
+            ("tick", self.tick < Duration::from_millis(1), at_least_1_ms),
+            ("handshake_timeout", self.handshake_timeout.is_zero(), more_than_0),
+            ("shards", self.shards == Some(0), at_least_1),
+            ("drain_rate", self.drain_rate == 0, at_least_1),
         ];
-        let spans = [
-            ("stale_after", self.stale_after),
-            ("write_stall_timeout", self.write_stall_timeout),
-            ("close_timeout", self.close_timeout),
-            ("tick", self.tick),
-            ("handshake_timeout", self.handshake_timeout),
-        ];
-        let zero_count = counts.iter().find(|(_, value)| *value == 0).map(|(field, _)| *field);
-        let zero_span = spans.iter().find(|(_, value)| value.is_zero()).map(|(field, _)| *field);
-        match zero_count.or(zero_span) {
-            Some(field) => Err(ConfigError { field }),
+        match checks.into_iter().find(|(_, is_broken, _)| *is_broken) {
+            Some((field, _, rule)) => Err(ConfigError::new(field, rule)),
             None => Ok(()),
         }
     }
 }
 
-/// A value of [`WsConfig`] is zero, with which nothing would work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("`{field}` is 0; it must be at least 1")]
-pub struct ConfigError {
-    /// The field's name.
-    pub field: &'static str,
-}
-
-/// Which web pages may connect, by the `Origin` that browsers send. Programs send none, and are not asked for one:
-/// this protects a browser's user from foreign pages, not the server from clients.
+/// The web pages that may connect, by the `Origin` that browsers send. Programs send none, and need none: the policy
+/// protects a browser's user from foreign pages, not the server from clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OriginPolicy {
     /// Pages from the host and port that the request was sent to.
     SameHost,
-    /// These origins, for instance `https://app.example.com`, and pages of the same host.
+    /// These origins, for instance `https://app.example.com`, and pages of the same host. Upper and lower case are the
+    /// same.
     AnyOf(Vec<String>),
     /// Every page.
     Any,
 }
 
 impl OriginPolicy {
-    /// Whether a page of `origin` may connect to a server that was called `host`.
+    /// Returns true when a page of `origin` may connect to a server that its request calls `host`, which includes the port.
     pub fn allows(&self, origin: &str, host: Option<&str>) -> bool {
         let same_host = || {
             let authority = origin.split_once("://").map(|(_, authority)| authority);
@@ -154,12 +168,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_zero_is_refused_by_its_name() {
+    fn a_value_out_of_bounds_is_refused_by_its_name() {
         assert_eq!(WsConfig::default().validate(), Ok(()));
         let config = WsConfig { max_topics: 0, ..WsConfig::default() };
-        assert_eq!(config.validate(), Err(ConfigError { field: "max_topics" }));
-        let config = WsConfig { tick: Duration::ZERO, ..WsConfig::default() };
-        assert_eq!(config.validate(), Err(ConfigError { field: "tick" }));
+        assert_eq!(config.validate(), Err(ConfigError::new("max_topics", "is 0; it must be at least 1")));
+        let config = WsConfig { shards: Some(0), ..WsConfig::default() };
+        assert_eq!(config.validate(), Err(ConfigError::new("shards", "is 0; it must be at least 1")));
+        let config = WsConfig { stale_after: Duration::ZERO, ..WsConfig::default() };
+        assert_eq!(config.validate(), Err(ConfigError::new("stale_after", "is 0; it must be more than 0")));
+        for tick in [Duration::ZERO, Duration::from_micros(999)] {
+            let error = WsConfig { tick, ..WsConfig::default() }.validate();
+            assert_eq!(error, Err(ConfigError::new("tick", "is too short; it must be at least 1 ms")));
+        }
     }
 
     #[test]

@@ -38,7 +38,7 @@ mod text;
 mod timer_wheel;
 
 pub use admission::ClientAddress;
-pub use config::{ConfigError, OriginPolicy, WsConfig};
+pub use config::{OriginPolicy, WsConfig};
 pub use connection_limiter::{ConnectionLimiter, ConnectionLimits, ConnectionPermit, LimitReached};
 pub use parts::WsParts;
 pub use server::WsServer;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use relay_core::{Clock, ConnectionId, DocumentId, EventSink, EventSource, UserId};
+use relay_core::{Clock, ConfigError, ConnectionId, DocumentId, EventSink, EventSource, UserId};
 use relay_metrics::{LatencyStats, LatencyWindow};
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -65,6 +65,9 @@ impl WsServer {
     /// A server whose clients publish to `sink` and get their documents' events from `source`. Its members are not told of
     /// each other, and there are no commands; see [`WsServer::with_parts`].
     ///
+    /// # Errors
+    /// [`ConfigError`] when a field of `config` is out of bounds.
+    ///
     /// # Panics
     /// Outside a tokio runtime with time enabled.
     pub fn new(
@@ -72,21 +75,25 @@ impl WsServer {
         sink: Arc<dyn EventSink>,
         source: Arc<dyn EventSource>,
         clock: Arc<dyn Clock>,
-    ) -> Self {
+    ) -> Result<Self, ConfigError> {
         Self::with_parts(config, WsParts::new(sink, source, clock))
     }
 
     /// A server of these parts.
     ///
+    /// # Errors
+    /// [`ConfigError`] when a field of `config` is out of bounds.
+    ///
     /// # Panics
-    /// As [`WsServer::new`].
-    pub fn with_parts(config: WsConfig, parts: WsParts) -> Self {
+    /// Outside a tokio runtime with time enabled.
+    pub fn with_parts(config: WsConfig, parts: WsParts) -> Result<Self, ConfigError> {
+        config.validate()?;
         let config = Arc::new(config);
         let (membership_counts, broadcasts) =
             (Arc::new(MembershipCounts::default()), Arc::new(LatencyWindow::new()));
         let (cut_off, running) = (CancellationToken::new(), TaskTracker::new());
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let count = config.shards.unwrap_or_else(cores).max(1);
+        let count = config.shards.unwrap_or_else(cores);
         let shards = (0..count).map(|index| {
             let (queue, counters) = (Arc::new(ShardQueue::new()), Arc::new(Counters::default()));
             let deps = Arc::new(ShardDeps {
@@ -115,7 +122,7 @@ impl WsServer {
             _cut_off_on_drop: cut_off.clone().drop_guard(),
             cut_off,
         };
-        Self { inner: Arc::new(inner) }
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Answers a request to `/socket/websocket`: with 101, and then serves the connection, or with an error whose JSON
@@ -267,7 +274,7 @@ impl WsServer {
         inner.upgrades.close();
         inner.running.close();
         let open = u32::try_from(inner.admissions.open()).unwrap_or(u32::MAX);
-        let over = Duration::from_secs(open.into()) / inner.config.drain_rate.max(1);
+        let over = Duration::from_secs(open.into()) / inner.config.drain_rate;
         // What would be over before anybody looks is over at once.
         let over = if over < inner.config.tick { Duration::ZERO } else { over.min(deadline / 2) };
         inner.shards.iter().for_each(|shard| shard.queue.submit(ShardRequest::Drain { over }));

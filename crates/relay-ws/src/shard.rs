@@ -55,7 +55,7 @@ pub(crate) struct Shard {
 
 impl Shard {
     pub(crate) fn new(deps: Arc<ShardDeps>, index: usize, queue: Arc<ShardQueue>) -> Self {
-        let tick = deps.config.tick.max(Duration::from_millis(1));
+        let tick = deps.config.tick;
         let mut ticks = Box::pin(tokio::time::interval(tick));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {

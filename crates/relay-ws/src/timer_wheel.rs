@@ -28,7 +28,7 @@ impl TimerWheel {
 
     /// The first tick that is not before `moment`.
     pub(crate) fn at(&self, moment: Monotonic) -> Tick {
-        u64::try_from(moment.elapsed().as_nanos().div_ceil(self.tick.as_nanos().max(1))).unwrap_or(u64::MAX)
+        u64::try_from(moment.elapsed().as_nanos().div_ceil(self.tick.as_nanos())).unwrap_or(u64::MAX)
     }
 
     /// Gives `key` out at `tick`, or with the next turn if that is over. There may be several entries of one key.
@@ -40,8 +40,7 @@ impl TimerWheel {
     /// Puts the keys whose tick is not after `moment` into `due`.
     pub(crate) fn advance(&mut self, moment: Monotonic, due: &mut Vec<(Tick, usize)>) {
         // The last tick that has begun.
-        let last =
-            u64::try_from(moment.elapsed().as_nanos() / self.tick.as_nanos().max(1)).unwrap_or(u64::MAX);
+        let last = u64::try_from(moment.elapsed().as_nanos() / self.tick.as_nanos()).unwrap_or(u64::MAX);
         if last < self.now {
             return;
         }

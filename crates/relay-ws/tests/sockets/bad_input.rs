@@ -12,7 +12,8 @@ use crate::support::{Client, Server, edit, quick};
 
 /// A server, a client that will misbehave, and a bystander; both have joined `notes`.
 async fn scene() -> (Server, Client, Client) {
-    let config = relay_ws::WsConfig { max_frame_bytes: 4096, max_topics: 3, ..quick() };
+    let mut config = quick();
+    (config.max_frame_bytes, config.max_topics) = (4096, 3);
     let server = Server::with(config).await;
     let (mut mallory, mut bob) = (server.connect("mallory").await, server.connect("bob").await);
     mallory.join_as("1", "document:notes", json!({})).await;

@@ -1,6 +1,6 @@
 //! The handshake: who may connect.
 
-use relay_ws::{OriginPolicy, WsConfig};
+use relay_ws::OriginPolicy;
 use serde_json::json;
 
 use crate::support::{Server, quick};
@@ -48,7 +48,9 @@ async fn a_page_of_another_site_is_refused_and_a_program_without_origin_is_not()
     refused(&server, PATH, "Origin: null\r\n", "403", "origin").await;
 
     let origins = OriginPolicy::AnyOf(vec!["https://app.example".to_owned()]);
-    let server = Server::with(WsConfig { origins, ..quick() }).await;
+    let mut config = quick();
+    config.origins = origins;
+    let server = Server::with(config).await;
     accepted(&server, PATH, "Origin: https://app.example\r\n").await;
     refused(&server, PATH, "Origin: https://evil.example\r\n", "403", "origin").await;
 }
@@ -94,7 +96,9 @@ async fn what_is_no_websocket_request_is_refused() {
 
 #[tokio::test]
 async fn a_full_server_refuses_the_next_connection_until_one_ends() {
-    let server = Server::with(WsConfig { max_connections: 1, ..quick() }).await;
+    let mut config = quick();
+    config.max_connections = 1;
+    let server = Server::with(config).await;
     let mut ada = server.connect("ada").await;
     ada.is_alive().await;
     refused(&server, PATH, "", "503", "too_many_connections").await;

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use relay_ws::WsConfig;
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -139,7 +138,9 @@ async fn a_stopping_server_tells_every_channel_answers_what_was_pushed_and_close
 
 #[tokio::test]
 async fn a_client_that_will_not_go_is_cut_off_at_the_deadline() {
-    let server = Server::with(WsConfig { close_timeout: Duration::from_secs(3600), ..quick() }).await;
+    let mut config = quick();
+    config.close_timeout = Duration::from_secs(3600);
+    let server = Server::with(config).await;
     let mut stubborn = server.connect("stubborn").await;
     stubborn.join("document:notes", json!({})).await;
     server.ws.shutdown(Duration::from_millis(50)).await;

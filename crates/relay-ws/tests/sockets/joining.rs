@@ -3,7 +3,6 @@
 use futures_util::FutureExt;
 use relay_core::{Draft, EventSink, Payload};
 use relay_events::DOCUMENT_EDITED;
-use relay_ws::WsConfig;
 use serde_json::json;
 
 use crate::support::{EPOCH, Server, edit, quick};
@@ -197,7 +196,9 @@ async fn a_client_that_falls_too_far_behind_is_told_to_rejoin_and_loses_nothing(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_comes_in_while_events_come_gets_each_once_and_in_order() {
-    let server = Server::with(WsConfig { shards: Some(1), ..quick() }).await;
+    let mut config = quick();
+    config.shards = Some(1);
+    let server = Server::with(config).await;
     let mut author = server.connect("author").await;
     author.join_as("1", "document:notes", json!({})).await;
     let mut newcomers = Vec::new();

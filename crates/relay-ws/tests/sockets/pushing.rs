@@ -72,7 +72,8 @@ async fn pushes_are_published_in_their_order_before_the_first_is_answered() {
 
 #[tokio::test]
 async fn a_connection_with_too_many_unanswered_pushes_is_not_read_until_answers_come() {
-    let config = relay_ws::WsConfig { max_pending_pushes: 4, ..crate::support::quick() };
+    let mut config = crate::support::quick();
+    config.max_pending_pushes = 4;
     let server = Server::with(config).await;
     let mut ada = server.connect("ada").await;
     ada.join_as("1", "document:notes", json!({})).await;

@@ -100,7 +100,10 @@ proptest! {
         max_pending_pushes in prop_oneof![Just(256_usize), 1_usize..20],
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let config = WsConfig { shards: Some(1), write_buffer_bytes, max_pending_pushes, ..quick() };
+        let mut config = quick();
+        config.shards = Some(1);
+        config.write_buffer_bytes = write_buffer_bytes;
+        config.max_pending_pushes = max_pending_pushes;
         runtime.block_on(Scene::run(config, steps))?;
     }
 }
@@ -124,7 +127,8 @@ impl Scene {
         let feed = Arc::new(Feed::new(Arc::clone(&clock)));
         let hold_joins = watch::Sender::new(false);
         let source = LateSource { source: Shared(Arc::clone(&feed)), hold: hold_joins.subscribe() };
-        let ws = WsServer::with_parts(config, WsParts::new(Arc::clone(&feed) as _, Arc::new(source), clock));
+        let parts = WsParts::new(Arc::clone(&feed) as _, Arc::new(source), clock);
+        let ws = WsServer::with_parts(config, parts).unwrap();
         let wire = Arc::new(Mutex::new(Wire { window: usize::MAX, ..Wire::default() }));
         let upgrades = ws.clone();
         let service = service_fn(move |request| {

@@ -255,7 +255,9 @@ pub(crate) struct Server {
 
 /// A configuration whose time-outs are looked at often, so that tests that move the clock need not wait.
 pub(crate) fn quick() -> WsConfig {
-    WsConfig { tick: Duration::from_millis(5), ..WsConfig::default() }
+    let mut config = WsConfig::default();
+    config.tick = Duration::from_millis(5);
+    config
 }
 
 impl Server {
@@ -295,7 +297,7 @@ impl Server {
             parts.presence = Some(presence);
             parts.commands = Arc::new(commands);
         }
-        let ws = WsServer::with_parts(config, parts);
+        let ws = WsServer::with_parts(config, parts).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut accepting = JoinSet::new();
