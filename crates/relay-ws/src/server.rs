@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use relay_core::{Clock, ConfigError, ConnectionId, DocumentId, EventSink, EventSource, UserId};
-use relay_metrics::{LatencyStats, LatencyWindow};
+use relay_metrics::{LatencyStats, LatencyWindow, Merge};
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -26,7 +26,7 @@ use crate::shard::Shard;
 use crate::shard_context::ShardDeps;
 use crate::shard_queue::{NewConnection, ShardQueue, ShardRequest};
 use crate::socket::Upgrade;
-use crate::stats::{ConnectionStats, Counters, Member, RoomStats, ShardStats, WsStats};
+use crate::stats::{ConnectionStats, Counters, Member, RoomStats, ShardGauges, ShardStats, WsStats};
 
 /// The server side of WebSocket connections that speak Phoenix Channels. Cloning is cheap; all clones are one
 /// server. When the last is dropped, connections that are still open are cut off; [`WsServer::shutdown`] is the
@@ -55,10 +55,11 @@ struct Inner {
     _cut_off_on_drop: DropGuard,
 }
 
-/// A shard, from outside.
+/// A shard as the server sees it.
 struct ShardHandle {
     queue: Arc<ShardQueue>,
     counters: Arc<Counters>,
+    gauges: Arc<ShardGauges>,
 }
 
 impl WsServer {
@@ -95,18 +96,20 @@ impl WsServer {
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let count = config.shards.unwrap_or_else(cores);
         let shards = (0..count).map(|index| {
-            let (queue, counters) = (Arc::new(ShardQueue::new()), Arc::new(Counters::default()));
+            let queue = Arc::new(ShardQueue::new());
+            let (counters, gauges): (Arc<Counters>, Arc<ShardGauges>) = Default::default();
             let deps = Arc::new(ShardDeps {
                 config: Arc::clone(&config),
                 parts: parts.clone(),
                 membership_counts: Arc::clone(&membership_counts),
                 counters: Arc::clone(&counters),
+                gauges: Arc::clone(&gauges),
                 broadcasts: Arc::clone(&broadcasts),
             });
             let serving = Shard::new(deps, index, Arc::clone(&queue)).run();
             let until = cut_off.clone();
             running.spawn(async move { until.run_until_cancelled(serving).await });
-            ShardHandle { queue, counters }
+            ShardHandle { queue, counters, gauges }
         });
         let inner = Inner {
             shards: shards.collect(),
@@ -213,13 +216,13 @@ impl WsServer {
         }
     }
 
-    /// What has happened so far, on all shards together.
+    /// The counters of the whole server.
     pub fn stats(&self) -> WsStats {
         let inner = &self.inner;
-        let shards = inner.shards.iter().map(|shard| shard.counters.snapshot());
-        let mut stats = shards.fold(inner.counters.snapshot(), WsStats::plus);
-        stats.connections_open = inner.admissions.open() as u64;
-        stats.rooms_open = inner.membership_counts.documents() as u64;
+        let (connections, rooms) = (inner.admissions.open(), inner.membership_counts.documents());
+        let mut stats = inner.counters.snapshot(connections as u64, rooms as u64);
+        // The gauges of the whole server are set already.
+        inner.shards.iter().for_each(|shard| stats.merge(shard.counters.snapshot(0, 0)));
         stats
     }
 
@@ -230,10 +233,12 @@ impl WsServer {
         self.inner.broadcasts.stats(self.inner.clock.monotonic())
     }
 
-    /// What has happened so far on each shard.
+    /// The counters of each shard.
     pub fn shards(&self) -> Vec<ShardStats> {
         let shards = self.inner.shards.iter().enumerate();
-        shards.map(|(shard, handle)| ShardStats::new(shard, handle.counters.snapshot())).collect()
+        shards
+            .map(|(shard, handle)| ShardStats::new(shard, handle.gauges.snapshot(&handle.counters)))
+            .collect()
     }
 
     /// The documents that somebody has joined, in no order.

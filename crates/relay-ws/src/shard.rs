@@ -101,9 +101,7 @@ impl Shard {
                 None => break,
             }
         }
-        let counters = &self.deps.counters;
-        counters.connections_open.set(self.connections.len() as u64);
-        counters.rooms_open.set(self.rooms.len() as u64);
+        self.deps.gauges.set(self.connections.len(), self.rooms.len());
         if self.ending && self.connections.is_empty() {
             return Poll::Ready(());
         }

@@ -11,15 +11,17 @@ use crate::framing::Deflater;
 use crate::membership_counts::MembershipCounts;
 use crate::parts::WsParts;
 use crate::room::Rooms;
-use crate::stats::Counters;
+use crate::stats::{Counters, ShardGauges};
 
-/// The dependencies of a shard and of its connections. All but the counters are those of the whole server.
+/// The dependencies of a shard and of its connections. All but the counters and gauges are those of the whole server.
 pub(crate) struct ShardDeps {
     pub(crate) config: Arc<WsConfig>,
     pub(crate) parts: WsParts,
     pub(crate) membership_counts: Arc<MembershipCounts>,
     /// The counters of the shard.
     pub(crate) counters: Arc<Counters>,
+    /// The gauges of the shard.
+    pub(crate) gauges: Arc<ShardGauges>,
     /// The times from a room's wake-up until its last member's socket was written.
     pub(crate) broadcasts: Arc<LatencyWindow>,
 }
