@@ -1,180 +1,164 @@
-//! Who is let in: how many at once, how many from one address, and how fast. Pure: it is handed the time.
-//!
-//! The rate is kept by the generic cell rate algorithm (ITU-T I.371): one number, the moment at which the next connection
-//! would come if all came at the rate. Who comes too early waits for that moment, and is refused when that is too long.
+//! [`Admissions`]: the limits of the connections that are open, and of their rate. The time is passed in; no I/O.
 
-use relay_core::Monotonic;
-use std::collections::HashMap;
+use std::cell::Cell;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
+use governor::middleware::NoOpMiddleware;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
 use parking_lot::Mutex;
+use relay_core::Monotonic;
 
 use crate::config::WsConfig;
+use crate::connection_limiter::{ConnectionLimiter, ConnectionLimits, ConnectionPermit, LimitReached};
 use crate::rejection::Rejection;
 
-/// Where a connection comes from, for counting connections per address: a request's extension, put there by whoever
-/// accepts connections, who knows whether a proxy stands before it.
+/// The address of a request's client, for the limit of connections per address: an extension of the request. The server
+/// that accepts connections adds it, since it knows which of them come from a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientAddress(pub IpAddr);
 
-/// How many are let in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct AdmissionLimits {
-    /// Connections that are open at once.
-    pub(crate) connections: usize,
-    /// Of them from one address.
-    pub(crate) per_address: usize,
-    /// Connections per second.
-    pub(crate) rate: u32,
-    /// How many may come at once before the rate counts.
-    pub(crate) burst: u32,
-    /// The longest time that a connection waits for its turn.
-    pub(crate) max_wait: Duration,
-}
-
-impl From<&WsConfig> for AdmissionLimits {
-    fn from(config: &WsConfig) -> Self {
-        Self {
-            connections: config.max_connections,
-            per_address: config.max_connections_per_address.unwrap_or(usize::MAX),
-            rate: config.admission_rate,
-            burst: config.admission_burst,
-            max_wait: config.admission_wait,
-        }
-    }
-}
-
-/// Why a connection is not let in.
+/// The reason for refusing a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NotAdmitted {
-    Full { max: usize },
-    TooManyFromAddress { max: usize, address: IpAddr },
-    TooFast { wait: Duration },
+    /// Too many connections are open.
+    LimitReached(LimitReached),
+    /// The connection would wait longer than is allowed.
+    TooFast {
+        /// The wait for its turn.
+        wait: Duration,
+    },
+    /// The server stops.
     Stopping,
 }
 
+/// The admission of connections to one server.
 #[derive(Debug)]
 pub(crate) struct Admissions {
-    limits: AdmissionLimits,
-    state: Arc<Mutex<AdmissionState>>,
+    limiter: ConnectionLimiter,
+    max_wait: Duration,
+    state: Mutex<AdmissionState>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct AdmissionState {
-    open: usize,
-    /// An entry lives as long as a connection of its address.
-    by_address: HashMap<IpAddr, usize>,
-    /// When the next connection would come if all came at the rate.
-    next: Monotonic,
+    turns: Turns,
     stopping: bool,
 }
 
-/// A connection's place, given back when dropped.
-#[derive(Debug)]
-pub(crate) struct AdmissionPermit {
-    state: Arc<Mutex<AdmissionState>>,
-    address: Option<IpAddr>,
-}
-
-/// Who is let in.
+/// An admitted connection.
 #[derive(Debug)]
 pub(crate) struct Admitted {
-    pub(crate) permit: AdmissionPermit,
-    /// How long it is to wait for its turn.
+    pub(crate) permit: ConnectionPermit,
+    /// The wait for its turn.
     pub(crate) wait: Duration,
 }
 
 impl Admissions {
-    pub(crate) fn new(limits: AdmissionLimits) -> Self {
-        Self { limits, state: Arc::default() }
+    /// Admissions within the limits of `config`.
+    pub(crate) fn new(config: &WsConfig) -> Self {
+        let limits = ConnectionLimits {
+            total: config.max_connections,
+            per_address: config.max_connections_per_address.unwrap_or(usize::MAX),
+        };
+        let turns = Turns::new(config.admission_rate, config.admission_burst);
+        Self {
+            limiter: ConnectionLimiter::new(limits),
+            max_wait: config.admission_wait,
+            state: Mutex::new(AdmissionState { turns, stopping: false }),
+        }
     }
 
-    /// How many are open, those that wait for their turn included.
+    /// The number of connections that are open. Connections that wait for their turn count too.
     pub(crate) fn open(&self) -> usize {
-        self.state.lock().open
+        self.limiter.open()
     }
 
-    /// Lets nobody in any more.
+    /// Refuses every connection from now on.
     pub(crate) fn stop(&self) {
         self.state.lock().stopping = true;
     }
 
-    /// Lets a connection in at `now`, by the monotonic clock.
+    /// Admits a connection from `address` that comes at `now`. `None` is not counted by address.
+    ///
+    /// # Errors
+    /// [`NotAdmitted`], without an effect on later connections.
     pub(crate) fn admit(&self, address: Option<IpAddr>, now: Monotonic) -> Result<Admitted, NotAdmitted> {
-        let AdmissionLimits { connections, per_address, rate, burst, max_wait } = self.limits;
-        let mut state = self.state.lock();
+        let state = self.state.lock();
         if state.stopping {
             return Err(NotAdmitted::Stopping);
         }
-        if state.open >= connections {
-            return Err(NotAdmitted::Full { max: connections });
-        }
-        if let Some(address) = address
-            && state.by_address.get(&address).is_some_and(|open| *open >= per_address)
-        {
-            return Err(NotAdmitted::TooManyFromAddress { max: per_address, address });
-        }
-        let interval = Duration::from_secs(1) / rate.max(1);
-        let next = state.next.max(now);
-        let wait = next.since(now + interval * burst.saturating_sub(1));
-        if wait > max_wait {
-            return Err(NotAdmitted::TooFast { wait });
-        }
-        state.next = next + interval;
-        state.open += 1;
-        if let Some(address) = address {
-            *state.by_address.entry(address).or_default() += 1;
-        }
-        Ok(Admitted { permit: AdmissionPermit { state: Arc::clone(&self.state), address }, wait })
+        let permit = self.limiter.acquire(address).map_err(NotAdmitted::LimitReached)?;
+        let wait = state.turns.take(now, self.max_wait).map_err(|wait| NotAdmitted::TooFast { wait })?;
+        Ok(Admitted { permit, wait })
     }
 }
 
-impl Drop for AdmissionPermit {
-    fn drop(&mut self) {
-        let mut state = self.state.lock();
-        state.open -= 1;
-        if let Some(address) = self.address
-            && let Some(open) = state.by_address.get_mut(&address)
-        {
-            *open -= 1;
-            if *open == 0 {
-                state.by_address.remove(&address);
+/// The turns of connections: so many per second, after a burst that has its turn at once.
+#[derive(Debug)]
+struct Turns(RateLimiter<NotKeyed, InMemoryState, PassedTime, NoOpMiddleware<Duration>>);
+
+/// The time that the rate limiter reads. It is set before each use.
+#[derive(Debug, Default)]
+struct PassedTime(Cell<Duration>);
+
+impl governor::clock::Clock for PassedTime {
+    type Instant = Duration;
+
+    fn now(&self) -> Duration {
+        self.0.get()
+    }
+}
+
+impl Turns {
+    fn new(per_second: u32, burst: u32) -> Self {
+        let at_least_1 = |count| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
+        let quota = Quota::per_second(at_least_1(per_second)).allow_burst(at_least_1(burst));
+        Self(RateLimiter::direct_with_clock(quota, PassedTime::default()))
+    }
+
+    /// Takes the next free turn from `now` on. Returns the wait for it.
+    ///
+    /// # Errors
+    /// The wait, when it is longer than `max_wait`. No turn is taken then.
+    fn take(&self, now: Monotonic, max_wait: Duration) -> Result<Duration, Duration> {
+        let mut wait = Duration::ZERO;
+        loop {
+            // A turn in the future is taken as by a connection that comes then.
+            self.0.clock().0.set((now + wait).elapsed());
+            let Err(too_early) = self.0.check() else { return Ok(wait) };
+            wait = too_early.wait_time_from(now.elapsed());
+            if wait > max_wait {
+                return Err(wait);
             }
         }
     }
 }
 
-/// When there is no room, nobody knows when there will be. Those who are refused come back over this time.
+/// The time over which refused clients are asked to come back. Nothing tells how long a limit stays reached.
 const RETRY_WITHIN: Duration = Duration::from_secs(10);
+/// The time over which clients of a stopping server are asked to come back.
+const RESTART_WITHIN: Duration = Duration::from_secs(2);
 
 impl From<NotAdmitted> for Rejection {
     fn from(refused: NotAdmitted) -> Self {
-        // Spread, so that those who are refused together do not come back together.
+        // Random, so that clients that are refused together do not come back together.
         let spread = |over: Duration| over.mul_f64(rand::random());
         match refused {
-            NotAdmitted::Full { max } => Self::unavailable(
-                "too_many_connections",
-                format!("{max} connections are open, the most that are allowed; try again later"),
-                spread(RETRY_WITHIN),
-            ),
-            NotAdmitted::TooManyFromAddress { max, address } => Self::unavailable(
-                "too_many_connections_from_address",
-                format!(
-                    "{max} connections from {address} are open, the most that are allowed; close one first"
-                ),
-                spread(RETRY_WITHIN),
-            ),
+            NotAdmitted::LimitReached(reached) => {
+                Self::unavailable(reached.reason(), reached.to_string(), spread(RETRY_WITHIN))
+            }
             NotAdmitted::TooFast { wait } => Self::unavailable(
                 "too_fast",
-                format!("connections come too fast; {} ms of others wait already", wait.as_millis()),
+                format!("connections come too fast; the next turn is in {} ms", wait.as_millis()),
                 wait + spread(wait),
             ),
             NotAdmitted::Stopping => Self::unavailable(
                 "closed",
                 "the server is stopping; connect again".to_owned(),
-                spread(Duration::from_secs(2)),
+                spread(RESTART_WITHIN),
             ),
         }
     }
@@ -188,26 +172,33 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: AdmissionLimits = AdmissionLimits {
-        connections: 4,
-        per_address: 2,
-        rate: 10,
-        burst: 3,
-        max_wait: Duration::from_millis(250),
-    };
+    const MAX_WAIT: Duration = Duration::from_millis(250);
+
+    /// At most `max_connections`, two of them from one address; 10 per second after a burst of 3.
+    fn admissions(max_connections: usize) -> Admissions {
+        Admissions::new(&WsConfig {
+            max_connections,
+            max_connections_per_address: Some(2),
+            admission_rate: 10,
+            admission_burst: 3,
+            admission_wait: MAX_WAIT,
+            ..WsConfig::default()
+        })
+    }
 
     fn address(last: u8) -> IpAddr {
         IpAddr::V4(Ipv4Addr::new(10, 0, 0, last))
     }
 
     #[test]
-    fn a_place_that_is_given_back_can_be_taken_again() {
-        let admissions = Admissions::new(LIMITS);
+    fn a_permit_that_is_dropped_makes_room_for_another_connection() {
+        let admissions = admissions(4);
         let now = Monotonic::from_elapsed(Duration::from_secs(100));
         let first = admissions.admit(Some(address(1)), now).unwrap();
         let _second = admissions.admit(Some(address(1)), now).unwrap();
         let third = admissions.admit(Some(address(1)), now).unwrap_err();
-        assert_eq!(third, NotAdmitted::TooManyFromAddress { max: 2, address: address(1) });
+        let reached = LimitReached::Address { max: 2, address: address(1) };
+        assert_eq!(third, NotAdmitted::LimitReached(reached));
         drop(first);
         assert!(admissions.admit(Some(address(1)), now).is_ok());
         admissions.stop();
@@ -215,8 +206,8 @@ mod tests {
     }
 
     #[test]
-    fn after_a_burst_everyone_waits_for_their_turn_and_nobody_for_too_long() {
-        let admissions = Admissions::new(AdmissionLimits { connections: 100, ..LIMITS });
+    fn after_a_burst_each_connection_waits_for_its_turn_and_none_for_too_long() {
+        let admissions = admissions(100);
         let now = Monotonic::from_elapsed(Duration::from_secs(100));
         let waits: Vec<u128> = std::iter::repeat_with(|| admissions.admit(None, now))
             .map_while(Result::ok)
@@ -227,31 +218,41 @@ mod tests {
         assert_eq!(admissions.admit(None, later).unwrap().wait, Duration::from_millis(250));
     }
 
+    #[test]
+    fn a_connection_that_comes_too_fast_gives_its_permit_back() {
+        let admissions = admissions(100);
+        let now = Monotonic::from_elapsed(Duration::from_secs(100));
+        let permits: Vec<Admitted> = (0..5).map(|_| admissions.admit(None, now).unwrap()).collect();
+        let wait = Duration::from_millis(300);
+        assert_eq!(admissions.admit(None, now).unwrap_err(), NotAdmitted::TooFast { wait });
+        assert_eq!(admissions.open(), permits.len());
+    }
+
     proptest! {
-        /// Beside plain counting: limits hold, and in no span of time more begin than rate and burst allow.
+        /// Compared with plain counting: the limits hold, and within no time more connections begin than rate and burst allow.
         #[test]
         fn limits_hold(steps in prop::collection::vec((0_u8..4, 0_u64..120, any::<prop::sample::Index>()), 1..200)) {
-            let admissions = Admissions::new(LIMITS);
+            let admissions = admissions(4);
             let mut now = Monotonic::from_elapsed(Duration::from_secs(100));
-            let mut open: Vec<(u8, AdmissionPermit)> = Vec::new();
+            let mut open: Vec<(u8, ConnectionPermit)> = Vec::new();
             let mut begun: Vec<Monotonic> = Vec::new();
-            for (who, millis, gone) in steps {
+            for (source, millis, gone) in steps {
                 now += Duration::from_millis(millis);
-                if who == 0 && !open.is_empty() {
+                if source == 0 && !open.is_empty() {
                     open.swap_remove(gone.index(open.len()));
                     prop_assert_eq!(admissions.open(), open.len());
                     continue;
                 }
-                let from = open.iter().filter(|(other, _)| *other == who).count();
-                match admissions.admit(Some(address(who)), now) {
+                let from = open.iter().filter(|(other, _)| *other == source).count();
+                match admissions.admit(Some(address(source)), now) {
                     Ok(admitted) => {
-                        prop_assert!(open.len() < 4 && from < 2 && admitted.wait <= LIMITS.max_wait);
+                        prop_assert!(open.len() < 4 && from < 2 && admitted.wait <= MAX_WAIT);
                         begun.push(now + admitted.wait);
-                        open.push((who, admitted.permit));
+                        open.push((source, admitted.permit));
                     }
-                    Err(NotAdmitted::Full { .. }) => prop_assert_eq!(open.len(), 4),
-                    Err(NotAdmitted::TooManyFromAddress { .. }) => prop_assert_eq!(from, 2),
-                    Err(NotAdmitted::TooFast { wait }) => prop_assert!(wait > LIMITS.max_wait),
+                    Err(NotAdmitted::LimitReached(LimitReached::Total { .. })) => prop_assert_eq!(open.len(), 4),
+                    Err(NotAdmitted::LimitReached(LimitReached::Address { .. })) => prop_assert_eq!(from, 2),
+                    Err(NotAdmitted::TooFast { wait }) => prop_assert!(wait > MAX_WAIT),
                     Err(NotAdmitted::Stopping) => prop_assert!(false, "nobody stopped it"),
                 }
                 prop_assert_eq!(admissions.open(), open.len());

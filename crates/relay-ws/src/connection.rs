@@ -34,9 +34,9 @@ use self::end::End;
 use self::link::Link;
 use self::message_handler::MessageHandler;
 use self::reader::Reader;
-use crate::admission::AdmissionPermit;
 use crate::close::CloseReason;
 use crate::config::WsConfig;
+use crate::connection_limiter::ConnectionPermit;
 use crate::document_stream::DocumentStream;
 use crate::framing::DeflateParams;
 use crate::room::RoomId;
@@ -63,7 +63,7 @@ pub(crate) struct Connection {
     wakeup: Arc<ShardWakeup>,
     /// The tick of the timer that the shard has set.
     pub(crate) scheduled: Tick,
-    _permit: AdmissionPermit,
+    _permit: ConnectionPermit,
 }
 
 impl Connection {

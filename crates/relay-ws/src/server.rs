@@ -14,8 +14,9 @@ use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::admission::{AdmissionLimits, AdmissionPermit, Admissions, ClientAddress};
+use crate::admission::{Admissions, ClientAddress};
 use crate::config::WsConfig;
+use crate::connection_limiter::ConnectionPermit;
 use crate::framing::DeflateParams;
 use crate::handshake::{self, Protocol, ValidUpgrade};
 use crate::membership_counts::MembershipCounts;
@@ -113,7 +114,7 @@ impl WsServer {
         });
         let inner = Inner {
             shards: shards.collect(),
-            admissions: Admissions::new(AdmissionLimits::from(&*config)),
+            admissions: Admissions::new(&config),
             config,
             clock: parts.clock,
             membership_counts,
@@ -194,7 +195,7 @@ impl WsServer {
         identity: Identity,
         protocol: Protocol,
         deflate: Option<DeflateParams>,
-        permit: AdmissionPermit,
+        permit: ConnectionPermit,
     ) -> impl Future<Output = ()> + Send + 'static {
         let inner = Arc::clone(&self.inner);
         async move {

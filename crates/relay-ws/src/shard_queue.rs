@@ -7,7 +7,7 @@ use std::time::Duration;
 use relay_core::{ConnectionId, DocumentId};
 use tokio::sync::oneshot;
 
-use crate::admission::AdmissionPermit;
+use crate::connection_limiter::ConnectionPermit;
 use crate::framing::DeflateParams;
 use crate::handshake::Protocol;
 use crate::request::Identity;
@@ -39,5 +39,5 @@ pub(crate) struct NewConnection {
     pub(crate) protocol: Protocol,
     /// The compression of what the server sends; `None` without any.
     pub(crate) deflate: Option<DeflateParams>,
-    pub(crate) permit: AdmissionPermit,
+    pub(crate) permit: ConnectionPermit,
 }
