@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use crate::id::UserId;
 
 macro_rules! error_codes {
-    ($( $(#[$doc:meta])* $variant:ident = $text:literal, )*) => {
+    ($( $(#[$doc:meta])* $variant:ident = $text:literal, $class:ident; )*) => {
         /// The kind of a refusal, for programs to decide by. Its text form is the `reason` of the wire protocols, and the
         /// label of counters; it never changes.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,14 +17,51 @@ macro_rules! error_codes {
         }
 
         impl ErrorCode {
+            /// All codes.
+            pub const ALL: &[Self] = &[$( Self::$variant, )*];
+
             /// The code's text form.
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $( Self::$variant => $text, )*
                 }
             }
+
+            /// The class of the code, which decides about its HTTP status.
+            pub const fn class(self) -> ErrorClass {
+                match self {
+                    $( Self::$variant => ErrorClass::$class, )*
+                }
+            }
         }
     };
+}
+
+/// The class of an [`ErrorCode`]: the part of it that a client needs which does not know the code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ErrorClass {
+    /// The request is malformed, and will be refused again.
+    Malformed,
+    /// The request is well-formed, and its content does not fit.
+    Unprocessable,
+    /// The request is larger than a limit.
+    TooLarge,
+    /// The client may not do this.
+    Forbidden,
+    /// The thing that the request names does not exist.
+    NotFound,
+    /// The request contradicts the state of the document.
+    Conflict,
+    /// Another user's lock stands in the way.
+    Locked,
+    /// The events that the request needs are no longer there.
+    Gone,
+    /// A limit is reached at the moment. The same request may succeed later.
+    Busy,
+    /// The server as a whole, or this server, cannot serve the request at the moment.
+    Unavailable,
+    /// The server has a defect.
+    Failure,
 }
 
 impl ErrorCode {
@@ -37,47 +74,45 @@ impl ErrorCode {
 
 error_codes! {
     /// The server is stopping.
-    Closed = "closed",
-    /// The epoch of a position is not the document's.
-    EpochChanged = "epoch_changed",
+    Closed = "closed", Unavailable;
     /// The event's id belongs to another event of the document.
-    IdConflict = "id_conflict",
+    IdConflict = "id_conflict", Conflict;
     /// The server found a defect in itself.
-    Internal = "internal",
+    Internal = "internal", Failure;
     /// The payload does not fit its kind.
-    InvalidPayload = "invalid_payload",
+    InvalidPayload = "invalid_payload", Unprocessable;
     /// A request, a draft, a state or an id is malformed.
-    InvalidRequest = "invalid_request",
+    InvalidRequest = "invalid_request", Malformed;
     /// A reader fell too far behind.
-    Lagged = "lagged",
+    Lagged = "lagged", Gone;
     /// Another user's lock stands in the way.
-    Locked = "locked",
+    Locked = "locked", Locked;
     /// The log does not take or give events.
-    LogFailed = "log_failed",
+    LogFailed = "log_failed", Unavailable;
     /// The connection has not joined the document.
-    NotJoined = "not_joined",
+    NotJoined = "not_joined", NotFound;
     /// Another server owns the document.
-    NotOwner = "not_owner",
+    NotOwner = "not_owner", Unavailable;
     /// A queue stayed full.
-    Overloaded = "overloaded",
+    Overloaded = "overloaded", Busy;
     /// Only the server publishes events of this kind.
-    ReservedEvent = "reserved_event",
+    ReservedEvent = "reserved_event", Forbidden;
     /// The lock that a token names has ended, or does not cover the edit.
-    StaleLock = "stale_lock",
+    StaleLock = "stale_lock", Conflict;
     /// A payload, a state or an event is larger than its limit.
-    TooLarge = "too_large",
+    TooLarge = "too_large", TooLarge;
     /// The number of open documents has reached its limit.
-    TooManyDocuments = "too_many_documents",
+    TooManyDocuments = "too_many_documents", Unavailable;
     /// The document has as many locks as the limit allows.
-    TooManyLocks = "too_many_locks",
+    TooManyLocks = "too_many_locks", Busy;
     /// The number of requests that wait for the document's locks has reached its limit.
-    TooManyWaiters = "too_many_waiters",
+    TooManyWaiters = "too_many_waiters", Busy;
     /// The events that were asked for are no longer kept.
-    Trimmed = "trimmed",
+    Trimmed = "trimmed", Gone;
     /// There is no event kind and no command of this name.
-    UnknownEvent = "unknown_event",
+    UnknownEvent = "unknown_event", Unprocessable;
     /// The lock did not become free in time.
-    WaitTimeout = "wait_timeout",
+    WaitTimeout = "wait_timeout", Locked;
 }
 
 impl fmt::Display for ErrorCode {

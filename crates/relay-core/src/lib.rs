@@ -47,7 +47,7 @@ mod tokens;
 pub use checked::{CheckedDraft, Vocabulary};
 pub use command::{Command, CommandHandler, Commands, DuplicateCommand, Reply, RunningCommand};
 pub use encoding::{EncodingCache, FormatId};
-pub use error::{CommandError, ConfigError, ErrorCode};
+pub use error::{CommandError, ConfigError, ErrorClass, ErrorCode};
 pub use event::{Draft, Event};
 pub use id::{
     Actor, ConnectionId, DocumentId, EventId, InvalidId, NodeId, Region, ServiceName, SessionId, UserId,

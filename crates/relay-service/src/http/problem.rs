@@ -8,7 +8,9 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
-use relay_core::{CommandError, ErrorCode, InvalidId, JoinError, PublishError, StreamError, SubscribeError};
+use relay_core::{
+    CommandError, ErrorClass, ErrorCode, InvalidId, JoinError, PublishError, StreamError, SubscribeError,
+};
 use relay_events::json::JsonError;
 use relay_events::{ErrorBody, PayloadError};
 
@@ -83,22 +85,18 @@ fn log_failure(reason: &'static str, error: &dyn Display) {
 
 /// The status that belongs to `code`.
 const fn status(code: ErrorCode) -> StatusCode {
-    match code {
-        ErrorCode::UnknownEvent | ErrorCode::InvalidPayload => StatusCode::UNPROCESSABLE_ENTITY,
-        ErrorCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        ErrorCode::Overloaded | ErrorCode::TooManyLocks | ErrorCode::TooManyWaiters => {
-            StatusCode::TOO_MANY_REQUESTS
-        }
-        ErrorCode::IdConflict | ErrorCode::StaleLock => StatusCode::CONFLICT,
-        ErrorCode::Locked | ErrorCode::WaitTimeout => StatusCode::LOCKED,
-        ErrorCode::ReservedEvent => StatusCode::FORBIDDEN,
-        ErrorCode::NotJoined => StatusCode::NOT_FOUND,
-        ErrorCode::Trimmed => StatusCode::GONE,
-        ErrorCode::Closed | ErrorCode::LogFailed | ErrorCode::TooManyDocuments | ErrorCode::NotOwner => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
-        ErrorCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-        _ => StatusCode::BAD_REQUEST,
+    match code.class() {
+        ErrorClass::Malformed => StatusCode::BAD_REQUEST,
+        ErrorClass::Forbidden => StatusCode::FORBIDDEN,
+        ErrorClass::NotFound => StatusCode::NOT_FOUND,
+        ErrorClass::Conflict => StatusCode::CONFLICT,
+        ErrorClass::Gone => StatusCode::GONE,
+        ErrorClass::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        ErrorClass::Unprocessable => StatusCode::UNPROCESSABLE_ENTITY,
+        ErrorClass::Locked => StatusCode::LOCKED,
+        ErrorClass::Busy => StatusCode::TOO_MANY_REQUESTS,
+        ErrorClass::Failure => StatusCode::INTERNAL_SERVER_ERROR,
+        ErrorClass::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 
@@ -194,6 +192,18 @@ mod tests {
         check(PublishError::Log(LogError::Corrupt { detail: String::new() }), 503, "log_failed");
         check(SubscribeError::Log(LogError::Trimmed { document, first: Seq::FIRST }), 410, "trimmed");
         check(CommandError::new(ErrorCode::Internal, "a defect"), 500, "internal");
+    }
+
+    #[test]
+    fn the_protocol_lists_each_code_with_its_status() {
+        let protocol = include_str!("../../../../docs/protocol.md");
+        for code in ErrorCode::ALL {
+            // A reader that lagged gets the end of its stream, and no status.
+            let rows = protocol.lines().filter(|line| line.contains(&format!("`{code}`")));
+            let status = format!("| {} |", status(*code).as_str());
+            let mut documented = rows.filter(|row| *code == ErrorCode::Lagged || row.starts_with(&status));
+            assert!(documented.next().is_some(), "{code} is not in docs/protocol.md with {status}");
+        }
     }
 
     #[test]
