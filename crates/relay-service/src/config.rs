@@ -168,9 +168,9 @@ pub struct HttpConfig {
     pub header_timeout: Duration,
     /// The longest time that a request's body takes. Default 30 s.
     pub body_timeout: Duration,
-    /// A client that reads not one byte of its answer for this long is disconnected. Default 30 s.
+    /// The time after which a client that reads nothing of its answer is disconnected. Default 30 s.
     pub write_timeout: Duration,
-    /// A stream of events on which nothing was sent for this long gets a comment. Default 15 s.
+    /// The time without an event after which a stream of events gets a comment. Default 15 s.
     pub keep_alive: Duration,
     /// True to serve `/socket/echo`, which sends every WebSocket message back. Default false.
     pub echo: bool,

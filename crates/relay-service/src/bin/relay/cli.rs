@@ -30,9 +30,9 @@ pub(crate) enum RelayCommand {
     Demo(DemoArgs),
     /// Follow a document: print its events, one line each, until interrupted.
     Tail(TailArgs),
-    /// Publish one event, and print its ack.
+    /// Publish one event, and print its receipt.
     Publish(PublishArgs),
-    /// Show the numbers of a server.
+    /// Show the counters and gauges of a server.
     Stats(StatsArgs),
     /// List the services that have registered.
     Services(ServicesArgs),
@@ -43,7 +43,7 @@ pub(crate) enum RelayCommand {
     Rules(RulesCommand),
     /// Show the decisions about events, with their reasons.
     Decisions(DecisionsArgs),
-    /// Show, retry or drop the events that targets did not take.
+    /// Show, retry or drop the events that targets did not accept.
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
     /// Send history to a target again.
@@ -64,16 +64,16 @@ pub(crate) struct SettingsArgs {
     /// The address to listen at, for instance 127.0.0.1:7400; port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
-    /// Serve over TLS, with the certificate in this PEM file; read again on SIGHUP.
+    /// The PEM file with the certificate, to serve over TLS. SIGHUP reads it again.
     #[arg(long, value_name = "FILE")]
     tls_cert: Option<String>,
-    /// The certificate's private key, a PEM file.
+    /// The PEM file with the certificate's private key.
     #[arg(long, value_name = "FILE")]
     tls_key: Option<String>,
     /// The directory of the log.
     #[arg(long, value_name = "DIRECTORY")]
     data_dir: Option<String>,
-    /// The durability of an event before it is acknowledged and shown: memory (nothing is kept), logged (written), synced (on disk).
+    /// The durability of an event before it is acknowledged and shown: memory (gone when the server stops), logged (written), synced (on disk).
     #[arg(long, value_name = "LEVEL")]
     durability: Option<String>,
     /// The format of the server's own log: pretty or json.
@@ -182,7 +182,7 @@ pub(crate) struct PublishArgs {
     /// The author: `user:<id>`, `service:<name>` or system.
     #[arg(long)]
     pub(crate) actor: Option<String>,
-    /// The event's id, a UUID: publishing the same one again makes no second event.
+    /// The event's id, a UUID: to publish the same id again makes no second event.
     #[arg(long, value_name = "UUID")]
     pub(crate) id: Option<String>,
 }
@@ -194,7 +194,7 @@ pub(crate) struct StatsArgs {
     /// Print all numbers as JSON.
     #[arg(long)]
     pub(crate) json: bool,
-    /// Print them again every two seconds, until interrupted.
+    /// Print the numbers again every two seconds, until interrupted.
     #[arg(long)]
     pub(crate) watch: bool,
 }

@@ -31,7 +31,7 @@ fn check(args: &LogArgs) -> anyhow::Result<()> {
         None if report.problems == 0 => Ok(writeln!(out, "the log is whole")?),
         None => Ok(writeln!(
             out,
-            "{} problems, none with what was acknowledged: the server will open the log and mend them",
+            "{} problems, none in acknowledged events; the server repairs them when it opens the log",
             report.problems
         )?),
     }
@@ -58,7 +58,7 @@ fn export(args: &LogArgs) -> anyhow::Result<()> {
         eprintln!("relay: {detail}");
     }
     if report.problems > 0 {
-        eprintln!("relay: {} problems; what can be read was exported", report.problems);
+        eprintln!("relay: {} problems; all readable events were exported", report.problems);
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use anyhow::bail;
 
-/// The most bytes of one event. What is longer is not a Relay server.
+/// The most bytes of one event. No Relay server sends a longer one.
 const MAX_EVENT_BYTES: usize = 64 * 1024 * 1024;
 
 /// One event of the stream.
@@ -62,7 +62,7 @@ impl Parser {
                 }
                 self.message.data.push_str(value);
             }
-            // Comments, and fields that mean nothing here.
+            // Comments, and fields that Relay does not use.
             _ => {}
         }
         Ok(None)

@@ -18,7 +18,7 @@ use crate::sse::{Parser, SseEvent};
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 /// The longest wait before connecting again.
 const RETRY_MOST: Duration = Duration::from_secs(5);
-/// The server says something at least every 15 s by default; after this long the connection counts as lost.
+/// The silence after which the connection counts as lost. By default the server sends at least a comment every 15 s.
 const SILENCE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn tail(args: TailArgs) -> anyhow::Result<()> {

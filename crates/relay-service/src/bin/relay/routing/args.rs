@@ -9,10 +9,10 @@ use crate::client::ServerArgs;
 
 #[derive(Debug, Args)]
 pub(crate) struct ServicesArgs {
-    /// Only those with this capability.
+    /// List only services with this capability.
     #[arg(long)]
     pub(crate) capability: Option<String>,
-    /// Only those in this state: unknown, healthy, degraded, unhealthy, draining or gone.
+    /// List only services in this state: unknown, healthy, degraded, unhealthy, draining or gone.
     #[arg(long)]
     pub(crate) state: Option<String>,
     #[command(flatten)]
@@ -30,7 +30,7 @@ pub(crate) struct TargetsArgs {
 pub(crate) struct Output {
     #[command(flatten)]
     pub(crate) server: ServerArgs,
-    /// Print the server's answer, JSON.
+    /// Print the server's answer as JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -41,27 +41,27 @@ pub(crate) enum DeadLettersCommand {
     List {
         #[command(flatten)]
         target: TargetArg,
-        /// The most to list, 1 to 1000.
+        /// The most dead letters to list, 1 to 1000.
         #[arg(long, default_value_t = 100)]
         limit: usize,
-        /// Only those after this one.
+        /// List only dead letters after this one.
         #[arg(long, value_name = "ID")]
         after: Option<String>,
         #[command(flatten)]
         output: Output,
     },
-    /// Show one with its event and every attempt, JSON.
+    /// Show a dead letter with its event and every attempt, as JSON.
     Show {
-        /// Its id.
+        /// The id of the dead letter.
         id: String,
         #[command(flatten)]
         target: TargetArg,
         #[command(flatten)]
         server: ServerArgs,
     },
-    /// Retry one, or all.
+    /// Retry one dead letter, or all.
     Retry(Chosen),
-    /// Drop one for good, or all.
+    /// Drop one dead letter for good, or all.
     Drop(Chosen),
 }
 
@@ -72,13 +72,13 @@ pub(crate) struct TargetArg {
     pub(crate) target: String,
 }
 
-/// One dead letter, or all of a target.
+/// One dead letter of a target, or all.
 #[derive(Debug, Args)]
 #[group(id = "which", required = true, multiple = false, args = ["id", "all"])]
 pub(crate) struct Chosen {
-    /// Its id.
+    /// The id of the dead letter.
     pub(crate) id: Option<String>,
-    /// All of the target's.
+    /// Take all dead letters of the target.
     #[arg(long)]
     pub(crate) all: bool,
     #[command(flatten)]
@@ -98,13 +98,13 @@ pub(crate) struct ReplayArgs {
     /// Begin with the event at this offset, or with the first of this time (such as 2026-01-31T12:00:00Z) or later.
     #[arg(long, value_name = "OFFSET|TIME", required = true)]
     pub(crate) from: Option<String>,
-    /// Only events of this document.
+    /// Send only events of this document.
     #[arg(long)]
     pub(crate) document: Option<String>,
     /// The most events per second.
     #[arg(long)]
     pub(crate) rate: Option<NonZeroU32>,
-    /// Return only when all of it is queued, or the replay is cancelled.
+    /// Return only when all events are queued, or the replay is cancelled.
     #[arg(long)]
     pub(crate) wait: bool,
     #[command(flatten)]
@@ -122,7 +122,7 @@ pub(crate) enum ReplayCommand {
     },
     /// End a replay. Its events that are queued already are still delivered.
     Cancel {
-        /// Its id.
+        /// The id of the replay.
         id: u64,
         #[command(flatten)]
         target: TargetArg,
@@ -133,28 +133,28 @@ pub(crate) enum ReplayCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct DecisionsArgs {
-    /// Only about events of this document.
+    /// List only decisions about events of this document.
     #[arg(long)]
     pub(crate) document: Option<String>,
-    /// Only about this event.
+    /// List only decisions about this event.
     #[arg(long, value_name = "UUID")]
     pub(crate) event: Option<String>,
-    /// Only for this target.
+    /// List only decisions for this target.
     #[arg(long)]
     pub(crate) target: Option<String>,
-    /// Only by this rule.
+    /// List only decisions by this rule.
     #[arg(long)]
     pub(crate) rule: Option<String>,
-    /// Only with this outcome: `delivered`, `retrying`, `dead_lettered`, `expired`, `lost`, `no_match`, `no_target` or `cycle`.
+    /// List only decisions with this outcome: `delivered`, `retrying`, `dead_lettered`, `expired`, `lost`, `no_match`, `no_target` or `cycle`.
     #[arg(long)]
     pub(crate) outcome: Option<String>,
-    /// Only those made then or later, for instance 2026-01-31T12:00:00Z.
+    /// List only decisions at this time or later, for instance 2026-01-31T12:00:00Z.
     #[arg(long, value_name = "TIME")]
     pub(crate) from: Option<String>,
-    /// Only those made before then.
+    /// List only decisions before this time.
     #[arg(long, value_name = "TIME")]
     pub(crate) to: Option<String>,
-    /// The most to list, the newest ones, 1 to 1000.
+    /// The most decisions to list, the newest first, 1 to 1000.
     #[arg(long, conflicts_with = "follow")]
     pub(crate) limit: Option<usize>,
     /// Print decisions as they are made, until interrupted.
@@ -180,7 +180,7 @@ pub(crate) enum RulesCommand {
     Put {
         /// The file.
         file: PathBuf,
-        /// Only if this version is in force.
+        /// Replace the rules only if this version is in force.
         #[arg(long, value_name = "VERSION")]
         if_version: Option<u64>,
         #[command(flatten)]
@@ -191,15 +191,15 @@ pub(crate) enum RulesCommand {
         #[command(flatten)]
         server: ServerArgs,
     },
-    /// Show how an event would be routed, and why. Nothing is delivered.
+    /// Show the routes of a possible event, with the reasons. Nothing is delivered.
     DryRun {
         /// The event's kind.
         #[arg(long)]
         kind: String,
-        /// Its document.
+        /// The event's document.
         #[arg(long)]
         document: String,
-        /// Its payload, JSON.
+        /// The event's payload, JSON.
         #[arg(long, default_value = "{}")]
         payload: String,
         /// The author: `user:<id>`, `service:<name>` or system.

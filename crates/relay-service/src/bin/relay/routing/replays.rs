@@ -60,7 +60,9 @@ async fn start(args: ReplayArgs) -> anyhow::Result<()> {
         tokio::time::sleep(LOOK_EVERY).await;
         let all = json(&ask(&client, Method::GET, &path(&target), None).await?)?;
         let found = items(&all).iter().find(|one| one["id"] == replay["id"]).cloned();
-        replay = found.context("the server does not know the replay any more: it has started again since, and the replay is over")?;
+        replay = found.context(
+            "the server has no such replay any more; it restarted meanwhile, which ended the replay",
+        )?;
         if replay["state"] != "running" {
             print(&summary(&replay))?;
         }
