@@ -26,7 +26,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
 use relay_core::{ConnectionId, DocumentId, Monotonic, StreamError};
 
 use self::closing::Closing;
@@ -38,14 +37,13 @@ use crate::close::CloseReason;
 use crate::config::WsConfig;
 use crate::connection_limiter::ConnectionPermit;
 use crate::document_stream::DocumentStream;
-use crate::framing::DeflateParams;
-use crate::room::RoomId;
+use crate::frame_batch::FrameBatch;
+use crate::framing::Deflater;
+use crate::room::{BatchWrite, RoomId};
 use crate::shard_context::{ShardContext, ShardDeps};
 use crate::shard_queue::{NewConnection, ShardWakeup};
 use crate::stats::{ConnectionStats, Member};
 use crate::timer_wheel::Tick;
-
-pub(crate) use self::link::BatchWrite;
 
 /// The most messages that are read, or items that are written, before the other direction gets its turn.
 const MAX_ITEMS: usize = 64;
@@ -109,21 +107,16 @@ impl Connection {
         }
     }
 
-    /// The parameters of compression, if there are any.
-    pub(crate) fn deflate(&self) -> Option<DeflateParams> {
-        self.link.deflate()
-    }
-
-    /// Writes a batch of a room, which is `messages` in `bytes`.
+    /// Writes a batch of a room, compressed by `deflater` if the client takes that.
     pub(crate) fn write_batch(
         &mut self,
-        messages: u64,
-        bytes: &Bytes,
+        batch: &mut FrameBatch,
+        deflater: &mut Deflater,
         deps: &ShardDeps,
         now: Monotonic,
     ) -> BatchWrite {
         let waker = Waker::from(Arc::clone(&self.wakeup));
-        self.link.write_batch(messages, bytes, deps, now, &waker)
+        self.link.write_batch(batch, deflater, deps, now, &waker)
     }
 
     /// Lets the channel in `room` go on with a stream of its own.

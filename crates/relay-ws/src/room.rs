@@ -8,14 +8,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
 use relay_core::{Clock, DocumentId, Monotonic, StreamError};
 use slab::Slab;
 
 use crate::codec;
 use crate::document_stream::{DocumentStream, StreamItem};
 use crate::frame_batch::FrameBatch;
-use crate::framing::{DeflateParams, Deflater};
 use crate::member_list::{MemberId, MemberList};
 use crate::run_queue::{TaskId, Wakeup};
 use crate::shard_queue::{ShardQueue, ShardWakeup};
@@ -70,14 +68,32 @@ struct Sending {
 
 /// The next thing to do for a room.
 pub(crate) enum RoomEvent {
-    /// Give the batch to this member, whose connection has the key; see [`Room::batch`].
-    Deliver(RoomMember, usize),
-    /// All members were given the batch, whose first message woke the room at this moment.
-    BatchSent(Monotonic),
+    /// Give the batch to members; see [`Rooms::deliver`].
+    Batch,
     /// Nothing, until the room is woken. These connections may have caught up.
     Idle(BTreeSet<usize>),
     /// Tell these connections that the stream has ended.
     Ended(Vec<usize>, Option<StreamError>),
+}
+
+/// The outcome of writing a batch to a member's socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BatchWrite {
+    /// The socket has the batch, or is broken and its connection ends.
+    Done,
+    /// The socket is full. The connection keeps the rest of the batch, and leaves the room.
+    Partial,
+}
+
+/// The outcome of giving a batch to members.
+#[derive(Default)]
+pub(crate) struct Delivery {
+    /// The number of members that were given the batch.
+    pub(crate) members: usize,
+    /// The connections that have left the room, each with a stream of its own at the room's position.
+    pub(crate) left: Vec<(usize, DocumentStream)>,
+    /// The moment at which the batch's first message woke the room. Set when the last member was given the batch.
+    pub(crate) woken_at: Option<Monotonic>,
 }
 
 impl Room {
@@ -92,16 +108,6 @@ impl Room {
         self.members.connections()
     }
 
-    /// The batch that is being sent: its number of messages, and its bytes for members with these parameters of compression.
-    pub(crate) fn batch(
-        &mut self,
-        deflate: Option<DeflateParams>,
-        deflater: &mut Deflater,
-    ) -> Option<(u64, &Bytes)> {
-        let batch = &mut self.sending.as_mut()?.batch;
-        Some((batch.messages(), batch.bytes(deflate, deflater)))
-    }
-
     /// Returns the next thing to do. A batch has at most `max_messages`, and ends with the one that makes it reach
     /// `max_bytes`.
     pub(crate) fn next_event(
@@ -110,32 +116,45 @@ impl Room {
         max_messages: usize,
         max_bytes: usize,
     ) -> RoomEvent {
-        loop {
-            if let Some(sending) = &mut self.sending {
-                while sending.next < sending.end {
-                    sending.next += 1;
-                    if let Some((id, connection)) = self.members.at(sending.next - 1) {
-                        return RoomEvent::Deliver(RoomMember { room: self.id, id }, connection);
-                    }
-                }
-                let woken_at = sending.woken_at;
-                self.sending = None;
-                self.members.compact();
-                if let Some(woken_at) = woken_at {
-                    return RoomEvent::BatchSent(woken_at);
-                }
-            }
-            if let Some(Ended(cause)) = self.ended.take() {
-                return RoomEvent::Ended(self.connections(), cause);
-            }
-            if !self.fill_batch(cx, max_messages, max_bytes) {
-                return RoomEvent::Idle(std::mem::take(&mut self.rejoin_waiters));
-            }
+        if self.sending.is_none() && self.ended.is_none() {
+            self.fill_batch(cx, max_messages, max_bytes);
+        }
+        if self.sending.is_some() {
+            return RoomEvent::Batch;
+        }
+        match self.ended.take() {
+            Some(Ended(cause)) => RoomEvent::Ended(self.connections(), cause),
+            None => RoomEvent::Idle(std::mem::take(&mut self.rejoin_waiters)),
         }
     }
 
-    /// Makes a batch of the stream's next items. Returns false when there was nothing.
-    fn fill_batch(&mut self, cx: &mut Context<'_>, max_messages: usize, max_bytes: usize) -> bool {
+    /// Gives the batch to the next members, at most `max_members` of them.
+    fn deliver(
+        &mut self,
+        max_members: usize,
+        mut write: impl FnMut(usize, &mut FrameBatch) -> BatchWrite,
+    ) -> Delivery {
+        let mut delivery = Delivery::default();
+        let Some(sending) = &mut self.sending else { return delivery };
+        while sending.next < sending.end && delivery.members < max_members {
+            sending.next += 1;
+            let Some((member, connection)) = self.members.at(sending.next - 1) else { continue };
+            delivery.members += 1;
+            if write(connection, &mut sending.batch) == BatchWrite::Partial {
+                self.members.remove(member);
+                delivery.left.push((connection, self.stream.fork()));
+            }
+        }
+        if sending.next == sending.end {
+            delivery.woken_at = sending.woken_at;
+            self.sending = None;
+            self.members.compact();
+        }
+        delivery
+    }
+
+    /// Makes a batch of the stream's next items, if there are any.
+    fn fill_batch(&mut self, cx: &mut Context<'_>, max_messages: usize, max_bytes: usize) {
         let (mut frames, mut bytes, mut caught_up) = (Vec::new(), 0, false);
         while frames.len() < max_messages && bytes < max_bytes {
             match self.stream.poll_next(cx) {
@@ -159,12 +178,10 @@ impl Room {
         if !caught_up {
             self.woken_at = woken_at;
         }
-        if frames.is_empty() {
-            return self.ended.is_some();
+        if !frames.is_empty() {
+            let batch = FrameBatch::new(frames);
+            self.sending = Some(Sending { batch, next: 0, end: self.members.slots(), woken_at });
         }
-        let batch = FrameBatch::new(frames);
-        self.sending = Some(Sending { batch, next: 0, end: self.members.slots(), woken_at });
-        true
     }
 }
 
@@ -249,11 +266,22 @@ impl Rooms {
         }
     }
 
-    /// Ends a membership and returns a stream of its own at the room's position.
-    pub(crate) fn detach(&mut self, member: RoomMember) -> Option<DocumentStream> {
-        let stream = self.list.get(member.room)?.stream.fork();
-        self.leave(member);
-        Some(stream)
+    /// Gives the batch of a room to its next members, at most `max_members` of them. `write` writes the batch to the
+    /// connection with the given key. A member whose socket is full leaves; the room ends with its last member.
+    pub(crate) fn deliver(
+        &mut self,
+        id: RoomId,
+        max_members: usize,
+        write: impl FnMut(usize, &mut FrameBatch) -> BatchWrite,
+    ) -> Delivery {
+        let Some(room) = self.list.get_mut(id) else { return Delivery::default() };
+        let mut delivery = room.deliver(max_members, write);
+        if room.members.is_empty() {
+            // No member has the whole batch, so its delivery has no end that could be timed.
+            delivery.woken_at = None;
+            self.remove(id);
+        }
+        delivery
     }
 
     /// Ends a room.

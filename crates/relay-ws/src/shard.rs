@@ -13,14 +13,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use relay_core::StreamError;
+use relay_core::{Monotonic, StreamError};
 use slab::Slab;
 use tokio::time::{Interval, MissedTickBehavior};
 
-use crate::connection::{BatchWrite, Connection};
+use crate::connection::Connection;
 use crate::frame_writer::FrameWriter;
 use crate::framing::Deflater;
-use crate::room::{RoomEvent, RoomId, RoomMember, Rooms};
+use crate::room::{BatchWrite, RoomEvent, RoomId, Rooms};
 use crate::run_queue::{TaskId, Wakeup};
 use crate::shard_context::{ShardContext, ShardDeps};
 use crate::shard_queue::{NewConnection, ShardQueue, ShardRequest};
@@ -195,48 +195,37 @@ impl Shard {
         ));
     }
 
-    /// Serves a room, for at most `budget` steps. Returns the rest of the budget.
+    /// Serves a room. Each member that is given a batch takes one of `budget`, and so does each other step. Returns the rest.
     fn poll_room(&mut self, id: RoomId, mut budget: usize) -> usize {
         let now = self.deps.parts.clock.monotonic();
         let Some(room) = self.rooms.get_mut(id) else { return budget };
         let waker = room.clear_wakeup();
         let cx = &mut Context::from_waker(&waker);
         while budget > 0 {
-            budget -= 1;
             let Some(room) = self.rooms.get_mut(id) else { return budget };
             let max_bytes = self.deps.config.write_buffer_bytes;
             let event = catch_unwind(AssertUnwindSafe(|| room.next_event(cx, MAX_BATCH_MESSAGES, max_bytes)));
             match event {
-                Ok(RoomEvent::Deliver(member, key)) => {
-                    let Some(connection) = self.connections.get_mut(key) else { continue };
-                    let Some((messages, bytes)) = room.batch(connection.deflate(), &mut self.deflater) else {
-                        continue;
-                    };
-                    if connection.write_batch(messages, bytes, &self.deps, now) == BatchWrite::Partial {
-                        self.detach(member, key);
-                    }
-                }
-                Ok(RoomEvent::BatchSent(woken_at)) => {
-                    let now = self.deps.parts.clock.monotonic();
-                    self.deps.broadcasts.record(now, now.since(woken_at));
-                }
+                Ok(RoomEvent::Batch) => budget -= self.deliver(id, budget, now).max(1),
                 Ok(RoomEvent::Idle(waiters)) => {
                     // They run at once, before the room is ahead of them again.
                     for key in waiters {
                         self.ready.push_front(TaskId::Connection(key));
                     }
-                    return budget;
+                    return budget - 1;
                 }
                 Ok(RoomEvent::Ended(connections, cause)) => {
                     self.end_room(id, &connections, cause.as_ref());
-                    return budget;
+                    return budget - 1;
                 }
                 Err(_) => {
-                    tracing::error!("a room panicked, which is a bug; it ends, and the others go on");
+                    tracing::error!(
+                        "a room panicked, which is a defect; the room ends, and the others go on"
+                    );
                     self.deps.counters.panicked.increment();
                     let connections = room.connections();
                     self.end_room(id, &connections, None);
-                    return budget;
+                    return budget - 1;
                 }
             }
         }
@@ -244,13 +233,23 @@ impl Shard {
         budget
     }
 
-    /// Lets a member whose socket is full go on at its own pace.
-    fn detach(&mut self, member: RoomMember, key: usize) {
-        if let Some(stream) = self.rooms.detach(member)
-            && let Some(connection) = self.connections.get_mut(key)
-        {
-            connection.left_room(member.room, stream);
+    /// Gives the batch of a room to at most `max_members`. Returns their number.
+    fn deliver(&mut self, id: RoomId, max_members: usize, now: Monotonic) -> usize {
+        let Self { connections, deflater, deps, .. } = self;
+        let delivery = self.rooms.deliver(id, max_members, |key, batch| match connections.get_mut(key) {
+            Some(connection) => connection.write_batch(batch, deflater, deps, now),
+            None => BatchWrite::Done,
+        });
+        for (key, stream) in delivery.left {
+            if let Some(connection) = self.connections.get_mut(key) {
+                connection.left_room(id, stream);
+            }
         }
+        if let Some(woken_at) = delivery.woken_at {
+            let now = self.deps.parts.clock.monotonic();
+            self.deps.broadcasts.record(now, now.since(woken_at));
+        }
+        delivery.members
     }
 
     fn end_room(&mut self, id: RoomId, connections: &[usize], cause: Option<&StreamError>) {

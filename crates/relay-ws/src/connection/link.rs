@@ -3,14 +3,15 @@
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
 use relay_core::Monotonic;
 
 use super::end::End;
 use crate::codec::Frame;
 use crate::config::WsConfig;
+use crate::frame_batch::FrameBatch;
 use crate::frame_writer::FrameWriter;
-use crate::framing::{DeflateParams, OpCode};
+use crate::framing::{DeflateParams, Deflater, OpCode};
+use crate::room::BatchWrite;
 use crate::send_queue::SendQueue;
 use crate::shard_context::{ShardContext, ShardDeps};
 use crate::socket::Socket;
@@ -35,15 +36,6 @@ struct Stall {
     since: Monotonic,
     /// The bytes that the socket had taken when the stall began.
     written: u64,
-}
-
-/// The outcome of writing a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum BatchWrite {
-    /// The socket has the batch, or is broken; then the connection is woken and ends.
-    Done,
-    /// The socket is full. The rest of the batch is in the connection's queue, and more must not be given to it.
-    Partial,
 }
 
 impl Link {
@@ -122,16 +114,17 @@ impl Link {
         }
     }
 
-    /// Writes a batch of a room, which is `messages` in `bytes`. `waker` is that of the connection.
+    /// Writes a batch of a room. `waker` is that of the connection.
     pub(super) fn write_batch(
         &mut self,
-        messages: u64,
-        bytes: &Bytes,
+        batch: &mut FrameBatch,
+        deflater: &mut Deflater,
         deps: &ShardDeps,
         now: Monotonic,
         waker: &Waker,
     ) -> BatchWrite {
         let cx = &mut Context::from_waker(waker);
+        let (messages, bytes) = (batch.messages(), batch.bytes(self.deflate, deflater));
         let counters = &deps.counters;
         self.messages_out += messages;
         counters.messages_out.add(messages);
@@ -185,10 +178,6 @@ impl Link {
     /// The bytes that wait for the socket.
     pub(super) fn queued_bytes(&self) -> usize {
         self.queue.bytes() + self.writer.len()
-    }
-
-    pub(super) fn deflate(&self) -> Option<DeflateParams> {
-        self.deflate
     }
 
     pub(super) fn messages_out(&self) -> u64 {
