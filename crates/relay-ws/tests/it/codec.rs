@@ -1,5 +1,4 @@
 //! The codec against what the `phoenix` npm client writes and reads, and against anything at all.
-#![allow(clippy::unwrap_used, reason = "a test's helpers fail by panicking, as tests do")]
 
 use bytes::Bytes;
 use proptest::prelude::*;

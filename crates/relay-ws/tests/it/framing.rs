@@ -1,7 +1,5 @@
 //! The framing beside a plain list of messages: however they are cut, masked, compressed and handed over.
 
-#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
-
 use http::header::{HeaderMap, HeaderValue, SEC_WEBSOCKET_EXTENSIONS};
 use proptest::prelude::*;
 use relay_ws::framing::{

@@ -1,4 +1,4 @@
-//! The server over real sockets, as clients see it.
+//! Tests of the server, its codec and its framing through the public interface. The server is tested over real sockets.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -7,8 +7,10 @@
 
 mod attending;
 mod bad_input;
+mod codec;
 mod connecting;
 mod ending;
+mod framing;
 mod joining;
 mod pushing;
 mod replies;
