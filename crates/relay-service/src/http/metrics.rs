@@ -89,6 +89,7 @@ fn bus(page: &mut Exposition, bus: &BusStats) {
         ("too_many_documents", bus.refused_too_many_documents),
         ("closed", bus.refused_closed),
         ("log_failed", bus.refused_log_failed),
+        ("not_owner", bus.refused_not_owner),
         ("locked", bus.refused_by_guard),
     ] {
         refused.labelled(&[("reason", reason)], count);

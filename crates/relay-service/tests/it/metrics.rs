@@ -217,6 +217,23 @@ fn the_documentation_lists_every_metric() {
     assert!(documentation.contains(&table), "docs/metrics.md must contain this table:\n{table}");
 }
 
+#[test]
+fn each_refusal_that_the_channels_count_has_a_documented_series() {
+    let data = data();
+    let server = Server::start(data.path());
+    let text = server.get("/metrics").body;
+    let series = text.lines().filter(|line| line.starts_with("relay_publish_refused_total{"));
+    let stats = server.get("/v1/stats").json();
+    let counters = stats["bus"].as_object().unwrap().keys().filter(|key| key.starts_with("refused_"));
+    assert_eq!(series.clone().count(), counters.count(), "one series for each counter");
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");
+    let documentation = std::fs::read_to_string(file).unwrap();
+    for line in series {
+        let reason = line.split('"').nth(1).unwrap();
+        assert!(documentation.contains(&format!("| `{reason}` | drafts ")), "{reason} is not documented");
+    }
+}
+
 struct Metric<'a> {
     name: &'a str,
     kind: &'a str,
