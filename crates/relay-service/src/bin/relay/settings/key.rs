@@ -1,5 +1,7 @@
 //! The table of all keys. Parsing, `relay config` and the reference in the documentation are made from it.
 
+use strsim::levenshtein;
+
 use super::Settings;
 use super::value::SettingValue;
 
@@ -263,26 +265,10 @@ pub(crate) fn find(name: &str) -> Option<&'static SettingKey> {
 pub(crate) fn nearest(name: &str) -> Option<&'static SettingKey> {
     let last = |name: &'static str| name.rsplit('.').next().unwrap_or(name);
     KEYS.iter()
-        .map(|key| (distance(name, key.name).min(distance(name, last(key.name)) + 1), key))
+        .map(|key| (levenshtein(name, key.name).min(levenshtein(name, last(key.name)) + 1), key))
         .filter(|(distance, key)| *distance <= 2.max(key.name.len() / 4))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, key)| key)
-}
-
-/// The Levenshtein distance of two texts: the number of characters to add, remove or change.
-fn distance(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in to.iter().enumerate() {
-            let change = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[to.len()]
 }
 
 #[cfg(test)]

@@ -89,7 +89,7 @@ impl SettingValue for bool {
     }
 }
 
-/// Units of time, the largest first, with their milliseconds.
+/// Units of time, the largest first, with their milliseconds. (jiff's durations have no days.)
 const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 impl SettingValue for Duration {
