@@ -220,6 +220,15 @@ uuid_id! {
     ConnectionId, "connection id"
 }
 
+/// Returns 64 bits that no other call gives.
+pub(crate) fn random_bits() -> u64 {
+    let bits = uuid::Uuid::new_v4().as_u128();
+    // Both halves of a version 4 UUID hold at least 60 random bits.
+    #[allow(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
+    let folded = bits as u64 ^ (bits >> 64) as u64;
+    folded
+}
+
 /// One server process: a number that no other process has, of this or an earlier start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(u64);
@@ -227,7 +236,7 @@ pub struct NodeId(u64);
 impl NodeId {
     /// A number that no other call gives: 64 bits of a random UUID.
     pub fn random() -> Self {
-        Self(crate::position::Epoch::random().as_u64())
+        Self(random_bits())
     }
 
     /// The node with the given bits.

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::id::{InvalidId, excerpt};
+use crate::id::{InvalidId, excerpt, random_bits};
 
 /// An event's place among the durable events of its document: 1 for the first, then without gaps.
 ///
@@ -57,10 +57,7 @@ pub struct Epoch(u64);
 impl Epoch {
     /// An epoch that no other call gives.
     pub fn random() -> Self {
-        let bits = uuid::Uuid::new_v4().as_u128();
-        // Both halves of a version 4 UUID hold at least 60 random bits.
-        #[allow(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
-        Self(bits as u64 ^ (bits >> 64) as u64)
+        Self(random_bits())
     }
 
     /// The epoch with the given bits.

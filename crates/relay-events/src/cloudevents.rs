@@ -29,6 +29,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::json::{self, JsonError};
+use crate::read_json::read_json;
 use crate::vocabulary;
 use crate::written::{ensure_written, write_json};
 
@@ -264,7 +265,7 @@ pub fn encode_batch<'a>(events: impl IntoIterator<Item = &'a Event>) -> Bytes {
 /// # Errors
 /// [`JsonError`], naming the attribute that is missing or wrong.
 pub fn decode(json: &[u8]) -> Result<Event, JsonError> {
-    let event: CloudEvent<'_> = json::read(json).map_err(malformed)?;
+    let event: CloudEvent<'_> = read_json(json).map_err(malformed)?;
     let payload = event.payload()?;
     event.into_event(payload)
 }
@@ -274,7 +275,7 @@ pub fn decode(json: &[u8]) -> Result<Event, JsonError> {
 /// # Errors
 /// The errors of [`decode`].
 pub fn decode_batch(json: &[u8]) -> Result<Vec<Event>, JsonError> {
-    let batch: Vec<&RawValue> = json::read(json).map_err(malformed)?;
+    let batch: Vec<&RawValue> = read_json(json).map_err(malformed)?;
     batch.into_iter().map(|one| decode(one.get().as_bytes())).collect()
 }
 
@@ -296,7 +297,7 @@ pub fn decode_batch(json: &[u8]) -> Result<Vec<Event>, JsonError> {
 /// # Errors
 /// [`JsonError`], naming the attribute that is missing or wrong.
 pub fn decode_draft(document: &DocumentId, json: &[u8]) -> Result<CheckedDraft, JsonError> {
-    let event: CloudEvent<'_> = json::read(json).map_err(malformed)?;
+    let event: CloudEvent<'_> = read_json(json).map_err(malformed)?;
     let payload = event.payload()?;
     event.into_draft(document, payload)
 }
@@ -309,6 +310,6 @@ pub fn decode_draft_batch(
     document: &DocumentId,
     json: &[u8],
 ) -> Result<Vec<Result<CheckedDraft, JsonError>>, JsonError> {
-    let batch: Vec<&RawValue> = json::read(json).map_err(malformed)?;
+    let batch: Vec<&RawValue> = read_json(json).map_err(malformed)?;
     Ok(batch.into_iter().map(|one| decode_draft(document, one.get().as_bytes())).collect())
 }

@@ -22,6 +22,7 @@ use relay_core::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::read_json::{read_json, shortened};
 use crate::vocabulary::{self, PayloadError};
 use crate::written::write_json;
 
@@ -53,33 +54,6 @@ impl JsonError {
 impl From<serde_json::Error> for JsonError {
     fn from(error: serde_json::Error) -> Self {
         Self::Malformed(shortened(error.to_string()))
-    }
-}
-
-/// Reads one JSON value. The error names the place of the mistake.
-///
-/// A value with a mistake is read twice, since keeping track of the place costs time that correct input need not spend.
-pub(crate) fn read<'de, T: Deserialize<'de>>(json: &'de [u8]) -> Result<T, String> {
-    serde_json::from_slice(json).map_err(|error| {
-        let mut again = serde_json::Deserializer::from_slice(json);
-        shortened(match serde_path_to_error::deserialize::<_, T>(&mut again) {
-            Err(located) if located.path().iter().next().is_some() => {
-                format!("`{}`: {}", located.path(), located.inner())
-            }
-            _ => error.to_string(),
-        })
-    })
-}
-
-/// Returns the message, without its middle when it is long. Such errors quote the refused value, which may be megabytes.
-fn shortened(message: String) -> String {
-    const SIDE: usize = 160;
-    let ends = (message.char_indices().nth(SIDE), message.char_indices().nth_back(SIDE - 1));
-    match ends {
-        (Some((head, _)), Some((tail, _))) if head < tail => {
-            format!("{} … {}", &message[..head], &message[tail..])
-        }
-        _ => message,
     }
 }
 
@@ -182,7 +156,7 @@ pub fn encode_header(event: &Event) -> Vec<u8> {
 /// # Errors
 /// [`JsonError`], when the JSON is not an event's envelope.
 pub fn decode(json: &[u8]) -> Result<Event, JsonError> {
-    let envelope: Envelope<'_> = read(json).map_err(JsonError::Malformed)?;
+    let envelope: Envelope<'_> = read_json(json).map_err(JsonError::Malformed)?;
     let kind = vocabulary::kind_of_event(&envelope.kind, envelope.seq)?;
     let payload =
         payload(("payload", envelope.payload), ("payload_base64", envelope.payload_base64.as_deref()))?;
@@ -246,7 +220,7 @@ const MAX_KEY_BYTES: usize = 256;
 /// # Errors
 /// [`JsonError`], which names an unknown field.
 pub fn decode_draft(document: &DocumentId, json: &[u8]) -> Result<CheckedDraft, JsonError> {
-    let fields: DraftFields<'_> = read(json).map_err(JsonError::Malformed)?;
+    let fields: DraftFields<'_> = read_json(json).map_err(JsonError::Malformed)?;
     let kind = vocabulary::kind(&fields.kind)?;
     let payload = payload(("payload", fields.payload), ("payload_base64", fields.payload_base64.as_deref()))?;
     check_key(fields.key.as_deref())?;

@@ -23,6 +23,7 @@ pub mod cloudevents;
 mod error_body;
 mod join_reply;
 pub mod json;
+mod read_json;
 mod vocabulary;
 mod written;
 

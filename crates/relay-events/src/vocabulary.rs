@@ -8,7 +8,7 @@ use relay_core::{Durability, ErrorCode, Event, InvalidClaim, InvalidId, JsonText
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::json;
+use crate::read_json::read_json;
 
 mod check;
 mod payloads;
@@ -120,7 +120,7 @@ macro_rules! vocabulary {
                     Payload::Binary(_) => return Err(PayloadError::NotBinary { kind: kind.clone() }),
                 };
                 match kind.as_str() {
-                    $( $name => json::read(text.as_bytes())
+                    $( $name => read_json(text.as_bytes())
                         .map(Self::$payload)
                         .map_err(|detail| PayloadError::Invalid { kind: kind.clone(), detail }), )*
                     name if name.starts_with(CUSTOM_PREFIX) => Ok(Self::Custom(text.clone())),
