@@ -161,9 +161,9 @@ impl RouterMetrics {
         }
     }
 
-    /// Counts a dead letter that was dropped for a newer one.
-    pub(crate) fn count_dropped_dead_letter(&self, target: &ServiceName) {
-        self.target(target).dead_letters_dropped.fetch_add(1, Ordering::Relaxed);
+    /// Counts dead letters that were dropped for newer ones.
+    pub(crate) fn count_dropped_dead_letters(&self, target: &ServiceName, count: usize) {
+        self.target(target).dead_letters_dropped.fetch_add(count as u64, Ordering::Relaxed);
     }
 
     fn target(&self, name: &ServiceName) -> Arc<TargetCounters> {

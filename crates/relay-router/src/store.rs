@@ -13,16 +13,20 @@
 //! the operating system has it when its commit is answered. So a killed process loses nothing. A crash of the machine
 //! can lose the last moments, all of them from one moment on. Then some events are routed and delivered once more, and
 //! none is left out.
+//!
+//! Operations change the state in memory beside their batch, some before it is written. So the first write that fails
+//! is kept as the store's failure, after which nothing is routed or delivered. A restart begins with what is stored.
 
 mod error;
 mod keys;
 mod keyspaces;
+mod letter_counts;
 mod write_batch;
 mod writer;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use fjall::Keyspace;
 use parking_lot::Mutex;
@@ -33,6 +37,7 @@ pub use self::error::StoreError;
 use self::error::parse;
 use self::keyspaces::Keyspaces;
 pub(crate) use self::keyspaces::PersistedState;
+use self::letter_counts::LetterCounts;
 pub(crate) use self::write_batch::WriteBatch;
 use self::write_batch::WriteDurability;
 use self::writer::Writer;
@@ -46,6 +51,9 @@ struct Inner {
     /// None once the store is closed.
     keyspaces: Mutex<Option<Keyspaces>>,
     directory: Arc<str>,
+    letter_counts: LetterCounts,
+    /// The first failure to write.
+    failure: Arc<OnceLock<StoreError>>,
     writer: Writer,
 }
 
@@ -59,17 +67,19 @@ impl Store {
         std::fs::create_dir_all(directory).map_err(|error| StoreError::failed(&name, &error))?;
         let keyspaces = Keyspaces::open(directory).map_err(|error| StoreError::failed(&name, &error))?;
         let persisted = keyspaces.read_all(&name)?;
-        let writer = Writer::start(keyspaces.clone(), Arc::clone(&name))
+        let letter_counts = keyspaces.letter_counts.clone();
+        let failure = Arc::new(OnceLock::new());
+        let writer = Writer::start(keyspaces.clone(), Arc::clone(&name), Arc::clone(&failure))
             .map_err(|error| StoreError::failed(&name, &error))?;
         let keyspaces = Mutex::new(Some(keyspaces));
-        Ok((Self(Arc::new(Inner { keyspaces, directory: name, writer })), persisted))
+        Ok((Self(Arc::new(Inner { keyspaces, directory: name, letter_counts, failure, writer })), persisted))
     }
 
     /// Writes `batch` after all batches before it. If the call is dropped before its answer, the batch may or may not be
     /// written.
     ///
     /// # Errors
-    /// See [`StoreError`]; then nothing of the batch is written.
+    /// See [`StoreError`]. A batch that cannot be written is the store's [failure](Store::failure).
     pub(crate) async fn commit(&self, batch: WriteBatch) -> Result<(), StoreError> {
         self.submit(batch, WriteDurability::Buffered).await
     }
@@ -80,7 +90,11 @@ impl Store {
     }
 
     async fn submit(&self, batch: WriteBatch, durability: WriteDurability) -> Result<(), StoreError> {
-        let changes = batch.into_changes().map_err(|error| self.error(&error))?;
+        let changes = batch.into_changes().map_err(|error| {
+            let error = self.error(&error);
+            self.fail(error.clone());
+            error
+        })?;
         self.0.writer.submit(changes, durability).await
     }
 
@@ -93,6 +107,23 @@ impl Store {
     /// An error of this store.
     pub(crate) fn error(&self, detail: &dyn fmt::Display) -> StoreError {
         StoreError::failed(&self.0.directory, detail)
+    }
+
+    /// The first failure, after which memory and disk may differ.
+    pub(crate) fn failure(&self) -> Option<StoreError> {
+        self.0.failure.get().cloned()
+    }
+
+    /// Keeps `error` as the store's failure, unless it already has one or the store is only closed.
+    pub(crate) fn fail(&self, error: StoreError) {
+        if matches!(error, StoreError::Failed { .. }) {
+            self.0.failure.get_or_init(|| error);
+        }
+    }
+
+    /// The number of dead letters of the target.
+    pub(crate) fn dead_letter_count(&self, target: &ServiceName) -> usize {
+        self.0.letter_counts.get(target)
     }
 
     /// Up to `limit` of the target's dead letters after `after`, the lowest offsets first.
@@ -164,3 +195,6 @@ impl Store {
         read.map_err(|error| self.error(&error))?.map_err(|error| self.error(&error))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -194,7 +194,7 @@ impl InFlight {
     /// Writes the result to the store.
     async fn persist(&self, deps: &Deps, result: &AttemptResult) -> Result<(), StoreError> {
         let mut batch = WriteBatch::default();
-        let mut dropped_letters = Vec::new();
+        let mut letters = Vec::new();
         for ((entry, disposition), event) in
             self.dequeued.entries.iter().zip(&result.dispositions).zip(&result.events)
         {
@@ -202,18 +202,21 @@ impl InFlight {
                 (Disposition::Retry(queued), _) => batch.put_queued(self.route, entry.offset, queued),
                 (Disposition::DeadLetter(queued, reason), Some(event)) => {
                     batch.remove_queued(self.route, entry.offset);
-                    let letter = self.dead_letter(deps, entry.offset, queued, event, *reason)?;
-                    dropped_letters.push(deps.dead_letters.add(&mut batch, &letter).await?);
+                    letters.push(self.dead_letter(deps, entry.offset, queued, event, *reason)?);
                 }
                 (Disposition::Done(_) | Disposition::DeadLetter(..), _) => {
                     batch.remove_queued(self.route, entry.offset);
                 }
             }
         }
+        let dropped = if letters.is_empty() {
+            0
+        } else {
+            deps.dead_letters.add(&mut batch, &self.name, &letters).await?
+        };
         deps.store.commit(batch).await?;
-        for dropped in dropped_letters {
-            deps.dead_letters.added(&self.name, dropped);
-            (0..dropped).for_each(|_| deps.metrics.count_dropped_dead_letter(&self.name));
+        if dropped > 0 {
+            deps.metrics.count_dropped_dead_letters(&self.name, dropped);
         }
         Ok(())
     }

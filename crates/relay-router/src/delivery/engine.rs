@@ -36,8 +36,6 @@ struct Inner {
     ready: Notify,
     /// Counts the attempts that ended, each of which may leave room in a route.
     completions: watch::Sender<u64>,
-    /// The failure of the store that has stopped delivery.
-    failure: Mutex<Option<StoreError>>,
     tasks: TaskTracker,
     stopping: CancellationToken,
     aborting: CancellationToken,
@@ -50,7 +48,6 @@ impl Engine {
             state: Mutex::new(state),
             ready: Notify::new(),
             completions: watch::Sender::new(0),
-            failure: Mutex::new(None),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             aborting: CancellationToken::new(),
@@ -85,14 +82,12 @@ impl Engine {
 
     /// The failure that has stopped delivery, if there was one.
     pub(crate) fn failure(&self) -> Option<StoreError> {
-        self.0.failure.lock().clone()
+        self.0.deps.store.failure()
     }
 
     /// Stops delivery because of `error`, unless the store is only closed.
     pub(crate) fn fail(&self, error: StoreError) {
-        if matches!(error, StoreError::Failed { .. }) {
-            self.0.failure.lock().get_or_insert(error);
-        }
+        self.0.deps.store.fail(error);
     }
 
     /// Runs `task`, which [`Engine::stop`] waits for.

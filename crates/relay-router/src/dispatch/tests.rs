@@ -51,7 +51,7 @@ fn engine(directory: &TempDir) -> Engine {
     let outbound = Outbound::new(OutboundPolicy::default()).unwrap();
     let deps = Deps {
         log: Arc::new(MemoryLog::new()),
-        dead_letters: DeadLetters::new(store.clone(), 1, []),
+        dead_letters: DeadLetters::new(store.clone(), 1),
         store,
         clock: clock.clone(),
         monitor: HealthMonitor::start(HealthConfig::default(), outbound, clock.clone(), |_| {}),

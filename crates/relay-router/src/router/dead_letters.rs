@@ -83,17 +83,22 @@ impl DeadLetterQueues {
         let mut batch = WriteBatch::default();
         let mut queued = Vec::new();
         for (letter, event) in decoded? {
-            let route = engine.update(|state| state.add_direct_route(&letter.target, &mut batch));
+            let route = engine.update(|state| {
+                let route = state.add_direct_route(&letter.target, &mut batch);
+                state.hold(route);
+                route
+            });
             let mut record = QueuedEvent::new(&event, version);
             record.body = Some(letter.event.get().into());
             batch.put_queued(route, letter.id.offset, &record);
-            deps.dead_letters.remove(&mut batch, &letter.target, letter.id);
+            batch.remove_dead_letter(&letter.target, letter.id);
             queued.push((route, letter.id.offset, Arc::new(record), event));
         }
         deps.store.commit(batch).await?;
         engine.update(|state| {
             for (route, offset, record, event) in queued {
                 state.enqueue(route, offset, record, Some(event));
+                state.release(route);
             }
         });
         Ok(())
@@ -105,7 +110,7 @@ impl DeadLetterQueues {
         let letter = self.get(target, id).await?;
         let deps = self.context.deps();
         let mut batch = WriteBatch::default();
-        deps.dead_letters.remove(&mut batch, target, letter.id);
+        batch.remove_dead_letter(target, letter.id);
         Ok(deps.store.commit(batch).await?)
     }
 
@@ -124,7 +129,7 @@ impl DeadLetterQueues {
             count += page.len();
             let mut batch = WriteBatch::default();
             for letter in page {
-                deps.dead_letters.remove(&mut batch, target, letter.id);
+                batch.remove_dead_letter(target, letter.id);
             }
             deps.store.commit(batch).await?;
         }

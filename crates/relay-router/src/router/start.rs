@@ -96,7 +96,7 @@ pub(super) async fn start(config: RouterConfig, parts: RouterParts) -> Result<In
     let RouterParts { log, sink, clock } = parts;
     let head = log.last_offset().await?;
     let outbound = Outbound::new(config.outbound)?;
-    let (store, mut last_run) = open_store(config.directory.join("store")).await?;
+    let (store, last_run) = open_store(config.directory.join("store")).await?;
     let (rules, set) = rules_at_start(last_run.rules, &config.rules)?;
     let pending = Arc::new(PendingChanges::default());
     let observer = {
@@ -104,10 +104,9 @@ pub(super) async fn start(config: RouterConfig, parts: RouterParts) -> Result<In
         move |change| pending.add(change)
     };
     let monitor = HealthMonitor::start(config.health, outbound.clone(), Arc::clone(&clock), observer);
-    let dead_letters = std::mem::take(&mut last_run.state.dead_letters);
     let deps = Deps {
         log,
-        dead_letters: DeadLetters::new(store.clone(), config.max_dead_letters, dead_letters),
+        dead_letters: DeadLetters::new(store.clone(), config.max_dead_letters),
         store,
         metrics: Arc::new(RouterMetrics::new(Arc::clone(&clock))),
         decisions: DecisionLog::start(&config.decisions, config.directory.join("decisions"))?,

@@ -1,5 +1,6 @@
 //! The database's keyspaces, and the state that they hold at the start.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use relay_core::{Offset, ServiceName};
 
 use super::error::{StoreError, parse};
 use super::keys;
+use super::letter_counts::{LetterChanges, LetterCounts};
 use super::write_batch::{Change, Column, WriteDurability};
 use crate::records::{DeadLetterId, QueuedEvent, RouteId, RouteRecord};
 
@@ -24,6 +26,7 @@ pub(super) struct Keyspaces {
     pub(super) dead_letters: Keyspace,
     pub(super) replays: Keyspace,
     pub(super) services: Keyspace,
+    pub(super) letter_counts: LetterCounts,
 }
 
 /// The state of routing when the store was opened.
@@ -34,8 +37,6 @@ pub(crate) struct PersistedState {
     pub(crate) lag_cursors: Vec<(RouteId, Offset)>,
     pub(crate) routes: Vec<(RouteId, RouteRecord)>,
     pub(crate) queue: Vec<(RouteId, Offset, QueuedEvent)>,
-    /// The number of dead letters of each target that has some.
-    pub(crate) dead_letters: Vec<(ServiceName, usize)>,
 }
 
 impl Keyspaces {
@@ -49,6 +50,7 @@ impl Keyspaces {
             dead_letters: keyspace("dead_letters")?,
             replays: keyspace("replays")?,
             services: keyspace("services")?,
+            letter_counts: LetterCounts::default(),
             db,
         })
     }
@@ -64,12 +66,13 @@ impl Keyspaces {
         }
     }
 
-    /// Writes all `changes` as one.
+    /// Writes all `changes` as one. Called by the writer alone.
     pub(super) fn write<'a>(
         &self,
-        changes: impl Iterator<Item = &'a Change>,
+        changes: impl Iterator<Item = &'a Change> + Clone,
         durability: WriteDurability,
     ) -> Result<(), fjall::Error> {
+        let letters = self.letter_changes(changes.clone())?;
         let mut batch = self.db.batch();
         for Change { column, key, value } in changes {
             match value {
@@ -78,10 +81,31 @@ impl Keyspaces {
             }
         }
         batch.commit()?;
+        self.letter_counts.apply(letters);
         self.db.persist(match durability {
             WriteDurability::Buffered => PersistMode::Buffer,
             WriteDurability::Synced => PersistMode::SyncAll,
         })
+    }
+
+    /// The letters that `changes` add and remove. A letter that replaces one with the same id is neither.
+    fn letter_changes<'a>(
+        &self,
+        changes: impl Iterator<Item = &'a Change>,
+    ) -> Result<LetterChanges, fjall::Error> {
+        let of_letters = changes.filter(|change| change.column == Column::DeadLetters);
+        // The last change of a key is the one that counts.
+        let last: HashMap<_, _> = of_letters.map(|change| (&change.key, change.value.is_some())).collect();
+        let mut letters = LetterChanges::default();
+        for (key, will_exist) in last {
+            let Some(target) = keys::parse_dead_letter_target(key) else { continue };
+            match (self.dead_letters.contains_key(key)?, will_exist) {
+                (false, true) => letters.add(target),
+                (true, false) => letters.remove(target),
+                (false, false) | (true, true) => {}
+            }
+        }
+        Ok(letters)
     }
 
     /// The values of up to `limit` dead letters of `target` after `after`.
@@ -106,7 +130,7 @@ impl Keyspaces {
             .collect()
     }
 
-    /// Reads everything that routing needs at its start.
+    /// Reads everything that routing needs at its start, and counts the dead letters.
     pub(super) fn read_all(&self, directory: &Arc<str>) -> Result<PersistedState, StoreError> {
         let failed = |error: fjall::Error| StoreError::failed(directory, &error);
         let malformed =
@@ -131,15 +155,12 @@ impl Keyspaces {
             let (route, offset) = keys::parse_queued(&key).ok_or_else(|| malformed("queue"))?;
             queue.push((route, offset, parse(directory, &value)?));
         }
-        let mut dead_letters: Vec<(ServiceName, usize)> = Vec::new();
+        let mut letters = LetterChanges::default();
         for item in self.dead_letters.iter() {
             let key = item.key().map_err(failed)?;
-            let name = keys::parse_dead_letter_target(&key).ok_or_else(|| malformed("dead_letters"))?;
-            match dead_letters.last_mut() {
-                Some((last, count)) if *last == name => *count += 1,
-                _ => dead_letters.push((name, 1)),
-            }
+            letters.add(keys::parse_dead_letter_target(&key).ok_or_else(|| malformed("dead_letters"))?);
         }
-        Ok(PersistedState { cursor, lag_cursors, routes, queue, dead_letters })
+        self.letter_counts.apply(letters);
+        Ok(PersistedState { cursor, lag_cursors, routes, queue })
     }
 }

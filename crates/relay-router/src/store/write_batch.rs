@@ -44,7 +44,7 @@ pub(super) enum WriteDurability {
 }
 
 /// The keyspace that an entry is in.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Column {
     Meta,
     Routes,

@@ -1,7 +1,7 @@
 //! The store's writer: one thread that writes all waiting batches as one and answers their commits.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -35,10 +35,15 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(keyspaces: Keyspaces, directory: Arc<str>) -> io::Result<Self> {
+    /// Starts the thread. The first write that fails is kept in `failure`.
+    pub(super) fn start(
+        keyspaces: Keyspaces,
+        directory: Arc<str>,
+        failure: Arc<OnceLock<StoreError>>,
+    ) -> io::Result<Self> {
         let (commits, queue) = bounded(QUEUE);
         let thread = std::thread::Builder::new().name("relay-router-store".to_owned());
-        let thread = thread.spawn(move || run(&keyspaces, &directory, &queue))?;
+        let thread = thread.spawn(move || run(&keyspaces, &directory, &failure, &queue))?;
         Ok(Self {
             commits: Mutex::new(Some(commits)),
             queue_permits: Arc::new(Semaphore::new(QUEUE)),
@@ -74,7 +79,12 @@ impl Writer {
     }
 }
 
-fn run(keyspaces: &Keyspaces, directory: &Arc<str>, queue: &Receiver<Commit>) {
+fn run(
+    keyspaces: &Keyspaces,
+    directory: &Arc<str>,
+    failure: &OnceLock<StoreError>,
+    queue: &Receiver<Commit>,
+) {
     while let Ok(first) = queue.recv() {
         let mut group = vec![first];
         group.extend(queue.try_iter().take(GROUP - 1));
@@ -85,6 +95,7 @@ fn run(keyspaces: &Keyspaces, directory: &Arc<str>, queue: &Receiver<Commit>) {
             keyspaces.write(changes, durability).map_err(|error| StoreError::failed(directory, &error));
         if let Err(error) = &written {
             tracing::error!(%error, "the router's store cannot be written; routing stops");
+            failure.get_or_init(|| error.clone());
         }
         for commit in group {
             // Receiver dropped; ignore the send error.
