@@ -26,6 +26,9 @@ pub(crate) struct State {
     table: Arc<RoutingTable>,
     routes: BTreeMap<RouteId, Route>,
     ids: HashMap<RouteKey, RouteId>,
+    /// The highest id of a route so far. Ids are not used again, since the removal of a route may be written after the
+    /// next route.
+    last_id: u32,
     /// The bytes of queued events that are in memory.
     cached_bytes: usize,
     max_cached_bytes: usize,
@@ -39,6 +42,8 @@ struct Route {
     turn: u64,
     /// The offset up to which the log was routed here, if the route was full and lags behind the others.
     lag_cursor: Option<Offset>,
+    /// True once the store has the route. Until then each batch that uses the route writes it.
+    is_stored: bool,
     /// The number of events that are being committed to this route. It is not removed before they are queued.
     uncommitted: usize,
 }
@@ -51,6 +56,7 @@ impl State {
             table: Arc::new(table),
             routes: BTreeMap::new(),
             ids: HashMap::new(),
+            last_id: 0,
             cached_bytes: 0,
             max_cached_bytes,
         }
@@ -59,7 +65,7 @@ impl State {
     /// Adds the routes and queues of the last run. The log ends at `head`.
     pub(crate) fn restore(&mut self, persisted: PersistedState, head: Offset) {
         for (id, record) in persisted.routes {
-            self.insert_route(id, record.key, record.targets);
+            self.insert_route(id, record.key, record.targets, true);
         }
         for (id, through) in persisted.lag_cursors {
             if let Some(route) = self.routes.get_mut(&id) {
@@ -94,8 +100,8 @@ impl State {
         self.routes.retain(|id, route| match table.target_set(&route.key) {
             Some(targets) => {
                 if targets != route.targets {
-                    route.targets = targets.clone();
-                    batch.route(*id, &RouteRecord { key: route.key.clone(), targets });
+                    route.targets = targets;
+                    batch.route(*id, &route.record());
                 }
                 true
             }
@@ -126,7 +132,8 @@ impl State {
         self.ids.get(key).copied()
     }
 
-    /// The route of `key`. A new one is added with the given targets, and written with `batch`.
+    /// The route of `key`. A new one is added with the given targets. `batch` writes the route until the store has it, so
+    /// that no queue entry is ever written without its route.
     pub(crate) fn add_route(
         &mut self,
         key: &RouteKey,
@@ -134,12 +141,15 @@ impl State {
         batch: &mut WriteBatch,
     ) -> RouteId {
         if let Some(id) = self.route_id(key) {
+            if let Some(route) = self.routes.get(&id).filter(|route| !route.is_stored) {
+                batch.route(id, &route.record());
+            }
             return id;
         }
-        let id = RouteId(self.routes.keys().next_back().map_or(1, |last| last.0.saturating_add(1)));
+        let id = RouteId(self.last_id.saturating_add(1));
         let record = RouteRecord { key: key.clone(), targets: targets() };
         batch.route(id, &record);
-        self.insert_route(id, record.key, record.targets);
+        self.insert_route(id, record.key, record.targets, false);
         id
     }
 
@@ -149,10 +159,12 @@ impl State {
         self.add_route(&RouteKey::Direct(target.clone()), targets, batch)
     }
 
-    fn insert_route(&mut self, id: RouteId, key: RouteKey, targets: TargetSet) {
+    fn insert_route(&mut self, id: RouteId, key: RouteKey, targets: TargetSet, is_stored: bool) {
         self.ids.insert(key.clone(), id);
+        self.last_id = self.last_id.max(id.0);
         let queues = PartitionQueues::default();
-        self.routes.insert(id, Route { key, targets, queues, turn: 0, lag_cursor: None, uncommitted: 0 });
+        let route = Route { key, targets, queues, turn: 0, lag_cursor: None, is_stored, uncommitted: 0 };
+        self.routes.insert(id, route);
     }
 
     /// The offset up to which the log was routed to a route that lags.
@@ -211,7 +223,7 @@ impl State {
         }
     }
 
-    /// Adds an event to a route. `event` is kept in memory as far as there is room.
+    /// Adds a committed event to a route. `event` is kept in memory as far as there is room.
     pub(crate) fn enqueue(
         &mut self,
         route: RouteId,
@@ -223,6 +235,7 @@ impl State {
             tracing::error!(event = %queued.event, route = route.0, "an event is queued for a route that does not exist");
             return;
         };
+        route.is_stored = true;
         let in_order =
             |name| self.pool.policy(name).is_none_or(|policy| policy.ordering == DeliveryOrder::Document);
         let is_ordered = route.targets.names().next().is_none() || route.targets.names().any(in_order);
@@ -306,6 +319,10 @@ impl State {
 }
 
 impl Route {
+    fn record(&self) -> RouteRecord {
+        RouteRecord { key: self.key.clone(), targets: self.targets.clone() }
+    }
+
     /// Begins an attempt with the first ready events.
     ///
     /// # Errors
@@ -336,5 +353,54 @@ impl Route {
         let AttemptPermit { target, policy, ticket } = permit;
         let key = self.key.clone();
         Ok(InFlight { route: id, key, dequeued, name, target, policy, ticket, is_fallback })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::Strategy;
+    use crate::test_support::{TokioClock, name};
+
+    fn state() -> State {
+        let clock = Arc::new(TokioClock(tokio::time::Instant::now()));
+        let table = RoutingTable::new(1, Arc::default(), crate::routing_table::TargetDirectory::default());
+        State::new(Pool::new(clock), table, 1_000)
+    }
+
+    fn queued() -> Arc<QueuedEvent> {
+        let event = crate::test_support::note("d", 1).into_event(
+            relay_core::Epoch::from_u64(1),
+            Some(relay_core::Seq::FIRST),
+            Timestamp::UNIX_EPOCH,
+        );
+        Arc::new(QueuedEvent::new(&event, 1))
+    }
+
+    #[test]
+    fn each_batch_writes_a_route_until_the_store_has_it() {
+        let mut state = state();
+        let add = |state: &mut State| {
+            let mut batch = WriteBatch::default();
+            let route = state.add_direct_route(&name("a"), &mut batch);
+            (route, !batch.is_empty())
+        };
+        let (route, is_written) = add(&mut state);
+        assert!(is_written);
+        // The first batch may have failed, or may be written later than the second one.
+        assert_eq!(add(&mut state), (route, true));
+        state.enqueue(route, Offset::new(1), queued(), None);
+        assert_eq!(add(&mut state), (route, false));
+    }
+
+    #[test]
+    fn the_id_of_a_removed_route_is_not_used_again() {
+        let mut state = state();
+        let mut batch = WriteBatch::default();
+        let targets = || TargetSet { strategy: Strategy::All, targets: Vec::new(), fallback: Vec::new() };
+        let removed = state.add_route(&RouteKey::Rule("gone".into()), targets, &mut batch);
+        state.recompute_targets();
+        assert_eq!(state.route_id(&RouteKey::Rule("gone".into())), None);
+        assert!(state.add_direct_route(&name("a"), &mut batch) > removed);
     }
 }
