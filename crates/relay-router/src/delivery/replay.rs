@@ -58,6 +58,9 @@ pub(crate) async fn run(
             replay.position = through;
         }
         for event in page.into_iter().map(Arc::new) {
+            if cancelled.is_cancelled() {
+                return Ok(());
+            }
             let Some(offset) = event.offset else { continue };
             replay.position = offset;
             let is_of_document = replay.document.as_ref().is_none_or(|document| *document == event.document);
@@ -76,11 +79,18 @@ pub(crate) async fn run(
             let mut queued = QueuedEvent::new(&event, table.version());
             queued.is_replay = true;
             let mut batch = WriteBatch::default();
-            let route = engine.update(|state| state.add_direct_route(&replay.target, &mut batch));
+            let route = engine.update(|state| {
+                let route = state.add_direct_route(&replay.target, &mut batch);
+                state.hold(route);
+                route
+            });
             batch.put_queued(route, offset, &queued);
             batch.replay(&replay);
             deps.store.commit(batch).await?;
-            engine.update(|state| state.enqueue(route, offset, Arc::new(queued), Some(event)));
+            engine.update(|state| {
+                state.enqueue(route, offset, Arc::new(queued), Some(event));
+                state.release(route);
+            });
             report(&replay);
         }
     }

@@ -28,6 +28,8 @@ pub(super) struct Replays {
 struct ReplayTask {
     replay: Replay,
     cancelled: CancellationToken,
+    /// Cancelled when nothing is queued or stored for the replay any more.
+    ended: CancellationToken,
 }
 
 impl Replays {
@@ -80,24 +82,31 @@ impl Replays {
         };
         let mut batch = WriteBatch::default();
         batch.replay(&replay);
-        deps.store.commit_synced(batch).await?;
+        if let Err(error) = deps.store.commit_synced(batch).await {
+            if let Some(task) = self.by_id.lock().remove(&replay.id) {
+                task.ended.cancel();
+            }
+            return Err(error.into());
+        }
         self.run(replay.clone());
         Ok(replay)
     }
 
     /// Runs a replay that was started, in this run or in the last one.
     pub(super) fn run(self: &Arc<Self>, replay: Replay) {
-        let cancelled = {
+        let (cancelled, ended) = {
             let mut by_id = self.by_id.lock();
             let ended = by_id.iter().filter(|(_, one)| one.replay.state != ReplayState::Running);
             let ended: Vec<_> = ended.map(|(id, _)| *id).collect();
             for id in ended.iter().take(ended.len().saturating_sub(MAX_ENDED_REPLAYS)) {
                 by_id.remove(id);
             }
-            by_id.entry(replay.id).or_insert_with(|| self.task(&replay)).cancelled.clone()
+            let task = by_id.entry(replay.id).or_insert_with(|| self.task(&replay));
+            (task.cancelled.clone(), task.ended.clone())
         };
         let replays = Arc::clone(self);
         self.context.engine.spawn(async move {
+            let _ended = ended.drop_guard();
             let engine = &replays.context.engine;
             if let Err(error) = replay::run(engine, replay, &cancelled, |now| replays.report(now)).await {
                 engine.fail(error);
@@ -106,14 +115,13 @@ impl Replays {
     }
 
     fn task(&self, replay: &Replay) -> ReplayTask {
-        ReplayTask { replay: replay.clone(), cancelled: self.context.engine.stopping().child_token() }
+        let cancelled = self.context.engine.stopping().child_token();
+        ReplayTask { replay: replay.clone(), cancelled, ended: CancellationToken::new() }
     }
 
-    /// Takes over the progress of a replay, unless it was cancelled meanwhile.
+    /// Takes over the progress of a replay.
     fn report(&self, now: &Replay) {
-        if let Some(task) = self.by_id.lock().get_mut(&now.id)
-            && task.replay.state == ReplayState::Running
-        {
+        if let Some(task) = self.by_id.lock().get_mut(&now.id) {
             task.replay = now.clone();
         }
     }
@@ -126,20 +134,24 @@ impl Replays {
 
     /// Cancels a replay. Its queued events are still delivered.
     pub(super) async fn cancel(&self, target: &ServiceName, id: u64) -> Result<Replay, TargetError> {
-        let replay = {
+        let of_target = |task: &&mut ReplayTask| task.replay.target == *target;
+        let ended = {
             let mut by_id = self.by_id.lock();
-            let task = by_id.get_mut(&id).filter(|task| task.replay.target == *target);
-            let task = task.ok_or(TargetError::NoReplay(id))?;
+            let task = by_id.get_mut(&id).filter(of_target).ok_or(TargetError::NoReplay(id))?;
             task.cancelled.cancel();
-            if task.replay.state == ReplayState::Running {
-                task.replay.state = ReplayState::Cancelled;
-            }
-            task.replay.clone()
+            task.ended.clone()
         };
+        // The task of the replay stores its progress with each event, also with one that it is queueing now.
+        ended.cancelled().await;
         let mut batch = WriteBatch::default();
         batch.remove_replay(id);
         self.context.deps().store.commit(batch).await?;
-        Ok(replay)
+        let mut by_id = self.by_id.lock();
+        let task = by_id.get_mut(&id).filter(of_target).ok_or(TargetError::NoReplay(id))?;
+        if task.replay.state == ReplayState::Running {
+            task.replay.state = ReplayState::Cancelled;
+        }
+        Ok(task.replay.clone())
     }
 
     /// Ends all replays for this run. The next run goes on with them.
