@@ -34,7 +34,8 @@ use crate::target::InProcessTarget;
 /// Routes a log's events to targets. Clones share the router.
 ///
 /// Start and use it in a Tokio runtime, and stop it with [`Router::stop`]. If it is dropped instead, the next run
-/// delivers the events once more that were under way.
+/// delivers the events once more that were under way. A call that changes something runs to its end, also when its
+/// caller stops waiting.
 #[derive(Clone)]
 pub struct Router(Arc<Inner>);
 
@@ -47,6 +48,14 @@ impl Router {
     /// See [`RouterError`].
     pub async fn start(config: RouterConfig, parts: RouterParts) -> Result<Self, RouterError> {
         Ok(Self(Arc::new(start::start(config, parts).await?)))
+    }
+
+    async fn run_to_end<T, F>(&self, operation: impl FnOnce(Arc<Inner>) -> F) -> T
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        self.0.context.engine.run_to_end(operation(Arc::clone(&self.0))).await
     }
 
     /// Stops the router. Nothing new begins, and requests under way are aborted after `timeout`. Returns true if all
@@ -105,7 +114,7 @@ impl Router {
         document: RuleDocument,
         expected: Option<u64>,
     ) -> Result<ActiveRules, RulesError> {
-        self.0.rules.put(document, expected).await
+        self.run_to_end(move |inner| async move { inner.rules.put(document, expected).await }).await
     }
 
     /// Puts the configured rules in force again. `expected` is as in [`Router::put_rules`].
@@ -113,7 +122,7 @@ impl Router {
     /// # Errors
     /// See [`RulesError`]; then the old rules stay in force.
     pub async fn reset_rules(&self, expected: Option<u64>) -> Result<ActiveRules, RulesError> {
-        self.0.rules.reset(expected).await
+        self.run_to_end(move |inner| async move { inner.rules.reset(expected).await }).await
     }
 
     /// Replaces the configured rules. They come into force unless rules from the API are in force.
@@ -121,7 +130,7 @@ impl Router {
     /// # Errors
     /// See [`RulesError`]; then the old rules stay in force.
     pub async fn configure_rules(&self, document: RuleDocument) -> Result<ActiveRules, RulesError> {
-        self.0.rules.configure(document).await
+        self.run_to_end(move |inner| async move { inner.rules.configure(document).await }).await
     }
 
     /// Returns the decisions about `event` by the rules in force, or by `rules`. Delivers and changes nothing.
@@ -138,7 +147,7 @@ impl Router {
     /// # Errors
     /// [`StoreError`].
     pub async fn attach(&self, target: InProcessTarget) -> Result<(), StoreError> {
-        self.0.services.attach(target).await
+        self.run_to_end(move |inner| async move { inner.services.attach(target).await }).await
     }
 
     /// Registers a service, or renews its registration. It is a target from then on.
@@ -150,7 +159,7 @@ impl Router {
         name: ServiceName,
         registration: Registration,
     ) -> Result<Registered, RegisterError> {
-        self.0.services.register(name, registration).await
+        self.run_to_end(move |inner| async move { inner.services.register(name, registration).await }).await
     }
 
     /// Renews a service's lease. Returns its duration.
@@ -179,7 +188,8 @@ impl Router {
     /// # Errors
     /// See [`LeaseError`].
     pub async fn rotate_secret(&self, name: &ServiceName, lease: LeaseId) -> Result<String, RegisterError> {
-        self.0.services.rotate_secret(name, lease).await
+        let name = name.clone();
+        self.run_to_end(move |inner| async move { inner.services.rotate_secret(&name, lease).await }).await
     }
 
     /// The services that `query` selects, by name.
@@ -232,7 +242,8 @@ impl Router {
     /// # Errors
     /// See [`TargetError`].
     pub async fn retry_dead_letter(&self, target: &ServiceName, id: DeadLetterId) -> Result<(), TargetError> {
-        self.0.dead_letters.retry(target, id).await
+        let target = target.clone();
+        self.run_to_end(move |inner| async move { inner.dead_letters.retry(&target, id).await }).await
     }
 
     /// Delivers all of the target's dead letters again. Returns their number.
@@ -240,7 +251,8 @@ impl Router {
     /// # Errors
     /// See [`TargetError`].
     pub async fn retry_dead_letters(&self, target: &ServiceName) -> Result<usize, TargetError> {
-        self.0.dead_letters.retry_all(target).await
+        let target = target.clone();
+        self.run_to_end(move |inner| async move { inner.dead_letters.retry_all(&target).await }).await
     }
 
     /// Removes a dead letter.
@@ -248,7 +260,8 @@ impl Router {
     /// # Errors
     /// See [`TargetError`].
     pub async fn drop_dead_letter(&self, target: &ServiceName, id: DeadLetterId) -> Result<(), TargetError> {
-        self.0.dead_letters.remove(target, id).await
+        let target = target.clone();
+        self.run_to_end(move |inner| async move { inner.dead_letters.remove(&target, id).await }).await
     }
 
     /// Removes all of the target's dead letters. Returns their number.
@@ -256,7 +269,8 @@ impl Router {
     /// # Errors
     /// See [`TargetError`].
     pub async fn drop_dead_letters(&self, target: &ServiceName) -> Result<usize, TargetError> {
-        self.0.dead_letters.remove_all(target).await
+        let target = target.clone();
+        self.run_to_end(move |inner| async move { inner.dead_letters.remove_all(&target).await }).await
     }
 
     /// Sends history to a target again, marked as a replay: the events up to now that the rules send there. A replay goes
@@ -265,7 +279,8 @@ impl Router {
     /// # Errors
     /// See [`TargetError`].
     pub async fn replay(&self, target: &ServiceName, request: ReplayRequest) -> Result<Replay, TargetError> {
-        self.0.replays.start(target, request).await
+        let target = target.clone();
+        self.run_to_end(move |inner| async move { inner.replays.start(&target, request).await }).await
     }
 
     /// The target's replays, by id: those that run, and the last ended ones.
@@ -278,6 +293,7 @@ impl Router {
     /// # Errors
     /// See [`TargetError`].
     pub async fn cancel_replay(&self, target: &ServiceName, id: u64) -> Result<Replay, TargetError> {
-        self.0.replays.cancel(target, id).await
+        let target = target.clone();
+        self.run_to_end(move |inner| async move { inner.replays.cancel(&target, id).await }).await
     }
 }

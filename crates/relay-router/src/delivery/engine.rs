@@ -95,6 +95,22 @@ impl Engine {
         self.0.tasks.spawn(task);
     }
 
+    /// Runs `operation` to its end, also when the caller stops waiting for it. So the operation never stops between its
+    /// change of the state and its commit.
+    pub(crate) async fn run_to_end<T: Send + 'static>(
+        &self,
+        operation: impl Future<Output = T> + Send + 'static,
+    ) -> T {
+        match self.0.tasks.spawn(operation).await {
+            Ok(result) => result,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime shuts down, and with it the caller.
+                Err(_cancelled) => std::future::pending().await,
+            },
+        }
+    }
+
     /// A token that is cancelled when nothing new may begin.
     pub(crate) fn stopping(&self) -> CancellationToken {
         self.0.stopping.clone()

@@ -2,13 +2,13 @@
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::{Recorder, World, attach, by, failed, name, note, number, refused, target, until};
 use relay_core::{DeliveryError, EventLog, FailureKind, Offset, Seq};
 use relay_router::rules::TargetPolicy;
-use relay_router::{ReplayRequest, ReplayStart};
+use relay_router::{ReplayRequest, ReplayStart, ReplayState};
 use tokio::sync::Semaphore;
 
 const TO_A: &str = r#"
@@ -123,6 +123,68 @@ async fn a_dead_letter_can_be_retried_or_dropped_also_when_the_log_has_forgotten
     assert_eq!(router.retry_dead_letters(&target).await.unwrap(), 1);
     assert_eq!(number(&a.wait_for(2).await[1].event), 3);
     assert_eq!(router.target(&target).unwrap().dead_letters, 0);
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_goes_on_when_its_caller_stops_waiting() {
+    let world = World::new();
+    let router = world.router(TO_A).await;
+    let is_broken = Arc::new(AtomicBool::new(true));
+    let a = {
+        let is_broken = Arc::clone(&is_broken);
+        Recorder::with(move |_, _| if is_broken.load(Ordering::SeqCst) { Err(refused()) } else { Ok(()) })
+    };
+    attach(&router, "a", &a, attempts(1)).await;
+    let target = name("a");
+    world.publish_notes(1, 3).await;
+    until(|| router.target(&target).unwrap().dead_letters == 3).await;
+    is_broken.store(false, Ordering::SeqCst);
+    let mut retry = Box::pin(router.retry_dead_letters(&target));
+    assert!(futures_util::poll!(&mut retry).is_pending());
+    drop(retry);
+    a.wait_for(3).await;
+    assert_eq!(router.target(&target).unwrap().dead_letters, 0);
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_oldest_dead_letters_make_room_for_those_of_a_batch() {
+    let world = World::new();
+    let mut config = world.config(TO_A);
+    config.max_dead_letters = 2;
+    let router = world.router_with(config).await;
+    let a = Recorder::with(|_, _| Err(failed()));
+    let mut policy = attempts(1);
+    policy.batch_size = NonZeroUsize::MIN.saturating_add(1);
+    attach(&router, "a", &a, policy).await;
+    world.publish_notes(1, 8).await;
+    until(|| router.stats().targets["a"].dead_lettered == 8).await;
+    let letters = router.dead_letters(&name("a"), None, 10).await.unwrap();
+    assert_eq!(letters.len(), 2);
+    let stats = &router.stats().targets["a"];
+    assert_eq!((stats.dead_letters, stats.dead_letters_dropped), (2, 6));
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_replay_does_not_come_back_after_a_restart() {
+    let world = World::new();
+    let router = world.router(TO_A).await;
+    let a = Recorder::new();
+    attach(&router, "a", &a, TargetPolicy::default()).await;
+    world.publish_notes(2, 60).await;
+    a.wait_for(60).await;
+    let mut request = ReplayRequest::new(ReplayStart::Offset(Offset::new(1)));
+    request.rate = NonZeroU32::MAX;
+    let replay = router.replay(&name("a"), request).await.unwrap();
+    until(|| router.replays(&name("a"))[0].queued > 0).await;
+    let cancelled = router.cancel_replay(&name("a"), replay.id).await.unwrap();
+    assert_eq!(cancelled.state, ReplayState::Cancelled);
+    router.stop(Duration::from_secs(5)).await;
+
+    let router = world.router_to(TO_A, vec![target("a", &a, TargetPolicy::default())]).await;
+    assert!(router.replays(&name("a")).is_empty());
     router.stop(Duration::from_secs(5)).await;
 }
 
@@ -344,7 +406,7 @@ async fn a_replay_sends_history_again_marked_while_live_events_go_on() {
     // At one event a second the live event overtakes them.
     let live = taken.iter().position(|taken| number(&taken.event) == 21).unwrap();
     assert!(live < 24, "{live}");
-    until(|| router.replays(&to)[0].state == relay_router::ReplayState::Finished).await;
+    until(|| router.replays(&to)[0].state == ReplayState::Finished).await;
     assert_eq!(router.replays(&to)[0].queued, 8);
     assert_eq!(router.replays(&to)[0].id, replay.id);
     router.stop(Duration::from_secs(5)).await;
