@@ -222,7 +222,7 @@ uuid_id! {
 
 /// Returns 64 bits that no other call gives.
 pub(crate) fn random_bits() -> u64 {
-    let bits = uuid::Uuid::new_v4().as_u128();
+    let bits = Uuid::new_v4().as_u128();
     // Both halves of a version 4 UUID hold at least 60 random bits.
     #[allow(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
     let folded = bits as u64 ^ (bits >> 64) as u64;
