@@ -1,8 +1,8 @@
 //! Events counted by kind, in a bounded number of counters.
 //!
-//! Publishers choose the names of their own kinds, so a counter for each of them would be memory that anybody can take,
-//! here and in whatever collects the numbers. The vocabulary's kinds always have theirs; of the others the first that
-//! come do.
+//! Publishers choose the names of their own kinds. A counter for each name would be memory that any publisher can take,
+//! here and in the program that collects the numbers. Each kind of the vocabulary has a counter. Of the others, the first
+//! that come have one, and the rest share one.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,16 +11,16 @@ use relay_core::Kind;
 use relay_events::KINDS;
 use relay_metrics::{Counter, Metric};
 
-/// How many kinds outside the vocabulary are counted by name.
+/// The most kinds outside the vocabulary that are counted by name.
 const MAX_OWN: usize = 32;
-/// What all others are counted as.
+/// The name under which all others are counted.
 const OTHER: &str = "x-other";
 
 #[derive(Debug)]
 pub(crate) struct KindCounters {
-    /// In the order of the vocabulary.
+    /// The counters in the order of the vocabulary.
     vocabulary: [Counter; KINDS.len()],
-    /// At most [`MAX_OWN`].
+    /// At most [`MAX_OWN`] counters.
     own: RwLock<HashMap<Kind, Counter>>,
     other: Counter,
 }

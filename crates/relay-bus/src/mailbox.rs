@@ -1,9 +1,9 @@
-//! Bounded mailboxes for those who listen to many documents at once.
+//! Bounded mailboxes for subscriptions to many documents at once.
 //!
-//! There is no one history to have a position in here, so each listener has a queue. When it is full, durable events
-//! are not dropped: from there on the document has a *gap*, which grows while the listener is busy, and which it fills
-//! from the document's history once it has emptied its queue. Ephemeral events never queue: of each key the newest is
-//! kept.
+//! Many documents have no single history to have a position in, so each subscription has a queue. When the queue is
+//! full, durable events are not dropped. The document gets a *gap*, which grows while the subscription is busy. The
+//! subscription fills it from the document's history when its queue is empty. Ephemeral events never queue: the mailbox
+//! keeps the newest of each key.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroUsize;
@@ -42,13 +42,13 @@ impl Default for MailboxConfig {
     }
 }
 
-/// What happens when durable events find no room in a mailbox.
+/// The policy for durable events that find a mailbox full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum FullPolicy {
-    /// The listener gets them from history later.
+    /// The subscription gets them from history later.
     #[default]
     Refill,
-    /// The subscription ends, with [`Received::Overrun`](crate::Received::Overrun) as its last word.
+    /// The subscription ends. Its last item is [`Received::Overrun`](crate::Received::Overrun).
     Disconnect,
 }
 
@@ -56,7 +56,7 @@ pub enum FullPolicy {
 #[derive(Debug, Default)]
 pub(crate) struct Mailboxes {
     list: RwLock<Vec<Arc<Mailbox>>>,
-    /// Its length, so that publishing to nobody takes no lock.
+    /// The length of the list, so that a publisher takes no lock where there is no mailbox.
     count: AtomicUsize,
 }
 
@@ -73,8 +73,8 @@ impl Mailboxes {
         self.count.store(list.len(), Ordering::Release);
     }
 
-    /// Puts `event` into every mailbox that wants it, and whom to wake into `wakers`. Durable events of one document
-    /// are offered in their order, under the channel's lock.
+    /// Puts `event` into every mailbox whose filter passes it, and the wakers of those into `wakers`. The durable events of
+    /// one document are offered in their order, under the channel's lock.
     pub(crate) fn offer(&self, event: &Arc<Event>, wakers: &mut Vec<Waker>) {
         if self.count.load(Ordering::Acquire) == 0 {
             return;
@@ -86,7 +86,7 @@ impl Mailboxes {
         }
     }
 
-    /// Lets every listener come to its end.
+    /// Ends all mailboxes after the items that they hold.
     pub(crate) fn close(&self) {
         for mailbox in self.list.read().iter() {
             mailbox.close();
@@ -124,11 +124,11 @@ pub(crate) struct Gap {
     pub(crate) through: Seq,
 }
 
-/// What is next in a mailbox.
+/// The next item of a mailbox.
 #[derive(Debug)]
 pub(crate) enum MailboxItem {
     Event(Arc<Event>),
-    /// To be filled from history, and then told with [`Mailbox::mark_filled`].
+    /// A gap, which the reader fills from history and then reports to [`Mailbox::mark_filled`].
     Gap(DocumentId, Gap),
     Overrun,
     Closed,
@@ -188,7 +188,7 @@ impl Mailbox {
         }
     }
 
-    /// What is next. A gap stays until it is filled.
+    /// Returns the next item. A gap stays until it is filled.
     pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<MailboxItem> {
         let mut state = self.state.lock();
         if let Some(event) = state.queue.pop_front() {
@@ -210,8 +210,8 @@ impl Mailbox {
         }
     }
 
-    /// Tells that the document's gap is filled up to and including `through`. New events queue again once it is
-    /// filled whole.
+    /// Notes that the document's gap is filled up to and including `through`. When the whole gap is filled, new events
+    /// queue again.
     pub(crate) fn mark_filled(&self, document: &DocumentId, through: Seq) {
         let mut state = self.state.lock();
         if let Some(gap) = state.gaps.get_mut(document) {

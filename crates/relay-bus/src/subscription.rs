@@ -12,23 +12,23 @@ use crate::channel::{Channel, Cursor, ReadResult};
 use crate::context::ChannelContext;
 use crate::filter::Filter;
 
-/// How many events that the filter refuses are passed over before other tasks get their turn.
+/// The most events that the filter refuses in a row before other tasks get their turn.
 const MAX_SKIPPED: usize = 256;
 
-/// What happens to a reader that does not keep up.
+/// The policy for a reader that does not keep up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LagPolicy {
-    /// It catches up from history, however far it is behind, as long as history reaches back to it.
+    /// The reader catches up from history at any distance, as long as history reaches back to it.
     #[default]
     Refill,
-    /// It gets [`StreamError::Lagged`] when it is more than so many durable events behind.
+    /// The reader gets [`StreamError::Lagged`] when it is further behind than the limit.
     Disconnect {
-        /// How many.
+        /// The most durable events that the reader may be behind.
         max_behind: u64,
     },
 }
 
-/// The events of one document from some start on. See [`EventStream`] for what is promised.
+/// The events of one document from some start on. [`EventStream`] has the promises.
 #[derive(Debug)]
 pub struct Subscription {
     channel: Arc<Channel>,
@@ -82,7 +82,7 @@ impl Subscription {
         poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    /// What comes next after what was ready.
+    /// Makes more events ready, from memory or from the log. `None` when the bus has stopped.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<(), StreamError>>> {
         if let Some(page_read) = &mut self.page_read.0 {
             let Poll::Ready(page) = page_read.as_mut().poll(cx) else { return Poll::Pending };
@@ -190,7 +190,7 @@ impl Subscription {
             context: Arc::clone(&self.context),
             cursor: self.channel.fork_cursor(&self.cursor),
             ready: self.ready.clone(),
-            // What the other is reading from the log is read again.
+            // The fork reads the page again that the other is reading from the log.
             page_read: PageRead(None),
             filter: self.filter.clone(),
             on_lag: self.on_lag,

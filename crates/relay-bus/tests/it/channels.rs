@@ -1,4 +1,4 @@
-//! What a channel promises to publishers and readers, fact by fact.
+//! The promises of a channel to publishers and readers, fact by fact.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

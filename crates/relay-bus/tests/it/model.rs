@@ -72,7 +72,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..60)
 }
 
-/// What happened in a document, as the acks said: the event of seq `n` is at `n - 1`.
+/// The outcomes in a document, by the acks: the event of seq `n` is at `n - 1`.
 #[derive(Default)]
 struct Story {
     events: Vec<(EventId, u64)>,
