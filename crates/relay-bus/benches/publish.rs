@@ -1,4 +1,4 @@
-//! What publishing costs with sequencing and history, beside a bare `tokio::sync::broadcast` to as many receivers.
+//! The cost of publishing with sequencing and history, beside a bare `tokio::sync::broadcast` to as many receivers.
 //!
 //! `send`: the call alone, with every receiver waiting, so that it includes waking them. `deliver`: until every
 //! receiver has the event. The broadcast sends an `Arc` of an event that is ready; the bus makes the event (id, seq,
@@ -33,7 +33,7 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// How many events all receivers together have.
+/// The number of events that all receivers together have.
 type Received = Rc<Cell<u64>>;
 
 /// The time that `send` takes, `rounds` times over, and the time until everybody has the event.

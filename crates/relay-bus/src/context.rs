@@ -1,4 +1,4 @@
-//! What all channels of a bus have in common.
+//! The parts and values that all channels of a bus share.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ pub(crate) struct ChannelContext {
     pub(crate) ownership: Arc<dyn Ownership>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) counters: Arc<Counters>,
-    /// How long publishers of durable events wait for their acks.
+    /// The times that publishers of durable events wait for their acks.
     pub(crate) publishing: LatencyWindow,
     pub(crate) mailboxes: Mailboxes,
     pub(crate) runtime: Handle,

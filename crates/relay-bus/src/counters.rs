@@ -1,4 +1,4 @@
-//! What has happened on a bus, counted.
+//! The counters of a bus.
 
 use relay_core::{DocumentId, Epoch, ErrorCode, PublishError, Seq};
 use relay_metrics::Counter;
@@ -97,12 +97,12 @@ pub struct ChannelStats {
     pub first_cached: Seq,
     /// Its latest event.
     pub last: Seq,
-    /// How many events are in memory.
+    /// The number of events in memory.
     pub cached_events: usize,
-    /// How many bytes they take, roughly.
+    /// The bytes that these events take, roughly.
     pub cached_bytes: usize,
-    /// How many subscriptions it has.
+    /// The number of its subscriptions.
     pub subscribers: usize,
-    /// How many drafts wait for the log.
+    /// The number of drafts that wait for the log.
     pub pending: usize,
 }

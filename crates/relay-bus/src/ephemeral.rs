@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use relay_core::{Actor, DocumentId, Event, Kind};
 
-/// What replaces each other: events of one document, kind, actor and key.
+/// The key under which events replace each other: events of one document, kind, actor and key.
 type Key = (DocumentId, Kind, Actor, Option<Arc<str>>);
 
 fn key(event: &Event) -> Key {
@@ -48,14 +48,14 @@ impl Ephemerals {
         true
     }
 
-    /// Takes out the event that has been there unchanged for longest.
+    /// Takes out the event that has been unchanged for the longest time.
     pub(crate) fn take_oldest(&mut self) -> Option<Arc<Event>> {
         let (_, oldest) = self.by_version.pop_first()?;
         self.versions.remove(&key(&oldest));
         Some(oldest)
     }
 
-    /// What changed after `version`, oldest first.
+    /// The events that changed after `version`, oldest first.
     pub(crate) fn after(&self, version: u64) -> impl Iterator<Item = &Arc<Event>> {
         self.by_version.range(version + 1..).map(|(_, event)| event)
     }

@@ -1,4 +1,4 @@
-//! Which events a subscriber wants.
+//! [`Filter`]: a condition on the events that a subscriber gets.
 
 use std::fmt;
 use std::sync::Arc;
@@ -51,13 +51,13 @@ impl Filter {
         self
     }
 
-    /// Events for which `predicate` is true. It runs where the subscriber reads, so that a slow one delays nobody else.
+    /// Events for which `predicate` is true. It runs where the subscriber reads, so that a slow predicate delays no other subscriber.
     pub fn predicate(mut self, predicate: impl Fn(&Event) -> bool + Send + Sync + 'static) -> Self {
         self.predicate = Some(Arc::new(predicate));
         self
     }
 
-    /// Whether `event` is wanted.
+    /// True when `event` passes the filter.
     pub fn matches(&self, event: &Event) -> bool {
         self.matches_fields(event) && self.matches_predicate(event)
     }

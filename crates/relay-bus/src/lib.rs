@@ -1,5 +1,5 @@
 //! Ordered channels for documents: every durable event gets its place in its document's order, is kept as configured,
-//! and reaches every subscriber once and in order; who was away gets what it missed, joined to live events without a
+//! and reaches every subscriber once and in order. A subscriber that was away gets the events it missed, then live ones without a
 //! gap or a duplicate.
 //!
 //! ```

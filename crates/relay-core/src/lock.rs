@@ -81,7 +81,7 @@ impl fmt::Display for LockScope {
     }
 }
 
-/// A lock as its holder has it: who may edit what, until when, and under which token. Serialised, it is the lease of the
+/// A lock as its holder has it: the scope, the holder, the expiry and the token. Serialised, it is the lease of the
 /// wire protocols: `{token, region?, holder, expires_at, ttl_ms}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
