@@ -222,7 +222,7 @@ fn write(event: &Event, out: &mut Vec<u8>) {
     if let Payload::Binary(bytes) = &event.payload {
         attributes.push(("data_base64", STANDARD.encode(bytes).into()));
     }
-    write_json(&JsonObject(&attributes), out);
+    write_json(&AttributeMap(&attributes), out);
     if let Payload::Json(text) = &event.payload {
         out.pop(); // the closing brace
         out.extend_from_slice(b",\"data\":");
@@ -232,9 +232,9 @@ fn write(event: &Event, out: &mut Vec<u8>) {
 }
 
 /// Attributes as the members of a JSON object, in their order.
-struct JsonObject<'a>(&'a [(&'static str, Cow<'a, str>)]);
+struct AttributeMap<'a>(&'a [(&'static str, Cow<'a, str>)]);
 
-impl Serialize for JsonObject<'_> {
+impl Serialize for AttributeMap<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
     }

@@ -90,11 +90,11 @@ pub(super) struct ChannelState {
     used_since_sweep: bool,
     /// The time of the sweep that first found the channel unused.
     idle_since: Monotonic,
-    status: Status,
+    status: ChannelStatus,
 }
 
 #[derive(Debug)]
-enum Status {
+enum ChannelStatus {
     /// The channel takes and gives events while the tenure is held.
     Open(Box<dyn Tenure>),
     /// The channel has ended, and has given the document up.
@@ -112,7 +112,7 @@ impl ChannelState {
             subscribers: 0,
             used_since_sweep: true,
             idle_since: Monotonic::ZERO,
-            status: Status::Open(tenure),
+            status: ChannelStatus::Open(tenure),
         }
     }
 
@@ -133,15 +133,15 @@ impl ChannelState {
     /// Checks that the channel is open and that this server still owns the document.
     pub(super) fn standing(&self) -> Standing<'_> {
         match &self.status {
-            Status::Open(tenure) if tenure.is_held() => Standing::Open,
-            Status::Open(_) => Standing::OwnershipLost,
-            Status::Ended(end) => Standing::Ended(end),
+            ChannelStatus::Open(tenure) if tenure.is_held() => Standing::Open,
+            ChannelStatus::Open(_) => Standing::OwnershipLost,
+            ChannelStatus::Ended(end) => Standing::Ended(end),
         }
     }
 
     /// True when the channel has ended and another one may be open for the document.
     pub(super) fn needs_reopening(&self) -> bool {
-        matches!(&self.status, Status::Ended(end) if end.needs_reopening())
+        matches!(&self.status, ChannelStatus::Ended(end) if end.needs_reopening())
     }
 
     /// Returns the answer to a draft whose id an event in memory has.
@@ -196,12 +196,12 @@ impl ChannelState {
 
     /// Ends the channel, unless it has ended already. Returns the tenure, whose drop gives the document up.
     pub(super) fn end(&mut self, end: &ChannelEnd) -> Option<Box<dyn Tenure>> {
-        if matches!(self.status, Status::Ended(_)) {
+        if matches!(self.status, ChannelStatus::Ended(_)) {
             return None;
         }
-        match std::mem::replace(&mut self.status, Status::Ended(end.clone())) {
-            Status::Open(tenure) => Some(tenure),
-            Status::Ended(_) => None,
+        match std::mem::replace(&mut self.status, ChannelStatus::Ended(end.clone())) {
+            ChannelStatus::Open(tenure) => Some(tenure),
+            ChannelStatus::Ended(_) => None,
         }
     }
 
@@ -276,7 +276,7 @@ impl ChannelState {
         if has_ephemerals {
             return ReadResult::Events;
         }
-        if let Status::Ended(end) = &self.status {
+        if let ChannelStatus::Ended(end) = &self.status {
             return end.clone().into();
         }
         self.wakers.register(&mut cursor.waker_key, waker);

@@ -30,7 +30,7 @@ pub(crate) struct CheckedEvent<'a> {
 
 /// The meaning of a delivery.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Received {
+pub(crate) enum ReplayEvent {
     /// The edit of the trace with this index.
     Edit(usize),
     /// The end: every edit has come, and the text is the trace's.
@@ -59,10 +59,10 @@ impl Follower {
     ///
     /// # Errors
     /// When it is not the next one: an event was missed, doubled, changed or out of order.
-    pub(crate) fn receive(&mut self, kind: &str, envelope: &str) -> anyhow::Result<Received> {
+    pub(crate) fn receive(&mut self, kind: &str, envelope: &str) -> anyhow::Result<ReplayEvent> {
         let event: CheckedEvent<'_> =
             serde_json::from_str(envelope).with_context(|| format!("not an event: {envelope}"))?;
-        let Some(seq) = event.seq else { return Ok(Received::Other) };
+        let Some(seq) = event.seq else { return Ok(ReplayEvent::Other) };
         ensure!(event.epoch == self.epoch, "epoch {} after {}", event.epoch, self.epoch);
         ensure!(seq == self.seq + 1, "seq {seq} after {}: missed, doubled or out of order", self.seq);
         self.seq = seq;
@@ -79,15 +79,15 @@ impl Follower {
                     self.text.apply(patch)?;
                 }
                 self.digest.add(seq, event.id);
-                Ok(Received::Edit(index))
+                Ok(ReplayEvent::Edit(index))
             }
             END => {
                 let expected = self.trace.edits.len();
                 ensure!(self.edits == expected, "{} of {expected} edits came", self.edits);
                 ensure!(self.text.is(&self.trace.end), "the text differs from the trace's at the end");
-                Ok(Received::End)
+                Ok(ReplayEvent::End)
             }
-            _ => Ok(Received::Other),
+            _ => Ok(ReplayEvent::Other),
         }
     }
 
@@ -120,7 +120,7 @@ impl Digest {
 mod tests {
     use std::sync::Arc;
 
-    use super::{Digest, EDITED, END, Edit, Follower, Received, Trace};
+    use super::{Digest, EDITED, END, Edit, Follower, ReplayEvent, Trace};
     use crate::replay::trace::TracePatch;
 
     fn follower() -> Follower {
@@ -143,10 +143,10 @@ mod tests {
     #[test]
     fn every_edit_in_order_and_the_end_are_right() {
         let mut follower = follower();
-        assert_eq!(follower.receive(EDITED, &envelope(1, FIRST)).unwrap(), Received::Edit(0));
-        assert_eq!(follower.receive("user.joined", &envelope(2, "{}")).unwrap(), Received::Other);
-        assert_eq!(follower.receive(EDITED, &envelope(3, SECOND)).unwrap(), Received::Edit(1));
-        assert_eq!(follower.receive(END, &envelope(4, "{}")).unwrap(), Received::End);
+        assert_eq!(follower.receive(EDITED, &envelope(1, FIRST)).unwrap(), ReplayEvent::Edit(0));
+        assert_eq!(follower.receive("user.joined", &envelope(2, "{}")).unwrap(), ReplayEvent::Other);
+        assert_eq!(follower.receive(EDITED, &envelope(3, SECOND)).unwrap(), ReplayEvent::Edit(1));
+        assert_eq!(follower.receive(END, &envelope(4, "{}")).unwrap(), ReplayEvent::End);
         assert_eq!(follower.position(), r#"{"epoch":"e1","seq":4}"#);
         let mut acknowledged = Digest::default();
         acknowledged.add(1, "id-1");

@@ -9,7 +9,7 @@ use hdrhistogram::Histogram;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::follower::{Follower, Received};
+use super::follower::{Follower, ReplayEvent};
 use super::phoenix::{self, PhoenixFrame, Socket};
 use super::progress::Progress;
 use super::trace::Trace;
@@ -77,12 +77,12 @@ impl Subscriber {
                         "phx_error" | "phx_close" => true,
                         kind => {
                             match self.follower.receive(kind, frame.payload.get()).context(context.clone())? {
-                                Received::Edit(index) => {
+                                ReplayEvent::Edit(index) => {
                                     latencies.record(progress.delivered(index))?;
                                     false
                                 }
-                                Received::Other => false,
-                                Received::End => break,
+                                ReplayEvent::Other => false,
+                                ReplayEvent::End => break,
                             }
                         }
                     }
