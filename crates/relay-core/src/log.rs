@@ -157,7 +157,7 @@ pub struct LogStats {
     pub appended_bytes: u64,
     /// Appends that did not follow their document's head.
     pub conflicts: u64,
-    /// Appends that found no room in the queue in time.
+    /// Appends that found no space in the queue in time.
     pub overloads: u64,
     /// Writes to the disk; `appends / commits` is the mean group.
     pub commits: u64,
@@ -214,7 +214,7 @@ pub enum LogError {
     /// The log's queue stayed full. Try again later.
     #[error("the log's queue stayed full for {} ms; try again later", waited.as_millis())]
     Overloaded {
-        /// The time that the append waited for room.
+        /// The time that the append waited for space.
         waited: Duration,
     },
     /// The bytes that were read are not the ones that were written.

@@ -66,7 +66,7 @@ impl JsonText {
     /// # Errors
     /// When `value` cannot be JSON, for instance a map whose keys are not text.
     pub fn of(value: &impl Serialize) -> Result<Self, serde_json::Error> {
-        // Kept for as long as what it is about: room to grow is given back.
+        // Kept for as long as what it is about: spare capacity is given back.
         serde_json::to_vec(value).map(|text| Self(text.into_boxed_slice().into()))
     }
 

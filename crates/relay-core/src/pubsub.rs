@@ -97,7 +97,7 @@ pub enum PublishError {
     Overloaded {
         /// The document.
         document: DocumentId,
-        /// The time that the draft waited for room.
+        /// The time that the draft waited for space.
         waited: Duration,
     },
     /// The id belongs to another event of this document. Use a new id for a new event.

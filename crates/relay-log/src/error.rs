@@ -35,7 +35,7 @@ pub enum OpenError {
         expected: &'static str,
     },
     /// The operating system refused an access to a file or directory.
-    #[error("cannot {action} `{}`: {source}; check that the directory exists, that its disk has room, and that this user may write there", path.display())]
+    #[error("cannot {action} `{}`: {source}; check that the directory exists, that its disk has space, and that this user may write there", path.display())]
     Io {
         /// The refused action.
         action: &'static str,

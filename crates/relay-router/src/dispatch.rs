@@ -4,7 +4,7 @@
 //! get their routes, if that table is still the one in force; if not, the page is routed again. Queue entries and cursor
 //! commit in one batch, so no event is passed over and none is queued twice.
 //!
-//! A full route lags: it gets a cursor of its own and catches up when it has room, while the others go on. While there
+//! A full route lags: it gets a cursor of its own and catches up when it has space, while the others go on. While there
 //! are no targets nothing is read. The first target gets the events from then on.
 
 use std::sync::Arc;
@@ -166,7 +166,7 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Routes one page to each route that lags and has room. Returns false if there was none.
+    /// Routes one page to each route that lags and has space. Returns false if there was none.
     async fn catch_up(&self) -> Result<bool, DispatchError> {
         let lagging = self.engine.read(|state| state.lagging_routes(self.max_queued / 2));
         let cursor = self.cursor.get().unwrap_or_default();

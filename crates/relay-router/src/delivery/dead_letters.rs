@@ -1,5 +1,5 @@
 //! The dead letters of all targets. They stay until an operator requeues or drops them. Each target has a limit;
-//! beyond it the oldest ones make room for new ones.
+//! beyond it the oldest ones give way to new ones.
 
 use relay_core::ServiceName;
 

@@ -34,7 +34,7 @@ struct Inner {
     state: Mutex<State>,
     /// Wakes the scheduling task.
     ready: Notify,
-    /// Counts the attempts that ended, each of which may leave room in a route.
+    /// Counts the attempts that ended, each of which may free space in a route.
     completions: watch::Sender<u64>,
     tasks: TaskTracker,
     stopping: CancellationToken,
@@ -75,7 +75,7 @@ impl Engine {
         self.read(|state| Arc::clone(state.table()))
     }
 
-    /// Counts the attempts that ended. After each one there may be more room in a route.
+    /// Counts the attempts that ended. After each one a route may have more space.
     pub(crate) fn completions(&self) -> watch::Receiver<u64> {
         self.0.completions.subscribe()
     }

@@ -223,7 +223,7 @@ impl State {
         }
     }
 
-    /// Adds a committed event to a route. `event` is kept in memory as far as there is room.
+    /// Adds a committed event to a route. `event` is kept in memory as far as there is space.
     pub(crate) fn enqueue(
         &mut self,
         route: RouteId,

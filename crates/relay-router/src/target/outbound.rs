@@ -325,8 +325,8 @@ pub(crate) fn causes_of(error: &dyn Error) -> String {
 pub(crate) async fn read_some(mut answer: Response, max: usize) -> Result<Vec<u8>, reqwest::Error> {
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await? {
-        let room = max - body.len();
-        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        let space = max - body.len();
+        body.extend_from_slice(&chunk[..chunk.len().min(space)]);
         if body.len() == max {
             break;
         }
