@@ -9,7 +9,8 @@ use std::process::ExitCode;
 use anyhow::bail;
 use xtask::workspace;
 
-/// The layers from the lowest to the highest. Every crate of the workspace is in one of them.
+/// The layers from the lowest to the highest. Every crate of the workspace is in one of them. `relay-collab` and
+/// `relay-nats` are not written yet; their layer is decided.
 const LAYERS: &[&[&str]] = &[
     &["relay-core"],
     &["relay-events", "relay-metrics"],

@@ -12,7 +12,7 @@ pub struct PresenceConfig {
     /// The time within which a lost connection can come back unnoticed; 5 seconds by default. A user's locks outlast its last
     /// connection by as much. With 0 a lost connection is removed at once.
     pub grace: Duration,
-    /// The silence after which a connection is removed; 60 seconds by default. More than 0, for otherwise no connection
+    /// The silence in a document after which a member is removed, even if its connection lasts; 60 seconds by default. More than 0, for otherwise no connection
     /// would survive a tick. Longer than the heartbeat interval of clients.
     pub stale_after: Duration,
     /// The time without any activity after which a session is idle; 5 minutes by default. More than 0, for otherwise no
@@ -30,7 +30,7 @@ pub struct PresenceConfig {
     /// The most events of one document's session and users that wait to be published; 10,000 by default. At least 1, for
     /// otherwise no user could join. With so many, further joins are refused as overloaded.
     pub max_waiting_events: usize,
-    /// The interval between sweeps; 1 second by default. The times above are exact to this interval. More than 0; below 1
+    /// The interval between sweeps, of locks too; 1 second by default. The times above and those of locks are exact to this interval. More than 0; below 1
     /// millisecond it counts as 1 millisecond.
     pub tick: Duration,
 }
