@@ -12,7 +12,7 @@ mod small_suites;
 pub use checked::checked;
 pub use log_suite::log_suite;
 pub use manual_ownership::ManualOwnership;
-pub use memory_log::MemoryLog;
+pub use memory_log::{AppendFault, MemoryLog};
 pub use presence_suite::presence_suite;
 pub use pubsub_suite::pubsub_suite;
 pub use small_suites::{

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::support::{
-    BrokenLog, GatedLog, available, available_seqs, checked, config, document, in_memory, laser, note,
-    number, over, settle,
+    available, available_seqs, checked, config, document, held_log, in_memory, laser, note, number, over,
+    settle,
 };
 use futures_util::FutureExt;
 use relay_bus::{Bus, BusConfig, Filter, LagPolicy};
-use relay_core::testing::MemoryLog;
+use relay_core::testing::{AppendFault, MemoryLog};
 use relay_core::{
     Clock, Draft, Epoch, EventId, EventLog, EventSource, LogError, ManualClock, Offset, Payload,
     PublishError, ReadLimit, Recovery, ResetReason, Retention, Seq, StartPosition, StreamError,
@@ -25,7 +25,7 @@ async fn subscribe(bus: &Bus, name: &str, start: StartPosition) -> relay_bus::Su
 
 #[tokio::test]
 async fn nobody_sees_or_is_told_of_an_event_before_the_log_has_it() {
-    let log = GatedLog::shut();
+    let log = held_log();
     let bus = over(log.clone(), BusConfig::default());
     let doc = document("doc");
     let mut events = subscribe(&bus, "doc", EVERYTHING).await;
@@ -42,7 +42,7 @@ async fn nobody_sees_or_is_told_of_an_event_before_the_log_has_it() {
 
 #[tokio::test]
 async fn whoever_was_first_in_the_queue_gets_the_earlier_seq_in_one_batch() {
-    let log = GatedLog::shut();
+    let log = held_log();
     let bus = over(log.clone(), BusConfig::default());
     let doc = document("doc");
     let _keeps_it_open = subscribe(&bus, "doc", EVERYTHING).await;
@@ -59,7 +59,7 @@ async fn whoever_was_first_in_the_queue_gets_the_earlier_seq_in_one_batch() {
 
 #[tokio::test]
 async fn a_publisher_that_gives_up_leaves_the_order_whole() {
-    let log = GatedLog::shut();
+    let log = held_log();
     let bus = over(log.clone(), BusConfig::default());
     let doc = document("doc");
     let mut events = subscribe(&bus, "doc", EVERYTHING).await;
@@ -75,7 +75,7 @@ async fn a_publisher_that_gives_up_leaves_the_order_whole() {
 
 #[tokio::test(start_paused = true)]
 async fn a_publisher_that_outruns_the_log_is_told_so_and_nothing_of_it_happens() {
-    let log = GatedLog::shut();
+    let log = held_log();
     let config = config(|c| {
         c.max_pending_bytes = 3 * 1024;
         c.max_payload_bytes = 1024;
@@ -166,12 +166,12 @@ async fn a_log_that_returns_wrong_offsets_has_failed_and_no_event_is_seen() {
         (|offsets| vec![Offset::new(1), offsets[1]], "it returned offset 1 after offset 1"),
     ];
     for (lie, message) in lies {
-        let log = BrokenLog::new();
+        let log = MemoryLog::new();
         let bus = over(log.clone(), BusConfig::default());
         let doc = document("doc");
         let mut events = subscribe(&bus, "doc", EVERYTHING).await;
         assert_eq!(bus.publish(note(&doc, 1)).await.unwrap().offset, Some(Offset::new(1)));
-        log.lie_next(lie);
+        log.fail_next_append(AppendFault::Offsets(lie));
         let refused =
             futures_util::future::join(bus.publish(note(&doc, 2)), bus.publish(note(&doc, 3))).await;
         for refused in [refused.0, refused.1] {
@@ -328,7 +328,7 @@ async fn an_idle_document_leaves_memory_and_comes_back_as_it_was() {
 
 #[tokio::test]
 async fn a_document_that_many_want_at_once_is_opened_once() {
-    let log = GatedLog::shut();
+    let log = held_log();
     let bus = over(log.clone(), BusConfig::default());
     let doc = document("doc");
     let opening = (0..20).map(|_| bus.subscribe(&doc, StartPosition::Live, Filter::all(), LagPolicy::Refill));
@@ -355,7 +355,7 @@ async fn more_documents_than_allowed_are_refused_unless_one_is_idle() {
 
 #[tokio::test(start_paused = true)]
 async fn stopping_writes_what_was_accepted_and_ends_streams_after_their_last_event() {
-    let log = GatedLog::shut();
+    let log = held_log();
     let bus = over(log.clone(), BusConfig::default());
     let doc = document("doc");
     let mut events = subscribe(&bus, "doc", EVERYTHING).await;
@@ -384,7 +384,7 @@ async fn stopping_writes_what_was_accepted_and_ends_streams_after_their_last_eve
 
 #[tokio::test(start_paused = true)]
 async fn stopping_does_not_wait_for_ever() {
-    let bus = over(GatedLog::shut(), BusConfig::default());
+    let bus = over(held_log(), BusConfig::default());
     let doc = document("doc");
     let mut events = subscribe(&bus, "doc", EVERYTHING).await;
     let waiting = tokio::spawn({

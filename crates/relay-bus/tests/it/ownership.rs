@@ -13,7 +13,7 @@ use relay_core::{
 };
 
 use crate::support::{
-    BrokenLog, GatedLog, available, available_seqs, config, document, laser, note, number, settle, soon,
+    available, available_seqs, config, document, held_log, laser, note, number, settle, soon,
 };
 
 /// The server that owns a document which this one has lost.
@@ -105,7 +105,7 @@ async fn a_subscription_that_waits_is_woken_when_the_document_is_lost() {
 #[tokio::test]
 async fn drafts_that_wait_get_no_seq_once_the_document_is_lost() {
     let authority = ManualOwnership::default();
-    let log = GatedLog::shut();
+    let log = held_log();
     let bus = owned(&authority, Some(Arc::new(log.clone())), BusConfig::default());
     let doc = document("doc");
     let _keeps_it_open = subscribe(&bus).await.unwrap();
@@ -130,7 +130,7 @@ async fn a_publisher_that_waits_for_space_is_told_of_the_loss() {
         c.max_pending_bytes = 1;
         c.max_payload_bytes = 1;
     });
-    let bus = owned(&authority, Some(Arc::new(GatedLog::shut())), config);
+    let bus = owned(&authority, Some(Arc::new(held_log())), config);
     let doc = document("doc");
     let _keeps_it_open = subscribe(&bus).await.unwrap();
     let mut first = Box::pin(bus.publish(note(&doc, 1)));
@@ -219,7 +219,7 @@ async fn readers_of_a_document_that_is_owned_again_get_the_events_of_its_other_o
 #[tokio::test]
 async fn a_reader_is_refused_when_the_document_is_lost_while_the_log_answers() {
     let authority = ManualOwnership::default();
-    let log = GatedLog::shut();
+    let log = held_log();
     log.let_through(1);
     let bus = owned(&authority, Some(Arc::new(log)), BusConfig::default());
     bus.publish(note(&document("doc"), 1)).await.unwrap();
@@ -306,8 +306,8 @@ async fn an_opening_that_is_cancelled_leaves_nothing_behind() {
 #[tokio::test]
 async fn a_document_whose_history_cannot_be_read_is_given_up() {
     let authority = ManualOwnership::default();
-    let log = BrokenLog::new();
-    log.fail_head(|| LogError::Closed);
+    let log = MemoryLog::new();
+    log.fail_next_head(LogError::Closed);
     let bus = owned(&authority, Some(Arc::new(log)), BusConfig::default());
     let refused = subscribe(&bus).await;
     assert!(matches!(refused, Err(SubscribeError::Log(LogError::Closed))), "{refused:?}");

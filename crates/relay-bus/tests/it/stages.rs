@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use parking_lot::Mutex;
 use relay_bus::{Bus, BusConfig, BusParts, Filter, LagPolicy};
-use relay_core::testing::{ManualOwnership, MemoryLog};
+use relay_core::testing::{AppendFault, ManualOwnership, MemoryLog};
 use relay_core::{
     Actor, CheckedDraft, DocumentId, Draft, Epoch, EventId, EventLog, EventSource, FencingToken, LogError,
     ManualClock, NotOwner, OwnershipError, Payload, Place, PublishError, ReadLimit, Seq, Sequencer,
@@ -16,7 +16,7 @@ use relay_core::{
 };
 
 use crate::support::{
-    BrokenLog, GatedLog, available, config, document, draft_number, laser, note, number, settle, soon,
+    available, config, document, draft_number, held_log, laser, note, number, settle, soon,
 };
 
 const EVERYTHING: StartPosition = StartPosition::After { epoch: None, seq: Seq::ZERO };
@@ -328,12 +328,12 @@ async fn places_that_the_log_does_not_take_are_dropped_before_they_are_given_out
     ];
     for (error, ends_the_channel) in errors {
         let calls = Calls::default();
-        let log = BrokenLog::new();
+        let log = MemoryLog::new();
         let bus = staged(Some(Arc::new(log.clone())), [calls.stage("first"), calls.stage("second")]);
         let doc = document("doc");
         bus.publish(note(&doc, 11)).await.unwrap();
         calls.take();
-        log.fail_next(error);
+        log.fail_next_append(AppendFault::Error(error()));
         let refused = bus.publish(note(&doc, 12)).await;
         assert!(matches!(refused, Err(PublishError::Log(_))), "{refused:?}");
         let outcomes = [
@@ -365,10 +365,10 @@ async fn places_are_dropped_when_the_log_of_the_double_fails() {
 #[tokio::test]
 async fn places_are_dropped_when_the_log_panics() {
     let calls = Calls::default();
-    let log = BrokenLog::new();
+    let log = MemoryLog::new();
     let bus = staged(Some(Arc::new(log.clone())), [calls.stage("only")]);
     let doc = document("doc");
-    log.panic_next();
+    log.fail_next_append(AppendFault::Panic);
     let refused = bus.publish(note(&doc, 1)).await;
     assert!(refused.is_err(), "{refused:?}");
     settle().await;
@@ -419,7 +419,7 @@ async fn places_are_dropped_when_the_document_is_lost_and_before_it_is_acquired_
 async fn a_batch_that_fails_after_the_loss_drops_no_places_of_the_documents_next_channel() {
     let calls = Calls::default();
     let authority = ManualOwnership::default();
-    let log = GatedLog::shut();
+    let log = held_log();
     let bus = staged_and_owned(&authority, Some(Arc::new(log.clone())), [calls.stage("only")]);
     let doc = document("doc");
     let publish = |number| {
@@ -433,11 +433,11 @@ async fn a_batch_that_fails_after_the_loss_drops_no_places_of_the_documents_next
     authority.grant();
     let new = publish(12);
     settle().await;
-    log.log.fail_after(0);
+    log.fail_after(0);
     log.let_through(1);
     let refused = soon(old).await.unwrap();
     assert!(matches!(refused, Err(PublishError::Log(LogError::Failed { .. }))), "{refused:?}");
-    log.log.fail_after(usize::MAX);
+    log.fail_after(usize::MAX);
     log.let_through(1);
     assert_eq!(soon(new).await.unwrap().unwrap().seq, Some(Seq::FIRST));
     assert_eq!(calls.take_outcomes(), [Placed("only", 11, 1), Dropped("only", doc), Placed("only", 12, 1)]);
@@ -462,7 +462,7 @@ async fn no_place_is_dropped_when_a_document_is_evicted_or_the_bus_stops() {
 #[tokio::test]
 async fn drafts_that_wait_while_a_batch_is_appended_are_checked_after_it() {
     let calls = Calls::default();
-    let log = GatedLog::shut();
+    let log = held_log();
     let bus = staged(Some(Arc::new(log.clone())), [calls.stage("only")]);
     let doc = document("doc");
     let _keeps_it_open = subscribe(&bus, &doc).await;

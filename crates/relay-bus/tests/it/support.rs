@@ -1,18 +1,14 @@
-//! The helpers that the tests share: drafts, buses, and a log that can be held shut.
+//! The helpers that the tests share: drafts, buses, and a log that is held.
 
 use std::pin::pin;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use futures_util::FutureExt;
-use parking_lot::Mutex;
 use relay_bus::{Bus, BusConfig, Subscription};
 use relay_core::testing::MemoryLog;
 use relay_core::{
-    Actor, CheckedDraft, DocumentId, Draft, Event, EventLog, Head, LogError, LogStats, ManualClock, Offset,
-    Payload, ReadLimit, Seq, StreamError, UserId,
+    Actor, CheckedDraft, DocumentId, Draft, Event, EventLog, ManualClock, Payload, StreamError, UserId,
 };
-use tokio::sync::Semaphore;
 
 pub(crate) fn document(name: &str) -> DocumentId {
     DocumentId::new(name).unwrap()
@@ -103,157 +99,8 @@ pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// A log whose appends wait until they are let through.
-#[derive(Clone)]
-pub(crate) struct GatedLog {
-    pub(crate) log: MemoryLog,
-    gate: Arc<Semaphore>,
-}
-
-impl GatedLog {
-    pub(crate) fn shut() -> Self {
-        Self { log: MemoryLog::new(), gate: Arc::new(Semaphore::new(0)) }
-    }
-
-    pub(crate) fn let_through(&self, appends: usize) {
-        self.gate.add_permits(appends);
-    }
-}
-
-#[async_trait]
-impl EventLog for GatedLog {
-    async fn head(&self, document: &DocumentId) -> Result<Head, LogError> {
-        tokio::task::yield_now().await;
-        self.log.head(document).await
-    }
-
-    async fn append(&self, document: &DocumentId, events: &[Event]) -> Result<Vec<Offset>, LogError> {
-        self.gate.acquire().await.unwrap().forget();
-        self.log.append(document, events).await
-    }
-
-    async fn read_document(
-        &self,
-        document: &DocumentId,
-        after: Seq,
-        limit: ReadLimit,
-    ) -> Result<Vec<Event>, LogError> {
-        self.log.read_document(document, after, limit).await
-    }
-
-    async fn read(&self, after: Offset, limit: ReadLimit) -> Result<Vec<Event>, LogError> {
-        self.log.read(after, limit).await
-    }
-
-    async fn trim(&self, document: &DocumentId, through: Seq) -> Result<Head, LogError> {
-        self.log.trim(document, through).await
-    }
-
-    async fn last_offset(&self) -> Result<Offset, LogError> {
-        self.log.last_offset().await
-    }
-
-    async fn wait_past(&self, offset: Offset) -> Result<Offset, LogError> {
-        self.log.wait_past(offset).await
-    }
-
-    async fn close(&self) -> Result<(), LogError> {
-        self.log.close().await
-    }
-
-    fn stats(&self) -> LogStats {
-        self.log.stats()
-    }
-}
-
-/// A log whose next call can be made to fail.
-#[derive(Clone)]
-pub(crate) struct BrokenLog {
-    log: MemoryLog,
-    append_fault: Arc<Mutex<Option<Fault>>>,
-    head_fault: Arc<Mutex<Option<LogError>>>,
-}
-
-enum Fault {
-    Error(LogError),
-    Panic,
-    Offsets(fn(Vec<Offset>) -> Vec<Offset>),
-}
-
-impl BrokenLog {
-    pub(crate) fn new() -> Self {
-        Self { log: MemoryLog::new(), append_fault: Arc::default(), head_fault: Arc::default() }
-    }
-
-    /// Makes the next append fail with `error`. It keeps nothing.
-    pub(crate) fn fail_next(&self, error: fn() -> LogError) {
-        *self.append_fault.lock() = Some(Fault::Error(error()));
-    }
-
-    /// Makes the next append panic.
-    pub(crate) fn panic_next(&self) {
-        *self.append_fault.lock() = Some(Fault::Panic);
-    }
-
-    /// Makes the next append return other offsets than those of the events that it keeps.
-    pub(crate) fn lie_next(&self, lie: fn(Vec<Offset>) -> Vec<Offset>) {
-        *self.append_fault.lock() = Some(Fault::Offsets(lie));
-    }
-
-    /// Makes the next question for a head fail with `error`.
-    pub(crate) fn fail_head(&self, error: fn() -> LogError) {
-        *self.head_fault.lock() = Some(error());
-    }
-}
-
-#[async_trait]
-impl EventLog for BrokenLog {
-    async fn head(&self, document: &DocumentId) -> Result<Head, LogError> {
-        if let Some(error) = self.head_fault.lock().take() {
-            return Err(error);
-        }
-        self.log.head(document).await
-    }
-
-    async fn append(&self, document: &DocumentId, events: &[Event]) -> Result<Vec<Offset>, LogError> {
-        let fault = self.append_fault.lock().take();
-        match fault {
-            Some(Fault::Error(error)) => Err(error),
-            Some(Fault::Panic) => panic!("told to panic"),
-            Some(Fault::Offsets(lie)) => self.log.append(document, events).await.map(lie),
-            None => self.log.append(document, events).await,
-        }
-    }
-
-    async fn read_document(
-        &self,
-        document: &DocumentId,
-        after: Seq,
-        limit: ReadLimit,
-    ) -> Result<Vec<Event>, LogError> {
-        self.log.read_document(document, after, limit).await
-    }
-
-    async fn read(&self, after: Offset, limit: ReadLimit) -> Result<Vec<Event>, LogError> {
-        self.log.read(after, limit).await
-    }
-
-    async fn trim(&self, document: &DocumentId, through: Seq) -> Result<Head, LogError> {
-        self.log.trim(document, through).await
-    }
-
-    async fn last_offset(&self) -> Result<Offset, LogError> {
-        self.log.last_offset().await
-    }
-
-    async fn wait_past(&self, offset: Offset) -> Result<Offset, LogError> {
-        self.log.wait_past(offset).await
-    }
-
-    async fn close(&self) -> Result<(), LogError> {
-        self.log.close().await
-    }
-
-    fn stats(&self) -> LogStats {
-        self.log.stats()
-    }
+pub(crate) fn held_log() -> MemoryLog {
+    let log = MemoryLog::new();
+    log.hold();
+    log
 }

@@ -1,9 +1,9 @@
 //! The plain model of a log: vectors behind one lock. It outlives the bus in tests as the disk outlives a process,
-//! and can be told to fail.
+//! and can be told to wait and to fail.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Poll, Waker};
 
 use async_trait::async_trait;
@@ -19,7 +19,60 @@ use crate::position::{Epoch, Offset, Seq};
 pub struct MemoryLog {
     epoch: Epoch,
     state: Arc<Mutex<State>>,
-    appends_until_failure: Arc<AtomicUsize>,
+    faults: Arc<Mutex<Faults>>,
+}
+
+/// The order of a test for one append.
+#[derive(Debug)]
+pub enum AppendFault {
+    /// It fails, and keeps nothing.
+    Error(LogError),
+    /// It panics.
+    Panic,
+    /// It keeps the events, and returns other offsets than theirs.
+    Offsets(fn(Vec<Offset>) -> Vec<Offset>),
+}
+
+/// The orders of a test.
+#[derive(Debug, Default)]
+struct Faults {
+    /// The appends that succeed before every one fails; `None` without limit.
+    appends_until_failure: Option<usize>,
+    next_append: Option<AppendFault>,
+    next_head: Option<LogError>,
+    /// The failure of every call but `close`.
+    every_call: Option<LogError>,
+    /// The appends that may go on while others wait; `None` when none waits.
+    permits: Option<usize>,
+    /// The appends that wait for a permit.
+    waiting: Vec<Waker>,
+}
+
+impl Faults {
+    /// Returns the fault of an append that has its permit.
+    fn take_append(&mut self) -> Option<AppendFault> {
+        if let Some(error) = &self.every_call {
+            return Some(AppendFault::Error(error.clone()));
+        }
+        match &mut self.appends_until_failure {
+            Some(0) => {
+                let source = Arc::new(std::io::Error::other("told to fail"));
+                Some(AppendFault::Error(LogError::Failed { source }))
+            }
+            Some(left) => {
+                *left -= 1;
+                self.next_append.take()
+            }
+            None => self.next_append.take(),
+        }
+    }
+
+    fn take_head(&mut self) -> Result<(), LogError> {
+        match self.every_call.clone().or_else(|| self.next_head.take()) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -59,11 +112,7 @@ impl Document {
 impl MemoryLog {
     /// An empty log.
     pub fn new() -> Self {
-        Self {
-            epoch: Epoch::random(),
-            state: Arc::default(),
-            appends_until_failure: Arc::new(AtomicUsize::new(usize::MAX)),
-        }
+        Self { epoch: Epoch::random(), state: Arc::default(), faults: Arc::default() }
     }
 
     /// A log with this one's content, open whether this one is or not: what a log on disk is to a new process.
@@ -71,54 +120,77 @@ impl MemoryLog {
         let state = self.state.lock();
         let (events, documents) = (state.events.clone(), state.documents.clone());
         let state = State { events, documents, ..State::default() };
-        Self {
-            epoch: self.epoch,
-            state: Arc::new(Mutex::new(state)),
-            appends_until_failure: Arc::new(AtomicUsize::new(usize::MAX)),
-        }
+        Self { epoch: self.epoch, state: Arc::new(Mutex::new(state)), faults: Arc::default() }
     }
 
-    /// Lets `count` more appends succeed and then fails every one, as a full disk would.
+    /// Lets `count` more appends succeed and then fails every one, as a full disk would. With [`usize::MAX`] none fails.
     pub fn fail_after(&self, count: usize) {
-        self.appends_until_failure.store(count, Ordering::SeqCst);
+        self.faults.lock().appends_until_failure = (count < usize::MAX).then_some(count);
     }
 
-    fn page<'a>(events: impl Iterator<Item = &'a Event>, limit: ReadLimit) -> Vec<Event> {
-        let mut page = Vec::new();
-        let mut bytes = 0;
-        for event in events {
-            bytes += event.approx_bytes();
-            if !page.is_empty() && (page.len() >= limit.events || bytes > limit.bytes) {
-                break;
+    /// Makes the next append go wrong.
+    pub fn fail_next_append(&self, fault: AppendFault) {
+        self.faults.lock().next_append = Some(fault);
+    }
+
+    /// Makes the next question for a head fail with `error`.
+    pub fn fail_next_head(&self, error: LogError) {
+        self.faults.lock().next_head = Some(error);
+    }
+
+    /// Makes every call but that to close the log fail with `error`.
+    pub fn fail_always(&self, error: LogError) {
+        self.faults.lock().every_call = Some(error);
+    }
+
+    /// Makes appends wait until they are [let through](Self::let_through), and the answers to questions for a head come a
+    /// turn later.
+    pub fn hold(&self) {
+        self.faults.lock().permits = Some(0);
+    }
+
+    /// Lets `appends` more appends through.
+    pub fn let_through(&self, appends: usize) {
+        let mut faults = self.faults.lock();
+        faults.permits = faults.permits.map(|permits| permits + appends);
+        faults.waiting.drain(..).for_each(Waker::wake);
+    }
+
+    /// Waits for the permit of an append, and returns the fault of the append.
+    async fn pass_gate(&self) -> Option<AppendFault> {
+        poll_fn(|cx| {
+            let mut faults = self.faults.lock();
+            match &mut faults.permits {
+                Some(0) => {
+                    faults.waiting.push(cx.waker().clone());
+                    return Poll::Pending;
+                }
+                Some(permits) => *permits -= 1,
+                None => {}
             }
-            page.push(event.clone());
-        }
-        page
-    }
-}
-
-impl Default for MemoryLog {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-#[async_trait]
-impl EventLog for MemoryLog {
-    async fn head(&self, document: &DocumentId) -> Result<Head, LogError> {
-        let state = self.state.lock();
-        Ok(state.documents.get(document).map_or(Head::empty(self.epoch), |d| d.head(self.epoch)))
+            Poll::Ready(faults.take_append())
+        })
+        .await
     }
 
-    async fn append(&self, document: &DocumentId, events: &[Event]) -> Result<Vec<Offset>, LogError> {
-        let allowed =
-            self.appends_until_failure.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| match n {
-                usize::MAX => Some(n),
-                n => n.checked_sub(1),
-            });
-        if allowed.is_err() {
-            return Err(LogError::Failed { source: Arc::new(std::io::Error::other("told to fail")) });
-        }
+    /// Waits for one turn of the other tasks while appends are held.
+    async fn wait_a_turn(&self) {
+        let mut is_over = self.faults.lock().permits.is_none();
+        poll_fn(|cx| {
+            if std::mem::replace(&mut is_over, true) {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn check_every_call(&self) -> Result<(), LogError> {
+        self.faults.lock().every_call.clone().map_or(Ok(()), Err)
+    }
+
+    fn keep(&self, document: &DocumentId, events: &[Event]) -> Result<Vec<Offset>, LogError> {
         let mut state = self.state.lock();
         let state = &mut *state;
         state.last_offset()?;
@@ -145,12 +217,51 @@ impl EventLog for MemoryLog {
         Ok(offsets)
     }
 
+    fn page<'a>(events: impl Iterator<Item = &'a Event>, limit: ReadLimit) -> Vec<Event> {
+        let mut page = Vec::new();
+        let mut bytes = 0;
+        for event in events {
+            bytes += event.approx_bytes();
+            if !page.is_empty() && (page.len() >= limit.events || bytes > limit.bytes) {
+                break;
+            }
+            page.push(event.clone());
+        }
+        page
+    }
+}
+
+impl Default for MemoryLog {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[async_trait]
+impl EventLog for MemoryLog {
+    async fn head(&self, document: &DocumentId) -> Result<Head, LogError> {
+        self.wait_a_turn().await;
+        self.faults.lock().take_head()?;
+        let state = self.state.lock();
+        Ok(state.documents.get(document).map_or(Head::empty(self.epoch), |d| d.head(self.epoch)))
+    }
+
+    async fn append(&self, document: &DocumentId, events: &[Event]) -> Result<Vec<Offset>, LogError> {
+        match self.pass_gate().await {
+            None => self.keep(document, events),
+            Some(AppendFault::Error(error)) => Err(error),
+            Some(AppendFault::Panic) => panic!("told to panic"),
+            Some(AppendFault::Offsets(lie)) => self.keep(document, events).map(lie),
+        }
+    }
+
     async fn read_document(
         &self,
         document: &DocumentId,
         after: Seq,
         limit: ReadLimit,
     ) -> Result<Vec<Event>, LogError> {
+        self.check_every_call()?;
         let state = self.state.lock();
         let Some(entry) = state.documents.get(document) else { return Ok(Vec::new()) };
         if after.get() < entry.trimmed_through {
@@ -163,17 +274,20 @@ impl EventLog for MemoryLog {
     }
 
     async fn read(&self, after: Offset, limit: ReadLimit) -> Result<Vec<Event>, LogError> {
+        self.check_every_call()?;
         let state = self.state.lock();
         let skip = usize::try_from(after.get()).unwrap_or(usize::MAX);
         Ok(Self::page(state.events.iter().skip(skip).flatten(), limit))
     }
 
     async fn last_offset(&self) -> Result<Offset, LogError> {
+        self.check_every_call()?;
         self.state.lock().last_offset()
     }
 
     async fn wait_past(&self, offset: Offset) -> Result<Offset, LogError> {
-        std::future::poll_fn(|cx| {
+        self.check_every_call()?;
+        poll_fn(|cx| {
             let mut state = self.state.lock();
             match state.last_offset() {
                 Ok(last) if last <= offset => {
@@ -188,6 +302,7 @@ impl EventLog for MemoryLog {
     }
 
     async fn trim(&self, document: &DocumentId, through: Seq) -> Result<Head, LogError> {
+        self.check_every_call()?;
         let mut state = self.state.lock();
         let state = &mut *state;
         let Some(entry) = state.documents.get_mut(document) else { return Ok(Head::empty(self.epoch)) };

@@ -9,9 +9,8 @@ use axum::body::Body;
 use axum::response::Response;
 use http_body_util::BodyExt as _;
 use parking_lot::Mutex;
-use relay_core::{
-    DocumentId, Event, EventLog, Head, LogError, LogStats, Offset, ReadLimit, Seq, SystemClock,
-};
+use relay_core::testing::MemoryLog;
+use relay_core::{LogError, SystemClock};
 use relay_presence::MemoryTokens;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -21,55 +20,14 @@ use crate::config::ServiceConfig;
 use crate::http::{self, Api, Hosts};
 use crate::storage::Storage;
 
-/// The cause of every failure of [`BrokenLog`].
+/// The cause of every failure of the log.
 const CAUSE: &str = "/srv/secret/7.log is on fire";
 
-/// A log on a broken disk.
-struct BrokenLog;
-
-impl BrokenLog {
-    fn fail<T>() -> Result<T, LogError> {
-        Err(LogError::Corrupt { detail: CAUSE.to_owned() })
-    }
-}
-
-#[async_trait::async_trait]
-impl EventLog for BrokenLog {
-    async fn append(&self, _: &DocumentId, _: &[Event]) -> Result<Vec<Offset>, LogError> {
-        Self::fail()
-    }
-
-    async fn head(&self, _: &DocumentId) -> Result<Head, LogError> {
-        Self::fail()
-    }
-
-    async fn read_document(&self, _: &DocumentId, _: Seq, _: ReadLimit) -> Result<Vec<Event>, LogError> {
-        Self::fail()
-    }
-
-    async fn read(&self, _: Offset, _: ReadLimit) -> Result<Vec<Event>, LogError> {
-        Self::fail()
-    }
-
-    async fn last_offset(&self) -> Result<Offset, LogError> {
-        Self::fail()
-    }
-
-    async fn wait_past(&self, _: Offset) -> Result<Offset, LogError> {
-        Self::fail()
-    }
-
-    async fn trim(&self, _: &DocumentId, _: Seq) -> Result<Head, LogError> {
-        Self::fail()
-    }
-
-    async fn close(&self) -> Result<(), LogError> {
-        Ok(())
-    }
-
-    fn stats(&self) -> LogStats {
-        LogStats::default()
-    }
+/// Returns a log on a broken disk.
+fn broken_log() -> Arc<MemoryLog> {
+    let log = MemoryLog::new();
+    log.fail_always(LogError::Corrupt { detail: CAUSE.to_owned() });
+    Arc::new(log)
 }
 
 /// The lines that the server has logged.
@@ -103,7 +61,7 @@ async fn the_cause_of_a_failure_is_in_the_servers_log_with_its_request_and_not_i
     let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
     let _guard = tracing::subscriber::set_default(subscriber);
     let tokens = Arc::new(MemoryTokens::new(&SystemClock::new()));
-    let storage = Storage::Custom { log: Arc::new(BrokenLog), tokens };
+    let storage = Storage::Custom { log: broken_log(), tokens };
     let config = ServiceConfig { storage, ..ServiceConfig::in_process() };
     let (http, origins) = (config.http.clone(), config.ws.origins.clone());
     let service = RelayService::start(config).await.unwrap();
