@@ -19,7 +19,7 @@ use crate::channel;
 use crate::channel_map::ChannelMap;
 use crate::config::BusConfig;
 use crate::context::ChannelContext;
-use crate::counters::{BusStats, ChannelStats, Counters};
+use crate::counters::{BusStats, Counters};
 use crate::filter::Filter;
 use crate::history;
 use crate::mailbox::{Mailbox, MailboxConfig, Mailboxes};
@@ -241,11 +241,6 @@ impl Bus {
         context.publishing.stats(context.clock.monotonic())
     }
 
-    /// Returns every document in memory. Takes each channel's lock for a moment, one after the other.
-    pub fn channels(&self) -> Vec<ChannelStats> {
-        self.channels.channels().iter().map(|channel| channel.stats()).collect()
-    }
-
     /// Stops the bus. It takes no more drafts, writes the accepted ones, lets handlers finish what they have, and ends all
     /// streams once they have delivered everything.
     ///
@@ -318,3 +313,6 @@ impl EventSource for Bus {
         history::page(&self.channels, document, after, limit).await
     }
 }
+
+#[cfg(test)]
+mod tests;

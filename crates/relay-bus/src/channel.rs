@@ -28,7 +28,6 @@ use self::batch::{AppendBatch, PendingDraft, PublishResult};
 use self::state::{ChannelEnd, ChannelState, Standing};
 use crate::config::BusConfig;
 use crate::context::ChannelContext;
-use crate::counters::ChannelStats;
 use crate::duplicate::OriginalPayload;
 use crate::event_cache::EventCache;
 use crate::waker_set::wake_all;
@@ -109,8 +108,10 @@ impl Channel {
         }
     }
 
-    pub(crate) fn stats(&self) -> ChannelStats {
-        self.state.lock().stats(&self.document, self.epoch)
+    /// The number of subscriptions.
+    #[cfg(test)]
+    pub(crate) fn subscribers(&self) -> usize {
+        self.state.lock().subscribers()
     }
 
     // Publishing.

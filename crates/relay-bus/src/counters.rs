@@ -1,8 +1,7 @@
 //! The counters of a bus.
 
-use relay_core::{DocumentId, Epoch, ErrorCode, PublishError, Seq};
+use relay_core::{ErrorCode, PublishError};
 use relay_metrics::Counter;
-use serde::Serialize;
 
 use crate::kind_counters::KindCounters;
 
@@ -83,26 +82,4 @@ impl Counters {
             _ => self.refused_by_guard.increment(),
         }
     }
-}
-
-/// One document in memory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct ChannelStats {
-    /// The document.
-    pub document: DocumentId,
-    /// Its epoch.
-    pub epoch: Epoch,
-    /// Its earliest event in memory.
-    pub first_cached: Seq,
-    /// Its latest event.
-    pub last: Seq,
-    /// The number of events in memory.
-    pub cached_events: usize,
-    /// The bytes that these events take, roughly.
-    pub cached_bytes: usize,
-    /// The number of its subscriptions.
-    pub subscribers: usize,
-    /// The number of drafts that wait for the log.
-    pub pending: usize,
 }

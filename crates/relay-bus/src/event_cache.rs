@@ -43,14 +43,6 @@ impl EventCache {
         Seq::new(self.last.get() + 1 - self.events.len() as u64)
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.events.len()
-    }
-
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
     /// Adds the next event. With `original` its id is remembered for recognising duplicates.
     pub(crate) fn push(&mut self, event: Arc<Event>, original: Option<OriginalPayload>) {
         debug_assert_eq!(event.seq, Some(self.last.next()), "history has no gaps");
@@ -109,5 +101,31 @@ impl EventCache {
 
     fn index(&self, seq: Seq) -> Option<usize> {
         usize::try_from(seq.get().checked_sub(self.first().get())?).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use relay_core::{DocumentId, Draft, Durability, Epoch, Kind, Payload};
+
+    use super::*;
+
+    #[test]
+    fn original_payloads_count_while_their_events_are_in_memory() {
+        let mut cache = EventCache::new(Seq::ZERO, Retention { max_events: 2, ..Retention::default() });
+        let mut bytes = Vec::new();
+        for (seq, is_rewritten) in (1..).zip([false, true, false, true, true, false, false]) {
+            let payload = Payload::json(&seq).unwrap();
+            let rewritten = OriginalPayload::Rewritten(Box::new(payload.clone()));
+            let original = if is_rewritten { rewritten } else { OriginalPayload::Kept };
+            let kind = Kind::from_static("x-note", Durability::Durable);
+            let draft = Draft::new(DocumentId::new("doc").unwrap(), kind, payload);
+            let event = draft.into_event(Epoch::from_u64(1), Some(Seq::new(seq)), Timestamp::UNIX_EPOCH);
+            cache.push(Arc::new(event), Some(original));
+            bytes.push(cache.bytes);
+        }
+        let (event, original) = (bytes[0], size_of::<Payload>() + 1);
+        let expected = [0, 1, 1, 1, 2, 1, 0].map(|originals| 2 * event + originals * original);
+        assert_eq!(bytes[1..], expected[1..]);
     }
 }

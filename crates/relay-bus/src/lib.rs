@@ -55,7 +55,7 @@ mod waker_set;
 
 pub use bus::{Bus, BusParts, ShutdownOutcome};
 pub use config::BusConfig;
-pub use counters::{BusStats, ChannelStats};
+pub use counters::BusStats;
 pub use filter::Filter;
 pub use handlers::{BlockingHandler, EventHandler, HandlerError};
 pub use mailbox::{FullPolicy, MailboxConfig};

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use relay_core::{
-    DocumentId, Draft, Epoch, Event, Head, LogError, Monotonic, Offset, OwnershipError, PublishAck,
-    PublishError, ReadLimit, Seq, StreamError, SubscribeError, Tenure, Timestamp,
+    Draft, Epoch, Event, Head, LogError, Monotonic, Offset, OwnershipError, PublishAck, PublishError,
+    ReadLimit, Seq, StreamError, SubscribeError, Tenure, Timestamp,
 };
 
 use super::batch::{PendingDraft, PublishResult};
 use super::cursor::{Cursor, ReadResult};
-use crate::counters::ChannelStats;
 use crate::duplicate::{OriginalPayload, check_same_content};
 use crate::ephemeral::Ephemerals;
 use crate::event_cache::EventCache;
@@ -283,16 +282,8 @@ impl ChannelState {
         ReadResult::Pending
     }
 
-    pub(super) fn stats(&self, document: &DocumentId, epoch: Epoch) -> ChannelStats {
-        ChannelStats {
-            document: document.clone(),
-            epoch,
-            first_cached: self.cache.first(),
-            last: self.cache.last(),
-            cached_events: self.cache.len(),
-            cached_bytes: self.cache.bytes(),
-            subscribers: self.subscribers,
-            pending: self.pending.len(),
-        }
+    #[cfg(test)]
+    pub(super) fn subscribers(&self) -> usize {
+        self.subscribers
     }
 }

@@ -13,8 +13,7 @@ use relay_bus::{Bus, BusConfig, Filter, LagPolicy};
 use relay_core::testing::{AppendFault, MemoryLog};
 use relay_core::{
     Clock, Draft, Epoch, EventId, EventLog, EventSource, LogError, ManualClock, Offset, Payload,
-    PublishError, ReadLimit, Recovery, ResetReason, Retention, Seq, StartPosition, StreamError,
-    SubscribeError,
+    PublishError, ReadLimit, Recovery, ResetReason, Seq, StartPosition, StreamError, SubscribeError,
 };
 
 const EVERYTHING: StartPosition = StartPosition::After { epoch: None, seq: Seq::ZERO };
@@ -290,23 +289,6 @@ async fn what_retention_has_dropped_is_not_served_from_memory() {
 }
 
 #[tokio::test]
-async fn memory_holds_no_more_than_retention_allows_beside_a_log_too() {
-    let clock = Arc::new(ManualClock::new());
-    let retention = Retention { max_events: 5, max_age: Some(Duration::from_secs(60)), max_bytes: None };
-    let config = config(|c| c.retention = retention);
-    let bus =
-        Bus::new(config, Some(Arc::new(MemoryLog::new())), Arc::clone(&clock) as Arc<dyn Clock>).unwrap();
-    for number in 1..=12 {
-        bus.publish(note(&document("doc"), number)).await.unwrap();
-    }
-    assert_eq!(bus.channels()[0].cached_events, 5);
-    clock.advance(Duration::from_secs(61));
-    let _in_use = subscribe(&bus, "doc", StartPosition::Live).await;
-    bus.sweep();
-    assert_eq!(bus.channels()[0].cached_events, 0);
-}
-
-#[tokio::test]
 async fn an_idle_document_leaves_memory_and_comes_back_as_it_was() {
     let clock = Arc::new(ManualClock::new());
     let log = Arc::new(MemoryLog::new());
@@ -324,19 +306,6 @@ async fn an_idle_document_leaves_memory_and_comes_back_as_it_was() {
     let after = bus.publish(note(&doc, 2)).await.unwrap();
     assert_eq!((after.epoch, after.seq), (before.epoch, Some(Seq::new(2))));
     assert_eq!((bus.stats().channels_opened, bus.stats().channels_evicted), (2, 1));
-}
-
-#[tokio::test]
-async fn a_document_that_many_want_at_once_is_opened_once() {
-    let log = held_log();
-    let bus = over(log.clone(), BusConfig::default());
-    let doc = document("doc");
-    let opening = (0..20).map(|_| bus.subscribe(&doc, StartPosition::Live, Filter::all(), LagPolicy::Refill));
-    let readers = futures_util::future::try_join_all(opening).await.unwrap();
-    assert_eq!(bus.stats().channels_opened, 1);
-    assert_eq!(bus.channels()[0].subscribers, 20);
-    drop(readers);
-    assert_eq!(bus.channels()[0].subscribers, 0);
 }
 
 #[tokio::test]

@@ -292,24 +292,6 @@ async fn a_rewritten_draft_is_recognised_without_its_payload_once_the_document_w
 }
 
 #[tokio::test]
-async fn memory_counts_the_payloads_that_stages_rewrote() {
-    let mut parts = BusParts::new(Arc::new(ManualClock::new()));
-    parts.sequencers = vec![Arc::new(Calls::default().stage("only").multiplying_by(10))];
-    let mut config = BusConfig::default();
-    config.retention.max_events = 1;
-    let bus = Bus::with_parts(config, parts).unwrap();
-    let cached_bytes = || bus.channels()[0].cached_bytes;
-    bus.publish(note(&document("doc"), 3)).await.unwrap();
-    let without_id = cached_bytes();
-    for _ in 0..2 {
-        bus.publish(note(&document("doc"), 3).id(EventId::new())).await.unwrap();
-        assert_eq!(cached_bytes(), without_id + size_of::<Payload>() + 1);
-    }
-    bus.publish(note(&document("doc"), 3)).await.unwrap();
-    assert_eq!(cached_bytes(), without_id);
-}
-
-#[tokio::test]
 async fn an_ephemeral_draft_passes_no_stage() {
     for log in logs() {
         let calls = Calls::default();
