@@ -301,15 +301,3 @@ pub fn decode_draft(document: &DocumentId, json: &[u8]) -> Result<CheckedDraft, 
     let payload = event.payload()?;
     event.into_draft(document, payload)
 }
-
-/// Reads a batch of CloudEvents of any producer. A mistake in one does not affect the others.
-///
-/// # Errors
-/// [`JsonError`], when the text is not a JSON array.
-pub fn decode_draft_batch(
-    document: &DocumentId,
-    json: &[u8],
-) -> Result<Vec<Result<CheckedDraft, JsonError>>, JsonError> {
-    let batch: Vec<&RawValue> = read_json(json).map_err(malformed)?;
-    Ok(batch.into_iter().map(|one| decode_draft(document, one.get().as_bytes())).collect())
-}

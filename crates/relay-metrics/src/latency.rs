@@ -96,9 +96,6 @@ pub struct LatencyStats {
 }
 
 impl LatencyWindow {
-    /// The longest span that quantiles cover. Up to one slice of it, ten seconds, may be missing.
-    pub const SPAN: Duration = SLICE.saturating_mul(6);
-
     /// A window in which nothing has been recorded.
     pub fn new() -> Self {
         Self::default()

@@ -12,7 +12,7 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(event) = cloudevents::decode(bytes) {
         assert_eq!(cloudevents::decode(&cloudevents::encode(&event)).as_ref().ok(), Some(&event));
     }
-    let _ = cloudevents::decode_draft_batch(&document, bytes);
+    let _ = cloudevents::decode_draft(&document, bytes);
 
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let (head, body) = text.split_once("\n\n").unwrap_or((text, ""));
