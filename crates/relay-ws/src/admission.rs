@@ -81,7 +81,7 @@ impl Admissions {
         self.state.lock().stopping = true;
     }
 
-    /// Admits a connection from `address` that comes at `now`. `None` is not counted by address.
+    /// Admits a connection from `address` that comes at `now`. With `None` it counts in total alone.
     ///
     /// # Errors
     /// [`NotAdmitted`], without an effect on later connections.

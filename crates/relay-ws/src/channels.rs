@@ -1,4 +1,4 @@
-//! [`Channels`]: the topics that one connection has joined, as a state machine. It takes a message and returns the action
+//! [`Channels`]: the state machine of the topics that one connection has joined. It takes a message and returns the action
 //! that is due. It does no I/O.
 
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::refusal;
 use crate::request::{self, Identity, JoinRequest};
 use crate::room::{RoomId, RoomKey, RoomMember, Rooms};
 
-/// A topic that was joined, and the `ref` of that join. Cheap to clone.
+/// A document whose topic was joined, and the `ref` of that join. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ChannelRef {
     pub(crate) document: DocumentId,
@@ -30,20 +30,20 @@ impl ChannelRef {
 /// One topic of a connection.
 pub(crate) struct Channel {
     pub(crate) id: ChannelRef,
-    /// True when the member is shown to others, and told of them.
+    /// True when the member takes part in presence: it is a participant, and gets the changes of participants.
     pub(crate) presence: bool,
-    /// The session that the member is part of.
+    /// The document's session at the join. `None` for members that take no part in presence.
     session: Option<SessionId>,
     pub(crate) delivery: DeliverySource,
 }
 
-/// The way in which a channel gets its events.
+/// The source of a channel's events.
 pub(crate) enum DeliverySource {
-    /// The join is not done.
+    /// None yet: the join is not done.
     Joining,
-    /// From a stream of its own, until it has caught up with the room.
+    /// A stream of the channel's own, until it has caught up with the room.
     CatchingUp(DocumentStream),
-    /// From the room.
+    /// The room.
     Room(RoomMember),
 }
 
@@ -51,7 +51,7 @@ pub(crate) enum DeliverySource {
 pub(crate) enum Reception {
     /// Keep the message until the join of its topic is done, and receive no other before.
     Defer,
-    /// Do this.
+    /// Perform this action.
     Act(Action),
 }
 
@@ -61,7 +61,7 @@ pub(crate) enum Action {
     Heartbeat,
     /// Subscribe to the document, then reply. `replaced` is the channel that this join closes.
     Join { channel: ChannelRef, request: Box<JoinRequest>, replaced: Option<Channel> },
-    /// Reply ok, then close the channel if there was one.
+    /// Reply ok, then close the channel. `None` when the topic was not joined.
     Leave { closed: Option<Channel> },
     /// Publish the draft and reply with the outcome.
     Publish { channel: ChannelRef, draft: Box<CheckedDraft> },
@@ -69,7 +69,7 @@ pub(crate) enum Action {
     Command { channel: ChannelRef },
     /// Reply with an error.
     Refuse(ErrorBody),
-    /// Nothing: the message belongs to a channel that was closed while the message was on its way.
+    /// Do nothing: the message belongs to a channel that was closed while the message was on its way.
     Ignore,
 }
 
@@ -82,7 +82,7 @@ pub(crate) struct Channels {
 }
 
 impl Channels {
-    /// Returns the action that is due for `message`. Channels are added and removed here.
+    /// Returns the action that is due for `message`. It adds the channel of a join, and removes the channel of a leave.
     pub(crate) fn receive(
         &mut self,
         message: &ClientMessage<'_>,
@@ -123,7 +123,7 @@ impl Channels {
         }
         let replaced = joined.map(|index| self.list.remove(index));
         let channel_ref = ChannelRef { document, join_ref: message.join_ref.as_deref().map(Arc::from) };
-        // Most connections join one topic. Thousands of them should not hold memory for topics that they never join.
+        // Most connections join one topic, so memory for further topics would be wasted.
         self.list.reserve_exact(1);
         self.list.push(Channel {
             id: channel_ref.clone(),
@@ -134,7 +134,7 @@ impl Channels {
         Action::Join { channel: channel_ref, request: Box::new(request), replaced }
     }
 
-    /// Lets the channel whose join succeeded go on from `stream`, as part of `session`.
+    /// Gives the channel whose join succeeded its `stream` and the document's `session`.
     pub(crate) fn join_succeeded(
         &mut self,
         channel_ref: &ChannelRef,
@@ -152,7 +152,7 @@ impl Channels {
         self.list.retain(|one| one.id != *channel_ref);
     }
 
-    /// Returns the next item of the channels that catch up, each in its turn, and the index of its channel. A channel
+    /// Polls the channels that catch up, each in its turn. Returns the next item and the index of its channel. A channel
     /// without an item enters its room if it has caught up.
     pub(crate) fn poll_catch_up(
         &mut self,
@@ -178,7 +178,7 @@ impl Channels {
         &self.list[index]
     }
 
-    /// Takes out the channel at `index`, whose stream has ended.
+    /// Removes the channel at `index`, whose stream has ended, and returns it.
     pub(crate) fn remove(&mut self, index: usize) -> Channel {
         self.list.remove(index)
     }
@@ -190,7 +190,7 @@ impl Channels {
         )
     }
 
-    /// Lets the channel in `room` go on from `stream`.
+    /// Replaces the room of the channel in `room` by `stream`.
     pub(crate) fn left_room(&mut self, room: RoomId, stream: DocumentStream) {
         if let Some(index) = self.in_room(room) {
             self.list[index].delivery = DeliverySource::CatchingUp(stream);
@@ -202,7 +202,7 @@ impl Channels {
         self.list.iter().filter(|channel| !matches!(channel.delivery, DeliverySource::Joining))
     }
 
-    /// Takes out all channels.
+    /// Removes and returns all channels.
     pub(crate) fn drain(&mut self) -> Vec<Channel> {
         std::mem::take(&mut self.list)
     }
@@ -231,7 +231,7 @@ impl Channel {
     /// Enters the room of the document, if the channel has caught up with it.
     fn enter_room(&mut self, rooms: &mut Rooms, connection: usize) {
         let key = RoomKey { document: self.id.document.clone(), presence: self.presence };
-        // `Joining` stands in while the rooms have the stream.
+        // `Joining` fills the place while the rooms decide about the stream.
         let DeliverySource::CatchingUp(stream) =
             std::mem::replace(&mut self.delivery, DeliverySource::Joining)
         else {

@@ -1,26 +1,26 @@
-//! Why this side closes a connection, and with which code.
+//! [`CloseReason`]: the reason for which the server closes a connection, with its close code.
 
-/// Why this side closes a connection.
+/// The reason for which the server closes a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CloseReason {
-    /// Nothing was heard for too long.
+    /// The client has sent nothing for too long.
     Stale,
-    /// What came is not WebSocket.
+    /// The client's bytes break the rules of RFC 6455.
     NotWebSocket,
     /// A message is not of the protocol.
     Malformed,
-    /// A text is not UTF-8.
+    /// A text message is not UTF-8.
     NotUtf8,
     /// A message is too large.
     TooLarge,
     /// The server stops.
     Restart,
-    /// The client does not take what is sent.
+    /// The client does not read its messages.
     TooSlow,
 }
 
 impl CloseReason {
-    /// The code of RFC 6455 and its registry.
+    /// The close code, from RFC 6455 or its registry.
     pub(crate) const fn code(self) -> u16 {
         match self {
             Self::Stale => 1001,
@@ -33,21 +33,21 @@ impl CloseReason {
         }
     }
 
-    /// Whether the client may still be in the middle of a message that nobody can read any more.
+    /// True when the client may be in the middle of a message, so that its next bytes cannot be read.
     pub(crate) const fn breaks_framing(self) -> bool {
         matches!(self, Self::NotWebSocket | Self::NotUtf8 | Self::TooLarge)
     }
 
-    /// What people read.
+    /// The text of the close message, for people.
     pub(crate) const fn text(self) -> &'static str {
         match self {
-            Self::Stale => "nothing was heard for too long",
-            Self::NotWebSocket => "not a WebSocket frame",
-            Self::Malformed => "not a message of Phoenix serializer 2.0.0",
-            Self::NotUtf8 => "text that is not UTF-8",
+            Self::Stale => "the client sent nothing for too long",
+            Self::NotWebSocket => "a frame is not WebSocket",
+            Self::Malformed => "a message is not of Phoenix serializer 2.0.0",
+            Self::NotUtf8 => "a text is not UTF-8",
             Self::TooLarge => "the message is too large",
-            Self::Restart => "the server restarts; come back",
-            Self::TooSlow => "what was sent was not read; come back and recover",
+            Self::Restart => "the server restarts; connect again",
+            Self::TooSlow => "the client did not read its messages; connect again and recover",
         }
     }
 }

@@ -1,12 +1,12 @@
-//! Phoenix Channels serializer 2.0.0: [WebSocket](Frame) messages to values and back, without any I/O.
+//! Phoenix Channels serializer 2.0.0. It converts [WebSocket](Frame) messages to values and back, without any I/O.
 //!
-//! A message is `[join_ref, ref, topic, event, payload]` as JSON text, or a binary message of lengths, fields and
-//! payload. Clients send [`ClientMessage`]s; servers send replies, pushes and broadcasts.
+//! A text message is `[join_ref, ref, topic, event, payload]` as JSON. A binary message has the lengths of its fields, the
+//! fields, and the payload. Clients send [`ClientMessage`]s. Servers send replies, pushes and broadcasts.
 //!
 //! ```
 //! use relay_ws::codec::{ClientPayload, decode_binary};
 //!
-//! // A push of the bytes 1, 2, 3: the lengths of join_ref, ref, topic and event, those four, the payload.
+//! // A push: the lengths of join_ref, ref, topic and event, those four texts, and the payload 1, 2, 3.
 //! let message = decode_binary(b"\x00\x01\x01\x0a\x0612document:nx-blob\x01\x02\x03")?;
 //! assert_eq!(message.topic, "document:n");
 //! assert!(matches!(message.payload, ClientPayload::Binary(b"\x01\x02\x03")));
@@ -26,11 +26,11 @@ pub use encode::{
 pub use presence::{RESERVED_STATE_FIELDS, encode_participants, encode_presence};
 pub(crate) use topic::{document_id, topic};
 
-/// The first byte of a binary push, of a client as of a server.
+/// The first byte of a binary push, from a client or a server.
 const PUSH: u8 = 0;
 /// The first byte of a binary reply.
 const REPLY: u8 = 1;
 /// The first byte of a binary broadcast.
 const BROADCAST: u8 = 2;
-/// The most bytes of a field in a binary message, whose length is one byte. References keep to it in text too.
+/// The most bytes of a field in a binary message, since its length is one byte. It limits references in text messages too.
 const MAX_FIELD_BYTES: usize = u8::MAX as usize;

@@ -1,17 +1,17 @@
-//! One connection: a state machine that its shard polls when its socket, or something that it waits for, has woken it.
+//! [`Connection`]: the state machine of one connection. Its shard polls it when its socket or one of its operations has woken
+//! it.
 //!
 //! It reads its socket, publishes its pushes, and writes the replies. While a channel catches up, it also writes the events of
 //! the channel's document.
 //!
-//! Each part of it has its own state: the [`Link`] writes to the socket, the [`Reader`] makes messages of the bytes that come
-//! in, the [`MessageHandler`] acts on them, and [`Closing`] ends the connection. An idle connection holds no buffer and no
-//! task.
+//! Each part has its own state: the [`Link`] writes to the socket, the [`Reader`] decodes the bytes that arrive, the
+//! [`MessageHandler`] acts on the messages, and [`Closing`] ends the connection. An idle connection holds no buffer and no task.
 //!
-//! What must hold:
+//! Four rules hold:
 //! - The reply to a join is written before any event of its channel.
-//! - Replies come in the order of the requests, save for heartbeats, joins, and commands that have to wait.
-//! - Drafts of one connection reach the sink in the order of its pushes: each publish is polled once, at once.
-//! - Publishes are polled even while the socket is full, so that a slow client holds no place in any queue.
+//! - Replies are in the order of the requests, except those to heartbeats, joins, and commands that have to wait.
+//! - Drafts of one connection reach the sink in the order of its pushes, for each publish is polled once immediately.
+//! - Publishes are polled even while the socket is full, so that a slow client occupies no place in any queue.
 
 mod client;
 mod closing;
@@ -45,16 +45,17 @@ use crate::shard_queue::{NewConnection, ShardWakeup};
 use crate::stats::{ConnectionStats, Member};
 use crate::timer_wheel::Tick;
 
-/// The most messages that are read, or items that are written, before the other direction gets its turn.
+/// The most messages that are read, and items that are written, before the other direction has its turn.
 const MAX_ITEMS: usize = 64;
-/// The most rounds of writing and reading before other connections get their turn.
+/// The most rounds of writing and reading before other connections have their turn.
 const MAX_IO_ROUNDS: usize = 4;
 
+/// The state of one connection.
 pub(crate) struct Connection {
     link: Link,
     reader: Reader,
     handler: MessageHandler,
-    /// The moment from which the server wants the connection to end.
+    /// The moment at which the connection ends since the server stops.
     drain_at: Option<Monotonic>,
     /// Set once the connection is being closed.
     closing: Option<Closing>,
@@ -80,9 +81,8 @@ impl Connection {
         }
     }
 
-    /// Does as much as can be done now. Ready when the connection has ended.
-    ///
-    /// The socket is read into `scratch`.
+    /// Reads, acts and writes as much as is possible at present. Ready when the connection has ended. `scratch` is the buffer
+    /// for the socket's bytes.
     pub(crate) fn poll(&mut self, shard: &mut ShardContext<'_>, scratch: &mut [u8]) -> Poll<()> {
         self.wakeup.clear();
         self.with_buffer(shard, |connection, shard| connection.poll_once(shard, scratch))
@@ -96,8 +96,8 @@ impl Connection {
                 Ok(()) => return Poll::Pending,
                 Err(end) => end,
             };
-            tracing::debug!(connection = %self.id(), ?end, "connection ends");
-            // A client that is only waited for is in no room any more.
+            tracing::debug!(connection = %self.id(), ?end, "the connection ends");
+            // The closing handshake follows. The client is in no room from here on.
             self.handler.end(end.leave_reason(), shard);
             self.closing = Closing::begin(end, &mut self.link, shard);
         }
@@ -107,7 +107,7 @@ impl Connection {
         }
     }
 
-    /// Writes a batch of a room, compressed by `deflater` if the client takes that.
+    /// Writes a batch of a room. With compression, `deflater` compresses it.
     pub(crate) fn write_batch(
         &mut self,
         batch: &mut FrameBatch,
@@ -119,12 +119,12 @@ impl Connection {
         self.link.write_batch(batch, deflater, deps, now, &waker)
     }
 
-    /// Lets the channel in `room` go on with a stream of its own.
+    /// Replaces the room of the channel in `room` by a stream of its own.
     pub(crate) fn left_room(&mut self, room: RoomId, stream: DocumentStream) {
         self.handler.left_room(room, stream);
     }
 
-    /// Ends the channel in `room`, which has ended.
+    /// Ends the channel in `room`, since the room has ended with `cause`.
     pub(crate) fn room_ended(
         &mut self,
         room: RoomId,
@@ -141,8 +141,8 @@ impl Connection {
         self.handler.leave_all_rooms(shard);
     }
 
-    /// Tells every channel that the server stops. From the moment `at` nothing more is read; the pushes until then are
-    /// answered, and the connection is closed. The client is asked to come back after `return_after`.
+    /// Asks the client on every channel to connect again after `return_after`, since the server stops. From the moment `at`
+    /// the connection reads no more. It answers the earlier pushes, and closes.
     pub(crate) fn begin_draining(
         &mut self,
         at: Monotonic,
@@ -155,7 +155,7 @@ impl Connection {
         });
     }
 
-    /// The moment at which the connection has to be polled even without a wake-up.
+    /// The moment at which the connection must be polled even without a wake-up.
     pub(crate) fn deadline(&self, config: &WsConfig) -> Monotonic {
         if let Some(closing) = &self.closing {
             return closing.deadline;
@@ -170,14 +170,14 @@ impl Connection {
         self.handler.identity().connection
     }
 
-    /// The connection as a member of `document`, if it has joined that.
+    /// The connection as a member of `document`; `None` when it has not joined it.
     pub(crate) fn member_of(&self, document: &DocumentId) -> Option<Member> {
         self.handler.documents().find(|joined| *joined == document)?;
         let identity = self.handler.identity();
         Some(Member { connection: identity.connection, user: identity.user.clone() })
     }
 
-    /// The numbers of the connection, which lives on `shard`.
+    /// The numbers of the connection. `shard` is the index of its shard.
     pub(crate) fn stats(&self, shard: usize) -> ConnectionStats {
         let identity = self.handler.identity();
         ConnectionStats {
@@ -194,8 +194,8 @@ impl Connection {
         }
     }
 
-    /// Calls `act` while the connection has the shard's buffer. Messages that it leaves there wait in the queue, and the
-    /// connection is woken to write them.
+    /// Calls `act` while the connection has the shard's buffer. Messages that `act` leaves in the buffer move into the queue,
+    /// and the connection is woken to write them.
     fn with_buffer<R>(
         &mut self,
         shard: &mut ShardContext<'_>,
@@ -209,7 +209,7 @@ impl Connection {
         result
     }
 
-    /// Writes and reads in turns until nothing is left to do, or the rounds are used up.
+    /// Writes and reads in turns until nothing is left to do, or until the rounds are used up.
     fn run_io(
         &mut self,
         shard: &mut ShardContext<'_>,
@@ -251,7 +251,7 @@ impl Connection {
             items += 1;
         }
         if items > 0 {
-            // A socket that is full wakes the connection.
+            // A socket that is full wakes the connection later.
             let _ = self.link.flush(shard, cx)?;
         }
         Ok(wrote_replies || items > 0)
@@ -268,7 +268,7 @@ impl Connection {
         let mut count = 0;
         while count < MAX_ITEMS {
             if !self.may_read(shard) {
-                // While reads are paused, silence is not the client's.
+                // While reads are paused, the client cannot be found silent.
                 self.reader.reset_idle(shard.now);
                 break;
             }
@@ -295,7 +295,7 @@ impl Connection {
         Ok(count > 0 || handled_deferred)
     }
 
-    /// True when there is space for everything that another message may lead to.
+    /// True when there is space for the replies and operations of another message.
     fn may_read(&self, shard: &ShardContext<'_>) -> bool {
         !self.is_draining(shard.now)
             && self.link.queued_bytes() < shard.deps.config.write_buffer_bytes
@@ -306,7 +306,7 @@ impl Connection {
         self.drain_at.is_some_and(|at| now >= at)
     }
 
-    /// Ends a connection that is stalled or stale.
+    /// Checks the deadlines. Returns the end of a connection that is stalled or stale.
     fn check_deadlines(&self, shard: &ShardContext<'_>) -> Result<(), End> {
         let config = &shard.deps.config;
         if self.link.stalled_at(config).is_some_and(|at| shard.now >= at) {

@@ -1,6 +1,5 @@
-//! [`ConnectionLimiter`]: a limit of the connections that are open at once, in all and from one address.
-//!
-//! It only counts: no clock, no I/O. A server has one for each kind of connection that it limits.
+//! [`ConnectionLimiter`]: a limit of the connections that are open at once, in total and from one address. It has no clock
+//! and does no I/O. A server has one for each kind of connection that it limits.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,13 +10,13 @@ use parking_lot::Mutex;
 /// The most connections that may be open at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionLimits {
-    /// In all.
+    /// The limit in total. At 0 every connection is refused.
     pub total: usize,
-    /// From one address.
+    /// The limit for each address. At 0 every connection with a known address is refused.
     pub per_address: usize,
 }
 
-/// Counts open connections, and refuses one beyond a limit. Clones share their counts.
+/// A counter of open connections that refuses connections beyond a limit. Clones share their counts.
 ///
 /// ```
 /// use relay_ws::{ConnectionLimiter, ConnectionLimits, LimitReached};
@@ -43,23 +42,23 @@ struct Counts {
     by_address: HashMap<IpAddr, usize>,
 }
 
-/// The right of one connection to be open. Dropping it ends the right.
+/// The permit of one open connection. The connection counts until the permit is dropped.
 #[derive(Debug)]
 pub struct ConnectionPermit {
     counts: Arc<Mutex<Counts>>,
     address: Option<IpAddr>,
 }
 
-/// As many connections are open as a limit allows.
+/// The refusal of a connection, since as many are open as a limit allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LimitReached {
-    /// In all.
+    /// The limit in total is reached.
     #[error("{max} connections are open, the most that are allowed; try again later")]
     Total {
         /// The limit.
         max: usize,
     },
-    /// From one address.
+    /// The limit for an address is reached.
     #[error("{max} connections from {address} are open, the most that are allowed; close one first")]
     Address {
         /// The limit.
@@ -90,10 +89,10 @@ impl ConnectionLimiter {
         self.counts.lock().total
     }
 
-    /// Counts a connection from `address` as open until the permit is dropped. `None` is not counted by address.
+    /// Counts a connection from `address` as open until the permit is dropped. With `None` it counts in total alone.
     ///
     /// # Errors
-    /// [`LimitReached`]; the total goes first.
+    /// [`LimitReached`]. The limit in total is checked first.
     pub fn acquire(&self, address: Option<IpAddr>) -> Result<ConnectionPermit, LimitReached> {
         let ConnectionLimits { total, per_address } = self.limits;
         let mut counts = self.counts.lock();

@@ -1,11 +1,11 @@
-//! [`DocumentStream`]: the events of one document together with the changes of its presence.
+//! [`DocumentStream`]: the stream of a document's events and of the changes of its presence.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use relay_core::{Event, EventStream, PresenceChange, PresenceStream, StreamError, StreamPosition};
 
-/// A position in the events and in the presence of one document. Dropped, it ends both streams.
+/// A reader at one position of a document's events and presence. Dropping it ends both streams.
 pub(crate) struct DocumentStream {
     events: Box<dyn EventStream>,
     /// `None` for members that take no part in presence.
@@ -16,7 +16,7 @@ pub(crate) struct DocumentStream {
 pub(crate) enum StreamItem {
     Event(Arc<Event>),
     Presence(PresenceChange),
-    /// The stream has ended. Without a cause, the source is stopping.
+    /// The end of the stream, with its cause. `None` when the source is stopping.
     Ended(Option<StreamError>),
 }
 
@@ -25,7 +25,7 @@ impl DocumentStream {
         Self { events, presence }
     }
 
-    /// Polls for the next item. Presence goes first: its snapshot must come before anything that changes it.
+    /// Polls for the next item. The presence is polled first, for its snapshot comes before the events of the document.
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<StreamItem> {
         match self.presence.as_mut().map(|presence| presence.poll_next(cx)) {
             Some(Poll::Ready(Some(change))) => return Poll::Ready(StreamItem::Presence(change)),
@@ -39,7 +39,7 @@ impl DocumentStream {
         })
     }
 
-    /// True when both have given the same items.
+    /// True when both streams have returned the same items.
     pub(crate) fn is_caught_up_with(&self, other: &Self) -> bool {
         self.position().is_some_and(|position| other.position() == Some(position))
     }
@@ -48,7 +48,7 @@ impl DocumentStream {
         Some((self.events.position()?, self.presence.as_ref().map(|presence| presence.position())))
     }
 
-    /// A second stream that goes on from the same position.
+    /// Returns a second stream at the same position.
     pub(crate) fn fork(&self) -> Self {
         Self { events: self.events.fork(), presence: self.presence.as_ref().map(|presence| presence.fork()) }
     }

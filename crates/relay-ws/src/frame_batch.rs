@@ -29,7 +29,7 @@ impl FrameBatch {
         self.frames.len() as u64
     }
 
-    /// The bytes as they are written to a socket: compressed where there are parameters.
+    /// Returns the bytes to write to a socket. With parameters they are compressed, once for all members.
     pub(crate) fn bytes(&mut self, params: Option<DeflateParams>, deflater: &mut Deflater) -> &Bytes {
         let Some(params) = params else { return &self.plain };
         let known = self.deflated.iter().position(|(of, _)| *of == params);

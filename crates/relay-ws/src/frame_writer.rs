@@ -1,8 +1,8 @@
 //! [`FrameWriter`]: the buffer of encoded messages that a connection flushes to its socket.
 //!
 //! A shard has one buffer with memory, and its connections take turns with it. A connection has the buffer while it is
-//! polled, and gives it back empty: bytes that the socket has not taken are in the connection's queue by then. So no
-//! encoded byte is in a place from which nobody flushes it.
+//! polled. It returns the buffer empty, and bytes that the socket has not taken are in the connection's queue by then. So
+//! every encoded byte is in a place that the connection flushes.
 
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll};
@@ -14,7 +14,7 @@ use crate::framing::{self, DeflateParams, Deflater, OpCode};
 use crate::send_queue::SendQueue;
 use crate::socket::Socket;
 
-/// The size in bytes from which a message is not copied into the buffer; its bytes are shared.
+/// The size in bytes from which a message is shared with the queue instead of copied into the buffer.
 const SHARED_BYTES: usize = 16 * 1024;
 
 /// The opcode of a message.
@@ -25,7 +25,7 @@ pub(crate) fn op_code(frame: &Frame) -> OpCode {
     }
 }
 
-/// A buffer of encoded messages. Without messages it may be without memory.
+/// A buffer of encoded messages.
 #[derive(Debug, Default)]
 pub(crate) struct FrameWriter {
     buffer: Vec<u8>,
@@ -40,7 +40,7 @@ impl FrameWriter {
         self.buffer.len()
     }
 
-    /// Writes a message, which comes after the bytes in `queue`, compressed where there is a compressor.
+    /// Writes a message behind the bytes in `queue`. With `deflate` it is compressed.
     pub(crate) fn write(
         &mut self,
         frame: &Frame,
@@ -69,7 +69,7 @@ impl FrameWriter {
         framing::encode_close(&mut self.buffer, code, reason);
     }
 
-    /// Writes the answer to a close message, which has the same code.
+    /// Writes the answer to a close message. It repeats the code.
     pub(crate) fn answer_close(&mut self, code: Option<u16>) {
         match code {
             Some(code) => self.close(code, ""),
@@ -77,7 +77,7 @@ impl FrameWriter {
         }
     }
 
-    /// Moves everything that was written into `queue`.
+    /// Moves all messages into `queue`.
     pub(crate) fn flush_to(&mut self, queue: &mut SendQueue) {
         if !self.buffer.is_empty() {
             queue.push(Bytes::copy_from_slice(&self.buffer));
@@ -85,7 +85,7 @@ impl FrameWriter {
         }
     }
 
-    /// Writes as much as the socket takes, and moves the rest into `queue`. Ready when nothing is left.
+    /// Writes as much as the socket takes, and moves the rest into `queue`. Ready when the socket has all bytes.
     pub(crate) fn flush(
         &mut self,
         socket: &mut Socket,

@@ -1,12 +1,23 @@
-//! WebSocket messages (RFC 6455) to bytes and back, without any I/O.
+//! The framing of WebSocket (RFC 6455): it converts messages to bytes and back, without any I/O.
 //!
-//! Sockets of a shard are read into one buffer that they share, and messages are taken straight out of it. So a
-//! [`Decoder`] holds memory only while a message has come in part: an idle connection costs a few words. The libraries
-//! that there are keep a buffer of several KiB for each connection. Reading and writing frame headers is tungstenite's
-//! work.
+//! All sockets of a shard are read into one shared buffer, and a [`Decoder`] takes messages straight out of it. It holds
+//! memory only while a message has arrived in part, so an idle connection costs a few words. The existing libraries keep a
+//! buffer of several KiB for each connection. Tungstenite reads and writes the headers of frames.
 //!
-//! What must hold: nothing is allocated because a header claims a length; a text is refused with its first byte that is
-//! not UTF-8, whole frame or not.
+//! Two rules hold. The length in a header never causes an allocation. A text is refused at its first byte that is not
+//! UTF-8, even when its frame has arrived in part.
+//!
+//! ```
+//! use relay_ws::framing::{Decoder, Message};
+//!
+//! // A ping of a client, with a mask of zeros.
+//! let mut bytes = *b"\x89\x82\0\0\0\0hi";
+//! let mut input = &mut bytes[..];
+//! let mut decoder = Decoder::new(1024, false);
+//! assert_eq!(decoder.next(&mut input)?, Some(Message::Ping(b"hi")));
+//! assert_eq!(decoder.next(&mut input)?, None);
+//! # Ok::<(), relay_ws::framing::FramingError>(())
+//! ```
 
 mod decoder;
 mod deflate;
@@ -18,7 +29,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpC
 pub use self::decoder::{Decoder, FramingError, Message};
 pub use self::deflate::{DeflateParams, Deflater, negotiate};
 
-/// What a frame is that is written.
+/// The kind of a frame that is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpCode {
     /// A text message.
@@ -29,7 +40,7 @@ pub enum OpCode {
     Ping,
     /// The answer to a ping.
     Pong,
-    /// The end.
+    /// A close message, the last message of its sender.
     Close,
 }
 
@@ -45,7 +56,7 @@ impl From<OpCode> for RawOpCode {
     }
 }
 
-/// The most bytes that a control frame carries.
+/// The most bytes of a control frame's payload.
 const MAX_CONTROL_BYTES: usize = 125;
 
 fn put_header(out: &mut Vec<u8>, op_code: OpCode, length: usize, compressed: bool) {
@@ -54,18 +65,18 @@ fn put_header(out: &mut Vec<u8>, op_code: OpCode, length: usize, compressed: boo
     let _ = header.format(length as u64, out);
 }
 
-/// Writes the header of a message of `length` bytes that is sent in one frame. The payload is to follow.
+/// Appends the header of a message of `length` bytes in one frame to `out`. The caller appends the payload.
 pub fn encode_header(out: &mut Vec<u8>, op_code: OpCode, length: usize) {
     put_header(out, op_code, length, false);
 }
 
-/// Writes a message in one frame.
+/// Appends a message in one frame to `out`.
 pub fn encode(out: &mut Vec<u8>, op_code: OpCode, payload: &[u8]) {
     encode_header(out, op_code, payload.len());
     out.extend_from_slice(payload);
 }
 
-/// Writes a close message. The reason is cut to what a control frame takes.
+/// Appends a close message to `out`. The reason is cut to 123 bytes, the most that its frame takes.
 pub fn encode_close(out: &mut Vec<u8>, code: u16, reason: &str) {
     let fits = (0..=reason.len().min(MAX_CONTROL_BYTES - 2)).rev().find(|end| reason.is_char_boundary(*end));
     let reason = &reason[..fits.unwrap_or(0)];

@@ -1,4 +1,4 @@
-//! The check of an upgrade request, and the response that accepts it. Pure: a request's head in, a value out.
+//! The check of an upgrade request, and the response that accepts it. It does no I/O.
 
 use std::borrow::Cow;
 
@@ -30,7 +30,7 @@ const SUBPROTOCOL: &str = "phoenix";
 pub(crate) enum Protocol {
     /// Phoenix Channels.
     Phoenix,
-    /// Every message comes back as it is, to test the network between a client and the server.
+    /// An echo: every message is sent back unchanged, to test the network between a client and the server.
     Echo,
 }
 
@@ -42,12 +42,12 @@ pub(crate) struct ValidUpgrade {
     subprotocol: bool,
     /// The parameters of compression, and the header that agrees to them.
     compression: Option<(DeflateParams, HeaderValue)>,
-    /// The user that the client named.
+    /// The user that the client names; `None` for a guest.
     pub(crate) user: Option<UserId>,
 }
 
 impl ValidUpgrade {
-    /// The parameters of compression, if there is any.
+    /// The parameters of compression; `None` without compression.
     pub(crate) fn deflate(&self) -> Option<DeflateParams> {
         self.compression.as_ref().map(|(params, _)| *params)
     }
@@ -70,7 +70,7 @@ impl ValidUpgrade {
     }
 }
 
-/// Checks a request. The limits of connections are not checked here; see [`Admissions`](crate::admission::Admissions).
+/// Checks a request. [`Admissions`](crate::admission::Admissions) checks the limits of connections.
 pub(crate) fn check<B>(
     request: &Request<B>,
     protocol: Protocol,
@@ -78,12 +78,12 @@ pub(crate) fn check<B>(
 ) -> Result<ValidUpgrade, Rejection> {
     let headers = request.headers();
     if request.method() != Method::GET {
-        let message = format!("a WebSocket begins with GET, not {}", request.method());
+        let message = format!("a WebSocket begins with a GET request, not {}", request.method());
         return Err(Rejection::new(StatusCode::METHOD_NOT_ALLOWED, "bad_request", message));
     }
     if !has_token(headers, &CONNECTION, "upgrade") || !has_token(headers, &UPGRADE, "websocket") {
         return Err(Rejection::bad_request(
-            "this is a WebSocket address; send `Connection: Upgrade` and `Upgrade: websocket`",
+            "this address serves WebSocket; send `Connection: Upgrade` and `Upgrade: websocket`",
         ));
     }
     if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
@@ -132,7 +132,8 @@ fn check_origin(
         return Ok(());
     }
     let origin = String::from_utf8_lossy(origin.as_bytes());
-    let message = format!("pages of `{}` may not connect; the operator allows origins", excerpt(&origin, 64));
+    let message =
+        format!("pages of `{}` may not connect; the operator can allow their origin", excerpt(&origin, 64));
     Err(Rejection::new(StatusCode::FORBIDDEN, "origin", message))
 }
 

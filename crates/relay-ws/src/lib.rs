@@ -1,9 +1,9 @@
-//! WebSocket connections for collaborative documents, speaking Phoenix Channels (serializer 2.0.0), so that the
-//! unmodified `phoenix` npm client works.
+//! WebSocket connections for collaborative documents. They speak Phoenix Channels (serializer 2.0.0).
 //!
-//! [`WsServer::upgrade`] answers a request and serves the connection; what clients publish goes to an
-//! [`EventSink`](relay_core::EventSink), what their documents give comes from an
-//! [`EventSource`](relay_core::EventSource). The protocol itself, without any I/O, is [`codec`].
+//! [`WsServer::upgrade`] answers a request and serves the connection. The pushes of clients go to an
+//! [`EventSink`](relay_core::EventSink), and the events of their documents come from an
+//! [`EventSource`](relay_core::EventSource). [`codec`] has the protocol without any I/O, and [`framing`] the frames of
+//! WebSocket.
 //!
 #![doc = include_str!("../README.md")]
 

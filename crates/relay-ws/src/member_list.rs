@@ -1,9 +1,9 @@
-//! The members of a room, in the order in which they came.
+//! [`MemberList`]: the members of a room, in the order in which they entered.
 //!
-//! A member that leaves becomes a hole, so that a batch on its way finds the others where they were. Holes are removed when
-//! they are half of the list or more, so that leaving takes constant time on average, after a binary search.
+//! A member that leaves becomes a hole, so that the others keep their slots while a batch is delivered. Holes are removed
+//! when they are half of the list or more. So leaving takes a binary search, and constant time on average.
 
-/// The key of a member in its room. It is never given out twice by one room.
+/// The key of a member in its room. A room never uses one twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct MemberId(u64);
 
@@ -25,7 +25,7 @@ struct Slot {
 }
 
 impl MemberList {
-    /// Adds a member in a slot behind all others.
+    /// Adds a member in a new slot at the end.
     pub(crate) fn push(&mut self, connection: usize) -> MemberId {
         let id = MemberId(self.next_id);
         self.next_id += 1;
@@ -95,7 +95,7 @@ mod tests {
     }
 
     proptest! {
-        /// Beside a plain list of all members that ever came.
+        /// Compared with a plain list of all members that ever entered.
         #[test]
         fn members_keep_their_order_and_their_tickets(steps in steps()) {
             let mut list = MemberList::default();

@@ -1,4 +1,4 @@
-//! [`MembershipCounts`]: the documents that are joined, with the number of their members, over all shards.
+//! [`MembershipCounts`]: the documents that connections have joined, with the number of their members on all shards.
 
 use std::collections::HashMap;
 
@@ -12,6 +12,7 @@ use crate::stats::RoomStats;
 pub(crate) struct MembershipCounts(Mutex<HashMap<DocumentId, usize>>);
 
 impl MembershipCounts {
+    /// Counts one more member of `document`.
     pub(crate) fn increment(&self, document: &DocumentId) {
         let mut counts = self.0.lock();
         match counts.get_mut(document) {
@@ -22,6 +23,7 @@ impl MembershipCounts {
         }
     }
 
+    /// Counts one member of `document` less.
     pub(crate) fn decrement(&self, document: &DocumentId) {
         let mut counts = self.0.lock();
         if let Some(count) = counts.get_mut(document) {
@@ -32,7 +34,7 @@ impl MembershipCounts {
         }
     }
 
-    /// All documents, in no order.
+    /// The documents with their numbers of members, in no order.
     pub(crate) fn list(&self) -> Vec<RoomStats> {
         let counts = self.0.lock();
         counts

@@ -12,16 +12,16 @@ pub struct WsParts {
     pub sink: Arc<dyn EventSink>,
     /// The source of the events of the documents that clients join.
     pub source: Arc<dyn EventSource>,
-    /// The keeper of participants. With `None`, members are not told of each other.
+    /// The presence of participants. With `None`, members do not see each other.
     pub presence: Option<Arc<dyn Presence>>,
-    /// The commands of participants, for members that take part in presence.
+    /// The commands that clients may run on documents where they take part in presence. Empty by default.
     pub commands: Arc<Commands>,
-    /// The source of time, for time-outs.
+    /// The clock for rates, time-outs and latencies.
     pub clock: Arc<dyn Clock>,
 }
 
 impl WsParts {
-    /// Parts without presence and without commands.
+    /// The parts of a server without presence and without commands.
     pub fn new(sink: Arc<dyn EventSink>, source: Arc<dyn EventSource>, clock: Arc<dyn Clock>) -> Self {
         Self { sink, source, presence: None, commands: Arc::default(), clock }
     }

@@ -12,6 +12,7 @@ use relay_events::ErrorBody;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Rejection {
     status: StatusCode,
+    /// The stable name of the reason.
     pub(crate) reason: &'static str,
     message: String,
     /// The time after which the client may try again.
@@ -23,12 +24,12 @@ impl Rejection {
         Self { status, reason, message: message.into(), retry_after: None }
     }
 
-    /// A malformed request.
+    /// The refusal of a malformed request.
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
     }
 
-    /// A limit that is reached at the moment.
+    /// The refusal for a limit that is reached at present.
     pub(crate) fn unavailable(reason: &'static str, message: String, retry_after: Duration) -> Self {
         let rejection = Self::new(StatusCode::SERVICE_UNAVAILABLE, reason, message);
         Self { retry_after: Some(retry_after), ..rejection }
@@ -42,7 +43,7 @@ impl Rejection {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(wait) = self.retry_after {
-            // Whole seconds, and never 0, which stands for at once.
+            // The header takes whole seconds. 0 would ask the client to come back at once.
             headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
         }
         if self.status == StatusCode::UPGRADE_REQUIRED {

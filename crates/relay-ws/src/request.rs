@@ -1,5 +1,5 @@
-//! The requests of a client on a topic, parsed: the document, the options of a join, the draft of a push; and the response to
-//! a join. Pure: values in, values out.
+//! The parsed requests of a client on a topic: the document, the options of a join, and the draft of a push. The response to
+//! a join is here too. Nothing here does I/O.
 
 use relay_core::{
     Actor, CheckedDraft, ConnectionId, DocumentId, Draft, Epoch, JoinOptions, JsonObject, Seq, SessionId,
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::codec::{self, ClientMessage, ClientPayload};
 use crate::refusal;
 
-/// The event that has a whole draft as its payload.
+/// The event whose payload is a whole draft.
 const PUBLISH: &str = "publish";
 
 /// The identity of the client of a connection.
@@ -52,7 +52,7 @@ pub(crate) fn join_request(payload: ClientPayload<'_>) -> Result<JoinRequest, Er
         state: Option<JsonObject>,
     }
     let ClientPayload::Json(raw) = payload else {
-        return Err(refusal::invalid_request("the payload of a join is a JSON object, not binary data"));
+        return Err(refusal::invalid_request("the payload of a join must be a JSON object, not binary data"));
     };
     let params: Params = serde_json::from_str(raw.get())
         .map_err(|error| refusal::invalid_request(format_args!("join payload: {error}")))?;
@@ -61,7 +61,7 @@ pub(crate) fn join_request(payload: ClientPayload<'_>) -> Result<JoinRequest, Er
         (epoch, Some(seq)) => StartPosition::After { epoch, seq },
         (Some(_), None) => {
             return Err(refusal::invalid_request(
-                "join payload: `epoch` without `seq`; give both, or neither for live events alone",
+                "join payload: `epoch` needs `seq`; give both, or neither for live events alone",
             ));
         }
     };
@@ -69,7 +69,7 @@ pub(crate) fn join_request(payload: ClientPayload<'_>) -> Result<JoinRequest, Er
     Ok(JoinRequest { start, presence: params.presence.unwrap_or(true), options })
 }
 
-/// Reads the draft of a push on the topic of `document`, by the connection's user, as part of `session`.
+/// Reads the draft of a push on the topic of `document`. Its actor is the connection's user, and its session `session`.
 pub(crate) fn draft(
     message: &ClientMessage<'_>,
     document: &DocumentId,

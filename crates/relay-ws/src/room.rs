@@ -1,8 +1,9 @@
-//! The rooms of a shard. A room is one position in the stream of a document, and the members that have everything before it.
+//! [`Rooms`]: the rooms of a shard. A room is one position in the stream of a document, with the members that have every
+//! item before it.
 //!
-//! A member is in a room only while its socket takes what it is given. When the socket is full, the member leaves the room
-//! with a stream of its own, forked at the room's position. It reads on from there at its own pace, and enters the room again
-//! when it has caught up. So no member has a queue of events, and no member waits for another.
+//! A member is in a room only while its socket takes every batch. When the socket is full, the member leaves the room with a
+//! stream of its own, forked at the room's position. It reads on from there at its own pace, and enters the room again when it
+//! has caught up. So no member has a queue of events, and no member waits for another.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::member_list::{MemberId, MemberList};
 use crate::run_queue::{TaskId, Wakeup};
 use crate::shard_queue::{ShardQueue, ShardWakeup};
 
-/// The identity of a room in its shard: the document, and the presence messages, which not all members want.
+/// The identity of a room in its shard. Members with and without the messages of presence have two rooms.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct RoomKey {
     pub(crate) document: DocumentId,
@@ -45,30 +46,30 @@ pub(crate) struct Room {
     sending: Option<Sending>,
     /// Set once the stream has ended.
     ended: Option<Ended>,
-    /// The connections that had not caught up when they asked to enter.
+    /// The connections that wait to enter, since they had not caught up when they tried.
     rejoin_waiters: BTreeSet<usize>,
     wakeup: Arc<ShardWakeup>,
     /// The moment of the wake-up for items that are still in the stream.
     woken_at: Option<Monotonic>,
 }
 
-/// The end of a room's stream; `None` when the source is stopping.
+/// The end of a room's stream, with its cause. `None` when the source is stopping.
 struct Ended(Option<StreamError>);
 
-/// A batch that is being given to the members.
+/// A batch that is being delivered.
 struct Sending {
     batch: FrameBatch,
     /// The index of the next slot in the list of members.
     next: usize,
-    /// The slots from here on belong to members that came later and have the batch already.
+    /// The end of the slots whose members need the batch. Members in later slots entered with the batch already read.
     end: usize,
-    /// The moment of the wake-up for the first message of the batch, where it is known.
+    /// The moment of the wake-up for the first message of the batch, if it is known.
     woken_at: Option<Monotonic>,
 }
 
 /// The next thing to do for a room.
 pub(crate) enum RoomEvent {
-    /// Give the batch to members; see [`Rooms::deliver`].
+    /// Deliver the batch; see [`Rooms::deliver`].
     Batch,
     /// Nothing, until the room is woken. These connections may have caught up.
     Idle(BTreeSet<usize>),
@@ -85,19 +86,20 @@ pub(crate) enum BatchWrite {
     Partial,
 }
 
-/// The outcome of giving a batch to members.
+/// The outcome of a delivery to some members.
 #[derive(Default)]
 pub(crate) struct Delivery {
-    /// The number of members that were given the batch.
+    /// The number of members to whose sockets the batch was written.
     pub(crate) members: usize,
     /// The connections that have left the room, each with a stream of its own at the room's position.
     pub(crate) left: Vec<(usize, DocumentStream)>,
-    /// The moment at which the batch's first message woke the room. Set when the last member was given the batch.
+    /// The moment at which the batch's first message woke the room. Set when the batch was written for the last member.
     pub(crate) woken_at: Option<Monotonic>,
 }
 
 impl Room {
-    /// Clears the room's wake-up and returns its waker. Called before the room is polled, so that no wake-up is missed.
+    /// Clears the room's wake-up and returns its waker. The shard calls this before it polls the room, so that no wake-up is
+    /// missed.
     pub(crate) fn clear_wakeup(&self) -> Waker {
         self.wakeup.clear();
         Waker::from(Arc::clone(&self.wakeup))
@@ -108,7 +110,7 @@ impl Room {
         self.members.connections()
     }
 
-    /// Returns the next thing to do. A batch has at most `max_messages`, and ends with the one that makes it reach
+    /// Returns the next thing to do. A batch has at most `max_messages`, and ends with the message at which it reaches
     /// `max_bytes`.
     pub(crate) fn next_event(
         &mut self,
@@ -128,7 +130,7 @@ impl Room {
         }
     }
 
-    /// Gives the batch to the next members, at most `max_members` of them.
+    /// Delivers the batch to the next members, at most `max_members` of them.
     fn deliver(
         &mut self,
         max_members: usize,
@@ -173,7 +175,7 @@ impl Room {
             }
             bytes += frames.last().map_or(0, |frame| frame.bytes().len());
         }
-        // Wake-ups from here on are for later batches. Items that did not fit into this batch keep its moment.
+        // Later wake-ups are for later batches. Items that did not fit into this batch keep its moment.
         let woken_at = self.wakeup.take_woken_at().into_iter().chain(self.woken_at.take()).min();
         if !caught_up {
             self.woken_at = woken_at;
@@ -206,10 +208,11 @@ impl Rooms {
         self.list.get_mut(id)
     }
 
-    /// Makes `connection`, which has read `stream`, a member. Without a room, one is opened that goes on with `stream`.
+    /// Makes `connection` a member, if its `stream` is at the position of the room. If there is no room, a new one reads on
+    /// from `stream`.
     ///
     /// # Errors
-    /// The stream, when its position is not the room's. The connection is woken when it may have caught up.
+    /// The stream, when its position is another one. The connection is woken when it may have caught up.
     pub(crate) fn enter(
         &mut self,
         key: &RoomKey,
@@ -222,8 +225,8 @@ impl Rooms {
         };
         let room = &mut self.list[id];
         if room.ended.is_some() || !room.stream.is_caught_up_with(&stream) {
-            // The one of the two that is behind is woken by the event that it has not read. If that is the room, it tells
-            // its waiters when it has read it.
+            // The reader that is behind is woken by the event that it lacks. If that is the room, it wakes its waiters once
+            // it has read the event.
             room.rejoin_waiters.insert(connection);
             return Err(stream);
         }
@@ -234,7 +237,7 @@ impl Rooms {
         let entry = self.list.vacant_entry();
         let id = entry.key();
         let wakeup = Wakeup::timed(&self.queue, TaskId::Room(id), Arc::clone(&self.clock));
-        // The stream still wakes the connection. The room's first poll makes it wake the room.
+        // The stream has the connection's waker. The room's first poll replaces it by the room's.
         Waker::from(Arc::clone(&wakeup)).wake();
         self.by_key.insert(key.clone(), id);
         entry.insert(Room {
@@ -250,12 +253,12 @@ impl Rooms {
         })
     }
 
-    /// The id of the room's document. Members take this copy of it, so that all share one.
+    /// The id of the room's document. Members take this copy, so that all share its memory.
     pub(crate) fn document(&self, id: RoomId) -> &DocumentId {
         &self.list[id].key.document
     }
 
-    /// Ends a membership. The room ends with its last one.
+    /// Ends a membership. The last one ends the room too.
     pub(crate) fn leave(&mut self, member: RoomMember) {
         let Some(room) = self.list.get_mut(member.room) else { return };
         room.members.remove(member.id);
@@ -266,8 +269,8 @@ impl Rooms {
         }
     }
 
-    /// Gives the batch of a room to its next members, at most `max_members` of them. `write` writes the batch to the
-    /// connection with the given key. A member whose socket is full leaves; the room ends with its last member.
+    /// Delivers the batch of a room to its next members, at most `max_members` of them. `write` writes the batch to the
+    /// connection with the given key. A member whose socket is full leaves the room. The last leave ends the room.
     pub(crate) fn deliver(
         &mut self,
         id: RoomId,
@@ -277,7 +280,7 @@ impl Rooms {
         let Some(room) = self.list.get_mut(id) else { return Delivery::default() };
         let mut delivery = room.deliver(max_members, write);
         if room.members.is_empty() {
-            // No member has the whole batch, so its delivery has no end that could be timed.
+            // No member is left whose time could be measured.
             delivery.woken_at = None;
             self.remove(id);
         }

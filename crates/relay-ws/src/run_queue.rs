@@ -1,6 +1,6 @@
-//! The run queue of a shard: the tasks that were woken, and the requests from outside.
+//! [`RunQueue`]: the tasks of a shard that were woken, and the requests to the shard from outside.
 //!
-//! A task, which is a connection or a room, is in the queue at most once. So the queue is never longer than their number.
+//! A task is a connection or a room. It is in the queue at most once, so the queue is never longer than their number.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,10 +12,12 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use relay_core::{Clock, Monotonic};
 
-/// A task of a shard, by its key there.
+/// The id of a task in its shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TaskId {
+    /// A connection, by its key.
     Connection(usize),
+    /// A room, by its key.
     Room(usize),
 }
 
@@ -49,7 +51,8 @@ impl<R: Send + 'static> RunQueue<R> {
         self.shard.register(waker);
     }
 
-    /// Takes everything out. `ready` must be empty: the two lists of tasks change places, so that neither is allocated anew.
+    /// Takes the tasks into `ready` and returns the requests. `ready` must be empty: it changes places with the list of
+    /// tasks, so that neither is allocated again.
     pub(crate) fn take(&self, ready: &mut VecDeque<TaskId>) -> Vec<R> {
         let mut state = self.state.lock();
         std::mem::swap(&mut state.ready, ready);
@@ -103,17 +106,19 @@ impl WokenAt {
 }
 
 impl<R: Send + 'static> Wakeup<R> {
+    /// The waker of a task whose wake-ups are not timed.
     pub(crate) fn new(queue: &Arc<RunQueue<R>>, task: TaskId) -> Arc<Self> {
         Arc::new(Self { queue: Arc::clone(queue), task, queued: AtomicBool::new(false), woken_at: None })
     }
 
-    /// As [`Wakeup::new`]; each wake-up is timed by `clock`.
+    /// The waker of a task whose wake-ups are timed by `clock`.
     pub(crate) fn timed(queue: &Arc<RunQueue<R>>, task: TaskId, clock: Arc<dyn Clock>) -> Arc<Self> {
         let woken_at = Some(WokenAt { clock, nanos: AtomicU64::new(0) });
         Arc::new(Self { queue: Arc::clone(queue), task, queued: AtomicBool::new(false), woken_at })
     }
 
-    /// Takes the moment of the first wake-up since the last call. `None` without a wake-up, and for a task that is not timed.
+    /// Takes the moment of the first wake-up since the last call. Returns `None` without a wake-up, and when wake-ups are not
+    /// timed.
     pub(crate) fn take_woken_at(&self) -> Option<Monotonic> {
         self.woken_at.as_ref()?.take()
     }
@@ -144,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_woken_often_is_queued_once_until_the_shard_begins_with_it() {
+    fn a_task_that_is_woken_often_is_queued_once_until_the_shard_begins_with_it() {
         let queue = Arc::new(RunQueue::<()>::new());
         let wakeup = Wakeup::new(&queue, TaskId::Room(7));
         let waker = Waker::from(Arc::clone(&wakeup));

@@ -13,6 +13,7 @@ use crate::socket::Socket;
 /// The most chunks that are written with one call.
 const MAX_CHUNKS: usize = 16;
 
+/// The bytes of one connection that its socket has not taken yet.
 #[derive(Debug, Default)]
 pub(crate) struct SendQueue {
     chunks: VecDeque<Bytes>,
@@ -29,7 +30,7 @@ impl SendQueue {
         self.bytes
     }
 
-    /// Adds `bytes` at the end.
+    /// Adds `bytes` at the end, without copying them.
     pub(crate) fn push(&mut self, bytes: Bytes) {
         self.bytes += bytes.len();
         if !bytes.is_empty() {

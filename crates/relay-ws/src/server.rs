@@ -1,4 +1,4 @@
-//! [`WsServer`]: answers upgrades, hands the connections to its shards, and ends them all when it is told to.
+//! [`WsServer`]: it answers upgrades, hands the connections to its shards, and closes them when it stops.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -29,9 +29,10 @@ use crate::shard_queue::{NewConnection, ShardQueue, ShardRequest};
 use crate::socket::Upgrade;
 use crate::stats::{ConnectionStats, Counters, Member, RoomStats, ShardGauges, ShardStats, WsStats};
 
-/// The server side of WebSocket connections that speak Phoenix Channels. Cloning is cheap; all clones are one
-/// server. When the last is dropped, connections that are still open are cut off; [`WsServer::shutdown`] is the
-/// polite way.
+/// A server of WebSocket connections that speak Phoenix Channels.
+///
+/// Clones share one server. Dropping the last clone cuts off the connections that are still open.
+/// [`WsServer::shutdown`] asks their clients to connect again first.
 #[derive(Clone)]
 pub struct WsServer {
     inner: Arc<Inner>,
@@ -43,15 +44,16 @@ struct Inner {
     admissions: Admissions,
     membership_counts: Arc<MembershipCounts>,
     shards: Vec<ShardHandle>,
-    /// Whose turn it is to get a connection.
+    /// The number of connections that shards were given. The next one goes to the next shard.
     turn: AtomicUsize,
-    /// What happened before a connection reached its shard.
+    /// The counters of connections that have not reached a shard.
     counters: Counters,
     broadcasts: Arc<LatencyWindow>,
-    /// Upgrades that were answered and have no socket yet.
+    /// The tasks of upgrades that were answered and have no socket yet.
     upgrades: TaskTracker,
+    /// The tasks of the shards.
     running: TaskTracker,
-    /// Cancelled, everything ends at once.
+    /// Cancelling it ends all tasks at once.
     cut_off: CancellationToken,
     _cut_off_on_drop: DropGuard,
 }
@@ -64,8 +66,8 @@ struct ShardHandle {
 }
 
 impl WsServer {
-    /// A server whose clients publish to `sink` and get their documents' events from `source`. Its members are not told of
-    /// each other, and there are no commands; see [`WsServer::with_parts`].
+    /// A server whose clients publish to `sink` and get the events of their documents from `source`. It has no presence and
+    /// no commands; see [`WsServer::with_parts`].
     ///
     /// # Errors
     /// [`ConfigError`] when a field of `config` is out of bounds.
@@ -81,7 +83,7 @@ impl WsServer {
         Self::with_parts(config, WsParts::new(sink, source, clock))
     }
 
-    /// A server of these parts.
+    /// A server with these parts.
     ///
     /// # Errors
     /// [`ConfigError`] when a field of `config` is out of bounds.
@@ -129,20 +131,21 @@ impl WsServer {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Answers a request to `/socket/websocket`: with 101, and then serves the connection, or with an error whose JSON
-    /// body says what is wrong: 400, 403, 405 or 426 for the request, 503 with `Retry-After` when there is no room for
-    /// it. When clients come faster than they are admitted, the answer waits for the client's turn.
+    /// Answers an upgrade request. The response 101 accepts it, and the connection is then served. Any other response has a
+    /// JSON body that names the reason: 400, 403, 405 or 426 for a defect of the request, and 503 with `Retry-After` when a
+    /// limit is reached. When clients connect faster than [`admission_rate`](WsConfig::admission_rate), the response is
+    /// delayed until the client's turn.
     ///
-    /// Needs hyper's upgrade in the request's extensions, where `hyper` and `axum` put it, and counts connections per
-    /// address where there is a [`ClientAddress`].
+    /// The request needs hyper's upgrade among its extensions, where `hyper` and `axum` put it. Connections are counted per
+    /// address if the extensions have a [`ClientAddress`].
     ///
-    /// Cancel-safe: dropped, the connection's place is free again.
+    /// Cancel-safe: when the future is dropped, the connection does not count any more.
     pub async fn upgrade<B>(&self, request: Request<B>) -> Response<Full<Bytes>> {
         self.answer(request, Protocol::Phoenix).await
     }
 
-    /// As [`WsServer::upgrade`], for a connection on which every message comes back as it is. It is for trying out what
-    /// is between a client and this server, and for conformance tests.
+    /// Answers an upgrade request like [`WsServer::upgrade`], for a connection that sends every message back. It serves to
+    /// test the network between a client and the server, and the conformance to RFC 6455. Cancel-safe like `upgrade`.
     pub async fn upgrade_to_echo<B>(&self, request: Request<B>) -> Response<Full<Bytes>> {
         self.answer(request, Protocol::Echo).await
     }
@@ -151,7 +154,7 @@ impl WsServer {
         let upgrade = Upgrade::of(&mut request);
         let address = request.extensions().get::<ClientAddress>().map(|address| address.0);
         let checked = handshake::check(&request, protocol, &self.inner.config);
-        // The request may not be shared between threads, and is not needed any more.
+        // The request may be of a type that other threads cannot use, so it must not live across an await.
         drop(request);
         let answered = async { self.admit(checked?, upgrade, address, protocol).await }.await;
         answered.unwrap_or_else(|rejection: Rejection| {
@@ -227,9 +230,9 @@ impl WsServer {
         stats
     }
 
-    /// How long it takes from the moment when a room on a shard is woken, since an event has become visible in its document,
-    /// until the event was written to, or left waiting for, every member's socket. Each batch of events that a room gives its
-    /// members counts once, with the time of its first event. Members that go on at their own pace are not in it.
+    /// The latency of broadcasts: the time from the wake-up of a room by an event until the event was written to the socket
+    /// of every member, or into its queue. Each batch of events counts once, with the time of its first event. Members that
+    /// read at their own pace do not count.
     pub fn broadcast_latency(&self) -> LatencyStats {
         self.inner.broadcasts.stats(self.inner.clock.monotonic())
     }
@@ -242,17 +245,18 @@ impl WsServer {
             .collect()
     }
 
-    /// The documents that somebody has joined, in no order.
+    /// The documents that at least one connection has joined, in no order.
     pub fn rooms(&self) -> Vec<RoomStats> {
         self.inner.membership_counts.list()
     }
 
-    /// Who has joined `document`, in no order. Asks every shard; cancel-safe.
+    /// Asks every shard for the connections that have joined `document`. Their order is not defined. Cancel-safe.
     pub async fn members(&self, document: &DocumentId) -> Vec<Member> {
         self.ask(|answer| ShardRequest::Members(document.clone(), answer)).await
     }
 
-    /// The numbers of the connection `wanted`, or of all of them, in no order. Asks every shard; cancel-safe.
+    /// Asks every shard for the numbers of the connection `wanted`; `None` asks for all connections. Their order is not
+    /// defined. Cancel-safe.
     pub async fn connections(&self, wanted: Option<ConnectionId>) -> Vec<ConnectionStats> {
         self.ask(|answer| ShardRequest::Connections(wanted, answer)).await
     }
@@ -262,18 +266,20 @@ impl WsServer {
         for shard in &self.inner.shards {
             let (sender, answer) = oneshot::channel();
             shard.queue.submit(submit(sender));
-            // A shard that has ended has nobody.
+            // A shard that has ended drops the sender, and has no connections.
             all.extend(answer.await.unwrap_or_default());
         }
         all
     }
 
-    /// Stops: refuses new connections, tells every channel to reconnect, answers what was pushed, and closes every
-    /// connection with 1012, [`drain_rate`](WsConfig::drain_rate) of them a second, in at most half of `deadline`.
-    /// Connections that are not over after `deadline` are cut off. Returns when all tasks have ended. Called again, it
-    /// waits for the same.
+    /// Stops the server, and returns when all tasks have ended.
     ///
-    /// Not cancel-safe in this sense: dropped, the deadline is forgotten, and the connections end in their own time.
+    /// It refuses new connections and asks the client of every channel to connect again. It closes the connections with 1012,
+    /// [`drain_rate`](WsConfig::drain_rate) of them per second, and all within half of `deadline`. Each connection answers
+    /// its pushes first. After `deadline` the connections that are still open are cut off. A second call waits for the same
+    /// end.
+    ///
+    /// Not cancel-safe: when the future is dropped, the server goes on stopping, but no deadline cuts connections off.
     pub async fn shutdown(&self, deadline: Duration) {
         let inner = &self.inner;
         inner.admissions.stop();
@@ -281,7 +287,7 @@ impl WsServer {
         inner.running.close();
         let open = u32::try_from(inner.admissions.open()).unwrap_or(u32::MAX);
         let over = Duration::from_secs(open.into()) / inner.config.drain_rate;
-        // What would be over before anybody looks is over at once.
+        // Times below a tick are not kept, so such a drain closes all connections at once.
         let over = if over < inner.config.tick { Duration::ZERO } else { over.min(deadline / 2) };
         inner.shards.iter().for_each(|shard| shard.queue.submit(ShardRequest::Drain { over }));
         let ending = async {

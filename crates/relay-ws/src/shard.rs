@@ -1,4 +1,4 @@
-//! A shard: one task that owns a share of the connections, and the rooms that they are in.
+//! [`Shard`]: one task that owns a share of the connections, and the rooms that they are in.
 //!
 //! A message of a document reaches the shard once, and the shard writes the same bytes to the socket of each member. The
 //! state of a shard is neither shared nor locked. Requests from outside and wake-ups come through its run queue.
@@ -28,11 +28,12 @@ use crate::timer_wheel::{Tick, TimerWheel};
 
 /// The connections and members that are served before other tasks of the runtime get their turn.
 const BUDGET: usize = 128;
-/// The most messages that are written to the members of a room together.
+/// The most messages in a batch for the members of a room.
 const MAX_BATCH_MESSAGES: usize = 64;
 /// The bytes that are read from a socket at once.
 const READ_BYTES: usize = 64 * 1024;
 
+/// The state of a shard.
 pub(crate) struct Shard {
     deps: Arc<ShardDeps>,
     index: usize,
@@ -46,10 +47,11 @@ pub(crate) struct Shard {
     scratch: Box<[u8]>,
     /// The tasks to run, in their order. Changes places with the list in the run queue.
     ready: VecDeque<TaskId>,
-    /// Empty between ticks; kept for its memory.
+    /// The timers of a tick. It is empty between ticks, and keeps its memory.
     due: Vec<(Tick, usize)>,
-    /// Set while the server stops. A new connection is asked to connect again at once.
+    /// True while the server stops. The client of a new connection is asked to connect again at once.
     draining: bool,
+    /// True when the shard ends with its last connection.
     ending: bool,
 }
 
@@ -76,9 +78,9 @@ impl Shard {
         }
     }
 
-    /// Runs until the shard was told to end and has no connection any more.
+    /// Runs until the shard was asked to end and its last connection has ended.
     pub(crate) async fn run(mut self) {
-        // The shard keeps a budget of its own instead of the runtime's.
+        // The shard has a budget of its own instead of the runtime's.
         tokio::task::unconstrained(std::future::poll_fn(|cx| self.poll(cx))).await;
     }
 
@@ -151,7 +153,7 @@ impl Shard {
         let entry = self.connections.vacant_entry();
         let key = entry.key();
         let wakeup = Wakeup::new(&self.queue, TaskId::Connection(key));
-        // Boxed, since a slab that grows moves all its values and keeps space for twice as many.
+        // Boxed, since a growing slab moves its values and reserves space for twice as many.
         entry.insert(Box::new(Connection::new(new, Arc::clone(&self.deps), wakeup)));
         if self.draining {
             self.drain_one(key, Duration::ZERO, Duration::ZERO);
@@ -167,7 +169,7 @@ impl Shard {
             Ok(Poll::Pending) => self.schedule(key),
             Ok(Poll::Ready(())) => self.remove(key),
             Err(_) => {
-                tracing::error!("a connection panicked, which is a bug; it ends, and the others go on");
+                tracing::error!("a connection panicked, which is a defect; it ends, and the others go on");
                 self.deps.counters.panicked.increment();
                 self.remove(key);
             }
@@ -195,7 +197,7 @@ impl Shard {
         ));
     }
 
-    /// Serves a room. Each member that is given a batch takes one of `budget`, and so does each other step. Returns the rest.
+    /// Serves a room. Each write to a member costs one of `budget`, and so does each other step. Returns the rest of `budget`.
     fn poll_room(&mut self, id: RoomId, mut budget: usize) -> usize {
         let now = self.deps.parts.clock.monotonic();
         let Some(room) = self.rooms.get_mut(id) else { return budget };
@@ -208,7 +210,7 @@ impl Shard {
             match event {
                 Ok(RoomEvent::Batch) => budget -= self.deliver(id, budget, now).max(1),
                 Ok(RoomEvent::Idle(waiters)) => {
-                    // They run at once, before the room is ahead of them again.
+                    // The waiters run at once, before the room is ahead of them again.
                     for key in waiters {
                         self.ready.push_front(TaskId::Connection(key));
                     }
@@ -233,7 +235,7 @@ impl Shard {
         budget
     }
 
-    /// Gives the batch of a room to at most `max_members`. Returns their number.
+    /// Delivers the batch of a room to at most `max_members`. Returns their number.
     fn deliver(&mut self, id: RoomId, max_members: usize, now: Monotonic) -> usize {
         let Self { connections, deflater, deps, .. } = self;
         let delivery = self.rooms.deliver(id, max_members, |key, batch| match connections.get_mut(key) {
@@ -252,6 +254,7 @@ impl Shard {
         delivery.members
     }
 
+    /// Ends a room, and the channels of its members.
     fn end_room(&mut self, id: RoomId, connections: &[usize], cause: Option<&StreamError>) {
         self.rooms.remove(id);
         for &key in connections {
@@ -263,6 +266,7 @@ impl Shard {
         }
     }
 
+    /// Closes all connections, spread over the time `over`.
     fn drain(&mut self, over: Duration) {
         self.draining = true;
         let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
@@ -274,10 +278,11 @@ impl Shard {
         }
     }
 
+    /// Closes one connection after `wait`.
     fn drain_one(&mut self, key: usize, wait: Duration, over: Duration) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let mut shard = context(&self.deps, &mut self.rooms, &mut self.writer, &mut self.deflater, key);
-        // Clients come back after the last connection is closed, each at another moment.
+        // Clients return after the last connection is closed, each at another moment.
         let return_after = over.saturating_add(wait);
         connection.begin_draining(shard.now + wait, return_after, &mut shard);
     }

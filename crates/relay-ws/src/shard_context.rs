@@ -13,7 +13,8 @@ use crate::parts::WsParts;
 use crate::room::Rooms;
 use crate::stats::{Counters, ShardGauges};
 
-/// The dependencies of a shard and of its connections. All but the counters and gauges are those of the whole server.
+/// The dependencies of a shard and of its connections. The counters and gauges are the shard's own, and the server's shards
+/// share the others.
 pub(crate) struct ShardDeps {
     pub(crate) config: Arc<WsConfig>,
     pub(crate) parts: WsParts,
@@ -22,7 +23,7 @@ pub(crate) struct ShardDeps {
     pub(crate) counters: Arc<Counters>,
     /// The gauges of the shard.
     pub(crate) gauges: Arc<ShardGauges>,
-    /// The times from a room's wake-up until its last member's socket was written.
+    /// The latencies of broadcasts; see [`WsServer::broadcast_latency`](crate::WsServer::broadcast_latency).
     pub(crate) broadcasts: Arc<LatencyWindow>,
 }
 

@@ -1,6 +1,6 @@
-//! The requests that a shard takes from outside, and its run queue with them.
+//! [`ShardRequest`]: a request to a shard from outside; and the run queue with such requests.
 //!
-//! These are values alone, below the shard, its rooms and its connections, all of which use the queue.
+//! The shard, its rooms and its connections use the queue, so this module depends on none of them.
 
 use std::time::Duration;
 
@@ -15,16 +15,18 @@ use crate::run_queue::{RunQueue, Wakeup};
 use crate::socket::Socket;
 use crate::stats::{ConnectionStats, Member};
 
+/// The run queue of a shard.
 pub(crate) type ShardQueue = RunQueue<ShardRequest>;
+/// The waker of a task of a shard.
 pub(crate) type ShardWakeup = Wakeup<ShardRequest>;
 
 /// A request to a shard.
 pub(crate) enum ShardRequest {
     /// Serve this connection.
     Serve(Box<NewConnection>),
-    /// Ask all clients to connect again, and close their connections over the given time.
+    /// Ask all clients to connect again, and close their connections, spread over the given time.
     Drain { over: Duration },
-    /// End with the last connection; no other comes.
+    /// End with the last connection. No new one follows.
     End,
     /// Send the members of the document.
     Members(DocumentId, oneshot::Sender<Vec<Member>>),
@@ -37,7 +39,7 @@ pub(crate) struct NewConnection {
     pub(crate) socket: Socket,
     pub(crate) identity: Identity,
     pub(crate) protocol: Protocol,
-    /// The compression of what the server sends; `None` without any.
+    /// The compression of the server's messages; `None` without compression.
     pub(crate) deflate: Option<DeflateParams>,
     pub(crate) permit: ConnectionPermit,
 }

@@ -1,4 +1,4 @@
-//! A connection's socket: what it was before it was upgraded, without the layers that cost memory while it idles.
+//! [`Socket`]: the socket of a connection, without the layers of HTTP that cost memory while it idles.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -11,23 +11,24 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// What reads and writes the bytes.
+/// The transport of a connection's bytes.
 pub enum Transport {
-    /// A socket without anything around it.
+    /// A plain TCP socket.
     Tcp(TcpStream),
-    /// TLS, or whatever else a server puts around its sockets.
+    /// A layer around a socket, for instance TLS.
     Other(Box<dyn ByteStream>),
 }
 
-/// Bytes in both directions.
+/// A stream of bytes in both directions.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
 
-/// How to take off what a server has put around its sockets for HTTP alone, such as time-outs: a request's extension.
-/// The function gives the transport and the bytes that were read from it already, or back what it does not know.
+/// The function that removes the layers that a server has put around its sockets for HTTP alone, such as time-outs: an
+/// extension of the request. It returns the transport, and the bytes that were read from it already. A value of a type that
+/// it does not know it returns as an error.
 ///
-/// Without this, a `TokioIo<TcpStream>` is taken apart, and everything else is used as it is.
+/// The default takes a `TokioIo<TcpStream>` apart. A connection of any other type is used with all its layers.
 #[derive(Clone, Copy)]
 pub struct TransportUnwrapper(pub fn(Upgraded) -> Result<(Transport, Bytes), Upgraded>);
 
@@ -40,32 +41,33 @@ impl Default for TransportUnwrapper {
     }
 }
 
-/// A request that may become a socket.
+/// The upgrade of a request's connection to a socket.
 pub(crate) struct Upgrade {
     on: OnUpgrade,
     unwrap: TransportUnwrapper,
 }
 
 impl Upgrade {
-    /// `None` when the server cannot upgrade the request's connection.
+    /// Takes the upgrade out of a request. Returns `None` when its connection cannot be upgraded.
     pub(crate) fn of<B>(request: &mut Request<B>) -> Option<Self> {
         let on = request.extensions_mut().remove::<OnUpgrade>()?;
         Some(Self { on, unwrap: request.extensions().get().copied().unwrap_or_default() })
     }
 
-    /// The socket, once the request has been answered.
+    /// Waits until the request was answered, and returns the socket.
     pub(crate) async fn socket(self) -> hyper::Result<Socket> {
         self.on.await.map(|upgraded| Socket::new(upgraded, self.unwrap))
     }
 }
 
+/// The socket of a connection.
 pub(crate) struct Socket {
     io: Transport,
-    /// What the client sent with or right after its request, and hyper has read already.
+    /// The bytes that hyper has read past the request.
     read_ahead: Bytes,
-    /// Bytes that came in.
+    /// The number of bytes that were read.
     pub(crate) bytes_in: u64,
-    /// Bytes that the socket has taken.
+    /// The number of bytes that the socket has taken.
     pub(crate) bytes_out: u64,
 }
 
@@ -73,12 +75,12 @@ impl Socket {
     fn new(upgraded: Upgraded, unwrap: TransportUnwrapper) -> Self {
         let (io, read_ahead) = (unwrap.0)(upgraded)
             .unwrap_or_else(|upgraded| (Transport::Other(Box::new(TokioIo::new(upgraded))), Bytes::new()));
-        // Empty, it would still keep hyper's buffer of 8 KiB.
+        // An empty slice would keep hyper's buffer of 8 KiB.
         let read_ahead = if read_ahead.is_empty() { Bytes::new() } else { read_ahead };
         Self { io, read_ahead, bytes_in: 0, bytes_out: 0 }
     }
 
-    /// Reads what there is into `buffer`; 0 bytes mean that the client sends no more.
+    /// Reads available bytes into `buffer` and returns their number. 0 means that the client sends no more.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         if !self.read_ahead.is_empty() {
             let length = self.read_ahead.len().min(buffer.len());
@@ -99,7 +101,7 @@ impl Socket {
         Poll::Ready(Ok(length))
     }
 
-    /// Writes some of `chunks`. Returns how many bytes were taken.
+    /// Writes `chunks` and returns the number of bytes that the socket took, at least 1.
     pub(crate) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
@@ -116,7 +118,7 @@ impl Socket {
         Poll::Ready(Ok(taken))
     }
 
-    /// Pushes on what is buffered below, as TLS does.
+    /// Flushes the bytes that a layer such as TLS has buffered.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.io {
             Transport::Tcp(_) => Poll::Ready(Ok(())),
@@ -124,7 +126,7 @@ impl Socket {
         }
     }
 
-    /// Says that nothing more is sent.
+    /// Shuts down the writing side: no more bytes are sent.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.io {
             Transport::Tcp(io) => Pin::new(io).poll_shutdown(cx),

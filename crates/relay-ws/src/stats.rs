@@ -1,4 +1,4 @@
-//! The numbers of a server: of all connections together, of a shard, of one connection, and of a document's members.
+//! The numbers of a server, of a shard, of one connection, and of the members of a document.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -91,8 +91,8 @@ impl ShardGauges {
 pub struct ShardStats {
     /// The index of the shard, from 0.
     pub shard: usize,
-    /// The numbers of its connections. `rooms_open` counts the rooms of this shard. A document with members on several shards
-    /// has a room on each of them, and one more where some of its members take no part in presence.
+    /// The numbers of its connections. `rooms_open` counts the rooms of the shard. A document with members on several shards
+    /// has a room on each of them, and a second one for members that take no part in presence.
     #[serde(flatten)]
     pub stats: WsStats,
 }

@@ -1,22 +1,24 @@
-//! A coarse timer wheel (Varghese and Lauck, "Hashed and Hierarchical Timing Wheels", 1987): one for all connections of a
-//! shard, instead of a timer for each. An entry is put into the slot of its tick; entries that are more than a turn away
-//! wait in the slot until their turn comes.
+//! [`TimerWheel`]: the timers of all connections of a shard, after Varghese and Lauck, "Hashed and Hierarchical Timing
+//! Wheels" (1987). An entry is in the slot of its tick. An entry that is more than one turn of the wheel away stays in its
+//! slot until its turn.
+
+use std::time::Duration;
 
 use relay_core::Monotonic;
-use std::time::Duration;
 
 /// A moment in ticks.
 pub(crate) type Tick = u64;
 
+/// A coarse timer wheel.
 #[derive(Debug)]
 pub(crate) struct TimerWheel {
     slots: Vec<Vec<(Tick, usize)>>,
     tick: Duration,
-    /// Everything before this tick was given out.
+    /// The first tick whose entries have not been returned.
     now: Tick,
 }
 
-/// One turn of the wheel is this many ticks.
+/// The number of ticks in one turn of the wheel.
 const SLOTS: u64 = 128;
 
 impl TimerWheel {
@@ -31,13 +33,13 @@ impl TimerWheel {
         u64::try_from(moment.elapsed().as_nanos().div_ceil(self.tick.as_nanos())).unwrap_or(u64::MAX)
     }
 
-    /// Gives `key` out at `tick`, or with the next turn if that is over. There may be several entries of one key.
+    /// Adds an entry of `key` at `tick`, or at the next tick if that is over. A key may have several entries.
     pub(crate) fn insert(&mut self, key: usize, tick: Tick) {
         let tick = tick.max(self.now);
         self.slots[Self::slot(tick)].push((tick, key));
     }
 
-    /// Puts the keys whose tick is not after `moment` into `due`.
+    /// Moves the entries whose tick is not after `moment` into `due`.
     pub(crate) fn advance(&mut self, moment: Monotonic, due: &mut Vec<(Tick, usize)>) {
         // The last tick that has begun.
         let last = u64::try_from(moment.elapsed().as_nanos() / self.tick.as_nanos()).unwrap_or(u64::MAX);
@@ -56,7 +58,7 @@ impl TimerWheel {
     }
 
     fn slot(tick: Tick) -> usize {
-        // Less than SLOTS.
+        // The remainder is less than SLOTS, so it fits.
         usize::try_from(tick % SLOTS).unwrap_or_default()
     }
 }
@@ -68,7 +70,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Beside a plain list: every key comes with the first turn that is not before its moment, and only once.
+        /// Compared with a plain list: every key is returned by the first call that is not before its moment, and only once.
         #[test]
         fn every_key_comes_in_its_time(
             keys in prop::collection::vec(0_u64..1000, 1..50),
@@ -88,7 +90,7 @@ mod tests {
                 wheel.advance(Monotonic::ZERO + Duration::from_millis(now), &mut due);
                 let mut due: Vec<usize> = due.into_iter().map(|(_, key)| key).collect();
                 due.sort_unstable();
-                // A moment within a tick is given out when the tick after it has begun.
+                // A key whose moment is within a tick is due when the next tick has begun.
                 let is_due = |at: u64| at.div_ceil(10) * 10 <= now;
                 let expected: Vec<usize> =
                     waiting.iter().filter(|(at, _)| is_due(*at)).map(|(_, key)| *key).collect();

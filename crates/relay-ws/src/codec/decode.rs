@@ -1,4 +1,4 @@
-//! What clients send. Nothing here allocates unless a text has JSON escapes, and no input makes it panic.
+//! The messages of clients, decoded. Only a text with JSON escapes is copied, and no input causes a panic.
 
 use std::borrow::Cow;
 
@@ -9,16 +9,16 @@ use serde_json::value::RawValue;
 use super::{MAX_FIELD_BYTES, PUSH};
 use crate::text::excerpt;
 
-/// A message from a client, borrowed from the WebSocket message that it came in.
+/// A message from a client, borrowed from its WebSocket message.
 #[derive(Debug, Clone)]
 pub struct ClientMessage<'a> {
     /// The `ref` of the join that the message belongs to.
     pub join_ref: Option<Cow<'a, str>>,
-    /// What the reply will name.
+    /// The `ref` that the reply repeats. `None` for a message whose client awaits no reply.
     pub reference: Option<Cow<'a, str>>,
-    /// The topic.
+    /// The topic, for instance `document:notes`. It is not checked.
     pub topic: Cow<'a, str>,
-    /// The event.
+    /// The event, for instance `phx_join` or a kind. It is not checked.
     pub event: Cow<'a, str>,
     /// The content.
     pub payload: ClientPayload<'a>,
@@ -27,14 +27,14 @@ pub struct ClientMessage<'a> {
 /// The content of a [`ClientMessage`].
 #[derive(Debug, Clone, Copy)]
 pub enum ClientPayload<'a> {
-    /// JSON, as it came.
+    /// The client's JSON text. It is valid JSON, and unchanged.
     Json(&'a RawValue),
     /// Opaque bytes.
     Binary(&'a [u8]),
 }
 
 impl ClientPayload<'_> {
-    /// The content as an event's payload: a copy, so that it does not keep the whole message alive.
+    /// Copies the content into the payload of an event. The payload does not keep the whole message in memory.
     pub fn to_payload(self) -> Payload {
         match self {
             Self::Json(raw) => Payload::Json(JsonText::from_raw(raw)),
@@ -43,41 +43,41 @@ impl ClientPayload<'_> {
     }
 }
 
-/// Why bytes are not a client's message.
+/// The reason for which bytes are not a message of a client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// The text is not JSON of the right form; what the parser says of it, cut to its first characters.
+    /// The text is not JSON of the right form. Holds the first 256 characters of the parser's message.
     #[error("text must be `[join_ref, ref, topic, event, payload]`: {0}")]
     NotAMessage(String),
-    /// The first byte of a binary message names no form that clients send.
-    #[error("a binary message begins with 0 (push), this one with {0:?}")]
+    /// The first byte of a binary message names no form that clients send. Holds that byte; `None` for an empty message.
+    #[error("a binary message must begin with 0 (push), and this one begins with {0:?}")]
     UnknownForm(Option<u8>),
     /// A binary message ends within its header.
     #[error("a binary message of {bytes} bytes ends before its header of {header} bytes")]
     Truncated {
-        /// Its size.
+        /// The size of the message in bytes.
         bytes: usize,
-        /// What its header needs.
+        /// The size of its header in bytes.
         header: usize,
     },
     /// A field of a binary message is not UTF-8.
     #[error("the {field} of a binary message is not UTF-8")]
     NotUtf8 {
-        /// The field.
+        /// The name of the field.
         field: &'static str,
     },
-    /// A reference is longer than a binary message could carry.
-    #[error("the {field} has {bytes} bytes, at most {MAX_FIELD_BYTES} are allowed")]
+    /// A reference has more than 255 bytes, the most that a binary message carries.
+    #[error("the {field} has {bytes} bytes; at most {MAX_FIELD_BYTES} are allowed")]
     ReferenceTooLong {
-        /// The field.
+        /// The name of the field.
         field: &'static str,
-        /// Its size.
+        /// The size of the reference in bytes.
         bytes: usize,
     },
 }
 
-/// Text that may have to be unescaped: borrowed where it can be.
+/// A JSON string. It is borrowed unless it has escapes.
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -90,10 +90,10 @@ struct Fields<'a>(
     #[serde(borrow)] &'a RawValue,
 );
 
-/// Reads a text message.
+/// Decodes a text message, which is `[join_ref, ref, topic, event, payload]` as JSON.
 ///
 /// # Errors
-/// [`DecodeError::NotAMessage`], [`DecodeError::ReferenceTooLong`].
+/// [`DecodeError::NotAMessage`] when the text is anything else, and [`DecodeError::ReferenceTooLong`].
 pub fn decode_text(text: &str) -> Result<ClientMessage<'_>, DecodeError> {
     let Fields(join_ref, reference, topic, event, payload) = serde_json::from_str(text)
         .map_err(|error| DecodeError::NotAMessage(excerpt(&error.to_string(), 256)))?;
@@ -118,11 +118,13 @@ fn check_reference<'a>(
     }
 }
 
-/// Reads a binary message: a push, `0`, the lengths of join ref, ref, topic and event in one byte each, those four
-/// texts, and the payload. An empty reference is none.
+/// Decodes a binary message, which is a push.
+///
+/// It begins with the byte `0` and four bytes with the lengths of join ref, ref, topic and event. Those four texts follow,
+/// and then the payload. An empty reference is decoded as `None`.
 ///
 /// # Errors
-/// [`DecodeError::UnknownForm`], [`DecodeError::Truncated`], [`DecodeError::NotUtf8`].
+/// [`DecodeError::UnknownForm`], [`DecodeError::Truncated`] and [`DecodeError::NotUtf8`].
 pub fn decode_binary(bytes: &[u8]) -> Result<ClientMessage<'_>, DecodeError> {
     let (lengths, mut rest) = match bytes {
         [PUSH, join_ref, reference, topic, event, rest @ ..] => {

@@ -1,4 +1,4 @@
-//! What the server sends. Broadcasts, the only messages that many receive, are made once per event.
+//! The messages of the server, encoded. A broadcast is encoded once per event, however many clients receive it.
 
 use bytes::{BufMut, Bytes};
 use relay_core::{DocumentId, Event, FormatId, Payload};
@@ -11,14 +11,14 @@ use super::{BROADCAST, MAX_FIELD_BYTES, PUSH, REPLY};
 /// A WebSocket message that is ready to be sent. Cloning shares the bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
-    /// A text message; the bytes are UTF-8.
+    /// A text message. Its bytes are UTF-8.
     Text(Bytes),
     /// A binary message.
     Binary(Bytes),
 }
 
 impl Frame {
-    /// The message's bytes.
+    /// The bytes of the message, without any framing.
     pub fn bytes(&self) -> &Bytes {
         match self {
             Self::Text(bytes) | Self::Binary(bytes) => bytes,
@@ -26,18 +26,18 @@ impl Frame {
     }
 }
 
-/// How a request ended.
+/// The outcome of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// It was done.
+    /// The request succeeded.
     Ok,
-    /// It was not.
+    /// The request was refused or failed.
     Error,
 }
 
 impl Status {
-    /// Its name on the wire.
+    /// The name of the outcome on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -46,17 +46,20 @@ impl Status {
     }
 }
 
-/// A field is too long for a binary message. Send it as text.
+/// The error of a field that has more than 255 bytes, the most that a binary message carries. A text message has no such
+/// limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the {field} has {bytes} bytes, a binary message takes at most {MAX_FIELD_BYTES}; send it as text")]
+#[error(
+    "the {field} has {bytes} bytes, and a binary message takes at most {MAX_FIELD_BYTES}; send a text message"
+)]
 pub struct FieldTooLong {
-    /// The field.
+    /// The name of the field.
     pub field: &'static str,
-    /// Its size.
+    /// The size of the field in bytes.
     pub bytes: usize,
 }
 
-/// A response or a payload that was to be sent cannot be JSON.
+/// The error of a response or payload that does not serialise to JSON.
 #[derive(Debug, thiserror::Error)]
 #[error("the message cannot be JSON: {0}")]
 pub struct EncodeError(#[from] serde_json::Error);
@@ -65,18 +68,18 @@ fn text(message: &impl Serialize) -> Result<Frame, EncodeError> {
     Ok(Frame::Text(serde_json::to_vec(message)?.into()))
 }
 
-/// The JSON of `parts`: texts and nulls, which always serialise.
+/// Serialises `parts`, which are texts and nulls.
 fn json_of(parts: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(parts).unwrap_or_else(|error| unreachable!("texts are JSON: {error}"))
 }
 
-/// A message to every member of `document`, whose payload `write_payload` adds as JSON.
+/// Encodes a broadcast to the members of `document`. `write_payload` appends the payload as JSON.
 pub(super) fn broadcast_of(
     document: &DocumentId,
     name: &str,
     write_payload: impl FnOnce(&mut Vec<u8>),
 ) -> Bytes {
-    // Put together rather than serialised: JSON that is there already is not read again.
+    // The JSON of the payload is appended as it is, so that it is not parsed again.
     let mut message = json_of(&((), (), topic(document), name));
     message.pop(); // the closing bracket
     message.push(b',');
@@ -85,7 +88,7 @@ pub(super) fn broadcast_of(
     message.into()
 }
 
-/// A reply to the message that had `reference`.
+/// Encodes a reply on `topic` to the message that had `reference`.
 ///
 /// # Errors
 /// [`EncodeError`] when the response cannot be JSON.
@@ -104,7 +107,7 @@ pub fn encode_reply(
     text(&(join_ref, reference, topic, "phx_reply", Reply { status, response }))
 }
 
-/// A message from the server to one joined channel.
+/// Encodes a push from the server to one joined channel.
 ///
 /// # Errors
 /// [`EncodeError`] when the payload cannot be JSON.
@@ -117,14 +120,14 @@ pub fn encode_push(
     text(&(join_ref, (), topic, event, payload))
 }
 
-/// The end of a channel that was wanted: the client left it or joined anew.
+/// Encodes the end of a channel that the client left or joined again.
 pub fn encode_close(join_ref: Option<&str>, topic: &str) -> Frame {
     #[derive(Serialize)]
     struct Nothing {}
     Frame::Text(json_of(&(join_ref, join_ref, topic, "phx_close", Nothing {})).into())
 }
 
-/// The end of a channel by a failure. Clients join again by themselves.
+/// Encodes the end of a channel by a failure. The `phoenix` client joins again by itself.
 pub fn encode_error(join_ref: Option<&str>, topic: &str, reason: &str) -> Frame {
     #[derive(Serialize)]
     struct Failure<'a> {
@@ -136,17 +139,18 @@ pub fn encode_error(join_ref: Option<&str>, topic: &str, reason: &str) -> Frame 
 /// The format of an event as a whole message, text or binary.
 struct Broadcast;
 
-/// An event as every member of its document gets it, made once and shared.
+/// Encodes the broadcast of an event to the members of its document. The bytes are cached in the event and shared.
 ///
-/// An event with JSON goes as text with its envelope. One with bytes goes as binary: the length of the envelope's
-/// header as a big-endian `u32`, that header, and the bytes; or as text with `payload_base64` where the topic is
-/// too long for a binary message.
+/// An event with a JSON payload becomes a text message with the event's envelope. An event with a binary payload becomes a
+/// binary message, whose payload is the length of the envelope's header as a big-endian `u32`, that header, and the bytes.
+/// A topic of more than 255 bytes does not fit into a binary message; such an event becomes a text message with
+/// `payload_base64`.
 pub fn encode_broadcast(event: &Event) -> Frame {
     let bytes = event.encodings.get_or_encode(FormatId::of::<Broadcast>(), || match &event.payload {
         Payload::Binary(payload) => binary_broadcast(event, payload).unwrap_or_else(|| text_broadcast(event)),
         Payload::Json(_) => text_broadcast(event),
     });
-    // The form follows from the first byte: text is a JSON array.
+    // The first byte tells the form, since a text message begins with a bracket.
     if bytes.first() == Some(&BROADCAST) { Frame::Binary(bytes) } else { Frame::Text(bytes) }
 }
 
@@ -170,10 +174,10 @@ fn binary_broadcast(event: &Event, payload: &[u8]) -> Option<Bytes> {
     Some(message.into())
 }
 
-/// A message with bytes from the server to one joined channel.
+/// Encodes a push with a binary payload from the server to one joined channel.
 ///
 /// # Errors
-/// [`FieldTooLong`].
+/// [`FieldTooLong`] when a field has more than 255 bytes.
 pub fn encode_binary_push(
     join_ref: &str,
     topic: &str,
@@ -186,10 +190,10 @@ pub fn encode_binary_push(
     Ok(Frame::Binary(message.into()))
 }
 
-/// A reply whose response is bytes.
+/// Encodes a reply with a binary response.
 ///
 /// # Errors
-/// [`FieldTooLong`].
+/// [`FieldTooLong`] when a field has more than 255 bytes.
 pub fn encode_binary_reply(
     join_ref: &str,
     reference: &str,
@@ -203,7 +207,8 @@ pub fn encode_binary_reply(
     Ok(Frame::Binary(message.into()))
 }
 
-/// The beginning of a binary message: its form, the fields' lengths, the fields.
+/// Encodes the beginning of a binary message: its form, the lengths of the fields, and the fields. It reserves
+/// `payload_bytes` for the payload.
 fn binary(form: u8, fields: &[(&'static str, &str)], payload_bytes: usize) -> Result<Vec<u8>, FieldTooLong> {
     let field_bytes: usize = fields.iter().map(|(_, text)| text.len()).sum();
     let mut message = Vec::with_capacity(1 + fields.len() + field_bytes + payload_bytes);

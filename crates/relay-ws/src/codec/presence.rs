@@ -1,5 +1,5 @@
-//! A document's presence in the form that the `phoenix` client takes: `{user: {"metas": [meta, …]}}`, where a meta is the
-//! participant's state with a reference of the entry. Each value is encoded once, however many receive it.
+//! A document's presence in the form that the `phoenix` client takes: `{user: {"metas": [meta, …]}}`. A meta is the
+//! participant's state with a reference of the entry. Each value is encoded once, however many clients receive it.
 
 use std::fmt::Write;
 
@@ -10,16 +10,17 @@ use relay_core::{
 
 use super::encode::{Frame, broadcast_of};
 
-/// The names of the fields that this encoding adds to a participant's state. Clients must not set them:
-/// hand them to whatever keeps the states.
+/// The names of the fields that this encoding adds to a participant's state. The implementation of
+/// [`Presence`](relay_core::Presence) must refuse states that have them.
 pub const RESERVED_STATE_FIELDS: &[&str] = &["phx_ref", "phx_ref_prev"];
 
 /// The format of a snapshot's users as JSON.
 struct UsersJson;
-/// The format of a snapshot or a difference as a whole message.
+/// The format of a snapshot or a diff as a whole message.
 struct PresenceMessage;
 
-/// A change of a document's presence, as every member of it is told: `presence_state` or `presence_diff`.
+/// Encodes a change of a document's presence for its members, as `presence_state` or `presence_diff`. The bytes are cached
+/// in the change and shared.
 pub fn encode_presence(document: &DocumentId, change: &PresenceChange) -> Frame {
     let format = FormatId::of::<PresenceMessage>();
     let message = |name, payload: &[u8]| broadcast_of(document, name, |out| out.extend_from_slice(payload));
@@ -33,7 +34,8 @@ pub fn encode_presence(document: &DocumentId, change: &PresenceChange) -> Frame 
     })
 }
 
-/// All participants of a document as JSON: the payload of `presence_state`.
+/// Encodes all participants of a document as JSON, which is the payload of `presence_state`. The bytes are cached in the
+/// snapshot and shared.
 pub fn encode_participants(snapshot: &PresenceSnapshot) -> Bytes {
     let format = FormatId::of::<UsersJson>();
     snapshot.encodings.get_or_encode(format, || users_json(&snapshot.entries).into())
@@ -43,7 +45,7 @@ fn diff_json(diff: &PresenceDiff) -> String {
     format!(r#"{{"joins":{},"leaves":{}}}"#, users_json(&diff.joins), users_json(&diff.leaves))
 }
 
-/// The entries, which are ordered by user, as one object.
+/// Encodes the entries as one object. They are ordered by user.
 fn users_json(entries: &[PresenceEntry]) -> String {
     let mut json = String::from("{");
     let mut previous: Option<&UserId> = None;

@@ -9,7 +9,7 @@ pub(crate) fn topic(document: &DocumentId) -> String {
     format!("{PREFIX}{document}")
 }
 
-/// The id in a document's topic, valid or not. `None` for any other topic.
+/// The document's id in a topic, valid or not. `None` for any other topic.
 pub(crate) fn document_id(topic: &str) -> Option<&str> {
     topic.strip_prefix(PREFIX)
 }

@@ -1,4 +1,4 @@
-//! [`Client`]: the client of a connection, in whose name the parts of the server are called.
+//! [`Client`]: the identity of a connection's client, and the calls to other parts of the server in its name.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ impl Client {
         Self { identity, deps }
     }
 
-    /// Subscribes to the document of `channel`, and takes a membership in it if that is wanted.
+    /// Subscribes to the document of `channel`, and joins its presence if the request asks for that.
     pub(super) fn join(
         &self,
         channel: ChannelRef,
@@ -143,7 +143,7 @@ impl Client {
         self.deps.membership_counts.increment(document);
     }
 
-    /// Gives up everything that a channel holds outside of its shard.
+    /// Releases the membership of a channel: its count, and its place in the presence.
     pub(super) fn release_membership(&self, channel: &Channel, reason: LeaveReason) {
         if matches!(channel.delivery, DeliverySource::Joining) {
             return;

@@ -1,4 +1,5 @@
-//! [`Closing`]: the last part of a connection. The close message is written, and the client's own is awaited for some time.
+//! [`Closing`]: the closing handshake of a connection. The close message is written, and the client's own is awaited for some
+//! time.
 
 use std::task::{Context, Poll, ready};
 
@@ -12,7 +13,7 @@ use crate::shard_context::ShardContext;
 /// The state of a connection that is being closed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Closing {
-    /// The moment from which nothing is awaited any more.
+    /// The moment at which the handshake ends even without the client's part.
     pub(super) deadline: Monotonic,
     phase: ClosePhase,
 }
@@ -20,17 +21,17 @@ pub(super) struct Closing {
 /// The client's part in the closing handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ClosePhase {
-    /// The client still speaks WebSocket: read until its close message.
+    /// The client's messages can still be read. They are read until its close message.
     AwaitClose,
-    /// The client may be in the middle of something that cannot be read: discard its bytes until it ends. To close at once
-    /// would make the operating system throw away our close message.
+    /// The client may be in the middle of a message that cannot be read. Its bytes are discarded until it closes the socket.
+    /// If the server closed first, the operating system would discard its close message.
     Discard,
-    /// The client's close message has come, and only ours is left to be written.
+    /// The client's close message has arrived. Only the answer is left to be written.
     CloseReceived,
 }
 
 impl Closing {
-    /// Writes the close message of a connection that ends. `None` when the connection is gone already.
+    /// Writes the close message of a connection that ends. Returns `None` when the connection is lost.
     pub(super) fn begin(end: End, link: &mut Link, shard: &ShardContext<'_>) -> Option<Self> {
         let counters = &shard.deps.counters;
         let phase = match end {
@@ -52,7 +53,7 @@ impl Closing {
         Some(Self { deadline: shard.now + shard.deps.config.close_timeout, phase })
     }
 
-    /// Goes on with the closing handshake. Ready when the socket can be dropped.
+    /// Continues the closing handshake. Ready when the socket can be dropped.
     pub(super) fn poll(
         &self,
         link: &mut Link,

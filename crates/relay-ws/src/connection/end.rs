@@ -8,24 +8,24 @@ use crate::framing::FramingError;
 /// The way in which a connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
-    /// The server closes it.
+    /// The server closes the connection.
     Close(CloseReason),
-    /// The client closed it.
+    /// The client closed the connection.
     ClosedByClient {
-        /// The code that the client gave.
+        /// The code in the client's close message.
         code: Option<u16>,
-        /// The meaning of the close for the documents that the client has joined.
+        /// The reason with which the client leaves its documents.
         leave: LeaveReason,
     },
-    /// It broke.
+    /// The connection broke without a close message.
     Lost,
 }
 
 impl End {
     /// The end by a close message of the client.
     ///
-    /// `disconnect()` of the `phoenix` client gives no code, or one that its caller chose. A page that is closed or loaded
-    /// again gives 1001. The client itself gives 1000 when its heartbeat is not answered.
+    /// `disconnect()` of the `phoenix` client sends no code, or the code of its caller. A page that is closed or loaded again
+    /// sends 1001. The client sends 1000 with a reason when its heartbeat is not answered.
     pub(super) fn by_client(close: Option<(u16, &str)>) -> Self {
         let leave = match close {
             None => LeaveReason::Left,

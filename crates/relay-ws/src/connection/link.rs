@@ -19,18 +19,19 @@ use crate::socket::Socket;
 /// The socket of a connection, and the bytes that it has not taken yet.
 pub(super) struct Link {
     socket: Socket,
-    /// The bytes that come first.
+    /// The bytes that the socket takes first.
     queue: SendQueue,
     /// The messages that were written since the last flush. Empty while the connection is not polled.
     writer: FrameWriter,
     deflate: Option<DeflateParams>,
-    /// Set while the socket takes nothing.
+    /// Set while the socket takes no bytes.
     stall: Option<Stall>,
     messages_out: u64,
+    /// The number of batches for which the socket was full.
     slow: u64,
 }
 
-/// A time in which the socket takes nothing.
+/// A time in which the socket takes no bytes.
 #[derive(Debug, Clone, Copy)]
 struct Stall {
     since: Monotonic,
@@ -51,12 +52,12 @@ impl Link {
         }
     }
 
-    /// Takes the shard's buffer. [`Link::return_buffer`] gives it back.
+    /// Takes the shard's buffer. [`Link::return_buffer`] returns it.
     pub(super) fn take_buffer(&mut self, buffer: &mut FrameWriter) {
         std::mem::swap(&mut self.writer, buffer);
     }
 
-    /// Gives the shard's buffer back. What was not flushed goes into the queue; returns true when there was anything.
+    /// Returns the shard's buffer. Unflushed messages move into the queue. Returns true when there were any.
     pub(super) fn return_buffer(&mut self, buffer: &mut FrameWriter) -> bool {
         let was_left = !self.writer.is_empty();
         self.writer.flush_to(&mut self.queue);
@@ -87,12 +88,12 @@ impl Link {
         self.writer.answer_close(code);
     }
 
-    /// True when messages were written that no flush has moved yet.
+    /// True when messages were written since the last flush.
     pub(super) fn has_unflushed(&self) -> bool {
         !self.writer.is_empty()
     }
 
-    /// Writes as much as the socket takes. Ready when everything is written.
+    /// Writes as much as the socket takes. Ready when the socket has all bytes.
     pub(super) fn flush(
         &mut self,
         shard: &mut ShardContext<'_>,
@@ -114,7 +115,7 @@ impl Link {
         }
     }
 
-    /// Writes a batch of a room. `waker` is that of the connection.
+    /// Writes a batch of a room. `waker` is the connection's.
     pub(super) fn write_batch(
         &mut self,
         batch: &mut FrameBatch,
@@ -134,7 +135,7 @@ impl Link {
             while taken < bytes.len() {
                 match self.socket.poll_write(cx, &[IoSlice::new(&bytes[taken..])]) {
                     Poll::Ready(Ok(count)) => taken += count,
-                    // Polled, the connection meets the error again and ends.
+                    // The connection meets the error again when it is polled, and ends.
                     Poll::Ready(Err(_)) => {
                         waker.wake_by_ref();
                         return BatchWrite::Done;
@@ -155,7 +156,7 @@ impl Link {
         self.record_stall(now);
         self.slow += 1;
         counters.slow.increment();
-        // Polled, the connection gets a timer for its stall.
+        // The connection sets a timer for its stall when it is polled.
         waker.wake_by_ref();
         BatchWrite::Partial
     }
@@ -170,7 +171,7 @@ impl Link {
         self.socket.poll_shutdown(cx)
     }
 
-    /// The moment from which the socket has taken nothing for too long. `None` while it takes bytes.
+    /// The moment at which the socket has taken no bytes for too long. `None` while it takes bytes.
     pub(super) fn stalled_at(&self, config: &WsConfig) -> Option<Monotonic> {
         self.stall.map(|stall| stall.since + config.write_stall_timeout)
     }
@@ -197,7 +198,7 @@ impl Link {
         self.socket.bytes_out
     }
 
-    /// Begins a stall, unless one lasts in which no byte was taken.
+    /// Begins a stall. A stall that has begun lasts while no byte is taken.
     fn record_stall(&mut self, now: Monotonic) {
         let written = self.socket.bytes_out;
         if self.stall.is_none_or(|stall| stall.written != written) {

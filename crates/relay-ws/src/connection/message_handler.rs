@@ -1,4 +1,4 @@
-//! [`MessageHandler`]: acts on the messages of a client, and keeps its channels and its pending operations.
+//! [`MessageHandler`]: it acts on the messages of a client, and keeps its channels and pending operations.
 
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -25,7 +25,7 @@ use crate::request::{ChannelJoinReply, Identity};
 use crate::room::RoomId;
 use crate::shard_context::{ShardContext, ShardDeps};
 
-/// Acts on the messages of a client. Dropped, by a panic too, it gives up all memberships.
+/// The handler of a client's messages. Dropping it releases all memberships, after a panic too.
 pub(super) struct MessageHandler {
     protocol: Protocol,
     client: Client,
@@ -46,7 +46,7 @@ impl MessageHandler {
         }
     }
 
-    /// Acts on a message that has just come.
+    /// Acts on a message that has just arrived.
     pub(super) fn handle(
         &mut self,
         message: Message<'_>,
@@ -77,7 +77,7 @@ impl MessageHandler {
         Ok(())
     }
 
-    /// Acts on the deferred message, if its turn has come. Returns true when it has.
+    /// Acts on the deferred message, or defers it again. Returns true when it was handled.
     pub(super) fn handle_deferred(
         &mut self,
         link: &mut Link,
@@ -96,7 +96,7 @@ impl MessageHandler {
         Ok(!self.pending.has_deferred())
     }
 
-    /// Sends the replies of operations that are done. Returns true when there were any.
+    /// Sends the replies of completed operations. Returns true when there were any.
     pub(super) fn poll_pending(
         &mut self,
         link: &mut Link,
@@ -138,7 +138,7 @@ impl MessageHandler {
         true
     }
 
-    /// True while operations are under way.
+    /// True while operations are pending.
     pub(super) fn has_pending(&self) -> bool {
         !self.pending.is_empty()
     }
@@ -148,17 +148,17 @@ impl MessageHandler {
         self.pending.has_capacity(config)
     }
 
-    /// Drops the operations that have published nothing.
+    /// Drops the pending operations, except publishes and replies.
     pub(super) fn stop_pending(&mut self) {
         self.pending.stop();
     }
 
-    /// Lets the channel in `room` go on with a stream of its own.
+    /// Replaces the room of the channel in `room` by a stream of its own.
     pub(super) fn left_room(&mut self, room: RoomId, stream: DocumentStream) {
         self.channels.left_room(room, stream);
     }
 
-    /// Ends the channel in `room`, which has ended.
+    /// Ends the channel in `room`, since the room has ended with `cause`.
     pub(super) fn room_ended(
         &mut self,
         room: RoomId,
@@ -171,7 +171,7 @@ impl MessageHandler {
         }
     }
 
-    /// Ends everything, since the connection ends.
+    /// Ends all channels and pending operations, since the connection ends.
     pub(super) fn end(&mut self, reason: LeaveReason, shard: &mut ShardContext<'_>) {
         self.leave_reason = reason;
         self.leave_all_rooms(shard);
@@ -226,10 +226,10 @@ impl MessageHandler {
         cx: &mut Context<'_>,
     ) -> Result<(), End> {
         let message = decoded.map_err(|error| {
-            tracing::debug!(connection = %self.client.identity.connection, %error, "malformed message");
+            tracing::debug!(connection = %self.client.identity.connection, %error, "a message is malformed");
             End::Close(CloseReason::Malformed)
         })?;
-        // The reply to a join comes after the replies to the messages before it.
+        // The reply to a join follows the replies to the messages before it.
         if message.event == "phx_join" && self.pending.awaits_replies() {
             self.pending.defer(raw.to_deferred());
             return Ok(());
@@ -259,7 +259,7 @@ impl MessageHandler {
             Action::Join { channel, request, replaced } => {
                 if let Some(replaced) = replaced {
                     link.send(&encode_close(&replaced), shard);
-                    // The join that follows takes the membership again.
+                    // The new join takes the membership again.
                     self.close_channel(&replaced, LeaveReason::Lost, shard);
                 }
                 let join = self.client.join(channel, message.reference.as_deref(), *request);
@@ -350,7 +350,7 @@ impl MessageHandler {
         self.reply_in_order(to.error(error), link, shard);
     }
 
-    /// Sends `frame` after the replies that are still awaited.
+    /// Sends `frame` after the pending replies.
     fn reply_in_order(&mut self, frame: Frame, link: &mut Link, shard: &mut ShardContext<'_>) {
         if self.pending.awaits_replies() {
             self.pending.push_reply(frame);
@@ -383,12 +383,12 @@ impl MessageHandler {
         self.client.release_membership(channel, reason);
     }
 
-    /// Reports in all documents that the connection lives.
+    /// Reports to the presence that the connection lives, in all its documents.
     fn touch_all(&self) {
         self.channels.joined().for_each(|channel| self.client.touch(channel, Activity::Alive));
     }
 
-    /// Reports an act of the client in `document`.
+    /// Reports to the presence that the client acts in `document`.
     fn touch(&self, document: &DocumentId) {
         let mut joined = self.channels.joined();
         if let Some(channel) = joined.find(|channel| channel.id.document == *document) {
@@ -405,7 +405,7 @@ impl Drop for MessageHandler {
     }
 }
 
-/// A message in the form in which it came.
+/// A message before it is decoded.
 #[derive(Clone, Copy)]
 enum RawMessage<'a> {
     Text(&'a str),
@@ -421,13 +421,13 @@ impl RawMessage<'_> {
     }
 }
 
-/// The message that ends a channel that was left or joined anew.
+/// Encodes the end of a channel that the client left or joined again.
 fn encode_close(channel: &Channel) -> Frame {
     let ChannelRef { join_ref, .. } = &channel.id;
     codec::encode_close(join_ref.as_deref(), &channel.id.topic())
 }
 
-/// The code that a client gets at the end of a channel.
+/// The code in the message that ends a channel.
 fn error_code(cause: Option<&StreamError>, document: &DocumentId) -> ErrorCode {
     let Some(error) = cause else { return ErrorCode::Closed };
     refusal::log_failure("stream", document, error.code(), error);

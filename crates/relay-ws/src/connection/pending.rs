@@ -1,4 +1,4 @@
-//! [`Pending`]: the operations of a connection that are under way: joins, publishes and commands.
+//! [`Pending`]: the pending operations of a connection, which are joins, publishes and commands.
 
 use std::future::ready;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::channels::ChannelRef;
 use crate::codec::Frame;
 use crate::config::WsConfig;
 
-/// The operations of a connection that are under way. Most connections have none most of the time, and then it holds no
+/// The pending operations of a connection. Most connections have none most of the time. Without operations it holds no
 /// memory.
 #[derive(Default)]
 pub(super) struct Pending(Option<Box<Operations>>);
@@ -22,26 +22,26 @@ pub(super) struct Pending(Option<Box<Operations>>);
 #[derive(Default)]
 struct Operations {
     joins: FuturesUnordered<BoxFuture<'static, JoinResult>>,
-    /// Publishes, and replies that wait for those before them.
+    /// Publishes, and replies that follow the replies of publishes.
     replies: FuturesOrdered<BoxFuture<'static, ReadyReply>>,
-    /// Commands that wait, for instance for a lock. Their replies keep no order, since they may take long.
+    /// Commands that wait, for instance for a lock. They may take long, so their replies keep no order.
     commands: FuturesUnordered<BoxFuture<'static, ReadyReply>>,
     /// The bytes of the payloads that are being published.
     publishing_bytes: usize,
     deferred: Option<Deferred>,
 }
 
-/// A message whose turn has not come: one for a topic whose join is not done, or a join while replies are awaited. Nothing
-/// is read until it is handled.
+/// A message that waits: for the join of its topic, or a join that waits for the replies before it. The connection reads
+/// nothing until it is handled.
 pub(super) enum Deferred {
     Text(String),
     Binary(Vec<u8>),
 }
 
-/// A reply that can be sent in its turn.
+/// A reply that is complete.
 pub(super) struct ReadyReply {
     pub(super) frame: Frame,
-    /// The bytes of the payload that is published now.
+    /// The bytes of the payload that was published; 0 for other replies.
     pub(super) published_bytes: usize,
 }
 
@@ -52,7 +52,7 @@ pub(super) struct JoinResult {
     pub(super) result: Result<Subscribed, ErrorBody>,
 }
 
-/// A document that a client has joined.
+/// The parts of a join that succeeded.
 pub(super) struct Subscribed {
     pub(super) ack: SubscribeAck,
     pub(super) events: Box<dyn EventStream>,
@@ -60,19 +60,19 @@ pub(super) struct Subscribed {
     pub(super) joined: Option<Joined>,
 }
 
-/// An operation that is done.
+/// A completed operation.
 pub(super) enum Completed {
     Reply(Frame),
     Join(JoinResult),
 }
 
 impl Pending {
-    /// True when nothing is under way.
+    /// True without operations and deferred message.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_none()
     }
 
-    /// True while replies are awaited that keep their order.
+    /// True while replies are pending that keep their order.
     pub(super) fn awaits_replies(&self) -> bool {
         self.0.as_ref().is_some_and(|operations| !operations.replies.is_empty())
     }
@@ -108,7 +108,7 @@ impl Pending {
         self.operations().commands.push(command);
     }
 
-    /// Adds a reply behind those that are awaited.
+    /// Adds a complete reply behind the pending ones.
     pub(super) fn push_reply(&mut self, frame: Frame) {
         self.operations().replies.push_back(ready(ReadyReply { frame, published_bytes: 0 }).boxed());
     }
@@ -118,12 +118,12 @@ impl Pending {
         self.operations().deferred = Some(message);
     }
 
-    /// Takes the deferred message out.
+    /// Takes the deferred message.
     pub(super) fn take_deferred(&mut self) -> Option<Deferred> {
         self.0.as_mut()?.deferred.take()
     }
 
-    /// Returns an operation that is done, or `None` when none is.
+    /// Returns a completed operation; `None` when there is none.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Option<Completed> {
         let operations = self.0.as_mut()?;
         let completed = operations.poll(cx);
@@ -133,7 +133,7 @@ impl Pending {
         completed
     }
 
-    /// Drops everything that has not been published.
+    /// Drops joins, commands and the deferred message. Publishes and replies stay.
     pub(super) fn stop(&mut self) {
         if let Some(operations) = &mut self.0 {
             operations.deferred = None;
@@ -142,7 +142,7 @@ impl Pending {
         }
     }
 
-    /// Drops everything.
+    /// Drops all operations and the deferred message.
     pub(super) fn clear(&mut self) {
         self.0 = None;
     }

@@ -1,4 +1,4 @@
-//! [`Reader`]: the messages of a client, out of the bytes that its socket gives.
+//! [`Reader`]: the messages of a client, decoded from the bytes of its socket.
 
 use relay_core::Monotonic;
 
@@ -15,13 +15,13 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// A reader of messages of at most `max_message_bytes`, which a client may compress if `compression`.
+    /// A reader of messages of at most `max_message_bytes`. With `compression` the client may compress them.
     pub(super) fn new(max_message_bytes: usize, compression: bool, now: Monotonic) -> Self {
         let decoder = Decoder::new(max_message_bytes, compression);
         Self { decoder, last_received_at: now, messages_in: 0 }
     }
 
-    /// The next message, out of `input` and the bytes that were kept; see [`Decoder::next`].
+    /// Returns the next message, out of the carried-over bytes and `input`; see [`Decoder::next`].
     #[allow(clippy::mut_mut, reason = "the input is advanced, as by the decoder")]
     pub(super) fn next<'m, 'i: 'm>(
         &'m mut self,
@@ -37,17 +37,17 @@ impl Reader {
         Ok(message)
     }
 
-    /// Keeps bytes for the next call of [`Reader::next`].
+    /// Carries bytes over to the next call of [`Reader::next`].
     pub(super) fn keep(&mut self, rest: &[u8]) {
         self.decoder.keep(rest);
     }
 
-    /// True when the next message may be made without reading the socket.
+    /// True when the next message may be decoded without reading the socket.
     pub(super) fn has_carry_over(&self) -> bool {
         self.decoder.has_carry_over()
     }
 
-    /// Reads past messages to a close message, or to bytes that are no message. Returns true when there is one.
+    /// Skips messages. Returns true at a close message, or at bytes that cannot be decoded.
     pub(super) fn saw_close_frame(&mut self, mut input: &mut [u8]) -> bool {
         loop {
             match self.decoder.next(&mut input) {
@@ -58,12 +58,12 @@ impl Reader {
         }
     }
 
-    /// Begins the time of silence anew.
+    /// Restarts the time without a message at `now`.
     pub(super) fn reset_idle(&mut self, now: Monotonic) {
         self.last_received_at = now;
     }
 
-    /// The moment from which the client has been silent for too long.
+    /// The moment at which the client has been silent for too long.
     pub(super) fn stale_at(&self, config: &WsConfig) -> Monotonic {
         self.last_received_at + config.stale_after
     }

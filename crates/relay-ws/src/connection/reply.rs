@@ -28,17 +28,17 @@ impl<'a> ReplyTo<'a> {
         }
     }
 
-    /// A reply that says that the request was done.
+    /// Encodes a reply to a request that succeeded.
     pub(super) fn ok(self, response: &impl Serialize) -> Frame {
         self.encode(Status::Ok, response)
     }
 
-    /// A reply that refuses the request.
+    /// Encodes a reply that refuses the request.
     pub(super) fn error(self, error: &ErrorBody) -> Frame {
         self.encode(Status::Error, error)
     }
 
-    /// A response that cannot be JSON is a defect of its maker: the client is told that the server failed.
+    /// Encodes a reply. A response that cannot be JSON is a defect of the server, so the client gets an internal error.
     fn encode(self, status: Status, response: &impl Serialize) -> Frame {
         let Self { join_ref, reference, topic } = self;
         codec::encode_reply(join_ref, reference, topic, status, response).unwrap_or_else(|error| {

@@ -1,4 +1,4 @@
-//! What comes from a client: bytes in whatever pieces the network gives them, messages out.
+//! [`Decoder`]: the messages out of a client's bytes, in whatever pieces the network delivers them.
 
 use std::io::Cursor;
 use std::ops::Range;
@@ -13,35 +13,35 @@ use super::utf8::Utf8;
 /// A whole message from a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Message<'a> {
-    /// Text.
+    /// A text message.
     Text(&'a str),
-    /// Bytes.
+    /// A binary message.
     Binary(&'a [u8]),
-    /// To be answered with a pong of the same content.
+    /// A ping. Its answer is a pong with the same content.
     Ping(&'a [u8]),
-    /// An answer to a ping, or a sign of life.
+    /// A pong, which answers a ping or shows that the client lives.
     Pong(&'a [u8]),
-    /// The end, with its code and reason. Nothing that comes after it counts.
+    /// A close message, with its code and reason. Messages after it must be ignored.
     Close(Option<(u16, &'a str)>),
 }
 
-/// Why bytes are not what a client may send.
+/// The reason for which bytes are no messages of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FramingError {
-    /// They break the rules of RFC 6455.
+    /// The bytes break a rule of RFC 6455 or RFC 7692.
     #[error("not WebSocket: {detail}")]
     Protocol {
-        /// Which rule.
+        /// A phrase for the part of the bytes that breaks the rule, for instance `a reserved bit is set`.
         detail: &'static str,
     },
-    /// A text, or the reason of a close, is not UTF-8.
-    #[error("text that is not UTF-8")]
+    /// A text message, or the reason of a close message, is not UTF-8.
+    #[error("a text is not UTF-8")]
     NotUtf8,
     /// A message is larger than allowed.
-    #[error("a message of more than {max} bytes")]
+    #[error("a message has more than {max} bytes")]
     TooLarge {
-        /// The limit.
+        /// The limit in bytes.
         max: usize,
     },
 }
@@ -50,64 +50,64 @@ const fn protocol(detail: &'static str) -> FramingError {
     FramingError::Protocol { detail }
 }
 
-/// Takes messages out of the bytes of one connection. Idle, it holds no memory but itself.
+/// The decoder of one connection. Between messages it holds no memory beside itself.
 #[derive(Debug, Default)]
 pub struct Decoder {
     assembly: Assembly,
-    /// Bytes whose turn has not come, from `at` on: the beginning of a header or of a control frame, or what
-    /// [`Decoder::hold`] was given.
+    /// The bytes that come before the next input, from `at` on: the beginning of a header or of a control frame, or the
+    /// bytes of [`Decoder::keep`].
     carry_over: Vec<u8>,
     at: usize,
-    /// What is held is the beginning of something, which nothing can be made of before more comes.
+    /// True when the carried-over bytes are the beginning of a frame, whose next bytes are needed first.
     needs_more: bool,
 }
 
-/// Puts messages together.
+/// The part of the decoder that assembles messages out of frames.
 #[derive(Debug, Default)]
 struct Assembly {
     max_message_bytes: usize,
     compression: bool,
-    /// Set while a message has come in part.
+    /// Set while a message has arrived in part.
     partial: Option<Box<PartialMessage>>,
-    /// The message that was put together last, as long as it is looked at.
+    /// The message that was assembled last. The caller borrows it until the next call.
     assembled: Vec<u8>,
     has_failed: bool,
 }
 
-/// A message that has come in part.
+/// A message that has arrived in part.
 #[derive(Debug)]
 struct PartialMessage {
     is_text: bool,
     is_compressed: bool,
     utf8: Utf8,
     payload: Vec<u8>,
-    /// The frame whose payload is coming.
+    /// The frame whose payload arrives at present.
     frame: Option<PartialFrame>,
 }
 
 #[derive(Debug)]
 struct PartialFrame {
-    /// Bytes of its payload that are still to come.
+    /// The bytes of its payload that have not arrived.
     left: usize,
     is_final: bool,
-    /// Turned so that it begins with the byte for what comes next.
+    /// The mask, rotated so that it begins with the byte for the next byte of the payload.
     mask: [u8; 4],
 }
 
-/// A frame's header, checked.
+/// A checked header of a frame.
 struct CheckedHeader {
-    /// What kind of message begins; `None` when one goes on.
+    /// The kind of the message that begins. `None` for a continuation.
     op_code: Option<OpCode>,
     is_final: bool,
     is_compressed: bool,
     mask: [u8; 4],
-    /// Its own size.
+    /// The size of the header in bytes.
     bytes: usize,
-    /// Its payload's.
+    /// The size of the payload in bytes.
     length: usize,
 }
 
-/// What kind of message was found.
+/// The kind of a message that was found.
 #[derive(Debug, Clone, Copy)]
 enum MessageKind {
     Text,
@@ -117,24 +117,25 @@ enum MessageKind {
     Close,
 }
 
-/// What was found, and where it lies.
+/// The outcome of looking for a message.
 enum Scan {
-    /// Nothing whole.
+    /// No whole message.
     Incomplete,
-    /// In these of the bytes.
+    /// A message in this range of the bytes.
     InPlace(MessageKind, Range<usize>),
-    /// In [`Assembly::given`].
+    /// A message in [`Assembly::assembled`].
     Assembled(MessageKind),
 }
 
 impl Decoder {
-    /// A decoder for messages of at most `max_message_bytes`, whose client may compress them if `compression`.
+    /// A decoder for messages of at most `max_message_bytes` after decompression. With `compression` the client may
+    /// compress them.
     pub fn new(max_message_bytes: usize, compression: bool) -> Self {
         let assembly = Assembly { max_message_bytes, compression, ..Assembly::default() };
         Self { assembly, ..Self::default() }
     }
 
-    /// Keeps bytes whose turn has not come. [`Decoder::next`] takes them before its input.
+    /// Copies bytes that were read and not decoded. [`Decoder::next`] takes them before its input.
     pub fn keep(&mut self, rest: &[u8]) {
         if !rest.is_empty() {
             self.carry_over.extend_from_slice(rest);
@@ -142,17 +143,16 @@ impl Decoder {
         }
     }
 
-    /// Whether bytes are held whose turn has not come: the next call to [`Decoder::next`] needs no input. Never after
-    /// it has returned `None`.
+    /// Returns true when [`Decoder::next`] may return a message without input. It is false after `next` has returned `None`.
     pub fn has_carry_over(&self) -> bool {
         self.at < self.carry_over.len() && !self.needs_more
     }
 
-    /// The next message, out of what is held and then out of `input`, which goes on to what was not needed. `None` when
-    /// all of it was taken in and more has to come.
+    /// Returns the next message, out of the carried-over bytes and then out of `input`. `input` is advanced past the bytes
+    /// that were used. `None` means that all of it was used, and that more bytes are needed. The bytes are unmasked in place.
     ///
     /// # Errors
-    /// See [`FramingError`]. Nothing can be read any more then.
+    /// [`FramingError`]. Every later call fails too.
     #[allow(clippy::mut_mut, reason = "the input is advanced, as `Read` for slices does it")]
     pub fn next<'m, 'i: 'm>(
         &'m mut self,
@@ -168,7 +168,7 @@ impl Decoder {
                     self.needs_more = true;
                     return Ok(None);
                 }
-                // The rest of what is held needs what comes after it.
+                // The rest of the carried-over bytes needs those of the input.
                 Scan::Incomplete => {
                     self.carry_over.drain(..self.at);
                     self.at = 0;
@@ -209,10 +209,10 @@ impl Decoder {
 }
 
 impl Assembly {
-    /// Looks for the next message in `bytes`. Returns how many of them are done with.
+    /// Looks for the next message in `bytes`. Returns the number of bytes that were used.
     fn step(&mut self, bytes: &mut [u8]) -> Result<(usize, Scan), FramingError> {
         if self.has_failed {
-            return Err(protocol("nothing can be read after what could not be"));
+            return Err(protocol("the bytes follow others that could not be read"));
         }
         let found = self.find(bytes);
         if found.is_err() {
@@ -222,7 +222,7 @@ impl Assembly {
         found
     }
 
-    /// Looks for the next message in `bytes`. Returns how many of them are done with.
+    /// Looks for the next message in `bytes`. Returns the number of bytes that were used.
     fn find(&mut self, bytes: &mut [u8]) -> Result<(usize, Scan), FramingError> {
         self.assembled = Vec::new();
         let mut used = 0;
@@ -256,7 +256,7 @@ impl Assembly {
                     continue;
                 }
             };
-            // Control frames are small: they are waited for.
+            // A control frame is small, so it is decoded once it has arrived whole.
             if !is_here {
                 return Ok((used, Scan::Incomplete));
             }
@@ -282,36 +282,36 @@ impl Assembly {
         }
     }
 
-    /// Reads and checks a header. `None` when it has not come whole.
+    /// Reads and checks a header. Returns `None` when it has arrived in part.
     fn header(&self, bytes: &[u8]) -> Result<Option<CheckedHeader>, FramingError> {
         let mut cursor = Cursor::new(bytes);
-        let parsed = FrameHeader::parse(&mut cursor).map_err(|_| protocol("a reserved opcode"))?;
+        let parsed = FrameHeader::parse(&mut cursor).map_err(|_| protocol("an opcode is reserved"))?;
         let Some((header, length)) = parsed else { return Ok(None) };
         if cursor.position() != header.len(length) as u64 {
-            return Err(protocol("a length in more bytes than it needs"));
+            return Err(protocol("a length takes more bytes than it needs"));
         }
         if header.rsv2 || header.rsv3 {
             return Err(protocol("a reserved bit is set"));
         }
-        let mask = header.mask.ok_or(protocol("a frame of a client that is not masked"))?;
+        let mask = header.mask.ok_or(protocol("a frame of a client is not masked"))?;
         let begun = self.partial.as_deref();
         let is_control = matches!(header.opcode, OpCode::Control(_));
         match header.opcode {
-            OpCode::Control(_) if !header.is_final => return Err(protocol("a control frame in parts")),
+            OpCode::Control(_) if !header.is_final => return Err(protocol("a control frame is fragmented")),
             OpCode::Control(_) if length > MAX_CONTROL_BYTES as u64 => {
-                return Err(protocol("a control frame of more than 125 bytes"));
+                return Err(protocol("a control frame has more than 125 bytes"));
             }
             OpCode::Data(Data::Continue) if begun.is_none() => {
-                return Err(protocol("the continuation of no message"));
+                return Err(protocol("a continuation has no message"));
             }
             OpCode::Data(Data::Text | Data::Binary) if begun.is_some() => {
-                return Err(protocol("a message within a message"));
+                return Err(protocol("a message begins within another"));
             }
             _ => {}
         }
         let begins = header.opcode != OpCode::Data(Data::Continue);
         if header.rsv1 && (is_control || !begins || !self.compression) {
-            return Err(protocol("a compressed frame where none may be"));
+            return Err(protocol("a frame is compressed and must not be"));
         }
         let before = begun.filter(|_| !is_control).map_or(0, |partial| partial.payload.len());
         let max = self.max_message_bytes;
@@ -331,7 +331,7 @@ impl Assembly {
         }))
     }
 
-    /// The message has come whole.
+    /// Finishes the message, which has arrived whole.
     fn finish(&mut self) -> Result<Scan, FramingError> {
         let Some(partial) = self.partial.take() else { return Ok(Scan::Incomplete) };
         let PartialMessage { is_text, is_compressed, utf8, payload, .. } = *partial;
@@ -339,7 +339,7 @@ impl Assembly {
             let max = self.max_message_bytes;
             inflate(&payload, max).map_err(|error| match error {
                 InflateError::TooLarge => FramingError::TooLarge { max },
-                InflateError::Malformed => protocol("a compressed message that cannot be inflated"),
+                InflateError::Malformed => protocol("a compressed message cannot be inflated"),
             })?
         } else if is_text && !utf8.is_whole() {
             return Err(FramingError::NotUtf8);
@@ -351,7 +351,7 @@ impl Assembly {
 }
 
 impl PartialMessage {
-    /// Takes what `bytes` have of the present frame's payload. Returns how many that were.
+    /// Takes the part of the present frame's payload that `bytes` begin with. Returns its length.
     fn take(&mut self, bytes: &mut [u8]) -> Result<usize, FramingError> {
         let Some(frame) = &mut self.frame else { return Ok(0) };
         let count = frame.left.min(bytes.len());
@@ -367,7 +367,7 @@ impl PartialMessage {
     }
 }
 
-/// The most bytes that a message of `bytes` takes when compressing it makes it larger: a few for each block.
+/// The most bytes that a compressed message of `bytes` takes. Compression may add a few bytes to each block.
 const fn most_compressed(bytes: usize) -> usize {
     bytes.saturating_add(bytes / 1024).saturating_add(64)
 }
@@ -384,16 +384,16 @@ fn message(kind: MessageKind, bytes: &[u8]) -> Result<Message<'_>, FramingError>
             [high, low, reason @ ..] => {
                 let code = u16::from_be_bytes([*high, *low]);
                 if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
-                    return Err(protocol("a close with a code that is not to be sent"));
+                    return Err(protocol("a close message has a code that must not be sent"));
                 }
                 Some((code, text(reason)?))
             }
-            [_] => return Err(protocol("a close with half a code")),
+            [_] => return Err(protocol("a close message has half a code")),
         }),
     })
 }
 
-/// Takes the mask off, or puts it on.
+/// Applies the mask, which removes it where it was applied before.
 fn unmask(bytes: &mut [u8], mask: [u8; 4]) {
     let (words, rest) = bytes.as_chunks_mut::<4>();
     for word in words {

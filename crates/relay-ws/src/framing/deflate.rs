@@ -1,5 +1,5 @@
-//! Compression of messages, `permessage-deflate` (RFC 7692), without context takeover: every message is compressed by itself.
-//! That costs some of the compression, and spares the memory of a window for each connection, 256 KiB and more; and a
+//! The compression of messages by `permessage-deflate` (RFC 7692), without context takeover: every message is compressed by
+//! itself. The ratio is worse than with a context, but no connection needs a window, which takes 256 KiB and more. A
 //! broadcast is compressed once for all members that agreed to the same window.
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
@@ -8,28 +8,29 @@ use http::{HeaderMap, HeaderValue};
 
 use super::{OpCode, put_header};
 
-/// Smaller messages are sent as they are: compressing them makes them larger or saves next to nothing.
+/// The size in bytes from which messages are compressed. Compression saves next to nothing of smaller ones.
 const MIN_BYTES: usize = 128;
-/// What a flush ends with, and senders leave out (RFC 7692, 7.2.1).
+/// The bytes at the end of a flush, which senders leave out (RFC 7692, 7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
-/// What is inflated at once.
+/// The bytes that are inflated at once.
 const STEP_BYTES: usize = 16 * 1024;
-/// The largest window, which is used unless the client wants a smaller one.
+/// The logarithm of the largest window, which is used unless the client wants a smaller one.
 const MAX_WINDOW_BITS: u8 = 15;
 
-/// What was agreed on for what the server sends.
+/// The parameters that were agreed on for the server's messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DeflateParams {
     window_bits: u8,
 }
 
-/// The first of a client's offers that can be taken, and the answer to it.
+/// Chooses the first of a client's offers that the server can meet. Returns the parameters, and the header that agrees to
+/// them. `None` when there is no such offer.
 pub fn negotiate(headers: &HeaderMap) -> Option<(DeflateParams, HeaderValue)> {
     let values = headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).find_map(accept)
 }
 
-/// The answer to an offer that is well-formed and can be met.
+/// Answers one offer. Returns `None` when it is malformed or cannot be met.
 fn accept(offer: &str) -> Option<(DeflateParams, HeaderValue)> {
     let mut parts = offer.split(';').map(str::trim);
     if parts.next()? != "permessage-deflate" {
@@ -45,18 +46,18 @@ fn accept(offer: &str) -> Option<(DeflateParams, HeaderValue)> {
             return None;
         }
         seen.push(name);
-        // Without sign or leading zeros.
+        // A number has no sign and no leading zeros.
         let written_as = |bits: &u8| value.is_some_and(|value| value == bits.to_string());
         let bits = value.map(|value| value.parse().ok().filter(written_as));
         let bits = bits.map(|bits| bits.filter(|bits| (8..=MAX_WINDOW_BITS).contains(bits)));
         match (name, bits) {
-            // Whatever window the client uses, the largest one can read it.
+            // The server inflates with the largest window, which reads every smaller one.
             (
                 "server_no_context_takeover" | "client_no_context_takeover" | "client_max_window_bits",
                 None,
             )
             | ("client_max_window_bits", Some(Some(_))) => {}
-            // Deflate as it is in zlib has no window of 8 bits.
+            // The deflate of zlib has no window of 8 bits.
             ("server_max_window_bits", Some(Some(bits))) if bits >= 9 => asked = Some(bits),
             _ => return None,
         }
@@ -70,15 +71,15 @@ fn accept(offer: &str) -> Option<(DeflateParams, HeaderValue)> {
     Some((agreement, HeaderValue::from_str(&answer).ok()?))
 }
 
-/// Compresses messages. One serves all connections of a shard.
+/// A compressor of messages. It has no state between two messages, so connections share one.
 #[derive(Debug, Default)]
 pub struct Deflater {
-    /// By window, from 9 bits on.
+    /// The compressors by window, from 9 bits on. Each is made when it is first used.
     compressors: [Option<Box<Compress>>; 7],
 }
 
 impl Deflater {
-    /// Writes a message in one frame, compressed if that is worth it.
+    /// Appends a message in one frame to `out`. It is compressed if that makes it smaller.
     pub fn encode(&mut self, agreed: DeflateParams, op_code: OpCode, payload: &[u8], out: &mut Vec<u8>) {
         match self.compress(agreed, payload) {
             Some(compressed) if payload.len() >= MIN_BYTES => {
@@ -104,7 +105,7 @@ impl Deflater {
             let room = out.capacity() - out.len();
             compressor.compress_vec(payload.get(taken..)?, &mut out, FlushCompress::Sync).ok()?;
             let taken = usize::try_from(compressor.total_in()).ok()?;
-            // A flush is whole when it leaves room over.
+            // The flush is complete when the output is not full.
             if taken == payload.len() && out.len() < out.capacity() && room > 0 {
                 break;
             }
@@ -116,7 +117,7 @@ impl Deflater {
     }
 }
 
-/// Why a message cannot be inflated.
+/// The reason for which a message cannot be inflated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum InflateError {
     Malformed,
@@ -130,7 +131,7 @@ pub(super) fn inflate(payload: &[u8], max: usize) -> Result<Vec<u8>, InflateErro
     for mut rest in [payload, &TAIL] {
         loop {
             if out.len() == out.capacity() {
-                // One byte more than allowed tells what is too large from what just fits.
+                // One byte beyond the limit distinguishes a message that is too large from one that just fits.
                 out.reserve(STEP_BYTES.min((max + 1).saturating_sub(out.len())));
             }
             let (taken, length) = (inflater.total_in(), out.len());
@@ -143,7 +144,7 @@ pub(super) fn inflate(payload: &[u8], max: usize) -> Result<Vec<u8>, InflateErro
             let taken = usize::try_from(inflater.total_in() - taken).unwrap_or(rest.len());
             rest = rest.get(taken..).unwrap_or_default();
             if status == Status::StreamEnd {
-                // Its sender marked a block as the last. Others may follow (RFC 7692, 7.2.3.4).
+                // The sender marked a block as the last. Others may follow (RFC 7692, 7.2.3.4).
                 inflater.reset(false);
             } else if taken == 0 && out.len() == length && !rest.is_empty() {
                 return Err(InflateError::Malformed);
@@ -180,7 +181,7 @@ mod tests {
         check("x-webkit-deflate-frame, permessage-deflate; client_max_window_bits=\"10\"", Some(""));
         check("permessage-deflate; server_max_window_bits=9", Some("; server_max_window_bits=9"));
         check("permessage-deflate; server_max_window_bits=8, permessage-deflate", Some(""));
-        // Who asks for a window is told which one it gets, also when it is the largest.
+        // A client that asks for a window is told its size, also when it is the largest.
         check("permessage-deflate; server_max_window_bits=15", Some("; server_max_window_bits=15"));
         check("permessage-deflate; server_max_window_bits=16", None);
         check("permessage-deflate; server_max_window_bits=09", None);
@@ -220,7 +221,7 @@ mod tests {
 
     #[test]
     fn the_examples_of_the_rfc_are_inflated() {
-        // RFC 7692, 7.2.3.1 to 7.2.3.5: a compressed block, one that is not, one marked as the last, two blocks.
+        // RFC 7692, 7.2.3.1 to 7.2.3.5: a compressed block, a stored one, one marked as the last, and two blocks.
         let examples: [&[u8]; 5] = [
             &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00],
             &[0x00, 0x05, 0x00, 0xfa, 0xff, 0x48, 0x65, 0x6c, 0x6c, 0x6f, 0x00],
@@ -237,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_message_of_very_many_last_blocks_needs_no_more_memory_than_another() {
-        // Each is an empty block that says that it is the last.
+        // Each is an empty block that is marked as the last.
         assert_eq!(inflate(&[0x03, 0x00].repeat(200_000), 1_000).unwrap(), b"");
     }
 

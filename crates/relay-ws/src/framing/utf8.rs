@@ -1,6 +1,6 @@
-//! Whether text that comes in pieces is UTF-8.
+//! [`Utf8`]: the check of text that arrives in pieces.
 
-/// The beginning of a character whose rest is still to come.
+/// The state of the check between two pieces: the beginning of a character that has arrived in part.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Utf8 {
     pending: [u8; 4],
@@ -8,7 +8,7 @@ pub(super) struct Utf8 {
 }
 
 impl Utf8 {
-    /// Takes the next piece. False with the first byte that cannot be.
+    /// Checks the next piece. Returns false at the first byte that cannot be UTF-8.
     pub(super) fn take(&mut self, mut piece: &[u8]) -> bool {
         while self.length > 0 {
             let Some((&byte, rest)) = piece.split_first() else { return true };
@@ -27,14 +27,14 @@ impl Utf8 {
             Err(error) => {
                 let rest = &piece[error.valid_up_to()..];
                 self.pending[..rest.len()].copy_from_slice(rest);
-                // Less than four bytes: more would be a character.
+                // Fewer than four bytes, since four would be a character.
                 self.length = u8::try_from(rest.len()).unwrap_or_default();
                 true
             }
         }
     }
 
-    /// Whether no character has begun.
+    /// True when no character has arrived in part.
     pub(super) const fn is_whole(self) -> bool {
         self.length == 0
     }
