@@ -29,6 +29,11 @@ pub(crate) struct ReplicaKey {
     pub(crate) connection: ConnectionId,
 }
 
+impl ReplicaKey {
+    /// The first key in their order.
+    pub(crate) const LEAST: Self = Self { node: NodeId::from_u64(0), connection: ConnectionId::from_u128(0) };
+}
+
 /// The presence of one connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ReplicaEntry {

@@ -4,7 +4,7 @@
 //! taken afterwards. A user is *joined* while at least one connection of it is; a session lasts from the first connection to
 //! the last.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
@@ -64,11 +64,13 @@ pub(crate) struct Document {
     session: Option<Session>,
     view: PresenceView,
     connections: HashMap<ConnectionId, Connection>,
-    /// The number of connections of each user.
-    users: HashMap<UserId, usize>,
+    /// The number of connections that are lost.
+    lost: usize,
+    /// The connections of each user.
+    users: HashMap<UserId, HashSet<ConnectionId>>,
     /// The users whose last connection was removed, with the time from which on it was gone. They keep their locks for the
     /// grace time.
-    departed_users: Vec<(UserId, Monotonic)>,
+    departed_users: HashMap<UserId, Monotonic>,
     outbox: Outbox,
     readers: Readers,
     counter_delta: CounterDelta,
@@ -83,8 +85,9 @@ impl Document {
             readers: Readers::new(view.version()),
             view,
             connections: HashMap::new(),
+            lost: 0,
             users: HashMap::new(),
-            departed_users: Vec::new(),
+            departed_users: HashMap::new(),
             outbox: Outbox::default(),
             counter_delta: CounterDelta::default(),
         }
@@ -132,7 +135,7 @@ impl Document {
             None => before.clone(),
         };
         if let Some(previous) = previous {
-            self.connections.remove(&previous);
+            self.remove_connection(previous);
         }
         let is_new = self.view.own_state(presence_key).is_none();
         if is_new || state != before {
@@ -141,16 +144,14 @@ impl Document {
         let heard_at = (!options.exempt_from_timeout).then_some(now.monotonic);
         let connection = Connection { presence_key, user: membership.user.clone(), heard_at, lost_at: None };
         self.connections.insert(membership.connection, connection);
+        let connections = self.users.entry(membership.user.clone()).or_default();
+        connections.insert(membership.connection);
+        let is_first = previous.is_none() && connections.len() == 1;
         let session = self.start_or_resume_session(now, previous.is_some());
-        self.departed_users.retain(|(user, _)| *user != membership.user);
-        if previous.is_none() {
-            let connections = self.users.entry(membership.user.clone()).or_default();
-            *connections += 1;
-            if *connections == 1 {
-                let joined =
-                    UserJoined { user: membership.user.to_string(), name: self.name_of(presence_key) };
-                self.publish(session, Actor::User(membership.user.clone()), &joined, None);
-            }
+        self.departed_users.remove(&membership.user);
+        if is_first {
+            let joined = UserJoined { user: membership.user.to_string(), name: self.name_of(presence_key) };
+            self.publish(session, Actor::User(membership.user.clone()), &joined, None);
         }
         let users = self.users.len();
         if let Some(session) = &mut self.session {
@@ -188,14 +189,9 @@ impl Document {
             self.connections.get(connection).is_some_and(|one| one.user == membership.user)
         };
         Some(membership.connection).filter(is_own).or(resume.filter(is_own)).or_else(|| {
-            if !self.users.contains_key(&membership.user) {
-                return None;
-            }
-            let lost = self
-                .connections
-                .iter()
-                .filter(|(_, one)| one.user == membership.user && one.lost_at.is_some());
-            lost.max_by_key(|(_, one)| one.lost_at).map(|(connection, _)| *connection)
+            let of_user = self.users.get(&membership.user)?.iter();
+            let lost = of_user.filter_map(|one| Some((self.connections.get(one)?.lost_at?, *one)));
+            lost.max_by_key(|(lost_at, _)| *lost_at).map(|(_, connection)| connection)
         })
     }
 
@@ -222,7 +218,9 @@ impl Document {
     /// Notes that a connection is lost. It may come back within the grace time.
     pub(crate) fn disconnect(&mut self, membership: &Membership, now: Now) {
         if let Some(connection) = self.connection_mut(membership) {
-            connection.lost_at = Some(now.monotonic);
+            if connection.lost_at.replace(now.monotonic).is_none() {
+                self.lost += 1;
+            }
             self.end_activity_if_all_lost();
         }
     }
@@ -237,7 +235,7 @@ impl Document {
     }
 
     fn end_activity_if_all_lost(&mut self) {
-        if self.connections.values().all(|one| one.lost_at.is_some())
+        if self.lost == self.connections.len()
             && let Some(session) = &mut self.session
         {
             session.try_transition(Transition::Emptied);
@@ -297,13 +295,8 @@ impl Document {
             self.remove(*connection, EndReason::Stale, since, version);
         }
         let mut result = SweepResult { removed: gone.len(), ..SweepResult::default() };
-        self.departed_users.retain(|(user, since)| {
-            let is_gone = is_over(*since, config.grace);
-            if is_gone {
-                result.gone.push(user.clone());
-            }
-            !is_gone
-        });
+        let gone = self.departed_users.extract_if(|_, since| is_over(*since, config.grace));
+        result.gone.extend(gone.map(|(user, _)| user));
         if let Some(session) = &mut self.session {
             session.update_idle(now.monotonic, config.idle_after);
         }
@@ -321,20 +314,17 @@ impl Document {
 
     /// Removes a connection that is gone since `since`, its user when it was the last one, and the session when it is empty.
     fn remove(&mut self, connection: ConnectionId, reason: EndReason, since: Monotonic, version: Version) {
-        let Some(Connection { presence_key, user, .. }) = self.connections.remove(&connection) else {
+        let Some(Connection { presence_key, user, .. }) = self.remove_connection(connection) else {
             return;
         };
         self.view.remove(version, presence_key);
         self.counter_delta.leaves += 1;
         let Some(session) = self.session.as_ref().map(|session| session.id) else { return };
-        if let Some(connections) = self.users.get_mut(&user) {
-            *connections -= 1;
-            if *connections == 0 {
-                self.users.remove(&user);
-                let left = UserLeft { user: user.to_string(), reason };
-                self.publish(session, Actor::User(user.clone()), &left, None);
-                self.departed_users.push((user, since));
-            }
+        if self.users.get(&user).is_some_and(HashSet::is_empty) {
+            self.users.remove(&user);
+            let left = UserLeft { user: user.to_string(), reason };
+            self.publish(session, Actor::User(user.clone()), &left, None);
+            self.departed_users.insert(user, since);
         }
         if !self.connections.is_empty() {
             self.end_activity_if_all_lost();
@@ -346,6 +336,16 @@ impl Document {
             self.counter_delta.sessions_ended += 1;
             self.publish(session, Actor::System, &SessionEnded { reason }, None);
         }
+    }
+
+    /// Removes a connection alone. Its user may be left without one.
+    fn remove_connection(&mut self, connection: ConnectionId) -> Option<Connection> {
+        let removed = self.connections.remove(&connection)?;
+        self.lost -= usize::from(removed.lost_at.is_some());
+        if let Some(connections) = self.users.get_mut(&removed.user) {
+            connections.remove(&connection);
+        }
+        Some(removed)
     }
 
     fn publish<P: TypedPayload>(
@@ -451,7 +451,7 @@ impl Document {
 
     /// The users, each with the number of its connections.
     pub(crate) fn users(&self) -> impl Iterator<Item = (&UserId, usize)> {
-        self.users.iter().map(|(user, connections)| (user, *connections))
+        self.users.iter().map(|(user, connections)| (user, connections.len()))
     }
 
     /// The number of connections. Lost connections that may come back are included.

@@ -36,8 +36,9 @@ use relay_events::UnlockReason;
 use tokio::sync::oneshot;
 
 use self::document_locks::DocumentLocks;
+use self::held_locks::RequestId;
 use self::store::LockStore;
-use self::table::{LockRequest, RequestId};
+use self::table::LockRequest;
 
 pub use self::changes::{LockChange, Publication};
 pub use self::commands::{AcquireLock, AcquireRequest, ReleaseLock, RenewLock};

@@ -5,7 +5,7 @@
 //! between which it was present. A reader that has seen the entry is told that it left; a reader that has not seen it is told
 //! nothing of it. A reader that is older than the tombstones gets a snapshot. Readers at the same version share one value.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use relay_core::{
@@ -46,6 +46,8 @@ pub(crate) struct PresenceView {
     replica: Replica,
     /// The version of each entry.
     added_at: HashMap<ReplicaKey, Version>,
+    /// The entries in the order of their versions, so that a difference looks at the changed ones alone.
+    by_version: BTreeSet<(Version, ReplicaKey)>,
     /// The tombstones, in the order of removal.
     tombstones: VecDeque<Tombstone>,
     /// The oldest version from which a difference can be made.
@@ -61,6 +63,7 @@ impl PresenceView {
         Self {
             replica,
             added_at: HashMap::new(),
+            by_version: BTreeSet::new(),
             tombstones: VecDeque::new(),
             oldest_diffable: version,
             version,
@@ -102,7 +105,7 @@ impl PresenceView {
         if let Some(entry) = replaced {
             self.bury(version, key, entry);
         }
-        self.added_at.insert(key, version);
+        self.note_added(version, key);
         self.version = version;
     }
 
@@ -124,13 +127,21 @@ impl PresenceView {
         for (key, entry) in removed {
             self.bury(version, key, entry);
         }
-        self.added_at.extend(added.into_iter().map(|key| (key, version)));
+        for key in added {
+            self.note_added(version, key);
+        }
         self.version = version;
+    }
+
+    fn note_added(&mut self, version: Version, key: ReplicaKey) {
+        self.added_at.insert(key, version);
+        self.by_version.insert((version, key));
     }
 
     /// Adds the tombstone of an entry.
     fn bury(&mut self, removed_at: Version, key: ReplicaKey, entry: ReplicaEntry) {
         let added_at = self.added_at.remove(&key).unwrap_or_default();
+        self.by_version.remove(&(added_at, key));
         self.tombstones.push_back(Tombstone { added_at, removed_at, key, entry });
         if self.tombstones.len() > MAX_TOMBSTONES
             && let Some(dropped) = self.tombstones.pop_front()
@@ -185,8 +196,8 @@ impl PresenceView {
             return (cached.to, Arc::clone(&cached.diff));
         }
         let to = self.version;
-        let joins =
-            self.replica.iter().filter(|(key, _)| self.added_at.get(key).is_some_and(|added| *added > from));
+        let changed = self.by_version.range((from.saturating_add(1), ReplicaKey::LEAST)..);
+        let joins = changed.filter_map(|(_, key)| Some((key, self.replica.get(*key)?)));
         let removed = self.tombstones.iter().rev().take_while(|tombstone| tombstone.removed_at > from);
         let leaves = removed
             .filter(|tombstone| tombstone.added_at <= from)

@@ -14,10 +14,9 @@ use tokio::sync::oneshot;
 
 use super::config::LockConfig;
 use super::error::LockError;
+use super::held_locks::RequestId;
 use super::stats::LockCounters;
-use super::table::{
-    Conflict, ConflictKind, GrantError, LockRequest, LockTable, RequestId, TableChange, TableLimits,
-};
+use super::table::{Conflict, ConflictKind, GrantError, LockRequest, LockTable, TableChange, TableLimits};
 
 /// The sender of a request's answer.
 pub(super) type Answer = oneshot::Sender<Result<Lease, LockError>>;

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use relay_core::{FencingToken, Lease, LockScope, Monotonic, Now, UserId};
 
-use super::table::RequestId;
+/// The number of a request in its document's table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct RequestId(pub(super) u64);
 
 /// The phase of a granted lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

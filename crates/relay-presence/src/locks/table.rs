@@ -15,11 +15,7 @@ use std::time::Duration;
 
 use relay_core::{FencingToken, Lease, LockScope, Monotonic, Now, UserId};
 
-use super::held_locks::{HeldLock, HeldLocks};
-
-/// The number of a request in its table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct RequestId(u64);
+use super::held_locks::{HeldLock, HeldLocks, RequestId};
 
 /// A request for a lock.
 #[derive(Debug, Clone)]
