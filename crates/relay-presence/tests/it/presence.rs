@@ -250,6 +250,26 @@ async fn a_session_goes_through_its_states() {
 }
 
 #[tokio::test]
+async fn a_session_closes_when_its_last_connection_is_lost_and_no_earlier() {
+    let scene = Scene::new();
+    let state = || scene.presence.session(&scene.document).map(|session| session.state);
+    let ((ada, _), (bob, _)) = (scene.join("ada"), scene.join("bob"));
+    scene.sink.until(3).await;
+    scene.presence.leave(&ada, LeaveReason::Lost);
+    scene.presence.leave(&ada, LeaveReason::Lost);
+    assert_eq!(state(), Some(SessionState::Active));
+    let (ada, _) = scene.join("ada");
+    scene.presence.leave(&bob, LeaveReason::Lost);
+    assert_eq!(state(), Some(SessionState::Active));
+    scene.presence.leave(&bob, LeaveReason::Left);
+    assert_eq!(state(), Some(SessionState::Active));
+    scene.presence.leave(&ada, LeaveReason::Lost);
+    assert_eq!(state(), Some(SessionState::Closing));
+    scene.join("ada");
+    assert_eq!(state(), Some(SessionState::Active));
+}
+
+#[tokio::test]
 async fn an_overloaded_log_delays_events_and_keeps_newcomers_out_when_too_many_wait() {
     let mut config = PresenceConfig::default();
     config.max_waiting_events = 3;
