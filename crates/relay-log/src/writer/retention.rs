@@ -3,7 +3,7 @@
 //! A document is queued for trimming by an append that takes it over its limits, by a caller's trim, or by the scan over
 //! all documents. The queue is worked off in small parts, one part in each commit.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,6 +61,10 @@ pub(super) struct RetentionQueue {
     next_scan: Monotonic,
     scan: Option<RetentionScan>,
     tasks: VecDeque<TrimTask>,
+    /// The documents with a task [`TrimGoal::WithinRetention`], each of which has one.
+    within_retention: HashSet<DocumentId>,
+    /// The number of tasks that a caller waits for.
+    requested: usize,
 }
 
 impl RetentionQueue {
@@ -72,6 +76,8 @@ impl RetentionQueue {
             next_scan: now + config.sweep_interval,
             scan: None,
             tasks: VecDeque::new(),
+            within_retention: HashSet::new(),
+            requested: 0,
         }
     }
 
@@ -82,8 +88,7 @@ impl RetentionQueue {
 
     /// Returns true when a caller waits for a trim or a scan.
     pub(super) fn has_callers(&self) -> bool {
-        self.scan.as_ref().is_some_and(|scan| !scan.callers.is_empty())
-            || self.tasks.iter().any(|task| matches!(task.goal, TrimGoal::Through { .. }))
+        self.scan.as_ref().is_some_and(|scan| !scan.callers.is_empty()) || self.requested > 0
     }
 
     pub(super) fn until_next_scan(&self, now: Monotonic) -> Duration {
@@ -117,17 +122,36 @@ impl RetentionQueue {
         reply: ReplySender<Head>,
         permits: QueuePermits,
     ) {
+        self.requested += 1;
         self.tasks
             .push_back(TrimTask { document, goal: TrimGoal::Through { seq, reply, _permits: permits } });
     }
 
     /// Queues a document that an append took over its limits.
     pub(super) fn check_after_append(&mut self, id: &DocumentId, document: &DocumentState, now: Timestamp) {
-        // Each append to a document over its limits comes here; one task is enough.
-        if RetentionLimits::with_slack(self.retention).exceeded_by(document, now)
-            && !self.tasks.iter().any(|task| task.document == *id)
-        {
-            self.tasks.push_back(TrimTask { document: id.clone(), goal: TrimGoal::WithinRetention });
+        if RetentionLimits::with_slack(self.retention).exceeded_by(document, now) {
+            self.push_within_retention(id.clone());
+        }
+    }
+
+    /// Queues a document that exceeds its limits, unless it is queued already: each of its appends comes here.
+    fn push_within_retention(&mut self, document: DocumentId) {
+        if self.within_retention.insert(document.clone()) {
+            self.tasks.push_back(TrimTask { document, goal: TrimGoal::WithinRetention });
+        }
+    }
+
+    /// Returns the caller of a task that has ended, if it has one.
+    fn end_task(&mut self, task: TrimTask) -> Option<ReplySender<Head>> {
+        match task.goal {
+            TrimGoal::WithinRetention => {
+                self.within_retention.remove(&task.document);
+                None
+            }
+            TrimGoal::Through { reply, .. } => {
+                self.requested -= 1;
+                Some(reply)
+            }
         }
     }
 
@@ -151,7 +175,7 @@ impl RetentionQueue {
         for ListedDocument { id: document, state } in slice {
             match state {
                 Ok(Some(state)) if limits.exceeded_by(&state, now) => {
-                    self.tasks.push_back(TrimTask { document, goal: TrimGoal::WithinRetention });
+                    self.push_within_retention(document);
                 }
                 Ok(_) => {}
                 Err(error) => {
@@ -184,17 +208,19 @@ impl RetentionQueue {
                 Ok((_, TrimProgress::BudgetSpent)) => self.tasks.push_front(task),
                 Ok((_, TrimProgress::AwaitsCommit)) => self.tasks.push_back(task),
                 Ok((head, TrimProgress::Done)) => {
-                    if let TrimGoal::Through { reply, .. } = task.goal {
+                    if let Some(reply) = self.end_task(task) {
                         replies.trims.push((reply, Ok(head)));
                     }
                 }
-                Err(error) => match task.goal {
-                    TrimGoal::Through { reply, .. } => replies.trims.push((reply, Err(error))),
-                    TrimGoal::WithinRetention => {
+                Err(error) => {
+                    let document = task.document.clone();
+                    if let Some(reply) = self.end_task(task) {
+                        replies.trims.push((reply, Err(error)));
+                    } else {
                         Counters::add(&self.status.counters.retention_failures, 1);
-                        tracing::error!(document = %task.document, %error, "retention could not trim old events");
+                        tracing::error!(%document, %error, "retention could not trim old events");
                     }
-                },
+                }
             }
         }
     }
@@ -211,6 +237,8 @@ impl RetentionQueue {
         }
         if committed.is_err() {
             self.tasks.clear();
+            self.within_retention.clear();
+            self.requested = 0;
         }
     }
 }
