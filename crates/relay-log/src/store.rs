@@ -32,8 +32,9 @@ mod key;
 mod snapshot;
 
 pub(crate) use batch::StoreBatch;
-pub(crate) use document::{DocumentKey, DocumentState};
+pub(crate) use document::DocumentState;
 pub(crate) use error::{ReadError, missing_event};
+pub(crate) use key::DocumentKey;
 pub(crate) use snapshot::StoreSnapshot;
 
 use key::u64_at;

@@ -27,6 +27,7 @@
 //! ```
 
 mod capability;
+mod closest_match;
 mod condition;
 pub(crate) mod duration_text;
 mod index;

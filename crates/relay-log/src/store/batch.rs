@@ -3,8 +3,8 @@
 use fjall::{OwnedWriteBatch, PersistMode};
 use relay_core::{DocumentId, Epoch, Offset, Seq};
 
-use super::document::{DocumentKey, DocumentRow};
-use super::key::event_key;
+use super::document::DocumentRow;
+use super::key::{DocumentKey, event_key};
 use super::{EPOCH, HIGH_WATERMARK, Store};
 use crate::record::{Record, RecordError};
 

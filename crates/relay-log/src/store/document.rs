@@ -1,26 +1,11 @@
 //! A document's state: its row in `documents`, and the totals that follow from its events.
 
-use relay_core::{DocumentId, Epoch, Head, Offset, Seq, Timestamp};
+use relay_core::{DocumentId, Epoch, Head, Seq, Timestamp};
 
 use super::error::ReadError;
-use super::key::u64_at;
+use super::key::{DocumentKey, u64_at};
 
 const ROW_VERSION: u8 = 1;
-
-/// The number that stands for a document's id in the keys of its events: the offset of its first event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct DocumentKey(u64);
-
-impl DocumentKey {
-    /// Returns the key of a document whose first event gets the offset `first`.
-    pub(crate) fn of_first_event(first: Offset) -> Self {
-        Self(first.get())
-    }
-
-    pub(super) fn get(self) -> u64 {
-        self.0
-    }
-}
 
 /// The state of a document that has had events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,10 +60,9 @@ impl DocumentRow {
 
     pub(super) fn decode(id: &DocumentId, row: &[u8]) -> Result<Self, ReadError> {
         match row.first() {
-            Some(&ROW_VERSION) => Ok(Self {
-                key: DocumentKey(u64_at(row, 1, "documents")?),
-                trimmed: Seq::new(u64_at(row, 9, "documents")?),
-            }),
+            Some(&ROW_VERSION) => {
+                Ok(Self { key: DocumentKey::read(row, 1)?, trimmed: Seq::new(u64_at(row, 9, "documents")?) })
+            }
             version => Err(ReadError::Corrupt(format!(
                 "the row of document `{id}` has version {version:?}; this version of Relay reads {ROW_VERSION}"
             ))),

@@ -1,9 +1,28 @@
-//! The form of numbers in keys and values.
+//! The form of keys, and of numbers in keys and values.
 
-use relay_core::Seq;
+use relay_core::{Offset, Seq};
 
-use super::document::DocumentKey;
 use super::error::ReadError;
+
+/// The number that stands for a document's id in the keys of its events: the offset of its first event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DocumentKey(u64);
+
+impl DocumentKey {
+    /// Returns the key of a document whose first event gets the offset `first`.
+    pub(crate) fn of_first_event(first: Offset) -> Self {
+        Self(first.get())
+    }
+
+    /// Reads the key that begins at byte `at` of a row of `documents`.
+    pub(super) fn read(row: &[u8], at: usize) -> Result<Self, ReadError> {
+        u64_at(row, at, "documents").map(Self)
+    }
+
+    pub(super) fn get(self) -> u64 {
+        self.0
+    }
+}
 
 /// The position of the seq in a key of `events`.
 pub(super) const SEQ_AT: usize = 8;

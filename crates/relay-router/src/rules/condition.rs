@@ -40,7 +40,7 @@ impl Condition {
     /// of 16 bytes, or one iteration of a loop.
     pub const MAX_COST: u64 = 1_000_000;
     /// The largest payload that a condition reads, in bytes.
-    pub const MAX_PAYLOAD_BYTES: usize = 64 * 1024;
+    pub const MAX_PAYLOAD_BYTES: usize = event::MAX_PAYLOAD_BYTES;
 
     /// Returns the text.
     pub fn source(&self) -> &str {

@@ -11,14 +11,14 @@ use std::sync::atomic::AtomicU64;
 use relay_core::{DocumentId, Kind};
 use relay_events::{CUSTOM_EPHEMERAL_PREFIX, CUSTOM_PREFIX, KINDS};
 
-pub(super) use self::fields::closest_match;
 use self::fields::{TableFields, TableReader};
-use super::Strategy;
+use super::closest_match::closest_match;
 use super::condition;
 use super::index::{self, Index};
 use super::problems::RuleProblem;
 use super::rule::{Pattern, Rule, TargetRef};
 use super::rule_document::RuleFormat;
+use super::strategy::Strategy;
 use super::target_spec::TargetSpec;
 use super::tree::{self, Node};
 

@@ -142,7 +142,7 @@ pub enum OutboundError {
     },
     /// A signing secret is not valid.
     #[error(transparent)]
-    Secret(#[from] super::InvalidSecret),
+    Secret(#[from] super::signature::InvalidSecret),
 }
 
 /// Calls allowed addresses. Clones share their connections.

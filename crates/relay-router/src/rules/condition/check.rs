@@ -11,7 +11,7 @@ use cel::common::ast::{ComprehensionExpr, EntryExpr, Expr, LiteralValue, SelectE
 use super::event::FIELDS;
 use super::types::Ty;
 use super::{Condition, ConditionProblem, regexes};
-use crate::rules::parse::closest_match;
+use crate::rules::closest_match::closest_match;
 
 mod functions;
 

@@ -11,9 +11,11 @@ use cel::context::VariableResolver;
 use cel::{Context, Env};
 use relay_core::{Actor, Event, Payload};
 
-use super::Condition;
 use super::regexes::{self, Regexes};
 use super::types::Ty;
+
+/// The largest payload that a condition reads, in bytes.
+pub(super) const MAX_PAYLOAD_BYTES: usize = 64 * 1024;
 
 /// The standard functions of CEL.
 static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
@@ -38,7 +40,7 @@ pub(super) const FIELDS: &[(&str, Ty, u64)] = &[
     ("actor_type", Ty::Text, 7),
     ("session", Ty::Text, 36),
     ("metadata", Ty::Dyn, 32),
-    ("payload", Ty::Dyn, Condition::MAX_PAYLOAD_BYTES as u64),
+    ("payload", Ty::Dyn, MAX_PAYLOAD_BYTES as u64),
     ("payload_bytes", Ty::Int, 1),
 ];
 
@@ -72,8 +74,8 @@ impl<'e> EventView<'e> {
     fn payload(&self) -> Option<&dyn Val> {
         let read = || match &self.event.payload {
             Payload::Binary(_) => Err("the payload is binary; conditions can look at JSON alone".to_owned()),
-            Payload::Json(text) if text.as_str().len() > Condition::MAX_PAYLOAD_BYTES => {
-                let (bytes, max) = (text.as_str().len(), Condition::MAX_PAYLOAD_BYTES);
+            Payload::Json(text) if text.as_str().len() > MAX_PAYLOAD_BYTES => {
+                let (bytes, max) = (text.as_str().len(), MAX_PAYLOAD_BYTES);
                 Err(format!("the payload has {bytes} bytes; conditions look at up to {max}"))
             }
             Payload::Json(text) => match serde_json::from_str(text.as_str()) {

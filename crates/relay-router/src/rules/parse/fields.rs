@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
+use crate::rules::closest_match::closest_match;
 use crate::rules::duration_text;
 use crate::rules::problems::RuleProblem;
 use crate::rules::tree::{Node, Value};
@@ -25,18 +26,6 @@ impl<'n, 'a> TableFields<'n, 'a> {
     pub(super) fn get(&self, key: &str) -> Option<&'n Node<'a>> {
         self.0.iter().find(|(name, _)| name == key).map(|(_, node)| node)
     }
-}
-
-/// Returns the name that is most similar to `name`, if one is similar enough.
-pub(in crate::rules) fn closest_match<'a>(
-    name: &str,
-    names: impl Iterator<Item = &'a str>,
-) -> Option<&'a str> {
-    // Names are short. A long text is similar to none of them, and the comparison costs the product of the
-    // lengths.
-    let name = name.get(..name.len().min(64)).unwrap_or_default();
-    let with_distance = names.map(|known| (strsim::damerau_levenshtein(name, known), known));
-    with_distance.filter(|(distance, known)| *distance <= 1 + known.len() / 4).min().map(|(_, known)| known)
 }
 
 impl TableReader {

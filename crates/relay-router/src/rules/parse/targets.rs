@@ -8,12 +8,13 @@ use base64::engine::general_purpose::STANDARD;
 use relay_core::ServiceName;
 
 use super::fields::{TableFields, TableReader};
-use crate::rules::probe_spec::PROBE_FIELDS;
+use crate::rules::capability::Capability;
+use crate::rules::probe_spec::{PROBE_FIELDS, ProbeCheck, ProbeSpec};
+use crate::rules::rule::TargetRef;
 use crate::rules::target_spec::{
     BreakerConfig, DeliveryFormat, DeliveryOrder, RetryPolicy, RetryStatuses, TargetPolicy, TargetSpec,
 };
 use crate::rules::tree::{Node, Value};
-use crate::rules::{Capability, ProbeCheck, ProbeSpec, TargetRef};
 
 /// The most entries of a target's lists.
 const MAX_LIST: usize = 64;
