@@ -1,6 +1,6 @@
-//! What one message costs: `cargo bench -p relay-ws --bench codec`.
+//! The cost of one message in the codec: `cargo bench -p relay-ws --bench codec`.
 //!
-//! `broadcast/first` makes an event's message; `broadcast/again` is what every further receiver costs before its socket.
+//! `broadcast/first` encodes an event's message. `broadcast/again` is the cost of every further receiver before its socket.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark is a test of speed")]
 
 use std::hint::black_box;

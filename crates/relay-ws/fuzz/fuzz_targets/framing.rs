@@ -20,7 +20,7 @@ fn decode(bytes: &[u8], piece: usize) -> (Vec<String>, Option<FramingError>) {
                     }
                     messages.push(format!("{message:?}"));
                 }
-                // Who would ask again, as long as something is held, would ask for ever.
+                // Otherwise a caller that reads all carried-over bytes first would never end.
                 Ok(None) => {
                     assert!(input.is_empty() && !decoder.has_carry_over());
                     break;

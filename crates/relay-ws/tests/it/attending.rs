@@ -1,4 +1,4 @@
-//! Who is there: what the server tells an presence, and what its members are told of each other.
+//! Presence: the calls of the server to it, and the messages about it to the members of a document.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use crate::support::{Server, edit, quick};
 
-/// An honest presence without any time: everyone who is there, in one version after the other.
+/// A presence in memory without time-outs. It keeps the participants of every version.
 #[derive(Default)]
 pub(crate) struct Roster {
     state: Mutex<State>,
@@ -28,10 +28,10 @@ pub(crate) struct Roster {
 
 #[derive(Default)]
 struct State {
-    /// What happened, in words.
+    /// The calls of the server since the last look, in words.
     told: Vec<String>,
     present: BTreeSet<UserId>,
-    /// What was there after each change.
+    /// The participants after each change.
     versions: Vec<BTreeSet<UserId>>,
     waiting: Vec<Waker>,
 }
@@ -45,7 +45,7 @@ impl State {
 
 struct Stream {
     roster: Arc<Roster>,
-    /// The versions that were given; 0 before the state.
+    /// The last version that was returned; 0 before the snapshot.
     position: usize,
 }
 
@@ -187,7 +187,7 @@ impl Roster {
         let patience = std::time::Duration::from_secs(20);
         tokio::time::timeout(patience, waiting)
             .await
-            .unwrap_or_else(|_| panic!("nobody told `{wanted}`, only {:?}", self.state.lock().told));
+            .unwrap_or_else(|_| panic!("`{wanted}` was not told, only {:?}", self.state.lock().told));
     }
 }
 
@@ -211,7 +211,7 @@ async fn the_state_comes_after_the_reply_and_before_any_change() {
 }
 
 #[tokio::test]
-async fn who_wants_no_presence_is_neither_shown_nor_told_and_gets_the_events() {
+async fn a_member_without_presence_is_no_participant_and_gets_the_events_alone() {
     let (server, roster) = scene().await;
     let (mut ada, mut observer) = (server.connect("ada").await, server.connect("observer").await);
     ada.join_as("1", "document:notes", json!({})).await;
@@ -230,7 +230,7 @@ async fn who_wants_no_presence_is_neither_shown_nor_told_and_gets_the_events() {
 }
 
 #[tokio::test]
-async fn a_departure_says_whether_it_was_meant() {
+async fn a_leave_has_the_reason_of_the_connections_end() {
     let (server, roster) = scene().await;
     let close = |code: u16, reason: &str| {
         Message::Close(Some(CloseFrame { code: code.into(), reason: reason.to_owned().into() }))
@@ -261,7 +261,7 @@ async fn a_departure_says_whether_it_was_meant() {
 }
 
 #[tokio::test]
-async fn heartbeats_and_pushes_are_signs_of_life() {
+async fn heartbeats_and_pushes_are_reported_as_activity() {
     let (server, roster) = scene().await;
     let mut ada = server.connect("ada").await;
     ada.join_as("1", "document:notes", json!({})).await;
@@ -275,7 +275,7 @@ async fn heartbeats_and_pushes_are_signs_of_life() {
 }
 
 #[tokio::test]
-async fn requests_are_answered_by_whoever_knows_of_participants() {
+async fn commands_are_answered_by_their_handlers() {
     let (server, roster) = scene().await;
     let mut ada = server.connect("ada").await;
     ada.join_as("1", "document:notes", json!({})).await;
@@ -285,7 +285,7 @@ async fn requests_are_answered_by_whoever_knows_of_participants() {
     assert_eq!(answer["response"], json!({"reason": "locked", "message": "held", "holder": "eve"}));
     let answer = ada.push("1", "document:notes", "lock:explode", json!({})).await;
     assert_eq!(answer["response"]["reason"], "unknown_event");
-    // One that has to wait keeps nobody else waiting.
+    // A command that has to wait delays no other reply.
     ada.send(json!(["1", "w", "document:notes", "lock:acquire", {}])).await;
     ada.is_alive().await;
     assert_eq!(ada.push("1", "document:notes", "document.edited", edit("a")).await["status"], "ok");

@@ -1,4 +1,4 @@
-//! Each kind of bad input gets its error or close code, is counted, and hurts nobody else.
+//! Each kind of bad input gets its error or close code, is counted, and does not harm other connections.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use crate::support::{Client, Server, edit, quick};
 
-/// A server, a client that will misbehave, and a bystander; both have joined `notes`.
+/// A server and two clients that have joined `notes`. The first one sends the bad input.
 async fn scene() -> (Server, Client, Client) {
     let mut config = quick();
     (config.max_frame_bytes, config.max_topics) = (4096, 3);
@@ -21,7 +21,7 @@ async fn scene() -> (Server, Client, Client) {
     (server, mallory, bob)
 }
 
-/// The message closes its sender's connection with `code`, and nobody else's.
+/// Checks that the message closes its sender's connection with `code`, and no other connection.
 async fn closes(message: Message, code: u16) {
     let (server, mut mallory, mut bob) = scene().await;
     mallory.send_raw(message).await;
@@ -30,7 +30,7 @@ async fn closes(message: Message, code: u16) {
     works(&server, &mut bob).await;
 }
 
-/// The push is refused with `reason`, and the connection goes on.
+/// Checks that the push is refused with `reason`, and that the connection goes on.
 async fn refuses(topic: &str, event: &str, payload: Value, reason: &str) {
     let (server, mut mallory, mut bob) = scene().await;
     let reply = mallory.push("1", topic, event, payload).await;
@@ -91,7 +91,7 @@ async fn a_client_that_announces_a_huge_message_learns_why_it_is_closed_while_it
     raw.write_all(&[0x82, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 1, 2, 3, 4]).await.unwrap();
     server.until("it is being closed", |stats| stats.closed.contains_key(&1009)).await;
     for _ in 0..10 {
-        // A socket that was closed at once would answer this with a reset.
+        // A socket that the server had closed would answer this with a reset.
         mallory.socket.get_mut().write_all(&vec![0; 64 * 1024]).await.unwrap();
         tokio::task::yield_now().await;
     }
@@ -100,7 +100,7 @@ async fn a_client_that_announces_a_huge_message_learns_why_it_is_closed_while_it
 }
 
 #[tokio::test]
-async fn what_is_not_websocket_closes_with_1002() {
+async fn a_frame_that_is_not_websocket_closes_with_1002() {
     let (server, mut mallory, mut bob) = scene().await;
     // An unmasked frame with reserved bits.
     mallory.socket.get_mut().write_all(&[0xf1, 0x00]).await.unwrap();
@@ -185,7 +185,7 @@ async fn a_panic_in_a_document_ends_its_channels_alone_and_one_in_a_connection_t
         }
     }
     mallory.is_alive().await;
-    // Now it reads that document by itself, to catch up.
+    // The connection reads that document itself now, to catch up.
     mallory.send(json!(["q", "q", "document:panic", "phx_join", {"seq": 0}])).await;
     let stats = server.until("the connection's panic is counted", |stats| stats.panicked == 2).await;
     assert_eq!(stats.connections_open, 1);

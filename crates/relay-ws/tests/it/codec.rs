@@ -1,4 +1,4 @@
-//! The codec against what the `phoenix` npm client writes and reads, and against anything at all.
+//! The codec, compared with the serializer of the `phoenix` npm client and tested with random input.
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -8,7 +8,7 @@ use relay_ws::codec::{
 };
 use serde_json::{Value, json};
 
-/// What the client's `Serializer.encode` writes, taken from phoenix 1.8.16 by running it.
+/// Messages that the client's `Serializer.encode` wrote, taken from a run of phoenix 1.8.16.
 mod written_by_phoenix {
     pub(crate) const TEXT: &str =
         r#"["1","2","document:notes","document.edited",{"patches":[[0,0,"hé\"\n"]]}]"#;
@@ -20,7 +20,7 @@ mod written_by_phoenix {
         b"\x00\x02\x03\x14\x0f12345document:\xc3\xbcn\xc3\xafc\xc3\xb8d\xc3\xa9document.edited";
 }
 
-/// The fields of a message, comparable: payload as JSON or bytes.
+/// The fields of a message in a form that can be compared.
 #[derive(Debug, Clone, PartialEq)]
 struct Fields {
     join_ref: Option<String>,
@@ -60,7 +60,7 @@ fn named(
     }
 }
 
-/// `Serializer.encode` of the client.
+/// The same encoding as the client's `Serializer.encode`.
 fn client_encode(message: &Fields) -> Frame {
     match &message.payload {
         Ok(json) => {
@@ -80,7 +80,7 @@ fn client_encode(message: &Fields) -> Frame {
     }
 }
 
-/// `Serializer.decode` of the client.
+/// The same decoding as the client's `Serializer.decode`.
 fn client_decode(frame: &Frame) -> Fields {
     let bytes = match frame {
         Frame::Text(text) => {
@@ -120,7 +120,7 @@ fn client_decode(frame: &Frame) -> Fields {
 }
 
 #[test]
-fn what_the_phoenix_client_writes_is_read_as_it_meant() {
+fn messages_of_the_phoenix_client_are_decoded_to_their_fields() {
     let edit = json!({"patches": [[0, 0, "hé\"\n"]]});
     let read = |text| fields(&decode_text(text).unwrap());
     assert_eq!(
@@ -151,7 +151,7 @@ fn the_clients_serializer_that_these_tests_use_is_the_phoenix_one() {
 }
 
 #[test]
-fn what_the_server_writes_is_byte_for_byte_what_the_protocol_says() {
+fn messages_of_the_server_are_encoded_byte_for_byte_as_the_protocol_says() {
     let text = |frame: Frame| match frame {
         Frame::Text(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
         Frame::Binary(_) => panic!("not text"),
@@ -233,7 +233,7 @@ fn bytes_go_as_binary_up_to_a_topic_of_255_bytes_and_as_text_beyond() {
 }
 
 #[test]
-fn what_is_not_a_message_is_refused_by_what_is_wrong_with_it() {
+fn malformed_messages_are_refused_with_the_defect() {
     assert!(matches!(decode_text("[]"), Err(DecodeError::NotAMessage(_))));
     assert!(matches!(decode_text(r#"[null,null,"t","e",{},{}]"#), Err(DecodeError::NotAMessage(_))));
     assert!(matches!(decode_text(r#"[null,null,null,"e",{}]"#), Err(DecodeError::NotAMessage(_))));
@@ -263,7 +263,7 @@ fn any_fields() -> impl Strategy<Value = Fields> {
 
 proptest! {
     #[test]
-    fn whatever_a_client_writes_is_read_as_it_meant(message in any_fields()) {
+    fn any_message_of_a_client_is_decoded_to_its_fields(message in any_fields()) {
         match client_encode(&message) {
             Frame::Text(bytes) => {
                 let text = std::str::from_utf8(&bytes).unwrap();
@@ -274,7 +274,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_the_server_writes_the_client_reads_as_it_was_meant(message in any_fields()) {
+    fn any_message_of_the_server_is_decoded_by_the_client_to_its_fields(message in any_fields()) {
         let Fields { join_ref, reference, topic, event, payload } = &message;
         let (join_ref, reference) = (join_ref.as_deref(), reference.as_deref());
         match payload {

@@ -1,4 +1,4 @@
-//! The handshake: who may connect.
+//! The handshake: the upgrade requests that are accepted and refused.
 
 use relay_ws::OriginPolicy;
 use serde_json::json;
@@ -7,7 +7,7 @@ use crate::support::{Server, quick};
 
 const PATH: &str = "/socket/websocket?vsn=2.0.0";
 
-/// The request is refused with `status` and counted under `reason`.
+/// Checks that the request is refused with `status` and counted under `reason`. Returns the answer.
 async fn refused(server: &Server, path: &str, headers: &str, status: &str, reason: &str) -> String {
     let before = server.ws.stats().refused.get(reason).copied().unwrap_or(0);
     let (_, answer) = server.handshake(path, headers).await;
@@ -76,7 +76,7 @@ async fn a_token_offered_as_a_subprotocol_is_answered_with_phoenix() {
 }
 
 #[tokio::test]
-async fn what_is_no_websocket_request_is_refused() {
+async fn a_request_that_is_no_websocket_upgrade_is_refused() {
     let server = Server::start().await;
     let answer = |request: String| {
         let server = &server;

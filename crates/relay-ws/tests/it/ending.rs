@@ -1,4 +1,4 @@
-//! How connections end: silence, slowness, goodbye, and the server's own end.
+//! The ends of connections: by silence, by a slow client, by a close message, and by the end of the server.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ async fn a_client_that_does_not_answer_the_close_is_dropped_in_the_end() {
 }
 
 #[tokio::test]
-async fn a_client_that_says_goodbye_gets_its_goodbye_back() {
+async fn a_close_message_is_answered_with_its_own_code() {
     let server = Server::start().await;
     let mut ada = server.connect("ada").await;
     ada.join("document:notes", json!({})).await;
@@ -61,14 +61,14 @@ async fn a_client_that_says_goodbye_gets_its_goodbye_back() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_delays_nobody_and_is_closed_after_30_seconds() {
+async fn a_client_that_does_not_read_delays_no_other_and_is_closed_after_30_seconds() {
     let server = Server::start().await;
     let (mut slow, mut ada, mut bob) =
         (server.connect_narrow("slow").await, server.connect("ada").await, server.connect("bob").await);
     slow.join("document:notes", json!({})).await;
     ada.join_as("1", "document:notes", json!({})).await;
     bob.join("document:notes", json!({})).await;
-    // More than the sockets' buffers hold.
+    // The events have more bytes than the sockets' buffers hold.
     let large = edit(&"x".repeat(100_000));
     for seq in 1..=100 {
         ada.push("1", "document:notes", "document.edited", large.clone()).await;
@@ -104,7 +104,7 @@ async fn a_client_that_reads_again_before_its_time_is_over_misses_nothing() {
 }
 
 #[tokio::test]
-async fn a_stopping_server_tells_every_channel_answers_what_was_pushed_and_closes_with_1012() {
+async fn a_stopping_server_notifies_every_channel_answers_its_pushes_and_closes_with_1012() {
     let server = Server::start().await;
     let mut ada = server.connect("ada").await;
     ada.join_as("1", "document:notes", json!({})).await;
@@ -137,7 +137,7 @@ async fn a_stopping_server_tells_every_channel_answers_what_was_pushed_and_close
 }
 
 #[tokio::test]
-async fn a_client_that_will_not_go_is_cut_off_at_the_deadline() {
+async fn a_client_that_does_not_close_is_cut_off_at_the_deadline() {
     let mut config = quick();
     config.close_timeout = Duration::from_secs(3600);
     let server = Server::with(config).await;

@@ -1,4 +1,4 @@
-//! The framing beside a plain list of messages: however they are cut, masked, compressed and handed over.
+//! The framing, compared with a plain list of messages that are cut, masked, compressed and decoded in pieces.
 
 use http::header::{HeaderMap, HeaderValue, SEC_WEBSOCKET_EXTENSIONS};
 use proptest::prelude::*;
@@ -24,11 +24,11 @@ fn owned(message: Message<'_>) -> Sent {
         Message::Binary(bytes) => Sent::Binary(bytes.to_vec()),
         Message::Ping(bytes) => Sent::Ping(bytes.to_vec()),
         Message::Pong(bytes) => Sent::Pong(bytes.to_vec()),
-        Message::Close(close) => panic!("nobody sent {close:?}"),
+        Message::Close(close) => panic!("no test sends {close:?}"),
     }
 }
 
-/// A frame as a client sends it.
+/// A frame of a client.
 fn frame(op_code: RawOpCode, is_final: bool, mask: [u8; 4], payload: &[u8]) -> Vec<u8> {
     let header = FrameHeader { is_final, opcode: op_code, mask: Some(mask), ..FrameHeader::default() };
     let mut bytes = Vec::new();
@@ -37,7 +37,7 @@ fn frame(op_code: RawOpCode, is_final: bool, mask: [u8; 4], payload: &[u8]) -> V
     bytes
 }
 
-/// The frames of a message, cut at `cuts`, with `between` put in after each but the last.
+/// The frames of a message that is cut at `cuts`. `between` follows each frame but the last.
 fn frames(message: &Sent, cuts: &[prop::sample::Index], mask: [u8; 4], between: &[u8]) -> Vec<u8> {
     let (first, payload) = match message {
         Sent::Text(text) => (Data::Text, text.as_bytes()),
@@ -69,7 +69,7 @@ fn messages() -> impl Strategy<Value = Sent> {
     ]
 }
 
-/// Hands `bytes` over in pieces of these sizes, and now and then stops in the middle to hold the rest.
+/// Decodes `bytes` in pieces of these sizes. At some stops the rest of a piece is carried over.
 fn decode(bytes: &[u8], pieces: &[usize], stops: &[bool]) -> Result<Vec<Sent>, FramingError> {
     let mut decoder = Decoder::new(MAX, false);
     let (mut received, mut rest) = (Vec::new(), bytes.to_vec());
@@ -94,7 +94,7 @@ fn decode(bytes: &[u8], pieces: &[usize], stops: &[bool]) -> Result<Vec<Sent>, F
 
 proptest! {
     #[test]
-    fn messages_arrive_as_they_were_sent_however_they_are_cut(
+    fn messages_are_decoded_as_they_were_sent_however_they_are_cut(
         sent in prop::collection::vec((messages(), prop::collection::vec(any::<prop::sample::Index>(), 0..4)), 0..8),
         mask in any::<[u8; 4]>(),
         pieces in prop::collection::vec(prop_oneof![1_usize..20, 1_000_usize..100_000], 1..10),
@@ -114,7 +114,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), piece in 1_usize..50) {
+    fn no_bytes_make_the_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), piece in 1_usize..50) {
         let mut decoder = Decoder::new(100, true);
         for piece in bytes.chunks(piece) {
             let mut piece = piece.to_vec();
@@ -148,7 +148,7 @@ fn control(control: Control, is_final: bool, payload: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn what_rfc_6455_forbids_is_refused() {
+fn frames_that_rfc_6455_forbids_are_refused() {
     let mut unmasked = Vec::new();
     encode(&mut unmasked, OpCode::Text, b"hello");
     breaks_the_protocol(&unmasked);
@@ -177,10 +177,10 @@ fn text_that_is_not_utf8_is_refused_with_the_first_wrong_byte() {
     assert_eq!(refused(&data(Data::Text, true, b"\xff")), FramingError::NotUtf8);
     assert_eq!(refused(&data(Data::Text, true, b"\xce")), FramingError::NotUtf8);
     assert_eq!(refused(&control(Control::Close, true, b"\x03\xe8\xff")), FramingError::NotUtf8);
-    // Neither the frame nor the message has ended.
+    // The frame and the message are incomplete.
     let begun = data(Data::Text, false, b"\xed\xa0\x80 and much more to come");
     assert_eq!(decode(&begun[..10], &[1], &[false]), Err(FramingError::NotUtf8));
-    // A character may lie in two frames.
+    // A character may be split over two frames.
     let whole = [data(Data::Text, false, b"\xce"), data(Data::Continue, true, b"\xba")].concat();
     assert_eq!(decode(&whole, &[1], &[false]).unwrap(), [Sent::Text("κ".to_owned())]);
 }
@@ -191,7 +191,7 @@ fn a_message_is_too_large_over_all_its_frames_and_by_its_header_alone() {
     let half = vec![0; MAX / 2 + 1];
     let halves = [data(Data::Binary, false, &half), data(Data::Continue, true, &half)].concat();
     assert_eq!(refused(&halves), too_large);
-    // A header that claims 4 GiB, and nothing else.
+    // The header claims 4 GiB, and no payload follows.
     assert_eq!(refused(&[0x82, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 1, 2, 3, 4]), too_large);
     assert_eq!(refused(&[0x82, 0xff, 0xff, 0, 0, 1, 0, 0, 0, 0, 1, 2, 3, 4]), too_large);
 }
@@ -204,14 +204,14 @@ fn a_part_of_a_header_or_of_a_control_frame_waits_for_more_bytes() {
         let (mut begin, mut rest) = (bytes[..end].to_vec(), bytes[end..].to_vec());
         assert_eq!(decoder.next(&mut begin.as_mut_slice()).unwrap(), None);
         decoder.keep(&[]);
-        // Who asked again instead of reading would do so for ever.
+        // Otherwise a caller that waits for carried-over bytes to be used would never end.
         assert!(!decoder.has_carry_over(), "{end}");
         assert_eq!(decoder.next(&mut rest.as_mut_slice()).unwrap(), Some(Message::Ping(b"hello")));
     }
 }
 
 #[test]
-fn bytes_that_are_held_come_before_those_that_are_read() {
+fn carried_over_bytes_are_decoded_before_the_input() {
     let mut decoder = Decoder::new(MAX, false);
     let [one, mut two] = [b"one", b"two"].map(|payload| data(Data::Binary, true, payload));
     decoder.keep(&one);
@@ -229,13 +229,13 @@ fn a_length_is_written_in_the_fewest_bytes() {
     breaks_the_protocol(&[0x82, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 1, 2, 3, 4]);
 }
 
-/// What a client gets that makes this offer.
+/// The parameters of a client that makes this offer.
 fn agreed(offer: &'static str) -> DeflateParams {
     let headers = HeaderMap::from_iter([(SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(offer))]);
     negotiate(&headers).unwrap().0
 }
 
-/// The payload of a message as the server sends it, and whether it is compressed.
+/// The payload of a message of the server, and true when it is compressed.
 fn sent_by_server(agreed: DeflateParams, payload: &[u8]) -> (Vec<u8>, bool) {
     let mut bytes = Vec::new();
     Deflater::default().encode(agreed, OpCode::Binary, payload, &mut bytes);
@@ -246,7 +246,7 @@ fn sent_by_server(agreed: DeflateParams, payload: &[u8]) -> (Vec<u8>, bool) {
     (payload, header.rsv1)
 }
 
-/// The frames of a compressed message, the first of which says so.
+/// The frames of a compressed message. The first one has the bit of compression.
 fn compressed_frames(payload: &[u8], frames: usize) -> Vec<u8> {
     let size = payload.len().div_ceil(frames);
     let mut bytes = Vec::new();
@@ -270,7 +270,7 @@ fn a_compressed_message_is_read_in_one_frame_and_in_many() {
         let mut decoder = Decoder::new(text.len(), true);
         let read = decoder.next(&mut bytes.as_mut_slice()).unwrap();
         assert_eq!(read, Some(Message::Binary(text.as_bytes())));
-        // Who has not agreed to compression must not use it.
+        // A client without agreed compression must not use it.
         breaks_the_protocol(&compressed_frames(&payload, frames));
         let mut bytes = compressed_frames(&payload, frames);
         let too_small = Decoder::new(text.len() - 1, true).next(&mut bytes.as_mut_slice()).unwrap_err();
@@ -279,7 +279,7 @@ fn a_compressed_message_is_read_in_one_frame_and_in_many() {
 }
 
 #[test]
-fn what_compression_makes_larger_is_sent_as_it_is_and_taken_as_it_comes() {
+fn a_message_that_compression_makes_larger_is_sent_plain_and_read_in_either_form() {
     let mut state = 1_u32;
     let noise: Vec<u8> = std::iter::repeat_with(|| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -289,7 +289,7 @@ fn what_compression_makes_larger_is_sent_as_it_is_and_taken_as_it_comes() {
     .collect();
     let (payload, compressed) = sent_by_server(agreed("permessage-deflate"), &noise);
     assert!(!compressed && payload == noise);
-    // A client may do otherwise. A block that is stored, and the empty block's beginning.
+    // A client may compress it anyway: a stored block, and the beginning of the empty block.
     let stored = [&[0, 0x10, 0x27, 0xef, 0xd8][..], &noise, &[0]].concat();
     let mut bytes = compressed_frames(&stored, 1);
     let mut decoder = Decoder::new(noise.len(), true);

@@ -1,4 +1,4 @@
-//! Joins, leaves, and where events begin.
+//! Joins and leaves, and the events that a member gets.
 
 use futures_util::FutureExt;
 use relay_core::{Draft, EventSink, Payload};
@@ -55,7 +55,7 @@ async fn a_position_that_cannot_be_continued_is_answered_with_a_reset_and_its_re
     for text in ["a", "b", "c"] {
         ada.push("1", "document:notes", "document.edited", edit(text)).await;
     }
-    // Ada's own stream has to have read what is dropped now.
+    // Ada's own stream must have read the events before they are dropped.
     for seq in 1..=3 {
         let mut bob = server.connect("bob").await;
         bob.join("document:notes", json!({"seq": 0})).await;
@@ -82,7 +82,7 @@ async fn a_position_that_cannot_be_continued_is_answered_with_a_reset_and_its_re
 }
 
 #[tokio::test]
-async fn a_client_that_has_nothing_yet_may_say_so_with_a_null_epoch() {
+async fn a_client_without_events_may_join_with_a_null_epoch() {
     let server = Server::start().await;
     let mut ada = server.connect("ada").await;
     let reply = ada.join("document:notes", json!({"epoch": null, "seq": 0})).await;
@@ -111,7 +111,7 @@ async fn a_second_join_closes_the_first_and_events_come_once() {
 }
 
 #[tokio::test]
-async fn a_message_for_a_channel_that_was_replaced_is_passed_over() {
+async fn a_message_for_a_channel_that_was_replaced_is_ignored() {
     let server = Server::start().await;
     let mut ada = server.connect("ada").await;
     ada.join_as("1", "document:notes", json!({})).await;
@@ -144,7 +144,7 @@ async fn leaving_is_answered_ends_the_subscription_and_closes_the_channel() {
 }
 
 #[tokio::test]
-async fn messages_sent_behind_a_join_without_waiting_are_taken_in_their_order() {
+async fn messages_that_follow_a_join_without_waiting_are_handled_in_their_order() {
     let server = Server::start().await;
     let mut ada = server.connect("ada").await;
     server.feed.hold();
@@ -153,7 +153,7 @@ async fn messages_sent_behind_a_join_without_waiting_are_taken_in_their_order() 
     ada.send(json!(["1", "3", "document:notes", "phx_leave", {}])).await;
     ada.send(json!(["4", "4", "document:notes", "phx_join", {"seq": 0}])).await;
     assert_eq!(ada.reply("1").await["status"], "ok");
-    // The event comes before its ack, which is held back.
+    // The event arrives before its ack, which is held.
     assert_eq!(server.connect("bob").await.join("document:notes", json!({})).await["status"], "ok");
     server.feed.release();
     for reference in ["2", "3", "4"] {
@@ -163,7 +163,7 @@ async fn messages_sent_behind_a_join_without_waiting_are_taken_in_their_order() 
 }
 
 #[tokio::test]
-async fn a_join_that_the_feed_refuses_is_answered_without_telling_about_its_disk() {
+async fn a_join_that_the_feed_refuses_is_answered_without_the_cause_of_the_failure() {
     let server = Server::start().await;
     let mut ada = server.connect("ada").await;
     let reply = ada.join("document:broken", json!({})).await;
@@ -195,7 +195,7 @@ async fn a_client_that_falls_too_far_behind_is_told_to_rejoin_and_loses_nothing(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_comes_in_while_events_come_gets_each_once_and_in_order() {
+async fn a_client_that_joins_while_events_arrive_gets_each_once_and_in_order() {
     let mut config = quick();
     config.shards = Some(1);
     let server = Server::with(config).await;
@@ -205,7 +205,7 @@ async fn who_comes_in_while_events_come_gets_each_once_and_in_order() {
     for index in 0..40 {
         newcomers.push(server.connect(&format!("newcomer-{index}")).await);
     }
-    // All the time somebody comes in, and all the time something happens.
+    // Clients join while events are published.
     for newcomer in &mut newcomers {
         for _ in 0..5 {
             author.send(json!(["1", "p", "document:notes", "document.edited", edit("x")])).await;
@@ -231,14 +231,14 @@ async fn who_comes_in_while_events_come_gets_each_once_and_in_order() {
 }
 
 #[tokio::test]
-async fn when_a_document_cannot_go_on_all_its_members_are_told_and_can_join_again() {
+async fn a_document_whose_stream_ends_notifies_all_members_and_they_can_join_again() {
     let server = Server::start().await;
     let (mut ada, mut bob) = (server.connect("ada").await, server.connect("bob").await);
     for client in [&mut ada, &mut bob] {
         client.join_as("1", "document:notes", json!({})).await;
         client.is_alive().await;
     }
-    // Before anybody can read them, the events are gone.
+    // The events are dropped before any stream has read them.
     for _ in 0..3 {
         let payload = Payload::json(&edit("x")).unwrap();
         let draft =

@@ -1,4 +1,4 @@
-//! Pushes, their acks, and how events reach everybody.
+//! Pushes, their acks, and the delivery of events to members.
 
 use relay_core::{DocumentId, Draft, EventSink, Kind, Payload};
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::support::{EPOCH, Server, edit};
 
 #[tokio::test]
-async fn a_push_is_answered_with_its_receipt_and_everybody_gets_the_event() {
+async fn a_push_is_answered_with_its_ack_and_every_member_gets_the_event() {
     let server = Server::start().await;
     let (mut ada, mut bob) = (server.connect("ada").await, server.connect("bob").await);
     ada.join_as("1", "document:notes", json!({})).await;
@@ -33,7 +33,7 @@ async fn a_push_is_answered_with_its_receipt_and_everybody_gets_the_event() {
 }
 
 #[tokio::test]
-async fn a_whole_draft_may_be_pushed_and_its_actor_is_the_connections_user_all_the_same() {
+async fn a_whole_draft_may_be_pushed_and_its_actor_is_always_the_connections_user() {
     let server = Server::start().await;
     let mut ada = server.connect("ada").await;
     ada.join_as("1", "document:notes", json!({})).await;
@@ -134,7 +134,7 @@ async fn bytes_on_a_topic_too_long_for_a_binary_message_come_as_text() {
 }
 
 #[tokio::test]
-async fn a_cursor_is_keyed_by_its_connection_unless_it_says_otherwise() {
+async fn a_cursor_without_a_key_is_keyed_by_its_connection() {
     let server = Server::start().await;
     let mut ada = server.connect("ada").await;
     let joined = ada.join_as("1", "document:notes", json!({})).await;

@@ -1,7 +1,7 @@
-//! The replies of a connection whose socket, peers and parts behave in any order: each request is answered once.
+//! Each request is answered once, in whatever order the socket, the client and the other parts of the server act.
 //!
-//! The socket is a script. It takes as many bytes as the test allows, so that writes are partial or must wait; joins and
-//! publishes are answered when the test allows it; other publishers deliver in between. Everything runs on one thread and
+//! A script drives the socket. It takes as many bytes as the test allows, so that writes are partial or must wait. Joins and
+//! publishes are answered when the test allows it, and other publishers deliver in between. Everything runs on one thread and
 //! without a clock.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -30,7 +30,7 @@ use tokio_tungstenite::tungstenite::{Error, Message, WebSocket};
 
 use crate::support::{Feed, Shared, edit, quick, upgrade_request};
 
-/// The turns of the runtime after which a reply that has not come is lost.
+/// The turns of the runtime after which a reply that has not arrived counts as lost.
 const MAX_TURNS: usize = 20_000;
 /// The documents that a client joins and leaves.
 const DOCUMENTS: usize = 3;
@@ -40,15 +40,15 @@ const DOCUMENTS: usize = 3;
 enum Step {
     /// The client sends these requests, and its bytes arrive in pieces of this size.
     Send(Vec<Request>, usize),
-    /// The socket takes so many bytes more.
+    /// The socket takes this many more bytes.
     Take(usize),
-    /// Publishes wait for their answers, or get them.
+    /// The answers to publishes are held, or released.
     HoldPublishes(bool),
-    /// Joins wait for their answers, or get them.
+    /// The answers to joins are held, or released.
     HoldJoins(bool),
-    /// Another publisher publishes so many events in a document.
+    /// Another publisher publishes this many events in a document.
     Deliver(usize, usize),
-    /// The runtime runs for so many turns.
+    /// The runtime runs for this many turns.
     Run(usize),
 }
 
@@ -58,7 +58,7 @@ enum Request {
     Ping,
     Join(usize),
     Leave(usize),
-    /// A push with so many bytes of text.
+    /// A push with this many bytes of text.
     Push(usize, usize),
     /// A push that is refused.
     BadPush(usize),
@@ -174,7 +174,7 @@ impl Scene {
                 for _ in 0..events {
                     let payload = Payload::json(&edit("d")).unwrap();
                     let draft = Draft::new(name(document).parse().unwrap(), DOCUMENT_EDITED, payload);
-                    // The event has its place at once; its answer may be held.
+                    // The event is placed at once, even while its answer is held.
                     let _ = self.feed.publish(relay_events::check(draft).unwrap()).now_or_never();
                 }
             }
@@ -222,7 +222,7 @@ impl Scene {
         self.client.send(Message::text(message.to_string())).unwrap();
     }
 
-    /// Lets everything go on until each request is answered, and checks what the client received.
+    /// Releases everything, waits until each request is answered, and checks the messages that the client received.
     async fn finish(mut self) -> Result<(), TestCaseError> {
         self.hold_joins.send_replace(false);
         self.feed.release();
@@ -313,7 +313,7 @@ fn name(document: usize) -> String {
     format!("document-{document}")
 }
 
-/// The socket's two directions, as far as the script has let them come.
+/// The bytes in the socket's two directions, as far as the script has let them through.
 #[derive(Debug, Default)]
 struct Wire {
     incoming: VecDeque<u8>,
@@ -325,7 +325,7 @@ struct Wire {
 }
 
 impl Wire {
-    /// Lets `bytes` arrive at the server.
+    /// Delivers `bytes` to the server.
     fn send(&mut self, bytes: &[u8]) {
         self.incoming.extend(bytes);
         self.reader.take().into_iter().for_each(Waker::wake);
@@ -382,7 +382,7 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// The client's end, which the test moves by hand.
+/// The client's end, whose bytes the test moves.
 #[derive(Debug, Default)]
 struct Buffer {
     incoming: VecDeque<u8>,

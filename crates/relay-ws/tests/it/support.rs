@@ -1,4 +1,4 @@
-//! A server on a loopback port, clients of it, and an honest feed of events in memory behind it.
+//! A server on a loopback port, its clients, and a feed of events in memory behind it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -30,22 +30,23 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 pub(crate) const EPOCH: Epoch = Epoch::from_u64(0x00c0_ffee_00c0_ffee);
 
-/// Documents in memory. Durable events are kept and read by cursor; ephemeral ones are conflated per subscription.
-/// Three documents are special: `broken` cannot be subscribed, `doomed` takes nothing, `panic` panics when read.
+/// Documents in memory. Durable events are kept and read by a cursor. Ephemeral events are conflated per subscription.
+///
+/// Three documents are special. `broken` refuses subscriptions, `doomed` refuses drafts, and a reader of `panic` panics.
 pub(crate) struct Feed {
     clock: Arc<ManualClock>,
     documents: Mutex<HashMap<DocumentId, Document>>,
-    /// While set, no draft is answered.
+    /// True while drafts are not answered.
     held: AtomicBool,
     released: Notify,
-    /// Events that a stream may be behind before it lags.
+    /// The most events that a stream may be behind before it lags.
     pub(crate) max_behind: u64,
 }
 
 #[derive(Default)]
 struct Document {
     trimmed: u64,
-    /// How many ephemeral events there were.
+    /// The number of ephemeral events so far.
     version: u64,
     events: Vec<Arc<Event>>,
     streams: Vec<Arc<Mutex<Inbox>>>,
@@ -54,7 +55,7 @@ struct Document {
 
 #[derive(Default)]
 struct Inbox {
-    /// How many ephemeral events there were.
+    /// The number of ephemeral events so far.
     version: u64,
     ephemeral: BTreeMap<String, Arc<Event>>,
     waker: Option<Waker>,
@@ -78,7 +79,7 @@ impl Feed {
         }
     }
 
-    /// Answers no draft until `release`.
+    /// Holds the answers to drafts until [`Feed::release`].
     pub(crate) fn hold(&self) {
         self.held.store(true, Ordering::SeqCst);
     }
@@ -96,13 +97,13 @@ impl Feed {
         document.trimmed += events as u64;
     }
 
-    /// How many durable events a document has.
+    /// The number of durable events of a document.
     pub(crate) fn count(&self, document: &str) -> u64 {
         let documents = self.documents.lock();
         documents.get(&DocumentId::new(document).unwrap()).map_or(0, |document| document.head().last.get())
     }
 
-    /// How many subscriptions a document has.
+    /// The number of subscriptions to a document.
     pub(crate) fn subscriptions(&self, document: &str) -> usize {
         let mut documents = self.documents.lock();
         documents.get_mut(&DocumentId::new(document).unwrap()).map_or(0, |document| {
@@ -253,7 +254,7 @@ pub(crate) struct Server {
     _accepting: JoinSet<()>,
 }
 
-/// A configuration whose time-outs are looked at often, so that tests that move the clock need not wait.
+/// A configuration with a short tick, so that tests that advance the clock need not wait.
 pub(crate) fn quick() -> WsConfig {
     let mut config = WsConfig::default();
     config.tick = Duration::from_millis(5);
@@ -325,7 +326,7 @@ impl Server {
         Client { socket: self.socket(&format!("/socket/websocket?vsn=2.0.0&user={user}")).await, refs: 0 }
     }
 
-    /// A client whose socket holds little, so that the server soon feels that it does not read.
+    /// Connects with a small receive buffer, so that the server's socket is soon full when the client does not read.
     pub(crate) async fn connect_narrow(&self, user: &str) -> Client {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(16 * 1024).unwrap();
@@ -337,7 +338,7 @@ impl Server {
         Client { socket: WebSocketStream::from_raw_socket(stream, Role::Client, None).await, refs: 0 }
     }
 
-    /// Connects without naming a user.
+    /// Connects without a user.
     pub(crate) async fn guest(&self) -> Client {
         Client { socket: self.socket("/socket/websocket?vsn=2.0.0").await, refs: 0 }
     }
@@ -350,8 +351,7 @@ impl Server {
         WebSocketStream::from_raw_socket(stream, Role::Client, None).await
     }
 
-    /// Sends an upgrade request with `headers` besides the usual, and returns the answer: its head, and its body if
-    /// it is refused.
+    /// Sends an upgrade request with additional `headers`. Returns the head of the answer, with the body of a refusal.
     pub(crate) async fn handshake(&self, path: &str, headers: &str) -> (TcpStream, String) {
         let request = upgrade_request(path, headers);
         self.request(&request).await
@@ -368,7 +368,7 @@ impl Server {
         (stream, answer)
     }
 
-    /// Waits until the statistics are as wanted.
+    /// Waits until `wanted` is true of the statistics, and returns them.
     pub(crate) async fn until(&self, what: &str, wanted: impl Fn(&WsStats) -> bool) -> WsStats {
         let waiting = async {
             loop {
@@ -379,9 +379,9 @@ impl Server {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(PATIENCE, waiting)
-            .await
-            .unwrap_or_else(|_| panic!("not so within {PATIENCE:?}: {what}; {:?}", self.ws.stats()))
+        tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| {
+            panic!("within {PATIENCE:?} this did not happen: {what}; {:?}", self.ws.stats())
+        })
     }
 }
 
@@ -400,10 +400,10 @@ async fn read_head(stream: &mut TcpStream) -> String {
     String::from_utf8(head).unwrap()
 }
 
-/// After this a test that waits has failed.
+/// The longest time that a test waits before it fails.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A client that speaks the protocol word by word.
+/// A client that sends and receives single messages.
 pub(crate) struct Client {
     pub(crate) socket: WebSocketStream<TcpStream>,
     refs: u64,
@@ -423,13 +423,13 @@ impl Client {
         next.expect("a message should come").expect("the connection should be open").unwrap()
     }
 
-    /// The next text message.
+    /// Receives the next text message.
     pub(crate) async fn next(&mut self) -> Value {
         let message = self.receive().await;
         serde_json::from_str(message.to_text().unwrap()).unwrap_or_else(|_| panic!("not JSON: {message:?}"))
     }
 
-    /// The next binary message.
+    /// Receives the next binary message.
     pub(crate) async fn next_binary(&mut self) -> Bytes {
         match self.receive().await {
             Message::Binary(bytes) => bytes,
@@ -437,18 +437,18 @@ impl Client {
         }
     }
 
-    /// The code with which the server closes the connection; what comes before is passed over.
+    /// Receives the code with which the server closes the connection. Earlier messages are skipped.
     pub(crate) async fn closed(&mut self) -> u16 {
         loop {
             if let Message::Close(frame) = self.receive().await {
-                // The goodbye is answered, unless the server has gone already.
+                // The close message is answered. The server may have closed the socket already.
                 let _ = self.socket.flush().await;
                 return frame.expect("a code").code.into();
             }
         }
     }
 
-    /// Joins with `ref` as `join_ref`, and returns the reply's payload.
+    /// Joins with a new `join_ref`. Returns the payload of the reply.
     pub(crate) async fn join(&mut self, topic: &str, params: Value) -> Value {
         self.refs += 1;
         let reference = format!("j{}", self.refs);
@@ -460,7 +460,7 @@ impl Client {
         self.reply(reference).await
     }
 
-    /// The payload of the reply to `reference`; what comes before is passed over.
+    /// Receives the payload of the reply to `reference`. Earlier messages are skipped.
     pub(crate) async fn reply(&mut self, reference: &str) -> Value {
         loop {
             let message = self.next().await;
@@ -470,7 +470,7 @@ impl Client {
         }
     }
 
-    /// As [`Client::reply`], where binary messages may come before.
+    /// Receives the payload of the reply to `reference`. Earlier messages are skipped, also binary ones.
     pub(crate) async fn reply_among_binary(&mut self, reference: &str) -> Value {
         loop {
             let Message::Text(text) = self.receive().await else { continue };
@@ -481,7 +481,7 @@ impl Client {
         }
     }
 
-    /// Pushes and returns the reply's payload.
+    /// Pushes an event. Returns the payload of the reply.
     pub(crate) async fn push(&mut self, join_ref: &str, topic: &str, event: &str, payload: Value) -> Value {
         self.refs += 1;
         let reference = format!("p{}", self.refs);
@@ -489,7 +489,7 @@ impl Client {
         self.reply(&reference).await
     }
 
-    /// The next broadcast of an event; replies are passed over.
+    /// Receives the envelope of the next broadcast. Replies are skipped.
     pub(crate) async fn event(&mut self) -> Value {
         loop {
             let message = self.next().await;
@@ -499,7 +499,7 @@ impl Client {
         }
     }
 
-    /// Shows that the connection works: a heartbeat is answered.
+    /// Checks that the connection works, by a heartbeat.
     pub(crate) async fn is_alive(&mut self) {
         self.refs += 1;
         let reference = format!("h{}", self.refs);
@@ -508,7 +508,7 @@ impl Client {
     }
 }
 
-/// An edit that types `text`.
+/// The payload of an edit that inserts `text`.
 pub(crate) fn edit(text: &str) -> Value {
     json!({"patches": [[0, 0, text]]})
 }
