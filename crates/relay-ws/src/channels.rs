@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use relay_core::{CheckedDraft, Commands, DocumentId, SessionId};
+use relay_core::{CheckedDraft, Commands, DocumentId, JsonText, SessionId};
 use relay_events::ErrorBody;
 
-use crate::codec::{self, ClientMessage};
+use crate::codec::{self, ClientMessage, ClientPayload};
 use crate::document_stream::{DocumentStream, StreamItem};
 use crate::refusal;
 use crate::request::{self, Identity, JoinRequest};
@@ -66,7 +66,7 @@ pub(crate) enum Action {
     /// Publish the draft and reply with the outcome.
     Publish { channel: ChannelRef, draft: Box<CheckedDraft> },
     /// Run the command that the message names, and reply with the outcome.
-    Command { channel: ChannelRef },
+    Command { channel: ChannelRef, arguments: JsonText },
     /// Reply with an error.
     Refuse(ErrorBody),
     /// Do nothing: the message belongs to a channel that was closed while the message was on its way.
@@ -217,10 +217,13 @@ impl Channel {
     fn receive(&self, message: &ClientMessage<'_>, identity: &Identity, commands: &Commands) -> Action {
         let channel = &self.id;
         if commands.contains(&message.event) {
-            if !self.presence {
-                return Action::Refuse(refusal::no_participant());
-            }
-            return Action::Command { channel: channel.clone() };
+            return match message.payload {
+                _ if !self.presence => Action::Refuse(refusal::no_participant()),
+                ClientPayload::Json(arguments) => {
+                    Action::Command { channel: channel.clone(), arguments: JsonText::from_raw(arguments) }
+                }
+                ClientPayload::Binary(_) => Action::Refuse(refusal::unknown_event(&message.event)),
+            };
         }
         match request::draft(message, &channel.document, identity, self.session) {
             Ok(draft) => Action::Publish { channel: channel.clone(), draft: Box::new(draft) },

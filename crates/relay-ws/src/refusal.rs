@@ -17,7 +17,7 @@ pub(crate) fn invalid_request(message: impl Display) -> ErrorBody {
 
 /// The refusal of an event that is neither a kind nor a command.
 pub(crate) fn unknown_event(name: &str) -> ErrorBody {
-    let message = format!("`{}` is neither an event nor a command of this topic", excerpt(name, 64));
+    let message = format!("there is no request `{}` on this topic", excerpt(name, 64));
     ErrorBody::from_code(ErrorCode::UnknownEvent, message)
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use relay_core::{Activity, CheckedDraft, DocumentId, ErrorCode, LeaveReason, StreamError};
+use relay_core::{Activity, CheckedDraft, DocumentId, ErrorCode, JsonText, LeaveReason, StreamError};
 use relay_events::{ErrorBody, JoinReply, NoticeLevel, SYSTEM_NOTICE, SystemNotice};
 
 use super::client::Client;
@@ -15,7 +15,7 @@ use super::pending::{Completed, Deferred, JoinResult, Pending, ReadyReply, Subsc
 use super::reply::{Empty, ReplyTo};
 use crate::channels::{Action, Channel, ChannelRef, Channels, DeliverySource, Reception};
 use crate::close::CloseReason;
-use crate::codec::{self, ClientMessage, ClientPayload, DecodeError, Frame};
+use crate::codec::{self, ClientMessage, DecodeError, Frame};
 use crate::config::WsConfig;
 use crate::document_stream::{DocumentStream, StreamItem};
 use crate::framing::Message;
@@ -276,7 +276,9 @@ impl MessageHandler {
                 self.touch(&channel.document);
                 self.publish(channel, message.reference.as_deref(), *draft, link, shard, cx);
             }
-            Action::Command { channel } => self.command(channel, message, link, shard, cx),
+            Action::Command { channel, arguments } => {
+                self.command(channel, message, arguments, link, shard, cx);
+            }
             Action::Refuse(error) => self.refuse(ReplyTo::message(message), &error, link, shard),
             Action::Ignore => shard.deps.counters.stale_messages.increment(),
         }
@@ -328,16 +330,12 @@ impl MessageHandler {
         &mut self,
         channel: ChannelRef,
         message: &ClientMessage<'_>,
+        arguments: JsonText,
         link: &mut Link,
         shard: &mut ShardContext<'_>,
         cx: &mut Context<'_>,
     ) {
-        let ClientPayload::Json(arguments) = message.payload else {
-            let error = refusal::unknown_event(&message.event);
-            return self.refuse(ReplyTo::message(message), &error, link, shard);
-        };
         let (reference, name) = (message.reference.as_deref(), message.event.as_ref().to_owned());
-        let arguments = relay_core::JsonText::from_raw(arguments);
         let mut command = self.client.command(channel, reference, name, arguments);
         match command.poll_unpin(cx) {
             Poll::Ready(ReadyReply { frame, .. }) => self.reply_in_order(frame, link, shard),
