@@ -71,7 +71,7 @@ scenario("an ephemeral event is delivered without a seq", async ({ document, par
   equal([his.ephemeral[0].actor, his.events], ["user:ada", []], "what arrived")
 })
 
-scenario("who leaves gets nothing more", async ({ document, participant, publish }) => {
+scenario("a client that leaves gets nothing more", async ({ document, participant, publish }) => {
   const ada = participant("ada")
   const notes = await ada.join(document)
   await notes.type("a")
@@ -99,7 +99,7 @@ scenario("an unknown topic is refused", async ({ participant }) => {
   equal(reply.reason, "unmatched topic", "the reason")
 })
 
-scenario("what does not fit is refused with its reason and hurts nobody", async ({ document, participant }) => {
+scenario("a malformed push is refused with its reason and harms no other client", async ({ document, participant }) => {
   const [ada, bob] = [participant("ada"), participant("bob")]
   const [hers, his] = [await ada.join(document), await bob.join(document)]
   await his.type("a")
@@ -130,7 +130,7 @@ scenario("bytes arrive as they were pushed", async ({ document, participant }) =
   equal(Array.from(event.payload), Array.from(bytes), "the bytes")
 })
 
-scenario("who was away gets exactly what was missed", async ({ document, participant, publish }) => {
+scenario("a client that was away gets exactly the missed events", async ({ document, participant, publish }) => {
   const ada = participant("ada")
   const notes = await ada.join(document)
   await notes.type("a")
@@ -210,7 +210,7 @@ scenario("everybody sees who is there, however many tabs somebody has", async ({
   equal(told, ["user.joined", "user.left"], "the events about ada")
 })
 
-scenario("who types, and under which name, is seen by the others", async ({ document, participant }) => {
+scenario("the others see a user's name and typing", async ({ document, participant }) => {
   const [ada, bob] = [participant("ada"), participant("bob")]
   const his = await bob.join(document, null, {})
   const hers = await ada.join(document, null, { state: { name: "Ada", colour: "teal" } })
@@ -242,7 +242,7 @@ scenario("a connection that breaks and is back soon is noticed by nobody", async
   equal(his.events.filter((event) => event.kind === "user.left"), [], "nobody has left")
 })
 
-scenario("who does not come back is gone after the grace time, and so are their locks", async (world) => {
+scenario("a client that does not come back is gone after the grace time, and so are its locks", async (world) => {
   const { document, participant, cut, mend } = world
   const [ada, bob] = [participant("ada", { reconnectAfterMs: () => 50 }), participant("bob")]
   const his = await bob.join(document, null, {})

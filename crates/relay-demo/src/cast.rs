@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_says_nothing_has_no_tags() {
+    fn text_without_content_words_has_no_tags() {
         for text in ["", "it is what it is", "42 — 3,5!"] {
             assert_eq!(tags(text), [], "{text}");
         }

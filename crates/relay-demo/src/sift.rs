@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn what_to_look_at_again_is_named() {
+    fn passages_to_revise_are_named() {
         flagged("We went to the the sea.", "doubled_word", &["the the"]);
         flagged("All that he had had was gone.", "doubled_word", &[]);
         flagged(

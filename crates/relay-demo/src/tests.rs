@@ -106,7 +106,7 @@ async fn a_result_that_the_relay_does_not_take_is_published_when_the_event_comes
 }
 
 #[tokio::test]
-async fn what_the_relay_did_not_sign_or_nobody_can_read_is_refused() {
+async fn an_unsigned_or_malformed_delivery_is_refused() {
     let (relay, _server) = FakeRelay::start().await;
     let sift = relay.service("sift").await;
     let other = "whsec_YW5vdGhlciBzZWNyZXQ=";

@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_measured_is_named() {
+    fn a_system_that_cannot_be_measured_is_named() {
         let wrong = |argument: &str| {
             let words = ["xtask", "bench", "load", argument];
             Cli::try_parse_from(words).err().map(|error| error.to_string()).unwrap_or_default()

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn who_lists_names_has_those_alone_wherever_the_server_listens() {
+    fn listed_names_are_the_only_ones_wherever_the_server_listens() {
         let policy = HostPolicy::AnyOf(vec!["Relay.example".to_owned()]);
         for listen in ["127.0.0.1:7400", "0.0.0.0:7400"] {
             let hosts = Hosts::new(&policy, listen.parse().unwrap());

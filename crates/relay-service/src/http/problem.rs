@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_try_again_is_told_when() {
+    fn an_answer_that_allows_another_try_names_the_time() {
         let response = Problem::from(PublishError::Closed).into_response();
         assert_eq!(response.headers()[RETRY_AFTER], "1");
         let response = Problem::invalid_request("no").into_response();

@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_no_proxy_cannot_name_another_address() {
+    fn a_client_that_is_no_proxy_cannot_name_another_address() {
         check("203.0.113.9", &["1.2.3.4"], "203.0.113.9");
     }
 

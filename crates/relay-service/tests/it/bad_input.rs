@@ -34,7 +34,7 @@ fn goes_on(witness: &mut Socket, number: u64) {
 type Bad<'a> = (&'a str, u16, &'a dyn Fn(&mut Socket));
 
 #[test]
-fn what_is_no_message_closes_its_own_connection_with_the_code_that_says_why() {
+fn a_malformed_message_closes_its_own_connection_with_the_code_of_the_mistake() {
     let data = data();
     let server = start(data.path());
     let mut witness = Socket::joined(server.address, "witness", "notes");
@@ -61,7 +61,7 @@ fn what_is_no_message_closes_its_own_connection_with_the_code_that_says_why() {
 }
 
 #[test]
-fn what_is_a_message_but_cannot_be_done_gets_an_error_reply_and_the_connection_goes_on() {
+fn an_impossible_request_gets_an_error_reply_and_the_connection_goes_on() {
     let data = data();
     let server = start(data.path());
     let mut witness = Socket::joined(server.address, "witness", "notes");

@@ -83,7 +83,7 @@ fn a_server_that_cannot_listen_says_why() {
 }
 
 #[test]
-fn what_one_publishes_the_other_follows_also_across_a_restart() {
+fn one_command_follows_the_events_of_another_also_across_a_restart() {
     let data = data();
     let reserved = ReservedAddress::new();
     let server = Server::start_at(data.path(), reserved.address, &[]);

@@ -32,7 +32,7 @@ fn summary(server: &Server, document: &str, is_so: impl Fn(&Value) -> bool) -> V
 }
 
 #[test]
-fn what_is_typed_comes_back_as_the_four_services_results() {
+fn typed_text_comes_back_as_the_four_services_results() {
     let data = TempDir::new().unwrap();
     let server = Server::demo(data.path());
     typed(&server, "minutes", TEXT);

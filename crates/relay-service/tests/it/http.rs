@@ -15,7 +15,7 @@ fn texts(events: &[Value]) -> Vec<&str> {
 }
 
 #[test]
-fn what_is_published_is_read_back_in_order_page_by_page() {
+fn published_events_are_read_back_in_order_page_by_page() {
     let data = data();
     let server = Server::start(data.path());
     let first = server.post(NOTES, &note("one"));
@@ -232,7 +232,7 @@ fn pages_of_other_hosts_may_not_publish_unless_they_are_listed() {
 }
 
 #[test]
-fn what_retention_has_dropped_is_gone_while_the_document_is_in_use_too() {
+fn events_that_retention_dropped_are_gone_while_the_document_is_in_use_too() {
     let data = data();
     let server = Server::start_with(data.path(), &["--set", "retention.max_events=8"]);
     for number in 0..40 {

@@ -75,7 +75,7 @@ fn until_let_in(server: &Server) {
 }
 
 #[test]
-fn who_sends_nothing_or_half_a_head_or_no_second_request_is_cut_off() {
+fn a_client_that_sends_nothing_or_half_a_head_or_no_second_request_is_disconnected() {
     let data = data();
     let server = start(data.path(), &["http.header_timeout=200ms"]);
     let silent = connect(&server);

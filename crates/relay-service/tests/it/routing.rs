@@ -180,7 +180,7 @@ fn an_address_that_is_not_public_is_refused_unless_it_is_allowed() {
 }
 
 #[test]
-fn what_a_service_refuses_is_listed_shown_retried_and_dropped() {
+fn an_event_that_a_service_refuses_is_listed_shown_retried_and_dropped() {
     let data = data();
     let (server, service) = (server(&data), Service::start());
     register(&server, &service);

@@ -173,7 +173,7 @@ fn publish(address: SocketAddr, document: &str, event: &Value) {
 }
 
 #[test]
-fn whoever_is_killed_each_event_reaches_its_service_in_order_and_few_come_twice() {
+fn with_killed_processes_each_event_reaches_its_service_in_order_and_few_come_twice() {
     let total: usize = std::env::var("RELAY_ROUTING_EVENTS").map_or(10_000, |events| events.parse().unwrap());
     let data = data();
     let file = data.path().join("received");

@@ -218,7 +218,7 @@ fn sighup_without_a_certificate_changes_nothing() {
 }
 
 #[test]
-fn who_does_not_speak_tls_is_cut_off_and_counted() {
+fn a_client_that_does_not_speak_tls_is_disconnected_and_counted() {
     let home = Home::new();
     let trusted = home.renew();
     let server = home.serve(&["--set", "tls.handshake_timeout=500ms"]);

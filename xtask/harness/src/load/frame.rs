@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_server_sends_is_refused() {
+    fn a_frame_that_no_server_sends_is_refused() {
         assert!(first(&[0x81, 0x81, 0, 0, 0, 0, 1]).unwrap_err().to_string().contains("masked"));
         assert!(first(&[0x83, 0]).unwrap_err().to_string().contains("opcode 3"));
     }

@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_two_delete_is_deleted_once() {
+    fn text_that_two_agents_delete_is_deleted_once() {
         let history = vec![
             transaction(&[], 0, &[(0, 0, "abc")]),
             transaction(&[0], 0, &[(1, 1, "")]),

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_frame_is_shown() {
+    fn an_invalid_frame_is_shown() {
         assert!(PhoenixFrame::parse("{}").unwrap_err().to_string().contains("{}"));
     }
 }

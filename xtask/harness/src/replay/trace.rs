@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_trace_is_refused() {
+    fn a_file_that_is_not_a_trace_is_refused() {
         for bytes in [&b"{}"[..], b"", b"\x1f\x8b\x08", br#"{"endContent": "", "txns": []}"#] {
             assert!(Trace::parse(bytes, None).is_err());
         }

@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_can_be_used_as_a_file() {
+    fn the_printed_configuration_can_be_used_as_a_file() {
         let mut given = Layered::defaults();
         for assignment in
             ["allowed_origins=https://a.example,https://b.example", "ws.compression=true", "tls.cert=a\"b"]
