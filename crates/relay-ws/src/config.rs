@@ -21,8 +21,8 @@ use relay_core::ConfigError;
 pub struct WsConfig {
     /// The most connections that are open at once; 10,000 by default. At least 1. More are refused with 503.
     pub max_connections: usize,
-    /// The most connections that are open at once from one address; `None`, the default, sets no limit of its own, since
-    /// all clients may come from one proxy or office. At least 1. More are refused with 503. It counts the connections
+    /// The most connections that are open at once from one address. At least 1. `None`, the default, sets no limit of its own,
+    /// since all clients may come from one proxy or office. More are refused with 503. It counts the connections
     /// whose address is [known](crate::ClientAddress).
     pub max_connections_per_address: Option<usize>,
     /// The connections per second that are admitted; 2,000 by default. At least 1. A connection that comes earlier waits
@@ -51,8 +51,8 @@ pub struct WsConfig {
     /// The time without a message from the client after which a connection is closed with 1001; 60 seconds by default.
     /// More than 0. Clients of Phoenix send a heartbeat every 30 seconds.
     pub stale_after: Duration,
-    /// The time without progress after which a connection is closed with 1013: bytes wait for its socket, which takes none
-    /// of them. 30 seconds by default. More than 0.
+    /// The time after which a connection is closed with 1013 while bytes wait for its socket and the socket takes none; 30
+    /// seconds by default. More than 0.
     pub write_stall_timeout: Duration,
     /// The longest time that a client takes to answer the closing of its connection; 5 seconds by default. More than 0.
     pub close_timeout: Duration,
@@ -68,8 +68,8 @@ pub struct WsConfig {
     /// the processor. A connection has no compression state of its own: each message is compressed by itself, and a
     /// broadcast once for all.
     pub compression: bool,
-    /// The most connections per second that are closed when the server stops, so that their clients do not all come back
-    /// at once; 2,000 by default. At least 1.
+    /// The most connections per second that are closed when the server stops; 2,000 by default. At least 1. It spreads the
+    /// returns of their clients.
     pub drain_rate: u32,
     /// The web pages that may connect; those of the same host by default.
     pub origins: OriginPolicy,

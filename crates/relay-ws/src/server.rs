@@ -132,8 +132,8 @@ impl WsServer {
     }
 
     /// Answers an upgrade request. The response 101 accepts it, and the connection is then served. Any other response has a
-    /// JSON body that names the reason: 400, 403, 405 or 426 for a defect of the request, and 503 with `Retry-After` when a
-    /// limit is reached. When clients connect faster than [`admission_rate`](WsConfig::admission_rate), the response is
+    /// JSON body that names the reason. 400, 403, 405 and 426 stand for a defect of the request, and 503 for a limit that is
+    /// reached. 503 has a `Retry-After`. When clients connect faster than [`admission_rate`](WsConfig::admission_rate), the response is
     /// delayed until the client's turn.
     ///
     /// The request needs hyper's upgrade among its extensions, where `hyper` and `axum` put it. Connections are counted per
@@ -230,8 +230,8 @@ impl WsServer {
         stats
     }
 
-    /// The latency of broadcasts: the time from the wake-up of a room by an event until the event was written to the socket
-    /// of every member, or into its queue. Each batch of events counts once, with the time of its first event. Members that
+    /// The latency of broadcasts. It is the time from the wake-up of a room by an event until the last write of the event to a
+    /// member's socket or queue. Each batch of events counts once, with the time of its first event. Members that
     /// read at their own pace do not count.
     pub fn broadcast_latency(&self) -> LatencyStats {
         self.inner.broadcasts.stats(self.inner.clock.monotonic())

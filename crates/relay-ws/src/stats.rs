@@ -91,8 +91,8 @@ impl ShardGauges {
 pub struct ShardStats {
     /// The index of the shard, from 0.
     pub shard: usize,
-    /// The numbers of its connections. `rooms_open` counts the rooms of the shard. A document with members on several shards
-    /// has a room on each of them, and a second one for members that take no part in presence.
+    /// The numbers of its connections. `rooms_open` counts the rooms of the shard. A document has a room on
+    /// each shard with members, and there a second one for members that take no part in presence.
     #[serde(flatten)]
     pub stats: WsStats,
 }

@@ -1,4 +1,4 @@
-//! Bytes from a client: `cargo +nightly fuzz run decode_binary`. What is read accounts for every byte.
+//! Bytes from a client: `cargo +nightly fuzz run decode_binary`. A decoded message accounts for every byte.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

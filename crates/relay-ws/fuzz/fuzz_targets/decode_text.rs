@@ -1,4 +1,4 @@
-//! Text from a client: `cargo +nightly fuzz run decode_text`. What is read keeps the protocol's limits.
+//! Text from a client: `cargo +nightly fuzz run decode_text`. A decoded message keeps the protocol's limits.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

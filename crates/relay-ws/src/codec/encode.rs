@@ -142,7 +142,8 @@ struct Broadcast;
 /// Encodes the broadcast of an event to the members of its document. The bytes are cached in the event and shared.
 ///
 /// An event with a JSON payload becomes a text message with the event's envelope. An event with a binary payload becomes a
-/// binary message, whose payload is the length of the envelope's header as a big-endian `u32`, that header, and the bytes.
+/// binary message. Its payload begins with the length of the envelope's header as a big-endian `u32`. The header and the
+/// bytes follow.
 /// A topic of more than 255 bytes does not fit into a binary message; such an event becomes a text message with
 /// `payload_base64`.
 pub fn encode_broadcast(event: &Event) -> Frame {

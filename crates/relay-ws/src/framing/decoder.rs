@@ -54,8 +54,8 @@ const fn protocol(detail: &'static str) -> FramingError {
 #[derive(Debug, Default)]
 pub struct Decoder {
     assembly: Assembly,
-    /// The bytes that come before the next input, from `at` on: the beginning of a header or of a control frame, or the
-    /// bytes of [`Decoder::keep`].
+    /// The bytes that come before the next input, from `at` on. They are the beginning of a header or of a control frame, or
+    /// the bytes of [`Decoder::keep`].
     carry_over: Vec<u8>,
     at: usize,
     /// True when the carried-over bytes are the beginning of a frame, whose next bytes are needed first.

@@ -285,6 +285,10 @@ async fn commands_are_answered_by_their_handlers() {
     assert_eq!(answer["response"], json!({"reason": "locked", "message": "held", "holder": "eve"}));
     let answer = ada.push("1", "document:notes", "lock:explode", json!({})).await;
     assert_eq!(answer["response"]["reason"], "unknown_event");
+    // A command has JSON arguments.
+    let binary = b"\x00\x01\x01\x0e\x061bdocument:notescursor\x01";
+    ada.send_raw(Message::Binary(binary.as_slice().into())).await;
+    assert_eq!(ada.reply("b").await["response"]["reason"], "unknown_event");
     // A command that has to wait delays no other reply.
     ada.send(json!(["1", "w", "document:notes", "lock:acquire", {}])).await;
     ada.is_alive().await;
