@@ -4,7 +4,7 @@
 //! It reads its socket, publishes its pushes, and writes the replies. While a channel catches up, it also writes the events of
 //! the channel's document.
 //!
-//! Each part has its own state: the [`Link`] writes to the socket, the [`Reader`] decodes the bytes that arrive, the
+//! Each part has its own state. The [`Link`] writes to the socket, and the [`Reader`] decodes the bytes that arrive. The
 //! [`MessageHandler`] acts on the messages, and [`Closing`] ends the connection. An idle connection holds no buffer and no task.
 //!
 //! Four rules hold:
@@ -43,7 +43,6 @@ use crate::room::{BatchWrite, RoomId};
 use crate::shard_context::{ShardContext, ShardDeps};
 use crate::shard_queue::{NewConnection, ShardWakeup};
 use crate::stats::{ConnectionStats, Member};
-use crate::timer_wheel::Tick;
 
 /// The most messages that are read, and items that are written, before the other direction has its turn.
 const MAX_ITEMS: usize = 64;
@@ -60,8 +59,6 @@ pub(crate) struct Connection {
     /// Set once the connection is being closed.
     closing: Option<Closing>,
     wakeup: Arc<ShardWakeup>,
-    /// The tick of the timer that the shard has set.
-    pub(crate) scheduled: Tick,
     _permit: ConnectionPermit,
 }
 
@@ -76,7 +73,6 @@ impl Connection {
             drain_at: None,
             closing: None,
             wakeup,
-            scheduled: Tick::MAX,
             _permit: permit,
         }
     }

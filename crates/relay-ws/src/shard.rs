@@ -38,7 +38,7 @@ pub(crate) struct Shard {
     deps: Arc<ShardDeps>,
     index: usize,
     queue: Arc<ShardQueue>,
-    connections: Slab<Box<Connection>>,
+    connections: Slab<Box<ConnectionTask>>,
     rooms: Rooms,
     timers: TimerWheel,
     ticks: Pin<Box<Interval>>,
@@ -53,6 +53,13 @@ pub(crate) struct Shard {
     draining: bool,
     /// True when the shard ends with its last connection.
     ending: bool,
+}
+
+/// A connection with its timer.
+struct ConnectionTask {
+    connection: Connection,
+    /// The tick of the timer that is set; [`Tick::MAX`] without a timer.
+    timer: Tick,
 }
 
 impl Shard {
@@ -119,10 +126,10 @@ impl Shard {
             let mut due = std::mem::take(&mut self.due);
             self.timers.advance(self.deps.parts.clock.monotonic(), &mut due);
             for (tick, key) in due.drain(..) {
-                if let Some(connection) = self.connections.get_mut(key)
-                    && connection.scheduled == tick
+                if let Some(task) = self.connections.get_mut(key)
+                    && task.timer == tick
                 {
-                    connection.scheduled = Tick::MAX;
+                    task.timer = Tick::MAX;
                     self.ready.push_back(TaskId::Connection(key));
                 }
             }
@@ -136,12 +143,13 @@ impl Shard {
             ShardRequest::Drain { over } => self.drain(over),
             ShardRequest::End => self.ending = true,
             ShardRequest::Members(document, reply) => {
-                let members = self.connections.iter().filter_map(|(_, one)| one.member_of(&document));
+                let members =
+                    self.connections.iter().filter_map(|(_, task)| task.connection.member_of(&document));
                 // The receiver may be gone.
                 let _ = reply.send(members.collect());
             }
             ShardRequest::Connections(wanted, reply) => {
-                let all = self.connections.iter().map(|(_, one)| one);
+                let all = self.connections.iter().map(|(_, task)| &task.connection);
                 let wanted = all.filter(|one| wanted.is_none_or(|id| one.id() == id));
                 let _ = reply.send(wanted.map(|one| one.stats(self.index)).collect());
             }
@@ -154,7 +162,8 @@ impl Shard {
         let key = entry.key();
         let wakeup = Wakeup::new(&self.queue, TaskId::Connection(key));
         // Boxed, since a growing slab moves its values and reserves space for twice as many.
-        entry.insert(Box::new(Connection::new(new, Arc::clone(&self.deps), wakeup)));
+        let connection = Connection::new(new, Arc::clone(&self.deps), wakeup);
+        entry.insert(Box::new(ConnectionTask { connection, timer: Tick::MAX }));
         if self.draining {
             self.drain_one(key, Duration::ZERO, Duration::ZERO);
         }
@@ -162,9 +171,9 @@ impl Shard {
     }
 
     fn poll_connection(&mut self, key: usize) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Some(task) = self.connections.get_mut(key) else { return };
         let mut shard = context(&self.deps, &mut self.rooms, &mut self.writer, &mut self.deflater, key);
-        let polled = catch_unwind(AssertUnwindSafe(|| connection.poll(&mut shard, &mut self.scratch)));
+        let polled = catch_unwind(AssertUnwindSafe(|| task.connection.poll(&mut shard, &mut self.scratch)));
         match polled {
             Ok(Poll::Pending) => self.schedule(key),
             Ok(Poll::Ready(())) => self.remove(key),
@@ -178,17 +187,17 @@ impl Shard {
 
     /// Sets a timer for the connection's next deadline.
     fn schedule(&mut self, key: usize) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        let tick = self.timers.at(connection.deadline(&self.deps.config));
-        if tick < connection.scheduled {
-            connection.scheduled = tick;
+        let Some(task) = self.connections.get_mut(key) else { return };
+        let tick = self.timers.at(task.connection.deadline(&self.deps.config));
+        if tick < task.timer {
+            task.timer = tick;
             self.timers.insert(key, tick);
         }
     }
 
     fn remove(&mut self, key: usize) {
-        let Some(mut connection) = self.connections.try_remove(key) else { return };
-        connection.leave_all_rooms(&mut context(
+        let Some(mut task) = self.connections.try_remove(key) else { return };
+        task.connection.leave_all_rooms(&mut context(
             &self.deps,
             &mut self.rooms,
             &mut self.writer,
@@ -239,12 +248,12 @@ impl Shard {
     fn deliver(&mut self, id: RoomId, max_members: usize, now: Monotonic) -> usize {
         let Self { connections, deflater, deps, .. } = self;
         let delivery = self.rooms.deliver(id, max_members, |key, batch| match connections.get_mut(key) {
-            Some(connection) => connection.write_batch(batch, deflater, deps, now),
+            Some(task) => task.connection.write_batch(batch, deflater, deps, now),
             None => BatchWrite::Done,
         });
         for (key, stream) in delivery.left {
-            if let Some(connection) = self.connections.get_mut(key) {
-                connection.left_room(id, stream);
+            if let Some(task) = self.connections.get_mut(key) {
+                task.connection.left_room(id, stream);
             }
         }
         if let Some(woken_at) = delivery.woken_at {
@@ -258,10 +267,10 @@ impl Shard {
     fn end_room(&mut self, id: RoomId, connections: &[usize], cause: Option<&StreamError>) {
         self.rooms.remove(id);
         for &key in connections {
-            if let Some(connection) = self.connections.get_mut(key) {
+            if let Some(task) = self.connections.get_mut(key) {
                 let mut shard =
                     context(&self.deps, &mut self.rooms, &mut self.writer, &mut self.deflater, key);
-                connection.room_ended(id, cause, &mut shard);
+                task.connection.room_ended(id, cause, &mut shard);
             }
         }
     }
@@ -280,11 +289,11 @@ impl Shard {
 
     /// Closes one connection after `wait`.
     fn drain_one(&mut self, key: usize, wait: Duration, over: Duration) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Some(task) = self.connections.get_mut(key) else { return };
         let mut shard = context(&self.deps, &mut self.rooms, &mut self.writer, &mut self.deflater, key);
         // Clients return after the last connection is closed, each at another moment.
         let return_after = over.saturating_add(wait);
-        connection.begin_draining(shard.now + wait, return_after, &mut shard);
+        task.connection.begin_draining(shard.now + wait, return_after, &mut shard);
     }
 }
 
