@@ -88,7 +88,7 @@ pub(crate) enum BatchWrite {
 
 /// The outcome of a delivery to some members.
 #[derive(Default)]
-pub(crate) struct Delivery {
+pub(crate) struct BatchOutcome {
     /// The number of members to whose sockets the batch was written.
     pub(crate) members: usize,
     /// The connections that have left the room, each with a stream of its own at the room's position.
@@ -135,8 +135,8 @@ impl Room {
         &mut self,
         max_members: usize,
         mut write: impl FnMut(usize, &mut FrameBatch) -> BatchWrite,
-    ) -> Delivery {
-        let mut delivery = Delivery::default();
+    ) -> BatchOutcome {
+        let mut delivery = BatchOutcome::default();
         let Some(sending) = &mut self.sending else { return delivery };
         while sending.next < sending.end && delivery.members < max_members {
             sending.next += 1;
@@ -276,8 +276,8 @@ impl Rooms {
         id: RoomId,
         max_members: usize,
         write: impl FnMut(usize, &mut FrameBatch) -> BatchWrite,
-    ) -> Delivery {
-        let Some(room) = self.list.get_mut(id) else { return Delivery::default() };
+    ) -> BatchOutcome {
+        let Some(room) = self.list.get_mut(id) else { return BatchOutcome::default() };
         let mut delivery = room.deliver(max_members, write);
         if room.members.is_empty() {
             // No member is left whose time could be measured.
