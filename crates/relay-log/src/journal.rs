@@ -99,7 +99,7 @@ fn batch_at(bytes: &[u8], start: usize) -> Option<JournalBatch> {
     }
     let count = reader.u32()?;
     let sequence = reader.u64()?;
-    // The engine never writes an empty batch, and noise resembles one most easily.
+    // The engine never writes an empty batch. Damaged bytes look like one more often than like any other batch.
     if count == 0 || sequence > MAX_SEQUENCE {
         return None;
     }

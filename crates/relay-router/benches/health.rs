@@ -1,7 +1,9 @@
-//! The processor time of one probe on the relay's side, by type of probe.
+//! The processor time of the relay's thread for each probe, by type of probe (Linux).
 //!
-//! `cargo bench -p relay-router --bench health`. The services run on another thread. The bench measures the
-//! processor time of the relay's own thread (Linux) for 100 services that are each probed ten times a second.
+//! `cargo bench -p relay-router --bench health`. 100 services are each probed about ten times a second. They run
+//! on another thread, whose time is not counted. The figure includes the router's other work on its thread. That
+//! is little, because there are no events. Probes over HTTP reuse their connections, as they do at the default
+//! interval; probes over TCP open one each.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot be set up must stop")]
 
@@ -19,7 +21,8 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use relay_core::testing::MemoryLog;
 use relay_core::{CheckedDraft, EventSink, PublishAck, PublishError, ServiceName, SystemClock};
-use relay_router::registry::Registration;
+use relay_events::ServiceState;
+use relay_router::registry::{Registration, ServiceQuery};
 use relay_router::rules::{ProbeCheck, ProbeSpec};
 use relay_router::{Router, RouterConfig, RouterParts};
 use tokio::net::TcpListener;
@@ -87,26 +90,30 @@ fn measure(what: &str, address: SocketAddr, check: &ProbeCheck, count: &AtomicU6
         let (before, checks) = (on_processor(), count.load(Ordering::Relaxed));
         tokio::time::sleep(Duration::from_secs(5)).await;
         let (took, checks) = (on_processor().saturating_sub(before), count.load(Ordering::Relaxed) - checks);
+        assert!(checks > 0, "no probe reached a service");
+        let services = router.services(&ServiceQuery::default());
+        let is_healthy = services.iter().all(|service| service.state == ServiceState::Healthy);
+        assert!(is_healthy, "a probe failed, so the figure would not be that of a whole probe");
         let micros = took.as_secs_f64() * 1e6 / f64::from(u32::try_from(checks).unwrap());
-        println!("{what}: {micros:.0} µs of the relay's own time per check, of {checks} checks");
+        println!("{what}: {micros:.0} µs of the relay's thread for each of {checks} probes");
         router.stop(Duration::from_secs(5)).await;
     });
 }
 
 fn main() {
     let (connections, requests) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let (tell, told) = std::sync::mpsc::channel();
+    let (bound, address) = std::sync::mpsc::channel();
     {
         let (connections, requests) = (Arc::clone(&connections), Arc::clone(&requests));
         std::thread::spawn(move || {
             runtime().block_on(async {
                 let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-                tell.send(listener.local_addr().unwrap()).unwrap();
+                bound.send(listener.local_addr().unwrap()).unwrap();
                 serve(listener, connections, requests).await;
             });
         });
     }
-    let address = told.recv().unwrap();
+    let address = address.recv().unwrap();
     let http = ProbeCheck::Http { path: "/health".to_owned(), status: 200, body: Some("ok".to_owned()) };
     measure("http", address, &http, &requests);
     measure("tcp", address, &ProbeCheck::Tcp, &connections);

@@ -135,7 +135,7 @@ fn a_lock_whose_end_the_log_drops_keeps_others_out_until_the_outcome_is_reported
     let change = next(&locks);
     give_place(&locks, &change.draft);
     assert_eq!(edit(&locks, bob.clone(), None), None);
-    // Another document's events concern no lock of this one.
+    // The events of another document change no lock of this document.
     locks.dropped(&DocumentId::new("drafts").unwrap());
     assert_eq!(edit(&locks, bob.clone(), None), None);
     // The place is lost: the lock counts as it did before.

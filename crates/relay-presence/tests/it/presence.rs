@@ -55,7 +55,7 @@ async fn a_lost_connection_that_is_back_in_time_is_not_noticed_by_anybody() {
     scene.advance(Duration::from_secs(50));
     reader.read();
     assert_eq!((reader.known(), reader.diffs.len()), before);
-    assert_eq!(scene.roster()["ada"], json!({"metas": [{"name": "Ada"}]}));
+    assert_eq!(scene.participants()["ada"], json!({"metas": [{"name": "Ada"}]}));
     assert_eq!(scene.sink.until(3).await.len(), 3);
     assert_eq!(scene.presence.stats().returns, 1);
 }
@@ -69,12 +69,12 @@ async fn a_lost_connection_that_is_not_back_in_time_is_gone_for_everybody() {
     reader.read();
     scene.presence.leave(&ada, LeaveReason::Lost);
     scene.advance(Duration::from_millis(4_999));
-    assert_eq!(scene.roster()["ada"], json!({"metas": [{}]}));
+    assert_eq!(scene.participants()["ada"], json!({"metas": [{}]}));
     scene.advance(Duration::from_millis(1));
     // A change soon after another becomes visible a little later.
     scene.advance(Duration::from_secs(1));
     reader.read();
-    assert_eq!(scene.roster(), json!({"bob": {"metas": [{}]}}));
+    assert_eq!(scene.participants(), json!({"bob": {"metas": [{}]}}));
     assert_eq!(reader.known().as_object().unwrap().keys().collect::<Vec<_>>(), ["bob"]);
     assert_eq!(scene.sink.until(4).await[3], "user.left ada stale");
 }
@@ -93,18 +93,18 @@ async fn a_new_connection_takes_over_the_one_that_it_names_even_if_that_seems_al
         ..JoinOptions::default()
     };
     scene.join_as(&membership, options).unwrap();
-    assert_eq!(scene.roster(), json!({"ada": {"metas": [{"tab": 2}, {"tab": 3}]}}));
+    assert_eq!(scene.participants(), json!({"ada": {"metas": [{"tab": 2}, {"tab": 3}]}}));
     // Calls of the old connection have no effect.
     scene.presence.leave(&half_open, LeaveReason::Lost);
     scene.presence.touch(&membership, Activity::Alive);
     scene.advance(Duration::from_secs(30));
-    assert_eq!(scene.roster(), json!({"ada": {"metas": [{"tab": 2}, {"tab": 3}]}}));
+    assert_eq!(scene.participants(), json!({"ada": {"metas": [{"tab": 2}, {"tab": 3}]}}));
     // A user cannot take over another user's connection.
     let mallory = scene.membership("mallory");
     scene
         .join_as(&mallory, JoinOptions { resume: Some(membership.connection), ..JoinOptions::default() })
         .unwrap();
-    assert_eq!(scene.roster()["ada"]["metas"].as_array().unwrap().len(), 2);
+    assert_eq!(scene.participants()["ada"]["metas"].as_array().unwrap().len(), 2);
 }
 
 #[tokio::test]
@@ -115,11 +115,11 @@ async fn who_has_a_seat_and_names_another_leaves_nothing_behind() {
     let options = JoinOptions { resume: Some(other.connection), ..JoinOptions::default() };
     scene.join_as(&one, options).unwrap();
     scene.presence.leave(&one, LeaveReason::Left);
-    assert_eq!(scene.roster(), json!({"ada": {"metas": [{}]}}));
+    assert_eq!(scene.participants(), json!({"ada": {"metas": [{}]}}));
     scene.presence.leave(&other, LeaveReason::Left);
     assert_eq!(scene.sink.until(4).await[2..], ["user.left ada left", "session.ended left"]);
     let stats = scene.presence.stats();
-    assert_eq!((scene.roster(), stats.users, stats.connections), (json!({}), 0, 0));
+    assert_eq!((scene.participants(), stats.users, stats.connections), (json!({}), 0, 0));
 }
 
 #[tokio::test]
@@ -132,11 +132,11 @@ async fn a_connection_belongs_to_one_user() {
         "invalid_request"
     );
     scene.presence.leave(&mallory, LeaveReason::Left);
-    assert_eq!(scene.roster(), json!({"ada": {"metas": [{}]}}));
+    assert_eq!(scene.participants(), json!({"ada": {"metas": [{}]}}));
     scene.advance(Duration::from_secs(59));
     scene.presence.touch(&mallory, Activity::Alive);
     scene.advance(Duration::from_secs(1));
-    assert_eq!(scene.roster(), json!({}));
+    assert_eq!(scene.participants(), json!({}));
 }
 
 #[tokio::test]
@@ -205,7 +205,7 @@ async fn who_is_silent_for_too_long_is_gone() {
     scene.advance(Duration::from_secs(59));
     scene.presence.touch(&ada, Activity::Alive);
     scene.advance(Duration::from_secs(1));
-    assert_eq!(scene.roster(), json!({"ada": {"metas": [{}]}}));
+    assert_eq!(scene.participants(), json!({"ada": {"metas": [{}]}}));
     assert_eq!(scene.sink.until(4).await[3], "user.left silent stale");
     scene.advance(Duration::from_secs(59));
     assert_eq!(scene.sink.until(6).await[4..], ["user.left ada stale", "session.ended stale"]);
@@ -336,8 +336,8 @@ async fn what_two_servers_tell_each_other_is_one_presence() {
     let mut reader = Reader::new(joined.presence);
     here.presence.merge(&here.document, &there.presence.whole(&there.document));
     there.presence.merge(&there.document, &here.presence.whole(&here.document));
-    assert_eq!(here.roster(), json!({"ada": {"metas": [{}]}, "bob": {"metas": [{}]}}));
-    assert_eq!(there.roster(), here.roster());
+    assert_eq!(here.participants(), json!({"ada": {"metas": [{}]}, "bob": {"metas": [{}]}}));
+    assert_eq!(there.participants(), here.participants());
     let old = there.presence.whole(&there.document);
     there.presence.leave(&bob, LeaveReason::Left);
     here.presence.merge(&here.document, &there.presence.whole(&there.document));
@@ -345,11 +345,11 @@ async fn what_two_servers_tell_each_other_is_one_presence() {
     here.advance(Duration::from_secs(1));
     here.presence.merge(&here.document, &old);
     reader.read();
-    assert_eq!(here.roster(), json!({"ada": {"metas": [{}]}}));
+    assert_eq!(here.participants(), json!({"ada": {"metas": [{}]}}));
     assert_eq!(reader.known().as_object().unwrap().len(), 1);
     // The participants of a server that is gone are removed.
     there.presence.remove_node(here.presence.node());
-    assert_eq!(there.roster(), json!({}));
+    assert_eq!(there.participants(), json!({}));
     here.presence.leave(&ada, LeaveReason::Left);
 }
 
@@ -425,17 +425,17 @@ proptest! {
             while scene.presence.stats().waiting_events > 0 {
                 tokio::task::yield_now().await;
             }
-            let roster = users(&scene.presence.snapshot(&scene.document).entries);
+            let participants = users(&scene.presence.snapshot(&scene.document).entries);
             for reader in &mut readers {
                 for _ in 0..100 {
                     reader.read();
-                    if reader.known() == sorted(&roster) {
+                    if reader.known() == sorted(&participants) {
                         break;
                     }
                     // A flush is still scheduled.
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
-                assert_eq!(reader.known(), sorted(&roster));
+                assert_eq!(reader.known(), sorted(&participants));
             }
         });
     }

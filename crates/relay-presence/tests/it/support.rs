@@ -137,10 +137,10 @@ impl Scene {
     }
 
     /// The participants: the metas of each user, without their refs.
-    pub(crate) fn roster(&self) -> Value {
-        let mut roster = users(&self.presence.snapshot(&self.document).entries);
-        without_refs(&mut roster);
-        roster
+    pub(crate) fn participants(&self) -> Value {
+        let mut participants = users(&self.presence.snapshot(&self.document).entries);
+        without_refs(&mut participants);
+        participants
     }
 
     pub(crate) async fn request(
@@ -184,8 +184,8 @@ pub(crate) fn users(entries: &[PresenceEntry]) -> Value {
     Value::Object(users)
 }
 
-pub(crate) fn without_refs(roster: &mut Value) {
-    for user in roster.as_object_mut().unwrap().values_mut() {
+pub(crate) fn without_refs(participants: &mut Value) {
+    for user in participants.as_object_mut().unwrap().values_mut() {
         for meta in user["metas"].as_array_mut().unwrap() {
             meta.as_object_mut().unwrap().retain(|name, _| !name.starts_with("phx_ref"));
         }
@@ -274,13 +274,13 @@ impl Reader {
     }
 }
 
-/// A roster with its metas in the order of their refs.
-pub(crate) fn sorted(roster: &Value) -> Value {
-    let mut roster = roster.clone();
-    for user in roster.as_object_mut().unwrap().values_mut() {
+/// A participants with its metas in the order of their refs.
+pub(crate) fn sorted(participants: &Value) -> Value {
+    let mut participants = participants.clone();
+    for user in participants.as_object_mut().unwrap().values_mut() {
         user["metas"].as_array_mut().unwrap().sort_by_key(|meta| meta["phx_ref"].to_string());
     }
-    roster
+    participants
 }
 
 fn metas(object: &Value) -> BTreeMap<String, Vec<Value>> {

@@ -52,7 +52,7 @@ impl DeadLetterQueues {
     pub(super) async fn retry_all(&self, target: &ServiceName) -> Result<usize, TargetError> {
         let _guard = self.context.config_lock.lock().await;
         let mut count = 0;
-        // Only the letters that exist now: one that becomes a dead letter again meanwhile stays.
+        // Only the letters that exist now. An event that becomes a dead letter again meanwhile stays one.
         let mut left = self.context.deps().dead_letters.count(target);
         let mut after = None;
         while left > 0 {

@@ -94,7 +94,7 @@ impl Keyspaces {
         changes: impl Iterator<Item = &'a Change>,
     ) -> Result<LetterChanges, fjall::Error> {
         let of_letters = changes.filter(|change| change.column == Column::DeadLetters);
-        // The last change of a key is the one that counts.
+        // Later changes of a key replace earlier ones.
         let last: HashMap<_, _> = of_letters.map(|change| (&change.key, change.value.is_some())).collect();
         let mut letters = LetterChanges::default();
         for (key, will_exist) in last {

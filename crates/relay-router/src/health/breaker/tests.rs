@@ -127,8 +127,8 @@ proptest! {
                 Step::Wait(millis) => now += millis,
                 Step::Begin => {
                     if model.ready_at(now, &requests).is_some_and(|ready| ready <= now) {
-                        // A request from before the breaker opened belongs to a chapter that no longer
-                        // counts.
+                        // Requests from before the breaker opened belong to an earlier chapter, and do not
+                        // count.
                         model.is_tried |= model.chapters[model.chapter()].is_some();
                         let ticket = breaker.begin(at(now));
                         requests.push(Request { ticket, chapter: model.chapter() });
