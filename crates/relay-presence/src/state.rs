@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_state_is_refused() {
+    fn an_invalid_state_is_refused() {
         for (change, code) in [
             (r#"{"ref":"x"}"#, "invalid_request"),
             (&format!(r#"{{"deep":{}{}}}"#, "[".repeat(17), "]".repeat(17)), "invalid_request"),

@@ -355,7 +355,7 @@ fn lose_the_last_event(directory: &Path) {
 }
 
 #[tokio::test]
-async fn what_a_logged_log_lost_with_its_machine_is_told_by_a_new_epoch_and_no_offset_comes_twice() {
+async fn a_logged_log_that_lost_events_with_its_machine_has_a_new_epoch_and_new_offsets() {
     let (died, before) = log_of_an_earlier_boot(LogDurability::Logged).await;
     lose_the_last_event(died.path());
     assert!(relay_log::check(died.path()).unwrap().open_error.is_none());

@@ -476,7 +476,7 @@ fn an_edit_is_kept_out_from_the_moment_of_the_grant_until_the_end_has_its_place(
 }
 
 #[test]
-fn what_is_no_claim_is_refused() {
+fn an_invalid_claim_is_refused() {
     let scene = Scene::new();
     let payload = Payload::json(&serde_json::json!({"patches": []})).unwrap();
     for (key, value) in [(LockScope::TOKEN_KEY, "seven"), (LockScope::REGION_KEY, "")] {

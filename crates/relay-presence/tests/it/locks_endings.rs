@@ -192,7 +192,7 @@ fn an_event_that_only_looks_like_the_end_of_a_lock_ends_nothing() {
 }
 
 #[test]
-fn who_waits_gets_the_lock_when_the_end_of_the_one_before_is_kept() {
+fn a_waiter_gets_the_lock_when_the_end_of_the_previous_one_is_kept() {
     let locks = locks();
     let first = acquire(&locks, "ada");
     let mut waiting = ask(&locks, "bob", Duration::from_secs(10));

@@ -108,7 +108,7 @@ async fn a_new_connection_takes_over_the_one_that_it_names_even_if_that_seems_al
 }
 
 #[tokio::test]
-async fn who_has_a_seat_and_names_another_leaves_nothing_behind() {
+async fn a_member_that_resumes_another_connection_leaves_no_entry_behind() {
     let scene = Scene::new();
     let (one, _) = scene.join("ada");
     let (other, _) = scene.join("ada");
@@ -198,7 +198,7 @@ async fn all_know(readers: &mut [Reader], users: usize) {
 }
 
 #[tokio::test]
-async fn who_is_silent_for_too_long_is_gone() {
+async fn a_connection_that_is_silent_for_too_long_is_removed() {
     let scene = Scene::new();
     let (ada, _) = scene.join("ada");
     let (_silent, _) = scene.join("silent");
@@ -329,7 +329,7 @@ async fn requests_of_participants_are_answered() {
 }
 
 #[tokio::test]
-async fn what_two_servers_tell_each_other_is_one_presence() {
+async fn two_servers_that_merge_their_deltas_have_one_presence() {
     let (here, there) = (Scene::new(), Scene::new());
     let (ada, joined) = here.join("ada");
     let (bob, _) = there.join("bob");
@@ -386,7 +386,7 @@ proptest! {
     /// A reader that follows the npm client's rules knows all participants when it has read all changes, however slow it was.
     /// `Reader` checks that no leave and no meta comes that it has not seen.
     #[test]
-    fn state_and_changes_lead_to_who_is_there(steps in steps()) {
+    fn a_snapshot_and_its_differences_lead_to_the_present(steps in steps()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let scene = Scene::new();

@@ -52,7 +52,7 @@ fn states_of(told: &Told) -> Vec<ServiceState> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_silent_for_thirty_seconds_stays_and_for_more_is_gone() {
+async fn a_service_is_gone_after_more_than_thirty_silent_seconds() {
     let monitor = monitor();
     let lease = register(&monitor, "sift").lease;
     sleep(seconds(29.9)).await;
@@ -85,7 +85,7 @@ async fn one_heartbeat_that_is_lost_removes_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_gone_is_remembered_for_a_day_and_keeps_its_secret_when_it_comes_back() {
+async fn a_gone_service_is_remembered_for_a_day_and_returns_with_its_secret() {
     let config = HealthConfig { tick: seconds(10.0), ..HealthConfig::default() };
     let (monitor, _) = start(config);
     let first = register(&monitor, "sift");
@@ -104,7 +104,7 @@ async fn who_is_gone_is_remembered_for_a_day_and_keeps_its_secret_when_it_comes_
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_leaves_is_draining_until_nothing_waits_for_it() {
+async fn a_service_that_leaves_drains_until_no_event_waits_for_it() {
     let (monitor, told) = start(HealthConfig::default());
     let lease = register(&monitor, "sift").lease;
     assert_eq!(monitor.deregister(&name("sift"), lease).unwrap().state, Draining);
@@ -117,7 +117,7 @@ async fn who_leaves_is_draining_until_nothing_waits_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_leaves_is_gone_after_a_while_though_something_waits_for_it() {
+async fn a_draining_service_is_gone_at_its_timeout_though_events_wait() {
     let monitor = monitor();
     let lease = register(&monitor, "sift").lease;
     monitor.deregister(&name("sift"), lease).unwrap();
@@ -129,7 +129,7 @@ async fn who_leaves_is_gone_after_a_while_though_something_waits_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_registers_elsewhere_takes_the_lease_and_is_unknown_again() {
+async fn a_service_at_another_address_takes_the_lease_and_is_unknown_again() {
     let monitor = monitor();
     let first = register(&monitor, "sift");
     monitor.heartbeat(&name("sift"), first.lease, Heartbeat::default()).unwrap();
@@ -143,7 +143,7 @@ async fn who_registers_elsewhere_takes_the_lease_and_is_unknown_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_registers_again_at_the_same_place_keeps_what_was_found_out_about_it() {
+async fn a_service_that_registers_again_at_its_address_keeps_its_health() {
     let monitor = monitor();
     let lease = register(&monitor, "sift").lease;
     monitor.heartbeat(&name("sift"), lease, Heartbeat::default()).unwrap();

@@ -218,7 +218,7 @@ async fn a_grpc_service_works_when_it_says_that_it_serves() {
 }
 
 #[tokio::test]
-async fn who_is_gone_is_not_asked_any_more() {
+async fn a_gone_service_is_not_probed() {
     let mut tasks = JoinSet::new();
     let (address, answers) = http_server(&mut tasks).await;
     let (other, later) = http_server(&mut tasks).await;

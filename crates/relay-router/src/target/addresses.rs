@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_on_the_public_internet_is_known_in_every_form() {
+    fn a_special_address_is_recognised_in_every_form() {
         for special in [
             "127.0.0.1",
             "10.1.2.3",

@@ -92,7 +92,7 @@ async fn each_answer_means_what_webhooks_say_it_means() {
 }
 
 #[tokio::test]
-async fn who_wants_to_be_left_alone_says_for_how_long_or_until_when() {
+async fn retry_after_is_read_in_seconds_and_as_a_date() {
     let error = answer_to(status("429 So", "retry-after: 120\r\n")).await.unwrap_err();
     assert_eq!(error.retry_after, Some(Duration::from_secs(120)));
     let date = "retry-after: Fri, 31 Dec 2100 23:59:59 GMT\r\n";
@@ -155,7 +155,7 @@ async fn a_name_is_checked_by_what_it_resolves_to() {
 }
 
 #[test]
-fn what_may_not_be_reached_is_refused_when_it_comes_in() {
+fn an_address_that_may_not_be_reached_is_refused_when_it_is_given() {
     let mut policy = local();
     policy.schemes = vec!["https".to_owned()];
     policy.hosts = vec![HostPattern::new("*.example").unwrap(), HostPattern::new("127.0.0.1").unwrap()];

@@ -211,7 +211,7 @@ async fn one_refused_event_of_a_batch_does_not_take_the_others_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_first_target_does_not_take_goes_to_the_fallback_in_order() {
+async fn events_that_the_first_target_fails_go_to_the_fallback_in_order() {
     let world = World::new();
     let router = world.router(TO_A_ELSE_B).await;
     let a = Recorder::with(|_, _| Err(failed()));
@@ -336,7 +336,7 @@ async fn an_event_whose_time_is_over_is_not_delivered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_carries_what_led_to_it_and_goes_round_no_circle() {
+async fn an_event_carries_its_causes_and_goes_round_no_loop() {
     let world = World::new();
     let rules = r#"
         [[rules]]
@@ -371,7 +371,7 @@ async fn an_event_carries_what_led_to_it_and_goes_round_no_circle() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_goes_back_to_who_published_it() {
+async fn no_event_goes_back_to_its_publisher() {
     let world = World::new();
     let router = world.router(TO_A_ELSE_B).await;
     let (a, b) = (Recorder::new(), Recorder::new());
@@ -443,7 +443,7 @@ async fn a_replay_from_a_time_begins_with_what_happened_then_and_goes_on_after_a
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waits_for_a_rule_that_is_no_more_is_still_delivered() {
+async fn waiting_events_of_a_removed_rule_are_still_delivered() {
     let world = World::new();
     let router = world.router(TO_A).await;
     let gate = Arc::new(Semaphore::new(0));
@@ -515,7 +515,7 @@ async fn a_full_route_is_left_behind_by_itself_and_catches_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_target_that_wants_to_be_left_alone_is() {
+async fn a_target_gets_no_request_before_its_retry_after() {
     let world = World::new();
     let router = world.router(TO_A).await;
     let clock = Arc::clone(&world.clock);

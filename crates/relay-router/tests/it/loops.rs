@@ -106,7 +106,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_the_rules_are_services_that_answer_come_to_an_end(
+    fn services_that_answer_events_cause_no_endless_chain(
         rules in prop::collection::vec(generated(), 1..=3),
         first in 0..KINDS.len(),
     ) {

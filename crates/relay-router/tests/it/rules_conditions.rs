@@ -137,7 +137,7 @@ fn payloads_that_are_binary_or_too_large_fail_only_what_looks_at_them() {
 }
 
 #[test]
-fn what_cannot_be_right_is_refused_with_its_column() {
+fn a_mistake_in_a_condition_is_refused_with_its_column() {
     refused("event.knd == 'x'", "column 6: an event has no field `knd`; did you mean `kind`?");
     refused("event.seq == 'x'", "column 11: `==` does not take int and string");
     refused("event.kind", "column 6: a condition must be a bool, this is string");
@@ -192,7 +192,7 @@ fn a_place_in_a_condition_counts_lines_and_characters() {
 }
 
 #[test]
-fn what_can_cost_too_much_is_refused() {
+fn a_condition_that_can_cost_too_much_is_refused() {
     let items = "event.payload.items";
     assert!(rules_with(&format!("{items}.exists(a, a.name == 'x')")).is_ok());
     let nested = format!("{items}.exists(a, {items}.exists(b, a == b))");

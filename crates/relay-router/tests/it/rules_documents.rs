@@ -123,7 +123,7 @@ fn everything_that_is_wrong_is_told_at_once_by_line() {
 }
 
 #[test]
-fn what_is_wrong_with_a_rule_is_told_with_its_line() {
+fn each_mistake_in_a_rule_is_reported_with_its_line() {
     refused_in_rule("priority = 'high'", "`priority` must be a whole number, not text");
     refused_in_rule("priority = 9999999", "`priority` is 9999999; it must lie between -1000000 and 1000000");
     refused_in_rule(
@@ -156,7 +156,7 @@ fn what_is_wrong_with_a_rule_is_told_with_its_line() {
 }
 
 #[test]
-fn what_is_wrong_with_a_target_is_told_with_its_line() {
+fn each_mistake_in_a_target_is_reported_with_its_line() {
     refused_in_target("concurrency = 0", "`concurrency` is 0; it must lie between 1 and 1000");
     refused_in_target("batch_size = 2", "`batch_size` is 2, which needs `format = \"batch\"`");
     refused_in_target(
