@@ -21,13 +21,14 @@ pub struct RouterConfig {
     /// The targets in this process.
     pub targets: Vec<InProcessTarget>,
     /// The most events that wait in one route: a rule, or a target with a route of its own. A route with more
-    /// lags: it continues from the log later. Default 10,000. At least 1.
+    /// lags: it continues from the log later. Default 10,000. At least 1, for otherwise no event would be
+    /// queued.
     pub max_queued: usize,
     /// The bytes of waiting events that are cached in memory; others are read from the log again. Default 64
     /// MiB. At 0 nothing is cached.
     pub cache_bytes: usize,
     /// The most dead letters that are kept for each target; the oldest are dropped first. Default 10,000. At
-    /// least 1.
+    /// least 1, for otherwise a failed event would be lost unseen.
     pub max_dead_letters: usize,
     /// The addresses that may be reached.
     pub outbound: OutboundPolicy,

@@ -7,18 +7,20 @@ use relay_core::ConfigError;
 #[non_exhaustive]
 pub struct DecisionLogConfig {
     /// The most decisions that wait for the log's thread; further ones are dropped and counted. Default
-    /// 4,096. At least 1.
+    /// 4,096. At least 1, for otherwise no decision would be recorded.
     pub queue: usize,
-    /// The most decisions that are kept in memory. Default 10,000. At least 1.
+    /// The most decisions that are kept in memory. Default 10,000. At least 1, because requests are answered
+    /// from memory.
     pub memory_records: usize,
     /// The share of events whose decisions are kept: all decisions about an event, or none. Failures are
-    /// always kept. Default 1. From 0 to 1.
+    /// always kept. Default 1. From 0 to 1, for it is a share.
     pub sample: f64,
     /// True to write decisions to files as well. Default false.
     pub disk: bool,
-    /// The bytes of a file after which the next one begins. Default 16 MiB. At least 1.
+    /// The bytes of a file after which the next one begins. Default 16 MiB. At least 1, for a file has at least
+    /// one decision.
     pub max_file_bytes: u64,
-    /// The most files; the oldest are deleted first. Default 8. At least 1.
+    /// The most files; the oldest are deleted first. Default 8. At least 1: the file that is being written.
     pub max_files: usize,
 }
 

@@ -11,34 +11,39 @@ pub struct HealthConfig {
     /// A service without a heartbeat for longer than this is gone. Default 30 s. More than 0 and at least
     /// twice `heartbeat_every`, so that one lost heartbeat does not end a lease.
     pub lease: Duration,
-    /// The interval at which services are told to send heartbeats. Default 10 s. More than 0.
+    /// The interval at which services are told to send heartbeats. Default 10 s. More than 0, for otherwise they
+    /// would send them without a pause.
     pub heartbeat_every: Duration,
     /// The time for which a service that is gone is remembered, with its waiting events. Default 24 hours. At
     /// 0 it is forgotten at the next tick.
     pub forget_after: Duration,
-    /// The time that a draining service has for its waiting events. Default 60 s. More than 0.
+    /// The time that a draining service has for its waiting events. Default 60 s. More than 0, for otherwise
+    /// none of them would be delivered.
     pub drain_timeout: Duration,
     /// The time for which deliveries are also signed with the previous secret after a rotation. Default 24
     /// hours. At 0 the previous secret is dropped at once.
     pub secret_grace: Duration,
-    /// The most services and targets that are remembered at once. Default 1,000. At least 1.
+    /// The most services and targets that are remembered at once. Default 1,000. At least 1, for otherwise no
+    /// service could register.
     pub max_services: usize,
-    /// The interval at which leases and ejections are checked. Default 500 ms. More than 0.
+    /// The interval at which leases and ejections are checked. Default 500 ms. More than 0, for otherwise the
+    /// check would never pause.
     pub tick: Duration,
     /// The failed deliveries in a row that eject a service: it counts as unhealthy, whatever its probe says.
-    /// Default 10. At least 1.
+    /// Default 10. At least 1, for a service without failures is not ejected.
     pub eject_after: u32,
     /// The length of a first ejection. Each further one in a row lasts as long again, up to ten times; a
-    /// successful probe ends it early. Default 10 s. More than 0.
+    /// successful probe ends it early. Default 10 s. More than 0, for otherwise it would end as it begins.
     pub eject_for: Duration,
     /// The share of failed deliveries in the last minute at which a service counts as degraded. It recovers
-    /// below half of the share. Default 0.5. More than 0 and at most 1.
+    /// below half of the share. Default 0.5. More than 0 and at most 1: with 0 every service would be degraded.
     pub degraded_at: f64,
-    /// The fewest deliveries in the last minute for `degraded_at` to apply. Default 20. At least 1.
+    /// The fewest deliveries in the last minute for `degraded_at` to apply. Default 20. At least 1, for no
+    /// deliveries have no share.
     pub degraded_of: u32,
     /// The half-life of the penalty for flapping. A fall from healthy to unhealthy adds 1, a fall to or from
     /// degraded adds one half. From 3 on the service is kept down until the penalty is below 1. Default 60 s.
-    /// More than 0.
+    /// More than 0, for otherwise there would be no penalty.
     pub flap_half_life: Duration,
 }
 
