@@ -14,7 +14,7 @@ use crate::target::{InProcessTarget, OutboundPolicy};
 #[non_exhaustive]
 pub struct RouterConfig {
     /// The directory of the router's store and decision files. It is created if missing, and is not the log's
-    /// own directory.
+    /// own directory. Not empty.
     pub directory: PathBuf,
     /// The rules, unless other ones were put over the API.
     pub rules: RuleDocument,
@@ -54,16 +54,57 @@ impl RouterConfig {
         }
     }
 
-    /// Checks the bounds that the fields' documentation names, also those of `health` and `decisions`.
+    /// Checks the bounds that the fields' documentation names, also those of `outbound`, `health` and `decisions`.
     ///
     /// # Errors
     /// [`ConfigError`], about the first field that breaks its bound.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.directory.as_os_str().is_empty() {
+            return Err(ConfigError::new("directory", "is empty; it must name a directory"));
+        }
         let fields = [("max_queued", self.max_queued), ("max_dead_letters", self.max_dead_letters)];
         if let Some((field, _)) = fields.into_iter().find(|(_, value)| *value == 0) {
             return Err(ConfigError::new(field, "is 0; it must be at least 1"));
         }
+        self.outbound.validate().map_err(|error| error.within("outbound"))?;
         self.health.validate().map_err(|error| error.within("health"))?;
         self.decisions.validate().map_err(|error| error.within("decisions"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(directory: &str, change: impl FnOnce(&mut RouterConfig), error: &str) {
+        let mut config = RouterConfig::new(directory);
+        change(&mut config);
+        assert_eq!(config.validate().unwrap_err().to_string(), error);
+    }
+
+    #[test]
+    fn the_first_field_that_is_out_of_bounds_is_named() {
+        assert_eq!(RouterConfig::new("router").validate(), Ok(()));
+        check("", |_| {}, "`directory` is empty; it must name a directory");
+        check("router", |config| config.max_queued = 0, "`max_queued` is 0; it must be at least 1");
+        check(
+            "router",
+            |config| config.outbound.schemes.push("ftp".to_owned()),
+            "`outbound.schemes` has `ftp`; each must be `http` or `https`",
+        );
+        check(
+            "router",
+            |config| config.outbound.connect_timeout = Duration::ZERO,
+            "`outbound.connect_timeout` is 0; it must be more",
+        );
+        check("router", |config| config.health.eject_after = 0, "`health.eject_after` is 0; it must be more");
+        check(
+            "router",
+            |config| config.decisions.sample = 1.5,
+            "`decisions.sample` is 1.5; it must be between 0 and 1",
+        );
     }
 }

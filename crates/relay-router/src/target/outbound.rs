@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use relay_core::ConfigError;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Client, Response, Url, redirect};
 use tokio_rustls::rustls::crypto::ring;
@@ -20,14 +21,15 @@ use super::addresses::{is_special, plain};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OutboundPolicy {
-    /// The allowed schemes. Default `http` and `https`, since within a cluster the network is often the protection.
+    /// The allowed schemes. Default `http` and `https`, since within a cluster the network is often the protection. Each
+    /// is one of these two, for no other is spoken.
     pub schemes: Vec<String>,
     /// The allowed hosts, as they are written in a URL. Default any.
     pub hosts: Vec<HostPattern>,
     /// The networks outside the public internet that are allowed: this machine (`127.0.0.0/8`, `::1/128`), private
     /// networks, and those for special purposes. Default none.
     pub allow_networks: Vec<IpNet>,
-    /// The time limit for opening a connection. Default 5 s.
+    /// The time limit for opening a connection. Default 5 s. More than 0, for otherwise none would open.
     pub connect_timeout: Duration,
 }
 
@@ -39,6 +41,23 @@ impl Default for OutboundPolicy {
             allow_networks: Vec::new(),
             connect_timeout: Duration::from_secs(5),
         }
+    }
+}
+
+impl OutboundPolicy {
+    /// Checks the bounds that the fields' documentation names.
+    ///
+    /// # Errors
+    /// [`ConfigError`], about the first field that breaks its bound.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if let Some(other) = self.schemes.iter().find(|scheme| !matches!(scheme.as_str(), "http" | "https")) {
+            let rule = format!("has `{other}`; each must be `http` or `https`");
+            return Err(ConfigError::new("schemes", rule));
+        }
+        if self.connect_timeout.is_zero() {
+            return Err(ConfigError::new("connect_timeout", "is 0; it must be more"));
+        }
+        Ok(())
     }
 }
 
