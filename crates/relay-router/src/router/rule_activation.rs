@@ -119,17 +119,20 @@ impl RuleActivation {
         document: RuleDocument,
         expected: Option<u64>,
     ) -> Result<ActiveRules, RulesError> {
-        self.change(document, RulesSource::Api, expected).await
+        let _guard = self.context.config_lock.lock().await;
+        self.replace(document, RulesSource::Api, expected).await
     }
 
     /// Puts the configured rules in force.
     pub(super) async fn reset(&self, expected: Option<u64>) -> Result<ActiveRules, RulesError> {
+        let _guard = self.context.config_lock.lock().await;
         let document = self.configured.lock().clone();
-        self.change(document, RulesSource::Configuration, expected).await
+        self.replace(document, RulesSource::Configuration, expected).await
     }
 
     /// Replaces the configured rules. They come into force unless rules from the API are.
     pub(super) async fn configure(&self, document: RuleDocument) -> Result<ActiveRules, RulesError> {
+        let _guard = self.context.config_lock.lock().await;
         let set = RuleSet::parse(&document.text, document.format)?;
         self.targets_of(&set)?;
         *self.configured.lock() = document.clone();
@@ -137,16 +140,16 @@ impl RuleActivation {
         if active.source == RulesSource::Api || active.document == document {
             return Ok(active);
         }
-        self.change(document, RulesSource::Configuration, None).await
+        self.replace(document, RulesSource::Configuration, None).await
     }
 
-    async fn change(
+    /// Replaces the rules in force. The caller holds the lock of the configuration.
+    async fn replace(
         &self,
         document: RuleDocument,
         source: RulesSource,
         expected: Option<u64>,
     ) -> Result<ActiveRules, RulesError> {
-        let _guard = self.context.config_lock.lock().await;
         let version = self.active.lock().version;
         if let Some(expected) = expected.filter(|expected| *expected != version) {
             return Err(RulesError::Conflict { version, expected });
