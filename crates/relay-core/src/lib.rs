@@ -69,7 +69,7 @@ pub use pubsub::{
 };
 pub use sequencer::{Place, Sequencer};
 pub use target::{Delivery, DeliveryError, FailureKind, HealthProbe, ProbeFailure, Target};
-pub use time::{Clock, ManualClock, Monotonic, Now, SystemClock, Timestamp};
+pub use time::{Clock, Monotonic, Now, SystemClock, Timestamp};
 pub use tokens::{TokenError, TokenSource};
 
 #[cfg(doctest)]

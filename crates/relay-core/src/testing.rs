@@ -2,6 +2,8 @@
 //! test directs, and for each trait of this crate the suite that every implementation must pass.
 
 mod checked;
+mod clocks;
+mod closed_sink;
 mod log_suite;
 mod manual_ownership;
 mod memory_log;
@@ -10,6 +12,8 @@ mod pubsub_suite;
 mod small_suites;
 
 pub use checked::checked;
+pub use clocks::{FnClock, ManualClock};
+pub use closed_sink::ClosedSink;
 pub use log_suite::log_suite;
 pub use manual_ownership::ManualOwnership;
 pub use memory_log::{AppendFault, MemoryLog};

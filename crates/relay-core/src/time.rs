@@ -6,7 +6,6 @@
 use std::fmt;
 use std::ops::{Add, AddAssign};
 use std::str::FromStr;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -204,57 +203,5 @@ impl Clock for SystemClock {
 
     fn monotonic(&self) -> Monotonic {
         Monotonic(self.started.elapsed())
-    }
-}
-
-/// A clock that stands still until it is told to go on. For tests, and for simulations.
-///
-/// ```
-/// use std::time::Duration;
-/// use relay_core::{Clock, ManualClock};
-///
-/// let clock = ManualClock::new();
-/// let before = clock.wall();
-/// clock.advance(Duration::from_secs(30));
-/// assert_eq!(clock.wall().since(before), Duration::from_secs(30));
-/// ```
-#[derive(Debug)]
-pub struct ManualClock {
-    wall_micros: AtomicI64,
-    monotonic_micros: AtomicU64,
-}
-
-impl ManualClock {
-    /// A clock that shows 2026-01-01T00:00:00Z.
-    pub fn new() -> Self {
-        Self { wall_micros: AtomicI64::new(1_767_225_600_000_000), monotonic_micros: AtomicU64::new(0) }
-    }
-
-    /// Moves both times forward.
-    pub fn advance(&self, by: Duration) {
-        let micros = u64::try_from(by.as_micros()).unwrap_or(u64::MAX);
-        self.monotonic_micros.fetch_add(micros, Ordering::SeqCst);
-        self.wall_micros.fetch_add(i64::try_from(micros).unwrap_or(i64::MAX), Ordering::SeqCst);
-    }
-
-    /// Sets the wall clock alone, as an operator or NTP may do, backwards too.
-    pub fn set_wall(&self, to: Timestamp) {
-        self.wall_micros.store(to.as_micros(), Ordering::SeqCst);
-    }
-}
-
-impl Default for ManualClock {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Clock for ManualClock {
-    fn wall(&self) -> Timestamp {
-        Timestamp::from_micros(self.wall_micros.load(Ordering::SeqCst))
-    }
-
-    fn monotonic(&self) -> Monotonic {
-        Monotonic(Duration::from_micros(self.monotonic_micros.load(Ordering::SeqCst)))
     }
 }

@@ -28,16 +28,15 @@ const SIGNIFICANT_DIGITS: u8 = 2;
 ///
 /// ```
 /// use std::time::Duration;
-/// use relay_core::{Clock, ManualClock};
+/// use relay_core::Monotonic;
 /// use relay_metrics::LatencyWindow;
 ///
-/// let clock = ManualClock::new();
+/// let now = Monotonic::ZERO;
 /// let window = LatencyWindow::new();
-/// window.record(clock.monotonic(), Duration::from_millis(20));
-/// assert_eq!(window.stats(clock.monotonic()).max, Some(0.02));
+/// window.record(now, Duration::from_millis(20));
+/// assert_eq!(window.stats(now).max, Some(0.02));
 ///
-/// clock.advance(Duration::from_secs(61));
-/// let later = window.stats(clock.monotonic());
+/// let later = window.stats(now + Duration::from_secs(61));
 /// assert_eq!((later.max, later.total_count), (None, 1));
 /// ```
 #[derive(Debug, Default)]

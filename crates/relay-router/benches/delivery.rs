@@ -9,33 +9,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use relay_core::testing::MemoryLog;
-use relay_core::{
-    CheckedDraft, DocumentId, Draft, EventLog, EventSink, Payload, PublishAck, PublishError, SystemClock,
-    Timestamp,
-};
+use relay_core::testing::{ClosedSink, MemoryLog};
+use relay_core::{DocumentId, Draft, EventLog, Payload, SystemClock, Timestamp};
 use relay_router::rules::{RuleDocument, RuleFormat};
 use relay_router::{Router, RouterConfig, RouterParts};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 const DOCUMENTS: usize = 64;
-
-struct Nowhere;
-
-#[async_trait]
-impl EventSink for Nowhere {
-    async fn publish(&self, _: CheckedDraft) -> Result<PublishAck, PublishError> {
-        Err(PublishError::Closed)
-    }
-}
 
 /// A service that counts the CloudEvents in its requests.
 struct Counting {
@@ -85,7 +72,7 @@ async fn router(url: &str, target: &str, directory: &std::path::Path, log: &Memo
     config.outbound.allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
     let parts = RouterParts {
         log: Arc::new(log.clone()),
-        sink: Arc::new(Nowhere),
+        sink: Arc::new(ClosedSink),
         clock: Arc::new(SystemClock::new()),
     };
     Router::start(config, parts).await.unwrap()

@@ -14,29 +14,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use relay_core::testing::MemoryLog;
-use relay_core::{CheckedDraft, EventSink, PublishAck, PublishError, ServiceName, SystemClock};
+use relay_core::testing::{ClosedSink, MemoryLog};
+use relay_core::{ServiceName, SystemClock};
 use relay_events::ServiceState;
 use relay_router::registry::{Registration, ServiceQuery};
 use relay_router::rules::{ProbeCheck, ProbeSpec};
 use relay_router::{Router, RouterConfig, RouterParts};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-
-/// A sink that is closed: nothing reads the changes of services.
-struct ClosedSink;
-
-#[async_trait]
-impl EventSink for ClosedSink {
-    async fn publish(&self, _: CheckedDraft) -> Result<PublishAck, PublishError> {
-        Err(PublishError::Closed)
-    }
-}
 
 /// Returns the processor time of this thread.
 fn on_processor() -> Duration {

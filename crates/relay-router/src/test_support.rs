@@ -1,19 +1,14 @@
 //! Doubles and values that the unit tests of this crate share.
 
-use relay_core::{Clock, DocumentId, Draft, Monotonic, Payload, ServiceName, Timestamp};
+use std::sync::Arc;
 
-/// The clock of a paused runtime, which advances whenever every task waits for it.
-#[derive(Debug)]
-pub(crate) struct TokioClock(pub(crate) tokio::time::Instant);
+use relay_core::testing::FnClock;
+use relay_core::{Clock, DocumentId, Draft, Payload, ServiceName};
 
-impl Clock for TokioClock {
-    fn wall(&self) -> Timestamp {
-        Timestamp::from_micros(1_700_000_000_000_000).saturating_add(self.monotonic().elapsed())
-    }
-
-    fn monotonic(&self) -> Monotonic {
-        Monotonic::from_elapsed(self.0.elapsed())
-    }
+/// Returns the clock of a paused runtime, which advances whenever every task waits for it.
+pub(crate) fn paused_clock() -> Arc<dyn Clock> {
+    let start = tokio::time::Instant::now();
+    Arc::new(FnClock::new(move || start.elapsed()))
 }
 
 pub(crate) fn name(name: &str) -> ServiceName {

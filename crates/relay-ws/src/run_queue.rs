@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn the_first_of_several_wakings_is_the_one_that_is_timed() {
-        let clock = Arc::new(relay_core::ManualClock::new());
+        let clock = Arc::new(relay_core::testing::ManualClock::new());
         let queue = Arc::new(RunQueue::<()>::new());
         let wakeup = Wakeup::timed(&queue, TaskId::Room(7), Arc::clone(&clock) as Arc<dyn Clock>);
         let waker = Waker::from(Arc::clone(&wakeup));

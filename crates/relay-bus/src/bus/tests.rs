@@ -1,8 +1,8 @@
 //! The facts about a bus that show in its channels alone.
 
 use futures_util::future::try_join_all;
-use relay_core::testing::MemoryLog;
-use relay_core::{Draft, ManualClock, Payload, Retention};
+use relay_core::testing::{ManualClock, MemoryLog};
+use relay_core::{Draft, Payload, Retention};
 
 use super::*;
 use crate::channel::Channel;

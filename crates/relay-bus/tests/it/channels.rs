@@ -10,10 +10,10 @@ use crate::support::{
 };
 use futures_util::FutureExt;
 use relay_bus::{Bus, BusConfig, Filter, LagPolicy};
-use relay_core::testing::{AppendFault, MemoryLog};
+use relay_core::testing::{AppendFault, ManualClock, MemoryLog};
 use relay_core::{
-    Clock, Draft, Epoch, EventId, EventLog, EventSource, LogError, ManualClock, Offset, Payload,
-    PublishError, ReadLimit, Recovery, ResetReason, Seq, StartPosition, StreamError, SubscribeError,
+    Clock, Draft, Epoch, EventId, EventLog, EventSource, LogError, Offset, Payload, PublishError, ReadLimit,
+    Recovery, ResetReason, Seq, StartPosition, StreamError, SubscribeError,
 };
 
 const EVERYTHING: StartPosition = StartPosition::After { epoch: None, seq: Seq::ZERO };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use relay_bus::{Bus, BusConfig};
-use relay_core::ManualClock;
+use relay_core::testing::ManualClock;
 
 use crate::support::config;
 

@@ -7,10 +7,10 @@ use std::time::Duration;
 use crate::support::{available, config, document, in_memory, laser, note, number, seq};
 use proptest::prelude::*;
 use relay_bus::{Bus, BusConfig, Filter, LagPolicy, Subscription};
-use relay_core::testing::MemoryLog;
+use relay_core::testing::{ManualClock, MemoryLog};
 use relay_core::{
-    CheckedDraft, Clock, DocumentId, Epoch, EventId, EventLog, ManualClock, ReadLimit, Recovery, ResetReason,
-    Retention, Seq, StartPosition, StreamError,
+    CheckedDraft, Clock, DocumentId, Epoch, EventId, EventLog, ReadLimit, Recovery, ResetReason, Retention,
+    Seq, StartPosition, StreamError,
 };
 
 #[derive(Debug, Clone)]

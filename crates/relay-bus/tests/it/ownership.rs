@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use relay_bus::{Bus, BusConfig, BusParts, Filter, LagPolicy, MailboxConfig, Received, Subscription};
-use relay_core::testing::{ManualOwnership, MemoryLog};
+use relay_core::testing::{ManualClock, ManualOwnership, MemoryLog};
 use relay_core::{
-    CheckedDraft, EventLog, EventSource, LogError, ManualClock, NodeId, NotOwner, OwnershipError,
-    PublishError, ReadLimit, Seq, StartPosition, StreamError, SubscribeError,
+    CheckedDraft, EventLog, EventSource, LogError, NodeId, NotOwner, OwnershipError, PublishError, ReadLimit,
+    Seq, StartPosition, StreamError, SubscribeError,
 };
 
 use crate::support::{

@@ -8,11 +8,11 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use parking_lot::Mutex;
 use relay_bus::{Bus, BusConfig, BusParts, Filter, LagPolicy};
-use relay_core::testing::{AppendFault, ManualOwnership, MemoryLog};
+use relay_core::testing::{AppendFault, ManualClock, ManualOwnership, MemoryLog};
 use relay_core::{
     Actor, CheckedDraft, DocumentId, Draft, Epoch, EventId, EventLog, EventSource, FencingToken, LogError,
-    ManualClock, NotOwner, OwnershipError, Payload, Place, PublishError, ReadLimit, Seq, Sequencer,
-    StartPosition, UserId, Vocabulary,
+    NotOwner, OwnershipError, Payload, Place, PublishError, ReadLimit, Seq, Sequencer, StartPosition, UserId,
+    Vocabulary,
 };
 
 use crate::support::{

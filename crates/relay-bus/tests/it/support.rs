@@ -5,10 +5,8 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use relay_bus::{Bus, BusConfig, Subscription};
-use relay_core::testing::MemoryLog;
-use relay_core::{
-    Actor, CheckedDraft, DocumentId, Draft, Event, EventLog, ManualClock, Payload, StreamError, UserId,
-};
+use relay_core::testing::{ManualClock, MemoryLog};
+use relay_core::{Actor, CheckedDraft, DocumentId, Draft, Event, EventLog, Payload, StreamError, UserId};
 
 pub(crate) fn document(name: &str) -> DocumentId {
     DocumentId::new(name).unwrap()

@@ -1,7 +1,7 @@
 //! The implementations that this crate has itself, held to the suites.
 
-use relay_core::testing::{ManualOwnership, MemoryLog, clock_suite, log_suite, ownership_suite};
-use relay_core::{ManualClock, SoleOwner, SystemClock};
+use relay_core::testing::{ManualClock, ManualOwnership, MemoryLog, clock_suite, log_suite, ownership_suite};
+use relay_core::{SoleOwner, SystemClock};
 
 #[tokio::test]
 async fn the_log_in_memory_passes_the_suite() {

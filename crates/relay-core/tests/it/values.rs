@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
+use relay_core::testing::ManualClock;
 use relay_core::{
-    Actor, Clock, DocumentId, Epoch, EventId, Head, InvalidId, ManualClock, Metadata, Recovery, ResetReason,
-    Seq, ServiceName, StartPosition, SubscribeAck, SystemClock, Timestamp, TraceContext, UserId,
+    Actor, Clock, DocumentId, Epoch, EventId, Head, InvalidId, Metadata, Recovery, ResetReason, Seq,
+    ServiceName, StartPosition, SubscribeAck, SystemClock, Timestamp, TraceContext, UserId,
 };
 
 #[test]

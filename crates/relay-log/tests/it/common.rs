@@ -4,9 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use relay_core::testing::ManualClock;
 use relay_core::{
-    Clock, DocumentId, Draft, Durability, Epoch, Event, EventLog, Kind, ManualClock, Offset, Payload,
-    ReadLimit, Seq, SystemClock, Timestamp,
+    Clock, DocumentId, Draft, Durability, Epoch, Event, EventLog, Kind, Offset, Payload, ReadLimit, Seq,
+    SystemClock, Timestamp,
 };
 use relay_log::{EmbeddedLog, LogConfig, OpenError, RecoveryReport};
 

@@ -5,7 +5,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use relay_core::{Clock, EventLog, LogError, ManualClock, Monotonic, Retention, Seq, Timestamp};
+use relay_core::testing::ManualClock;
+use relay_core::{Clock, EventLog, LogError, Monotonic, Retention, Seq, Timestamp};
 use relay_log::{EmbeddedLog, LogConfig};
 
 use crate::common::{append, document, event, next_event, texts};

@@ -8,9 +8,10 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use proptest::prelude::*;
+use relay_core::testing::ManualClock;
 use relay_core::{
-    Actor, CheckedDraft, Clock, DocumentId, Draft, Epoch, FencingToken, Lease, LockScope, ManualClock,
-    Metadata, Monotonic, Payload, Place, PublishError, Region, Seq, Sequencer, TokenSource, UserId,
+    Actor, CheckedDraft, Clock, DocumentId, Draft, Epoch, FencingToken, Lease, LockScope, Metadata,
+    Monotonic, Payload, Place, PublishError, Region, Seq, Sequencer, TokenSource, UserId,
 };
 use relay_events::{DOCUMENT_EDITED, DOCUMENT_LOCKED, DOCUMENT_UNLOCKED, PayloadError};
 use relay_presence::{

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use relay_core::testing::ManualClock;
 use relay_core::{
-    Actor, CheckedDraft, DocumentId, Draft, Epoch, FencingToken, Lease, LockScope, ManualClock, Metadata,
-    Payload, Place, PublishError, Seq, Sequencer, ServiceName, UserId,
+    Actor, CheckedDraft, DocumentId, Draft, Epoch, FencingToken, Lease, LockScope, Metadata, Payload, Place,
+    PublishError, Seq, Sequencer, ServiceName, UserId,
 };
 use relay_events::{DOCUMENT_EDITED, DOCUMENT_LOCKED, DOCUMENT_UNLOCKED, DocumentUnlocked};
 use relay_presence::{AcquireRequest, LockChange, LockConfig, LockError, Locks, MemoryTokens};

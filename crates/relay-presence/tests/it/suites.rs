@@ -4,10 +4,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use relay_core::testing::{presence_suite, sequencer_suite, token_suite};
-use relay_core::{
-    Actor, CheckedDraft, DocumentId, Draft, LockScope, ManualClock, Metadata, Payload, Region, UserId,
-};
+use relay_core::testing::{ManualClock, presence_suite, sequencer_suite, token_suite};
+use relay_core::{Actor, CheckedDraft, DocumentId, Draft, LockScope, Metadata, Payload, Region, UserId};
 use relay_presence::{AcquireRequest, FileTokens, LockConfig, Locks, MemoryTokens, PresenceConfig};
 
 use crate::support::Scene;

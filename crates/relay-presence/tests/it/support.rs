@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use relay_core::testing::ManualClock;
 use relay_core::{
     CheckedDraft, Clock, CommandError, Commands, ConnectionId, DocumentId, Epoch, Event, EventSink,
-    JoinError, JoinOptions, Joined, JsonObject, ManualClock, Membership, Presence, PresenceChange,
-    PresenceEntry, PresenceId, PresenceStream, PublishAck, PublishError, Seq, UserId,
+    JoinError, JoinOptions, Joined, JsonObject, Membership, Presence, PresenceChange, PresenceEntry,
+    PresenceId, PresenceStream, PublishAck, PublishError, Seq, UserId,
 };
 use relay_presence::{LocalPresence, LockConfig, Locks, MemoryTokens, PresenceConfig};
 use serde_json::{Value, json};

@@ -360,10 +360,10 @@ impl Route {
 mod tests {
     use super::*;
     use crate::rules::Strategy;
-    use crate::test_support::{TokioClock, name};
+    use crate::test_support::{name, paused_clock};
 
     fn state() -> State {
-        let clock = Arc::new(TokioClock(tokio::time::Instant::now()));
+        let clock = paused_clock();
         let table = RoutingTable::new(1, Arc::default(), crate::routing_table::TargetDirectory::default());
         State::new(Pool::new(clock), table, 1_000)
     }

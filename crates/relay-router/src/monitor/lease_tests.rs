@@ -14,7 +14,7 @@ use crate::registry::{
 };
 use crate::rules::{Capability, RuleFormat, RuleSet};
 use crate::target::{Outbound, OutboundPolicy};
-use crate::test_support::{TokioClock, name};
+use crate::test_support::{name, paused_clock};
 use parking_lot::Mutex;
 use proptest::prelude::*;
 use relay_events::ServiceState::{self, Degraded, Draining, Gone, Healthy, Unknown};
@@ -29,7 +29,7 @@ fn start(config: HealthConfig) -> (HealthMonitor, Told) {
         move |change| told.lock().push(change)
     };
     let outbound = Outbound::new(OutboundPolicy::default()).unwrap();
-    let clock = Arc::new(TokioClock(tokio::time::Instant::now()));
+    let clock = paused_clock();
     (HealthMonitor::start(config, outbound, clock, observer), told)
 }
 

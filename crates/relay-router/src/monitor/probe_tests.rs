@@ -14,7 +14,7 @@ use crate::health::HealthConfig;
 use crate::registry::Registration;
 use crate::rules::{ProbeCheck, ProbeSpec};
 use crate::target::{Outbound, OutboundPolicy};
-use crate::test_support::{TokioClock, name};
+use crate::test_support::{name, paused_clock};
 use async_trait::async_trait;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -274,7 +274,7 @@ fn attach(monitor: &HealthMonitor, service: &str, does: fn(usize) -> Does) -> Ar
 }
 
 fn on_paused_time() -> HealthMonitor {
-    start(HealthConfig::default(), Arc::new(TokioClock(tokio::time::Instant::now())), &[])
+    start(HealthConfig::default(), paused_clock(), &[])
 }
 
 #[tokio::test(start_paused = true)]

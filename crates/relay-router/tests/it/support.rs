@@ -5,30 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use relay_core::testing::MemoryLog;
+use relay_core::testing::{FnClock, MemoryLog};
 use relay_core::{
     Actor, CheckedDraft, Clock, Delivery, DeliveryError, DocumentId, Draft, Event, EventLog, EventSink,
-    FailureKind, Monotonic, Payload, PublishAck, PublishError, ServiceName, Target, Timestamp,
+    FailureKind, Payload, PublishAck, PublishError, ServiceName, Target,
 };
 use relay_router::rules::{RuleDocument, RuleFormat, TargetPolicy};
 use relay_router::target::InProcessTarget;
 use relay_router::{Router, RouterConfig, RouterParts};
 use tempfile::TempDir;
 use tokio::sync::watch;
-
-/// The clock of a paused runtime, which advances by itself while all tasks wait.
-#[derive(Debug)]
-pub(crate) struct TokioClock(pub(crate) tokio::time::Instant);
-
-impl Clock for TokioClock {
-    fn wall(&self) -> Timestamp {
-        Timestamp::from_micros(1_700_000_000_000_000).saturating_add(self.monotonic().elapsed())
-    }
-
-    fn monotonic(&self) -> Monotonic {
-        Monotonic::from_elapsed(self.0.elapsed())
-    }
-}
 
 /// The log, the clock and the directory, which outlive a router.
 pub(crate) struct World {
@@ -62,9 +48,11 @@ async fn append(log: &MemoryLog, clock: &dyn Clock, draft: Draft) -> Event {
 
 impl World {
     pub(crate) fn new() -> Self {
+        // The clock of a paused runtime advances by itself while all tasks wait.
+        let start = tokio::time::Instant::now();
         Self {
             log: MemoryLog::new(),
-            clock: Arc::new(TokioClock(tokio::time::Instant::now())),
+            clock: Arc::new(FnClock::new(move || start.elapsed())),
             directory: tempfile::tempdir().unwrap(),
         }
     }

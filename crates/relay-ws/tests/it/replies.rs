@@ -16,9 +16,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use proptest::prelude::*;
+use relay_core::testing::ManualClock;
 use relay_core::{
-    DocumentId, Draft, Event, EventSink, EventSource, EventStream, Head, ManualClock, Payload, ReadLimit,
-    Seq, StartPosition, SubscribeAck, SubscribeError,
+    DocumentId, Draft, Event, EventSink, EventSource, EventStream, Head, Payload, ReadLimit, Seq,
+    StartPosition, SubscribeAck, SubscribeError,
 };
 use relay_events::DOCUMENT_EDITED;
 use relay_ws::{WsConfig, WsParts, WsServer};

@@ -13,10 +13,11 @@ use futures_util::{SinkExt, StreamExt};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use relay_core::testing::ManualClock;
 use relay_core::{
     CheckedDraft, Clock, Commands, DocumentId, Epoch, Event, EventSink, EventSource, EventStream, Head,
-    LogError, ManualClock, Presence, PublishAck, PublishError, ReadLimit, Seq, StartPosition, StreamError,
-    StreamPosition, SubscribeAck, SubscribeError,
+    LogError, Presence, PublishAck, PublishError, ReadLimit, Seq, StartPosition, StreamError, StreamPosition,
+    SubscribeAck, SubscribeError,
 };
 use relay_ws::{WsConfig, WsParts, WsServer, WsStats};
 use serde_json::{Value, json};
