@@ -132,7 +132,7 @@ impl Bus {
         Ok(Self { channels, tasks: Arc::new(tasks) })
     }
 
-    fn context(&self) -> &Arc<ChannelContext> {
+    pub(crate) fn context(&self) -> &Arc<ChannelContext> {
         self.channels.context()
     }
 

@@ -226,7 +226,10 @@ async fn open_channel(
     Ok(Arc::new(Channel::new(document.clone(), tenure, head, recent, Arc::clone(context))))
 }
 
-/// Reads the document's latest events, as many as configured.
+/// Reads the document's latest events up to `head`, as many as configured.
+///
+/// Another server may append after the head was read, and a log may hold less than the head says. The result is empty
+/// unless it ends with the head's last event, since the channel counts the seqs of its cache back from there.
 async fn preload(
     document: &DocumentId,
     head: Head,
@@ -252,5 +255,45 @@ async fn preload(
             Err(error) => return Err(error),
         }
     }
+    events.retain(|event| event.seq <= Some(head.last));
+    if events.last().is_none_or(|event| event.seq != Some(head.last)) {
+        events.clear();
+    }
     Ok(events)
+}
+
+#[cfg(test)]
+mod tests {
+    use relay_core::testing::{ManualClock, MemoryLog};
+    use relay_core::{Draft, Payload};
+
+    use super::*;
+    use crate::bus::BusParts;
+    use crate::{Bus, BusConfig};
+
+    /// Another server can append between the reading of the head and the reading of the events.
+    #[tokio::test]
+    async fn events_after_the_head_are_not_preloaded() {
+        let (document, clock) = (DocumentId::new("doc").unwrap(), Arc::new(ManualClock::new()));
+        let log = Arc::new(MemoryLog::new());
+        let mut parts = BusParts::new(clock);
+        parts.log = Some(Arc::clone(&log) as _);
+        let bus = Bus::with_parts(BusConfig::default(), parts).unwrap();
+        for number in 1..=6_u64 {
+            let kind = relay_events::kind("x-note").unwrap();
+            let draft = Draft::new(document.clone(), kind, Payload::json(&number).unwrap());
+            bus.publish(relay_events::check(draft).unwrap()).await.unwrap();
+        }
+        let read = log.head(&document).await.unwrap();
+        let context = bus.context();
+        for (last, expected) in [(4, 1..=4), (6, 1..=6)] {
+            let head = Head { last: Seq::new(last), ..read };
+            let events = preload(&document, head, log.as_ref(), context).await.unwrap();
+            let seqs: Vec<u64> = events.iter().filter_map(|event| event.seq).map(Seq::get).collect();
+            assert_eq!(seqs, Vec::from_iter(expected));
+        }
+        // The log holds less than the head says.
+        let head = Head { last: Seq::new(7), ..read };
+        assert!(preload(&document, head, log.as_ref(), context).await.unwrap().is_empty());
+    }
 }
