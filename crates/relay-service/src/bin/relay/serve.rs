@@ -167,7 +167,7 @@ fn invitation(address: SocketAddr, settings: &Settings) -> String {
     };
     format!(
         "\n  Relay is listening at {url}\n\n    \
-         open      {url}/?document=notes   in two browser tabs, and type\n    \
+         open      {url}/?document=notes   in two browser tabs, join, and type\n    \
          follow    relay tail notes{option}\n    \
          publish   relay publish notes x-note '{{\"text\": \"hello\"}}'{option}\n    \
          read      curl '{url}/v1/documents/notes/events?after_seq=0'\n    \
