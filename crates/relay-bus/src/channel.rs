@@ -259,16 +259,25 @@ impl Channel {
     }
 
     /// Answers the publishers of a batch that the log has not taken. The channel ends, unless the error says that the log
-    /// kept nothing.
+    /// kept nothing of the batch and the document's head is where the channel believes it to be.
     fn fail(&self, batch: AppendBatch, error: &LogError) {
-        let nothing_was_kept = matches!(error, LogError::Overloaded { .. } | LogError::TooLarge { .. });
-        if !nothing_was_kept {
-            tracing::error!(document = %self.document, %error, "the log failed; the document is opened again at its next use");
-            self.end(&ChannelEnd::Failed(error.clone()));
-        }
+        let refusal = match error {
+            LogError::Overloaded { .. } | LogError::TooLarge { .. } => PublishError::Log(error.clone()),
+            // The log's check of the head is the fence between two owners: another server has appended.
+            LogError::Conflict { .. } => {
+                tracing::warn!(document = %self.document, %error, "another server appends to a document of this server; the document is opened again at its next use");
+                self.lose_ownership().into()
+            }
+            _ => {
+                tracing::error!(document = %self.document, %error, "the log failed; the document is opened again at its next use");
+                let end = ChannelEnd::Failed(error.clone());
+                self.end(&end);
+                end.into()
+            }
+        };
         self.drop_places();
         for senders in batch.into_parts().1 {
-            senders.refuse(error);
+            senders.refuse(&refusal);
         }
     }
 

@@ -2,9 +2,7 @@
 
 use std::collections::HashMap;
 
-use relay_core::{
-    CheckedDraft, Epoch, Event, EventId, LogError, Offset, PublishAck, PublishError, Seq, Timestamp,
-};
+use relay_core::{CheckedDraft, Epoch, Event, EventId, Offset, PublishAck, PublishError, Seq, Timestamp};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::duplicate::{OriginalPayload, check_same_content};
@@ -66,9 +64,9 @@ impl AckSenders {
         }
     }
 
-    pub(super) fn refuse(self, error: &LogError) {
+    pub(super) fn refuse(self, error: &PublishError) {
         for sender in std::iter::once(self.first).chain(self.duplicates) {
-            sender.send(Err(PublishError::Log(error.clone())));
+            sender.send(Err(error.clone()));
         }
     }
 }

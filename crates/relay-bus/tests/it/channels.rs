@@ -191,6 +191,22 @@ async fn a_log_that_returns_wrong_offsets_has_failed_and_no_event_is_seen() {
 }
 
 #[tokio::test]
+async fn a_document_to_which_another_server_appends_is_lost_and_opened_again() {
+    let log = MemoryLog::new();
+    let (bus, other) = (over(log.clone(), BusConfig::default()), over(log, BusConfig::default()));
+    let doc = document("doc");
+    let mut events = subscribe(&bus, "doc", EVERYTHING).await;
+    bus.publish(note(&doc, 1)).await.unwrap();
+    assert_eq!(other.publish(note(&doc, 2)).await.unwrap().seq, Some(Seq::new(2)));
+    let refused = bus.publish(note(&doc, 3)).await;
+    assert!(matches!(refused, Err(PublishError::Ownership(_))), "{refused:?}");
+    let received = available(&mut events);
+    assert!(matches!(&received[..], [Ok(_), Err(StreamError::Ownership(_))]), "{received:?}");
+    assert_eq!((bus.stats().refused_not_owner, bus.stats().refused_log_failed), (1, 0));
+    assert_eq!(bus.publish(note(&doc, 3)).await.unwrap().seq, Some(Seq::new(3)));
+}
+
+#[tokio::test]
 async fn a_slow_reader_sees_only_the_newest_ephemeral_event_of_each_key() {
     let bus = in_memory(config(|c| c.max_ephemeral_keys = 2));
     let doc = document("doc");
