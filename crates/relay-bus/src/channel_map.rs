@@ -290,7 +290,7 @@ mod tests {
             let head = Head { last: Seq::new(last), ..read };
             let events = preload(&document, head, log.as_ref(), context).await.unwrap();
             let seqs: Vec<u64> = events.iter().filter_map(|event| event.seq).map(Seq::get).collect();
-            assert_eq!(seqs, Vec::from_iter(expected));
+            assert_eq!(seqs, expected.collect::<Vec<_>>());
         }
         // The log holds less than the head says.
         let head = Head { last: Seq::new(7), ..read };
