@@ -3,8 +3,7 @@
 //! Live readers do not have queues of their own: each has a position in this one, shared with all others. So a slow
 //! reader costs nothing but the distance it has to make up.
 
-use std::collections::VecDeque;
-use std::collections::hash_map::{Entry, HashMap};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use relay_core::{Event, EventId, Offset, Retention, Seq, Timestamp};
@@ -73,10 +72,10 @@ impl EventCache {
     fn drop_first(&mut self) {
         if let Some(event) = self.events.pop_front() {
             self.bytes -= event.approx_bytes();
-            if let Entry::Occupied(id) = self.ids.entry(event.id)
-                && event.seq == Some(id.get().0)
+            // Most ids are not remembered. Looking for one in an empty map does not even hash it, as `entry` would.
+            if self.ids.get(&event.id).is_some_and(|(seq, _)| event.seq == Some(*seq))
+                && let Some((_, original)) = self.ids.remove(&event.id)
             {
-                let (_, original) = id.remove();
                 self.bytes -= original.bytes();
             }
         }
