@@ -116,7 +116,7 @@ impl Bus {
         let context = ChannelContext {
             config,
             log,
-            sequencers,
+            sequencers: sequencers.into(),
             ownership,
             clock,
             counters: Arc::new(Counters::default()),

@@ -8,24 +8,26 @@
 
 mod batch;
 mod cursor;
+mod lifecycle;
 mod publish;
 mod state;
 mod writer;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::task::Waker;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use relay_core::{
-    CheckedDraft, DocumentId, Epoch, Event, Head, LogError, Monotonic, NotOwner, Place, PublishAck,
-    PublishError, ReadLimit, Retention, Seq, SubscribeError, Tenure, Timestamp,
+    CheckedDraft, DocumentId, Epoch, Event, Head, Monotonic, Place, PublishAck, PublishError, ReadLimit,
+    Retention, Seq, SubscribeError, Timestamp,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::batch::{AppendBatch, PendingDraft, PublishResult};
-use self::state::{ChannelEnd, ChannelState, Standing};
+use self::lifecycle::{ChannelEnd, Lifecycle};
+use self::state::ChannelState;
 use crate::config::BusConfig;
 use crate::context::ChannelContext;
 use crate::duplicate::OriginalPayload;
@@ -33,6 +35,7 @@ use crate::event_cache::EventCache;
 use crate::waker_set::wake_all;
 
 pub(crate) use self::cursor::{Cursor, ReadResult};
+pub(crate) use self::lifecycle::OpenDocument;
 pub(crate) use self::publish::publish;
 
 /// The most events that the writer appends at once.
@@ -51,7 +54,7 @@ pub(crate) struct Channel {
     /// The free space of the queue of drafts. It is fair: the publisher that waits first gets space first.
     queue_permits: Arc<Semaphore>,
     state: Mutex<ChannelState>,
-    /// Set when the channel has ended and given the document up; see [`Channel::needs_reopening`].
+    /// Set when the channel has ended and given the document up. Only `lifecycle.rs` uses it.
     needs_reopening: AtomicBool,
 }
 
@@ -59,7 +62,7 @@ impl Channel {
     /// Makes a channel that goes on from `head`. `recent` holds the document's latest events without a gap.
     pub(crate) fn new(
         document: DocumentId,
-        tenure: Box<dyn Tenure>,
+        open: OpenDocument,
         head: Head,
         recent: Vec<Event>,
         context: Arc<ChannelContext>,
@@ -67,7 +70,7 @@ impl Channel {
         let config = &context.config;
         let limits = cache_limits(config, context.log.is_some());
         let mut cache = EventCache::new(Seq::new(head.last.get() - recent.len() as u64), limits);
-        let may_be_rewritten = context.sequencers.iter().any(|stage| stage.rewrites());
+        let may_be_rewritten = open.stages.may_rewrite();
         for event in recent {
             let original = if may_be_rewritten { OriginalPayload::Unknown } else { OriginalPayload::Kept };
             cache.push(Arc::new(event), Some(original));
@@ -77,7 +80,7 @@ impl Channel {
             document,
             epoch: head.epoch,
             queue_permits: Arc::new(Semaphore::new(permits as usize)),
-            state: Mutex::new(ChannelState::new(cache, config.max_ephemeral_keys, tenure)),
+            state: Mutex::new(ChannelState::new(cache, config.max_ephemeral_keys, Lifecycle::Open(open))),
             needs_reopening: AtomicBool::new(false),
             context,
         }
@@ -116,22 +119,6 @@ impl Channel {
 
     // Publishing.
 
-    /// Locks the state of a channel that takes drafts. If this server has lost the document, the channel ends here.
-    ///
-    /// # Errors
-    /// The reason for which the channel has ended.
-    fn lock_open(&self) -> Result<MutexGuard<'_, ChannelState>, ChannelEnd> {
-        let state = self.state.lock();
-        match state.standing() {
-            Standing::Open => Ok(state),
-            Standing::Ended(end) => Err(end.clone()),
-            Standing::OwnershipLost => {
-                drop(state);
-                Err(self.lose_ownership())
-            }
-        }
-    }
-
     /// Publishes an ephemeral draft: it gets no seq and replaces the one before it.
     fn publish_ephemeral(&self, draft: CheckedDraft) -> PublishResult {
         let event = Arc::new(draft.into_event(self.epoch, None, self.context.clock.wall()));
@@ -162,7 +149,7 @@ impl Channel {
                 return answer;
             }
             let seq = state.last().next();
-            self.context.sequence(&mut draft, Place::new(self.epoch, seq))?;
+            state.lifecycle.sequence(&mut draft, Place::new(self.epoch, seq))?;
             let original = remember_id.then(|| OriginalPayload::of(&draft));
             let event = Arc::new(draft.into_event(self.epoch, Some(seq), self.context.clock.wall()));
             let ack = PublishAck::of(&event, false);
@@ -224,7 +211,7 @@ impl Channel {
                 continue;
             }
             let Some(mut pending) = batch.join_duplicate(pending) else { continue };
-            match self.context.sequence(&mut pending.draft, Place::new(self.epoch, batch.next_seq())) {
+            match state.lifecycle.sequence(&mut pending.draft, Place::new(self.epoch, batch.next_seq())) {
                 Ok(()) => batch.push(pending, self.epoch, now),
                 Err(refusal) => pending.sender.send(Err(refusal)),
             }
@@ -258,99 +245,10 @@ impl Channel {
         }
     }
 
-    /// Answers the publishers of a batch that the log has not taken. The channel ends, unless the error says that the log
-    /// kept nothing of the batch and the document's head is where the channel believes it to be.
-    fn fail(&self, batch: AppendBatch, error: &LogError) {
-        let refusal = match error {
-            LogError::Overloaded { .. } | LogError::TooLarge { .. } => PublishError::Log(error.clone()),
-            // The log's check of the head is the fence between two owners: another server has appended.
-            LogError::Conflict { .. } => {
-                tracing::warn!(document = %self.document, %error, "another server appends to a document of this server; the document is opened again at its next use");
-                self.lose_ownership().into()
-            }
-            _ => {
-                tracing::error!(document = %self.document, %error, "the log failed; the document is opened again at its next use");
-                let end = ChannelEnd::Failed(error.clone());
-                self.end(&end);
-                end.into()
-            }
-        };
-        self.drop_places();
-        for senders in batch.into_parts().1 {
-            senders.refuse(&refusal);
-        }
-    }
-
-    /// Ends the channel because its writer was dropped at work: the log panicked, or the runtime shuts down.
-    fn interrupt_writer(&self) {
-        let source = Arc::new(std::io::Error::other("the document's writer was interrupted"));
-        self.end(&ChannelEnd::Failed(LogError::Failed { source }));
-        self.drop_places();
-        self.state.lock().end_writer();
-    }
-
-    /// Tells the stages to drop the document's places, unless the end of the channel told them. Then the places may be
-    /// those of the document's next channel.
-    fn drop_places(&self) {
-        let state = self.state.lock();
-        if !state.needs_reopening() {
-            self.context.drop_places(&self.document);
-        }
-    }
-
     fn count_duplicate(&self, answer: &PublishResult) {
         if answer.is_ok() {
             self.context.counters.duplicates.increment();
         }
-    }
-
-    // The end of the channel.
-
-    /// Ends the channel: answers the drafts that wait and wakes the readers. If the document must be opened again, the stages
-    /// drop its places first.
-    fn end(&self, end: &ChannelEnd) {
-        let (tenure, pending, wakers) = {
-            let mut state = self.state.lock();
-            let tenure = state.end(end);
-            if tenure.is_some() && end.needs_reopening() {
-                self.context.drop_places(&self.document);
-            }
-            (tenure, state.take_pending(), state.drain_wakers())
-        };
-        if let Some(tenure) = tenure {
-            // The document is given up before another task can open it again.
-            drop(tenure);
-            self.needs_reopening.store(end.needs_reopening(), Ordering::Release);
-        }
-        self.queue_permits.close();
-        wake_all(wakers);
-        for pending in pending {
-            pending.sender.send(Err(end.clone().into()));
-        }
-    }
-
-    /// Ends the channel if this server no longer owns the document.
-    pub(crate) fn check_owned(&self) {
-        let is_lost = matches!(self.state.lock().standing(), Standing::OwnershipLost);
-        if is_lost {
-            self.lose_ownership();
-        }
-    }
-
-    fn lose_ownership(&self) -> ChannelEnd {
-        let end = ChannelEnd::OwnershipLost(NotOwner::new(self.document.clone(), None).into());
-        self.end(&end);
-        end
-    }
-
-    /// Ends the channel because the bus stops.
-    pub(crate) fn close(&self) {
-        self.end(&ChannelEnd::Closed);
-    }
-
-    /// True when the channel has ended while the bus goes on, so that the document must be opened again.
-    pub(crate) fn needs_reopening(&self) -> bool {
-        self.needs_reopening.load(Ordering::Acquire)
     }
 
     // Sweeping.

@@ -12,8 +12,9 @@ use parking_lot::RwLock;
 use relay_core::{DocumentId, Epoch, Event, EventLog, Head, LogError, Monotonic, Seq, SubscribeError};
 use tokio::sync::OnceCell;
 
-use crate::channel::Channel;
+use crate::channel::{Channel, OpenDocument};
 use crate::context::ChannelContext;
+use crate::stages::OpenStages;
 
 /// The channels of a bus, by document.
 #[derive(Debug)]
@@ -208,7 +209,7 @@ impl ChannelSlot {
     }
 }
 
-/// Becomes the owner of a document, and reads its head and its latest events.
+/// Becomes the owner of a document, reads its head and its latest events, and makes the stages ready for it.
 async fn open_channel(
     document: &DocumentId,
     context: &Arc<ChannelContext>,
@@ -222,8 +223,10 @@ async fn open_channel(
             (head, preload(document, head, log.as_ref(), context).await?)
         }
     };
+    let stages = OpenStages::open(document.clone(), Arc::clone(&context.sequencers), head).await?;
     context.counters.channels_opened.increment();
-    Ok(Arc::new(Channel::new(document.clone(), tenure, head, recent, Arc::clone(context))))
+    let open = OpenDocument { stages, tenure };
+    Ok(Arc::new(Channel::new(document.clone(), open, head, recent, Arc::clone(context))))
 }
 
 /// Reads the document's latest events up to `head`, as many as configured.

@@ -3,9 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use relay_core::{
-    CheckedDraft, Clock, DocumentId, Draft, EventLog, Monotonic, Ownership, Place, PublishError, Sequencer,
-};
+use relay_core::{Clock, Draft, EventLog, Monotonic, Ownership, Sequencer};
 use relay_metrics::LatencyWindow;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
@@ -21,7 +19,7 @@ pub(crate) struct ChannelContext {
     pub(crate) config: BusConfig,
     pub(crate) log: Option<Arc<dyn EventLog>>,
     /// The stages that each draft passes when it gets its place, in order.
-    pub(crate) sequencers: Vec<Arc<dyn Sequencer>>,
+    pub(crate) sequencers: Arc<[Arc<dyn Sequencer>]>,
     pub(crate) ownership: Arc<dyn Ownership>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) counters: Arc<Counters>,
@@ -40,24 +38,6 @@ impl ChannelContext {
         let is_timed = draft.kind.is_durable()
             && (self.log.is_some() || self.counters.durable_published.get().is_multiple_of(SAMPLED));
         is_timed.then(|| self.clock.monotonic())
-    }
-
-    /// Passes `draft` through the stages, and on success lets each of them note that it has got `place`.
-    pub(crate) fn sequence(&self, draft: &mut CheckedDraft, place: Place) -> Result<(), PublishError> {
-        for stage in &self.sequencers {
-            stage.check(draft, place)?;
-        }
-        for stage in &self.sequencers {
-            stage.placed(draft, place);
-        }
-        Ok(())
-    }
-
-    /// Tells the stages to drop the document's places. Called under the lock of its channel.
-    pub(crate) fn drop_places(&self, document: &DocumentId) {
-        for stage in &self.sequencers {
-            stage.dropped(document);
-        }
     }
 }
 

@@ -64,7 +64,7 @@ impl AckSenders {
         }
     }
 
-    pub(super) fn refuse(self, error: &PublishError) {
+    fn refuse(self, error: &PublishError) {
         for sender in std::iter::once(self.first).chain(self.duplicates) {
             sender.send(Err(error.clone()));
         }
@@ -113,6 +113,13 @@ impl AppendBatch {
     pub(super) fn set_offsets(&mut self, offsets: Vec<Offset>) {
         for (event, offset) in self.events.iter_mut().zip(offsets) {
             event.offset = Some(offset);
+        }
+    }
+
+    /// Tells all publishers that their drafts were not published.
+    pub(super) fn refuse(self, error: &PublishError) {
+        for senders in self.senders {
+            senders.refuse(error);
         }
     }
 

@@ -4,13 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
-use relay_core::{
-    Draft, Epoch, Event, Head, LogError, Monotonic, Offset, OwnershipError, PublishAck, PublishError,
-    ReadLimit, Seq, StreamError, SubscribeError, Tenure, Timestamp,
-};
+use relay_core::{Draft, Epoch, Event, Head, Monotonic, Offset, PublishAck, ReadLimit, Seq, Timestamp};
 
 use super::batch::{PendingDraft, PublishResult};
 use super::cursor::{Cursor, ReadResult};
+use super::lifecycle::Lifecycle;
 use crate::duplicate::{OriginalPayload, check_same_content};
 use crate::ephemeral::Ephemerals;
 use crate::event_cache::EventCache;
@@ -18,62 +16,6 @@ use crate::waker_set::WakerSet;
 
 /// The most events that a reader takes under one lock.
 const READ_EVENTS: usize = 32;
-
-/// The reason for which a channel takes and gives no more events.
-#[derive(Debug, Clone)]
-pub(super) enum ChannelEnd {
-    /// The bus stops.
-    Closed,
-    /// The content of the log is not known. The document must be opened again.
-    Failed(LogError),
-    /// This server no longer owns the document. The document must be opened again, where that is possible.
-    OwnershipLost(OwnershipError),
-}
-
-impl ChannelEnd {
-    /// True when the bus goes on, so that the document must be opened again.
-    pub(super) fn needs_reopening(&self) -> bool {
-        !matches!(self, Self::Closed)
-    }
-}
-
-impl From<ChannelEnd> for PublishError {
-    fn from(end: ChannelEnd) -> Self {
-        match end {
-            ChannelEnd::Closed => Self::Closed,
-            ChannelEnd::Failed(error) => Self::Log(error),
-            ChannelEnd::OwnershipLost(error) => Self::Ownership(error),
-        }
-    }
-}
-
-impl From<ChannelEnd> for SubscribeError {
-    fn from(end: ChannelEnd) -> Self {
-        match end {
-            ChannelEnd::Closed => Self::Closed,
-            ChannelEnd::Failed(error) => Self::Log(error),
-            ChannelEnd::OwnershipLost(error) => Self::Ownership(error),
-        }
-    }
-}
-
-impl From<ChannelEnd> for ReadResult {
-    fn from(end: ChannelEnd) -> Self {
-        match end {
-            ChannelEnd::Closed => Self::Closed,
-            ChannelEnd::Failed(error) => Self::Failed(StreamError::Log(error)),
-            ChannelEnd::OwnershipLost(error) => Self::Failed(StreamError::Ownership(error)),
-        }
-    }
-}
-
-/// The answer to the question if a channel takes drafts.
-pub(super) enum Standing<'s> {
-    Open,
-    /// This server has lost the document, and the channel has not ended yet.
-    OwnershipLost,
-    Ended(&'s ChannelEnd),
-}
 
 #[derive(Debug)]
 pub(super) struct ChannelState {
@@ -89,19 +31,11 @@ pub(super) struct ChannelState {
     used_since_sweep: bool,
     /// The time of the sweep that first found the channel unused.
     idle_since: Monotonic,
-    status: ChannelStatus,
-}
-
-#[derive(Debug)]
-enum ChannelStatus {
-    /// The channel takes and gives events while the tenure is held.
-    Open(Box<dyn Tenure>),
-    /// The channel has ended, and has given the document up.
-    Ended(ChannelEnd),
+    pub(super) lifecycle: Lifecycle,
 }
 
 impl ChannelState {
-    pub(super) fn new(cache: EventCache, max_ephemeral_keys: usize, tenure: Box<dyn Tenure>) -> Self {
+    pub(super) fn new(cache: EventCache, max_ephemeral_keys: usize, lifecycle: Lifecycle) -> Self {
         Self {
             cache,
             ephemerals: Ephemerals::new(max_ephemeral_keys),
@@ -111,7 +45,7 @@ impl ChannelState {
             subscribers: 0,
             used_since_sweep: true,
             idle_since: Monotonic::ZERO,
-            status: ChannelStatus::Open(tenure),
+            lifecycle,
         }
     }
 
@@ -127,20 +61,6 @@ impl ChannelState {
 
     pub(super) fn head(&self, epoch: Epoch) -> Head {
         Head { epoch, first: self.cache.first(), last: self.cache.last() }
-    }
-
-    /// Checks that the channel is open and that this server still owns the document.
-    pub(super) fn standing(&self) -> Standing<'_> {
-        match &self.status {
-            ChannelStatus::Open(tenure) if tenure.is_held() => Standing::Open,
-            ChannelStatus::Open(_) => Standing::OwnershipLost,
-            ChannelStatus::Ended(end) => Standing::Ended(end),
-        }
-    }
-
-    /// True when the channel has ended and another one may be open for the document.
-    pub(super) fn needs_reopening(&self) -> bool {
-        matches!(&self.status, ChannelStatus::Ended(end) if end.needs_reopening())
     }
 
     /// Returns the answer to a draft whose id an event in memory has.
@@ -191,17 +111,6 @@ impl ChannelState {
 
     pub(super) fn end_writer(&mut self) {
         self.writing = false;
-    }
-
-    /// Ends the channel, unless it has ended already. Returns the tenure, whose drop gives the document up.
-    pub(super) fn end(&mut self, end: &ChannelEnd) -> Option<Box<dyn Tenure>> {
-        if matches!(self.status, ChannelStatus::Ended(_)) {
-            return None;
-        }
-        match std::mem::replace(&mut self.status, ChannelStatus::Ended(end.clone())) {
-            ChannelStatus::Open(tenure) => Some(tenure),
-            ChannelStatus::Ended(_) => None,
-        }
     }
 
     /// The time since when the channel is unused, as seen by sweeps; `None` while it is in use.
@@ -275,7 +184,7 @@ impl ChannelState {
         if has_ephemerals {
             return ReadResult::Events;
         }
-        if let ChannelStatus::Ended(end) = &self.status {
+        if let Some(end) = self.lifecycle.ended() {
             return end.clone().into();
         }
         self.wakers.register(&mut cursor.waker_key, waker);

@@ -11,37 +11,32 @@ use super::batch::AppendBatch;
 pub(super) struct Writer {
     channel: Arc<Channel>,
     log: Arc<dyn EventLog>,
+    /// The batch that the log is to take.
+    batch: Option<AppendBatch>,
     is_done: bool,
 }
 
 impl Writer {
     pub(super) fn new(channel: Arc<Channel>, log: Arc<dyn EventLog>) -> Self {
-        Self { channel, log, is_done: false }
+        Self { channel, log, batch: None, is_done: false }
     }
 
     pub(super) async fn run(mut self) {
-        while let Some(mut batch) = self.channel.next_batch() {
+        while let Some(batch) = self.channel.next_batch() {
             if batch.events().is_empty() {
                 continue;
             }
             self.channel.context().counters.log_batches.increment();
-            match self.append(&mut batch).await {
+            let batch = self.batch.insert(batch);
+            let appended = self.log.append(self.channel.document(), batch.events()).await;
+            let stored = appended.and_then(|offsets| set_offsets(batch, offsets));
+            let Some(batch) = self.batch.take() else { break };
+            match stored {
                 Ok(()) => self.channel.commit(batch),
                 Err(error) => self.channel.fail(batch, &error),
             }
         }
         self.is_done = true;
-    }
-
-    /// Appends `batch` to the log, and gives each event its offset.
-    ///
-    /// # Errors
-    /// Those of the log, and [`LogError::Failed`] when its offsets break the contract of [`EventLog`].
-    async fn append(&self, batch: &mut AppendBatch) -> Result<(), LogError> {
-        let offsets = self.log.append(self.channel.document(), batch.events()).await?;
-        check_offsets(batch, &offsets).map_err(|error| LogError::Failed { source: Arc::new(error) })?;
-        batch.set_offsets(offsets);
-        Ok(())
     }
 }
 
@@ -52,6 +47,16 @@ enum OffsetError {
     Count { offsets: usize, events: usize },
     #[error("it returned offset {offset} after offset {before}")]
     Order { offset: Offset, before: Offset },
+}
+
+/// Gives each event of `batch` the offset that the log returned for it.
+///
+/// # Errors
+/// [`LogError::Failed`] when the offsets break the contract of [`EventLog`].
+fn set_offsets(batch: &mut AppendBatch, offsets: Vec<Offset>) -> Result<(), LogError> {
+    check_offsets(batch, &offsets).map_err(|error| LogError::Failed { source: Arc::new(error) })?;
+    batch.set_offsets(offsets);
+    Ok(())
 }
 
 /// Checks that each event of `batch` has one offset, and that the offsets grow from the document's last one on.
@@ -73,7 +78,7 @@ fn check_offsets(batch: &AppendBatch, offsets: &[Offset]) -> Result<(), OffsetEr
 impl Drop for Writer {
     fn drop(&mut self) {
         if !self.is_done {
-            self.channel.interrupt_writer();
+            self.channel.interrupt_writer(self.batch.take());
         }
     }
 }

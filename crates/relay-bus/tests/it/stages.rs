@@ -4,15 +4,16 @@ use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use parking_lot::Mutex;
 use relay_bus::{Bus, BusConfig, BusParts, Filter, LagPolicy};
 use relay_core::testing::{AppendFault, ManualClock, ManualOwnership, MemoryLog};
 use relay_core::{
-    Actor, CheckedDraft, DocumentId, Draft, Epoch, EventId, EventLog, EventSource, FencingToken, LogError,
-    NotOwner, OwnershipError, Payload, Place, PublishError, ReadLimit, Seq, Sequencer, StartPosition, UserId,
-    Vocabulary,
+    Actor, CheckedDraft, DocumentId, Draft, Epoch, EventId, EventLog, EventSource, FencingToken, Head,
+    LogError, NotOwner, OwnershipError, Payload, Place, PublishError, ReadLimit, Seq, Sequencer,
+    StartPosition, UserId, Vocabulary,
 };
 
 use crate::support::{
@@ -28,10 +29,14 @@ enum Call {
     Check(&'static str, u64, u64),
     /// The draft's number, and its seq.
     Placed(&'static str, u64, u64),
-    Dropped(&'static str, DocumentId),
+    /// The first seq that is dropped.
+    Dropped(&'static str, u64),
+    /// The last seq of the history that the channel goes on from.
+    Open(&'static str, u64),
+    Closed(&'static str),
 }
 
-use Call::{Check, Dropped, Placed};
+use Call::{Check, Closed, Dropped, Open, Placed};
 
 /// The calls of all stages of a bus, in their order.
 #[derive(Debug, Clone, Default)]
@@ -47,16 +52,37 @@ impl Calls {
         self.take().into_iter().filter(|call| !matches!(call, Check(..))).collect()
     }
 
+    /// The calls about drafts: those without the opening and the closing of channels.
+    fn take_about_drafts(&self) -> Vec<Call> {
+        self.take().into_iter().filter(|call| !matches!(call, Open(..) | Closed(_))).collect()
+    }
+
     /// A stage that records its calls and lets every draft pass.
     fn stage(&self, name: &'static str) -> Stage {
-        Stage { name, calls: self.clone(), refused: None, factor: 1, epochs: Mutex::default() }
+        Stage {
+            name,
+            calls: self.clone(),
+            refused: None,
+            factor: 1,
+            opening: Opening::Succeeds,
+            epochs: Mutex::default(),
+        }
     }
+}
+
+/// The outcome of a stage's first opening. The later ones succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opening {
+    Succeeds,
+    Fails,
+    NeverEnds,
 }
 
 #[derive(Debug)]
 struct Stage {
     name: &'static str,
     calls: Calls,
+    opening: Opening,
     /// The number of the draft that it refuses.
     refused: Option<u64>,
     /// The factor by which it multiplies each number.
@@ -73,6 +99,11 @@ impl Stage {
 
     fn multiplying_by(mut self, factor: u64) -> Self {
         self.factor = factor;
+        self
+    }
+
+    fn opening(mut self, opening: Opening) -> Self {
+        self.opening = opening;
         self
     }
 }
@@ -92,7 +123,23 @@ impl Vocabulary for Anything {
     }
 }
 
+#[async_trait]
 impl Sequencer for Stage {
+    async fn open(&self, document: &DocumentId, head: Head) -> Result<(), LogError> {
+        assert_eq!(document.as_str(), "doc");
+        let call = Open(self.name, head.last.get());
+        let is_first = {
+            let mut calls = self.calls.0.lock();
+            calls.push(call);
+            calls.iter().filter(|call| matches!(call, Open(name, _) if *name == self.name)).count() == 1
+        };
+        match self.opening {
+            Opening::Fails if is_first => Err(LogError::Overloaded { waited: Duration::ZERO }),
+            Opening::NeverEnds if is_first => std::future::pending().await,
+            _ => Ok(()),
+        }
+    }
+
     fn check(&self, draft: &mut CheckedDraft, place: Place) -> Result<(), PublishError> {
         let number = draft_number(draft);
         self.calls.0.lock().push(Check(self.name, number, place.seq.get()));
@@ -114,8 +161,15 @@ impl Sequencer for Stage {
         self.calls.0.lock().push(Placed(self.name, draft_number(draft), place.seq.get()));
     }
 
-    fn dropped(&self, document: &DocumentId) {
-        self.calls.0.lock().push(Dropped(self.name, document.clone()));
+    fn dropped(&self, document: &DocumentId, from: Place) {
+        assert_eq!(document.as_str(), "doc");
+        self.calls.0.lock().push(Dropped(self.name, from.seq.get()));
+        self.epochs.lock().push(from.epoch);
+    }
+
+    fn closed(&self, document: &DocumentId) {
+        assert_eq!(document.as_str(), "doc");
+        self.calls.0.lock().push(Closed(self.name));
     }
 }
 
@@ -171,7 +225,7 @@ async fn a_draft_passes_all_stages_in_their_order_before_the_next_draft_is_check
                 ]
             })
             .collect();
-        assert_eq!(calls.take(), expected);
+        assert_eq!(calls.take_about_drafts(), expected);
     }
 }
 
@@ -224,7 +278,7 @@ async fn a_stage_rewrites_the_payload_for_the_stages_after_it_and_for_readers() 
         bus.publish(note(&doc, 3)).await.unwrap();
         let expected =
             [Check("first", 3, 1), Check("second", 30, 1), Placed("first", 300, 1), Placed("second", 300, 1)];
-        assert_eq!(calls.take(), expected);
+        assert_eq!(calls.take_about_drafts(), expected);
         assert_eq!(delivered(&bus, &doc).await, [300]);
     }
     let kept = log.read_document(&document("doc"), Seq::ZERO, ReadLimit::default()).await.unwrap();
@@ -244,7 +298,7 @@ async fn a_draft_that_is_sent_again_passes_no_stage() {
         assert!(bus.publish(note(&doc, 1).id(id)).await.unwrap().duplicate);
         let conflict = bus.publish(note(&doc, 2).id(id)).await;
         assert!(matches!(conflict, Err(PublishError::IdConflict { .. })), "{conflict:?}");
-        assert_eq!(calls.take(), [Check("only", 1, 1), Placed("only", 1, 1)]);
+        assert_eq!(calls.take_about_drafts(), [Check("only", 1, 1), Placed("only", 1, 1)]);
     }
 }
 
@@ -297,7 +351,7 @@ async fn an_ephemeral_draft_passes_no_stage() {
         let calls = Calls::default();
         let bus = staged(log, [calls.stage("only").refusing(1)]);
         bus.publish(laser(&document("doc"), "ada", 1)).await.unwrap();
-        assert_eq!(calls.take(), []);
+        assert_eq!(calls.take_about_drafts(), []);
     }
 }
 
@@ -318,15 +372,18 @@ async fn places_that_the_log_does_not_take_are_dropped_before_they_are_given_out
         log.fail_next_append(AppendFault::Error(error()));
         let refused = bus.publish(note(&doc, 12)).await;
         assert!(matches!(refused, Err(PublishError::Log(_))), "{refused:?}");
-        let outcomes = [
-            Placed("first", 12, 2),
-            Placed("second", 12, 2),
-            Dropped("first", doc.clone()),
-            Dropped("second", doc.clone()),
-        ];
+        let mut outcomes =
+            vec![Placed("first", 12, 2), Placed("second", 12, 2), Dropped("first", 2), Dropped("second", 2)];
+        if ends_the_channel {
+            outcomes.extend([Closed("first"), Closed("second")]);
+        }
         assert_eq!(calls.take_outcomes(), outcomes);
         assert_eq!(bus.publish(note(&doc, 13)).await.unwrap().seq, Some(Seq::new(2)));
-        assert_eq!(calls.take_outcomes(), [Placed("first", 13, 2), Placed("second", 13, 2)]);
+        let mut outcomes = vec![Placed("first", 13, 2), Placed("second", 13, 2)];
+        if ends_the_channel {
+            outcomes.splice(0..0, [Open("first", 1), Open("second", 1)]);
+        }
+        assert_eq!(calls.take_outcomes(), outcomes);
         assert_eq!(delivered(&bus, &doc).await, [11, 13]);
         assert_eq!(bus.stats().channels_opened, if ends_the_channel { 2 } else { 1 });
     }
@@ -341,7 +398,9 @@ async fn places_are_dropped_when_the_log_of_the_double_fails() {
     log.fail_after(0);
     let refused = bus.publish(note(&doc, 1)).await;
     assert!(matches!(refused, Err(PublishError::Log(LogError::Failed { .. }))), "{refused:?}");
-    assert_eq!(calls.take(), [Check("only", 1, 1), Placed("only", 1, 1), Dropped("only", doc)]);
+    let expected =
+        [Open("only", 0), Check("only", 1, 1), Placed("only", 1, 1), Dropped("only", 1), Closed("only")];
+    assert_eq!(calls.take(), expected);
 }
 
 #[tokio::test]
@@ -352,9 +411,9 @@ async fn places_are_dropped_when_the_log_panics() {
     let doc = document("doc");
     log.fail_next_append(AppendFault::Panic);
     let refused = bus.publish(note(&doc, 1)).await;
-    assert!(refused.is_err(), "{refused:?}");
-    settle().await;
-    assert_eq!(calls.take_outcomes(), [Placed("only", 1, 1), Dropped("only", doc.clone())]);
+    assert!(matches!(refused, Err(PublishError::Log(LogError::Failed { .. }))), "{refused:?}");
+    let expected = [Open("only", 0), Placed("only", 1, 1), Dropped("only", 1), Closed("only")];
+    assert_eq!(calls.take_outcomes(), expected);
     assert_eq!(bus.publish(note(&doc, 2)).await.unwrap().seq, Some(Seq::FIRST));
 }
 
@@ -387,12 +446,18 @@ async fn places_are_dropped_when_the_document_is_lost_and_before_it_is_acquired_
             authority.take_away(OwnershipError::NotOwner(NotOwner::new(doc.clone(), None)));
             authority.grant();
             notice(&bus, doc.clone()).await;
-            assert_eq!(calls.take(), [Dropped("first", doc.clone()), Dropped("second", doc.clone())]);
-            assert_eq!(bus.publish(note(&doc, 13)).await.unwrap().seq, Some(next));
+            let lost = calls.take();
+            let (endings, openings) = lost.split_at(4);
             assert_eq!(
-                calls.take_outcomes(),
-                [Placed("first", 13, next.get()), Placed("second", 13, next.get())]
+                endings,
+                [Dropped("first", 2), Dropped("second", 2), Closed("first"), Closed("second")]
             );
+            // Some notices open the document again at once.
+            assert!(openings.iter().all(|call| matches!(call, Open(..))), "{openings:?}");
+            assert_eq!(bus.publish(note(&doc, 13)).await.unwrap().seq, Some(next));
+            let placed: Vec<Call> =
+                calls.take_outcomes().into_iter().filter(|call| matches!(call, Placed(..))).collect();
+            assert_eq!(placed, [Placed("first", 13, next.get()), Placed("second", 13, next.get())]);
         }
     }
 }
@@ -422,7 +487,10 @@ async fn a_batch_that_fails_after_the_loss_drops_no_places_of_the_documents_next
     log.fail_after(usize::MAX);
     log.let_through(1);
     assert_eq!(soon(new).await.unwrap().unwrap().seq, Some(Seq::FIRST));
-    assert_eq!(calls.take_outcomes(), [Placed("only", 11, 1), Dropped("only", doc), Placed("only", 12, 1)]);
+    let (open, closed) = (Open("only", 0), Closed("only"));
+    let expected =
+        [open.clone(), Placed("only", 11, 1), Dropped("only", 1), closed, open, Placed("only", 12, 1)];
+    assert_eq!(calls.take_outcomes(), expected);
 }
 
 #[tokio::test]
@@ -438,7 +506,76 @@ async fn no_place_is_dropped_when_a_document_is_evicted_or_the_bus_stops() {
     assert_eq!(bus.sweep(), 1);
     bus.publish(note(&doc, 12)).await.unwrap();
     assert!(bus.shutdown(Duration::from_secs(10)).await.complete);
-    assert_eq!(calls.take_outcomes(), [Placed("only", 11, 1), Placed("only", 12, 2)]);
+    let expected = [
+        Open("only", 0),
+        Placed("only", 11, 1),
+        Closed("only"),
+        Open("only", 1),
+        Placed("only", 12, 2),
+        Closed("only"),
+    ];
+    assert_eq!(calls.take_outcomes(), expected);
+}
+
+#[tokio::test]
+async fn the_places_of_the_batches_before_a_failure_stay() {
+    let calls = Calls::default();
+    let log = MemoryLog::new();
+    let bus = staged(Some(Arc::new(log.clone())), [calls.stage("only")]);
+    let doc = document("doc");
+    for number in 11..=13 {
+        bus.publish(note(&doc, number)).await.unwrap();
+    }
+    log.hold();
+    let publish = |number| {
+        let (bus, draft) = (bus.clone(), note(&doc, number));
+        tokio::spawn(async move { bus.publish(draft).await })
+    };
+    let first = publish(14);
+    settle().await;
+    let batch = [publish(15), publish(16)];
+    settle().await;
+    log.let_through(1);
+    soon(first).await.unwrap().unwrap();
+    settle().await;
+    calls.take();
+    log.fail_next_append(AppendFault::Error(LogError::Overloaded { waited: Duration::ZERO }));
+    log.let_through(1);
+    for refused in batch {
+        assert!(matches!(soon(refused).await.unwrap(), Err(PublishError::Log(LogError::Overloaded { .. }))));
+    }
+    assert_eq!(calls.take(), [Dropped("only", 5)]);
+}
+
+#[tokio::test]
+async fn stages_that_were_opened_are_closed_when_a_later_stage_fails_to_open() {
+    for log in logs() {
+        let calls = Calls::default();
+        let bus = staged(log, [calls.stage("first"), calls.stage("second").opening(Opening::Fails)]);
+        let doc = document("doc");
+        let refused = bus.publish(note(&doc, 11)).await;
+        assert!(matches!(refused, Err(PublishError::Log(LogError::Overloaded { .. }))), "{refused:?}");
+        assert_eq!(*calls.0.lock(), [Open("first", 0), Open("second", 0), Closed("first"), Closed("second")]);
+        assert_eq!(bus.publish(note(&doc, 12)).await.unwrap().seq, Some(Seq::FIRST));
+    }
+}
+
+#[tokio::test]
+async fn stages_are_closed_when_nobody_waits_for_the_opening_any_more() {
+    for log in logs() {
+        let calls = Calls::default();
+        let authority = ManualOwnership::default();
+        let stage = calls.stage("only").opening(Opening::NeverEnds);
+        let bus = staged_and_owned(&authority, log, [stage]);
+        let doc = document("doc");
+        let mut asking = Box::pin(bus.publish(note(&doc, 11)));
+        assert!(asking.as_mut().now_or_never().is_none());
+        settle().await;
+        drop(asking);
+        assert_eq!(*calls.0.lock(), [Open("only", 0), Closed("only")]);
+        assert_eq!(authority.undropped(), 0, "the document is given up");
+        assert_eq!(bus.publish(note(&doc, 12)).await.unwrap().seq, Some(Seq::FIRST));
+    }
 }
 
 #[tokio::test]
@@ -454,7 +591,7 @@ async fn drafts_that_wait_while_a_batch_is_appended_are_checked_after_it() {
     let mut second = Box::pin(bus.publish(note(&doc, 12)));
     assert!(second.as_mut().now_or_never().is_none());
     settle().await;
-    assert_eq!(calls.take(), [Check("only", 11, 1), Placed("only", 11, 1)]);
+    assert_eq!(calls.take_about_drafts(), [Check("only", 11, 1), Placed("only", 11, 1)]);
     log.let_through(2);
     first.await.unwrap();
     second.await.unwrap();

@@ -1,6 +1,7 @@
 //! The suites for traits whose contracts are short: [`Clock`], [`TokenSource`], [`Ownership`], [`Sequencer`], [`Target`] and
 //! [`HealthProbe`].
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::checked;
@@ -8,6 +9,7 @@ use crate::checked::CheckedDraft;
 use crate::event::{Draft, Event};
 use crate::id::{DocumentId, EventId};
 use crate::kind::{Durability, Kind};
+use crate::log::Head;
 use crate::ownership::Ownership;
 use crate::payload::Payload;
 use crate::position::{Epoch, Seq};
@@ -87,35 +89,77 @@ pub async fn ownership_suite(ownership: &dyn Ownership) {
     assert!(acquire("suite/one").await.is_held(), "a document that was given up can be acquired again");
 }
 
-/// Checks that a stage decides the same as long as nothing gets a place, whatever it was asked and told of other documents,
-/// and that dropping places that it never noted changes nothing. `admitted` must be drafts that the stage lets pass, and
-/// `refused` drafts that it refuses, as it stands.
+/// Checks that a stage decides the same about the same drafts, and rewrites them alike, whatever it was asked, whatever it
+/// was told of other documents, and after each place that it noted was dropped. `admitted` must be drafts that the stage
+/// lets pass, and `refused` drafts that it refuses, as it stands; the suite opens and closes their documents.
 ///
 /// # Panics
 /// When the stage breaks its contract.
-pub fn sequencer_suite(stage: &dyn Sequencer, admitted: &[CheckedDraft], refused: &[CheckedDraft]) {
-    let place = Place::new(Epoch::from_u64(1), Seq::FIRST);
-    let check_all = |when: &str| {
-        for draft in admitted {
-            let outcome = stage.check(&mut draft.clone(), place);
-            assert!(outcome.is_ok(), "{when}: {draft:?} is refused: {outcome:?}");
-        }
-        for draft in refused {
-            let outcome = stage.check(&mut draft.clone(), place);
-            assert!(outcome.is_err(), "{when}: {draft:?} passes");
-        }
+pub async fn sequencer_suite(stage: &dyn Sequencer, admitted: &[CheckedDraft], refused: &[CheckedDraft]) {
+    let place = |seq: u64| Place::new(Epoch::from_u64(1), Seq::new(seq));
+    let open = async |document: &DocumentId| {
+        let opened = stage.open(document, Head::empty(Epoch::from_u64(1))).await;
+        opened.unwrap_or_else(|error| panic!("`{document}` cannot be opened: {error}"));
     };
-    check_all("at first");
-    check_all("asked again");
-    let elsewhere = checked(draft("suite/elsewhere", 1));
-    stage.check(&mut elsewhere.clone(), place).unwrap_or_else(|error| panic!("another document: {error}"));
-    stage.placed(&elsewhere, place);
-    check_all("after an event of another document");
-    for document in admitted.iter().chain(refused).map(|draft| draft.document.clone()) {
-        stage.dropped(&document);
+    let documents: HashSet<DocumentId> =
+        admitted.iter().chain(refused).map(|draft| draft.document.clone()).collect();
+    for document in &documents {
+        open(document).await;
     }
-    stage.dropped(&document("suite/elsewhere"));
-    check_all("after dropping what was never noted");
+    let decide = |draft: &CheckedDraft, seq: u64| {
+        let mut decided = draft.clone();
+        stage.check(&mut decided, place(seq)).map(|()| decided)
+    };
+    let decide_all = |seq: u64| -> Vec<String> {
+        let all = admitted.iter().chain(refused);
+        all.map(|draft| format!("{:?}", decide(draft, seq))).collect()
+    };
+    for draft in admitted {
+        let decided = decide(draft, 1).unwrap_or_else(|error| panic!("{draft:?} is refused: {error}"));
+        let is_rewritten = format!("{decided:?}") != format!("{draft:?}");
+        assert!(stage.rewrites() || !is_rewritten, "a stage that says it never rewrites made {decided:?}");
+    }
+    for draft in refused {
+        assert!(decide(draft, 1).is_err(), "{draft:?} passes");
+    }
+
+    let at_first = decide_all(1);
+    assert_eq!(decide_all(1), at_first, "asked again");
+    let elsewhere = checked(draft("suite/elsewhere", 1));
+    open(&elsewhere.document).await;
+    decide(&elsewhere, 1).unwrap_or_else(|error| panic!("another document: {error}"));
+    stage.placed(&elsewhere, place(1));
+    assert_eq!(decide_all(1), at_first, "after an event of another document");
+    stage.dropped(&elsewhere.document, place(1));
+    stage.closed(&elsewhere.document);
+    stage.closed(&document("suite/never-opened"));
+    assert_eq!(decide_all(1), at_first, "after the closing of another document");
+    for document in &documents {
+        stage.dropped(document, place(1));
+    }
+    assert_eq!(decide_all(1), at_first, "after dropping what was never noted");
+
+    // The first place stays noted when the second is dropped.
+    for (first, second) in admitted.iter().zip(admitted.iter().skip(1)) {
+        let Ok(noted) = decide(first, 1) else { panic!("{first:?} is refused after its place was dropped") };
+        stage.placed(&noted, place(1));
+        let after_first = decide_all(2);
+        if let Ok(noted) = decide(second, 2) {
+            stage.placed(&noted, place(2));
+            stage.dropped(&second.document, place(2));
+        }
+        assert_eq!(decide_all(2), after_first, "after dropping {second:?}, placed behind {first:?}");
+        stage.dropped(&first.document, place(1));
+        assert_eq!(decide_all(1), at_first, "after dropping {first:?}");
+    }
+    for document in &documents {
+        stage.closed(document);
+        open(document).await;
+    }
+    assert_eq!(decide_all(1), at_first, "opened again over the same history");
+    for document in &documents {
+        stage.closed(document);
+    }
 }
 
 /// Checks that a target takes what it is given: one event, several of one document in their order, several documents at

@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use relay_core::{
-    CheckedDraft, DocumentId, EventId, FencingToken, Lease, LockScope, Now, TokenSource, UserId,
+    CheckedDraft, DocumentId, EventId, FencingToken, Lease, LockScope, Now, Place, TokenSource, UserId,
 };
 use relay_events::{DocumentLocked, DocumentUnlocked, PayloadError, UnlockReason, server_draft};
 use tokio::sync::oneshot;
@@ -36,6 +36,8 @@ struct PendingChange {
     kind: ChangeKind,
     lease: Lease,
     answer: Option<Answer>,
+    /// The place of the end of a lock, once it has one.
+    ended_at: Option<Place>,
 }
 
 impl PendingChange {
@@ -244,7 +246,13 @@ impl DocumentLocks {
             ChangeKind::Ended(_) => &cx.counters.ended,
         };
         counter.increment();
-        self.unpublished.push_back(PendingChange { event: EventId::new(), kind, lease, answer });
+        self.unpublished.push_back(PendingChange {
+            event: EventId::new(),
+            kind,
+            lease,
+            answer,
+            ended_at: None,
+        });
     }
 
     /// True when so many changes wait that no further requests are taken.
@@ -301,21 +309,23 @@ impl DocumentLocks {
         }
     }
 
-    /// Notes that the event with this id has its place. If it is about the end of a lock, nothing after it is under that lock.
-    pub(super) fn mark_placed(&mut self, event: EventId) {
-        if let Some(change) = &self.publishing
+    /// Notes that the event with this id has got `place`. If it is about the end of a lock, nothing after it is under that
+    /// lock.
+    pub(super) fn mark_placed(&mut self, event: EventId, place: Place) {
+        if let Some(change) = &mut self.publishing
             && change.event == event
             && matches!(change.kind, ChangeKind::Ended(_))
         {
+            change.ended_at = Some(place);
             self.table.mark_ended(change.lease.token);
         }
     }
 
-    /// Notes that the log did not take the event that is being published. A lock whose end it was counts until its end is
+    /// Notes that the log did not take the places from `from` on. A lock whose end has one of them counts until its end is
     /// reported.
-    pub(super) fn mark_dropped(&mut self) {
-        if let Some(change) = &self.publishing
-            && matches!(change.kind, ChangeKind::Ended(_))
+    pub(super) fn mark_dropped(&mut self, from: Place) {
+        if let Some(change) = &mut self.publishing
+            && change.ended_at.take_if(|place| place.is_from(from)).is_some()
         {
             self.table.unmark_ended(change.lease.token);
         }

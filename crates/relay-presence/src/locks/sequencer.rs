@@ -1,8 +1,10 @@
 //! Locks as a stage of a document's order: an edit gets no place against a lock, and a lock ends with the place of its
 //! `document.unlocked`.
 
+use async_trait::async_trait;
 use relay_core::{
-    Actor, CheckedDraft, DocumentId, LockClaim, Monotonic, Place, PublishError, Sequencer, UserId,
+    Actor, CheckedDraft, DocumentId, Head, LockClaim, LogError, Monotonic, Place, PublishError, Sequencer,
+    UserId,
 };
 use relay_events::DOCUMENT_UNLOCKED;
 
@@ -10,7 +12,13 @@ use super::Locks;
 use super::document_locks::DocumentLocks;
 use super::table::LockTable;
 
+#[async_trait]
 impl Sequencer for Locks {
+    /// Does nothing, since the locks do not depend on the document's history.
+    async fn open(&self, _document: &DocumentId, _head: Head) -> Result<(), LogError> {
+        Ok(())
+    }
+
     /// Refuses an edit that a lock forbids. A draft without a [claim](CheckedDraft::claim) passes.
     ///
     /// An edit touches the region that it claims, or the whole document. Other users' locks that overlap this keep the edit
@@ -33,20 +41,23 @@ impl Sequencer for Locks {
     }
 
     /// Notes the place of a lock's end. No edit after it is under that lock.
-    fn placed(&self, draft: &CheckedDraft, _place: Place) {
+    fn placed(&self, draft: &CheckedDraft, place: Place) {
         if draft.kind != DOCUMENT_UNLOCKED {
             return;
         }
         if let Some(event) = draft.id {
-            self.0.with(&draft.document, |locks| locks.mark_placed(event));
+            self.0.with(&draft.document, |locks| locks.mark_placed(event, place));
         }
     }
 
     /// Takes back the place of a lock's end that the log did not take. The lock keeps others out again until the outcome of
     /// publishing its end is reported.
-    fn dropped(&self, document: &DocumentId) {
-        self.0.with(document, DocumentLocks::mark_dropped);
+    fn dropped(&self, document: &DocumentId, from: Place) {
+        self.0.with(document, |locks| locks.mark_dropped(from));
     }
+
+    /// Does nothing: a lock ends by its time or with its holder, and not with the document's channel.
+    fn closed(&self, _document: &DocumentId) {}
 }
 
 /// Checks an edit against the locks of its document.

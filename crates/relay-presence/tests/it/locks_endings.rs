@@ -137,17 +137,22 @@ fn a_lock_whose_end_the_log_drops_keeps_others_out_until_the_outcome_is_reported
     give_place(&locks, &change.draft);
     assert_eq!(edit(&locks, bob.clone(), None), None);
     // The events of another document change no lock of this document.
-    locks.dropped(&DocumentId::new("drafts").unwrap());
+    locks.dropped(&DocumentId::new("drafts").unwrap(), place());
+    assert_eq!(edit(&locks, bob.clone(), None), None);
+    // Nor does the loss of later places, or of an earlier history's, or the end of the document's channel.
+    locks.dropped(&document(), Place::new(place().epoch, place().seq.next()));
+    locks.dropped(&document(), Place::new(Epoch::from_u64(2), Seq::FIRST));
+    locks.closed(&document());
     assert_eq!(edit(&locks, bob.clone(), None), None);
     // The place is lost: the lock counts as it did before.
-    locks.dropped(&document());
+    locks.dropped(&document(), place());
     assert_eq!(edit(&locks, bob.clone(), None), Some("locked"));
     assert_eq!(edit(&locks, ada.clone(), Some(lease.token)), None);
     assert_eq!(locks.held(&document()), std::slice::from_ref(&lease));
     // A second attempt with the same draft gets another place, and the lock ends there.
     give_place(&locks, &change.draft);
     assert_eq!(edit(&locks, bob.clone(), None), None);
-    locks.dropped(&document());
+    locks.dropped(&document(), place());
     assert!(poll(&mut releasing).is_pending(), "answered before the outcome is reported");
     change.publication.report(Err(PublishError::Closed));
     assert_eq!(answer(&mut releasing).unwrap_err().code().as_str(), "closed");
@@ -164,17 +169,17 @@ fn events_that_the_log_drops_end_no_lock_and_begin_none_again() {
     let mut asking = ask(&locks, "ada", Duration::ZERO);
     let granted = next(&locks);
     give_place(&locks, &granted.draft);
-    locks.dropped(&document());
+    locks.dropped(&document(), place());
     assert_eq!(edit(&locks, bob.clone(), None), Some("locked"));
     publish(&locks, granted);
     let token = answer(&mut asking).unwrap().token;
     // Events are dropped while nothing is published about the lock, and after its end was reported.
-    locks.dropped(&document());
+    locks.dropped(&document(), place());
     assert_eq!(edit(&locks, bob.clone(), None), Some("locked"));
     let mut releasing = release(&locks, "ada", token);
     publish(&locks, next(&locks));
     assert_eq!(answer(&mut releasing).unwrap().token, token);
-    locks.dropped(&document());
+    locks.dropped(&document(), place());
     assert_eq!(edit(&locks, bob, None), None);
 }
 

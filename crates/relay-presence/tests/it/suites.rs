@@ -29,26 +29,45 @@ fn edit(document: &DocumentId, user: &str, region: Option<&str>) -> CheckedDraft
     relay_events::check(draft).unwrap()
 }
 
-#[test]
-fn locks_pass_the_suite_of_stages() {
+#[tokio::test]
+async fn locks_pass_the_suite_of_stages() {
     let clock = Arc::new(ManualClock::new());
     let tokens = Arc::new(MemoryTokens::new(&*clock));
     let locks = Locks::new(LockConfig::default(), clock, tokens).unwrap();
     let document = DocumentId::new("notes").unwrap();
-    let ada = UserId::new("ada").unwrap();
-    let scope = LockScope::Region(Region::new("intro").unwrap());
-    let mut asking =
-        Box::pin(locks.acquire(&document, &ada, AcquireRequest { scope, ttl: None, wait: Duration::ZERO }));
-    // Granted, though not published yet: from now on others are kept out.
+    let (ada, cleo) = (UserId::new("ada").unwrap(), UserId::new("cleo").unwrap());
     let cx = &mut Context::from_waker(Waker::noop());
+    let request = |region| {
+        let scope = LockScope::Region(Region::new(region).unwrap());
+        AcquireRequest { scope, ttl: None, wait: Duration::ZERO }
+    };
+    let next = |cx: &mut Context<'_>| match Box::pin(locks.next_change()).as_mut().poll(cx) {
+        Poll::Ready(Some(change)) => change,
+        other => panic!("no change: {other:?}"),
+    };
+    let mut asking = Box::pin(locks.acquire(&document, &cleo, request("outro")));
+    assert!(matches!(asking.as_mut().poll(cx), Poll::Pending));
+    next(cx).publication.report(Ok(()));
+    let token = asking.await.unwrap().token;
+    // The end of this lock is being published.
+    let mut releasing = Box::pin(locks.release(&document, &cleo, token));
+    assert!(matches!(releasing.as_mut().poll(cx), Poll::Pending));
+    let unlocked = next(cx);
+    // Granted, though not published yet: from now on others are kept out.
+    let mut asking = Box::pin(locks.acquire(&document, &ada, request("intro")));
     assert!(matches!(asking.as_mut().poll(cx), Poll::Pending));
     let admitted = [
         edit(&document, "ada", Some("intro")),
         edit(&document, "bob", Some("end")),
-        edit(&document, "ada", None),
+        unlocked.draft.clone(),
+        edit(&document, "cleo", Some("outro")),
     ];
-    let refused = [edit(&document, "bob", Some("intro")), edit(&document, "bob", None)];
-    sequencer_suite(&locks, &admitted, &refused);
+    let refused = [
+        edit(&document, "bob", Some("intro")),
+        edit(&document, "bob", Some("outro")),
+        edit(&document, "bob", None),
+    ];
+    sequencer_suite(&locks, &admitted, &refused).await;
 }
 
 #[tokio::test]
