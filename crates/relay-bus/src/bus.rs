@@ -272,7 +272,7 @@ impl Bus {
 
 /// Sweeps until the bus stops or its last handle is dropped.
 async fn sweep_regularly(channels: Weak<ChannelMap>, stopping: CancellationToken, interval: Duration) {
-    let mut ticks = tokio::time::interval(interval);
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
