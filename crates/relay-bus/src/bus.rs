@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use relay_core::{
     CheckedDraft, Clock, ConfigError, DocumentId, Event, EventLog, EventSink, EventSource, EventStream, Head,
-    Ownership, PublishAck, PublishError, ReadLimit, Seq, Sequencer, SoleOwner, StartPosition, SubscribeAck,
-    SubscribeError,
+    LogError, Ownership, PublishAck, PublishError, ReadLimit, Seq, Sequencer, SoleOwner, StartPosition,
+    SubscribeAck, SubscribeError,
 };
 use relay_metrics::{LatencyStats, LatencyWindow};
 use tokio::runtime::Handle;
@@ -21,7 +21,7 @@ use crate::config::BusConfig;
 use crate::context::ChannelContext;
 use crate::counters::{BusStats, Counters};
 use crate::filter::Filter;
-use crate::history;
+use crate::history::{self, HistoryError};
 use crate::mailbox::{Mailbox, MailboxConfig, Mailboxes};
 use crate::multi_subscription::MultiSubscription;
 use crate::subscription::{LagPolicy, Subscription};
@@ -310,7 +310,12 @@ impl EventSource for Bus {
         after: Seq,
         limit: ReadLimit,
     ) -> Result<(Head, Vec<Arc<Event>>), SubscribeError> {
-        history::page(&self.channels, document, after, limit).await
+        history::page(&self.channels, document, after, limit).await.map_err(|error| match error {
+            HistoryError::Trimmed(head) => {
+                LogError::Trimmed { document: document.clone(), first: head.first }.into()
+            }
+            HistoryError::Other(error) => error,
+        })
     }
 }
 

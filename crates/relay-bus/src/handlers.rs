@@ -164,8 +164,8 @@ async fn next_event(name: &str, events: &mut MultiSubscription) -> Option<Arc<Ev
     loop {
         match events.next().await? {
             Ok(Received::Event(event)) => return Some(event),
-            Ok(Received::Missed { document, after, through }) => {
-                tracing::warn!(handler = name, %document, %after, %through, "the handler misses events that this server can no longer give");
+            Ok(Received::Missed { document, epoch, after, through }) => {
+                tracing::warn!(handler = name, %document, %epoch, %after, %through, "the handler misses events that this server can no longer give");
             }
             Ok(Received::Overrun) => {
                 tracing::error!(handler = name, "the handler did not keep up and gets no more events");

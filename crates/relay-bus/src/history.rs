@@ -18,13 +18,26 @@ pub(crate) async fn retained_range(channels: &ChannelMap, channel: &Channel) -> 
     Ok(Head { first: kept.first.min(visible.last.next()), ..visible })
 }
 
+/// A page of history that cannot be read.
+pub(crate) enum HistoryError {
+    /// Retention has dropped the page's first event. What is left is that of this head.
+    Trimmed(Head),
+    Other(SubscribeError),
+}
+
+impl<E: Into<SubscribeError>> From<E> for HistoryError {
+    fn from(error: E) -> Self {
+        Self::Other(error.into())
+    }
+}
+
 /// Reads one page of a document's history, from memory where it reaches back so far.
 pub(crate) async fn page(
     channels: &ChannelMap,
     document: &DocumentId,
     after: Seq,
     limit: ReadLimit,
-) -> Result<(Head, Vec<Arc<Event>>), SubscribeError> {
+) -> Result<(Head, Vec<Arc<Event>>), HistoryError> {
     channels.end_if_lost(document);
     let channel = channels.open_to_read(document).await?;
     let page = channel.cached_page(after, limit);
@@ -34,11 +47,17 @@ pub(crate) async fn page(
         // Events that retention has dropped are not served, though memory may still hold them.
         (Some(page), _) if is_kept => Ok((head, page)),
         (_, Some(log)) if is_kept => {
-            let page = log.read_document(document, after, limit).await?;
+            let page = match log.read_document(document, after, limit).await {
+                // Retention has moved on meanwhile.
+                Err(LogError::Trimmed { first, .. }) => {
+                    return Err(HistoryError::Trimmed(Head { first, ..head }));
+                }
+                page => page?,
+            };
             // The log may be ahead of the events that are visible.
             let visible = page.into_iter().filter(|event| event.seq.is_some_and(|seq| seq <= head.last));
             Ok((head, visible.map(Arc::new).collect()))
         }
-        _ => Err(LogError::Trimmed { document: document.clone(), first: head.first }.into()),
+        _ => Err(HistoryError::Trimmed(head)),
     }
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::{Mutex, RwLock};
-use relay_core::{DocumentId, Event, Seq};
+use relay_core::{DocumentId, Epoch, Event, Seq};
 
 use crate::counters::Counters;
 use crate::ephemeral::Ephemerals;
@@ -26,8 +26,8 @@ use crate::filter::Filter;
 pub struct MailboxConfig {
     /// The most durable events that wait, and the most ephemeral ones; 1,000 by default.
     pub capacity: NonZeroUsize,
-    /// The most documents that have gaps at once, at about 100 bytes each; 100,000 by default. With 0 the first event that
-    /// finds the mailbox full ends the subscription.
+    /// The most gaps at once, at about 100 bytes each; 100,000 by default. A document has one gap for each epoch in which
+    /// events found the mailbox full. With 0 the first such event ends the subscription.
     pub max_gaps: usize,
     /// The policy for durable events that find the mailbox full; [`FullPolicy::Refill`] by default.
     pub on_full: FullPolicy,
@@ -105,7 +105,7 @@ pub(crate) struct Mailbox {
 #[derive(Debug)]
 struct MailboxState {
     queue: VecDeque<Arc<Event>>,
-    gaps: BTreeMap<DocumentId, Gap>,
+    gaps: Gaps,
     ephemerals: Ephemerals,
     waker: Option<Waker>,
     end: Option<MailboxEnd>,
@@ -117,11 +117,63 @@ enum MailboxEnd {
     Overrun,
 }
 
-/// Durable events of one document that are not in the queue: those after `after` up to and including `through`.
+/// Durable events of one document that are not in the queue: those of one epoch after `after` up to and including `through`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Gap {
+    pub(crate) epoch: Epoch,
     pub(crate) after: Seq,
     pub(crate) through: Seq,
+}
+
+/// The gaps of all documents. A document has one gap for each epoch in which it missed events.
+#[derive(Debug, Default)]
+struct Gaps {
+    /// The gaps of each document, in the order in which they began. No list is empty.
+    by_document: BTreeMap<DocumentId, VecDeque<Gap>>,
+    count: usize,
+}
+
+impl Gaps {
+    /// Extends the document's latest gap by the event of `seq`. Returns false when the event begins a gap of its own.
+    fn extend(&mut self, document: &DocumentId, epoch: Epoch, seq: Seq) -> bool {
+        match self.by_document.get_mut(document).and_then(VecDeque::back_mut) {
+            Some(gap) if gap.epoch == epoch => {
+                gap.through = seq;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn has(&self, document: &DocumentId) -> bool {
+        self.by_document.contains_key(document)
+    }
+
+    /// Begins a gap with the event of `seq`.
+    fn begin(&mut self, document: DocumentId, epoch: Epoch, seq: Seq) {
+        let after = Seq::new(seq.get() - 1);
+        self.by_document.entry(document).or_default().push_back(Gap { epoch, after, through: seq });
+        self.count += 1;
+    }
+
+    fn first(&self) -> Option<(&DocumentId, Gap)> {
+        let (document, gaps) = self.by_document.first_key_value()?;
+        Some((document, *gaps.front()?))
+    }
+
+    /// Notes that the document's first gap, if it is of `epoch`, is filled up to and including `through`.
+    fn fill(&mut self, document: &DocumentId, epoch: Epoch, through: Seq) {
+        let Some(gaps) = self.by_document.get_mut(document) else { return };
+        let Some(gap) = gaps.front_mut().filter(|gap| gap.epoch == epoch) else { return };
+        gap.after = gap.after.max(through);
+        if gap.after >= gap.through {
+            gaps.pop_front();
+            self.count -= 1;
+        }
+        if gaps.is_empty() {
+            self.by_document.remove(document);
+        }
+    }
 }
 
 /// The next item of a mailbox.
@@ -138,7 +190,7 @@ impl Mailbox {
     pub(crate) fn new(filter: Filter, config: MailboxConfig, counters: Arc<Counters>) -> Self {
         let state = MailboxState {
             queue: VecDeque::new(),
-            gaps: BTreeMap::new(),
+            gaps: Gaps::default(),
             ephemerals: Ephemerals::new(config.capacity.get()),
             waker: None,
             end: None,
@@ -163,17 +215,18 @@ impl Mailbox {
     }
 
     fn offer_durable(&self, state: &mut MailboxState, event: &Arc<Event>, seq: Seq) {
-        if let Some(gap) = state.gaps.get_mut(&event.document) {
-            gap.through = seq;
-        } else if state.queue.len() < self.config.capacity.get() {
-            state.queue.push_back(Arc::clone(event));
-        } else if self.config.on_full == FullPolicy::Refill && state.gaps.len() < self.config.max_gaps {
+        let MailboxState { queue, gaps, end, .. } = state;
+        if gaps.extend(&event.document, event.epoch, seq) {
+            return;
+        }
+        if queue.len() < self.config.capacity.get() && !gaps.has(&event.document) {
+            queue.push_back(Arc::clone(event));
+        } else if self.config.on_full == FullPolicy::Refill && gaps.count < self.config.max_gaps {
             self.counters.mailbox_gaps.increment();
-            let after = Seq::new(seq.get() - 1);
-            state.gaps.insert(event.document.clone(), Gap { after, through: seq });
+            gaps.begin(event.document.clone(), event.epoch, seq);
         } else {
             self.counters.readers_lagged.increment();
-            state.end = Some(MailboxEnd::Overrun);
+            *end = Some(MailboxEnd::Overrun);
         }
     }
 
@@ -194,8 +247,8 @@ impl Mailbox {
         if let Some(event) = state.queue.pop_front() {
             return Poll::Ready(MailboxItem::Event(event));
         }
-        if let Some((document, gap)) = state.gaps.first_key_value() {
-            return Poll::Ready(MailboxItem::Gap(document.clone(), *gap));
+        if let Some((document, gap)) = state.gaps.first() {
+            return Poll::Ready(MailboxItem::Gap(document.clone(), gap));
         }
         if let Some(event) = state.ephemerals.take_oldest() {
             return Poll::Ready(MailboxItem::Event(event));
@@ -210,15 +263,9 @@ impl Mailbox {
         }
     }
 
-    /// Notes that the document's gap is filled up to and including `through`. When the whole gap is filled, new events
-    /// queue again.
-    pub(crate) fn mark_filled(&self, document: &DocumentId, through: Seq) {
-        let mut state = self.state.lock();
-        if let Some(gap) = state.gaps.get_mut(document) {
-            gap.after = gap.after.max(through);
-            if gap.after >= gap.through {
-                state.gaps.remove(document);
-            }
-        }
+    /// Notes that the document's gap in `epoch` is filled up to and including `through`. When all its gaps are filled, new
+    /// events queue again.
+    pub(crate) fn mark_filled(&self, document: &DocumentId, epoch: Epoch, through: Seq) {
+        self.state.lock().gaps.fill(document, epoch, through);
     }
 }

@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
 
-use relay_core::{DocumentId, Event, LogError, Seq, SubscribeError};
+use relay_core::{DocumentId, Epoch, Event, LogError, Seq, SubscribeError};
 
 use crate::channel_map::ChannelMap;
 use crate::filter::Filter;
-use crate::history;
+use crate::history::{self, HistoryError};
 use crate::mailbox::{Gap, Mailbox, MailboxItem};
 
 /// An item that a [`MultiSubscription`] receives.
@@ -22,6 +22,8 @@ pub enum Received {
     Missed {
         /// Their document.
         document: DocumentId,
+        /// The epoch of their seqs. When it is no longer the document's, that history is gone.
+        epoch: Epoch,
         /// The last event before them.
         after: Seq,
         /// The last of them.
@@ -88,29 +90,33 @@ impl MultiSubscription {
     async fn fill_gap(&mut self, document: &DocumentId, gap: Gap) -> Result<Option<Received>, LogError> {
         let limit = self.channels.context().config.replay_page;
         match history::page(&self.channels, document, gap.after, limit).await {
-            Ok((_, page)) => {
+            Ok((head, page)) if head.epoch == gap.epoch => {
                 let page = page.into_iter().filter(|event| event.seq.is_some_and(|seq| seq <= gap.through));
                 self.refill.extend(page);
                 let Some(filled) = self.refill.back().and_then(|event| event.seq) else {
-                    return Ok(Some(self.miss(document, gap.after, gap.through)));
+                    return Ok(Some(self.miss(document, gap, gap.through)));
                 };
-                self.mailbox.mark_filled(document, filled);
+                self.mailbox.mark_filled(document, gap.epoch, filled);
                 Ok(None)
             }
-            Err(SubscribeError::Log(LogError::Trimmed { first, .. })) => {
-                let through = Seq::new(first.get().saturating_sub(1)).min(gap.through).max(gap.after.next());
-                Ok(Some(self.miss(document, gap.after, through)))
+            Err(HistoryError::Trimmed(head)) if head.epoch == gap.epoch => {
+                let through =
+                    Seq::new(head.first.get().saturating_sub(1)).min(gap.through).max(gap.after.next());
+                Ok(Some(self.miss(document, gap, through)))
             }
-            Err(SubscribeError::Ownership(_)) => Ok(Some(self.miss(document, gap.after, gap.through))),
-            Err(SubscribeError::Log(error)) => Err(error),
-            Err(_) => Err(LogError::Closed),
+            // The history of the gap's epoch is gone, or another server has it.
+            Ok(_) | Err(HistoryError::Trimmed(_) | HistoryError::Other(SubscribeError::Ownership(_))) => {
+                Ok(Some(self.miss(document, gap, gap.through)))
+            }
+            Err(HistoryError::Other(SubscribeError::Log(error))) => Err(error),
+            Err(HistoryError::Other(_)) => Err(LogError::Closed),
         }
     }
 
-    /// Gives up the events of a gap after `after` up to and including `through`.
-    fn miss(&self, document: &DocumentId, after: Seq, through: Seq) -> Received {
-        self.mailbox.mark_filled(document, through);
-        Received::Missed { document: document.clone(), after, through }
+    /// Gives up the events of a gap up to and including `through`.
+    fn miss(&self, document: &DocumentId, gap: Gap, through: Seq) -> Received {
+        self.mailbox.mark_filled(document, gap.epoch, through);
+        Received::Missed { document: document.clone(), epoch: gap.epoch, after: gap.after, through }
     }
 }
 

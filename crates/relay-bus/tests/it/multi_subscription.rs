@@ -10,11 +10,11 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use relay_bus::{
-    BlockingHandler, Bus, BusConfig, EventHandler, Filter, FullPolicy, HandlerError, MailboxConfig,
+    BlockingHandler, Bus, BusConfig, BusParts, EventHandler, Filter, FullPolicy, HandlerError, MailboxConfig,
     MultiSubscription, Received,
 };
-use relay_core::testing::MemoryLog;
-use relay_core::{Actor, Event, ReadLimit, Retention, UserId};
+use relay_core::testing::{ManualClock, ManualOwnership, MemoryLog};
+use relay_core::{Actor, Event, NotOwner, OwnershipError, ReadLimit, Retention, UserId};
 use tokio::sync::mpsc;
 
 fn small(on_full: FullPolicy) -> MailboxConfig {
@@ -106,6 +106,47 @@ async fn what_history_no_longer_keeps_is_told() {
     let Received::Missed { after, through, .. } = &received[3] else { panic!("{received:?}") };
     assert_eq!((after.get(), through.get()), (3, 15));
     assert_eq!(numbers(&received[4..]), [16, 17, 18, 19, 20]);
+}
+
+#[tokio::test]
+async fn a_gap_of_an_epoch_that_is_gone_is_told_and_hides_no_event_of_the_next_epoch() {
+    let authority = ManualOwnership::default();
+    let mut parts = BusParts::new(Arc::new(ManualClock::new()));
+    parts.ownership = Arc::new(authority.clone());
+    let bus = Bus::with_parts(BusConfig::default(), parts).unwrap();
+    let mut events = bus.subscribe_all(Filter::all(), mailbox(1, 5, FullPolicy::Refill));
+    let doc = document("a");
+    let mut epochs = Vec::new();
+    // Without a log each opening of the document begins a new history.
+    for first in [1, 11, 21] {
+        for number in first..first + 3 {
+            epochs.push(bus.publish(note(&doc, number)).await.unwrap().epoch);
+        }
+        if first == 1 {
+            // The queue has space again, and yet what comes next stays behind the gap.
+            assert_eq!(number_of(events.next().await), 1);
+        }
+        authority.take_away(OwnershipError::NotOwner(NotOwner::new(doc.clone(), None)));
+        authority.grant();
+        bus.sweep();
+    }
+    bus.publish(note(&doc, 31)).await.unwrap();
+    epochs.dedup();
+    let received = available(&mut events);
+    let missed: Vec<_> = received[..received.len() - 1]
+        .iter()
+        .map(|received| match received {
+            Received::Missed { document, epoch, after, through, .. } if *document == doc => {
+                (*epoch, after.get(), through.get())
+            }
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(missed, [(epochs[0], 1, 3), (epochs[1], 0, 3), (epochs[2], 0, 3)]);
+    assert_eq!(numbers(&received[received.len() - 1..]), [31]);
+    // All gaps are filled: events queue again.
+    bus.publish(note(&doc, 32)).await.unwrap();
+    assert_eq!(numbers(&available(&mut events)), [32]);
 }
 
 #[tokio::test]
