@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
-use relay_core::{DocumentId, Epoch, Event, EventLog, Head, LogError, Monotonic, Seq, SubscribeError};
+use relay_core::{
+    DocumentId, Epoch, Event, EventLog, Head, LogError, Monotonic, ReadLimit, Seq, SubscribeError,
+};
 use tokio::sync::OnceCell;
 
 use crate::channel::{Channel, OpenDocument};
@@ -244,7 +246,10 @@ async fn preload(
     let mut events: Vec<Event> = Vec::new();
     let mut after = Seq::new(start);
     while after < head.last {
-        match log.read_document(document, after, context.config.replay_page).await {
+        let left = usize::try_from(head.last.since(after)).unwrap_or(usize::MAX);
+        let page = context.config.replay_page;
+        let limit = ReadLimit { events: page.events.min(left), ..page };
+        match log.read_document(document, after, limit).await {
             Ok(page) => {
                 let Some(last) = page.last().and_then(|event| event.seq) else { break };
                 after = last;
@@ -258,7 +263,6 @@ async fn preload(
             Err(error) => return Err(error),
         }
     }
-    events.retain(|event| event.seq <= Some(head.last));
     if events.last().is_none_or(|event| event.seq != Some(head.last)) {
         events.clear();
     }
