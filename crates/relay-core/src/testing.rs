@@ -9,6 +9,7 @@ mod manual_ownership;
 mod memory_log;
 mod presence_suite;
 mod pubsub_suite;
+mod request_suites;
 mod small_suites;
 
 pub use checked::checked;
@@ -19,6 +20,7 @@ pub use manual_ownership::ManualOwnership;
 pub use memory_log::{AppendFault, MemoryLog};
 pub use presence_suite::presence_suite;
 pub use pubsub_suite::pubsub_suite;
+pub use request_suites::{CommandCase, command_suite, vocabulary_suite};
 pub use small_suites::{
     clock_suite, ownership_suite, probe_suite, sequencer_suite, target_suite, token_suite,
 };

@@ -1,8 +1,11 @@
 //! The payloads that each kind accepts, and those that it refuses.
 
 use bytes::Bytes;
-use relay_core::{DocumentId, Draft, JsonText, Payload};
-use relay_events::{Body, DocumentEdited, KINDS, PayloadError, TypedPayload, cloudevents, json};
+use relay_core::testing::vocabulary_suite;
+use relay_core::{DocumentId, Draft, JsonText, LockScope, Payload};
+use relay_events::{
+    Body, DocumentEdited, KINDS, PayloadError, RelayVocabulary, TypedPayload, cloudevents, json,
+};
 
 use crate::support::PAYLOADS;
 
@@ -17,6 +20,36 @@ fn every_kind_takes_its_payload_and_gives_it_back() {
     for (kind, json) in PAYLOADS {
         parse(kind, json).unwrap_or_else(|error| panic!("{kind}: {error}"));
     }
+}
+
+#[test]
+fn the_vocabulary_passes_the_suite() {
+    let draft = |kind: &str, json: &str, region: Option<&str>| {
+        let payload = Payload::Json(JsonText::parse(Bytes::copy_from_slice(json.as_bytes())).unwrap());
+        let mut draft =
+            Draft::new(DocumentId::new("notes").unwrap(), relay_events::kind(kind).unwrap(), payload);
+        if let Some(region) = region {
+            draft.metadata.insert(LockScope::REGION_KEY, region).unwrap();
+        }
+        draft
+    };
+    let edit = r#"{"patches": [[0, 0, "h"]]}"#;
+    let admitted = [
+        draft("document.edited", edit, None),
+        draft("document.edited", r#"{"format": "quill-delta", "change": []}"#, Some("intro")),
+        draft("document.saved", r#"{"through": 42}"#, None),
+        draft("document.saved", r#"{"through": 43}"#, None),
+        draft("cursor.moved", r#"{"position": 7}"#, None),
+        draft("x-note", "7", None),
+    ];
+    let refused = [
+        draft("document.edited", edit, Some("")),
+        draft("document.edited", "{}", None),
+        draft("document.saved", r#"{"through": "all"}"#, None),
+        draft("user.joined", r#"{"user": "ada"}"#, None),
+        draft("x-note", &("[".repeat(100) + &"]".repeat(100)), None),
+    ];
+    vocabulary_suite(&RelayVocabulary, &admitted, &refused);
 }
 
 #[test]

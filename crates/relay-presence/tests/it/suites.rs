@@ -4,9 +4,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use relay_core::testing::{ManualClock, presence_suite, sequencer_suite, token_suite};
-use relay_core::{Actor, CheckedDraft, DocumentId, Draft, LockScope, Metadata, Payload, Region, UserId};
+use relay_core::testing::{
+    CommandCase, ManualClock, command_suite, presence_suite, sequencer_suite, token_suite,
+};
+use relay_core::{
+    Actor, CheckedDraft, Commands, DocumentId, Draft, LockScope, Metadata, Payload, Region, UserId,
+};
 use relay_presence::{AcquireRequest, FileTokens, LockConfig, Locks, MemoryTokens, PresenceConfig};
+
+use serde_json::json;
 
 use crate::support::Scene;
 
@@ -15,6 +21,32 @@ async fn the_presence_of_one_server_passes_the_suite() {
     let mut config = PresenceConfig::default();
     config.flush_interval = Duration::from_millis(1);
     presence_suite(&Scene::with(config).presence).await;
+}
+
+#[tokio::test]
+async fn the_commands_of_presence_pass_the_suite() {
+    let scene = Scene::new();
+    let mut commands = Commands::default();
+    scene.presence.register_commands(&mut commands).unwrap();
+    let (member, _joined) = scene.join("ada");
+    let case =
+        |name, arguments, malformed, members_only| CommandCase { name, arguments, malformed, members_only };
+    let cases = [
+        case("presence:update", |_| json!({"name": "Ada"}), Some("[]"), true),
+        case("cursor", |_| json!({"position": {"x": 1}}), None, false),
+        case("session:info", |_| json!({}), None, true),
+        case(
+            "lock:acquire",
+            |_| json!({"region": "intro", "wait_ms": 1_000}),
+            Some(r#"{"region": 7}"#),
+            false,
+        ),
+        case("lock:renew", |lease| json!({"token": lease["token"]}), Some("{}"), false),
+        case("lock:release", |lease| json!({"token": lease["token"]}), Some(r#"{"token": "x"}"#), false),
+    ];
+    let mut stranger = scene.membership("bob");
+    stranger.document = DocumentId::new("elsewhere").unwrap();
+    command_suite(&commands, &member, &stranger, &cases).await;
 }
 
 fn edit(document: &DocumentId, user: &str, region: Option<&str>) -> CheckedDraft {
