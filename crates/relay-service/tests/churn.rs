@@ -182,7 +182,7 @@ fn connections_that_go_without_a_word_leave_nothing_behind() {
     let before = usage(&server);
     let (first, empty) = round(&server, connections, hold);
     assert!(empty.open_files < before.open_files + 32, "{empty:?} after {before:?}");
-    // What the allocator keeps is used again: a second round takes no more than the first.
+    // The allocator keeps memory and uses it again: a second round takes no more than the first.
     let (second, _) = round(&server, connections, Duration::ZERO);
     assert!(
         second.resident_kib < first.resident_kib + first.resident_kib / 4 + 16 * 1024,

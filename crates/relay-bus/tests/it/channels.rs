@@ -218,7 +218,7 @@ async fn a_slow_reader_sees_only_the_newest_ephemeral_event_of_each_key() {
     let received: Vec<_> = available(&mut events).into_iter().map(Result::unwrap).collect();
     assert_eq!(received.iter().map(|event| number(event)).collect::<Vec<_>>(), [50, 50]);
     assert!(received.iter().all(|event| event.seq.is_none()));
-    // Who comes later does not get old ones.
+    // A later subscriber does not get old ones.
     assert!(available(&mut subscribe(&bus, "doc", EVERYTHING).await).is_empty());
     // More keys than are held: the longest unchanged goes, and is counted.
     bus.publish(laser(&doc, "cyd", 1)).await.unwrap();

@@ -223,7 +223,7 @@ impl World {
             assert_eq!(opening.head.epoch, epoch, "the epoch stays");
         }
         if has < story.trimmed_through {
-            // What is in memory may still reach further back than the log.
+            // Memory may still reach further back than the log.
             let met = opening.recovery == Recovery::Recovered && opening.position.get() == has;
             let reset = opening.recovery == Recovery::Reset(ResetReason::Trimmed)
                 && opening.position.get() == story.trimmed_through;

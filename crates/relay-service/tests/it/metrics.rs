@@ -81,7 +81,7 @@ fn with_some_history(data: &Path) -> Server {
     ada.push("document.edited", &json!({"patches": 1})).unwrap();
     assert_eq!(ada.reply()["response"]["reason"], "invalid_payload");
     server.counted("/ws/deliveries", &json!(3));
-    // What is measured is written down after the last member has got it.
+    // A measurement is written down after the last member has got its event.
     drop(ada);
     server.counted("/ws/connections_open", &json!(0));
     server

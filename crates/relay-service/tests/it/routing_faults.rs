@@ -95,7 +95,7 @@ fn while_connected(mut stream: TcpStream, mode: &str, file: &str, requests: &Ato
             _ => "200 OK",
         };
         if mode == "slow" {
-            // What makes it slow; nothing waits for this.
+            // This makes it slow; nothing waits for it.
             std::thread::sleep(Duration::from_millis(5));
         }
         if status == "200 OK" {
@@ -196,7 +196,7 @@ fn with_killed_processes_each_event_reaches_its_service_in_order_and_few_come_tw
     let address = reserved.address;
     let server = Server::start_at(data.path(), address, &options);
 
-    // What is to arrive, by document, in order; and what is not.
+    // The events that are to arrive, by document and in order, and those that are not.
     let mut expected: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     let mut poison = BTreeSet::new();
     let published = AtomicUsize::new(0);
