@@ -33,8 +33,23 @@ impl Kind {
     /// The most bytes that a kind's name may have.
     pub const MAX_BYTES: usize = 64;
 
-    /// A kind whose name is known when the program is written. The vocabulary's constants are made with this.
+    /// A kind whose name is known when the program is written, under the rules of [`Kind::new`]. The vocabulary's constants are
+    /// made with this.
+    ///
+    /// ```compile_fail
+    /// use relay_core::{Durability, Kind};
+    ///
+    /// const MALFORMED: Kind = Kind::from_static("Hello World", Durability::Durable);
+    /// println!("{MALFORMED}");
+    /// ```
+    ///
+    /// # Panics
+    /// When the name breaks the rules. In a constant that is an error of the compiler.
     pub const fn from_static(name: &'static str, durability: Durability) -> Self {
+        assert!(
+            !name.is_empty() && name.len() <= Self::MAX_BYTES && has_only_allowed_bytes(name.as_bytes()),
+            "an event kind is 1 to 64 of the characters a-z, 0-9, `.`, `_` and `-`"
+        );
         Self { name: KindName::Static(name), durability }
     }
 
@@ -44,7 +59,7 @@ impl Kind {
     /// [`InvalidId`] when the name is empty, too long or has another character.
     pub fn new(name: &str, durability: Durability) -> Result<Self, InvalidId> {
         crate::id::check_text("event kind", name, Self::MAX_BYTES)?;
-        if !name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-')) {
+        if !has_only_allowed_bytes(name.as_bytes()) {
             return Err(InvalidId::Malformed {
                 what: "event kind",
                 value: excerpt(name),
@@ -71,6 +86,16 @@ impl Kind {
     pub const fn is_durable(&self) -> bool {
         matches!(self.durability, Durability::Durable)
     }
+}
+
+const fn has_only_allowed_bytes(mut name: &[u8]) -> bool {
+    while let [first, rest @ ..] = name {
+        if !matches!(first, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-') {
+            return false;
+        }
+        name = rest;
+    }
+    true
 }
 
 impl PartialEq for Kind {

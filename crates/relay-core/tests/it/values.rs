@@ -5,8 +5,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use relay_core::testing::ManualClock;
 use relay_core::{
-    Actor, Clock, DocumentId, Epoch, EventId, Head, InvalidId, Metadata, Recovery, ResetReason, Seq,
-    ServiceName, StartPosition, SubscribeAck, SystemClock, Timestamp, TraceContext, UserId,
+    Actor, Clock, DocumentId, Durability, Epoch, EventId, Head, InvalidId, Kind, Metadata, Recovery,
+    ResetReason, Seq, ServiceName, StartPosition, SubscribeAck, SystemClock, Timestamp, TraceContext, UserId,
 };
 
 #[test]
@@ -157,6 +157,13 @@ proptest! {
     fn an_epoch_is_read_as_it_was_written(bits: u64) {
         let epoch = Epoch::from_u64(bits);
         prop_assert_eq!(epoch.to_string().parse::<Epoch>().unwrap(), epoch);
+    }
+
+    #[test]
+    fn a_static_kind_has_a_name_that_a_kind_may_have(name in "[a-z0-9._-]{0,70}|.{0,8}") {
+        let name: &'static str = name.leak();
+        let made = std::panic::catch_unwind(|| Kind::from_static(name, Durability::Durable));
+        prop_assert_eq!(made.is_ok(), Kind::new(name, Durability::Durable).is_ok(), "{}", name);
     }
 
     #[test]
