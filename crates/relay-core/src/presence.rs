@@ -36,7 +36,8 @@ pub struct JoinOptions {
     pub resume: Option<ConnectionId>,
     /// The state to begin with.
     pub state: Option<JsonObject>,
-    /// True for participants within this process: the membership lasts until it is left, without any activity.
+    /// True when the edge notices the end of the connection itself: the membership lasts until the edge leaves. Without it
+    /// the membership also ends when [`touch`](Presence::touch) reports no sign of life for too long.
     pub exempt_from_timeout: bool,
 }
 

@@ -12,8 +12,9 @@ pub struct PresenceConfig {
     /// The time within which a lost connection can come back unnoticed; 5 seconds by default. A user's locks outlast its last
     /// connection by as much. With 0 a lost connection is removed at once.
     pub grace: Duration,
-    /// The silence in a document after which a member is removed, even if its connection lasts; 60 seconds by default. More than 0, for otherwise no connection
-    /// would survive a tick. Longer than the heartbeat interval of clients.
+    /// The silence after which a member is removed, unless its edge notices the end of its connection itself
+    /// ([`JoinOptions::exempt_from_timeout`](relay_core::JoinOptions::exempt_from_timeout)); 60 seconds by default. More than
+    /// 0, for otherwise no member would survive a tick.
     pub stale_after: Duration,
     /// The time without any activity after which a session is idle; 5 minutes by default. More than 0, for otherwise no
     /// session would be active.

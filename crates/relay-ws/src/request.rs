@@ -65,7 +65,8 @@ pub(crate) fn join_request(payload: ClientPayload<'_>) -> Result<JoinRequest, Er
             ));
         }
     };
-    let options = JoinOptions { resume: params.resume, state: params.state, exempt_from_timeout: false };
+    // The socket's own timeout finds a silent client. A second one could only disagree with it.
+    let options = JoinOptions { resume: params.resume, state: params.state, exempt_from_timeout: true };
     Ok(JoinRequest { start, presence: params.presence.unwrap_or(true), options })
 }
 

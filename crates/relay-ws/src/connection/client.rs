@@ -131,10 +131,10 @@ impl Client {
         command.boxed()
     }
 
-    /// Reports activity in a document to the presence.
-    pub(super) fn touch(&self, channel: &Channel, activity: Activity) {
+    /// Reports to the presence that the client acts in the document of `channel`.
+    pub(super) fn report_activity(&self, channel: &Channel) {
         if let (true, Some(presence)) = (channel.presence, &self.deps.parts.presence) {
-            presence.touch(&self.membership(&channel.id.document), activity);
+            presence.touch(&self.membership(&channel.id.document), Activity::Active);
         }
     }
 

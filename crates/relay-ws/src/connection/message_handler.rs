@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use relay_core::{Activity, CheckedDraft, DocumentId, ErrorCode, JsonText, LeaveReason, StreamError};
+use relay_core::{CheckedDraft, DocumentId, ErrorCode, JsonText, LeaveReason, StreamError};
 use relay_events::{ErrorBody, JoinReply, NoticeLevel, SYSTEM_NOTICE, SystemNotice};
 
 use super::client::Client;
@@ -56,11 +56,8 @@ impl MessageHandler {
     ) -> Result<(), End> {
         match (message, self.protocol) {
             (Message::Close(close), _) => return Err(End::by_client(close)),
-            (Message::Ping(payload), _) => {
-                link.send_pong(payload);
-                self.touch_all();
-            }
-            (Message::Pong(_), _) => self.touch_all(),
+            (Message::Ping(payload), _) => link.send_pong(payload),
+            (Message::Pong(_), _) => {}
             (Message::Text(text), Protocol::Phoenix) => {
                 return self.receive(codec::decode_text(text), RawMessage::Text(text), link, shard, cx);
             }
@@ -253,7 +250,6 @@ impl MessageHandler {
         match action {
             Action::Heartbeat => {
                 shard.deps.counters.heartbeats.increment();
-                self.touch_all();
                 link.send(&ReplyTo::message(message).ok(&Empty {}), shard);
             }
             Action::Join { channel, request, replaced } => {
@@ -273,7 +269,7 @@ impl MessageHandler {
                 }
             }
             Action::Publish { channel, draft } => {
-                self.touch(&channel.document);
+                self.report_activity(&channel.document);
                 self.publish(channel, message.reference.as_deref(), *draft, link, shard, cx);
             }
             Action::Command { channel, arguments } => {
@@ -381,16 +377,11 @@ impl MessageHandler {
         self.client.release_membership(channel, reason);
     }
 
-    /// Reports to the presence that the connection lives, in all its documents.
-    fn touch_all(&self) {
-        self.channels.joined().for_each(|channel| self.client.touch(channel, Activity::Alive));
-    }
-
     /// Reports to the presence that the client acts in `document`.
-    fn touch(&self, document: &DocumentId) {
+    fn report_activity(&self, document: &DocumentId) {
         let mut joined = self.channels.joined();
         if let Some(channel) = joined.find(|channel| channel.id.document == *document) {
-            self.client.touch(channel, Activity::Active);
+            self.client.report_activity(channel);
         }
     }
 }

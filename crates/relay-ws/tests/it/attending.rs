@@ -144,7 +144,8 @@ impl Presence for Desk {
         }
         let mut state = self.0.state.lock();
         let given = options.state.map_or(String::new(), |state| format!(" with {}", state.as_str()));
-        state.told.push(format!("{} joined{given}", membership.user));
+        let timeout = if options.exempt_from_timeout { "" } else { ", and may time out" };
+        state.told.push(format!("{} joined{given}{timeout}", membership.user));
         state.present.insert(membership.user.clone());
         state.changed();
         let presence = Box::new(Stream { roster: Arc::clone(&self.0), position: 0 });
@@ -261,7 +262,7 @@ async fn a_leave_has_the_reason_of_the_connections_end() {
 }
 
 #[tokio::test]
-async fn heartbeats_and_pushes_are_reported_as_activity() {
+async fn pushes_are_reported_as_activity_and_the_connection_itself_needs_no_report() {
     let (server, roster) = scene().await;
     let mut ada = server.connect("ada").await;
     ada.join_as("1", "document:notes", json!({})).await;
@@ -271,7 +272,7 @@ async fn heartbeats_and_pushes_are_reported_as_activity() {
     ada.send_raw(Message::Ping("still here".into())).await;
     while !matches!(ada.receive().await, Message::Pong(_)) {}
     ada.is_alive().await;
-    assert_eq!(roster.told(), ["ada Alive", "ada Active", "ada Alive", "ada Alive"]);
+    assert_eq!(roster.told(), ["ada Active"]);
 }
 
 #[tokio::test]

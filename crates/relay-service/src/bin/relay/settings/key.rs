@@ -157,7 +157,7 @@ keys! {
     "presence.grace" => presence.grace,
         "The time within which a lost connection can come back unnoticed. Its user's locks are kept as long.";
     "presence.stale_after" => presence.stale_after,
-        "The silence after which a participant is removed.";
+        "The silence after which a participant without a connection, which HTTP reports, is removed.";
     "presence.idle_after" => presence.idle_after,
         "The time without activity after which a session is idle.";
     "presence.max_state_bytes" => presence.max_state_bytes,
