@@ -1,7 +1,6 @@
 //! The promises of a channel to publishers and readers, fact by fact.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::support::{
@@ -15,6 +14,9 @@ use relay_core::{
     Clock, Draft, Epoch, EventId, EventLog, EventSource, LogError, Offset, Payload, PublishError, ReadLimit,
     Recovery, ResetReason, Seq, StartPosition, StreamError, SubscribeError,
 };
+
+/// After this a test that waits has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const EVERYTHING: StartPosition = StartPosition::After { epoch: None, seq: Seq::ZERO };
 
@@ -436,32 +438,38 @@ async fn order_holds_with_many_publishers_and_readers_on_several_threads() {
 async fn a_document_is_never_open_twice_however_often_it_is_evicted() {
     let log = MemoryLog::new();
     let bus = over(log.clone(), config(|c| c.idle_after = Duration::ZERO));
-    let publishers: Vec<_> = (0..4)
-        .map(|_| {
-            let bus = bus.clone();
-            tokio::spawn(async move {
-                let mut number = 0;
-                while number < 2000 || bus.stats().channels_evicted == 0 {
-                    // Two writers of one document would be refused by the log.
-                    bus.publish(note(&document("doc"), number)).await.unwrap();
-                    number += 1;
-                }
-            })
-        })
-        .collect();
-    let done = Arc::new(AtomicBool::new(false));
+    // Dropped at the end of the test, however it ends.
+    let running = Arc::new(());
     let sweeping = std::thread::spawn({
-        let (bus, done) = (bus.clone(), Arc::clone(&done));
+        let (bus, running) = (bus.clone(), Arc::downgrade(&running));
         move || {
-            while !done.load(Ordering::Relaxed) {
+            while running.strong_count() > 0 {
                 bus.sweep();
             }
         }
     });
-    for publisher in publishers {
-        publisher.await.unwrap();
-    }
-    done.store(true, Ordering::Relaxed);
+    let publishing = async {
+        for _ in 0..20 {
+            let publishers = [(); 4].map(|()| {
+                let bus = bus.clone();
+                tokio::spawn(async move {
+                    for number in 0..100 {
+                        // Two writers of one document would be refused by the log.
+                        bus.publish(note(&document("doc"), number)).await.unwrap();
+                    }
+                })
+            });
+            for publisher in publishers {
+                publisher.await.unwrap();
+            }
+            // Unused, the document is evicted.
+            while bus.stats().open_channels > 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, publishing).await.expect("a publisher, or an eviction, never ends");
+    drop(running);
     sweeping.join().unwrap();
     assert!(bus.stats().channels_evicted > 0);
 }
