@@ -109,8 +109,11 @@ pub fn check(draft: Draft) -> Result<CheckedDraft, PayloadError> {
     CheckedDraft::new(draft, &RelayVocabulary)
 }
 
-/// Returns a draft that the server itself publishes in `document`. Its payload has the type of its kind, so nothing is
-/// checked, and kinds that are reserved for the server are allowed. An edge must not use this for drafts from outside.
+/// Returns a draft of one of the server's own events in `document`. Every kind is allowed, also those that are reserved for
+/// the server.
+///
+/// The type of `payload` decides about the kind, so the two fit and need no check. The draft claims nothing about locks, so
+/// no lock refuses it. An edge gives drafts from outside to [`check`] instead.
 ///
 /// # Errors
 /// [`PayloadError::Invalid`] when a free-form part of the payload cannot be JSON.
