@@ -69,11 +69,15 @@ impl Default for Retention {
 ///   anything else with [`LogError::Conflict`] and keeps nothing of that batch. Offsets grow in the order of commits.
 /// - **Durability.** `append` returns when the batch is as durable as the log was configured to make it. A batch is
 ///   kept whole or not at all. Readers never see an event whose `append` could still fail.
-/// - **Cancellation.** Dropping the future of `append` does not undo it: the batch may or may not be kept. The other
-///   futures can be dropped freely.
+/// - **Visibility.** Every handle reads an event as soon as its `append` has returned. An append that is refused leaves
+///   nothing to read, and the head and the last offset as they were.
+/// - **Cancellation.** Dropping the future of `append` does not undo it: the batch is kept whole, or not at all. A
+///   dropped `trim` or `close` may go on as well. The other futures can be dropped freely, and leave nothing behind.
 /// - **Pressure.** A log that cannot keep up delays `append`, then answers [`LogError::Overloaded`].
 /// - **Failure.** After [`LogError::Failed`] nothing is accepted until the log is opened again, since it is not known
 ///   what of the failed write reached the disk.
+/// - **Closing.** Once `close` is called, every other method answers [`LogError::Closed`], reads included, and those that
+///   wait for an event are told. A log that has failed answers [`LogError::Failed`] instead. The counters stay.
 #[async_trait]
 pub trait EventLog: Send + Sync + 'static {
     /// Returns the head of `document`. A document that the log has never seen is empty, and has the epoch that its first
@@ -85,7 +89,8 @@ pub trait EventLog: Send + Sync + 'static {
 
     /// Appends `events`, all of `document`, with the document's epoch and the next seqs in order. Returns exactly one offset
     /// for each event, in the order of the events. Each offset is larger than the one before it and than those of the
-    /// document's earlier events. They need not be contiguous. The events' own `offset` fields are ignored.
+    /// document's earlier events. They need not be contiguous. The events' own `offset` fields are ignored. An empty batch
+    /// has no offsets, and changes nothing.
     ///
     /// A channel treats any other answer as [`LogError::Failed`]: it shows none of the events, and ends.
     ///
@@ -112,14 +117,15 @@ pub trait EventLog: Send + Sync + 'static {
     /// [`LogError::Corrupt`], [`LogError::Failed`], [`LogError::Closed`].
     async fn read(&self, after: Offset, limit: ReadLimit) -> Result<Vec<Event>, LogError>;
 
-    /// The offset of the last event that readers can see; [`Offset::ZERO`] where there never was one.
+    /// The offset of the last event that readers could see; [`Offset::ZERO`] where there never was one. It stays when that
+    /// event is dropped.
     ///
     /// # Errors
     /// [`LogError::Failed`], [`LogError::Closed`].
     async fn last_offset(&self) -> Result<Offset, LogError>;
 
     /// Waits until readers can see an event past `offset`, and returns the last offset then. Any number of callers may
-    /// wait. A caller that always waits past what it was given last misses nothing.
+    /// wait. A caller that always waits past what it was given last misses nothing, whatever waits it dropped between.
     ///
     /// # Errors
     /// [`LogError::Failed`] and [`LogError::Closed`] as soon as no further event can come.
@@ -131,8 +137,7 @@ pub trait EventLog: Send + Sync + 'static {
     /// [`LogError::Corrupt`], [`LogError::Failed`], [`LogError::Closed`].
     async fn trim(&self, document: &DocumentId, through: Seq) -> Result<Head, LogError>;
 
-    /// Makes what was accepted durable, and ends the log: every handle answers [`LogError::Closed`] from then on.
-    /// Closing again does nothing.
+    /// Makes what was accepted durable, and ends the log for every handle. Closing again does nothing.
     ///
     /// Not cancel-safe: a dropped close goes on in the background, and its outcome is lost.
     ///

@@ -11,6 +11,7 @@ mod presence_suite;
 mod pubsub_suite;
 mod request_suites;
 mod small_suites;
+mod waiting;
 
 pub use checked::checked;
 pub use clocks::{FnClock, ManualClock};

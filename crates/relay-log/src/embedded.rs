@@ -166,7 +166,7 @@ impl EmbeddedLog {
         let (reply, result) = oneshot::channel();
         {
             let open = self.inner.open.read();
-            let open = open.as_ref().ok_or(LogError::Closed)?;
+            let open = open.as_ref().ok_or_else(|| self.inner.status.ended())?;
             open.requests.try_send(request(reply)).map_err(|_| self.writer_is_gone())?;
         }
         result.await.map_err(|_| self.writer_is_gone())?

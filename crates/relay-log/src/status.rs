@@ -72,7 +72,8 @@ impl LogStatus {
         if tail.is_final { Err(self.ended()) } else { Ok(tail.last) }
     }
 
-    fn ended(&self) -> LogError {
+    /// Returns the failure of a log that has ended; [`LogError::Closed`] when it did not fail.
+    pub(crate) fn ended(&self) -> LogError {
         self.check().err().unwrap_or(LogError::Closed)
     }
 }

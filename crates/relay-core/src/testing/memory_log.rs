@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use async_trait::async_trait;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::event::Event;
 use crate::id::DocumentId;
@@ -82,17 +82,39 @@ struct State {
     documents: HashMap<DocumentId, Document>,
     stats: LogStats,
     closed: bool,
-    /// The tasks that wait for another event.
-    waiting: Vec<Waker>,
+    /// The tasks that wait for another event, by the numbers of their waits.
+    waiting: HashMap<u64, Waker>,
+    next_wait: u64,
 }
 
 impl State {
-    fn last_offset(&self) -> Result<Offset, LogError> {
-        if self.closed { Err(LogError::Closed) } else { Ok(Offset::new(self.events.len() as u64)) }
+    fn last_offset(&self) -> Offset {
+        Offset::new(self.events.len() as u64)
     }
 
     fn wake(&mut self) {
-        self.waiting.drain(..).for_each(Waker::wake);
+        self.waiting.drain().for_each(|(_, waker)| waker.wake());
+    }
+}
+
+/// A wait for another event. Dropped, it leaves no waker behind.
+struct Wait<'a> {
+    state: &'a Mutex<State>,
+    number: u64,
+}
+
+impl<'a> Wait<'a> {
+    fn new(state: &'a Mutex<State>) -> Self {
+        let mut locked = state.lock();
+        let number = locked.next_wait;
+        locked.next_wait += 1;
+        Self { state, number }
+    }
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        self.state.lock().waiting.remove(&self.number);
     }
 }
 
@@ -190,14 +212,22 @@ impl MemoryLog {
         self.faults.lock().every_call.clone().map_or(Ok(()), Err)
     }
 
+    /// Locks the state of a log that is not closed.
+    fn lock_open(&self) -> Result<MutexGuard<'_, State>, LogError> {
+        let state = self.state.lock();
+        if state.closed { Err(LogError::Closed) } else { Ok(state) }
+    }
+
     fn keep(&self, document: &DocumentId, events: &[Event]) -> Result<Vec<Offset>, LogError> {
-        let mut state = self.state.lock();
+        let mut state = self.lock_open()?;
         let state = &mut *state;
-        state.last_offset()?;
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
         let entry = state.documents.entry(document.clone()).or_default();
         let head = entry.head(self.epoch);
         for (expected, event) in (head.last.get() + 1..).zip(events) {
-            let seq = event.seq.unwrap_or_default();
+            let seq = event.seq.filter(|_| event.document == *document).unwrap_or_default();
             if event.epoch != self.epoch || seq.get() != expected {
                 return Err(LogError::Conflict { document: document.clone(), head, epoch: event.epoch, seq });
             }
@@ -242,7 +272,7 @@ impl EventLog for MemoryLog {
     async fn head(&self, document: &DocumentId) -> Result<Head, LogError> {
         self.wait_a_turn().await;
         self.faults.lock().take_head()?;
-        let state = self.state.lock();
+        let state = self.lock_open()?;
         Ok(state.documents.get(document).map_or(Head::empty(self.epoch), |d| d.head(self.epoch)))
     }
 
@@ -262,7 +292,7 @@ impl EventLog for MemoryLog {
         limit: ReadLimit,
     ) -> Result<Vec<Event>, LogError> {
         self.check_every_call()?;
-        let state = self.state.lock();
+        let state = self.lock_open()?;
         let Some(entry) = state.documents.get(document) else { return Ok(Vec::new()) };
         if after.get() < entry.trimmed_through {
             let first = Seq::new(entry.trimmed_through + 1);
@@ -275,35 +305,34 @@ impl EventLog for MemoryLog {
 
     async fn read(&self, after: Offset, limit: ReadLimit) -> Result<Vec<Event>, LogError> {
         self.check_every_call()?;
-        let state = self.state.lock();
+        let state = self.lock_open()?;
         let skip = usize::try_from(after.get()).unwrap_or(usize::MAX);
         Ok(Self::page(state.events.iter().skip(skip).flatten(), limit))
     }
 
     async fn last_offset(&self) -> Result<Offset, LogError> {
         self.check_every_call()?;
-        self.state.lock().last_offset()
+        Ok(self.lock_open()?.last_offset())
     }
 
     async fn wait_past(&self, offset: Offset) -> Result<Offset, LogError> {
         self.check_every_call()?;
+        let wait = Wait::new(&self.state);
         poll_fn(|cx| {
-            let mut state = self.state.lock();
-            match state.last_offset() {
-                Ok(last) if last <= offset => {
-                    state.waiting.retain(|waker| !waker.will_wake(cx.waker()));
-                    state.waiting.push(cx.waker().clone());
-                    Poll::Pending
-                }
-                outcome => Poll::Ready(outcome),
+            let mut state = self.lock_open()?;
+            let last = state.last_offset();
+            if last > offset {
+                return Poll::Ready(Ok(last));
             }
+            state.waiting.insert(wait.number, cx.waker().clone());
+            Poll::Pending
         })
         .await
     }
 
     async fn trim(&self, document: &DocumentId, through: Seq) -> Result<Head, LogError> {
         self.check_every_call()?;
-        let mut state = self.state.lock();
+        let mut state = self.lock_open()?;
         let state = &mut *state;
         let Some(entry) = state.documents.get_mut(document) else { return Ok(Head::empty(self.epoch)) };
         let through = through.get().min(entry.places.len() as u64);

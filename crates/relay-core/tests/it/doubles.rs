@@ -1,11 +1,20 @@
 //! The implementations that this crate has itself, held to the suites.
 
-use relay_core::testing::{ManualClock, ManualOwnership, MemoryLog, clock_suite, log_suite, ownership_suite};
-use relay_core::{SoleOwner, SystemClock};
+use std::time::Duration;
+
+use relay_core::testing::{
+    AppendFault, ManualClock, ManualOwnership, MemoryLog, clock_suite, log_suite, ownership_suite,
+};
+use relay_core::{LogError, SoleOwner, SystemClock};
 
 #[tokio::test]
 async fn the_log_in_memory_passes_the_suite() {
-    log_suite(&MemoryLog::new()).await;
+    let log = MemoryLog::new();
+    let refuse_next = |batch| {
+        log.fail_next_append(AppendFault::Error(LogError::Overloaded { waited: Duration::ZERO }));
+        batch
+    };
+    log_suite(&log, refuse_next).await;
 }
 
 #[test]

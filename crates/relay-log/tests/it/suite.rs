@@ -2,17 +2,22 @@
 
 use std::sync::Arc;
 
-use relay_core::SystemClock;
 use relay_core::testing::log_suite;
+use relay_core::{Event, Payload, SystemClock};
 use relay_log::{EmbeddedLog, LogConfig, LogDurability};
 
 async fn passes_the_suite(durability: LogDurability) {
     let directory = tempfile::tempdir().unwrap();
     let mut config = LogConfig::new(directory.path());
     config.durability = durability;
+    config.max_event_bytes = 20_000;
     let (log, report) = EmbeddedLog::open(config, Arc::new(SystemClock::new())).unwrap();
     assert!(report.created);
-    log_suite(&log).await;
+    let exceed_the_limit = |mut batch: Vec<Event>| {
+        batch.last_mut().unwrap().payload = Payload::json(&"x".repeat(20_000)).unwrap();
+        batch
+    };
+    log_suite(&log, exceed_the_limit).await;
     log.close().await.unwrap();
 }
 
