@@ -30,11 +30,13 @@ impl ManualClock {
         Self { wall_micros: AtomicI64::new(1_767_225_600_000_000), monotonic_micros: AtomicU64::new(0) }
     }
 
-    /// Moves both times forward.
+    /// Moves both times forward, at most to their ends.
     pub fn advance(&self, by: Duration) {
         let micros = u64::try_from(by.as_micros()).unwrap_or(u64::MAX);
-        self.monotonic_micros.fetch_add(micros, Ordering::SeqCst);
-        self.wall_micros.fetch_add(i64::try_from(micros).unwrap_or(i64::MAX), Ordering::SeqCst);
+        let later = |monotonic: u64| Some(monotonic.saturating_add(micros));
+        let _ = self.monotonic_micros.fetch_update(Ordering::SeqCst, Ordering::SeqCst, later);
+        let later = |wall: i64| Some(wall.saturating_add_unsigned(micros));
+        let _ = self.wall_micros.fetch_update(Ordering::SeqCst, Ordering::SeqCst, later);
     }
 
     /// Sets the wall clock alone, as an operator or NTP may do, backwards too.

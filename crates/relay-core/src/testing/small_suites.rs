@@ -4,6 +4,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use super::checked;
 use crate::checked::CheckedDraft;
 use crate::event::{Draft, Event};
@@ -28,18 +30,30 @@ fn draft(name: &str, number: u64) -> Draft {
     Draft::new(document(name), kind, payload)
 }
 
-/// Checks that monotonic time never goes backwards, and that both clocks give moments that can be named.
+/// Checks that monotonic time never goes backwards, also from one thread to another, and that both clocks give moments
+/// that can be named.
 ///
 /// # Panics
 /// When the clock breaks its contract.
 pub fn clock_suite(clock: &dyn Clock) {
-    let mut last = clock.monotonic();
-    for _ in 0..1_000 {
-        let now = clock.now();
-        assert!(now.monotonic >= last, "{:?} comes after {last:?}", now.monotonic);
-        assert!(now.wall >= Timestamp::UNIX_EPOCH && now.wall <= Timestamp::MAX, "{}", now.wall);
-        last = now.monotonic;
-    }
+    // The latest moment that any thread has seen.
+    let latest = Mutex::new(clock.monotonic());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..1_000 {
+                    let mut latest = latest.lock();
+                    let (first, now, last) = (clock.monotonic(), clock.now(), clock.monotonic());
+                    let moments = [*latest, first, now.monotonic, last];
+                    assert!(moments.is_sorted(), "monotonic time goes backwards: {moments:?}");
+                    for wall in [now.wall, clock.wall()] {
+                        assert!(wall >= Timestamp::UNIX_EPOCH && wall <= Timestamp::MAX, "{wall}");
+                    }
+                    *latest = last;
+                }
+            });
+        }
+    });
 }
 
 /// Checks that tokens only grow, however reservations and issues alternate, and over a source that replaces the first:

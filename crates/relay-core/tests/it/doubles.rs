@@ -1,11 +1,11 @@
 //! The implementations that this crate has itself, held to the suites.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use relay_core::testing::{
-    AppendFault, ManualClock, ManualOwnership, MemoryLog, clock_suite, log_suite, ownership_suite,
+    AppendFault, FnClock, ManualClock, ManualOwnership, MemoryLog, clock_suite, log_suite, ownership_suite,
 };
-use relay_core::{LogError, SoleOwner, SystemClock};
+use relay_core::{Clock, LogError, SoleOwner, SystemClock, Timestamp};
 
 #[tokio::test]
 async fn the_log_in_memory_passes_the_suite() {
@@ -18,9 +18,25 @@ async fn the_log_in_memory_passes_the_suite() {
 }
 
 #[test]
-fn both_clocks_pass_the_suite() {
+fn the_clocks_pass_the_suite() {
     clock_suite(&SystemClock::new());
-    clock_suite(&ManualClock::new());
+    let started = Instant::now();
+    clock_suite(&FnClock::new(move || started.elapsed()));
+    let clock = ManualClock::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| (0..100_000).for_each(|_| clock.advance(Duration::from_micros(1))));
+        clock_suite(&clock);
+    });
+}
+
+#[test]
+fn a_clock_that_is_advanced_beyond_its_end_stays_there() {
+    let clock = ManualClock::new();
+    clock.advance(Duration::MAX);
+    let end = clock.now();
+    assert_eq!(end.wall, Timestamp::MAX);
+    clock.advance(Duration::MAX);
+    assert_eq!(clock.now(), end);
 }
 
 #[tokio::test]
