@@ -11,9 +11,12 @@ use crate::id::{DocumentId, NodeId};
 /// Decides which server owns a document. A channel is opened only by the document's owner.
 ///
 /// # Contract
-/// - At most one server holds a document's [`Tenure`] at a time. The log's head check is the fence behind it: a server that
-///   does not know yet that it was deposed cannot append.
-/// - `acquire` is cancel-safe: dropped, nothing is held.
+/// - **Exclusivity.** At most one server owns a document at a time: while it holds a [`Tenure`], the others are refused.
+///   The log's head check is the fence behind it: a server that does not know yet that it was deposed cannot append.
+/// - **Repetition.** A server that acquires a document which it owns already gets one more tenure. It owns the document
+///   until the last of them is dropped. Other servers may notice that a moment later.
+/// - **Loss.** A loss ends all tenures of the document, for good. The next `acquire` that succeeds gives a new one.
+/// - **Cancellation.** `acquire` is cancel-safe: dropped before it returns, it holds nothing.
 #[async_trait]
 pub trait Ownership: fmt::Debug + Send + Sync + 'static {
     /// Makes this server the owner of `document`, or says who is. Returns the tenure, which lasts until it is dropped or

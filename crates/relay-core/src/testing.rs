@@ -7,6 +7,7 @@ mod closed_sink;
 mod log_suite;
 mod manual_ownership;
 mod memory_log;
+mod ownership_suite;
 mod presence_suite;
 mod pubsub_suite;
 mod request_suites;
@@ -19,9 +20,8 @@ pub use closed_sink::ClosedSink;
 pub use log_suite::log_suite;
 pub use manual_ownership::ManualOwnership;
 pub use memory_log::{AppendFault, MemoryLog};
+pub use ownership_suite::{exclusive_ownership_suite, ownership_loss_suite, ownership_suite};
 pub use presence_suite::presence_suite;
 pub use pubsub_suite::pubsub_suite;
 pub use request_suites::{CommandCase, command_suite, vocabulary_suite};
-pub use small_suites::{
-    clock_suite, ownership_suite, probe_suite, sequencer_suite, target_suite, token_suite,
-};
+pub use small_suites::{clock_suite, probe_suite, sequencer_suite, target_suite, token_suite};

@@ -1,4 +1,4 @@
-//! The suites for traits whose contracts are short: [`Clock`], [`TokenSource`], [`Ownership`], [`Sequencer`], [`Target`] and
+//! The suites for traits whose contracts are short: [`Clock`], [`TokenSource`], [`Sequencer`], [`Target`] and
 //! [`HealthProbe`].
 
 use std::collections::HashSet;
@@ -12,7 +12,6 @@ use crate::event::{Draft, Event};
 use crate::id::{DocumentId, EventId};
 use crate::kind::{Durability, Kind};
 use crate::log::Head;
-use crate::ownership::Ownership;
 use crate::payload::Payload;
 use crate::position::{Epoch, Seq};
 use crate::sequencer::{Place, Sequencer};
@@ -84,23 +83,6 @@ pub async fn token_suite<S: TokenSource>(source: S, reopen: impl FnOnce() -> S) 
     let next = reopen();
     reserve(&next).await;
     grow(&next);
-}
-
-/// Checks that a document is owned from its acquisition until its tenure is dropped, and can be acquired again then. The
-/// process must be able to own documents whose ids begin with `suite/`.
-///
-/// # Panics
-/// When ownership breaks its contract.
-pub async fn ownership_suite(ownership: &dyn Ownership) {
-    let acquire = async |name: &str| {
-        let acquired = ownership.acquire(&document(name)).await;
-        acquired.unwrap_or_else(|error| panic!("`{name}` cannot be owned: {error}"))
-    };
-    let (one, other) = (acquire("suite/one").await, acquire("suite/other").await);
-    assert!(one.is_held() && other.is_held());
-    drop(one);
-    assert!(other.is_held(), "giving up one document gives up no other");
-    assert!(acquire("suite/one").await.is_held(), "a document that was given up can be acquired again");
 }
 
 /// Checks that a stage decides the same about the same drafts, and rewrites them alike, whatever it was asked, whatever it
