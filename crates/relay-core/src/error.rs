@@ -91,7 +91,7 @@ error_codes! {
     LogFailed = "log_failed", Unavailable;
     /// The connection has not joined the document.
     NotJoined = "not_joined", NotFound;
-    /// Another server owns the document.
+    /// This server does not own the document: another one does, or it is not known which one.
     NotOwner = "not_owner", Unavailable;
     /// A queue stayed full.
     Overloaded = "overloaded", Busy;

@@ -52,7 +52,8 @@ pub enum OwnershipError {
 }
 
 impl OwnershipError {
-    /// The kind of the refusal, for programs to decide by.
+    /// The kind of the refusal, for programs to decide by: [`ErrorCode::NotOwner`] for both. A client does the same in both
+    /// cases, it comes back in a moment. The message tells operators which one it is.
     pub const fn code(&self) -> ErrorCode {
         ErrorCode::NotOwner
     }
