@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use super::checked;
+use super::waiting::{WakeSignal, bounded};
 use crate::checked::CheckedDraft;
 use crate::event::{Draft, Event};
 use crate::id::{Actor, DocumentId, EventId, UserId};
@@ -22,19 +23,26 @@ const CURSOR: Kind = Kind::from_static("x-ephemeral-suite", Durability::Ephemera
 const EVERYTHING: StartPosition = StartPosition::After { epoch: None, seq: Seq::ZERO };
 
 /// Runs the whole suite against a sink and the source that gives back what it takes. Both must keep at least 100 events of
-/// a document, and must not know any document whose id begins with `suite/`.
+/// a document, and must not know any document whose id begins with `suite/`. With a limit of 30 documents in use, the suite
+/// finds documents that a dropped subscription leaves in use.
 ///
 /// # Panics
 /// When a contract is broken; the message says how.
 pub async fn pubsub_suite(sink: &dyn EventSink, source: &dyn EventSource) {
-    acknowledged_events_are_delivered_in_order(sink, source).await;
-    drafts_take_their_places_in_the_order_of_first_polls(sink, source).await;
-    a_draft_that_is_sent_again_becomes_no_second_event(sink, source).await;
-    a_subscriber_continues_where_it_was(sink, source).await;
-    a_position_that_cannot_be_continued_is_reset(sink, source).await;
-    history_comes_in_pages(sink, source).await;
-    only_the_newest_ephemeral_event_of_a_key_is_left(sink, source).await;
-    a_forked_stream_delivers_the_same(sink, source).await;
+    bounded("the suite of sinks and sources", async {
+        acknowledged_events_are_delivered_in_order(sink, source).await;
+        drafts_take_their_places_in_the_order_of_first_polls(sink, source).await;
+        a_draft_that_is_sent_again_becomes_no_second_event(sink, source).await;
+        a_subscriber_continues_where_it_was(sink, source).await;
+        a_position_that_cannot_be_continued_is_reset(sink, source).await;
+        history_comes_in_pages(sink, source).await;
+        only_the_newest_ephemeral_event_of_a_key_is_left(sink, source).await;
+        a_forked_stream_delivers_the_same(sink, source).await;
+        a_reader_that_waits_is_woken(sink, source).await;
+        a_dropped_publish_leaves_the_order_whole(sink, source).await;
+        a_dropped_subscribe_leaves_nothing_behind(sink, source).await;
+    })
+    .await;
 }
 
 fn document(name: &str) -> DocumentId {
@@ -229,4 +237,73 @@ async fn a_forked_stream_delivers_the_same(sink: &dyn EventSink, source: &dyn Ev
     assert!(stream.poll_next(cx).is_pending() && fork.poll_next(cx).is_pending());
     assert!(stream.position().is_some());
     assert_eq!(stream.position(), fork.position());
+}
+
+async fn a_reader_that_waits_is_woken(sink: &dyn EventSink, source: &dyn EventSource) {
+    let doc = document("suite/waiting");
+    let (_, _, mut stream) = subscribe(source, &doc, StartPosition::Live).await;
+    let (_, _, mut other) = subscribe(source, &doc, StartPosition::Live).await;
+    for (n, kind) in [(1, NOTE), (2, CURSOR), (3, NOTE)] {
+        let (former, last, of_other) = (WakeSignal::new(), WakeSignal::new(), WakeSignal::new());
+        let poll = |task: &Arc<WakeSignal>, stream: &mut Box<dyn EventStream>| {
+            task.poll(&mut poll_fn(|cx| stream.poll_next(cx)))
+        };
+        assert!(poll(&former, &mut stream).is_pending(), "there is no event");
+        assert!(poll(&last, &mut stream).is_pending(), "nor when another task asks");
+        assert!(!former.is_held(), "the last task alone is kept");
+        assert!(poll(&of_other, &mut other).is_pending());
+        publish(sink, draft(&doc, kind, n)).await;
+        last.woken().await;
+        of_other.woken().await;
+        assert_eq!(next_numbers(&mut *stream, 1).await, [n], "a wait that was dropped loses no event");
+        assert_eq!(next_numbers(&mut *other, 1).await, [n]);
+    }
+    let (task, of_other) = (WakeSignal::new(), WakeSignal::new());
+    assert!(task.poll(&mut poll_fn(|cx| stream.poll_next(cx))).is_pending());
+    assert!(of_other.poll(&mut poll_fn(|cx| other.poll_next(cx))).is_pending());
+    drop(stream);
+    assert!(!task.is_held(), "a dropped stream leaves its waker behind");
+    publish(sink, draft(&doc, NOTE, 4)).await;
+    of_other.woken().await;
+    assert_eq!(next_numbers(&mut *other, 1).await, [4], "the other streams go on");
+}
+
+async fn a_dropped_publish_leaves_the_order_whole(sink: &dyn EventSink, source: &dyn EventSource) {
+    const DROPPED: u64 = 100;
+    let doc = document("suite/dropped");
+    let (_, _, mut stream) = subscribe(source, &doc, StartPosition::Live).await;
+    drop(sink.publish(draft(&doc, NOTE, DROPPED)));
+    for n in 1..=10 {
+        let mut publishing = sink.publish(draft(&doc, NOTE, DROPPED + n));
+        let _ = WakeSignal::new().poll(&mut publishing);
+        drop(publishing);
+        publish(sink, draft(&doc, NOTE, n)).await;
+    }
+    let mut numbers = Vec::new();
+    while numbers.last() != Some(&10) {
+        let event = next(&mut *stream).await;
+        numbers.push(number(&event));
+        assert_eq!(event.seq, Some(Seq::new(numbers.len() as u64)), "seqs have no gap");
+    }
+    // A dropped draft happened, before the one that was published after it, or not at all.
+    let happened = |n| numbers.contains(&(DROPPED + n));
+    let expected = (1..=10).flat_map(|n| [happened(n).then_some(DROPPED + n), Some(n)]);
+    assert_eq!(numbers, expected.flatten().collect::<Vec<_>>());
+}
+
+async fn a_dropped_subscribe_leaves_nothing_behind(sink: &dyn EventSink, source: &dyn EventSource) {
+    for n in 0..100 {
+        let doc = document(&format!("suite/abandoned/{n}"));
+        let mut subscribing = source.subscribe(&doc, EVERYTHING);
+        let _ = WakeSignal::new().poll(&mut subscribing);
+    }
+    let doc = document("suite/abandoned");
+    for start in [StartPosition::Live, EVERYTHING] {
+        let mut subscribing = source.subscribe(&doc, start);
+        let _ = WakeSignal::new().poll(&mut subscribing);
+        drop(subscribing);
+        let (_, _, mut stream) = subscribe(source, &doc, StartPosition::Live).await;
+        publish(sink, draft(&doc, NOTE, 1)).await;
+        assert_eq!(next_numbers(&mut *stream, 1).await, [1]);
+    }
 }
