@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 
+use super::waiting::{WakeSignal, bounded};
 use crate::error::ErrorCode;
 use crate::id::{ConnectionId, DocumentId, UserId};
 use crate::presence::{
@@ -15,11 +16,16 @@ use crate::presence::{
 /// # Panics
 /// When a contract is broken; the message says how.
 pub async fn presence_suite(presence: &dyn Presence) {
-    the_snapshot_comes_first_and_differences_lead_to_the_present(presence).await;
-    joining_again_replaces_the_state(presence).await;
-    a_forked_stream_leads_to_the_same(presence).await;
-    a_connection_belongs_to_one_user(presence).await;
-    a_membership_that_is_not_held_is_passed_over(presence).await;
+    bounded("the suite of presence", async {
+        the_snapshot_comes_first_and_differences_lead_to_the_present(presence).await;
+        joining_again_replaces_the_state(presence).await;
+        a_forked_stream_leads_to_the_same(presence).await;
+        a_connection_belongs_to_one_user(presence).await;
+        a_membership_that_is_not_held_is_passed_over(presence).await;
+        a_reader_that_waits_is_woken(presence).await;
+        a_dropped_join_holds_nothing(presence).await;
+    })
+    .await;
 }
 
 /// A reader that follows a document's presence.
@@ -171,4 +177,46 @@ async fn a_membership_that_is_not_held_is_passed_over(presence: &dyn Presence) {
     reader.until(&[("ada", 1)]).await;
     presence.leave(&ada, LeaveReason::Left);
     presence.leave(&ada, LeaveReason::Left);
+}
+
+async fn a_reader_that_waits_is_woken(presence: &dyn Presence) {
+    let (ada, bob) = (member("suite/waiting", "ada"), member("suite/waiting", "bob"));
+    let mut reader = Reader::new(join(presence, &ada, JoinOptions::default()).await.presence);
+    reader.until(&[("ada", 1)]).await;
+    let (former, last) = (WakeSignal::new(), WakeSignal::new());
+    assert!(former.poll(&mut poll_fn(|cx| reader.stream.poll_next(cx))).is_pending(), "nothing has changed");
+    assert!(last.poll(&mut poll_fn(|cx| reader.stream.poll_next(cx))).is_pending(), "nor for another task");
+    assert!(!former.is_held(), "the last task alone is kept");
+    join(presence, &bob, JoinOptions::default()).await;
+    last.woken().await;
+    reader.until(&[("ada", 1), ("bob", 1)]).await;
+    let dropped = WakeSignal::new();
+    assert!(dropped.poll(&mut poll_fn(|cx| reader.stream.poll_next(cx))).is_pending());
+    drop(reader);
+    assert!(!dropped.is_held(), "a dropped stream leaves its waker behind");
+    presence.leave(&ada, LeaveReason::Left);
+    presence.leave(&bob, LeaveReason::Left);
+}
+
+async fn a_dropped_join_holds_nothing(presence: &dyn Presence) {
+    let bob = member("suite/dropped", "bob");
+    let mut reader = Reader::new(join(presence, &bob, JoinOptions::default()).await.presence);
+    for polls in 0..5 {
+        let ada = member("suite/dropped", "ada");
+        let mut joining = presence.join(&ada, JoinOptions::default());
+        let task = WakeSignal::new();
+        if (0..polls).any(|_| task.poll(&mut joining).is_ready()) {
+            drop(joining);
+            presence.leave(&ada, LeaveReason::Left);
+            break;
+        }
+        drop(joining);
+        // A connection belongs to one user, so the dropped join would be in the way.
+        let eve = Membership { connection: ada.connection, ..member("suite/dropped", "eve") };
+        join(presence, &eve, JoinOptions::default()).await;
+        reader.until(&[("bob", 1), ("eve", 1)]).await;
+        presence.leave(&eve, LeaveReason::Left);
+        reader.until(&[("bob", 1)]).await;
+    }
+    presence.leave(&bob, LeaveReason::Left);
 }
