@@ -47,6 +47,13 @@ pub(crate) struct ReplicaEntry {
     pub(crate) state: JsonObject,
 }
 
+impl ReplicaEntry {
+    /// About the bytes that the entry takes in memory.
+    pub(crate) fn approx_bytes(&self) -> usize {
+        128 + self.user.as_str().len() + self.state.as_str().len()
+    }
+}
+
 /// The changes that were seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct CausalContext {

@@ -21,10 +21,11 @@ use crate::config::PresenceConfig;
 use crate::crdt::ReplicaDelta;
 use crate::flushing::{Flush, ReaderId, Readers};
 use crate::outbox::Outbox;
-use crate::presence_view::{PresenceView, Version};
+use crate::presence_view::PresenceView;
 use crate::session::{Session, SessionState, Transition};
 use crate::state;
 use crate::stats::CounterDelta;
+use crate::version::Version;
 
 /// A connection that has joined the document.
 #[derive(Debug)]
@@ -278,7 +279,7 @@ impl Document {
     /// Applies everything that is due: removes connections that were lost or silent for too long, finds the users whose grace
     /// time is over, and makes a quiet session idle.
     pub(crate) fn sweep(&mut self, config: &PresenceConfig, now: Now, version: Version) -> SweepResult {
-        self.view.clear_cache();
+        self.view.sweep(now.monotonic);
         let is_over = |since: Monotonic, span: Duration| now.monotonic.since(since) >= span;
         let gone: Vec<ConnectionId> = self
             .connections

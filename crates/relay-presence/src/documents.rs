@@ -11,9 +11,10 @@ use relay_core::{CheckedDraft, Clock, DocumentId, NodeId};
 use crate::crdt::Replica;
 use crate::document::{Document, Effects};
 use crate::flushing::{Flush, FlushQueue, ReaderId};
-use crate::presence_view::{PresenceView, Version};
+use crate::presence_view::PresenceView;
 use crate::sharded::{MapShard, ShardedMap};
 use crate::stats::{PresenceCounters, PresenceStats};
+use crate::version::Version;
 
 /// The presence of all documents of this server. A document exists while it has something to remember.
 pub(crate) struct Documents {

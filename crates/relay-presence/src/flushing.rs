@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use relay_core::{DocumentId, Monotonic};
 use tokio::sync::Notify;
 
-use crate::presence_view::Version;
+use crate::version::Version;
 
 /// The number of a reader among those of its server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -23,6 +23,8 @@ mod state;
 mod stats;
 mod stream;
 mod tokens;
+mod tombstones;
+mod version;
 
 pub use commands::{GetSession, MoveCursor, UpdateState, Updated};
 pub use config::PresenceConfig;

@@ -17,11 +17,11 @@ use crate::crdt::ReplicaDelta;
 use crate::document::{Document, not_joined};
 use crate::documents::{Changed, Documents};
 use crate::locks::Locks;
-use crate::presence_view::Version;
 use crate::publishing::Publishing;
 use crate::query::{SessionInfo, SessionQuery};
 use crate::stats::PresenceStats;
 use crate::stream::LocalPresenceStream;
+use crate::version::Version;
 
 /// The participants, sessions and locks of all documents of one server. Clones are handles to the same presence.
 ///

@@ -9,28 +9,16 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use relay_core::{
-    ConnectionId, JsonObject, PresenceChange, PresenceDiff, PresenceEntry, PresenceId, PresenceSnapshot,
-    UserId,
+    ConnectionId, JsonObject, Monotonic, PresenceChange, PresenceDiff, PresenceEntry, PresenceId,
+    PresenceSnapshot, UserId,
 };
 
 use crate::crdt::{MergeResult, Replica, ReplicaDelta, ReplicaEntry, ReplicaKey};
+use crate::tombstones::{Tombstone, Tombstones};
+use crate::version::Version;
 
-/// The number of a change, among those of all documents. Later changes have larger numbers.
-pub(crate) type Version = u64;
-
-/// The most tombstones. A reader that is further behind gets a snapshot.
-const MAX_TOMBSTONES: usize = 4_096;
 /// The most differences that are kept for other readers.
 const CACHED_DIFFS: usize = 4;
-
-/// An entry that was removed or replaced.
-#[derive(Debug)]
-struct Tombstone {
-    added_at: Version,
-    removed_at: Version,
-    key: ReplicaKey,
-    entry: ReplicaEntry,
-}
 
 /// A difference that was made for a reader.
 #[derive(Debug)]
@@ -48,10 +36,9 @@ pub(crate) struct PresenceView {
     added_at: HashMap<ReplicaKey, Version>,
     /// The entries in the order of their versions, so that a difference looks at the changed ones alone.
     by_version: BTreeSet<(Version, ReplicaKey)>,
-    /// The tombstones, in the order of removal.
-    tombstones: VecDeque<Tombstone>,
-    /// The oldest version from which a difference can be made.
-    oldest_diffable: Version,
+    /// The size of the entries.
+    entry_bytes: usize,
+    tombstones: Tombstones,
     version: Version,
     snapshot: Option<(Version, Arc<PresenceSnapshot>)>,
     diffs: VecDeque<CachedDiff>,
@@ -64,8 +51,8 @@ impl PresenceView {
             replica,
             added_at: HashMap::new(),
             by_version: BTreeSet::new(),
-            tombstones: VecDeque::new(),
-            oldest_diffable: version,
+            entry_bytes: 0,
+            tombstones: Tombstones::new(version),
             version,
             snapshot: None,
             diffs: VecDeque::new(),
@@ -134,6 +121,7 @@ impl PresenceView {
     }
 
     fn note_added(&mut self, version: Version, key: ReplicaKey) {
+        self.entry_bytes += self.replica.get(key).map_or(0, ReplicaEntry::approx_bytes);
         self.added_at.insert(key, version);
         self.by_version.insert((version, key));
     }
@@ -142,12 +130,8 @@ impl PresenceView {
     fn bury(&mut self, removed_at: Version, key: ReplicaKey, entry: ReplicaEntry) {
         let added_at = self.added_at.remove(&key).unwrap_or_default();
         self.by_version.remove(&(added_at, key));
-        self.tombstones.push_back(Tombstone { added_at, removed_at, key, entry });
-        if self.tombstones.len() > MAX_TOMBSTONES
-            && let Some(dropped) = self.tombstones.pop_front()
-        {
-            self.oldest_diffable = dropped.removed_at;
-        }
+        self.entry_bytes -= entry.approx_bytes();
+        self.tombstones.push(Tombstone { added_at, removed_at, key, entry }, self.entry_bytes);
     }
 
     /// Returns the next change for a reader at `position`, and its position afterwards. A reader without a position gets a
@@ -155,7 +139,7 @@ impl PresenceView {
     /// once, one value is made for each flush, and not for each member.
     pub(crate) fn read(&mut self, position: Option<Version>, visible: Version) -> (PresenceChange, Version) {
         match position {
-            Some(position) if position >= self.oldest_diffable => {
+            Some(position) if position >= self.tombstones.oldest_diffable() => {
                 let (version, diff) = self.diff(position, visible);
                 (PresenceChange::Diff(diff), version)
             }
@@ -174,15 +158,16 @@ impl PresenceView {
         }
     }
 
-    /// Drops the values that were made for readers.
-    pub(crate) fn clear_cache(&mut self) {
+    /// Drops the values that were made for readers, and what is too old for a difference.
+    pub(crate) fn sweep(&mut self, now: Monotonic) {
         self.snapshot = None;
         self.diffs.clear();
+        self.tombstones.expire(now, self.version);
     }
 
     fn visible_snapshot(&mut self, visible: Version) -> (Version, Arc<PresenceSnapshot>) {
         if let Some((version, snapshot)) = &self.snapshot
-            && *version >= self.oldest_diffable.max(visible)
+            && *version >= self.tombstones.oldest_diffable().max(visible)
         {
             return (*version, Arc::clone(snapshot));
         }
@@ -198,8 +183,9 @@ impl PresenceView {
         let to = self.version;
         let changed = self.by_version.range((from.saturating_add(1), ReplicaKey::LEAST)..);
         let joins = changed.filter_map(|(_, key)| Some((key, self.replica.get(*key)?)));
-        let removed = self.tombstones.iter().rev().take_while(|tombstone| tombstone.removed_at > from);
-        let leaves = removed
+        let leaves = self
+            .tombstones
+            .after(from)
             .filter(|tombstone| tombstone.added_at <= from)
             .map(|tombstone| (&tombstone.key, &tombstone.entry));
         let diff = Arc::new(PresenceDiff::new(
@@ -218,4 +204,107 @@ impl PresenceView {
 fn presence_entry((key, entry): (&ReplicaKey, &ReplicaEntry)) -> PresenceEntry {
     let id = |counter| PresenceId { node: key.node, counter };
     PresenceEntry::new(id(entry.counter), entry.previous.map(id), entry.user.clone(), entry.state.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use relay_core::{NodeId, Payload};
+
+    use super::*;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Put(u128, usize),
+        Remove(u128),
+        Sweep(Duration),
+        Read(usize),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            4 => (0..4_u128, 0..60_000_usize).prop_map(|(connection, bytes)| Step::Put(connection, bytes)),
+            1 => (0..4_u128).prop_map(Step::Remove),
+            1 => (0..40_u64).prop_map(|seconds| Step::Sweep(Duration::from_secs(seconds))),
+            2 => (0..3_usize).prop_map(Step::Read),
+        ];
+        prop::collection::vec(step, 0..60)
+    }
+
+    /// The knowledge of a reader: its position, and the entries by their ids.
+    #[derive(Default)]
+    struct Reader(Option<Version>, BTreeMap<PresenceId, PresenceEntry>);
+
+    impl Reader {
+        fn read(&mut self, view: &mut PresenceView) {
+            if self.0 == Some(view.version()) {
+                return;
+            }
+            let (change, position) = view.read(self.0, view.version());
+            match change {
+                PresenceChange::Snapshot(snapshot) => {
+                    self.1 = snapshot.entries.iter().map(|entry| (entry.id, entry.clone())).collect();
+                }
+                PresenceChange::Diff(diff) => {
+                    for left in &diff.leaves {
+                        assert_eq!(self.1.remove(&left.id).as_ref(), Some(left), "it was not there");
+                    }
+                    for joined in &diff.joins {
+                        assert!(self.1.insert(joined.id, joined.clone()).is_none(), "it was there already");
+                    }
+                }
+            }
+            self.0 = Some(position);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn readers_at_any_distance_know_the_present_and_tombstones_are_bounded(steps in steps()) {
+            let mut view = PresenceView::new(Replica::new(NodeId::from_u64(1)), 0);
+            let mut readers: [Reader; 3] = Default::default();
+            let (mut version, mut now) = (0, Monotonic::ZERO);
+            for step in steps {
+                version += 1;
+                match step {
+                    Step::Put(connection, bytes) => {
+                        let Payload::Json(state) = Payload::json(&serde_json::json!({"x": "x".repeat(bytes)})).unwrap()
+                        else { unreachable!() };
+                        let user = UserId::new(format!("user {connection}")).unwrap();
+                        let state = JsonObject::new(state).unwrap();
+                        view.put(version, ConnectionId::from_u128(connection), user, state);
+                    }
+                    Step::Remove(connection) => view.remove(version, ConnectionId::from_u128(connection)),
+                    Step::Sweep(after) => {
+                        now += after;
+                        view.sweep(now);
+                    }
+                    Step::Read(reader) => readers[reader].read(&mut view),
+                }
+                let entries: usize = view.replica.iter().map(|(_, entry)| entry.approx_bytes()).sum();
+                prop_assert_eq!(view.entry_bytes, entries);
+                let buried: usize = view.tombstones.after(0).map(|one| one.entry.approx_bytes()).sum();
+                // The tombstones of one change may exceed what its new entry leaves of the limit.
+                prop_assert!(buried <= 256 * 1024 + 4 * 61_000, "{} bytes", buried);
+            }
+            for reader in &mut readers {
+                reader.read(&mut view);
+                let known: Vec<PresenceEntry> = reader.1.values().cloned().collect();
+                let mut present = view.snapshot().entries.clone();
+                present.sort_by_key(|entry| entry.id);
+                prop_assert_eq!(known, present);
+            }
+            // In a document where nothing changes, no tombstone outlasts two generations.
+            for _ in 0..3 {
+                now += Duration::from_secs(30);
+                view.sweep(now);
+            }
+            prop_assert_eq!(view.tombstones.after(0).count(), 0);
+        }
+    }
 }

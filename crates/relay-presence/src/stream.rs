@@ -7,7 +7,7 @@ use relay_core::{DocumentId, PresenceChange, PresenceStream};
 
 use crate::documents::Documents;
 use crate::flushing::ReaderId;
-use crate::presence_view::Version;
+use crate::version::Version;
 
 /// A reader of the presence of one document of this server.
 pub(crate) struct LocalPresenceStream {
