@@ -110,8 +110,8 @@ pub trait EventLog: Send + Sync + 'static {
         limit: ReadLimit,
     ) -> Result<Vec<Event>, LogError>;
 
-    /// The events of all documents after `after`, in the order of their offsets, as many as `limit` allows. Offsets
-    /// of events that are no longer kept are passed over.
+    /// The events of all documents after `after`, in the order of their offsets, as many as `limit` allows. Each has its
+    /// offset. Offsets of events that are no longer kept are passed over.
     ///
     /// # Errors
     /// [`LogError::Corrupt`], [`LogError::Failed`], [`LogError::Closed`].

@@ -19,6 +19,7 @@ use crate::decisions::{Decision, Outcome};
 use crate::delivery::LOG_RETRY;
 use crate::delivery::engine::Engine;
 use crate::delivery::state::State;
+use crate::log_page::{LogPage, read_page};
 use crate::records::{QueuedEvent, RouteId};
 use crate::routing_table::{Routed, RoutingDrop, RoutingTable};
 use crate::store::{StoreError, WriteBatch};
@@ -63,8 +64,6 @@ pub(crate) struct Dispatcher {
 enum DispatchError {
     #[error(transparent)]
     Log(#[from] LogError),
-    #[error("the log gave an event without an offset")]
-    MissingOffset,
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -105,7 +104,7 @@ impl Dispatcher {
                 Err(DispatchError::Log(LogError::Closed) | DispatchError::Store(StoreError::Closed)) => {
                     return;
                 }
-                Err(error @ (DispatchError::Log(_) | DispatchError::MissingOffset)) => {
+                Err(DispatchError::Log(error)) => {
                     tracing::error!(%error, "the log cannot be read for routing; retrying");
                     Some(LOG_RETRY)
                 }
@@ -143,12 +142,9 @@ impl Dispatcher {
         if cursor >= head {
             return Ok(caught_up);
         }
-        let page = self.engine.deps().log.read(cursor, ReadLimit::default()).await?;
-        let through = match page.last() {
-            Some(event) => event.offset.ok_or(DispatchError::MissingOffset)?,
-            // Retention dropped everything up to the head.
-            None => head,
-        };
+        let page = read_page(&*self.engine.deps().log, cursor, ReadLimit::default()).await?;
+        // The page is empty if retention dropped everything up to the head.
+        let through = page.last().map_or(head, |(offset, _)| *offset);
         self.route_page(page, Scope::All { through }).await?;
         self.cursor.set(Some(through));
         Ok(true)
@@ -171,18 +167,17 @@ impl Dispatcher {
         let lagging = self.engine.read(|state| state.lagging_routes(self.max_queued / 2));
         let cursor = self.cursor.get().unwrap_or_default();
         for &(route, from) in &lagging {
-            let mut page = self.engine.deps().log.read(from, ReadLimit::default()).await?;
-            page.retain(|event| event.offset.is_some_and(|offset| offset <= cursor));
-            let through = page.last().and_then(|event| event.offset).filter(|through| *through < cursor);
+            let mut page = read_page(&*self.engine.deps().log, from, ReadLimit::default()).await?;
+            page.retain(|(offset, _)| *offset <= cursor);
+            let through = page.last().map(|(offset, _)| *offset).filter(|through| *through < cursor);
             self.route_page(page, Scope::Lagging { route, from, through }).await?;
         }
         Ok(!lagging.is_empty())
     }
 
     /// Routes `page`, commits its queue entries with its cursor, and queues its events.
-    async fn route_page(&self, page: Vec<Event>, scope: Scope) -> Result<(), StoreError> {
+    async fn route_page(&self, page: LogPage, scope: Scope) -> Result<(), StoreError> {
         let deps = self.engine.deps();
-        let page: Vec<_> = page.into_iter().map(Arc::new).collect();
         let is_draining = |name: &ServiceName| deps.monitor.state(name) == ServiceState::Draining;
         let place = || place_page(&self.engine, &page, scope, self.max_queued, is_draining);
         let mut no_changes = None;
@@ -213,7 +208,7 @@ impl Dispatcher {
             }
         });
         if matches!(scope, Scope::All { .. }) {
-            for (event, routed) in page.iter().zip(routed) {
+            for ((_, event), routed) in page.iter().zip(routed) {
                 routed.matched.iter().for_each(|rule| deps.metrics.count_match(rule));
                 routed.drops.into_iter().for_each(|drop| self.record_drop(&table, event, drop));
             }
@@ -250,13 +245,13 @@ impl Dispatcher {
 /// changed in between; then nothing was placed.
 fn place_page(
     engine: &Engine,
-    page: &[Arc<Event>],
+    page: &[(Offset, Arc<Event>)],
     scope: Scope,
     max_queued: usize,
     is_draining: impl Fn(&ServiceName) -> bool,
 ) -> Option<PlacedPage> {
     let table = engine.routing_table();
-    let routed: Vec<_> = page.iter().map(|event| table.route(event, &is_draining)).collect();
+    let routed: Vec<_> = page.iter().map(|(_, event)| table.route(event, &is_draining)).collect();
     let (batch, placements) = engine.update(|state| {
         Arc::ptr_eq(state.table(), &table).then(|| place(state, page, &routed, scope, max_queued))
     })?;
@@ -266,7 +261,7 @@ fn place_page(
 /// Gives each event its places in routes. The routes are held until the events are queued.
 fn place(
     state: &mut State,
-    page: &[Arc<Event>],
+    page: &[(Offset, Arc<Event>)],
     routed: &[Routed],
     scope: Scope,
     max_queued: usize,
@@ -281,8 +276,8 @@ fn place(
         Scope::Lagging { .. } => return (batch, placements),
     }
     let version = state.table().version();
-    for (event, routed) in page.iter().zip(routed) {
-        let Some(offset) = event.offset else { continue };
+    for ((offset, event), routed) in page.iter().zip(routed) {
+        let offset = *offset;
         for to in &routed.routes {
             let route = match scope {
                 Scope::All { .. } => {

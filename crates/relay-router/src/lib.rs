@@ -36,6 +36,7 @@ pub mod decisions;
 mod delivery;
 mod dispatch;
 pub mod health;
+mod log_page;
 mod loop_detection;
 mod metrics;
 mod monitor;

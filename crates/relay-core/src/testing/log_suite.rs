@@ -137,6 +137,7 @@ async fn offsets_grow_over_all_documents(log: &dyn EventLog) {
     let mut seen = Vec::new();
     loop {
         let page = read_past(log, after, ReadLimit { events: 3, bytes: usize::MAX }).await;
+        assert!(page.iter().all(|event| event.offset.is_some()), "each event has its offset");
         let Some(end) = page.last().and_then(|e| e.offset) else { break };
         assert!(end > after, "reading makes progress");
         after = end;

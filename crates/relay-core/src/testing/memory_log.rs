@@ -40,6 +40,8 @@ struct Faults {
     appends_until_failure: Option<usize>,
     next_append: Option<AppendFault>,
     next_head: Option<LogError>,
+    /// The event that the next read by offset returns without its offset.
+    omitted_offset: Option<Offset>,
     /// The failure of every call but `close`.
     every_call: Option<LogError>,
     /// The appends that may go on while others wait; `None` when none waits.
@@ -64,6 +66,15 @@ impl Faults {
                 self.next_append.take()
             }
             None => self.next_append.take(),
+        }
+    }
+
+    /// Takes the offset off its event, if the page has that event.
+    fn take_offset(&mut self, page: &mut [Event]) {
+        let at_fault = |event: &&mut Event| event.offset.is_some() && event.offset == self.omitted_offset;
+        if let Some(event) = page.iter_mut().find(at_fault) {
+            event.offset = None;
+            self.omitted_offset = None;
         }
     }
 
@@ -158,6 +169,11 @@ impl MemoryLog {
     /// Makes the next question for a head fail with `error`.
     pub fn fail_next_head(&self, error: LogError) {
         self.faults.lock().next_head = Some(error);
+    }
+
+    /// Makes the next read by offset that reaches the event at `offset` return it without its offset, against the contract.
+    pub fn omit_offset_once(&self, offset: Offset) {
+        self.faults.lock().omitted_offset = Some(offset);
     }
 
     /// Makes every call but that to close the log fail with `error`.
@@ -307,7 +323,9 @@ impl EventLog for MemoryLog {
         self.check_every_call()?;
         let state = self.lock_open()?;
         let skip = usize::try_from(after.get()).unwrap_or(usize::MAX);
-        Ok(Self::page(state.events.iter().skip(skip).flatten(), limit))
+        let mut page = Self::page(state.events.iter().skip(skip).flatten(), limit);
+        self.faults.lock().take_offset(&mut page);
+        Ok(page)
     }
 
     async fn last_offset(&self) -> Result<Offset, LogError> {

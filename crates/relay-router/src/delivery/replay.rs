@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::attempt::LOG_RETRY;
 use super::engine::Engine;
 use super::event_rate::EventRate;
+use crate::log_page::read_page;
 use crate::records::{QueuedEvent, Replay, ReplayState, RouteKey};
 use crate::store::{StoreError, WriteBatch};
 
@@ -40,7 +41,7 @@ pub(crate) async fn run(
             }
         }
         let limit = ReadLimit { events: PAGE, ..ReadLimit::default() };
-        let page = match deps.log.read(replay.position, limit).await {
+        let mut page = match read_page(&*deps.log, replay.position, limit).await {
             Ok(page) => page,
             Err(LogError::Closed) => return Ok(()),
             Err(error) => {
@@ -52,16 +53,14 @@ pub(crate) async fn run(
             }
         };
         let through = replay.through;
-        let page: Vec<_> =
-            page.into_iter().filter(|event| event.offset.is_some_and(|at| at <= through)).collect();
+        page.retain(|(offset, _)| *offset <= through);
         if page.is_empty() {
             replay.position = through;
         }
-        for event in page.into_iter().map(Arc::new) {
+        for (offset, event) in page {
             if cancelled.is_cancelled() {
                 return Ok(());
             }
-            let Some(offset) = event.offset else { continue };
             replay.position = offset;
             let is_of_document = replay.document.as_ref().is_none_or(|document| *document == event.document);
             let table = engine.routing_table();
@@ -120,10 +119,8 @@ pub(crate) async fn offset_before(
     while low < high {
         let middle = low + (high - low) / 2;
         let limit = ReadLimit { events: 1, ..ReadLimit::default() };
-        match log.read(Offset::new(middle), limit).await?.first() {
-            Some(event) if event.time < time => {
-                low = event.offset.map_or(middle + 1, Offset::get).max(middle + 1);
-            }
+        match read_page(log, Offset::new(middle), limit).await?.first() {
+            Some((offset, event)) if event.time < time => low = offset.get().max(middle + 1),
             _ => high = middle,
         }
     }

@@ -79,12 +79,11 @@ fn key(target: &str) -> RouteKey {
     RouteKey::Each("notes".into(), name(target))
 }
 
-fn page() -> Vec<Arc<Event>> {
+fn page() -> LogPage {
     let payload = Payload::json(&1).unwrap();
     let draft = Draft::new(DocumentId::new("d").unwrap(), relay_events::kind("x-note").unwrap(), payload);
-    let mut event = draft.into_event(Epoch::from_u64(1), Some(Seq::FIRST), Timestamp::UNIX_EPOCH);
-    event.offset = Some(Offset::new(1));
-    vec![Arc::new(event)]
+    let event = draft.into_event(Epoch::from_u64(1), Some(Seq::FIRST), Timestamp::UNIX_EPOCH);
+    vec![(Offset::new(1), Arc::new(event))]
 }
 
 #[tokio::test]

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::support::{Recorder, World, attach, by, failed, name, note, number, refused, target, until};
+use crate::support::{
+    Recorder, World, attach, by, failed, name, note, number, patient, refused, target, until,
+};
 use relay_core::{DeliveryError, EventLog, FailureKind, Offset, Seq};
 use relay_router::rules::TargetPolicy;
 use relay_router::{ReplayRequest, ReplayStart, ReplayState};
@@ -29,13 +31,6 @@ const TO_A_ELSE_B: &str = r#"
 fn attempts(max_attempts: u32) -> TargetPolicy {
     let mut policy = TargetPolicy::default();
     policy.retry.max_attempts = NonZeroU32::new(max_attempts).unwrap();
-    policy
-}
-
-/// A policy for targets that are made to wait: the paused clock advances meanwhile.
-fn patient() -> TargetPolicy {
-    let mut policy = TargetPolicy::default();
-    policy.timeout = Duration::from_secs(60 * 60 * 24 * 365 * 10);
     policy
 }
 

@@ -5,6 +5,7 @@
 mod delivery;
 mod dry_runs;
 mod loops;
+mod missing_offsets;
 mod rules_conditions;
 mod rules_documents;
 mod rules_model;

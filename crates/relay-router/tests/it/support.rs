@@ -211,6 +211,13 @@ pub(crate) fn target(target: &str, recorder: &Arc<Recorder>, policy: TargetPolic
     InProcessTarget::new(name(target), Arc::clone(recorder) as Arc<dyn Target>).policy(policy)
 }
 
+/// A policy for targets that are made to wait: the paused clock advances meanwhile.
+pub(crate) fn patient() -> TargetPolicy {
+    let mut policy = TargetPolicy::default();
+    policy.timeout = Duration::from_secs(60 * 60 * 24 * 365 * 10);
+    policy
+}
+
 pub(crate) async fn attach(router: &Router, to: &str, recorder: &Arc<Recorder>, policy: TargetPolicy) {
     router.attach(target(to, recorder, policy)).await.unwrap();
 }
