@@ -180,16 +180,8 @@ impl Dispatcher {
         let deps = self.engine.deps();
         let is_draining = |name: &ServiceName| deps.monitor.state(name) == ServiceState::Draining;
         let place = || place_page(&self.engine, &page, scope, self.max_queued, is_draining);
-        let mut no_changes = None;
-        let placed = loop {
-            match place() {
-                Some(placed) => break placed,
-                // Rules or targets have changed meanwhile. They cannot change while the lock is held.
-                None => no_changes = Some(self.config_lock.lock().await),
-            }
-        };
-        drop(no_changes);
-        let PlacedPage { table, routed, batch, placements } = placed;
+        let PlacedPage { table, routed, batch, placements } =
+            retry_under_lock(&self.config_lock, place).await;
         for routed in &routed {
             table.count_condition_errors(routed);
         }
@@ -238,6 +230,20 @@ impl Dispatcher {
             error: reason,
             verdicts: Box::new(move || explained.0.explain(&explained.1)),
         });
+    }
+}
+
+/// Calls `attempt` until it succeeds. After a failure it calls it once under `lock`, which keeps away the changes that made
+/// it fail, and releases the lock before any further call.
+async fn retry_under_lock<T>(lock: &tokio::sync::Mutex<()>, mut attempt: impl FnMut() -> Option<T>) -> T {
+    loop {
+        if let Some(result) = attempt() {
+            return result;
+        }
+        let _no_changes = lock.lock().await;
+        if let Some(result) = attempt() {
+            return result;
+        }
     }
 }
 

@@ -139,3 +139,16 @@ async fn a_route_whose_rule_goes_stays_for_the_events_that_are_being_committed_t
     });
     assert_eq!(engine.read(|state| state.queued_for(&name("a")).0), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_placement_that_fails_under_the_lock_too_is_tried_again() {
+    let lock = tokio::sync::Mutex::new(());
+    let mut was_locked = Vec::new();
+    let attempt = || {
+        was_locked.push(lock.try_lock().is_err());
+        (was_locked.len() == 4).then_some(())
+    };
+    tokio::time::timeout(Duration::from_secs(1), retry_under_lock(&lock, attempt)).await.unwrap();
+    assert_eq!(was_locked, [false, true, false, true]);
+    assert!(lock.try_lock().is_ok());
+}
