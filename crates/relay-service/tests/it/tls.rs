@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::support::{self, PATIENCE, Server, failure, relay};
+use crate::support::{self, PATIENCE, Server, failure, relay, run, success};
 use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -154,6 +154,28 @@ fn http_and_websockets_are_served_over_tls() {
     drop(socket);
     server.signal("-TERM");
     assert!(server.ended().success());
+}
+
+#[test]
+fn the_command_line_speaks_tls_with_a_server_whose_certificate_it_trusts() {
+    let home = Home::new();
+    home.renew();
+    let server = home.serve(&[]);
+    let (port, ca) = (server.address.port(), home.cert());
+    let publish = |host: &str, more: &[&str]| {
+        let url = format!("https://{host}:{port}");
+        run(&[&["publish", "notes", "x-note", "1", "--url", &url], more].concat())
+    };
+    let trusting = ["--ca", ca.to_str().unwrap()];
+    let ack: Value = serde_json::from_str(&success(&publish("localhost", &trusting))).unwrap();
+    assert_eq!(ack["seq"], 1);
+    let unknown = failure(&publish("localhost", &[]));
+    assert!(
+        unknown.contains("`--ca` names the certificates to trust: invalid peer certificate"),
+        "{unknown}"
+    );
+    let other_name = failure(&publish("127.0.0.1", &trusting));
+    assert!(other_name.contains("not valid for name"), "{other_name}");
 }
 
 #[test]

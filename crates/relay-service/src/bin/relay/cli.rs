@@ -87,7 +87,7 @@ pub(crate) struct SettingsArgs {
 /// The file that is read when none is named.
 const DEFAULT_FILE: &str = "relay.toml";
 /// Variables that are not keys: this command line reads them itself.
-const RESERVED_VARIABLES: [&str; 2] = ["RELAY_CONFIG", "RELAY_URL"];
+const RESERVED_VARIABLES: [&str; 3] = ["RELAY_CA", "RELAY_CONFIG", "RELAY_URL"];
 
 impl SettingsArgs {
     /// Reads all layers, one over the other.

@@ -1,4 +1,7 @@
-//! [`RelayClient`]: the HTTP requests of the command line, each over a connection of its own.
+//! [`RelayClient`]: the HTTP requests of the command line, each over a connection of its own, with TLS or without.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -7,21 +10,34 @@ use http::header::HOST;
 use http::{Request, Response, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use tokio_util::task::AbortOnDropHandle;
 
 /// The characters that are percent-encoded in a path segment.
 pub(crate) const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
+/// The URL of a server with the default configuration.
+pub(crate) const DEFAULT_URL: &str = "http://127.0.0.1:7400";
+
 /// A running server.
 #[derive(Debug, Args)]
 pub(crate) struct ServerArgs {
     /// The server's address.
-    #[arg(long, value_name = "URL", env = "RELAY_URL", default_value = "http://127.0.0.1:7400")]
-    pub(crate) url: String,
+    #[arg(long, value_name = "URL", env = "RELAY_URL", default_value = DEFAULT_URL)]
+    url: String,
+    /// The PEM file with the certificates to trust over https, in place of those that the operating system trusts.
+    #[arg(long, value_name = "FILE", env = "RELAY_CA")]
+    ca: Option<PathBuf>,
 }
 
 /// Sends requests to one server.
@@ -29,6 +45,13 @@ pub(crate) struct RelayClient {
     /// Host and port.
     authority: String,
     url: String,
+    tls: Option<Tls>,
+}
+
+/// TLS towards one server.
+struct Tls {
+    connector: TlsConnector,
+    name: ServerName<'static>,
 }
 
 /// An answer whose body may still be coming.
@@ -39,34 +62,79 @@ pub(crate) struct RelayResponse {
 }
 
 impl RelayClient {
-    /// A client of the server at `url`, for instance `http://127.0.0.1:7400`.
-    pub(crate) fn new(url: &str) -> anyhow::Result<Self> {
+    pub(crate) fn new(server: &ServerArgs) -> anyhow::Result<Self> {
+        let url = &server.url;
         let uri: Uri = url.parse().with_context(|| format!("`{url}` is not a URL"))?;
-        let (Some("http"), Some(authority), "/") = (uri.scheme_str(), uri.authority(), uri.path()) else {
-            bail!("`{url}` must be of the form http://host:port");
+        let (Some(scheme @ ("http" | "https")), Some(authority), "/") =
+            (uri.scheme_str(), uri.authority(), uri.path())
+        else {
+            bail!("`{url}` must be of the form http://host:port or https://host:port");
         };
-        let port = authority.port_u16().unwrap_or(80);
-        Ok(Self {
-            authority: format!("{}:{port}", authority.host()),
-            url: url.trim_end_matches('/').to_owned(),
-        })
+        let host = authority.host();
+        let (tls, usual_port) = match scheme {
+            "https" => (Some(Tls::new(host, server.ca.as_deref())?), 443),
+            _ => (None, 80),
+        };
+        let port = authority.port_u16().unwrap_or(usual_port);
+        Ok(Self { authority: format!("{host}:{port}"), url: url.trim_end_matches('/').to_owned(), tls })
     }
 
     /// Sends a request whose URI is a path.
     pub(crate) async fn send(&self, mut request: Request<Full<Bytes>>) -> anyhow::Result<RelayResponse> {
         let unreachable = || format!("cannot reach {}; is `relay serve` running there?", self.url);
         let stream = TcpStream::connect(&self.authority).await.with_context(unreachable)?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.with_context(unreachable)?;
-        let connection = tokio::spawn(async move {
-            // An error of the connection shows where the answer is read.
-            let _ = connection.await;
-        });
-        let connection = AbortOnDropHandle::new(connection);
+        let opened = match &self.tls {
+            None => open(stream).await,
+            Some(tls) => {
+                let encrypted = tls.connector.connect(tls.name.clone(), stream).await;
+                open(encrypted.with_context(|| {
+                    format!("no TLS connection to {}; `--ca` names the certificates to trust", self.url)
+                })?)
+                .await
+            }
+        };
+        let (mut sender, connection) = opened.with_context(unreachable)?;
         request.headers_mut().insert(HOST, self.authority.parse()?);
         let response = sender.send_request(request).await.with_context(unreachable)?;
         Ok(RelayResponse { response, _connection: connection })
     }
+}
+
+impl Tls {
+    /// TLS towards the server `host`, whose certificate must be signed by one in `ca`, or by one that the operating system
+    /// trusts.
+    fn new(host: &str, ca: Option<&Path>) -> anyhow::Result<Self> {
+        let mut roots = RootCertStore::empty();
+        match ca {
+            Some(file) => {
+                let unreadable = || format!("{} cannot be read as PEM", file.display());
+                for certificate in CertificateDer::pem_file_iter(file).with_context(unreadable)? {
+                    roots.add(certificate.with_context(unreadable)?).with_context(unreadable)?;
+                }
+            }
+            None => {
+                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            }
+        }
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())?;
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)), name })
+    }
+}
+
+/// Begins HTTP on a connection. The task that reads from it ends when the handle is dropped.
+async fn open(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> hyper::Result<(SendRequest<Full<Bytes>>, AbortOnDropHandle<()>)> {
+    let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(async move {
+        // An error of the connection shows where the answer is read.
+        let _ = connection.await;
+    });
+    Ok((sender, AbortOnDropHandle::new(connection)))
 }
 
 /// The path of a document's events.

@@ -24,7 +24,7 @@ struct DraftBody<'a> {
 }
 
 pub(crate) async fn publish(args: PublishArgs) -> anyhow::Result<()> {
-    let client = RelayClient::new(&args.server.url)?;
+    let client = RelayClient::new(&args.server)?;
     let payload = if args.payload == "-" {
         std::io::read_to_string(std::io::stdin()).context("standard input cannot be read as text")?
     } else {

@@ -18,7 +18,7 @@ const WATCH_EVERY: Duration = Duration::from_secs(2);
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
 pub(crate) async fn stats(args: StatsArgs) -> anyhow::Result<()> {
-    let client = RelayClient::new(&args.server.url)?;
+    let client = RelayClient::new(&args.server)?;
     loop {
         let text = read(&client).await?;
         let shown = if args.json {

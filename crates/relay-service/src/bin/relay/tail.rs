@@ -22,7 +22,7 @@ const RETRY_MOST: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn tail(args: TailArgs) -> anyhow::Result<()> {
-    let client = RelayClient::new(&args.server.url)?;
+    let client = RelayClient::new(&args.server)?;
     let mut follower = DocumentFollower { args, last_id: None };
     let mut answer = follower.connect(&client).await?;
     loop {

@@ -9,7 +9,7 @@ use crate::client::RelayClient;
 pub(crate) async fn dead_letters(command: DeadLettersCommand) -> anyhow::Result<()> {
     match command {
         DeadLettersCommand::List { target, limit, after, output } => {
-            let client = RelayClient::new(&output.server.url)?;
+            let client = RelayClient::new(&output.server)?;
             let query = query(&[("limit", Some(limit.to_string())), ("after", after)]);
             let path = format!("{}{query}", path(&target.target));
             let text = ask(&client, Method::GET, &path, None).await?;
@@ -40,7 +40,7 @@ pub(crate) async fn dead_letters(command: DeadLettersCommand) -> anyhow::Result<
             }
         }
         DeadLettersCommand::Show { id, target, server } => {
-            let client = RelayClient::new(&server.url)?;
+            let client = RelayClient::new(&server)?;
             let path = format!("{}/{}", path(&target.target), segment(&id));
             let letter = json(&ask(&client, Method::GET, &path, None).await?)?;
             print(&serde_json::to_string_pretty(&letter)?)
@@ -51,7 +51,7 @@ pub(crate) async fn dead_letters(command: DeadLettersCommand) -> anyhow::Result<
 }
 
 async fn act(chosen: Chosen, method: Method, suffix: &str, done: &str) -> anyhow::Result<()> {
-    let client = RelayClient::new(&chosen.server.url)?;
+    let client = RelayClient::new(&chosen.server)?;
     let which = chosen.id.map_or_else(String::new, |id| format!("/{}", segment(&id)));
     let answer =
         ask(&client, method, &format!("{}{which}{suffix}", path(&chosen.target.target)), None).await?;

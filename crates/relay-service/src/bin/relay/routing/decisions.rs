@@ -12,7 +12,7 @@ use crate::client::RelayClient;
 use crate::sse::Parser;
 
 pub(crate) async fn decisions(args: DecisionsArgs) -> anyhow::Result<()> {
-    let client = RelayClient::new(&args.output.server.url)?;
+    let client = RelayClient::new(&args.output.server)?;
     let query = query(&[
         ("document", args.document),
         ("event", args.event),

@@ -16,7 +16,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 pub(crate) async fn replay(args: ReplayArgs) -> anyhow::Result<()> {
     match args.command {
         Some(ReplayCommand::List { target, output }) => {
-            let client = RelayClient::new(&output.server.url)?;
+            let client = RelayClient::new(&output.server)?;
             let text = ask(&client, Method::GET, &path(&target.target), None).await?;
             if output.json {
                 return print(&text);
@@ -31,7 +31,7 @@ pub(crate) async fn replay(args: ReplayArgs) -> anyhow::Result<()> {
             )
         }
         Some(ReplayCommand::Cancel { id, target, server }) => {
-            let client = RelayClient::new(&server.url)?;
+            let client = RelayClient::new(&server)?;
             let path = format!("{}/{id}", path(&target.target));
             print(&summary(&json(&ask(&client, Method::DELETE, &path, None).await?)?))
         }
@@ -40,7 +40,7 @@ pub(crate) async fn replay(args: ReplayArgs) -> anyhow::Result<()> {
 }
 
 async fn start(args: ReplayArgs) -> anyhow::Result<()> {
-    let client = RelayClient::new(&args.server.url)?;
+    let client = RelayClient::new(&args.server)?;
     // Both are required: clap refuses a command line without them.
     let (target, from) = args.target.zip(args.from).context("`--target` and `--from` are needed")?;
     let from = match from.parse::<u64>() {

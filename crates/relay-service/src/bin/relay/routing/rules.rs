@@ -16,7 +16,7 @@ use crate::settings;
 pub(crate) async fn rules(command: RulesCommand) -> anyhow::Result<()> {
     match command {
         RulesCommand::Show { server } => {
-            print(&ask(&RelayClient::new(&server.url)?, Method::GET, "/v1/rules", None).await?)
+            print(&ask(&RelayClient::new(&server)?, Method::GET, "/v1/rules", None).await?)
         }
         RulesCommand::Check { file } => {
             let document = settings::rules(&file)?;
@@ -38,12 +38,12 @@ pub(crate) async fn rules(command: RulesCommand) -> anyhow::Result<()> {
             if let Some(version) = if_version {
                 request = request.header(IF_MATCH, format!("\"{version}\""));
             }
-            change(&RelayClient::new(&server.url)?, request.body(Full::new(Bytes::from(document.text)))?)
+            change(&RelayClient::new(&server)?, request.body(Full::new(Bytes::from(document.text)))?)
                 .await
         }
         RulesCommand::Reset { server } => {
             let request = Request::delete("/v1/rules").body(Full::new(Bytes::new()))?;
-            change(&RelayClient::new(&server.url)?, request).await
+            change(&RelayClient::new(&server)?, request).await
         }
         RulesCommand::DryRun { kind, document, payload, actor, rules, output } => {
             let payload: serde_json::Value = serde_json::from_str(&payload)
@@ -55,7 +55,7 @@ pub(crate) async fn rules(command: RulesCommand) -> anyhow::Result<()> {
             if let Some(file) = rules {
                 request["rules"] = settings::rules(&file)?.text.into();
             }
-            let client = RelayClient::new(&output.server.url)?;
+            let client = RelayClient::new(&output.server)?;
             let text = ask(&client, Method::POST, "/v1/rules/dry-run", Some(&request)).await?;
             if output.json {
                 return print(&text);

@@ -7,7 +7,7 @@ use super::request::{ask, cell, items, json, print, print_table, query};
 use crate::client::RelayClient;
 
 pub(crate) async fn services(args: ServicesArgs) -> anyhow::Result<()> {
-    let client = RelayClient::new(&args.output.server.url)?;
+    let client = RelayClient::new(&args.output.server)?;
     let query = query(&[("capability", args.capability), ("state", args.state)]);
     let text = ask(&client, Method::GET, &format!("/v1/services{query}"), None).await?;
     if args.output.json {
@@ -24,7 +24,7 @@ pub(crate) async fn services(args: ServicesArgs) -> anyhow::Result<()> {
 }
 
 pub(crate) async fn targets(args: TargetsArgs) -> anyhow::Result<()> {
-    let client = RelayClient::new(&args.output.server.url)?;
+    let client = RelayClient::new(&args.output.server)?;
     let text = ask(&client, Method::GET, "/v1/targets", None).await?;
     if args.output.json {
         return print(&text);
