@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::cli::DemoArgs;
+use crate::invitation::reachable;
 use crate::serve::{Signals, write_log};
 use crate::settings::Settings;
 
@@ -35,7 +36,7 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<()> {
         relay = start(settings, args.listen) => relay?,
         name = signals.next() => bail!("stopped by {name} while starting"),
     };
-    let address = relay.address().context("the server does not listen")?;
+    let address = reachable(relay.address().context("the server does not listen")?);
     let mut running = Vec::new();
     for profile in &SERVICES {
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));

@@ -5,6 +5,7 @@ mod client;
 mod config_command;
 #[cfg(feature = "demo")]
 mod demo;
+mod invitation;
 mod log_commands;
 mod publish;
 mod routing;

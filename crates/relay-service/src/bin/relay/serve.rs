@@ -12,6 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::SettingsArgs;
+use crate::invitation::invitation;
 use crate::settings::{self, DurabilityLevel, LogFormat, Settings};
 
 pub(crate) async fn serve(args: SettingsArgs) -> anyhow::Result<()> {
@@ -154,24 +155,4 @@ fn announce(address: SocketAddr, settings: &Settings) -> std::io::Result<()> {
         LogFormat::Pretty => std::io::stdout().write_all(invitation(address, settings).as_bytes()),
         LogFormat::Json => Ok(()),
     }
-}
-
-/// The commands to try first.
-fn invitation(address: SocketAddr, settings: &Settings) -> String {
-    let scheme = if settings.tls_cert.is_some() { "https" } else { "http" };
-    let url = format!("{scheme}://{address}");
-    let option = if address.port() == 7400 { String::new() } else { format!(" --url {url}") };
-    let kept = match settings.durability {
-        DurabilityLevel::Memory => "in memory".to_owned(),
-        DurabilityLevel::Logged | DurabilityLevel::Synced => settings.log.directory.display().to_string(),
-    };
-    format!(
-        "\n  Relay is listening at {url}\n\n    \
-         open      {url}/?document=notes   in two browser tabs, join, and type\n    \
-         follow    relay tail notes{option}\n    \
-         publish   relay publish notes x-note '{{\"text\": \"hello\"}}'{option}\n    \
-         read      curl '{url}/v1/documents/notes/events?after_seq=0'\n    \
-         kept      {kept}\n\n  \
-         Ctrl-C stops it.\n\n"
-    )
 }
