@@ -261,14 +261,47 @@ pub(crate) fn find(name: &str) -> Option<&'static SettingKey> {
     KEYS.iter().find(|key| key.name == name)
 }
 
-/// The key whose name is most similar to `name`, if there is a similar one.
+/// Words in the settings of other programs, each with the key that has its meaning here.
+const SYNONYMS: &[(&str, &str)] = &[
+    ("addr", "listen"),
+    ("address", "listen"),
+    ("bind", "listen"),
+    ("host", "listen"),
+    ("port", "listen"),
+    ("directory", "data_dir"),
+    ("dir", "data_dir"),
+    ("data", "data_dir"),
+    ("path", "data_dir"),
+    ("fsync", "durability"),
+    ("sync", "durability"),
+    ("cors", "allowed_origins"),
+    ("origin", "allowed_origins"),
+    ("origins", "allowed_origins"),
+    ("hostname", "allowed_hosts"),
+    ("hosts", "allowed_hosts"),
+    ("level", "log_filter"),
+    ("log", "log_filter"),
+    ("loglevel", "log_filter"),
+    ("verbosity", "log_filter"),
+    ("cert", "tls.cert"),
+    ("certificate", "tls.cert"),
+    ("threads", "ws.shards"),
+    ("workers", "ws.shards"),
+];
+
+/// The key that is meant by `name`, which is no key: the one with the most similar name, or else that of a synonym.
 pub(crate) fn nearest(name: &str) -> Option<&'static SettingKey> {
-    let last = |name: &'static str| name.rsplit('.').next().unwrap_or(name);
-    KEYS.iter()
-        .map(|key| (levenshtein(name, key.name).min(levenshtein(name, last(key.name)) + 1), key))
-        .filter(|(distance, key)| *distance <= 2.max(key.name.len() / 4))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, key)| key)
+    let distance = |key: &SettingKey| {
+        let last = key.name.rsplit('.').next().unwrap_or(key.name);
+        let whole = Some(levenshtein(name, key.name)).filter(|it| *it <= 2.max(key.name.len() / 4));
+        let last = Some(levenshtein(name, last)).filter(|it| *it <= last.len() / 4).map(|it| it + 1);
+        whole.into_iter().chain(last).min()
+    };
+    let similar = KEYS.iter().filter_map(|key| Some((distance(key)?, key))).min_by_key(|(it, _)| *it);
+    similar.map(|(_, key)| key).or_else(|| {
+        let word = name.rsplit(['.', '_']).next()?;
+        SYNONYMS.iter().find(|(synonym, _)| *synonym == word).and_then(|(_, key)| find(key))
+    })
 }
 
 #[cfg(test)]
@@ -280,7 +313,28 @@ mod tests {
         assert_eq!(nearest("durabilty").unwrap().name, "durability");
         assert_eq!(nearest("ws.max_frame_byte").unwrap().name, "ws.max_frame_bytes");
         assert_eq!(nearest("max_frame_bytes").unwrap().name, "ws.max_frame_bytes");
+        assert_eq!(nearest("ws_max_topics").unwrap().name, "ws.max_topics");
         assert!(nearest("colour").is_none());
+    }
+
+    #[test]
+    fn a_name_from_another_program_finds_the_key_with_its_meaning() {
+        for (name, key) in [
+            ("port", "listen"),
+            ("host", "listen"),
+            ("http.port", "listen"),
+            ("bind_addr", "listen"),
+            ("log_level", "log_filter"),
+            ("log", "log_filter"),
+            ("data", "data_dir"),
+            ("cors_origins", "allowed_origins"),
+            ("ssl_certificate", "tls.cert"),
+        ] {
+            assert_eq!(nearest(name).map(|key| key.name), Some(key), "{name}");
+        }
+        assert!(SYNONYMS.iter().all(|(_, key)| find(key).is_some()));
+        // A short word is similar to no long name.
+        assert!(["env", "mode", "token", "user"].into_iter().all(|name| nearest(name).is_none()));
     }
 
     #[test]

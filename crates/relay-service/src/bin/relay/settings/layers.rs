@@ -181,6 +181,10 @@ mod tests {
             "environment RELAY_LISTN: there is no key `listn`; did you mean `RELAY_LISTEN`?",
         );
         check_error(
+            layered.environment(variables(&[("RELAY_PORT", "80")]), &[]),
+            "environment RELAY_PORT: there is no key `port`; did you mean `RELAY_LISTEN`?",
+        );
+        check_error(
             layered.assignment("ws.stale_after=60"),
             "flag --set ws.stale_after: `ws.stale_after` is `60`; it must be a time of at least 1 ms with its unit \
              (ms, s, m, h, d), for instance `30s`",
