@@ -8,7 +8,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::response::{IntoResponse, Response};
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
-use relay_core::{Epoch, Event, ReadLimit, Seq};
+use relay_core::{Epoch, Event, ReadLimit, Recovery, ResetReason, Seq, StartPosition, SubscribeAck};
 use relay_events::json;
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +33,8 @@ struct HistoryPage {
     first_seq: Seq,
     last_seq: Seq,
     next_after_seq: Seq,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reset_reason: Option<ResetReason>,
 }
 
 impl HistoryPage {
@@ -65,11 +67,17 @@ pub(super) async fn history(
     }
     let limit = ReadLimit { events, ..ReadLimit::default() };
     let (head, events) = api.source.history(&document, query.after_seq, limit).await?;
+    let start = StartPosition::After { epoch: None, seq: query.after_seq };
+    let reset_reason = match SubscribeAck::decide(start, head).recovery {
+        Recovery::Reset(reason) => Some(reason),
+        Recovery::Live | Recovery::Recovered => None,
+    };
     let page = HistoryPage {
         epoch: head.epoch,
         first_seq: head.first,
         last_seq: head.last,
         next_after_seq: events.last().and_then(|event| event.seq).unwrap_or(query.after_seq.min(head.last)),
+        reset_reason,
     };
     let body = page.to_json(&events).map_err(Problem::internal)?;
     Ok(([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response())

@@ -33,12 +33,16 @@ fn published_events_are_read_back_in_order_page_by_page() {
         (&json!(1), &json!(4), &json!(3))
     );
     assert_eq!(page["epoch"], first.json()["epoch"]);
+    assert_eq!(page["reset_reason"], Value::Null);
     let beyond = server.get(&format!("{NOTES}?after_seq=99999")).json();
     assert_eq!(
         (&beyond["events"], &beyond["next_after_seq"]),
         (&json!([]), &json!(4)),
         "asking on comes to an end"
     );
+    assert_eq!(beyond["reset_reason"], "ahead");
+    let (opening, _) = Events::open(server.address, "notes", "?after_seq=99999", None);
+    assert_eq!(opening.data["reset_reason"], "ahead");
     let (_, all) = server.history("notes");
     assert_eq!(texts(&all), ["one", "two", "three", "four"]);
 }
