@@ -70,11 +70,7 @@ async fn router(url: &str, target: &str, directory: &std::path::Path, log: &Memo
         format: RuleFormat::Toml,
     };
     config.outbound.allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
-    let parts = RouterParts {
-        log: Arc::new(log.clone()),
-        sink: Arc::new(ClosedSink),
-        clock: Arc::new(SystemClock::new()),
-    };
+    let parts = RouterParts::new(Arc::new(log.clone()), Arc::new(ClosedSink), Arc::new(SystemClock::new()));
     Router::start(config, parts).await.unwrap()
 }
 

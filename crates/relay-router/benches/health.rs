@@ -62,11 +62,8 @@ fn measure(what: &str, address: SocketAddr, check: &ProbeCheck, count: &AtomicU6
         let directory = tempfile::tempdir().unwrap();
         let mut config = RouterConfig::new(directory.path());
         config.outbound.allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
-        let parts = RouterParts {
-            log: Arc::new(MemoryLog::new()),
-            sink: Arc::new(ClosedSink),
-            clock: Arc::new(SystemClock::new()),
-        };
+        let parts =
+            RouterParts::new(Arc::new(MemoryLog::new()), Arc::new(ClosedSink), Arc::new(SystemClock::new()));
         let router = Router::start(config, parts).await.unwrap();
         for n in 0..100 {
             let mut registration = Registration::new(format!("http://{address}"));

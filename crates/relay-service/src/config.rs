@@ -17,8 +17,10 @@ use crate::storage::Storage;
 /// The most bytes that an event's envelope takes. Metadata is the largest part of it, with 35 KiB at most.
 const MAX_ENVELOPE_BYTES: usize = 64 * 1024;
 
-/// The configuration of a [`RelayService`](crate::RelayService).
+/// The configuration of a [`RelayService`](crate::RelayService): [`default`](Self::default) or
+/// [`in_process`](Self::in_process), with fields that are set afterwards.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct ServiceConfig {
     /// The address at which HTTP and WebSocket clients are served; port 0 takes any free one. `None` serves this process
     /// alone. Default `127.0.0.1:7400`: there is no authentication yet, so only this machine reaches it.

@@ -269,7 +269,7 @@ async fn start_router(
 ) -> Result<Option<Router>, RouterError> {
     let (Some(config), Some(log)) = (config, log) else { return Ok(None) };
     let (sink, clock) = (Arc::new(bus.clone()), Arc::clone(clock));
-    let parts = RouterParts { log, sink, clock };
+    let parts = RouterParts::new(log, sink, clock);
     Router::start(config, parts).await.map(Some)
 }
 

@@ -29,6 +29,7 @@ use crate::target::{Outbound, OutboundError};
 
 /// The parts outside the router that it works with.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct RouterParts {
     /// The log whose events are routed.
     pub log: Arc<dyn EventLog>,
@@ -36,6 +37,13 @@ pub struct RouterParts {
     pub sink: Arc<dyn EventSink>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
+}
+
+impl RouterParts {
+    /// The parts of a router that follows `log` and publishes to `sink`.
+    pub fn new(log: Arc<dyn EventLog>, sink: Arc<dyn EventSink>, clock: Arc<dyn Clock>) -> Self {
+        Self { log, sink, clock }
+    }
 }
 
 /// A failure to start a router.

@@ -76,11 +76,7 @@ impl World {
 
     pub(crate) async fn router_with(&self, config: RouterConfig) -> Router {
         let sink = Sink { log: self.log.clone(), clock: Arc::clone(&self.clock) };
-        let parts = RouterParts {
-            log: Arc::new(self.log.clone()),
-            sink: Arc::new(sink),
-            clock: Arc::clone(&self.clock),
-        };
+        let parts = RouterParts::new(Arc::new(self.log.clone()), Arc::new(sink), Arc::clone(&self.clock));
         Router::start(config, parts).await.unwrap()
     }
 

@@ -49,7 +49,10 @@ fn configure(directory: &Path, log: &MemoryLog) -> (ServiceConfig, mpsc::Unbound
     router.targets = vec![InProcessTarget::new(recorder, Arc::new(Recorder(sender)))];
     let tokens = FileTokens::open(directory.join("tokens"), &SystemClock::new()).unwrap();
     let storage = Storage::Custom { log: Arc::new(log.clone()), tokens: Arc::new(tokens) };
-    (ServiceConfig { storage, router: Some(router), ..ServiceConfig::in_process() }, delivered)
+    let mut config = ServiceConfig::in_process();
+    config.storage = storage;
+    config.router = Some(router);
+    (config, delivered)
 }
 
 /// Publishes one note as a participant who acquires a lock first. Returns the note's seq and the lock's token.

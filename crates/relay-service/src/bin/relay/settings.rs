@@ -98,22 +98,22 @@ impl Settings {
         };
         let mut bus = self.bus;
         bus.retention = self.retention;
-        Ok(ServiceConfig {
-            listen: Some(self.listen),
-            tls,
-            storage: match self.durability {
-                DurabilityLevel::Memory => Storage::Memory,
-                DurabilityLevel::Logged => log(LogDurability::Logged),
-                DurabilityLevel::Synced => log(LogDurability::Synced),
-            },
-            bus,
-            ws: self.ws,
-            presence: self.presence,
-            locks: self.locks,
-            router,
-            http: self.http,
-            stop_timeout: self.stop_timeout,
-        })
+        let mut service = ServiceConfig::default();
+        service.listen = Some(self.listen);
+        service.tls = tls;
+        service.storage = match self.durability {
+            DurabilityLevel::Memory => Storage::Memory,
+            DurabilityLevel::Logged => log(LogDurability::Logged),
+            DurabilityLevel::Synced => log(LogDurability::Synced),
+        };
+        service.bus = bus;
+        service.ws = self.ws;
+        service.presence = self.presence;
+        service.locks = self.locks;
+        service.router = router;
+        service.http = self.http;
+        service.stop_timeout = self.stop_timeout;
+        Ok(service)
     }
 }
 
