@@ -21,7 +21,7 @@ impl RuleSetError {
             let more = problems.len() - Self::MAX_PROBLEMS;
             problems.truncate(Self::MAX_PROBLEMS);
             let line = problems.last().map_or(1, |problem| problem.line);
-            problems.push(RuleProblem::at(line, format!("{more} more problems are not listed")));
+            problems.push(RuleProblem::at(line, format!("further problems that are not listed: {more}")));
         }
         Self { problems }
     }

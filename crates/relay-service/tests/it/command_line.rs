@@ -151,7 +151,7 @@ fn a_stopped_servers_log_can_be_checked_and_exported_and_an_open_one_is_left_alo
 
     let checked = success(&run(&["log", "check", directory]));
     assert!(
-        checked.starts_with("2 events of 1 documents") && checked.contains("the log is whole"),
+        checked.starts_with("2 events of 1 document,") && checked.contains("the log is whole"),
         "{checked}"
     );
     let exported = success(&run(&["log", "export", directory]));

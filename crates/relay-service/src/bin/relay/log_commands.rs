@@ -6,6 +6,7 @@ use anyhow::Context;
 use relay_events::json;
 
 use crate::cli::{LogArgs, LogCommand};
+use crate::plural::counted;
 
 pub(crate) fn run(command: LogCommand) -> anyhow::Result<()> {
     match command {
@@ -20,8 +21,10 @@ fn check(args: &LogArgs) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "{} events of {} documents, last offset {}",
-        report.events, report.documents, report.last_offset
+        "{} of {}, last offset {}",
+        counted(report.events, "event"),
+        counted(report.documents, "document"),
+        report.last_offset
     )?;
     for detail in &report.details {
         writeln!(out, "problem: {detail}")?;
@@ -31,8 +34,8 @@ fn check(args: &LogArgs) -> anyhow::Result<()> {
         None if report.problems == 0 => Ok(writeln!(out, "the log is whole")?),
         None => Ok(writeln!(
             out,
-            "{} problems, none in acknowledged events; the server repairs them when it opens the log",
-            report.problems
+            "{}, none in acknowledged events; the server repairs the log when it opens it",
+            counted(report.problems, "problem")
         )?),
     }
 }
@@ -58,7 +61,8 @@ fn export(args: &LogArgs) -> anyhow::Result<()> {
         eprintln!("relay: {detail}");
     }
     if report.problems > 0 {
-        eprintln!("relay: {} problems; all readable events were exported", report.problems);
+        let problems = counted(report.problems, "problem");
+        eprintln!("relay: {problems}; all readable events were exported");
     }
     Ok(())
 }
@@ -75,8 +79,8 @@ fn repair(args: &LogArgs) -> anyhow::Result<()> {
     }
     writeln!(
         out,
-        "{} events kept, {} of them with another seq; clients start again in epoch {}; the damaged files are in {}",
-        report.events,
+        "{} kept, {} of them with another seq; clients start again in epoch {}; the damaged files are in {}",
+        counted(report.events, "event"),
         report.renumbered,
         report.epoch,
         report.damaged_files.display()

@@ -7,6 +7,7 @@ mod config_command;
 mod demo;
 mod invitation;
 mod log_commands;
+mod plural;
 mod publish;
 mod routing;
 mod serve;

@@ -9,6 +9,7 @@ use serde_json::{Value, json as object};
 use super::args::{ReplayArgs, ReplayCommand};
 use super::request::{ask, cell, items, json, print, print_table, segment};
 use crate::client::RelayClient;
+use crate::plural::counted;
 
 /// The interval at which `--wait` asks for the state.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -71,9 +72,9 @@ async fn start(args: ReplayArgs) -> anyhow::Result<()> {
 }
 
 fn summary(replay: &Value) -> String {
-    let [id, state, queued, position, through] =
-        ["id", "state", "queued", "position", "through"].map(|key| cell(&replay[key]));
-    format!("replay {id}: {state}, {queued} events queued, at offset {position} of {through}")
+    let [id, state, position, through] = ["id", "state", "position", "through"].map(|key| cell(&replay[key]));
+    let queued = counted(replay["queued"].as_u64().unwrap_or_default(), "event");
+    format!("replay {id}: {state}, {queued} queued, at offset {position} of {through}")
 }
 
 fn path(target: &str) -> String {

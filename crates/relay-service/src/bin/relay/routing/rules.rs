@@ -11,6 +11,7 @@ use serde_json::json as object;
 use super::args::RulesCommand;
 use super::request::{ask, cell, items, json, print, print_table};
 use crate::client::RelayClient;
+use crate::plural::counted;
 use crate::settings;
 
 pub(crate) async fn rules(command: RulesCommand) -> anyhow::Result<()> {
@@ -26,7 +27,8 @@ pub(crate) async fn rules(command: RulesCommand) -> anyhow::Result<()> {
             for warning in set.warnings() {
                 eprintln!("relay: {warning}");
             }
-            print(&format!("{} rules and {} targets are in order", set.rules().len(), set.targets().len()))
+            let (rules, targets) = (set.rules().len(), set.targets().len());
+            print(&format!("{} and {} are in order", counted(rules, "rule"), counted(targets, "target")))
         }
         RulesCommand::Put { file, if_version, server } => {
             let document = settings::rules(&file)?;
@@ -38,8 +40,7 @@ pub(crate) async fn rules(command: RulesCommand) -> anyhow::Result<()> {
             if let Some(version) = if_version {
                 request = request.header(IF_MATCH, format!("\"{version}\""));
             }
-            change(&RelayClient::new(&server)?, request.body(Full::new(Bytes::from(document.text)))?)
-                .await
+            change(&RelayClient::new(&server)?, request.body(Full::new(Bytes::from(document.text)))?).await
         }
         RulesCommand::Reset { server } => {
             let request = Request::delete("/v1/rules").body(Full::new(Bytes::new()))?;
