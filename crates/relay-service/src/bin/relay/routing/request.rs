@@ -57,12 +57,13 @@ pub(super) fn print_table(heads: &[&str], lines: &[Vec<String>]) -> anyhow::Resu
         texts.map(|text| text.chars().count()).max().unwrap_or(0)
     };
     let widths: Vec<_> = (0..heads.len()).map(width).collect();
-    let mut out = std::io::stdout().lock();
-    for line in std::iter::once(&heads).chain(lines) {
-        let shown = line.iter().zip(&widths).map(|(text, width)| format!("{text:<width$}"));
-        writeln!(out, "{}", shown.collect::<Vec<_>>().join("  ").trim_end())?;
-    }
-    Ok(())
+    std::iter::once(&heads).chain(lines).try_for_each(|line| print_line(line, &widths))
+}
+
+/// Prints one line of columns, each of at least its width.
+pub(super) fn print_line(line: &[impl AsRef<str>], widths: &[usize]) -> anyhow::Result<()> {
+    let shown = line.iter().zip(widths).map(|(text, width)| format!("{:<width$}", text.as_ref()));
+    print(&shown.collect::<Vec<_>>().join("  "))
 }
 
 pub(super) fn print(text: &str) -> anyhow::Result<()> {
