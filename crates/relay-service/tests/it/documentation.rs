@@ -1,11 +1,11 @@
-//! The documentation of HTTP is what the server does.
+//! The documentation of HTTP and of rules is what the server does.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests say what they expect by unwrapping it")]
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::support::{Server, data, request};
+use crate::support::{Server, data, request, run, success};
 
 /// A path of the repository.
 fn at(path: &str) -> PathBuf {
@@ -49,4 +49,16 @@ fn each_path_is_documented_with_the_methods_that_it_takes() {
         .map(|span| span.split_once('?').map_or(span.clone(), |(path, _)| path.to_owned()))
         .collect();
     assert_eq!(documented, taken);
+}
+
+#[test]
+fn the_documented_rules_are_in_order_and_without_a_warning() {
+    let text = fs::read_to_string(at("docs/routing.md")).unwrap();
+    let (_, rest) = text.split_once("```toml\n").unwrap();
+    let data = data();
+    let file = data.path().join("rules.toml");
+    fs::write(&file, rest.split_once("```").unwrap().0).unwrap();
+    let checked = run(&["rules", "check", file.to_str().unwrap()]);
+    assert_eq!(success(&checked), "1 rule and 2 targets are in order\n");
+    assert_eq!(String::from_utf8_lossy(&checked.stderr), "");
 }
