@@ -32,7 +32,7 @@ pub(crate) fn invitation(address: SocketAddr, settings: &Settings) -> String {
          open      {url}/?document=notes   in two browser tabs, join, and type\n    \
          follow    relay tail notes{relay}\n    \
          publish   relay publish notes x-note '{{\"text\": \"hello\"}}'{relay}\n    \
-         read      curl {curl}'{url}/v1/documents/notes/events?after_seq=0'\n    \
+         read      curl {curl}'{url}/v1/documents/notes/events?after_seq=0'; echo\n    \
          kept      {kept}\n\n  \
          Ctrl-C stops it.\n\n"
     )
