@@ -32,6 +32,7 @@ mod server;
 mod shard;
 mod shard_context;
 mod shard_queue;
+mod shard_resources;
 mod socket;
 mod stats;
 mod text;

@@ -18,12 +18,11 @@ use slab::Slab;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::connection::Connection;
-use crate::frame_writer::FrameWriter;
-use crate::framing::Deflater;
 use crate::room::{BatchWrite, RoomEvent, RoomId, Rooms};
 use crate::run_queue::{TaskId, Wakeup};
-use crate::shard_context::{ShardContext, ShardDeps};
+use crate::shard_context::ShardDeps;
 use crate::shard_queue::{NewConnection, ShardQueue, ShardRequest};
+use crate::shard_resources::ShardResources;
 use crate::timer_wheel::{Tick, TimerWheel};
 
 /// The connections and members that are served before other tasks of the runtime get their turn.
@@ -35,15 +34,12 @@ const READ_BYTES: usize = 64 * 1024;
 
 /// The state of a shard.
 pub(crate) struct Shard {
-    deps: Arc<ShardDeps>,
+    resources: ShardResources,
     index: usize,
     queue: Arc<ShardQueue>,
     connections: Slab<Box<ConnectionTask>>,
-    rooms: Rooms,
     timers: TimerWheel,
     ticks: Pin<Box<Interval>>,
-    writer: FrameWriter,
-    deflater: Deflater,
     scratch: Box<[u8]>,
     /// The tasks to run, in their order. Changes places with the list in the run queue.
     ready: VecDeque<TaskId>,
@@ -67,16 +63,14 @@ impl Shard {
         let tick = deps.config.tick;
         let mut ticks = Box::pin(tokio::time::interval(tick));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let rooms = Rooms::new(Arc::clone(&queue), Arc::clone(&deps.parts.clock));
         Self {
             timers: TimerWheel::new(tick, deps.parts.clock.monotonic()),
-            rooms: Rooms::new(Arc::clone(&queue), Arc::clone(&deps.parts.clock)),
-            deps,
+            resources: ShardResources::new(deps, rooms),
             index,
             connections: Slab::new(),
             queue,
             ticks,
-            writer: FrameWriter::default(),
-            deflater: Deflater::default(),
             scratch: vec![0; READ_BYTES].into(),
             ready: VecDeque::new(),
             due: Vec::new(),
@@ -110,7 +104,7 @@ impl Shard {
                 None => break,
             }
         }
-        self.deps.gauges.set(self.connections.len(), self.rooms.len());
+        self.resources.deps.gauges.set(self.connections.len(), self.resources.rooms.len());
         if self.ending && self.connections.is_empty() {
             return Poll::Ready(());
         }
@@ -124,7 +118,7 @@ impl Shard {
     fn tick(&mut self, cx: &mut Context<'_>) {
         while self.ticks.as_mut().poll_tick(cx).is_ready() {
             let mut due = std::mem::take(&mut self.due);
-            self.timers.advance(self.deps.parts.clock.monotonic(), &mut due);
+            self.timers.advance(self.resources.now(), &mut due);
             for (tick, key) in due.drain(..) {
                 if let Some(task) = self.connections.get_mut(key)
                     && task.timer == tick
@@ -157,12 +151,12 @@ impl Shard {
     }
 
     fn serve(&mut self, new: NewConnection) {
-        self.deps.counters.connections.increment();
+        self.resources.deps.counters.connections.increment();
         let entry = self.connections.vacant_entry();
         let key = entry.key();
         let wakeup = Wakeup::new(&self.queue, TaskId::Connection(key));
         // Boxed, since a growing slab moves its values and reserves space for twice as many.
-        let connection = Connection::new(new, Arc::clone(&self.deps), wakeup);
+        let connection = Connection::new(new, Arc::clone(&self.resources.deps), wakeup);
         entry.insert(Box::new(ConnectionTask { connection, timer: Tick::MAX }));
         if self.draining {
             self.drain_one(key, Duration::ZERO, Duration::ZERO);
@@ -172,14 +166,14 @@ impl Shard {
 
     fn poll_connection(&mut self, key: usize) {
         let Some(task) = self.connections.get_mut(key) else { return };
-        let mut shard = context(&self.deps, &mut self.rooms, &mut self.writer, &mut self.deflater, key);
+        let mut shard = self.resources.context(key);
         let polled = catch_unwind(AssertUnwindSafe(|| task.connection.poll(&mut shard, &mut self.scratch)));
         match polled {
             Ok(Poll::Pending) => self.schedule(key),
             Ok(Poll::Ready(())) => self.remove(key),
             Err(_) => {
                 tracing::error!("a connection panicked, which is a defect; it ends, and the others go on");
-                self.deps.counters.panicked.increment();
+                self.resources.deps.counters.panicked.increment();
                 self.remove(key);
             }
         }
@@ -188,7 +182,7 @@ impl Shard {
     /// Sets a timer for the connection's next deadline.
     fn schedule(&mut self, key: usize) {
         let Some(task) = self.connections.get_mut(key) else { return };
-        let tick = self.timers.at(task.connection.deadline(&self.deps.config));
+        let tick = self.timers.at(task.connection.deadline(&self.resources.deps.config));
         if tick < task.timer {
             task.timer = tick;
             self.timers.insert(key, tick);
@@ -197,24 +191,18 @@ impl Shard {
 
     fn remove(&mut self, key: usize) {
         let Some(mut task) = self.connections.try_remove(key) else { return };
-        task.connection.leave_all_rooms(&mut context(
-            &self.deps,
-            &mut self.rooms,
-            &mut self.writer,
-            &mut self.deflater,
-            key,
-        ));
+        task.connection.leave_all_rooms(&mut self.resources.context(key));
     }
 
     /// Serves a room. Each write to a member costs one of `budget`, and so does each other step. Returns the rest of `budget`.
     fn poll_room(&mut self, id: RoomId, mut budget: usize) -> usize {
-        let now = self.deps.parts.clock.monotonic();
-        let Some(room) = self.rooms.get_mut(id) else { return budget };
+        let now = self.resources.now();
+        let Some(room) = self.resources.rooms.get_mut(id) else { return budget };
         let waker = room.clear_wakeup();
         let cx = &mut Context::from_waker(&waker);
         while budget > 0 {
-            let Some(room) = self.rooms.get_mut(id) else { return budget };
-            let max_bytes = self.deps.config.write_buffer_bytes;
+            let Some(room) = self.resources.rooms.get_mut(id) else { return budget };
+            let max_bytes = self.resources.deps.config.write_buffer_bytes;
             let event = catch_unwind(AssertUnwindSafe(|| room.next_event(cx, MAX_BATCH_MESSAGES, max_bytes)));
             match event {
                 Ok(RoomEvent::Batch) => budget -= self.deliver(id, budget, now).max(1),
@@ -233,7 +221,7 @@ impl Shard {
                     tracing::error!(
                         "a room panicked, which is a defect; the room ends, and the others go on"
                     );
-                    self.deps.counters.panicked.increment();
+                    self.resources.deps.counters.panicked.increment();
                     let connections = room.connections();
                     self.end_room(id, &connections, None);
                     return budget - 1;
@@ -246,8 +234,9 @@ impl Shard {
 
     /// Delivers the batch of a room to at most `max_members`. Returns their number.
     fn deliver(&mut self, id: RoomId, max_members: usize, now: Monotonic) -> usize {
-        let Self { connections, deflater, deps, .. } = self;
-        let delivery = self.rooms.deliver(id, max_members, |key, batch| match connections.get_mut(key) {
+        let Self { connections, resources, .. } = self;
+        let ShardResources { deps, rooms, deflater, .. } = resources;
+        let delivery = rooms.deliver(id, max_members, |key, batch| match connections.get_mut(key) {
             Some(task) => task.connection.write_batch(batch, deflater, deps, now),
             None => BatchWrite::Done,
         });
@@ -257,20 +246,18 @@ impl Shard {
             }
         }
         if let Some(woken_at) = delivery.woken_at {
-            let now = self.deps.parts.clock.monotonic();
-            self.deps.broadcasts.record(now, now.since(woken_at));
+            let now = self.resources.now();
+            self.resources.deps.broadcasts.record(now, now.since(woken_at));
         }
         delivery.members
     }
 
     /// Ends a room, and the channels of its members.
     fn end_room(&mut self, id: RoomId, connections: &[usize], cause: Option<&StreamError>) {
-        self.rooms.remove(id);
+        self.resources.rooms.remove(id);
         for &key in connections {
             if let Some(task) = self.connections.get_mut(key) {
-                let mut shard =
-                    context(&self.deps, &mut self.rooms, &mut self.writer, &mut self.deflater, key);
-                task.connection.room_ended(id, cause, &mut shard);
+                task.connection.room_ended(id, cause, &mut self.resources.context(key));
             }
         }
     }
@@ -290,20 +277,9 @@ impl Shard {
     /// Closes one connection after `wait`.
     fn drain_one(&mut self, key: usize, wait: Duration, over: Duration) {
         let Some(task) = self.connections.get_mut(key) else { return };
-        let mut shard = context(&self.deps, &mut self.rooms, &mut self.writer, &mut self.deflater, key);
+        let mut shard = self.resources.context(key);
         // Clients return after the last connection is closed, each at another moment.
         let return_after = over.saturating_add(wait);
         task.connection.begin_draining(shard.now + wait, return_after, &mut shard);
     }
-}
-
-/// The context of the connection at `key`, at the present moment.
-fn context<'a>(
-    deps: &'a ShardDeps,
-    rooms: &'a mut Rooms,
-    writer: &'a mut FrameWriter,
-    deflater: &'a mut Deflater,
-    key: usize,
-) -> ShardContext<'a> {
-    ShardContext { now: deps.parts.clock.monotonic(), deps, rooms, writer, deflater, key }
 }
