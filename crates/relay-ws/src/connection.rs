@@ -1,14 +1,14 @@
 //! [`Connection`]: the state machine of one connection. Its shard polls it when its socket or one of its operations has woken
 //! it.
 //!
-//! It reads its socket, publishes its pushes, and writes the replies. While a channel catches up, it also writes the events of
-//! the channel's document.
+//! It reads its socket, publishes its pushes, and writes the replies. While a topic catches up, it also writes the events of
+//! the topic's document.
 //!
 //! Each part has its own state. The [`Link`] writes to the socket, and the [`Reader`] decodes the bytes that arrive. The
 //! [`MessageHandler`] acts on the messages, and [`Closing`] ends the connection. An idle connection holds no buffer and no task.
 //!
 //! Four rules hold:
-//! - The reply to a join is written before any event of its channel.
+//! - The reply to a join is written before any event of its topic.
 //! - Replies are in the order of the requests, except those to heartbeats, joins, and commands that have to wait.
 //! - Drafts of one connection reach the sink in the order of its pushes, for each publish is polled once immediately.
 //! - Publishes are polled even while the socket is full, so that a slow client occupies no place in any queue.
@@ -115,12 +115,12 @@ impl Connection {
         self.link.write_batch(batch, deflater, deps, now, &waker)
     }
 
-    /// Replaces the room of the channel in `room` by a stream of its own.
+    /// Replaces the room of the topic in `room` by a stream of its own.
     pub(crate) fn left_room(&mut self, room: RoomId, stream: DocumentStream) {
         self.handler.left_room(room, stream);
     }
 
-    /// Ends the channel in `room`, since the room has ended with `cause`.
+    /// Ends the topic in `room`, which has ended with `cause`.
     pub(crate) fn room_ended(
         &mut self,
         room: RoomId,
@@ -132,12 +132,12 @@ impl Connection {
         });
     }
 
-    /// Ends all channels.
+    /// Leaves all topics.
     pub(crate) fn leave_all_rooms(&mut self, shard: &mut ShardContext<'_>) {
         self.handler.leave_all_rooms(shard);
     }
 
-    /// Asks the client on every channel to connect again after `return_after`, since the server stops. From the moment `at`
+    /// Asks the client, on every topic, to connect again after `return_after`, since the server stops. From the moment `at`
     /// the connection reads no more. It answers the earlier pushes, and closes.
     pub(crate) fn begin_draining(
         &mut self,
@@ -231,7 +231,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Writes the replies, then the items of channels that catch up. Returns true when anything was written.
+    /// Writes the replies, then the items of topics that catch up. Returns true when anything was written.
     fn write(&mut self, shard: &mut ShardContext<'_>, cx: &mut Context<'_>) -> Result<bool, End> {
         let wrote_replies = self.link.has_unflushed();
         if self.link.flush(shard, cx)?.is_pending() {

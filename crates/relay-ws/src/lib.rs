@@ -8,7 +8,6 @@
 #![doc = include_str!("../README.md")]
 
 mod admission;
-mod channels;
 mod close;
 pub mod codec;
 mod config;
@@ -19,6 +18,7 @@ mod frame_batch;
 mod frame_writer;
 pub mod framing;
 mod handshake;
+mod joined_topics;
 mod member_list;
 mod membership_counts;
 mod parts;

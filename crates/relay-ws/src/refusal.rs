@@ -30,7 +30,7 @@ pub(crate) fn no_participant() -> ErrorBody {
 }
 
 /// The refusal of a join beyond the limit of topics, with the reason that Phoenix gives it.
-pub(crate) fn too_many_channels(max: usize) -> ErrorBody {
+pub(crate) fn too_many_topics(max: usize) -> ErrorBody {
     let message = format!("this connection has joined {max} topics, the most it may; leave one first");
     ErrorBody::new("too many channels joined").message(message)
 }

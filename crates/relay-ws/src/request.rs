@@ -93,9 +93,9 @@ pub(crate) fn draft(
     Ok(draft)
 }
 
-/// The response to a join of a channel.
+/// The response to a join of a topic.
 #[derive(Debug, Serialize)]
-pub(crate) struct ChannelJoinReply<'a> {
+pub(crate) struct TopicJoinReply<'a> {
     #[serde(flatten)]
     pub(crate) ack: SubscribeAck,
     pub(crate) user: &'a UserId,

@@ -107,7 +107,7 @@ pub fn encode_reply(
     text(&(join_ref, reference, topic, "phx_reply", Reply { status, response }))
 }
 
-/// Encodes a push from the server to one joined channel.
+/// Encodes a push from the server to one joined topic.
 ///
 /// # Errors
 /// [`EncodeError`] when the payload cannot be JSON.
@@ -120,14 +120,14 @@ pub fn encode_push(
     text(&(join_ref, (), topic, event, payload))
 }
 
-/// Encodes the end of a channel that the client left or joined again.
+/// Encodes the end of a joined topic that the client left or joined again.
 pub fn encode_close(join_ref: Option<&str>, topic: &str) -> Frame {
     #[derive(Serialize)]
     struct Nothing {}
     Frame::Text(json_of(&(join_ref, join_ref, topic, "phx_close", Nothing {})).into())
 }
 
-/// Encodes the end of a channel by a failure. The `phoenix` client joins again by itself.
+/// Encodes the end of a joined topic by a failure. The `phoenix` client joins again by itself.
 pub fn encode_error(join_ref: Option<&str>, topic: &str, reason: &str) -> Frame {
     #[derive(Serialize)]
     struct Failure<'a> {
@@ -175,7 +175,7 @@ fn binary_broadcast(event: &Event, payload: &[u8]) -> Option<Bytes> {
     Some(message.into())
 }
 
-/// Encodes a push with a binary payload from the server to one joined channel.
+/// Encodes a push with a binary payload from the server to one joined topic.
 ///
 /// # Errors
 /// [`FieldTooLong`] when a field has more than 255 bytes.

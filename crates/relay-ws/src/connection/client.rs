@@ -9,7 +9,7 @@ use relay_events::ErrorBody;
 
 use super::pending::{JoinResult, ReadyReply, Subscribed};
 use super::reply::ReplyTo;
-use crate::channels::{Channel, ChannelRef, DeliverySource};
+use crate::joined_topics::{DeliverySource, JoinedTopic, TopicRef};
 use crate::refusal;
 use crate::request::{Identity, JoinRequest};
 use crate::shard_context::ShardDeps;
@@ -25,30 +25,30 @@ impl Client {
         Self { identity, deps }
     }
 
-    /// Subscribes to the document of `channel`, and joins its presence if the request asks for that.
+    /// Subscribes to the document of `topic`, and joins its presence if the request asks for that.
     pub(super) fn join(
         &self,
-        channel: ChannelRef,
+        topic: TopicRef,
         reference: Option<&str>,
         request: JoinRequest,
     ) -> BoxFuture<'static, JoinResult> {
         let parts = &self.deps.parts;
         let source = Arc::clone(&parts.source);
         let presence = parts.presence.clone().filter(|_| request.presence);
-        let membership = self.membership(&channel.document);
+        let membership = self.membership(&topic.document);
         let reference = reference.map(Arc::from);
         let join = async move {
             let outcome = async {
-                let subscribed = source.subscribe(&channel.document, request.start).await;
+                let subscribed = source.subscribe(&topic.document, request.start).await;
                 let (ack, events) = subscribed.map_err(|error| {
-                    refusal::log_failure("join", &channel.document, error.code(), &error);
+                    refusal::log_failure("join", &topic.document, error.code(), &error);
                     ErrorBody::from(&error)
                 })?;
                 let joined = match presence {
                     Some(presence) => {
                         let joined = presence.join(&membership, request.options).await;
                         Some(joined.map_err(|error| {
-                            refusal::log_failure("join", &channel.document, error.code(), &error);
+                            refusal::log_failure("join", &topic.document, error.code(), &error);
                             ErrorBody::from(&error)
                         })?)
                     }
@@ -57,7 +57,7 @@ impl Client {
                 Ok(Subscribed { ack, events, joined })
             };
             let result = outcome.await;
-            JoinResult { channel, reference, result }
+            JoinResult { topic, reference, result }
         };
         join.boxed()
     }
@@ -65,7 +65,7 @@ impl Client {
     /// Publishes `draft`. The first poll puts it into the sink's queue.
     pub(super) fn publish(
         &self,
-        channel: ChannelRef,
+        topic: TopicRef,
         reference: Option<&str>,
         draft: CheckedDraft,
     ) -> BoxFuture<'static, ReadyReply> {
@@ -74,15 +74,15 @@ impl Client {
         let published_bytes = draft.payload.len();
         let publish = async move {
             let result = sink.publish(draft).await;
-            let topic = channel.topic();
-            let to = channel.reply_to(&topic, reference.as_deref());
+            let topic_name = topic.name();
+            let to = topic.reply_to(&topic_name, reference.as_deref());
             let frame = match result {
                 Ok(ack) => {
                     counters.pushes.increment();
                     to.ok(&ack)
                 }
                 Err(error) => {
-                    refusal::log_failure("publish", &channel.document, error.code(), &error);
+                    refusal::log_failure("publish", &topic.document, error.code(), &error);
                     let error = ErrorBody::from(&error);
                     counters.errors.increment(error.reason);
                     to.error(&error)
@@ -96,26 +96,26 @@ impl Client {
     /// Runs the command `name`.
     pub(super) fn command(
         &self,
-        channel: ChannelRef,
+        topic: TopicRef,
         reference: Option<&str>,
         name: String,
         arguments: JsonText,
     ) -> BoxFuture<'static, ReadyReply> {
         let commands = Arc::clone(&self.deps.parts.commands);
         let counters = Arc::clone(&self.deps.counters);
-        let membership = self.membership(&channel.document);
+        let membership = self.membership(&topic.document);
         let reference: Option<Arc<str>> = reference.map(Arc::from);
         let command = async move {
             let mut arguments = serde_json::Deserializer::from_str(arguments.as_str());
             let outcome = match commands.run(&name, &membership, &mut arguments) {
                 Some(running) => running.await.map_err(|error| {
-                    refusal::log_failure(&name, &channel.document, error.code, &error);
+                    refusal::log_failure(&name, &topic.document, error.code, &error);
                     ErrorBody::from(&error)
                 }),
                 None => Err(refusal::unknown_event(&name)),
             };
-            let topic = channel.topic();
-            let to = channel.reply_to(&topic, reference.as_deref());
+            let topic_name = topic.name();
+            let to = topic.reply_to(&topic_name, reference.as_deref());
             let frame = match outcome {
                 Ok(reply) => {
                     counters.requests.increment();
@@ -131,10 +131,10 @@ impl Client {
         command.boxed()
     }
 
-    /// Reports to the presence that the client acts in the document of `channel`.
-    pub(super) fn report_activity(&self, channel: &Channel) {
-        if let (true, Some(presence)) = (channel.presence, &self.deps.parts.presence) {
-            presence.touch(&self.membership(&channel.id.document), Activity::Active);
+    /// Reports to the presence that the client acts in the document of `topic`.
+    pub(super) fn report_activity(&self, topic: &JoinedTopic) {
+        if let (true, Some(presence)) = (topic.presence, &self.deps.parts.presence) {
+            presence.touch(&self.membership(&topic.id.document), Activity::Active);
         }
     }
 
@@ -143,14 +143,14 @@ impl Client {
         self.deps.membership_counts.increment(document);
     }
 
-    /// Releases the membership of a channel: its count, and its place in the presence.
-    pub(super) fn release_membership(&self, channel: &Channel, reason: LeaveReason) {
-        if matches!(channel.delivery, DeliverySource::Joining) {
+    /// Releases the membership of a topic: its count, and its place in the presence.
+    pub(super) fn release_membership(&self, topic: &JoinedTopic, reason: LeaveReason) {
+        if matches!(topic.delivery, DeliverySource::Joining) {
             return;
         }
-        let document = &channel.id.document;
+        let document = &topic.id.document;
         self.deps.membership_counts.decrement(document);
-        if let (true, Some(presence)) = (channel.presence, &self.deps.parts.presence) {
+        if let (true, Some(presence)) = (topic.presence, &self.deps.parts.presence) {
             presence.leave(&self.membership(document), reason);
         }
     }
@@ -161,9 +161,9 @@ impl Client {
     }
 }
 
-impl ChannelRef {
-    /// The address of a reply on the channel, whose topic is `topic`.
-    pub(super) fn reply_to<'a>(&'a self, topic: &'a str, reference: Option<&'a str>) -> ReplyTo<'a> {
-        ReplyTo { join_ref: self.join_ref.as_deref(), reference, topic }
+impl TopicRef {
+    /// The address of a reply on the topic, whose name is `topic_name`.
+    pub(super) fn reply_to<'a>(&'a self, topic_name: &'a str, reference: Option<&'a str>) -> ReplyTo<'a> {
+        ReplyTo { join_ref: self.join_ref.as_deref(), reference, topic: topic_name }
     }
 }

@@ -1,4 +1,4 @@
-//! [`MessageHandler`]: it acts on the messages of a client, and keeps its channels and pending operations.
+//! [`MessageHandler`]: it acts on the messages of a client, and keeps its topics and pending operations.
 
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -13,15 +13,15 @@ use super::end::End;
 use super::link::Link;
 use super::pending::{Completed, Deferred, JoinResult, Pending, ReadyReply, Subscribed};
 use super::reply::{Empty, ReplyTo};
-use crate::channels::{Action, Channel, ChannelRef, Channels, DeliverySource, Reception};
 use crate::close::CloseReason;
 use crate::codec::{self, ClientMessage, DecodeError, Frame};
 use crate::config::WsConfig;
 use crate::document_stream::{DocumentStream, StreamItem};
 use crate::framing::Message;
 use crate::handshake::Protocol;
+use crate::joined_topics::{Action, DeliverySource, JoinedTopic, JoinedTopics, Reception, TopicRef};
 use crate::refusal;
-use crate::request::{ChannelJoinReply, Identity};
+use crate::request::{Identity, TopicJoinReply};
 use crate::room::RoomId;
 use crate::shard_context::{ShardContext, ShardDeps};
 
@@ -29,7 +29,7 @@ use crate::shard_context::{ShardContext, ShardDeps};
 pub(super) struct MessageHandler {
     protocol: Protocol,
     client: Client,
-    channels: Channels,
+    topics: JoinedTopics,
     pending: Pending,
     /// The reason with which the client leaves its documents when the connection ends.
     leave_reason: LeaveReason,
@@ -40,7 +40,7 @@ impl MessageHandler {
         Self {
             protocol,
             client: Client::new(identity, deps),
-            channels: Channels::default(),
+            topics: JoinedTopics::default(),
             pending: Pending::default(),
             leave_reason: LeaveReason::Lost,
         }
@@ -111,14 +111,14 @@ impl MessageHandler {
         any
     }
 
-    /// Sends the next item of a channel that catches up. Returns false when there is none.
+    /// Sends the next item of a topic that catches up. Returns false when there is none.
     pub(super) fn send_catch_up(
         &mut self,
         link: &mut Link,
         shard: &mut ShardContext<'_>,
         cx: &mut Context<'_>,
     ) -> bool {
-        let Some((index, item)) = self.channels.poll_catch_up(cx, shard.rooms, shard.key) else {
+        let Some((index, item)) = self.topics.poll_catch_up(cx, shard.rooms, shard.key) else {
             return false;
         };
         match item {
@@ -127,10 +127,10 @@ impl MessageHandler {
                 link.send(&codec::encode_broadcast(&event), shard);
             }
             StreamItem::Presence(change) => {
-                let document = &self.channels.at(index).id.document;
+                let document = &self.topics.at(index).id.document;
                 link.send(&codec::encode_presence(document, &change), shard);
             }
-            StreamItem::Ended(cause) => self.channel_ended(index, cause.as_ref(), link, shard),
+            StreamItem::Ended(cause) => self.topic_ended(index, cause.as_ref(), link, shard),
         }
         true
     }
@@ -150,12 +150,12 @@ impl MessageHandler {
         self.pending.stop();
     }
 
-    /// Replaces the room of the channel in `room` by a stream of its own.
+    /// Replaces the room of the topic in `room` by a stream of its own.
     pub(super) fn left_room(&mut self, room: RoomId, stream: DocumentStream) {
-        self.channels.left_room(room, stream);
+        self.topics.left_room(room, stream);
     }
 
-    /// Ends the channel in `room`, since the room has ended with `cause`.
+    /// Ends the topic in `room`, which has ended with `cause`.
     pub(super) fn room_ended(
         &mut self,
         room: RoomId,
@@ -163,26 +163,26 @@ impl MessageHandler {
         link: &mut Link,
         shard: &mut ShardContext<'_>,
     ) {
-        if let Some(index) = self.channels.in_room(room) {
-            self.channel_ended(index, cause, link, shard);
+        if let Some(index) = self.topics.in_room(room) {
+            self.topic_ended(index, cause, link, shard);
         }
     }
 
-    /// Ends all channels and pending operations, since the connection ends.
+    /// Leaves all topics and ends the pending operations, since the connection ends.
     pub(super) fn end(&mut self, reason: LeaveReason, shard: &mut ShardContext<'_>) {
         self.leave_reason = reason;
         self.leave_all_rooms(shard);
         self.pending.clear();
     }
 
-    /// Ends all channels.
+    /// Leaves all topics.
     pub(super) fn leave_all_rooms(&mut self, shard: &mut ShardContext<'_>) {
-        for channel in self.channels.drain() {
-            self.close_channel(&channel, self.leave_reason, shard);
+        for topic in self.topics.drain() {
+            self.leave_topic(&topic, self.leave_reason, shard);
         }
     }
 
-    /// Asks the client on every channel to connect again after `return_after`.
+    /// Asks the client, on every topic, to connect again after `return_after`.
     pub(super) fn send_restart_notices(
         &self,
         return_after: Duration,
@@ -195,10 +195,10 @@ impl MessageHandler {
             message: "the server restarts; connect again".to_owned(),
             reconnect_after_ms: u64::try_from(return_after.as_millis()).ok(),
         };
-        for channel in self.channels.joined() {
-            let ChannelRef { join_ref, .. } = &channel.id;
-            let topic = channel.id.topic();
-            match codec::encode_push(join_ref.as_deref(), &topic, SYSTEM_NOTICE.as_str(), &notice) {
+        for topic in self.topics.active() {
+            let TopicRef { join_ref, .. } = &topic.id;
+            let name = topic.id.name();
+            match codec::encode_push(join_ref.as_deref(), &name, SYSTEM_NOTICE.as_str(), &notice) {
                 Ok(frame) => link.send(&frame, shard),
                 Err(error) => tracing::error!(%error, "a notice cannot be encoded"),
             }
@@ -211,7 +211,7 @@ impl MessageHandler {
 
     /// The documents that the client has joined.
     pub(super) fn documents(&self) -> impl Iterator<Item = &DocumentId> {
-        self.channels.joined().map(|channel| &channel.id.document)
+        self.topics.active().map(|topic| &topic.id.document)
     }
 
     fn receive(
@@ -232,7 +232,7 @@ impl MessageHandler {
             return Ok(());
         }
         let (commands, max_topics) = (&shard.deps.parts.commands, shard.deps.config.max_topics);
-        match self.channels.receive(&message, &self.client.identity, commands, max_topics) {
+        match self.topics.receive(&message, &self.client.identity, commands, max_topics) {
             Reception::Defer => self.pending.defer(raw.to_deferred()),
             Reception::Act(action) => self.act(action, &message, link, shard, cx),
         }
@@ -252,28 +252,28 @@ impl MessageHandler {
                 shard.deps.counters.heartbeats.increment();
                 link.send(&ReplyTo::message(message).ok(&Empty {}), shard);
             }
-            Action::Join { channel, request, replaced } => {
+            Action::Join { topic, request, replaced } => {
                 if let Some(replaced) = replaced {
                     link.send(&encode_close(&replaced), shard);
                     // The new join takes the membership again.
-                    self.close_channel(&replaced, LeaveReason::Lost, shard);
+                    self.leave_topic(&replaced, LeaveReason::Lost, shard);
                 }
-                let join = self.client.join(channel, message.reference.as_deref(), *request);
+                let join = self.client.join(topic, message.reference.as_deref(), *request);
                 self.pending.push_join(join);
             }
             Action::Leave { closed } => {
                 self.reply_in_order(ReplyTo::message(message).ok(&Empty {}), link, shard);
                 if let Some(closed) = closed {
                     self.reply_in_order(encode_close(&closed), link, shard);
-                    self.close_channel(&closed, LeaveReason::Left, shard);
+                    self.leave_topic(&closed, LeaveReason::Left, shard);
                 }
             }
-            Action::Publish { channel, draft } => {
-                self.report_activity(&channel.document);
-                self.publish(channel, message.reference.as_deref(), *draft, link, shard, cx);
+            Action::Publish { topic, draft } => {
+                self.report_activity(&topic.document);
+                self.publish(topic, message.reference.as_deref(), *draft, link, shard, cx);
             }
-            Action::Command { channel, arguments } => {
-                self.command(channel, message, arguments, link, shard, cx);
+            Action::Command { topic, arguments } => {
+                self.command(topic, message, arguments, link, shard, cx);
             }
             Action::Refuse(error) => self.refuse(ReplyTo::message(message), &error, link, shard),
             Action::Ignore => shard.deps.counters.stale_messages.increment(),
@@ -281,32 +281,32 @@ impl MessageHandler {
     }
 
     fn finish_join(&mut self, join: JoinResult, link: &mut Link, shard: &mut ShardContext<'_>) {
-        let JoinResult { channel, reference, result } = join;
-        let topic = channel.topic();
-        let to = channel.reply_to(&topic, reference.as_deref());
+        let JoinResult { topic, reference, result } = join;
+        let topic_name = topic.name();
+        let to = topic.reply_to(&topic_name, reference.as_deref());
         match result {
             Ok(Subscribed { ack, events, joined }) => {
                 shard.deps.counters.joins.increment();
-                self.client.count_membership(&channel.document);
+                self.client.count_membership(&topic.document);
                 let Identity { user, connection } = &self.client.identity;
                 let session = joined.as_ref().map(|joined| joined.session);
                 let join = JoinReply::new(*connection, joined.as_ref());
-                let response = ChannelJoinReply { ack, user, join };
+                let response = TopicJoinReply { ack, user, join };
                 link.send(&to.ok(&response), shard);
                 let stream = DocumentStream::new(events, joined.map(|joined| joined.presence));
-                self.channels.join_succeeded(&channel, session, stream);
+                self.topics.join_succeeded(&topic, session, stream);
             }
             Err(error) => {
                 shard.deps.counters.errors.increment(error.reason);
                 link.send(&to.error(&error), shard);
-                self.channels.join_failed(&channel);
+                self.topics.join_failed(&topic);
             }
         }
     }
 
     fn publish(
         &mut self,
-        channel: ChannelRef,
+        topic: TopicRef,
         reference: Option<&str>,
         draft: CheckedDraft,
         link: &mut Link,
@@ -314,7 +314,7 @@ impl MessageHandler {
         cx: &mut Context<'_>,
     ) {
         let bytes = draft.payload.len();
-        let mut publish = self.client.publish(channel, reference, draft);
+        let mut publish = self.client.publish(topic, reference, draft);
         // The first poll puts the draft into the sink's queue, behind the drafts of the pushes before it.
         match publish.poll_unpin(cx) {
             Poll::Pending => self.pending.push_publish(publish, bytes),
@@ -324,7 +324,7 @@ impl MessageHandler {
 
     fn command(
         &mut self,
-        channel: ChannelRef,
+        topic: TopicRef,
         message: &ClientMessage<'_>,
         arguments: JsonText,
         link: &mut Link,
@@ -332,7 +332,7 @@ impl MessageHandler {
         cx: &mut Context<'_>,
     ) {
         let (reference, name) = (message.reference.as_deref(), message.event.as_ref().to_owned());
-        let mut command = self.client.command(channel, reference, name, arguments);
+        let mut command = self.client.command(topic, reference, name, arguments);
         match command.poll_unpin(cx) {
             Poll::Ready(ReadyReply { frame, .. }) => self.reply_in_order(frame, link, shard),
             Poll::Pending => self.pending.push_command(command),
@@ -353,43 +353,43 @@ impl MessageHandler {
         }
     }
 
-    /// Ends a channel by a failure.
-    fn channel_ended(
+    /// Ends a joined topic by a failure.
+    fn topic_ended(
         &mut self,
         index: usize,
         cause: Option<&StreamError>,
         link: &mut Link,
         shard: &mut ShardContext<'_>,
     ) {
-        let channel = self.channels.remove(index);
-        let ChannelRef { document, join_ref } = &channel.id;
+        let topic = self.topics.remove(index);
+        let TopicRef { document, join_ref } = &topic.id;
         let reason = error_code(cause, document);
         shard.deps.counters.channel_errors.increment(reason.as_str());
-        let topic = channel.id.topic();
-        link.send(&codec::encode_error(join_ref.as_deref(), &topic, reason.as_str()), shard);
-        self.close_channel(&channel, LeaveReason::Lost, shard);
+        let name = topic.id.name();
+        link.send(&codec::encode_error(join_ref.as_deref(), &name, reason.as_str()), shard);
+        self.leave_topic(&topic, LeaveReason::Lost, shard);
     }
 
-    fn close_channel(&self, channel: &Channel, reason: LeaveReason, shard: &mut ShardContext<'_>) {
-        if let DeliverySource::Room(member) = channel.delivery {
+    fn leave_topic(&self, topic: &JoinedTopic, reason: LeaveReason, shard: &mut ShardContext<'_>) {
+        if let DeliverySource::Room(member) = topic.delivery {
             shard.rooms.leave(member);
         }
-        self.client.release_membership(channel, reason);
+        self.client.release_membership(topic, reason);
     }
 
     /// Reports to the presence that the client acts in `document`.
     fn report_activity(&self, document: &DocumentId) {
-        let mut joined = self.channels.joined();
-        if let Some(channel) = joined.find(|channel| channel.id.document == *document) {
-            self.client.report_activity(channel);
+        let mut active = self.topics.active();
+        if let Some(topic) = active.find(|topic| topic.id.document == *document) {
+            self.client.report_activity(topic);
         }
     }
 }
 
 impl Drop for MessageHandler {
     fn drop(&mut self) {
-        for channel in self.channels.drain() {
-            self.client.release_membership(&channel, self.leave_reason);
+        for topic in self.topics.drain() {
+            self.client.release_membership(&topic, self.leave_reason);
         }
     }
 }
@@ -410,13 +410,13 @@ impl RawMessage<'_> {
     }
 }
 
-/// Encodes the end of a channel that the client left or joined again.
-fn encode_close(channel: &Channel) -> Frame {
-    let ChannelRef { join_ref, .. } = &channel.id;
-    codec::encode_close(join_ref.as_deref(), &channel.id.topic())
+/// Encodes the end of a topic that the client left or joined again.
+fn encode_close(topic: &JoinedTopic) -> Frame {
+    let TopicRef { join_ref, .. } = &topic.id;
+    codec::encode_close(join_ref.as_deref(), &topic.id.name())
 }
 
-/// The code in the message that ends a channel.
+/// The code in the message that ends a topic.
 fn error_code(cause: Option<&StreamError>, document: &DocumentId) -> ErrorCode {
     let Some(error) = cause else { return ErrorCode::Closed };
     refusal::log_failure("stream", document, error.code(), error);

@@ -10,9 +10,9 @@ use futures_util::{FutureExt, StreamExt};
 use relay_core::{EventStream, Joined, SubscribeAck};
 use relay_events::ErrorBody;
 
-use crate::channels::ChannelRef;
 use crate::codec::Frame;
 use crate::config::WsConfig;
+use crate::joined_topics::TopicRef;
 
 /// The pending operations of a connection. Most connections have none most of the time. Without operations it holds no
 /// memory.
@@ -47,7 +47,7 @@ pub(super) struct ReadyReply {
 
 /// The outcome of a join.
 pub(super) struct JoinResult {
-    pub(super) channel: ChannelRef,
+    pub(super) topic: TopicRef,
     pub(super) reference: Option<Arc<str>>,
     pub(super) result: Result<Subscribed, ErrorBody>,
 }

@@ -1,5 +1,8 @@
-//! [`Channels`]: the state machine of the topics that one connection has joined. It takes a message and returns the action
-//! that is due. It does no I/O.
+//! [`JoinedTopics`]: the state machine of the topics that one connection has joined. It takes a message and returns the
+//! action that is due. It does no I/O.
+//!
+//! Phoenix calls a joined topic a channel, and so do the texts for clients. In the code a channel is a document's ordered
+//! stream.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,23 +16,23 @@ use crate::refusal;
 use crate::request::{self, Identity, JoinRequest};
 use crate::room::{RoomId, RoomKey, RoomMember, Rooms};
 
-/// A document whose topic was joined, and the `ref` of that join. Cheap to clone.
+/// The document of a joined topic, and the `ref` of the join. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ChannelRef {
+pub(crate) struct TopicRef {
     pub(crate) document: DocumentId,
     pub(crate) join_ref: Option<Arc<str>>,
 }
 
-impl ChannelRef {
-    /// The topic of the document.
-    pub(crate) fn topic(&self) -> String {
+impl TopicRef {
+    /// The topic's name in messages.
+    pub(crate) fn name(&self) -> String {
         codec::topic(&self.document)
     }
 }
 
-/// One topic of a connection.
-pub(crate) struct Channel {
-    pub(crate) id: ChannelRef,
+/// A topic that a connection has joined, or is joining.
+pub(crate) struct JoinedTopic {
+    pub(crate) id: TopicRef,
     /// True when the member takes part in presence: it is a participant, and gets the changes of participants.
     pub(crate) presence: bool,
     /// The document's session at the join. `None` for members that take no part in presence.
@@ -37,11 +40,11 @@ pub(crate) struct Channel {
     pub(crate) delivery: DeliverySource,
 }
 
-/// The source of a channel's events.
+/// The source of a topic's events.
 pub(crate) enum DeliverySource {
     /// None yet: the join is not done.
     Joining,
-    /// A stream of the channel's own, until it has caught up with the room.
+    /// A stream for this topic alone, until it has caught up with the room.
     CatchingUp(DocumentStream),
     /// The room.
     Room(RoomMember),
@@ -59,30 +62,30 @@ pub(crate) enum Reception {
 pub(crate) enum Action {
     /// Reply to a heartbeat.
     Heartbeat,
-    /// Subscribe to the document, then reply. `replaced` is the channel that this join closes.
-    Join { channel: ChannelRef, request: Box<JoinRequest>, replaced: Option<Channel> },
-    /// Reply ok, then close the channel. `None` when the topic was not joined.
-    Leave { closed: Option<Channel> },
+    /// Subscribe to the document, then reply. `replaced` is the earlier join of the topic, which ends.
+    Join { topic: TopicRef, request: Box<JoinRequest>, replaced: Option<JoinedTopic> },
+    /// Reply ok, then leave the topic. `None` when it was not joined.
+    Leave { closed: Option<JoinedTopic> },
     /// Publish the draft and reply with the outcome.
-    Publish { channel: ChannelRef, draft: Box<CheckedDraft> },
+    Publish { topic: TopicRef, draft: Box<CheckedDraft> },
     /// Run the command that the message names, and reply with the outcome.
-    Command { channel: ChannelRef, arguments: JsonText },
+    Command { topic: TopicRef, arguments: JsonText },
     /// Reply with an error.
     Refuse(ErrorBody),
-    /// Do nothing: the message belongs to a channel that was closed while the message was on its way.
+    /// Do nothing: the message belongs to an earlier join, which ended while the message was on its way.
     Ignore,
 }
 
 /// The topics of one connection.
 #[derive(Default)]
-pub(crate) struct Channels {
-    list: Vec<Channel>,
-    /// The index of the channel that delivers next.
+pub(crate) struct JoinedTopics {
+    list: Vec<JoinedTopic>,
+    /// The index of the topic that delivers next.
     next_index: usize,
 }
 
-impl Channels {
-    /// Returns the action that is due for `message`. It adds the channel of a join, and removes the channel of a leave.
+impl JoinedTopics {
+    /// Returns the action that is due for `message`. It adds the topic of a join, and removes that of a leave.
     pub(crate) fn receive(
         &mut self,
         message: &ClientMessage<'_>,
@@ -97,7 +100,7 @@ impl Channels {
             });
         }
         let id = codec::document_id(&message.topic);
-        let joined = self.list.iter().position(|channel| Some(channel.id.document.as_str()) == id);
+        let joined = self.list.iter().position(|topic| Some(topic.id.document.as_str()) == id);
         if joined.is_some_and(|index| matches!(self.list[index].delivery, DeliverySource::Joining)) {
             return Reception::Defer;
         }
@@ -119,41 +122,41 @@ impl Channels {
             Err(error) => return Action::Refuse(error),
         };
         if joined.is_none() && self.list.len() >= max_topics {
-            return Action::Refuse(refusal::too_many_channels(max_topics));
+            return Action::Refuse(refusal::too_many_topics(max_topics));
         }
         let replaced = joined.map(|index| self.list.remove(index));
-        let channel_ref = ChannelRef { document, join_ref: message.join_ref.as_deref().map(Arc::from) };
+        let topic_ref = TopicRef { document, join_ref: message.join_ref.as_deref().map(Arc::from) };
         // Most connections join one topic, so memory for further topics would be wasted.
         self.list.reserve_exact(1);
-        self.list.push(Channel {
-            id: channel_ref.clone(),
+        self.list.push(JoinedTopic {
+            id: topic_ref.clone(),
             presence: request.presence,
             session: None,
             delivery: DeliverySource::Joining,
         });
-        Action::Join { channel: channel_ref, request: Box::new(request), replaced }
+        Action::Join { topic: topic_ref, request: Box::new(request), replaced }
     }
 
-    /// Gives the channel whose join succeeded its `stream` and the document's `session`.
+    /// Gives the topic whose join succeeded its `stream` and the document's `session`.
     pub(crate) fn join_succeeded(
         &mut self,
-        channel_ref: &ChannelRef,
+        topic_ref: &TopicRef,
         session: Option<SessionId>,
         stream: DocumentStream,
     ) {
-        if let Some(channel) = self.list.iter_mut().find(|one| one.id == *channel_ref) {
-            channel.session = session;
-            channel.delivery = DeliverySource::CatchingUp(stream);
+        if let Some(topic) = self.list.iter_mut().find(|one| one.id == *topic_ref) {
+            topic.session = session;
+            topic.delivery = DeliverySource::CatchingUp(stream);
         }
     }
 
-    /// Removes the channel whose join failed.
-    pub(crate) fn join_failed(&mut self, channel_ref: &ChannelRef) {
-        self.list.retain(|one| one.id != *channel_ref);
+    /// Removes the topic whose join failed.
+    pub(crate) fn join_failed(&mut self, topic_ref: &TopicRef) {
+        self.list.retain(|one| one.id != *topic_ref);
     }
 
-    /// Polls the channels that catch up, each in its turn. Returns the next item and the index of its channel. A channel
-    /// without an item enters its room if it has caught up.
+    /// Polls the topics that catch up, each in its turn. Returns the next item and the index of its topic. A topic without
+    /// an item enters its room if it has caught up.
     pub(crate) fn poll_catch_up(
         &mut self,
         cx: &mut Context<'_>,
@@ -162,76 +165,76 @@ impl Channels {
     ) -> Option<(usize, StreamItem)> {
         for step in 0..self.list.len() {
             let index = (self.next_index + step) % self.list.len();
-            let channel = &mut self.list[index];
-            let DeliverySource::CatchingUp(stream) = &mut channel.delivery else { continue };
+            let topic = &mut self.list[index];
+            let DeliverySource::CatchingUp(stream) = &mut topic.delivery else { continue };
             if let Poll::Ready(item) = stream.poll_next(cx) {
                 self.next_index = index + 1;
                 return Some((index, item));
             }
-            channel.enter_room(rooms, connection);
+            topic.enter_room(rooms, connection);
         }
         None
     }
 
-    /// The channel at `index`.
-    pub(crate) fn at(&self, index: usize) -> &Channel {
+    /// The topic at `index`.
+    pub(crate) fn at(&self, index: usize) -> &JoinedTopic {
         &self.list[index]
     }
 
-    /// Removes the channel at `index`, whose stream has ended, and returns it.
-    pub(crate) fn remove(&mut self, index: usize) -> Channel {
+    /// Removes the topic at `index`, whose stream has ended, and returns it.
+    pub(crate) fn remove(&mut self, index: usize) -> JoinedTopic {
         self.list.remove(index)
     }
 
-    /// The index of the channel that is in `room`.
+    /// The index of the topic that is in `room`.
     pub(crate) fn in_room(&self, room: RoomId) -> Option<usize> {
-        self.list.iter().position(
-            |channel| matches!(channel.delivery, DeliverySource::Room(member) if member.room == room),
-        )
+        self.list
+            .iter()
+            .position(|topic| matches!(topic.delivery, DeliverySource::Room(member) if member.room == room))
     }
 
-    /// Replaces the room of the channel in `room` by `stream`.
+    /// Replaces the room of the topic in `room` by `stream`.
     pub(crate) fn left_room(&mut self, room: RoomId, stream: DocumentStream) {
         if let Some(index) = self.in_room(room) {
             self.list[index].delivery = DeliverySource::CatchingUp(stream);
         }
     }
 
-    /// The channels whose join is done.
-    pub(crate) fn joined(&self) -> impl Iterator<Item = &Channel> {
-        self.list.iter().filter(|channel| !matches!(channel.delivery, DeliverySource::Joining))
+    /// The topics whose join is done.
+    pub(crate) fn active(&self) -> impl Iterator<Item = &JoinedTopic> {
+        self.list.iter().filter(|topic| !matches!(topic.delivery, DeliverySource::Joining))
     }
 
-    /// Removes and returns all channels.
-    pub(crate) fn drain(&mut self) -> Vec<Channel> {
+    /// Removes and returns all topics.
+    pub(crate) fn drain(&mut self) -> Vec<JoinedTopic> {
         std::mem::take(&mut self.list)
     }
 }
 
-impl Channel {
+impl JoinedTopic {
     fn has_join_ref(&self, message: &ClientMessage<'_>) -> bool {
         self.id.join_ref.as_deref() == message.join_ref.as_deref()
     }
 
     /// Returns the action that is due for a command or a push.
     fn receive(&self, message: &ClientMessage<'_>, identity: &Identity, commands: &Commands) -> Action {
-        let channel = &self.id;
+        let topic = &self.id;
         if commands.contains(&message.event) {
             return match message.payload {
                 _ if !self.presence => Action::Refuse(refusal::no_participant()),
                 ClientPayload::Json(arguments) => {
-                    Action::Command { channel: channel.clone(), arguments: JsonText::from_raw(arguments) }
+                    Action::Command { topic: topic.clone(), arguments: JsonText::from_raw(arguments) }
                 }
                 ClientPayload::Binary(_) => Action::Refuse(refusal::unknown_event(&message.event)),
             };
         }
-        match request::draft(message, &channel.document, identity, self.session) {
-            Ok(draft) => Action::Publish { channel: channel.clone(), draft: Box::new(draft) },
+        match request::draft(message, &topic.document, identity, self.session) {
+            Ok(draft) => Action::Publish { topic: topic.clone(), draft: Box::new(draft) },
             Err(error) => Action::Refuse(error),
         }
     }
 
-    /// Enters the room of the document, if the channel has caught up with it.
+    /// Enters the room of the document, if the topic has caught up with it.
     fn enter_room(&mut self, rooms: &mut Rooms, connection: usize) {
         let key = RoomKey { document: self.id.document.clone(), presence: self.presence };
         // `Joining` fills the place while the rooms decide about the stream.
