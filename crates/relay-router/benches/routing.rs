@@ -25,14 +25,14 @@ fn event() -> Event {
 
 /// Makes `count` rules of which two can match the event, with `when` as their condition.
 fn rules(count: usize, when: Option<&str>) -> RuleSet {
-    let rule = |place: usize| {
-        let (kind, document) = match place {
+    let rule = |index: usize| {
+        let (kind, document) = match index {
             3 => ("document.edited", "notes/*".to_owned()),
             7 => ("document.*", "notes/today".to_owned()),
-            _ if place.is_multiple_of(2) => ("document.edited", format!("reports/{place}/*")),
+            _ if index.is_multiple_of(2) => ("document.edited", format!("reports/{index}/*")),
             _ => ("x-reviewed", "notes/*".to_owned()),
         };
-        let name = format!("rule-{place}");
+        let name = format!("rule-{index}");
         json!({"name": name, "kinds": [kind], "documents": [document], "targets": ["t"], "when": when, "continue": true})
     };
     let mut document = json!({"rules": (0..count).map(rule).collect::<Vec<_>>()});

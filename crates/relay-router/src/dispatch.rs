@@ -77,15 +77,15 @@ enum Scope {
     Lagging { route: RouteId, from: Offset, through: Option<Offset> },
 }
 
-/// A page whose events have their places in routes.
-struct PlacedPage {
+/// A page whose events are assigned to routes.
+struct AssignedPage {
     table: Arc<RoutingTable>,
     routed: Vec<Routed>,
     batch: WriteBatch,
-    placements: Vec<Placement>,
+    assignments: Vec<Assignment>,
 }
 
-struct Placement {
+struct Assignment {
     route: RouteId,
     offset: Offset,
     queued: Arc<QueuedEvent>,
@@ -179,9 +179,9 @@ impl Dispatcher {
     async fn route_page(&self, page: LogPage, scope: Scope) -> Result<(), StoreError> {
         let deps = self.engine.deps();
         let is_draining = |name: &ServiceName| deps.monitor.state(name) == ServiceState::Draining;
-        let place = || place_page(&self.engine, &page, scope, self.max_queued, is_draining);
-        let PlacedPage { table, routed, batch, placements } =
-            retry_under_lock(&self.config_lock, place).await;
+        let assign = || assign_page(&self.engine, &page, scope, self.max_queued, is_draining);
+        let AssignedPage { table, routed, batch, assignments } =
+            retry_under_lock(&self.config_lock, assign).await;
         for routed in &routed {
             table.count_condition_errors(routed);
         }
@@ -193,7 +193,7 @@ impl Dispatcher {
             if let Scope::Lagging { route, from, through } = scope {
                 state.advance_lag_cursor(route, from, through);
             }
-            for Placement { route, offset, queued, event } in placements {
+            for Assignment { route, offset, queued, event } in assignments {
                 deps.metrics.record_routing(now.since(event.time));
                 state.enqueue(route, offset, queued, Some(event));
                 state.release(route);
@@ -247,39 +247,39 @@ async fn retry_under_lock<T>(lock: &tokio::sync::Mutex<()>, mut attempt: impl Fn
     }
 }
 
-/// Routes `page` outside the engine's lock, and places its events under the lock. Returns none if rules or targets have
-/// changed in between; then nothing was placed.
-fn place_page(
+/// Routes `page` outside the engine's lock, and assigns its events to routes under the lock. Returns none if rules or
+/// targets have changed in between; then nothing was assigned.
+fn assign_page(
     engine: &Engine,
     page: &[(Offset, Arc<Event>)],
     scope: Scope,
     max_queued: usize,
     is_draining: impl Fn(&ServiceName) -> bool,
-) -> Option<PlacedPage> {
+) -> Option<AssignedPage> {
     let table = engine.routing_table();
     let routed: Vec<_> = page.iter().map(|(_, event)| table.route(event, &is_draining)).collect();
-    let (batch, placements) = engine.update(|state| {
-        Arc::ptr_eq(state.table(), &table).then(|| place(state, page, &routed, scope, max_queued))
+    let (batch, assignments) = engine.update(|state| {
+        Arc::ptr_eq(state.table(), &table).then(|| assign(state, page, &routed, scope, max_queued))
     })?;
-    Some(PlacedPage { table, routed, batch, placements })
+    Some(AssignedPage { table, routed, batch, assignments })
 }
 
-/// Gives each event its places in routes. The routes are held until the events are queued.
-fn place(
+/// Assigns each event to its routes. The routes are held until the events are queued.
+fn assign(
     state: &mut State,
     page: &[(Offset, Arc<Event>)],
     routed: &[Routed],
     scope: Scope,
     max_queued: usize,
-) -> (WriteBatch, Vec<Placement>) {
-    let (mut batch, mut placements) = (WriteBatch::default(), Vec::new());
+) -> (WriteBatch, Vec<Assignment>) {
+    let (mut batch, mut assignments) = (WriteBatch::default(), Vec::new());
     match scope {
         Scope::All { through } => batch.cursor(Some(through)),
         Scope::Lagging { route, from, through } if state.lag_cursor(route) == Some(from) => {
             batch.lag_cursor(route, through);
         }
         // The route was removed, or no rule sends anything there any more.
-        Scope::Lagging { .. } => return (batch, placements),
+        Scope::Lagging { .. } => return (batch, assignments),
     }
     let version = state.table().version();
     for ((offset, event), routed) in page.iter().zip(routed) {
@@ -299,10 +299,10 @@ fn place(
             let queued = Arc::new(QueuedEvent::new(event, version));
             batch.put_queued(route, offset, &queued);
             state.hold(route);
-            placements.push(Placement { route, offset, queued, event: Arc::clone(event) });
+            assignments.push(Assignment { route, offset, queued, event: Arc::clone(event) });
         }
     }
-    (batch, placements)
+    (batch, assignments)
 }
 
 #[cfg(test)]

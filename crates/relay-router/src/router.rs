@@ -104,7 +104,7 @@ impl Router {
         self.0.rules.active()
     }
 
-    /// Replaces the rules as a whole, in place of the configured ones. If `expected` is given, the version in force must
+    /// Replaces the rules as a whole, also the configured ones. If `expected` is given, the version in force must
     /// be that. Events that wait for targets of removed rules are still delivered.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! One attempt to deliver events to a target. The store has its result before its place is given to another attempt.
+//! One attempt to deliver events to a target. The store has its result before its slot is given to another attempt.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::store::{StoreError, WriteBatch};
 /// The pause after a failure to read the log.
 pub(crate) const LOG_RETRY: Duration = Duration::from_secs(1);
 
-/// An attempt that has its place at a target.
+/// An attempt that has a slot at a target.
 pub(crate) struct InFlight {
     pub(crate) route: RouteId,
     pub(crate) key: RouteKey,

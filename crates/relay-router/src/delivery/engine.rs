@@ -3,7 +3,7 @@
 //! The state is behind one lock. It is held for short, synchronous steps, in which nothing is awaited and no rule is
 //! evaluated. One task schedules: it wakes up after every change that may allow an attempt (an event was queued, an
 //! attempt ended, a service came back, a moment has come) and begins attempts, each a task of its own. The store has an
-//! attempt's result before another attempt gets its place. So after a crash no more events are delivered twice than
+//! attempt's result before another attempt gets its slot. So after a crash no more events are delivered twice than
 //! were under way.
 
 use std::sync::Arc;
@@ -172,7 +172,7 @@ impl Engine {
         next
     }
 
-    /// Records the result of an attempt and gives its place to others.
+    /// Records the result of an attempt and gives its slot to others.
     fn end(&self, attempt: &InFlight, result: AttemptResult) {
         self.record_decisions(attempt, &result);
         let deps = &self.0.deps;

@@ -96,13 +96,13 @@ async fn a_page_is_routed_without_the_engines_lock() {
         asked.set(asked.get() + 1);
         false
     };
-    let placed = place_page(&engine, &page(), SCOPE, 10, is_draining).unwrap();
+    let assigned = assign_page(&engine, &page(), SCOPE, 10, is_draining).unwrap();
     assert_eq!(asked.get(), 1);
-    assert_eq!(placed.placements.len(), 1);
+    assert_eq!(assigned.assignments.len(), 1);
 }
 
 #[tokio::test]
-async fn a_page_is_placed_by_the_table_in_force_alone() {
+async fn a_page_is_assigned_by_the_table_in_force_alone() {
     let directory = tempfile::tempdir().unwrap();
     let engine = engine(&directory);
     let has_changed = Cell::new(false);
@@ -113,11 +113,11 @@ async fn a_page_is_placed_by_the_table_in_force_alone() {
         false
     };
     // While the page is routed another target comes.
-    assert!(place_page(&engine, &page(), SCOPE, 10, is_draining).is_none());
+    assert!(assign_page(&engine, &page(), SCOPE, 10, is_draining).is_none());
     assert_eq!(engine.read(|state| state.route_id(&key("a"))), None);
 
-    let placed = place_page(&engine, &page(), SCOPE, 10, is_draining).unwrap();
-    let routes: Vec<_> = placed.placements.iter().map(|placement| Some(placement.route)).collect();
+    let assigned = assign_page(&engine, &page(), SCOPE, 10, is_draining).unwrap();
+    let routes: Vec<_> = assigned.assignments.iter().map(|assignment| Some(assignment.route)).collect();
     assert_eq!(
         routes,
         [engine.read(|state| state.route_id(&key("a"))), engine.read(|state| state.route_id(&key("b")))]
@@ -128,11 +128,11 @@ async fn a_page_is_placed_by_the_table_in_force_alone() {
 async fn a_route_whose_rule_goes_stays_for_the_events_that_are_being_committed_to_it() {
     let directory = tempfile::tempdir().unwrap();
     let engine = engine(&directory);
-    let placed = place_page(&engine, &page(), SCOPE, 10, |_| false).unwrap();
+    let assigned = assign_page(&engine, &page(), SCOPE, 10, |_| false).unwrap();
     engine.update(|state| {
         state.set_rules(2, Arc::default());
         state.recompute_targets();
-        for Placement { route, offset, queued, event } in placed.placements {
+        for Assignment { route, offset, queued, event } in assigned.assignments {
             state.enqueue(route, offset, queued, Some(event));
             state.release(route);
         }
@@ -141,7 +141,7 @@ async fn a_route_whose_rule_goes_stays_for_the_events_that_are_being_committed_t
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_placement_that_fails_under_the_lock_too_is_tried_again() {
+async fn an_assignment_that_fails_under_the_lock_too_is_tried_again() {
     let lock = tokio::sync::Mutex::new(());
     let mut was_locked = Vec::new();
     let attempt = || {

@@ -28,7 +28,7 @@ pub(super) struct PendingChanges {
 }
 
 impl PendingChanges {
-    /// Adds a change, in place of an earlier one of the same service.
+    /// Adds a change. It replaces an earlier one of the same service.
     pub(super) fn add(&self, change: ServiceChange) {
         self.changes.lock().insert(change.service.clone(), change);
         self.pending_notifications.notify_one();

@@ -104,7 +104,7 @@ fn describe(error: &ExecutionError, view: &EventView<'_>) -> String {
     }
 }
 
-/// A problem of a condition, with its place.
+/// A problem of a condition, with its line and column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ConditionProblem {
     /// The line within the condition, from 1.

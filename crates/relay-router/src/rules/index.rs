@@ -11,7 +11,7 @@ use super::rule::{Pattern, Rule};
 /// The most pairs of a kind and a document in an index, over all rules.
 pub(super) const MAX_ENTRIES: usize = 100_000;
 
-/// The positions of rules, by kind and document.
+/// The indexes of rules, by kind and document.
 #[derive(Debug, Default)]
 pub(super) struct Index(ByPattern<ByPattern<Vec<u32>>>);
 
@@ -23,21 +23,21 @@ impl Index {
 
     /// Builds the index of the enabled rules.
     pub(super) fn build(rules: &[Rule]) -> Self {
-        let mut index = Self::default();
-        for (place, rule) in (0..).zip(rules).filter(|(_, rule)| rule.enabled) {
-            index.0.add(&rule.kinds, |by_document| {
-                by_document.add(&rule.documents, |places| places.push(place));
+        let mut built = Self::default();
+        for (index, rule) in (0..).zip(rules).filter(|(_, rule)| rule.enabled) {
+            built.0.add(&rule.kinds, |by_document| {
+                by_document.add(&rule.documents, |indexes| indexes.push(index));
             });
         }
-        index
+        built
     }
 
-    /// Returns the positions of all rules for this kind and document, in ascending order and without
+    /// Returns the indexes of all rules for this kind and document, in ascending order and without
     /// duplicates.
     pub(super) fn candidates(&self, kind: &str, document: &str) -> Vec<u32> {
         let mut found = Vec::new();
         self.0.for_each(kind, |by_document| {
-            by_document.for_each(document, |places| found.extend_from_slice(places));
+            by_document.for_each(document, |indexes| found.extend_from_slice(indexes));
         });
         found.sort_unstable();
         found.dedup();

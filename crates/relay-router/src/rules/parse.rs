@@ -87,8 +87,8 @@ fn read_rules(reader: &mut TableReader, fields: &TableFields<'_, '_>, parsed: &m
     let mut conditions: Vec<UncompiledCondition<'_>> = Vec::new();
     let known: std::collections::HashSet<_> =
         parsed.targets.iter().map(|target| target.name.clone()).collect();
-    for (place, node) in reader.list(fields.get("rules"), "[[rules]]", MAX_RULES).iter().enumerate() {
-        reader.subject = Some(format!("rule {}", place + 1));
+    for (index, node) in reader.list(fields.get("rules"), "[[rules]]", MAX_RULES).iter().enumerate() {
+        reader.subject = Some(format!("rule {}", index + 1));
         let Some((rule, when)) = read_rule(reader, node) else { continue };
         if let Some(first) = lines.insert(Arc::clone(&rule.name), node.line) {
             reader

@@ -68,8 +68,8 @@ impl RuleSet {
 
     /// Returns the target of this name, if the document describes it.
     pub fn target(&self, name: &ServiceName) -> Option<&TargetSpec> {
-        let place = self.targets.binary_search_by(|target| target.name.cmp(name)).ok()?;
-        self.targets.get(place)
+        let index = self.targets.binary_search_by(|target| target.name.cmp(name)).ok()?;
+        self.targets.get(index)
     }
 
     /// Returns the warnings: rules that name targets which the document does not describe. Services of these
@@ -91,8 +91,8 @@ impl RuleSet {
     pub(crate) fn evaluate(&self, event: &Event) -> Matches<'_> {
         let mut matches = Matches { rules: Vec::new(), failed: Vec::new() };
         let view = EventView::new(event);
-        for place in self.index.candidates(event.kind.as_str(), event.document.as_str()) {
-            let Some(rule) = self.rules.get(place as usize) else { continue };
+        for index in self.index.candidates(event.kind.as_str(), event.document.as_str()) {
+            let Some(rule) = self.rules.get(index as usize) else { continue };
             match rule.when.as_ref().map_or(Ok(true), |when| when.holds(&view)) {
                 Ok(true) => {
                     matches.rules.push(rule);

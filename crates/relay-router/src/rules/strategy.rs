@@ -44,7 +44,7 @@ pub(crate) struct Candidate<'a> {
     pub(crate) weight: NonZeroU32,
 }
 
-/// Returns the positions of all `candidates` in the order of preference for an event of `document`.
+/// Returns the indexes of all `candidates` in the order of preference for an event of `document`.
 ///
 /// `turn` counts the choices of a rule; only [`Strategy::RoundRobin`] uses it. For [`Strategy::All`] the
 /// order does not matter.
@@ -54,11 +54,11 @@ pub(crate) fn order(
     document: &DocumentId,
     turn: u64,
 ) -> Vec<usize> {
-    let mut places: Vec<usize> = (0..candidates.len()).collect();
+    let mut indexes: Vec<usize> = (0..candidates.len()).collect();
     match strategy {
         Strategy::FirstHealthy | Strategy::All => {}
-        Strategy::RoundRobin => rotate(&mut places, candidates, turn),
-        Strategy::LeastOutstanding => places.sort_by(|&one, &other| {
+        Strategy::RoundRobin => rotate(&mut indexes, candidates, turn),
+        Strategy::LeastOutstanding => indexes.sort_by(|&one, &other| {
             // Compares a/x with b/y as a*y with b*x, which is exact.
             let load = |of: usize, by: usize| {
                 candidates[of].outstanding as u128 * u128::from(candidates[by].weight.get())
@@ -67,13 +67,13 @@ pub(crate) fn order(
         }),
         Strategy::ConsistentHash => {
             let seed = xxh3_64_with_seed(document.as_str().as_bytes(), 0);
-            let score = |place: &usize| rendezvous_score(&candidates[*place], seed);
-            places.sort_by(|one, other| score(other).total_cmp(&score(one)));
+            let score = |index: &usize| rendezvous_score(&candidates[*index], seed);
+            indexes.sort_by(|one, other| score(other).total_cmp(&score(one)));
         }
     }
     // The sort is stable: the strategy's order holds among targets of the same health.
-    places.sort_by_key(|&place| health_rank(candidates[place].state));
-    places
+    indexes.sort_by_key(|&index| health_rank(candidates[index].state));
+    indexes
 }
 
 fn health_rank(state: ServiceState) -> u8 {
@@ -90,30 +90,30 @@ fn health_rank(state: ServiceState) -> u8 {
 /// Rotates the order to the target whose turn it is. Only targets of the best health take part, so that none
 /// gets all turns of an unhealthy one. In as many turns as the sum of the weights, each is chosen as often as
 /// its weight says.
-fn rotate(places: &mut [usize], candidates: &[Candidate<'_>], turn: u64) {
+fn rotate(indexes: &mut [usize], candidates: &[Candidate<'_>], turn: u64) {
     let best = candidates.iter().map(|candidate| health_rank(candidate.state)).min();
-    let weight = |place: usize| match &candidates[place] {
+    let weight = |index: usize| match &candidates[index] {
         candidate if Some(health_rank(candidate.state)) == best => u64::from(candidate.weight.get()),
         _ => 0,
     };
-    let common = places.iter().fold(0, |common, &place| gcd(common, weight(place))).max(1);
-    let round: u64 = places.iter().map(|&place| weight(place) / common).sum();
+    let common = indexes.iter().fold(0, |common, &index| gcd(common, weight(index))).max(1);
+    let round: u64 = indexes.iter().map(|&index| weight(index) / common).sum();
     if round == 0 {
         return;
     }
     // Steps of about 0.6 of a round spread the turns of a heavy target. A step without a common divisor with
     // the round reaches each slot once. With equal weights each target has one slot, and the order of the
     // list serves as well.
-    let are_equal = places.iter().all(|&place| weight(place) <= common);
+    let are_equal = indexes.iter().all(|&index| weight(index) <= common);
     let start = if are_equal { 1 } else { round / 2 + round / 8 + 1 };
     let step = (start..=start + round).find(|&step| gcd(step, round) == 1).unwrap_or(1);
     let slot = u128::from(turn) * u128::from(step) % u128::from(round);
     let mut passed = 0_u128;
-    let chosen = places.iter().position(|&place| {
-        passed += u128::from(weight(place) / common);
+    let chosen = indexes.iter().position(|&index| {
+        passed += u128::from(weight(index) / common);
         slot < passed
     });
-    places.rotate_left(chosen.unwrap_or_default());
+    indexes.rotate_left(chosen.unwrap_or_default());
 }
 
 fn gcd(one: u64, other: u64) -> u64 {

@@ -65,7 +65,7 @@ impl Value<'_> {
 /// Parses `text`.
 ///
 /// # Errors
-/// The places where the text is not of `format`.
+/// The lines at which the text is not of `format`.
 pub(super) fn parse(text: &str, format: RuleFormat) -> Result<Node<'_>, Vec<RuleProblem>> {
     let lines = LineStarts::of(text);
     match format {

@@ -21,7 +21,7 @@ struct Commit {
     changes: Vec<Change>,
     durability: WriteDurability,
     done: oneshot::Sender<Result<(), StoreError>>,
-    /// The commit's place in the queue, which is free again when the commit is answered.
+    /// The commit's slot in the queue, which is free again when the commit is answered.
     _permit: OwnedSemaphorePermit,
 }
 
@@ -29,7 +29,7 @@ struct Commit {
 pub(super) struct Writer {
     /// None once the writer is closed.
     commits: Mutex<Option<Sender<Commit>>>,
-    /// One permit for each place in the thread's queue.
+    /// One permit for each slot in the thread's queue.
     queue_permits: Arc<Semaphore>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }

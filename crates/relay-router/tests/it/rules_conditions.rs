@@ -1,4 +1,4 @@
-//! Conditions: the refusals at load time with their places, and the results for events.
+//! Conditions: the refusals at load time with their lines and columns, and the results for events.
 
 use proptest::prelude::*;
 use relay_core::{Actor, DocumentId, Draft, Epoch, Event, Metadata, Offset, Payload, Seq, Timestamp, UserId};
@@ -184,7 +184,7 @@ fn types_are_checked_before_anything_runs() {
 }
 
 #[test]
-fn a_place_in_a_condition_counts_lines_and_characters() {
+fn a_position_in_a_condition_counts_lines_and_characters() {
     refused(
         "'ä' == 'ö' &&\n  event.knd == 1",
         "line 2 of it, column 8: an event has no field `knd`; did you mean `kind`?",

@@ -52,9 +52,9 @@ fn plain() -> impl Strategy<Value = Plain> {
 }
 
 fn document(rules: &[Plain]) -> String {
-    let rule = |(place, plain): (usize, &Plain)| {
+    let rule = |(index, plain): (usize, &Plain)| {
         let mut rule = json!({
-            "name": format!("r{place}"), "targets": ["t"], "priority": plain.priority, "kinds": plain.kinds,
+            "name": format!("r{index}"), "targets": ["t"], "priority": plain.priority, "kinds": plain.kinds,
             "documents": plain.documents, "continue": plain.continues, "enabled": plain.enabled,
         });
         if let Some(above) = plain.above {
@@ -75,13 +75,13 @@ fn fits(patterns: &[&str], text: &str) -> bool {
 /// Returns the matching rules, found by evaluating all rules in turn.
 fn expected(rules: &[Plain], kind: &str, document: &str, count: i64) -> Vec<String> {
     let mut turns: Vec<usize> = (0..rules.len()).collect();
-    turns.sort_by_key(|&place| (-rules[place].priority, place));
+    turns.sort_by_key(|&index| (-rules[index].priority, index));
     let mut matched = Vec::new();
-    for place in turns {
-        let rule = &rules[place];
+    for index in turns {
+        let rule = &rules[index];
         let condition = rule.above.is_none_or(|above| above % 2 == 0 && count > above);
         if rule.enabled && fits(&rule.kinds, kind) && fits(&rule.documents, document) && condition {
-            matched.push(format!("r{place}"));
+            matched.push(format!("r{index}"));
             if !rule.continues {
                 break;
             }

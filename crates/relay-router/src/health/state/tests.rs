@@ -212,11 +212,11 @@ proptest! {
         service.config.eject_after = eject_after;
         service.config.degraded_of = degraded_of;
         let mut model = Model::new(rise, fall, service.config.clone());
-        for (place, (wait, heard)) in steps.into_iter().enumerate() {
+        for (index, (wait, heard)) in steps.into_iter().enumerate() {
             service.now += Duration::from_millis(wait);
             let state = service.hear(heard);
             model.hear(heard, service.now);
-            prop_assert_eq!(state, model.state(service.now), "step {}: {:?} at {:?}", place, heard, service.now);
+            prop_assert_eq!(state, model.state(service.now), "step {}: {:?} at {:?}", index, heard, service.now);
         }
     }
 }

@@ -32,10 +32,10 @@ pub(super) struct Checked {
 pub(super) fn check(
     source: &str,
     expression: &IdedExpr,
-    places: &SourceInfo,
+    offsets: &SourceInfo,
 ) -> Result<Checked, Vec<ConditionProblem>> {
     let mut checker =
-        Checker { source, places, problems: Vec::new(), variables: HashMap::new(), depth: 0, at: 0 };
+        Checker { source, offsets, problems: Vec::new(), variables: HashMap::new(), depth: 0, at: 0 };
     let shape = checker.shape(expression);
     if !shape.ty.fits(&Ty::Bool) {
         checker.report(expression.id, format!("a condition must be a bool, this is {}", shape.ty));
@@ -106,18 +106,18 @@ impl Shape {
 
 struct Checker<'a> {
     source: &'a str,
-    places: &'a SourceInfo,
+    offsets: &'a SourceInfo,
     problems: Vec<ConditionProblem>,
     /// The variables of the open loops.
     variables: HashMap<String, Vec<Shape>>,
     depth: usize,
-    /// The offset of the last part with a known place; parts that macros made have none.
+    /// The last known offset of a part; parts that macros made have none.
     at: usize,
 }
 
 impl Checker<'_> {
     fn report(&mut self, id: u64, reason: impl Into<String>) {
-        let at = self.places.offset_for(id).map_or(self.at, |(start, _)| start as usize);
+        let at = self.offsets.offset_for(id).map_or(self.at, |(start, _)| start as usize);
         let before = self.source.get(..at).unwrap_or(self.source);
         let line = before.matches('\n').count() + 1;
         let column = before.chars().rev().take_while(|char| *char != '\n').count() + 1;
@@ -142,7 +142,7 @@ impl Checker<'_> {
                 format!("it is nested deeper than {max} levels; split it into several rules"),
             );
         }
-        if let Some((start, _)) = self.places.offset_for(expression.id) {
+        if let Some((start, _)) = self.offsets.offset_for(expression.id) {
             self.at = start as usize;
         }
         self.depth += 1;

@@ -24,7 +24,7 @@ pub(super) fn compile(pattern: &str) -> Result<Regex, String> {
     let built = RegexBuilder::new(pattern).size_limit(MAX_COMPILED_BYTES).build();
     built.map_err(|error| match error {
         regex::Error::CompiledTooBig(_) => format!("compiled it takes more than {MAX_COMPILED_BYTES} bytes"),
-        // The last line names the problem; the lines before it draw its place.
+        // The last line names the problem; the lines before it point at it.
         other => {
             other.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
         }
@@ -92,8 +92,8 @@ impl Regexes {
     }
 
     pub(super) fn resolve<'b>(&'b self, name: &str) -> Option<CowVal<'b, 'b>> {
-        let place: usize = name.strip_prefix(NAME_PREFIX)?.parse().ok()?;
-        self.0.get(place).map(|pattern| CowVal::Borrowed(pattern as &dyn Val))
+        let index: usize = name.strip_prefix(NAME_PREFIX)?.parse().ok()?;
+        self.0.get(index).map(|pattern| CowVal::Borrowed(pattern as &dyn Val))
     }
 
     fn take(&mut self, expression: &mut IdedExpr) {

@@ -54,7 +54,7 @@ impl TableReader {
             self.report(node.line, format!("here must be a table, not {}", node.value.type_name()));
             return None;
         };
-        for (place, (key, value)) in entries.iter().enumerate() {
+        for (index, (key, value)) in entries.iter().enumerate() {
             if !allowed.contains(&&**key) {
                 let shown: String = key.chars().take(64).collect();
                 let reason = match closest_match(key, allowed.iter().copied()) {
@@ -62,7 +62,7 @@ impl TableReader {
                     None => format!("there is no `{shown}` here; known are `{}`", allowed.join("`, `")),
                 };
                 self.report(value.line, reason);
-            } else if entries[..place].iter().any(|(earlier, _)| earlier == key) {
+            } else if entries[..index].iter().any(|(earlier, _)| earlier == key) {
                 self.report(value.line, format!("`{key}` is there twice"));
             }
         }

@@ -30,10 +30,10 @@ proptest! {
             name, state: states[state], outstanding, weight: NonZeroU32::new(weight).unwrap(),
         }).collect();
         let choices = [Choice::FirstHealthy, Choice::All, Choice::RoundRobin, Choice::LeastOutstanding, Choice::ConsistentHash];
-        let places = order(choices[which], &candidates, &DocumentId::new("d").unwrap(), turn);
-        let ranks: Vec<usize> = places.iter().map(|&place| targets[place].0).collect();
+        let indexes = order(choices[which], &candidates, &DocumentId::new("d").unwrap(), turn);
+        let ranks: Vec<usize> = indexes.iter().map(|&index| targets[index].0).collect();
         prop_assert!(ranks.is_sorted());
-        let mut each = places;
+        let mut each = indexes;
         each.sort_unstable();
         prop_assert_eq!(each, (0..targets.len()).collect::<Vec<_>>());
     }
@@ -49,7 +49,7 @@ fn healthy<'a>(names: &'a [ServiceName], weights: &[u32]) -> Vec<Candidate<'a>> 
 }
 
 fn names(count: usize) -> Vec<ServiceName> {
-    (0..count).map(|place| ServiceName::new(format!("s{place}")).unwrap()).collect()
+    (0..count).map(|index| ServiceName::new(format!("s{index}")).unwrap()).collect()
 }
 
 #[test]
@@ -92,8 +92,8 @@ fn consistent_hash_moves_only_what_a_target_that_comes_or_goes_has() {
         let after = first(&all[..4], document);
         assert!(before == 4 || before == after, "{document} moved from {before} to {after}");
     }
-    for (place, weight) in weights.iter().enumerate() {
+    for (index, weight) in weights.iter().enumerate() {
         let fair = 5_000 * *weight as usize / 6;
-        assert!(counts[&place].abs_diff(fair) < fair / 5, "{counts:?}");
+        assert!(counts[&index].abs_diff(fair) < fair / 5, "{counts:?}");
     }
 }
