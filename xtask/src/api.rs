@@ -116,7 +116,7 @@ fn rustdoc_json(package: &Package) -> anyhow::Result<PathBuf> {
     Ok(target.join("doc").join(format!("{}.json", package.name.replace('-', "_"))))
 }
 
-/// Runs the real rustdoc with unstable options allowed, if this process was started in its place.
+/// Runs the real rustdoc with unstable options allowed, if this process was started instead of it.
 ///
 /// Only rustdoc gets `RUSTC_BOOTSTRAP`. In cargo's own environment the variable would make the build scripts of many
 /// dependencies run again, and everything above them.

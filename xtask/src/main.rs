@@ -1,7 +1,7 @@
 //! The tasks of this workspace: `cargo xtask <task>`.
 //!
-//! The list of tasks is [`cli::Task`], and the match below is the only place that dispatches them. Every task works
-//! from any folder of the workspace, names the programs that it needs, and fails with the line that fixes it.
+//! The list of tasks is [`cli::Task`], and only the match below dispatches them. Every task works from
+//! any folder of the workspace, names the programs that it needs, and fails with the line that fixes it.
 
 use std::process::ExitCode;
 

@@ -34,7 +34,7 @@ impl Ephemerals {
         self.version
     }
 
-    /// Puts `event` in the place of the one before it. Returns whether another key's event had to go for it.
+    /// Puts `event`, which replaces the one before it. Returns whether another key's event had to go for it.
     pub(crate) fn put(&mut self, event: Arc<Event>) -> bool {
         self.version += 1;
         if let Some(replaced) = self.versions.insert(key(&event), self.version) {

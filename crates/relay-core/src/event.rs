@@ -146,7 +146,7 @@ pub struct Event {
     pub seq: Option<Seq>,
     /// The incarnation of the document's history that `seq` counts in.
     pub epoch: Epoch,
-    /// The place in the whole log; `None` for ephemeral kinds and where there is no log.
+    /// The position in the whole log; `None` for ephemeral kinds and where there is no log.
     pub offset: Option<Offset>,
     /// The time at which the event got its place.
     pub time: Timestamp,

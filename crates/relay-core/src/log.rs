@@ -225,7 +225,7 @@ pub enum LogError {
     /// The bytes that were read are not the ones that were written.
     #[error("the log is corrupt: {detail}")]
     Corrupt {
-        /// The place, and the bytes or values found there.
+        /// The location, and the bytes or values found there.
         detail: String,
     },
     /// The disk refused. Nothing more is accepted until the log is opened again.

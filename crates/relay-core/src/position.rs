@@ -1,4 +1,4 @@
-//! The places of an event: in its document ([`Seq`] within an [`Epoch`]) and in the whole log ([`Offset`]).
+//! The positions of an event: in its document ([`Seq`] within an [`Epoch`]) and in the whole log ([`Offset`]).
 
 use std::fmt;
 use std::str::FromStr;
@@ -105,8 +105,8 @@ impl<'de> Deserialize<'de> for Epoch {
     }
 }
 
-/// A place in the whole log over all documents: strictly increasing, from 1, in the order of commits. What
-/// consumers of the log remember. As a position, [`Offset::ZERO`] is the place before the first record.
+/// A position in the whole log over all documents: strictly increasing, from 1, in the order of commits. What
+/// consumers of the log remember. [`Offset::ZERO`] is the position before the first record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Offset(u64);

@@ -31,8 +31,8 @@ pub struct Membership {
 /// Options for joining.
 #[derive(Debug, Clone, Default)]
 pub struct JoinOptions {
-    /// The connection with which the same user was here before: the new one takes its place, state included. Without
-    /// it, the new one takes the place of a lost connection of this user, if there is one.
+    /// The connection with which the same user was here before: the new one replaces it and takes over its state. Without
+    /// it, the new one replaces a lost connection of this user, if there is one.
     pub resume: Option<ConnectionId>,
     /// The state to begin with.
     pub state: Option<JsonObject>,

@@ -134,7 +134,7 @@ impl Part {
 }
 
 /// Transforms two operations on the same text over each other. `first` and then the transformed `second` give the same
-/// text as `second` and then the transformed `first`. Of two inserts at one place, that of `first` comes first.
+/// text as `second` and then the transformed `first`. Of two inserts at one position, that of `first` comes first.
 fn transform(first: &Operation, second: &Operation) -> (Operation, Operation) {
     let (mut a, mut b) = (PartCursor::over(first), PartCursor::over(second));
     let (mut moved_first, mut moved_second) = (Vec::new(), Vec::new());

@@ -1,10 +1,9 @@
-//! [`JoinReply`]: the JSON form of a participant's place in a document, the same in every protocol.
+//! [`JoinReply`]: the JSON form of a completed join, the same in every protocol.
 
 use relay_core::{ConnectionId, Joined, Lease, SessionId};
 use serde::Serialize;
 
-/// The JSON form of a participant's place in a document: the body of an HTTP reply to a join, and the last fields of a
-/// WebSocket reply to one.
+/// The JSON form of a completed join: the body of an HTTP reply to it, and the last fields of a WebSocket reply.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct JoinReply<'a> {
     connection: ConnectionId,

@@ -1,10 +1,10 @@
-//! [`read_json`]: JSON that comes from outside, with errors that name the place of the mistake.
+//! [`read_json`]: JSON that comes from outside, with errors that name the path of the mistake.
 
 use serde::Deserialize;
 
-/// Reads one JSON value. The error names the place of the mistake.
+/// Reads one JSON value. The error names the path of the mistake.
 ///
-/// A value with a mistake is read twice, since keeping track of the place costs time that correct input need not spend.
+/// A value with a mistake is read twice, since keeping track of the path costs time that correct input need not spend.
 pub(crate) fn read_json<'de, T: Deserialize<'de>>(json: &'de [u8]) -> Result<T, String> {
     serde_json::from_slice(json).map_err(|error| {
         let mut again = serde_json::Deserializer::from_slice(json);

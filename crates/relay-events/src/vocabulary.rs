@@ -49,7 +49,7 @@ pub enum PayloadError {
     Invalid {
         /// The kind.
         kind: Kind,
-        /// The mistake, and its place.
+        /// The mistake, and its path.
         detail: String,
     },
     /// Only Relay itself publishes events of this kind.
@@ -101,7 +101,7 @@ macro_rules! vocabulary {
         #[non_exhaustive]
         pub enum Body {
             $( #[doc = concat!("Of a `", $name, "` event.")] $payload($payload), )*
-            /// Bytes in the place of a typed payload, for instance a Yjs update in a `document.edited` event.
+            /// Bytes instead of a typed payload, for instance a Yjs update in a `document.edited` event.
             Binary(Bytes),
             /// JSON of a kind beginning with `x-`.
             Custom(JsonText),

@@ -35,12 +35,12 @@ pub struct LogConfig {
     /// The largest encoded event in bytes; 4 MiB by default. Between 1 byte and 1 GiB: a record states its length in 32
     /// bits, and a read holds at least one event in memory.
     pub max_event_bytes: u32,
-    /// The most requests that wait for the writer; 4,096 by default. At least 1, for without a place nothing is written.
+    /// The most requests that wait for the writer; 4,096 by default. At least 1, for without a slot nothing is written.
     pub queue_requests: u32,
     /// The most bytes of events that wait for the writer; 32 MiB by default. At least 1; a batch that is larger than the
     /// whole queue waits until the queue is empty.
     pub queue_bytes: u32,
-    /// The longest wait of an append for a place in the queue; 5 seconds by default. Then it is refused as overloaded.
+    /// The longest wait of an append for a slot in the queue; 5 seconds by default. Then it is refused as overloaded.
     /// With 0 a full queue refuses at once.
     pub queue_timeout: Duration,
     /// The most reads that run at once; 16 by default. Further reads wait. At least 1. Each read occupies a blocking thread

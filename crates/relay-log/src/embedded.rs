@@ -70,7 +70,7 @@ impl EmbeddedLog {
         let RecoveredLog { store, epoch, last_offset, marker, report } = recovery::open(&config)?;
         let store = Arc::new(store);
         let status = Arc::new(LogStatus::new(last_offset));
-        // The queue has as many places as there are permits to send, so that sending never blocks.
+        // The queue has as many slots as there are permits to send, so that sending never blocks.
         let (requests, queue) = crossbeam_channel::bounded(config.queue_requests as usize);
         let writer =
             Writer::new(Arc::clone(&store), Arc::clone(&status), clock, &config, epoch, last_offset, marker);
@@ -143,7 +143,7 @@ impl EmbeddedLog {
         stats
     }
 
-    /// Waits for a place in the queue for one request with `bytes` of events.
+    /// Waits for a slot in the queue for one request with `bytes` of events.
     async fn acquire_permits(&self, bytes: usize) -> Result<QueuePermits, LogError> {
         let inner = &self.inner;
         let waited = inner.config.queue_timeout;

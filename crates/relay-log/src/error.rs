@@ -62,7 +62,7 @@ pub enum OpenError {
         /// The finding.
         what: String,
     },
-    /// Acknowledged events are gone, and no file shows their place.
+    /// Acknowledged events are gone, and no file shows their location.
     #[error(
         "the log in `{}` ends at offset {last}, though events up to offset {acknowledged} were acknowledged. \
          `relay log check {}` reports the readable events, `relay log repair` makes a new log of them",

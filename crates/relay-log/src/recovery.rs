@@ -179,7 +179,7 @@ pub(crate) fn open_engine(
     }
 }
 
-/// Returns the error for an engine whose files are damaged at an unknown place.
+/// Returns the error for an engine whose files are damaged at an unknown offset.
 pub(crate) fn damaged_engine(directory: &Directory, what: String) -> OpenError {
     OpenError::Damaged { directory: directory.path().to_owned(), file: directory.engine(), position: 0, what }
 }

@@ -117,7 +117,7 @@ impl ReplicaDelta {
 /// The entries that a merge has changed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct MergeResult {
-    /// The entries that are new, or in the place of a removed one.
+    /// The entries that are new, or that replace a removed one.
     pub(crate) added: Vec<ReplicaKey>,
     /// The entries that are gone or were replaced.
     pub(crate) removed: Vec<(ReplicaKey, ReplicaEntry)>,

@@ -57,7 +57,7 @@ pub struct RouterStats {
     /// Decisions by outcome: one for each attempt to deliver an event, and one for each event or rule without
     /// an attempt.
     pub decisions: BTreeMap<&'static str, u64>,
-    /// The time from an event's place in its document to its place in a queue.
+    /// The time from an event's place in its document to its entry in a queue.
     pub routing_latency: LatencyStats,
     /// Events of the log that are not routed yet.
     pub behind: u64,
@@ -137,7 +137,7 @@ impl RouterMetrics {
         counters_of(&self.rules, rule).fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Records the time from an event's place in its document to its place in a queue.
+    /// Records the time from an event's place in its document to its entry in a queue.
     pub(crate) fn record_routing(&self, latency: Duration) {
         self.routing_latency.record(self.clock.monotonic(), latency);
     }

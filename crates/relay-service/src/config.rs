@@ -28,7 +28,7 @@ pub struct ServiceConfig {
     /// The certificate with which clients are served over TLS. Default `None`: without TLS, for this machine or behind a
     /// proxy that does TLS.
     pub tls: Option<TlsConfig>,
-    /// The place where events are kept. Default: a log in `relay-data`.
+    /// The storage of events. Default: a log in `relay-data`.
     pub storage: Storage,
     /// Limits of the channels.
     pub bus: BusConfig,

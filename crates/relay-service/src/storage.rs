@@ -1,4 +1,4 @@
-//! [`Storage`]: the place where a service keeps its events, and its fencing tokens with them.
+//! [`Storage`]: the storage of the events of a service, and of its fencing tokens with them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use relay_presence::{FileTokens, MemoryTokens, TokenFileError};
 /// The file of the fencing tokens in the log's directory.
 const TOKENS: &str = "fencing-tokens";
 
-/// The place where events are kept.
+/// The storage of events.
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum Storage {

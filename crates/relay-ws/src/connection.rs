@@ -11,7 +11,7 @@
 //! - The reply to a join is written before any event of its topic.
 //! - Replies are in the order of the requests, except those to heartbeats, joins, and commands that have to wait.
 //! - Drafts of one connection reach the sink in the order of its pushes, for each publish is polled once immediately.
-//! - Publishes are polled even while the socket is full, so that a slow client occupies no place in any queue.
+//! - Publishes are polled even while the socket is full, so that a slow client holds no permit of any queue.
 
 mod client;
 mod closing;

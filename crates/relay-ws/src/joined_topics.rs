@@ -237,7 +237,7 @@ impl JoinedTopic {
     /// Enters the room of the document, if the topic has caught up with it.
     fn enter_room(&mut self, rooms: &mut Rooms, connection: usize) {
         let key = RoomKey { document: self.id.document.clone(), presence: self.presence };
-        // `Joining` fills the place while the rooms decide about the stream.
+        // `Joining` stands in while the rooms decide about the stream.
         let DeliverySource::CatchingUp(stream) =
             std::mem::replace(&mut self.delivery, DeliverySource::Joining)
         else {

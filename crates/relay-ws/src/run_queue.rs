@@ -51,7 +51,7 @@ impl<R: Send + 'static> RunQueue<R> {
         self.shard.register(waker);
     }
 
-    /// Takes the tasks into `ready` and returns the requests. `ready` must be empty: it changes places with the list of
+    /// Takes the tasks into `ready` and returns the requests. `ready` must be empty: it is swapped with the list of
     /// tasks, so that neither is allocated again.
     pub(crate) fn take(&self, ready: &mut VecDeque<TaskId>) -> Vec<R> {
         let mut state = self.state.lock();

@@ -41,7 +41,7 @@ pub(crate) struct Shard {
     timers: TimerWheel,
     ticks: Pin<Box<Interval>>,
     scratch: Box<[u8]>,
-    /// The tasks to run, in their order. Changes places with the list in the run queue.
+    /// The tasks to run, in their order. It is swapped with the list in the run queue.
     ready: VecDeque<TaskId>,
     /// The timers of a tick. It is empty between ticks, and keeps its memory.
     due: Vec<(Tick, usize)>,

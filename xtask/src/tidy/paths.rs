@@ -88,7 +88,7 @@ struct Mention<'a> {
 /// Returns the paths that the code spans of a line name.
 fn mentions<'a>(root: &Path, line: &'a str) -> Vec<Mention<'a>> {
     let mut found = Vec::new();
-    // Code spans are at the odd places between backticks.
+    // Code spans are at the odd positions between backticks.
     let parts = line.split('`').collect::<Vec<_>>();
     for (index, span) in parts.iter().enumerate().skip(1).step_by(2) {
         if index + 1 == parts.len() {

@@ -19,7 +19,7 @@ pub(super) enum Shape {
     Unsigned,
     /// One of these texts.
     Word(&'static [&'static str]),
-    /// A value of this shape, or `null` in place of an absent one.
+    /// A value of this shape, or `null` instead of an absent one.
     Optional(&'static Shape),
     /// An array whose items all have this shape.
     List(&'static Shape),
@@ -42,7 +42,7 @@ impl Shape {
     }
 }
 
-/// The check of one value. Its result is false for a `null` in place of an absent value.
+/// The check of one value. Its result is false for a `null` instead of an absent value.
 struct Check<'s> {
     shape: &'s Shape,
     /// The levels of arrays and objects that may still open.

@@ -82,7 +82,7 @@ fn metadata() -> impl Strategy<Value = Metadata> {
 
 /// Generates any event at any position.
 pub(crate) fn event() -> impl Strategy<Value = Event> {
-    let place = (any::<u64>(), 1..u64::MAX, prop::option::of(1..u64::MAX), 0..=Timestamp::MAX.as_micros());
+    let position = (any::<u64>(), 1..u64::MAX, prop::option::of(1..u64::MAX), 0..=Timestamp::MAX.as_micros());
     let optional = (
         prop::option::of(any::<u128>().prop_map(SessionId::from_u128)),
         prop::option::of(".{0,20}"),
@@ -90,7 +90,7 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
         prop::option::of(trace()),
         metadata(),
     );
-    (any::<u128>(), ".{1,30}", content(), actor(), place, optional).prop_map(
+    (any::<u128>(), ".{1,30}", content(), actor(), position, optional).prop_map(
         |(
             id,
             document,

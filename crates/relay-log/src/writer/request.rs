@@ -68,7 +68,7 @@ pub(super) struct PendingReplies {
 }
 
 impl PendingReplies {
-    /// Sends each result, or the commit's failure in place of it.
+    /// Sends each result, or the commit's failure instead of it.
     pub(super) fn send(self, committed: &Result<(), LogError>) {
         // Receiver dropped: ignore the send error. The append stays durable.
         for (reply, result) in self.appends {

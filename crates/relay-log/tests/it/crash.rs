@@ -45,7 +45,7 @@ fn child() {
     });
 }
 
-/// Returns a text of random length, so that writes end at any place of a page.
+/// Returns a text of random length, so that writes end at any offset of a page.
 fn rand_text() -> String {
     let noise = relay_core::Epoch::random().as_u64();
     "x".repeat(usize::try_from(noise % 3000).unwrap())

@@ -33,9 +33,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// The part of an event that must be the same in both logs. Epochs differ between any two logs.
-type Place = (DocumentId, Option<Seq>, Option<Offset>, String);
+type Compared = (DocumentId, Option<Seq>, Option<Offset>, String);
 
-fn places(read: Result<Vec<Event>, LogError>) -> Result<Vec<Place>, String> {
+fn compared(read: Result<Vec<Event>, LogError>) -> Result<Vec<Compared>, String> {
     read.map_err(|error| error.to_string())
         .map(|events| events.iter().map(|e| (e.document.clone(), e.seq, e.offset, text(e))).collect())
 }
@@ -80,12 +80,12 @@ async fn run(directory: &Path, steps: Vec<Step>) {
             }
             Step::ReadDocument { document, after, events } => {
                 let (after, limit) = (Seq::new(after.into()), ReadLimit { events, bytes: usize::MAX });
-                let expected = places(model.read_document(&id(document), after, limit).await);
-                assert_eq!(places(log.read_document(&id(document), after, limit).await), expected);
+                let expected = compared(model.read_document(&id(document), after, limit).await);
+                assert_eq!(compared(log.read_document(&id(document), after, limit).await), expected);
             }
             Step::Read { after, events } => {
                 let (after, limit) = (Offset::new(after.into()), ReadLimit { events, bytes: usize::MAX });
-                assert_eq!(places(log.read(after, limit).await), places(model.read(after, limit).await));
+                assert_eq!(compared(log.read(after, limit).await), compared(model.read(after, limit).await));
             }
             Step::Reopen => {
                 log.close().await.unwrap();
@@ -99,8 +99,8 @@ async fn run(directory: &Path, steps: Vec<Step>) {
         assert_eq!(positions(head), positions(model.head(&id(number)).await.unwrap()));
     }
     assert_eq!(
-        places(log.read(Offset::ZERO, EVERYTHING).await),
-        places(model.read(Offset::ZERO, EVERYTHING).await)
+        compared(log.read(Offset::ZERO, EVERYTHING).await),
+        compared(model.read(Offset::ZERO, EVERYTHING).await)
     );
     log.close().await.unwrap();
 }

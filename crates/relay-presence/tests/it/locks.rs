@@ -349,7 +349,7 @@ impl Pair {
                 let (user, ttl, wait) = (USERS[user], seconds(ttl), seconds(wait));
                 self.asked += 1;
                 let mut asking = self.scene.ask(user, scope(number), ttl, wait);
-                // The request takes its place in the queue now, or is refused.
+                // The request enters the queue now, or is refused.
                 if let Poll::Ready(answer) = poll(&mut asking) {
                     asking = Box::pin(std::future::ready(answer));
                 }

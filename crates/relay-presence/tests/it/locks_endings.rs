@@ -40,7 +40,7 @@ fn user(name: &str) -> UserId {
     UserId::new(name).unwrap()
 }
 
-/// Asks for the whole document, and takes a place in the queue.
+/// Asks for the whole document, and enters the queue.
 fn ask(locks: &Locks, name: &str, wait: Duration) -> Asking {
     let (locks, holder) = (locks.clone(), user(name));
     let request = AcquireRequest { scope: LockScope::Document, ttl: None, wait };

@@ -233,7 +233,7 @@ fn router(page: &mut Exposition, router: &RouterStats) {
     }
     page.summary(
         "relay_router_routing_duration_seconds",
-        "Time from an event's place in its document to its place in a queue. Quantiles cover the last minute.",
+        "Time from an event's place in its document to its entry in a queue. Quantiles cover the last minute.",
         &router.routing_latency,
     );
     page.gauge("relay_router_behind_events", "Events of the log that are not yet routed.")
@@ -409,9 +409,9 @@ impl Exposition {
     fn sample(&mut self, name: &str, suffix: &str, labels: &[(&str, &str)], value: impl Display) {
         self.0.push_str(name);
         self.0.push_str(suffix);
-        for (place, (label, text)) in labels.iter().enumerate() {
+        for (index, (label, text)) in labels.iter().enumerate() {
             let text = text.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n");
-            let _ = write!(self.0, "{}{label}=\"{text}\"", if place == 0 { '{' } else { ',' });
+            let _ = write!(self.0, "{}{label}=\"{text}\"", if index == 0 { '{' } else { ',' });
         }
         if !labels.is_empty() {
             self.0.push('}');

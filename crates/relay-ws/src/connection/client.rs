@@ -143,7 +143,7 @@ impl Client {
         self.deps.membership_counts.increment(document);
     }
 
-    /// Releases the membership of a topic: its count, and its place in the presence.
+    /// Releases the membership of a topic: its count, and its entry in the presence.
     pub(super) fn release_membership(&self, topic: &JoinedTopic, reason: LeaveReason) {
         if matches!(topic.delivery, DeliverySource::Joining) {
             return;

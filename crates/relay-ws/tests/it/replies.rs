@@ -252,8 +252,8 @@ struct Received {
     pongs: usize,
     /// The last reply to a push, or to a leave.
     last_in_order: u64,
-    /// The place of the last event of each topic that is joined.
-    places: HashMap<String, u64>,
+    /// The seq of the last event of each topic that is joined.
+    last_seqs: HashMap<String, u64>,
 }
 
 impl Received {
@@ -280,7 +280,7 @@ impl Received {
                 prop_assert!(self.replied.insert(reference), "{reference} is answered twice");
                 let response = &message[4]["response"];
                 if let Some(position) = response["position"].as_u64() {
-                    self.places.insert(topic, position);
+                    self.last_seqs.insert(topic, position);
                 } else if topic != "phoenix" {
                     prop_assert!(
                         self.last_in_order < reference,
@@ -291,18 +291,13 @@ impl Received {
                 }
             }
             "phx_close" => {
-                self.places.remove(&topic);
+                self.last_seqs.remove(&topic);
             }
             "document.edited" => {
                 let seq = message[4]["seq"].as_u64().unwrap();
-                let place = self.places.get_mut(&topic);
-                prop_assert_eq!(
-                    place.as_ref().map(|place| **place + 1),
-                    Some(seq),
-                    "the next event of {}",
-                    topic
-                );
-                self.places.insert(topic, seq);
+                let last = self.last_seqs.get(&topic);
+                prop_assert_eq!(last.map(|last| last + 1), Some(seq), "the next event of {}", topic);
+                self.last_seqs.insert(topic, seq);
             }
             other => prop_assert!(false, "unexpected: {other}"),
         }

@@ -55,7 +55,7 @@ impl System {
         }
     }
 
-    /// Tells if the system could be used in Relay's place.
+    /// Tells if the system could be used instead of Relay.
     pub(crate) fn is_peer(self) -> bool {
         !matches!(self, Self::Baseline | Self::Relay)
     }

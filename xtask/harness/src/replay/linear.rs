@@ -2,7 +2,7 @@
 //!
 //! Every inserted character is kept, with the transaction that inserted it and those that deleted it. A transaction's
 //! positions are found among the characters that its author saw, and rewritten to count the characters of the text at
-//! its turn. The recorded histories have no two concurrent inserts at the same position, so any place between the same
+//! its turn. The recorded histories have no two concurrent inserts at the same position, so any position between the same
 //! two visible characters is right.
 
 use anyhow::{Context, bail};
@@ -100,7 +100,7 @@ fn apply(
             // A concurrent transaction may have deleted it already.
             if was_there {
                 match rewritten.last_mut() {
-                    Some(TracePatch(place, count, text)) if *place == now && text.is_empty() => *count += 1,
+                    Some(TracePatch(at, count, text)) if *at == now && text.is_empty() => *count += 1,
                     _ => rewritten.push(TracePatch(now, 1, "".into())),
                 }
             }

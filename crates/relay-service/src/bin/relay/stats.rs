@@ -56,7 +56,7 @@ enum Unit {
     Share,
 }
 
-/// A line: its name, the place of its number in the answer, and the unit.
+/// A line: its name, the JSON pointer to its number in the answer, and the unit.
 type StatsLine = (&'static str, &'static str, Unit);
 
 /// The headings of the table, and the lines under each.
@@ -109,7 +109,7 @@ const SECTIONS: &[(&str, &[StatsLine])] = &[
     ),
 ];
 
-/// The maps whose every entry is shown: a heading, and the place in the answer.
+/// The maps whose every entry is shown: a heading, and the JSON pointer to the map in the answer.
 const MAPS: &[(&str, &str)] = &[
     ("events", "/bus/by_kind"),
     ("errors", "/requests/errors"),
