@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::support::socket::{Incoming, Socket};
 use crate::support::{Server, data};
@@ -18,9 +18,8 @@ const PUBLISHERS: usize = 2;
 const IN_FLIGHT: usize = 64;
 const MAX_BURST: usize = 12;
 
-/// Keeps pushes under way in a document that all clients join and leave.
-fn keep_busy(address: SocketAddr, stop: &AtomicBool) {
-    let mut socket = Socket::joined(address, "publisher", "busy");
+/// Keeps pushes under way in a document that all clients join and leave, and counts those that are acknowledged.
+fn keep_busy(mut socket: Socket, stop: &AtomicBool, acknowledged: &AtomicUsize) {
     let note = json!({"text": "x".repeat(500)});
     for _ in 0..IN_FLIGHT {
         socket.push("x-note", &note);
@@ -29,6 +28,9 @@ fn keep_busy(address: SocketAddr, stop: &AtomicBool) {
         if let Incoming::Message(message) = socket.next()
             && message[3] == "phx_reply"
         {
+            if message[4]["status"] == "ok" {
+                acknowledged.fetch_add(1, Ordering::Relaxed);
+            }
             socket.push("x-note", &note);
         }
     }
@@ -79,15 +81,20 @@ fn each_message_of_a_pipeline_is_answered_beside_a_busy_document() {
     let bursts = std::env::var("RELAY_PIPELINING_BURSTS").map_or(60, |bursts| bursts.parse().unwrap());
     let data = data();
     let server = Server::start_with(data.path(), &["--durability", "memory"]);
-    let (address, stop) = (server.address, AtomicBool::new(false));
+    let address = server.address;
+    let (stop, acknowledged) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let publishers: Vec<_> = (0..PUBLISHERS).map(|_| Socket::joined(address, "publisher", "busy")).collect();
     std::thread::scope(|scope| {
-        for _ in 0..PUBLISHERS {
-            scope.spawn(|| keep_busy(address, &stop));
+        for publisher in publishers {
+            scope.spawn(|| keep_busy(publisher, &stop, &acknowledged));
         }
+        let before = acknowledged.load(Ordering::Relaxed);
         let clients: Vec<_> =
             (0..CLIENTS).map(|client| scope.spawn(move || send_bursts(address, client, bursts))).collect();
         let outcomes: Vec<_> = clients.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        let beside = acknowledged.load(Ordering::Relaxed) - before;
         stop.store(true, Ordering::Relaxed);
         assert!(outcomes.iter().all(Result::is_ok), "a client missed replies");
+        assert!(beside > 0, "no push was acknowledged beside the clients");
     });
 }
