@@ -38,6 +38,7 @@ use crate::config::WsConfig;
 use crate::connection_limiter::ConnectionPermit;
 use crate::document_stream::DocumentStream;
 use crate::frame_batch::FrameBatch;
+use crate::frame_writer::FrameWriter;
 use crate::framing::Deflater;
 use crate::room::{BatchWrite, RoomId};
 use crate::shard_context::{ShardContext, ShardDeps};
@@ -81,10 +82,6 @@ impl Connection {
     /// for the socket's bytes.
     pub(crate) fn poll(&mut self, shard: &mut ShardContext<'_>, scratch: &mut [u8]) -> Poll<()> {
         self.wakeup.clear();
-        self.with_buffer(shard, |connection, shard| connection.poll_once(shard, scratch))
-    }
-
-    fn poll_once(&mut self, shard: &mut ShardContext<'_>, scratch: &mut [u8]) -> Poll<()> {
         let waker = Waker::from(Arc::clone(&self.wakeup));
         let cx = &mut Context::from_waker(&waker);
         if self.closing.is_none() {
@@ -95,7 +92,7 @@ impl Connection {
             tracing::debug!(connection = %self.id(), ?end, "the connection ends");
             // The closing handshake follows. The client is in no room from here on.
             self.handler.end(end.leave_reason(), shard);
-            self.closing = Closing::begin(end, &mut self.link, shard);
+            self.closing = Closing::begin(end, shard);
         }
         match &self.closing {
             Some(closing) => closing.poll(&mut self.link, &mut self.reader, shard, scratch, cx),
@@ -127,9 +124,7 @@ impl Connection {
         cause: Option<&StreamError>,
         shard: &mut ShardContext<'_>,
     ) {
-        self.with_buffer(shard, |connection, shard| {
-            connection.handler.room_ended(room, cause, &mut connection.link, shard);
-        });
+        self.handler.room_ended(room, cause, &mut self.link, shard);
     }
 
     /// Leaves all topics.
@@ -146,9 +141,7 @@ impl Connection {
         shard: &mut ShardContext<'_>,
     ) {
         self.drain_at = Some(at);
-        self.with_buffer(shard, |connection, shard| {
-            connection.handler.send_restart_notices(return_after, &mut connection.link, shard);
-        });
+        self.handler.send_restart_notices(return_after, &mut self.link, shard);
     }
 
     /// The moment at which the connection must be polled even without a wake-up.
@@ -190,19 +183,12 @@ impl Connection {
         }
     }
 
-    /// Calls `act` while the connection has the shard's buffer. Messages that `act` leaves in the buffer move into the queue,
-    /// and the connection is woken to write them.
-    fn with_buffer<R>(
-        &mut self,
-        shard: &mut ShardContext<'_>,
-        act: impl FnOnce(&mut Self, &mut ShardContext<'_>) -> R,
-    ) -> R {
-        self.link.take_buffer(shard.writer);
-        let result = act(self, shard);
-        if self.link.return_buffer(shard.writer) {
+    /// Moves the messages in `writer` into the queue, and wakes the connection to write them.
+    pub(crate) fn queue_unflushed(&mut self, writer: &mut FrameWriter) {
+        if !writer.is_empty() {
+            self.link.queue_unflushed(writer);
             Waker::from(Arc::clone(&self.wakeup)).wake();
         }
-        result
     }
 
     /// Writes and reads in turns until nothing is left to do, or until the rounds are used up.
@@ -219,7 +205,7 @@ impl Connection {
             }
             let replied = self.handler.poll_pending(&mut self.link, shard, cx);
             let wrote = self.write(shard, cx)?;
-            if is_draining && !self.handler.has_pending() && self.link.queued_bytes() == 0 {
+            if is_draining && !self.handler.has_pending() && self.unsent_bytes(shard) == 0 {
                 return Err(End::Close(CloseReason::Restart));
             }
             let read = self.read(shard, scratch, cx)?;
@@ -233,14 +219,14 @@ impl Connection {
 
     /// Writes the replies, then the items of topics that catch up. Returns true when anything was written.
     fn write(&mut self, shard: &mut ShardContext<'_>, cx: &mut Context<'_>) -> Result<bool, End> {
-        let wrote_replies = self.link.has_unflushed();
+        let wrote_replies = !shard.writer.is_empty();
         if self.link.flush(shard, cx)?.is_pending() {
             return Ok(false);
         }
         let max_bytes = shard.deps.config.write_buffer_bytes;
         let mut items = 0;
         while items < MAX_ITEMS
-            && self.link.queued_bytes() < max_bytes
+            && self.unsent_bytes(shard) < max_bytes
             && !self.is_draining(shard.now)
             && self.handler.send_catch_up(&mut self.link, shard, cx)
         {
@@ -294,8 +280,13 @@ impl Connection {
     /// True when there is space for the replies and operations of another message.
     fn may_read(&self, shard: &ShardContext<'_>) -> bool {
         !self.is_draining(shard.now)
-            && self.link.queued_bytes() < shard.deps.config.write_buffer_bytes
+            && self.unsent_bytes(shard) < shard.deps.config.write_buffer_bytes
             && self.handler.has_capacity(&shard.deps.config)
+    }
+
+    /// The bytes that the socket has not taken yet.
+    fn unsent_bytes(&self, shard: &ShardContext<'_>) -> usize {
+        self.link.queued_bytes() + shard.writer.len()
     }
 
     fn is_draining(&self, now: Monotonic) -> bool {

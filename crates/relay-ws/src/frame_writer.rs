@@ -1,8 +1,8 @@
 //! [`FrameWriter`]: the buffer of encoded messages that a connection flushes to its socket.
 //!
-//! A shard has one buffer with memory, and its connections take turns with it. A connection has the buffer while it is
-//! polled. It returns the buffer empty, and bytes that the socket has not taken are in the connection's queue by then. So
-//! every encoded byte is in a place that the connection flushes.
+//! A shard has one buffer, and its connections take turns with it. A connection gets the buffer with its
+//! [`ShardContext`](crate::shard_context::ShardContext) alone. The shard makes a context for one call, and moves what is left
+//! in the buffer into the connection's queue then. So no call can lose an encoded byte or leave it to another connection.
 
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll};

@@ -166,8 +166,10 @@ impl Shard {
 
     fn poll_connection(&mut self, key: usize) {
         let Some(task) = self.connections.get_mut(key) else { return };
-        let mut shard = self.resources.context(key);
-        let polled = catch_unwind(AssertUnwindSafe(|| task.connection.poll(&mut shard, &mut self.scratch)));
+        let scratch = &mut self.scratch;
+        let polled = self.resources.with_context(key, &mut task.connection, |connection, shard| {
+            catch_unwind(AssertUnwindSafe(|| connection.poll(shard, scratch)))
+        });
         match polled {
             Ok(Poll::Pending) => self.schedule(key),
             Ok(Poll::Ready(())) => self.remove(key),
@@ -191,7 +193,7 @@ impl Shard {
 
     fn remove(&mut self, key: usize) {
         let Some(mut task) = self.connections.try_remove(key) else { return };
-        task.connection.leave_all_rooms(&mut self.resources.context(key));
+        self.resources.with_context(key, &mut task.connection, Connection::leave_all_rooms);
     }
 
     /// Serves a room. Each write to a member costs one of `budget`, and so does each other step. Returns the rest of `budget`.
@@ -257,7 +259,9 @@ impl Shard {
         self.resources.rooms.remove(id);
         for &key in connections {
             if let Some(task) = self.connections.get_mut(key) {
-                task.connection.room_ended(id, cause, &mut self.resources.context(key));
+                self.resources.with_context(key, &mut task.connection, |connection, shard| {
+                    connection.room_ended(id, cause, shard);
+                });
             }
         }
     }
@@ -277,9 +281,10 @@ impl Shard {
     /// Closes one connection after `wait`.
     fn drain_one(&mut self, key: usize, wait: Duration, over: Duration) {
         let Some(task) = self.connections.get_mut(key) else { return };
-        let mut shard = self.resources.context(key);
         // Clients return after the last connection is closed, each at another moment.
         let return_after = over.saturating_add(wait);
-        task.connection.begin_draining(shard.now + wait, return_after, &mut shard);
+        self.resources.with_context(key, &mut task.connection, |connection, shard| {
+            connection.begin_draining(shard.now + wait, return_after, shard);
+        });
     }
 }

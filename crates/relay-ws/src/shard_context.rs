@@ -31,7 +31,7 @@ pub(crate) struct ShardDeps {
 pub(crate) struct ShardContext<'a> {
     pub(crate) deps: &'a ShardDeps,
     pub(crate) rooms: &'a mut Rooms,
-    /// The buffer that the connection has while it is polled; see [`crate::frame_writer`].
+    /// The buffer of the connection's encoded messages; see [`crate::frame_writer`].
     pub(crate) writer: &'a mut FrameWriter,
     pub(crate) deflater: &'a mut Deflater,
     /// The monotonic time at which the poll began.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use relay_core::Monotonic;
 
+use crate::connection::Connection;
 use crate::frame_writer::FrameWriter;
 use crate::framing::Deflater;
 use crate::room::Rooms;
@@ -27,10 +28,18 @@ impl ShardResources {
         self.deps.parts.clock.monotonic()
     }
 
-    /// The context of the connection at `key`, at the present moment.
-    pub(crate) fn context(&mut self, key: usize) -> ShardContext<'_> {
+    /// Calls `act` with the connection at `key` and its context. Messages that `act` has not flushed move into the
+    /// connection's queue, so that no other connection meets them. `act` catches the panics that the shard survives.
+    pub(crate) fn with_context<R>(
+        &mut self,
+        key: usize,
+        connection: &mut Connection,
+        act: impl FnOnce(&mut Connection, &mut ShardContext<'_>) -> R,
+    ) -> R {
         let now = self.now();
         let Self { deps, rooms, deflater, writer } = self;
-        ShardContext { deps, rooms, writer, deflater, now, key }
+        let result = act(connection, &mut ShardContext { deps, rooms, writer, deflater, now, key });
+        connection.queue_unflushed(writer);
+        result
     }
 }

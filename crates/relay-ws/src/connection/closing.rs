@@ -32,7 +32,7 @@ enum ClosePhase {
 
 impl Closing {
     /// Writes the close message of a connection that ends. Returns `None` when the connection is lost.
-    pub(super) fn begin(end: End, link: &mut Link, shard: &ShardContext<'_>) -> Option<Self> {
+    pub(super) fn begin(end: End, shard: &mut ShardContext<'_>) -> Option<Self> {
         let counters = &shard.deps.counters;
         let phase = match end {
             End::Lost => {
@@ -41,12 +41,12 @@ impl Closing {
             }
             End::Close(reason) => {
                 counters.closed.increment(reason.code());
-                link.close(reason.code(), reason.text());
+                shard.writer.close(reason.code(), reason.text());
                 if reason.breaks_framing() { ClosePhase::Discard } else { ClosePhase::AwaitClose }
             }
             End::ClosedByClient { code, .. } => {
                 counters.closed_by_client.increment();
-                link.answer_close(code);
+                shard.writer.answer_close(code);
                 ClosePhase::CloseReceived
             }
         };

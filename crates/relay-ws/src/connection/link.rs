@@ -10,7 +10,7 @@ use crate::codec::Frame;
 use crate::config::WsConfig;
 use crate::frame_batch::FrameBatch;
 use crate::frame_writer::FrameWriter;
-use crate::framing::{DeflateParams, Deflater, OpCode};
+use crate::framing::{DeflateParams, Deflater};
 use crate::room::BatchWrite;
 use crate::send_queue::SendQueue;
 use crate::shard_context::{ShardContext, ShardDeps};
@@ -21,8 +21,6 @@ pub(super) struct Link {
     socket: Socket,
     /// The bytes that the socket takes first.
     queue: SendQueue,
-    /// The messages that were written since the last flush. Empty while the connection is not polled.
-    writer: FrameWriter,
     deflate: Option<DeflateParams>,
     /// Set while the socket takes no bytes.
     stall: Option<Stall>,
@@ -41,28 +39,12 @@ struct Stall {
 
 impl Link {
     pub(super) fn new(socket: Socket, deflate: Option<DeflateParams>) -> Self {
-        Self {
-            socket,
-            queue: SendQueue::default(),
-            writer: FrameWriter::default(),
-            deflate,
-            stall: None,
-            messages_out: 0,
-            slow: 0,
-        }
+        Self { socket, queue: SendQueue::default(), deflate, stall: None, messages_out: 0, slow: 0 }
     }
 
-    /// Takes the shard's buffer. [`Link::return_buffer`] returns it.
-    pub(super) fn take_buffer(&mut self, buffer: &mut FrameWriter) {
-        std::mem::swap(&mut self.writer, buffer);
-    }
-
-    /// Returns the shard's buffer. Unflushed messages move into the queue. Returns true when there were any.
-    pub(super) fn return_buffer(&mut self, buffer: &mut FrameWriter) -> bool {
-        let was_left = !self.writer.is_empty();
-        self.writer.flush_to(&mut self.queue);
-        std::mem::swap(&mut self.writer, buffer);
-        was_left
+    /// Moves the messages in `writer` into the queue.
+    pub(super) fn queue_unflushed(&mut self, writer: &mut FrameWriter) {
+        writer.flush_to(&mut self.queue);
     }
 
     /// Writes a message behind the others.
@@ -70,27 +52,7 @@ impl Link {
         self.messages_out += 1;
         shard.deps.counters.messages_out.increment();
         let deflate = self.deflate.map(|params| (params, &mut *shard.deflater));
-        self.writer.write(frame, deflate, &mut self.queue);
-    }
-
-    /// Writes the answer to a ping behind the messages.
-    pub(super) fn send_pong(&mut self, payload: &[u8]) {
-        self.writer.control(OpCode::Pong, payload);
-    }
-
-    /// Writes a close message behind the others.
-    pub(super) fn close(&mut self, code: u16, reason: &str) {
-        self.writer.close(code, reason);
-    }
-
-    /// Writes the answer to the client's close message behind the others.
-    pub(super) fn answer_close(&mut self, code: Option<u16>) {
-        self.writer.answer_close(code);
-    }
-
-    /// True when messages were written since the last flush.
-    pub(super) fn has_unflushed(&self) -> bool {
-        !self.writer.is_empty()
+        shard.writer.write(frame, deflate, &mut self.queue);
     }
 
     /// Writes as much as the socket takes. Ready when the socket has all bytes.
@@ -100,7 +62,7 @@ impl Link {
         cx: &mut Context<'_>,
     ) -> Result<Poll<()>, End> {
         let before = self.socket.bytes_out;
-        let flushed = self.writer.flush(&mut self.socket, &mut self.queue, cx);
+        let flushed = shard.writer.flush(&mut self.socket, &mut self.queue, cx);
         shard.deps.counters.bytes_out.add(self.socket.bytes_out - before);
         match flushed {
             Poll::Ready(Ok(())) => {
@@ -176,9 +138,9 @@ impl Link {
         self.stall.map(|stall| stall.since + config.write_stall_timeout)
     }
 
-    /// The bytes that wait for the socket.
+    /// The bytes that wait for the socket. Messages that are not flushed yet are not among them.
     pub(super) fn queued_bytes(&self) -> usize {
-        self.queue.bytes() + self.writer.len()
+        self.queue.bytes()
     }
 
     pub(super) fn messages_out(&self) -> u64 {

@@ -17,7 +17,7 @@ use crate::close::CloseReason;
 use crate::codec::{self, ClientMessage, DecodeError, Frame};
 use crate::config::WsConfig;
 use crate::document_stream::{DocumentStream, StreamItem};
-use crate::framing::Message;
+use crate::framing::{Message, OpCode};
 use crate::handshake::Protocol;
 use crate::joined_topics::{Action, DeliverySource, JoinedTopic, JoinedTopics, Reception, TopicRef};
 use crate::refusal;
@@ -56,7 +56,7 @@ impl MessageHandler {
     ) -> Result<(), End> {
         match (message, self.protocol) {
             (Message::Close(close), _) => return Err(End::by_client(close)),
-            (Message::Ping(payload), _) => link.send_pong(payload),
+            (Message::Ping(payload), _) => shard.writer.control(OpCode::Pong, payload),
             (Message::Pong(_), _) => {}
             (Message::Text(text), Protocol::Phoenix) => {
                 return self.receive(codec::decode_text(text), RawMessage::Text(text), link, shard, cx);

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use futures_util::SinkExt;
+use relay_core::{Draft, EventSink, Payload};
+use relay_events::DOCUMENT_EDITED;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::tungstenite::Message;
@@ -192,4 +195,27 @@ async fn a_panic_in_a_document_ends_its_channels_alone_and_one_in_a_connection_t
     assert_eq!(server.ws.members(&"notes".parse().unwrap()).await.len(), 1);
     works(&server, &mut bob).await;
     server.ws.shutdown(Duration::from_millis(100)).await;
+}
+
+#[tokio::test]
+async fn the_unsent_messages_of_a_connection_that_panics_reach_no_other_client() {
+    let mut config = quick();
+    config.shards = Some(1);
+    let server = Server::with(config).await;
+    for document in ["plans", "panic"] {
+        let payload = Payload::json(&edit("a")).unwrap();
+        let draft = Draft::new(document.parse().unwrap(), DOCUMENT_EDITED, payload);
+        server.feed.publish(relay_events::check(draft).unwrap()).await.unwrap();
+    }
+    let (mut mallory, mut bob) = (server.connect("mallory").await, server.connect("bob").await);
+    // The event of the first document is encoded when the second document panics.
+    for topic in ["document:plans", "document:panic"] {
+        let join = json!([topic, topic, topic, "phx_join", {"seq": 0}]);
+        mallory.socket.feed(Message::text(join.to_string())).await.unwrap();
+    }
+    mallory.socket.flush().await.unwrap();
+    server.until("the connection's panic is counted", |stats| stats.panicked == 1).await;
+    bob.send(json!([null, "h", "phoenix", "heartbeat", {}])).await;
+    let next = bob.next().await;
+    assert_eq!((&next[1], &next[3]), (&json!("h"), &json!("phx_reply")), "{next}");
 }
