@@ -1,10 +1,9 @@
 //! `GET /metrics`: the numbers of [`ServiceStats`] in the text format of Prometheus.
 //!
-//! The text is written here and not by the `prometheus-client` crate, which has no summaries and only the `OpenMetrics`
-//! format, where a counter is declared by another name than its samples have. Every scrape takes one snapshot, the same as
-//! `GET /v1/stats`. The values of labels are bounded: kinds by the bus, all others by the program.
+//! Every scrape takes one snapshot, the same as `GET /v1/stats`. The values of labels are bounded: kinds by the bus, all others
+//! by the program.
 
-use std::fmt::{Display, Write as _};
+mod exposition;
 
 use axum::extract::State;
 use axum::response::IntoResponse;
@@ -12,11 +11,11 @@ use http::header::CONTENT_TYPE;
 use relay_bus::BusStats;
 use relay_core::LogStats;
 use relay_events::ServiceState;
-use relay_metrics::LatencyStats;
 use relay_presence::{LockStats, PresenceStats};
 use relay_router::{RouterStats, TargetStats};
 use relay_ws::WsStats;
 
+use self::exposition::Exposition;
 use super::api::Api;
 use crate::server::HttpStats;
 use crate::stats::ServiceStats;
@@ -29,7 +28,7 @@ pub(super) async fn metrics(State(api): State<Api>) -> impl IntoResponse {
 }
 
 fn render(stats: &ServiceStats) -> String {
-    let mut page = Exposition(String::new());
+    let mut page = Exposition::default();
     let version = [("version", env!("CARGO_PKG_VERSION"))];
     page.gauge("relay_build_info", "The server's version, in a label; always 1.").labelled(&version, 1);
     page.gauge("relay_uptime_seconds", "Time since the service started.").value(stats.uptime_seconds);
@@ -55,7 +54,7 @@ fn render(stats: &ServiceStats) -> String {
     if let Some(router) = &stats.router {
         self::router(&mut page, router);
     }
-    page.0
+    page.into_text()
 }
 
 fn requests(page: &mut Exposition, stats: &ServiceStats) {
@@ -350,82 +349,5 @@ fn queues(page: &mut Exposition, stats: &ServiceStats) {
     let mut drops = page.counter("relay_dropped_total", "Items that were dropped at a limit, by reason.");
     for (reason, count) in &stats.drops {
         drops.labelled(&[("reason", reason)], count);
-    }
-}
-
-/// The text that has been written so far.
-struct Exposition(String);
-
-/// A metric whose samples are being written.
-struct Family<'a> {
-    page: &'a mut Exposition,
-    name: &'static str,
-}
-
-impl Exposition {
-    fn counter(&mut self, name: &'static str, help: &str) -> Family<'_> {
-        self.family(name, "counter", help)
-    }
-
-    fn gauge(&mut self, name: &'static str, help: &str) -> Family<'_> {
-        self.family(name, "gauge", help)
-    }
-
-    fn summary(&mut self, name: &'static str, help: &str, latency: &LatencyStats) {
-        let mut family = self.family(name, "summary", help);
-        for (quantile, value) in [("0.5", latency.p50), ("0.95", latency.p95), ("0.99", latency.p99)] {
-            // Without durations there is no quantile.
-            family.labelled(&[("quantile", quantile)], value.unwrap_or(f64::NAN));
-        }
-        self.sample(name, "_sum", &[], latency.total_sum);
-        self.sample(name, "_count", &[], latency.total_count);
-    }
-
-    /// One summary for each value of a label.
-    fn summaries<'a>(
-        &mut self,
-        name: &'static str,
-        help: &str,
-        label: &str,
-        latencies: impl Iterator<Item = (&'a str, &'a LatencyStats)>,
-    ) {
-        self.family(name, "summary", help);
-        for (value, latency) in latencies {
-            for (quantile, seconds) in [("0.5", latency.p50), ("0.95", latency.p95), ("0.99", latency.p99)] {
-                let seconds = seconds.unwrap_or(f64::NAN);
-                self.sample(name, "", &[(label, value), ("quantile", quantile)], seconds);
-            }
-            self.sample(name, "_sum", &[(label, value)], latency.total_sum);
-            self.sample(name, "_count", &[(label, value)], latency.total_count);
-        }
-    }
-
-    fn family(&mut self, name: &'static str, kind: &str, help: &str) -> Family<'_> {
-        // Writing to a string does not fail.
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
-        Family { page: self, name }
-    }
-
-    fn sample(&mut self, name: &str, suffix: &str, labels: &[(&str, &str)], value: impl Display) {
-        self.0.push_str(name);
-        self.0.push_str(suffix);
-        for (index, (label, text)) in labels.iter().enumerate() {
-            let text = text.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n");
-            let _ = write!(self.0, "{}{label}=\"{text}\"", if index == 0 { '{' } else { ',' });
-        }
-        if !labels.is_empty() {
-            self.0.push('}');
-        }
-        let _ = writeln!(self.0, " {value}");
-    }
-}
-
-impl Family<'_> {
-    fn value(&mut self, value: impl Display) {
-        self.labelled(&[], value);
-    }
-
-    fn labelled(&mut self, labels: &[(&str, &str)], value: impl Display) {
-        self.page.sample(self.name, "", labels, value);
     }
 }
