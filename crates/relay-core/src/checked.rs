@@ -4,8 +4,9 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
+use crate::actor::Actor;
 use crate::event::{Draft, Event};
-use crate::id::{Actor, EventId, SessionId};
+use crate::id::{EventId, SessionId};
 use crate::lock::LockClaim;
 use crate::payload::Payload;
 use crate::position::{Epoch, Seq};

@@ -6,8 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::actor::Actor;
 use crate::encoding::EncodingCache;
-use crate::id::{Actor, DocumentId, EventId, SessionId};
+use crate::id::{DocumentId, EventId, SessionId};
 use crate::kind::Kind;
 use crate::metadata::{Metadata, TraceContext};
 use crate::payload::Payload;

@@ -22,6 +22,7 @@
 //! assert_eq!(ack.recovery, Recovery::Reset(ResetReason::Trimmed));
 //! ```
 
+mod actor;
 mod checked;
 mod command;
 mod encoding;
@@ -44,14 +45,13 @@ pub mod testing;
 mod time;
 mod tokens;
 
+pub use actor::Actor;
 pub use checked::{CheckedDraft, Vocabulary};
 pub use command::{Command, CommandHandler, Commands, DuplicateCommand, Reply, RunningCommand};
 pub use encoding::{EncodingCache, FormatId};
 pub use error::{CommandError, ConfigError, ErrorClass, ErrorCode};
 pub use event::{Draft, Event};
-pub use id::{
-    Actor, ConnectionId, DocumentId, EventId, InvalidId, NodeId, Region, ServiceName, SessionId, UserId,
-};
+pub use id::{ConnectionId, DocumentId, EventId, InvalidId, NodeId, Region, ServiceName, SessionId, UserId};
 pub use kind::{Durability, Kind};
 pub use lock::{FencingToken, InvalidClaim, Lease, LockClaim, LockScope};
 pub use log::{EventLog, Head, LogError, LogStats, ReadLimit, Retention};

@@ -7,9 +7,10 @@ use std::task::{Context, Waker};
 
 use super::checked;
 use super::waiting::{WakeSignal, bounded};
+use crate::actor::Actor;
 use crate::checked::CheckedDraft;
 use crate::event::{Draft, Event};
-use crate::id::{Actor, DocumentId, EventId, UserId};
+use crate::id::{DocumentId, EventId, UserId};
 use crate::kind::{Durability, Kind};
 use crate::log::ReadLimit;
 use crate::payload::Payload;
