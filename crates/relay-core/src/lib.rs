@@ -39,6 +39,7 @@ mod position;
 mod presence;
 mod pubsub;
 mod sequencer;
+mod subscribe_ack;
 mod target;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -64,10 +65,11 @@ pub use presence::{
     PresenceDiff, PresenceEntry, PresenceId, PresenceSnapshot, PresenceStream,
 };
 pub use pubsub::{
-    EventSink, EventSource, EventStream, PublishAck, PublishError, Recovery, ResetReason, StartPosition,
-    StreamError, StreamPosition, SubscribeAck, SubscribeError,
+    EventSink, EventSource, EventStream, PublishAck, PublishError, StreamError, StreamPosition,
+    SubscribeError,
 };
 pub use sequencer::{Place, Sequencer};
+pub use subscribe_ack::{Recovery, ResetReason, StartPosition, SubscribeAck};
 pub use target::{Delivery, DeliveryError, FailureKind, HealthProbe, ProbeFailure, Target};
 pub use time::{Clock, Monotonic, Now, SystemClock, Timestamp};
 pub use tokens::{TokenError, TokenSource};

@@ -15,9 +15,8 @@ use crate::kind::{Durability, Kind};
 use crate::log::ReadLimit;
 use crate::payload::Payload;
 use crate::position::{Epoch, Seq};
-use crate::pubsub::{
-    EventSink, EventSource, EventStream, PublishAck, PublishError, Recovery, ResetReason, StartPosition,
-};
+use crate::pubsub::{EventSink, EventSource, EventStream, PublishAck, PublishError};
+use crate::subscribe_ack::{Recovery, ResetReason, StartPosition};
 
 const NOTE: Kind = Kind::from_static("x-suite", Durability::Durable);
 const CURSOR: Kind = Kind::from_static("x-ephemeral-suite", Durability::Ephemeral);
