@@ -11,7 +11,8 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AF
 use reqwest::{Response, Url};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::outbound::{Outbound, OutboundError, causes_of, read_some};
+use super::answer::{causes_of, read_some};
+use super::outbound::{Outbound, OutboundError};
 use super::signature::Signer;
 use crate::rules::{DeliveryFormat, RetryStatuses};
 

@@ -11,11 +11,12 @@ use std::time::Duration;
 use ipnet::IpNet;
 use relay_core::ConfigError;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::{Client, Response, Url, redirect};
+use reqwest::{Client, Url, redirect};
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::addresses::{is_special, plain};
+use super::answer::causes_of;
 
 /// The addresses that the router may call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -321,34 +322,4 @@ impl Resolve for Resolver {
             Ok(Box::new(addresses.into_iter()) as Addrs)
         })
     }
-}
-
-/// The text of an error and of its causes, without causes that it quotes already.
-pub(crate) fn causes_of(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
-}
-
-/// Reads the first `max` bytes of a body, and ignores the rest.
-///
-/// # Errors
-/// The error that ended the body before.
-pub(crate) async fn read_some(mut answer: Response, max: usize) -> Result<Vec<u8>, reqwest::Error> {
-    let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await? {
-        let space = max - body.len();
-        body.extend_from_slice(&chunk[..chunk.len().min(space)]);
-        if body.len() == max {
-            break;
-        }
-    }
-    Ok(body)
 }

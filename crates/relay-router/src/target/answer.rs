@@ -1,0 +1,35 @@
+//! The parts of an answer over HTTP that the router keeps: the first bytes of its body, and the text of its failure.
+
+use std::error::Error;
+
+use reqwest::Response;
+
+/// The text of an error and of its causes, without causes that it quotes already.
+pub(crate) fn causes_of(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// Reads the first `max` bytes of a body, and ignores the rest.
+///
+/// # Errors
+/// The error that ended the body before.
+pub(crate) async fn read_some(mut answer: Response, max: usize) -> Result<Vec<u8>, reqwest::Error> {
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await? {
+        let space = max - body.len();
+        body.extend_from_slice(&chunk[..chunk.len().min(space)]);
+        if body.len() == max {
+            break;
+        }
+    }
+    Ok(body)
+}
