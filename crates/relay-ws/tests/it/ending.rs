@@ -137,6 +137,26 @@ async fn a_stopping_server_notifies_every_channel_answers_its_pushes_and_closes_
 }
 
 #[tokio::test]
+async fn a_stopping_server_sends_each_client_the_notices_of_its_own_channels_alone() {
+    let mut config = quick();
+    config.shards = Some(1);
+    let server = Server::with(config).await;
+    let (mut ada, mut bob) = (server.connect("ada").await, server.connect("bob").await);
+    ada.join_as("a", "document:notes", json!({})).await;
+    bob.join_as("b", "document:plans", json!({})).await;
+    let ws = server.ws.clone();
+    let stopping = tokio::spawn(async move { ws.shutdown(Duration::from_secs(20)).await });
+    for (client, join_ref, topic) in [(&mut ada, "a", "document:notes"), (&mut bob, "b", "document:plans")] {
+        let notice = client.next().await;
+        assert_eq!((&notice[0], &notice[2]), (&json!(join_ref), &json!(topic)), "{notice}");
+        assert_eq!(notice[3], "system.notice");
+    }
+    server.clock.advance(Duration::from_secs(1));
+    assert_eq!((ada.closed().await, bob.closed().await), (1012, 1012));
+    stopping.await.unwrap();
+}
+
+#[tokio::test]
 async fn a_client_that_does_not_close_is_cut_off_at_the_deadline() {
     let mut config = quick();
     config.close_timeout = Duration::from_secs(3600);
