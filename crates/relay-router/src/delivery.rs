@@ -1,7 +1,6 @@
 //! Delivery of queued events: order, attempts, retries, dead letters and replays, all of which survive a crash.
 
 mod attempt;
-pub(crate) mod dead_letters;
 pub(crate) mod deps;
 pub(crate) mod engine;
 mod event_rate;

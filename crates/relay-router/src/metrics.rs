@@ -46,7 +46,6 @@ impl Outcomes {
 struct TargetCounters {
     outcomes: Outcomes,
     fallbacks: AtomicU64,
-    dead_letters_dropped: AtomicU64,
     latency: LatencyWindow,
 }
 
@@ -114,6 +113,7 @@ pub(crate) struct TargetGauges {
     pub(crate) lag_events: u64,
     pub(crate) lag_seconds: f64,
     pub(crate) dead_letters: usize,
+    pub(crate) dead_letters_dropped: u64,
 }
 
 impl RouterMetrics {
@@ -161,11 +161,6 @@ impl RouterMetrics {
         }
     }
 
-    /// Counts dead letters that were dropped for newer ones.
-    pub(crate) fn count_dropped_dead_letters(&self, target: &ServiceName, count: usize) {
-        self.target(target).dead_letters_dropped.fetch_add(count as u64, Ordering::Relaxed);
-    }
-
     fn target(&self, name: &ServiceName) -> Arc<TargetCounters> {
         if let Some(counters) = self.targets.read().get(name.as_str()) {
             return Arc::clone(counters);
@@ -193,6 +188,7 @@ impl RouterMetrics {
             target.lag_events = gauge.lag_events;
             target.lag_seconds = gauge.lag_seconds;
             target.dead_letters = gauge.dead_letters;
+            target.dead_letters_dropped = gauge.dead_letters_dropped;
         }
         let rules = self.rules.read();
         let rules = rules.iter().map(|(name, count)| (Arc::clone(name), count.load(Ordering::Relaxed)));
@@ -218,11 +214,11 @@ impl TargetCounters {
             expired: of(Outcome::Expired),
             lost: of(Outcome::Lost),
             fallbacks: self.fallbacks.load(Ordering::Relaxed),
-            dead_letters_dropped: self.dead_letters_dropped.load(Ordering::Relaxed),
             latency: self.latency.stats(now),
             // Names that are no longer targets.
             state: ServiceState::Gone,
             dead_letters: 0,
+            dead_letters_dropped: 0,
             queued: 0,
             in_flight: 0,
             lag_events: 0,

@@ -88,6 +88,7 @@ impl Router {
         // Without targets there is no cursor, and nothing to catch up with.
         let behind = self.0.context.cursor.get().map_or(0, |cursor| head.get().saturating_sub(cursor.get()));
         let gauges = self.targets().into_iter().map(|target| TargetGauges {
+            dead_letters_dropped: deps.store.dropped_dead_letters(&target.name),
             target: target.name,
             state: target.state,
             queued: target.queued,

@@ -58,14 +58,19 @@ struct Inner {
 }
 
 impl Store {
-    /// Opens or creates the store in `directory` and reads its state. Blocks.
+    /// Opens or creates the store in `directory` and reads its state. For each target the latest `max_dead_letters` are kept.
+    /// Blocks.
     ///
     /// # Errors
     /// [`StoreError::Failed`].
-    pub(crate) fn open(directory: &Path) -> Result<(Self, PersistedState), StoreError> {
+    pub(crate) fn open(
+        directory: &Path,
+        max_dead_letters: usize,
+    ) -> Result<(Self, PersistedState), StoreError> {
         let name: Arc<str> = directory.display().to_string().into();
         std::fs::create_dir_all(directory).map_err(|error| StoreError::failed(&name, &error))?;
-        let keyspaces = Keyspaces::open(directory).map_err(|error| StoreError::failed(&name, &error))?;
+        let keyspaces = Keyspaces::open(directory, max_dead_letters)
+            .map_err(|error| StoreError::failed(&name, &error))?;
         let persisted = keyspaces.read_all(&name)?;
         let letter_counts = keyspaces.letter_counts.clone();
         let failure = Arc::new(OnceLock::new());
@@ -121,9 +126,14 @@ impl Store {
         }
     }
 
-    /// The number of dead letters of the target.
+    /// The number of dead letters of the target that are kept.
     pub(crate) fn dead_letter_count(&self, target: &ServiceName) -> usize {
-        self.0.letter_counts.get(target)
+        self.0.letter_counts.get(target).kept
+    }
+
+    /// The number of dead letters of the target that gave way to newer ones since the store was opened.
+    pub(crate) fn dropped_dead_letters(&self, target: &ServiceName) -> u64 {
+        self.0.letter_counts.get(target).dropped
     }
 
     /// Up to `limit` of the target's dead letters after `after`, the lowest offsets first.

@@ -194,7 +194,6 @@ impl InFlight {
     /// Writes the result to the store.
     async fn persist(&self, deps: &Deps, result: &AttemptResult) -> Result<(), StoreError> {
         let mut batch = WriteBatch::default();
-        let mut letters = Vec::new();
         for ((entry, disposition), event) in
             self.dequeued.entries.iter().zip(&result.dispositions).zip(&result.events)
         {
@@ -202,23 +201,14 @@ impl InFlight {
                 (Disposition::Retry(queued), _) => batch.put_queued(self.route, entry.offset, queued),
                 (Disposition::DeadLetter(queued, reason), Some(event)) => {
                     batch.remove_queued(self.route, entry.offset);
-                    letters.push(self.dead_letter(deps, entry.offset, queued, event, *reason)?);
+                    batch.dead_letter(&self.dead_letter(deps, entry.offset, queued, event, *reason)?);
                 }
                 (Disposition::Done(_) | Disposition::DeadLetter(..), _) => {
                     batch.remove_queued(self.route, entry.offset);
                 }
             }
         }
-        let dropped = if letters.is_empty() {
-            0
-        } else {
-            deps.dead_letters.add(&mut batch, &self.name, &letters).await?
-        };
-        deps.store.commit(batch).await?;
-        if dropped > 0 {
-            deps.metrics.count_dropped_dead_letters(&self.name, dropped);
-        }
-        Ok(())
+        deps.store.commit(batch).await
     }
 
     fn dead_letter(

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use relay_core::{Clock, EventLog};
 
-use super::dead_letters::DeadLetters;
 use crate::decisions::DecisionLog;
 use crate::metrics::RouterMetrics;
 use crate::monitor::HealthMonitor;
@@ -18,5 +17,4 @@ pub(crate) struct Deps {
     pub(crate) monitor: HealthMonitor,
     pub(crate) decisions: DecisionLog,
     pub(crate) metrics: Arc<RouterMetrics>,
-    pub(crate) dead_letters: DeadLetters,
 }

@@ -200,7 +200,7 @@ impl Engine {
 
     /// Records the result of an attempt in the metrics and the decision log.
     fn record_decisions(&self, attempt: &InFlight, result: &AttemptResult) {
-        let Deps { metrics, decisions, clock, .. } = &self.0.deps;
+        let Deps { metrics, decisions, clock, store, .. } = &self.0.deps;
         let table = self.routing_table();
         let error = result.answer.as_ref().and_then(|answer| answer.as_ref().err());
         for ((entry, disposition), event) in
@@ -215,7 +215,12 @@ impl Engine {
             };
             if let Disposition::DeadLetter(queued, reason) = disposition {
                 let attempts = queued.tried;
-                tracing::warn!(event = %event.id, target = %attempt.name, ?reason, attempts, "the event became a dead letter");
+                // A target that fails makes one for each event. Each is in the decision log, and the first few are here.
+                if store.dead_letter_count(&attempt.name) <= attempt.dequeued.entries.len() {
+                    tracing::warn!(event = %event.id, target = %attempt.name, ?reason, attempts, "the event became a dead letter, one of the first of its target");
+                } else {
+                    tracing::debug!(event = %event.id, target = %attempt.name, ?reason, attempts, "the event became a dead letter");
+                }
             }
             let explained = (Arc::clone(table.rules()), Arc::clone(event));
             decisions.record(Decision {

@@ -14,7 +14,6 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::decisions::{DecisionLog, DecisionLogConfig};
-use crate::delivery::dead_letters::DeadLetters;
 use crate::delivery::deps::Deps;
 use crate::delivery::pool::Pool;
 use crate::health::HealthConfig;
@@ -47,11 +46,10 @@ impl Target for Nowhere {
 /// An engine that does not deliver, with the rules above and target `a`.
 fn engine(directory: &TempDir) -> Engine {
     let clock = Arc::new(SystemClock::new());
-    let (store, _) = Store::open(&directory.path().join("store")).unwrap();
+    let (store, _) = Store::open(&directory.path().join("store"), 1).unwrap();
     let outbound = Outbound::new(OutboundPolicy::default()).unwrap();
     let deps = Deps {
         log: Arc::new(MemoryLog::new()),
-        dead_letters: DeadLetters::new(store.clone(), 1),
         store,
         clock: clock.clone(),
         monitor: HealthMonitor::start(HealthConfig::default(), outbound, clock.clone(), |_| {}),

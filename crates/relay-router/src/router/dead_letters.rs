@@ -6,9 +6,11 @@ use relay_core::ServiceName;
 
 use super::context::RouterContext;
 use super::targets::TargetError;
-use crate::delivery::dead_letters::MAX_PAGE;
 use crate::records::{DeadLetter, DeadLetterId, QueuedEvent};
 use crate::store::{StoreError, WriteBatch};
+
+/// The most dead letters in one page.
+const MAX_PAGE: usize = 1_000;
 
 /// The operators' access to dead letters.
 pub(super) struct DeadLetterQueues {
@@ -53,7 +55,7 @@ impl DeadLetterQueues {
         let _guard = self.context.config_lock.lock().await;
         let mut count = 0;
         // Only the letters that exist now. An event that becomes a dead letter again meanwhile stays one.
-        let mut left = self.context.deps().dead_letters.count(target);
+        let mut left = self.context.deps().store.dead_letter_count(target);
         let mut after = None;
         while left > 0 {
             let page = self.list(target, after, left.min(MAX_PAGE)).await?;
@@ -119,7 +121,7 @@ impl DeadLetterQueues {
         let _guard = self.context.config_lock.lock().await;
         let deps = self.context.deps();
         let mut count = 0;
-        let mut left = deps.dead_letters.count(target);
+        let mut left = deps.store.dead_letter_count(target);
         while left > 0 {
             let page = self.list(target, None, left.min(MAX_PAGE)).await?;
             if page.is_empty() {
@@ -139,7 +141,7 @@ impl DeadLetterQueues {
     /// Checks that the target exists, or has dead letters from the time when it did.
     fn check_target(&self, target: &ServiceName) -> Result<(), TargetError> {
         let exists = self.context.engine.read(|state| state.pool.contains(target));
-        if exists || self.context.deps().dead_letters.count(target) > 0 {
+        if exists || self.context.deps().store.dead_letter_count(target) > 0 {
             Ok(())
         } else {
             Err(TargetError::Unknown(target.clone()))

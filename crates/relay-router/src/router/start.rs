@@ -13,7 +13,6 @@ use super::rule_activation::{PersistedRules, RuleActivation, RulesError, rules_a
 use super::services::{PendingChanges, Services};
 use crate::config::RouterConfig;
 use crate::decisions::{DecisionLog, DecisionLogError};
-use crate::delivery::dead_letters::DeadLetters;
 use crate::delivery::deps::Deps;
 use crate::delivery::engine::Engine;
 use crate::delivery::pool::Pool;
@@ -90,9 +89,9 @@ struct LastRun {
     replays: Vec<Replay>,
 }
 
-async fn open_store(directory: PathBuf) -> Result<(Store, LastRun), RouterError> {
+async fn open_store(directory: PathBuf, max_dead_letters: usize) -> Result<(Store, LastRun), RouterError> {
     let opened = tokio::task::spawn_blocking(move || {
-        let (store, state) = Store::open(&directory)?;
+        let (store, state) = Store::open(&directory, max_dead_letters)?;
         let (rules, services, replays) = (store.rules()?, store.services()?, store.replays()?);
         Ok::<_, StoreError>((store, LastRun { state, rules, services, replays }))
     });
@@ -104,7 +103,7 @@ pub(super) async fn start(config: RouterConfig, parts: RouterParts) -> Result<In
     let RouterParts { log, sink, clock } = parts;
     let head = log.last_offset().await?;
     let outbound = Outbound::new(config.outbound)?;
-    let (store, last_run) = open_store(config.directory.join("store")).await?;
+    let (store, last_run) = open_store(config.directory.join("store"), config.max_dead_letters).await?;
     let (rules, set) = rules_at_start(last_run.rules, &config.rules)?;
     let pending = Arc::new(PendingChanges::default());
     let observer = {
@@ -114,7 +113,6 @@ pub(super) async fn start(config: RouterConfig, parts: RouterParts) -> Result<In
     let monitor = HealthMonitor::start(config.health, outbound.clone(), Arc::clone(&clock), observer);
     let deps = Deps {
         log,
-        dead_letters: DeadLetters::new(store.clone(), config.max_dead_letters),
         store,
         metrics: Arc::new(RouterMetrics::new(Arc::clone(&clock))),
         decisions: DecisionLog::start(&config.decisions, config.directory.join("decisions"))?,

@@ -82,7 +82,7 @@ pub(super) fn target(engine: &Engine, name: &ServiceName) -> Option<TargetInfo> 
     let deps = engine.deps();
     let (monotonic, now) = (deps.clock.monotonic(), deps.clock.wall());
     let health = deps.monitor.state(name);
-    let dead_letters = deps.dead_letters.count(name);
+    let dead_letters = deps.store.dead_letter_count(name);
     engine.read(|state| {
         let (queued, oldest) = state.queued_for(name);
         Some(TargetInfo {

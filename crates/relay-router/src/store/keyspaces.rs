@@ -1,6 +1,6 @@
 //! The database's keyspaces, and the state that they hold at the start.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -27,6 +27,8 @@ pub(super) struct Keyspaces {
     pub(super) replays: Keyspace,
     pub(super) services: Keyspace,
     pub(super) letter_counts: LetterCounts,
+    /// The most dead letters that are kept for each target.
+    max_dead_letters: usize,
 }
 
 /// The state of routing when the store was opened.
@@ -40,7 +42,7 @@ pub(crate) struct PersistedState {
 }
 
 impl Keyspaces {
-    pub(super) fn open(directory: &Path) -> Result<Self, fjall::Error> {
+    pub(super) fn open(directory: &Path, max_dead_letters: usize) -> Result<Self, fjall::Error> {
         let db = Database::builder(directory).cache_size(CACHE_BYTES).manual_journal_persist(true).open()?;
         let keyspace = |name: &str| db.keyspace(name, KeyspaceCreateOptions::default);
         Ok(Self {
@@ -51,6 +53,7 @@ impl Keyspaces {
             replays: keyspace("replays")?,
             services: keyspace("services")?,
             letter_counts: LetterCounts::default(),
+            max_dead_letters,
             db,
         })
     }
@@ -66,16 +69,27 @@ impl Keyspaces {
         }
     }
 
-    /// Writes all `changes` as one. Called by the writer alone.
+    /// Writes all `changes` as one, without the oldest dead letters of targets that have too many. Called by the writer
+    /// alone, so that the number of letters is exact and no two batches drop the same one.
     pub(super) fn write<'a>(
         &self,
         changes: impl Iterator<Item = &'a Change> + Clone,
         durability: WriteDurability,
     ) -> Result<(), fjall::Error> {
-        let letters = self.letter_changes(changes.clone())?;
+        let mut letters = self.letter_changes(changes.clone())?;
         let mut batch = self.db.batch();
+        let mut dropped = HashSet::new();
+        for (target, excess) in self.letter_counts.excess(&letters, self.max_dead_letters) {
+            let oldest = self.oldest_dead_letters(&target, changes.clone(), excess)?;
+            letters.drop_oldest(target, oldest.len());
+            dropped.extend(oldest);
+        }
+        for key in &dropped {
+            batch.remove(&self.dead_letters, key.as_slice());
+        }
         for Change { column, key, value } in changes {
             match value {
+                _ if *column == Column::DeadLetters && dropped.contains(key) => {}
                 Some(value) => batch.insert(self.column(*column), key.as_slice(), value.as_slice()),
                 None => batch.remove(self.column(*column), key.as_slice()),
             }
@@ -86,6 +100,37 @@ impl Keyspaces {
             WriteDurability::Buffered => PersistMode::Buffer,
             WriteDurability::Synced => PersistMode::SyncAll,
         })
+    }
+
+    /// The keys of the `count` oldest letters of `target`, of those that it will have after `changes`.
+    fn oldest_dead_letters<'a>(
+        &self,
+        target: &ServiceName,
+        changes: impl Iterator<Item = &'a Change>,
+        count: usize,
+    ) -> Result<Vec<Vec<u8>>, fjall::Error> {
+        let prefix = keys::dead_letters_of(target);
+        let of_target =
+            changes.filter(|change| change.column == Column::DeadLetters && change.key.starts_with(&prefix));
+        let touched: BTreeMap<&[u8], bool> =
+            of_target.map(|change| (change.key.as_slice(), change.value.is_some())).collect();
+        let mut oldest: Vec<Vec<u8>> =
+            touched.iter().filter(|(_, exists)| **exists).map(|(key, _)| key.to_vec()).collect();
+        let mut unchanged = 0;
+        for item in self.dead_letters.prefix(&prefix) {
+            let key = item.key()?;
+            if touched.contains_key(&*key) {
+                continue;
+            }
+            if unchanged == count {
+                break;
+            }
+            unchanged += 1;
+            oldest.push(key.to_vec());
+        }
+        oldest.sort_unstable();
+        oldest.truncate(count);
+        Ok(oldest)
     }
 
     /// The letters that `changes` add and remove. A letter that replaces one with the same id is neither.

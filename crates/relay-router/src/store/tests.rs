@@ -29,8 +29,51 @@ fn batch(fill: impl FnOnce(&mut WriteBatch)) -> WriteBatch {
     batch
 }
 
+fn open_with(directory: &Path, max_dead_letters: usize) -> Store {
+    Store::open(directory, max_dead_letters).unwrap().0
+}
+
 fn open(directory: &Path) -> Store {
-    Store::open(directory).unwrap().0
+    open_with(directory, usize::MAX)
+}
+
+#[tokio::test]
+async fn batches_that_are_written_at_once_leave_the_latest_letters_and_no_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open_with(directory.path(), 100);
+    let (a, b) = (name("a"), name("b"));
+    let kept = async |target| -> Vec<u64> {
+        let letters = store.dead_letters(target, None, usize::MAX).await.unwrap();
+        letters.into_iter().map(|letter| letter.id.offset.get()).collect()
+    };
+    // Many attempts end together, each with a letter for both targets.
+    let commits = (1..=1_000_u64).map(|offset| {
+        store.commit(batch(|batch| {
+            batch.dead_letter(&letter("a", offset));
+            batch.dead_letter(&letter("b", offset));
+        }))
+    });
+    for committed in futures_util::future::join_all(commits).await {
+        committed.unwrap();
+    }
+    assert_eq!(kept(a.clone()).await, (901..=1_000).collect::<Vec<_>>());
+    assert_eq!((store.dead_letter_count(&a), store.dropped_dead_letters(&a)), (100, 900));
+    // One batch that adds more than the limit, replaces letters, and removes one.
+    let mixed = batch(|batch| {
+        (1_000..=1_150).for_each(|offset| batch.dead_letter(&letter("a", offset)));
+        batch.remove_dead_letter(&a, letter("a", 1_149).id);
+        batch.remove_dead_letter(&a, letter("a", 901).id);
+    });
+    store.commit(mixed).await.unwrap();
+    let expected: Vec<_> = (1_050..=1_150).filter(|offset| *offset != 1_149).collect();
+    assert_eq!(kept(a.clone()).await, expected);
+    assert_eq!((store.dead_letter_count(&a), store.dead_letter_count(&b)), (100, 100));
+    store.close();
+    // A lower limit counts from the next letter on.
+    let store = open_with(directory.path(), 3);
+    store.commit(batch(|batch| batch.dead_letter(&letter("a", 2_000)))).await.unwrap();
+    assert_eq!((store.dead_letter_count(&a), store.dropped_dead_letters(&a)), (3, 98));
+    store.close();
 }
 
 #[tokio::test]
