@@ -11,7 +11,7 @@ mod record;
 
 pub use self::config::{DecisionLogConfig, DecisionLogError};
 pub use self::log::{DecisionLog, DecisionLogStats, DecisionStream, DecisionStreamItem};
-pub(crate) use self::record::Decision;
+pub(crate) use self::record::{DecidedEvent, Decision};
 pub use self::record::{DecisionFilter, DecisionRecord, Outcome};
 
 #[cfg(test)]

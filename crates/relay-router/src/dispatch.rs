@@ -15,7 +15,7 @@ use relay_core::{Event, LogError, Offset, ReadLimit, ServiceName};
 use relay_events::ServiceState;
 use tokio::sync::watch;
 
-use crate::decisions::{Decision, Outcome};
+use crate::decisions::{DecidedEvent, Decision, Outcome};
 use crate::delivery::LOG_RETRY;
 use crate::delivery::engine::Engine;
 use crate::delivery::state::State;
@@ -218,7 +218,7 @@ impl Dispatcher {
         let explained = (Arc::clone(table.rules()), Arc::clone(event));
         deps.decisions.record(Decision {
             at: deps.clock.wall(),
-            event: Arc::clone(event),
+            event: DecidedEvent::from(&**event),
             rules_version: table.version(),
             rule,
             target: None,

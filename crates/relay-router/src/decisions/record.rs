@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use relay_core::{DocumentId, Event, EventId, Offset, ServiceName, Timestamp};
+use relay_core::{DocumentId, Event, EventId, Kind, Offset, ServiceName, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::rules::RuleVerdict;
@@ -12,8 +12,7 @@ use crate::rules::RuleVerdict;
 pub(crate) struct Decision {
     /// The time of the decision.
     pub(crate) at: Timestamp,
-    /// The event.
-    pub(crate) event: Arc<Event>,
+    pub(crate) event: DecidedEvent,
     /// The version of the rules.
     pub(crate) rules_version: u64,
     /// The rule that matched; `None` if none did, and for events that were sent to one target on request.
@@ -34,6 +33,27 @@ pub(crate) struct Decision {
     pub(crate) error: Option<String>,
     /// Explains every rule; called on the log's thread if the decision is kept.
     pub(crate) verdicts: Box<dyn FnOnce() -> Vec<RuleVerdict> + Send>,
+}
+
+/// The event of a decision.
+#[derive(Debug, Clone)]
+pub(crate) struct DecidedEvent {
+    pub(crate) id: EventId,
+    pub(crate) document: DocumentId,
+    /// The kind; `None` where the log no longer has the event.
+    pub(crate) kind: Option<Kind>,
+    pub(crate) offset: Option<Offset>,
+}
+
+impl From<&Event> for DecidedEvent {
+    fn from(event: &Event) -> Self {
+        Self {
+            id: event.id,
+            document: event.document.clone(),
+            kind: Some(event.kind.clone()),
+            offset: event.offset,
+        }
+    }
 }
 
 /// The outcome of a decision.
@@ -104,8 +124,9 @@ pub struct DecisionRecord {
     pub event: EventId,
     /// Its document.
     pub document: DocumentId,
-    /// Its kind.
-    pub kind: String,
+    /// Its kind; `None` where the log no longer has the event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
     /// Its offset in the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offset: Option<Offset>,
@@ -140,8 +161,8 @@ impl Decision {
             number,
             at: self.at,
             event: self.event.id,
-            document: self.event.document.clone(),
-            kind: self.event.kind.as_str().to_owned(),
+            document: self.event.document,
+            kind: self.event.kind.map(|kind| kind.as_str().to_owned()),
             offset: self.event.offset,
             rules_version: self.rules_version,
             rule: self.rule,

@@ -5,7 +5,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Decision, DecisionFilter, DecisionLog, DecisionLogConfig, DecisionStreamItem, Outcome};
+use super::{
+    DecidedEvent, Decision, DecisionFilter, DecisionLog, DecisionLogConfig, DecisionStreamItem, Outcome,
+};
 use crate::test_support::{name, note};
 use relay_core::{Epoch, Event, Seq, Timestamp};
 
@@ -20,7 +22,7 @@ fn event(document: &str, n: usize) -> Arc<Event> {
 fn decision(event: &Arc<Event>, second: u64, target: &str, outcome: Outcome) -> Decision {
     Decision {
         at: Timestamp::UNIX_EPOCH.saturating_add(Duration::from_secs(second)),
-        event: Arc::clone(event),
+        event: DecidedEvent::from(&**event),
         rules_version: 1,
         rule: Some("rule".into()),
         target: Some(name(target)),

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use super::attempt::{AttemptResult, Disposition, InFlight};
 use super::deps::Deps;
 use super::state::State;
-use crate::decisions::Decision;
+use crate::decisions::{DecidedEvent, Decision};
 use crate::routing_table::RoutingTable;
 use crate::store::StoreError;
 
@@ -208,24 +208,26 @@ impl Engine {
         {
             let outcome = disposition.outcome();
             metrics.count_outcome(&attempt.name, outcome, result.took, attempt.is_fallback);
-            let Some(event) = event else {
-                let (event, document) = (&entry.queued.event, &entry.queued.document);
-                tracing::error!(%event, %document, target = %attempt.name, "the log no longer has the event, which is not delivered; keep more history (`retention`)");
-                continue;
+            let decided = if let Some(event) = event {
+                DecidedEvent::from(&**event)
+            } else {
+                let (id, document) = (entry.queued.event, entry.queued.document.clone());
+                tracing::error!(event = %id, %document, target = %attempt.name, "the log no longer has the event, which is not delivered; keep more history (`retention`)");
+                DecidedEvent { id, document, kind: None, offset: Some(entry.offset) }
             };
             if let Disposition::DeadLetter(queued, reason) = disposition {
                 let attempts = queued.tried;
                 // A target that fails makes one for each event. Each is in the decision log, and the first few are here.
                 if store.dead_letter_count(&attempt.name) <= attempt.dequeued.entries.len() {
-                    tracing::warn!(event = %event.id, target = %attempt.name, ?reason, attempts, "the event became a dead letter, one of the first of its target");
+                    tracing::warn!(event = %decided.id, target = %attempt.name, ?reason, attempts, "the event became a dead letter, one of the first of its target");
                 } else {
-                    tracing::debug!(event = %event.id, target = %attempt.name, ?reason, attempts, "the event became a dead letter");
+                    tracing::debug!(event = %decided.id, target = %attempt.name, ?reason, attempts, "the event became a dead letter");
                 }
             }
-            let explained = (Arc::clone(table.rules()), Arc::clone(event));
+            let explained = (Arc::clone(table.rules()), event.clone());
             decisions.record(Decision {
                 at: clock.wall(),
-                event: Arc::clone(event),
+                event: decided,
                 rules_version: entry.queued.rules,
                 rule: attempt.key.rule().cloned(),
                 target: Some(attempt.name.clone()),
@@ -235,7 +237,9 @@ impl Engine {
                 attempt: entry.queued.tried.saturating_add(u32::from(result.answer.is_some())),
                 duration: result.took,
                 error: error.map(ToString::to_string),
-                verdicts: Box::new(move || explained.0.explain(&explained.1)),
+                verdicts: Box::new(move || {
+                    explained.1.map_or_else(Vec::new, |event| explained.0.explain(&event))
+                }),
             });
         }
     }

@@ -9,6 +9,7 @@ use crate::support::{
     Recorder, World, attach, by, failed, name, note, number, patient, refused, target, until,
 };
 use relay_core::{DeliveryError, EventLog, FailureKind, Offset, Seq};
+use relay_router::decisions::{DecisionFilter, Outcome};
 use relay_router::rules::TargetPolicy;
 use relay_router::{ReplayRequest, ReplayStart, ReplayState};
 use tokio::sync::Semaphore;
@@ -307,6 +308,43 @@ async fn attempts_are_remembered_over_a_restart() {
         }
         router.stop(Duration::from_secs(5)).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_the_log_no_longer_has_is_counted_and_decided_as_lost() {
+    let world = World::new();
+    let router = world.router(TO_A).await;
+    let gate = Arc::new(Semaphore::new(0));
+    attach(&router, "a", &Recorder::gated(gate), patient()).await;
+    let mut events = Vec::new();
+    for n in 1..=3 {
+        events.push(world.publish(note("d", n)).await);
+    }
+    until(|| router.target(&name("a")).unwrap().queued == 3).await;
+    router.stop(Duration::ZERO).await;
+    world.log.trim(&events[0].document, Seq::new(2)).await.unwrap();
+
+    let router = world.router(TO_A).await;
+    let a = Recorder::new();
+    attach(&router, "a", &a, patient()).await;
+    assert_eq!(number(&a.wait_for(1).await[0].event), 3);
+    let mut filter = DecisionFilter::default();
+    filter.outcome = Some(Outcome::Lost);
+    let mut lost = Vec::new();
+    while lost.len() < 2 {
+        tokio::task::yield_now().await;
+        lost = router.decisions().query(filter.clone(), 10).await.unwrap();
+    }
+    lost.sort_by_key(|record| record.offset);
+    for (record, event) in lost.iter().zip(&events) {
+        assert_eq!(
+            (record.event, &record.document, record.offset),
+            (event.id, &event.document, event.offset)
+        );
+        assert_eq!((record.target.as_ref(), record.kind.as_ref()), (Some(&name("a")), None));
+    }
+    assert_eq!(router.stats().targets["a"].lost, 2);
+    router.stop(Duration::from_secs(5)).await;
 }
 
 #[tokio::test(start_paused = true)]
