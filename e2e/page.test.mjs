@@ -82,6 +82,74 @@ test("in Chromium: a tab goes on after the server was killed and started again",
   await Promise.all([ada.page.close(), bob.page.close()])
 })
 
+test("in Chromium: text that is refused stays until its author decides", { skip: missing }, async () => {
+  const locks = `${server.url}/v1/documents/refused/locks`
+  const headers = { "content-type": "application/json" }
+  const ask = async (method, path, body) => {
+    const answer = await fetch(path, { method, headers, body: JSON.stringify(body) })
+    assert.ok(answer.ok, `${method} ${path}: ${answer.status}`)
+    return answer.status === 204 ? null : answer.json()
+  }
+  const [ada, bob] = [await openTab("refused", "ada"), await openTab("refused", "bob")]
+  await ada.page.locator("#editor").pressSequentially("Agreed.")
+  await shows(bob.page, "Agreed.", 1)
+  const lease = await ask("POST", locks, { user: "eve", ttl_ms: 60_000 })
+  await ada.page.locator("#editor").press("End")
+  await ada.page.locator("#editor").pressSequentially(" Eighteen letters!")
+  await ada.page.waitForSelector("#refused:visible")
+  assert.match(await ada.page.textContent("#refusal"), /locked.*eve/)
+  assert.equal(await ada.page.inputValue("#editor"), "Agreed. Eighteen letters!")
+  assert.equal(await ada.page.textContent("#pending"), "yes")
+  assert.equal(await bob.page.inputValue("#editor"), "Agreed.")
+  // Once the lock is gone, others edit, and the refused text moves with their edits.
+  await ask("DELETE", `${locks}/${lease.token}?user=eve`)
+  await bob.page.locator("#editor").press("Home")
+  await bob.page.locator("#editor").pressSequentially("> ")
+  await shows(bob.page, "> Agreed.", 1)
+  await shows(ada.page, "> Agreed. Eighteen letters!", 1)
+  await ada.page.click("#send-again")
+  await shows(bob.page, "> Agreed. Eighteen letters!", 1)
+  assert.equal(await ada.page.isVisible("#refused"), false)
+  // What its author discards is gone, and the text is the shared one.
+  const second = await ask("POST", locks, { user: "eve", ttl_ms: 60_000 })
+  await ada.page.locator("#editor").press("End")
+  await ada.page.locator("#editor").pressSequentially(" No.")
+  await ada.page.waitForSelector("#refused:visible")
+  await ada.page.click("#discard")
+  assert.equal(await ada.page.inputValue("#editor"), "> Agreed. Eighteen letters!")
+  assert.equal(await ada.page.isVisible("#refused"), false)
+  await ask("DELETE", `${locks}/${second.token}?user=eve`)
+  assert.deepEqual([ada.errors, bob.errors], [[], []])
+  await Promise.all([ada.page.close(), bob.page.close()])
+})
+
+test("in Chromium: a document whose beginning is gone says so for as long as it is shown", { skip: missing }, async () => {
+  const trimming = await Server.start(["--set", "retention.max_events=5"])
+  try {
+    const headers = { "content-type": "application/json" }
+    const drafts = [..."abcdefghij"].map((letter, at) => ({ kind: "document.edited", actor: "user:curl", payload: { patches: [[at, 0, letter]] } }))
+    for (const draft of drafts) {
+      const answer = await fetch(`${trimming.url}/v1/documents/old/events`, { method: "POST", headers, body: JSON.stringify(draft) })
+      assert.equal(answer.status, 201)
+    }
+    // The log drops events soon, and not at once.
+    while ((await fetch(`${trimming.url}/v1/documents/old/events?after_seq=0`)).status !== 410) await new Promise(setImmediate)
+    const page = await browser.newPage()
+    await page.goto(`${trimming.url}/?document=old&user=ada`)
+    await page.waitForSelector("#editor:enabled")
+    await page.waitForFunction(() => document.querySelector("#status").dataset.state === "joined")
+    assert.match(await page.textContent("#lasting"), /beginning of this document is no longer kept/)
+    assert.equal(await page.isVisible("#lasting"), true)
+    await page.locator("#editor").press("End")
+    await page.locator("#editor").pressSequentially("!")
+    await page.waitForFunction(() => document.querySelector("#pending").textContent === "no")
+    assert.equal(await page.isVisible("#lasting"), true)
+    await page.close()
+  } finally {
+    await trimming.close()
+  }
+})
+
 test("in Chromium: what the services find is shown, the latest of it, also to who comes later", { skip: missing }, async () => {
   const publish = async (draft) => {
     const headers = { "content-type": "application/json" }

@@ -18,12 +18,14 @@ const program = process.env.RELAY_BIN ?? assert.fail("RELAY_BIN names no server;
 
 export class Server {
   #data
+  #flags
   #child
   #started
 
-  // Starts a server on a free port.
-  static async start() {
+  // Starts a server on a free port, with further flags of `relay serve`.
+  static async start(flags = []) {
     const server = new Server()
+    server.#flags = flags
     server.#data = await mkdtemp(join(tmpdir(), "relay-e2e-"))
     server.#started = server.#spawn("127.0.0.1:0")
     await server.#started
@@ -35,7 +37,7 @@ export class Server {
   }
 
   async #spawn(listen) {
-    const flags = ["serve", "--listen", listen, "--data-dir", this.#data, "--log-format", "json"]
+    const flags = ["serve", "--listen", listen, "--data-dir", this.#data, "--log-format", "json", ...this.#flags]
     const options = { cwd: this.#data, env: environment, stdio: ["ignore", "pipe", "inherit"] }
     this.#child = spawn(resolve(program), flags, options)
     const exited = once(this.#child, "exit").then(([code]) => assert.fail(`the server ended with ${code} at its start`))

@@ -41,6 +41,8 @@ class Session {
     this.shown = [] // the code points in the editor
     this.catchingUp = false
     this.online = false
+    this.refused = false // the server has refused what the editor differs by: it stays until its author decides
+    $("refused").hidden = true
     this.summary = null // what the services have found
     showSummary(null)
   }
@@ -68,12 +70,17 @@ class Session {
   }
 
   #reset(reply) {
-    const lost = this.shown.length > 0
+    const had = this.shown.length > 0
+    const unshared = difference(this.text.points, this.shown)?.[2] ?? ""
     this.#start()
     setEditor("", 0, 0)
     $("events").replaceChildren()
-    if (reply.reset_reason === "trimmed") notice("Earlier events are no longer kept: the text begins with what is.")
-    else if (lost) notice("The server's history is another one now; the page starts again from it.")
+    if (reply.reset_reason === "trimmed") {
+      lasting("The beginning of this document is no longer kept, so that its text here is incomplete: it is what the kept edits make of an empty document.")
+    } else if (had) {
+      const words = unshared && ` What you had typed and nobody had got was: “${unshared}”`
+      lasting(`The server's history is another one now; the page starts again from it.${words}`)
+    }
   }
 
   #event(envelope) {
@@ -172,6 +179,8 @@ class Session {
   #send() {
     if (this.sent || !this.online || this.catchingUp) return this.#facts()
     const patch = difference(this.text.points, this.shown)
+    if (this.refused && patch) return this.#facts()
+    this.#settle()
     if (patch) {
       const id = uuid()
       const payload = { patches: [patch], base: this.text.seq }
@@ -193,12 +202,32 @@ class Session {
         notice(`${error.message} — trying again.`)
         setTimeout(() => session === this && this.online && this.sent?.id === id && this.#push(), RETRY_MS)
       } else if (error.reason !== "closed") {
-        notice(`The edit was refused: ${error.message}`)
+        // The text stays in the editor, and nobody else gets it until its author decides.
         this.sent = null
-        this.#render([...this.text.points], [])
+        this.refused = true
+        $("refusal").textContent = error.message
+        $("refused").hidden = false
         this.#facts()
       }
     }
+  }
+
+  // Sends what was refused once more.
+  again() {
+    this.#settle()
+    this.#send()
+  }
+
+  // Gives up what was refused.
+  discard() {
+    this.#settle()
+    this.#render([...this.text.points], [])
+    this.#facts()
+  }
+
+  #settle() {
+    this.refused = false
+    $("refused").hidden = true
   }
 
   #facts() {
@@ -237,6 +266,12 @@ function showRecovery({ position, seq }) {
   const what = missed === 0 ? "nothing was missed" : `${missed} missed event${missed === 1 ? "" : "s"} recovered`
   $("recovery").textContent = `Connected again after seq ${position}: ${what}.`
   $("recovery").hidden = false
+}
+
+// What stays true while the page shows this document.
+function lasting(text) {
+  $("lasting").textContent = text
+  $("lasting").hidden = false
 }
 
 function notice(text) {
@@ -303,6 +338,7 @@ function join(name, user) {
   $("none").hidden = false
   $("recovery").hidden = true
   $("notice").hidden = true
+  $("lasting").hidden = true
   session = new Session(name, user)
   history.replaceState(null, "", `?${new URLSearchParams({ document: name, user })}`)
   document.title = `${name} – Relay`
@@ -323,6 +359,8 @@ $("annotate").addEventListener("submit", async (event) => {
   if (session && (await session.annotate(input.value))) input.value = ""
 })
 $("document-name").addEventListener("input", () => commands($("document-name").value || "notes"))
+$("send-again").addEventListener("click", () => session?.again())
+$("discard").addEventListener("click", () => session?.discard())
 editor.addEventListener("input", () => composing || session?.typed())
 editor.addEventListener("compositionstart", () => (composing = true))
 editor.addEventListener("compositionend", () => {
