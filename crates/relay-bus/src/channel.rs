@@ -121,15 +121,16 @@ impl Channel {
 
     /// Publishes an ephemeral draft: it gets no seq and replaces the one before it.
     fn publish_ephemeral(&self, draft: CheckedDraft) -> PublishResult {
-        let event = Arc::new(draft.into_event(self.epoch, None, self.context.clock.wall()));
-        let ack = PublishAck::of(&event, false);
-        let mut wakers = {
+        let now = self.context.clock.wall();
+        let (event, mut wakers) = {
             let mut state = self.lock_open()?;
+            let event = Arc::new(draft.into_event(self.epoch, None, state.next_time(now)));
             if state.put_ephemeral(Arc::clone(&event)) {
                 self.context.counters.ephemeral_dropped.increment();
             }
-            state.drain_wakers()
+            (event, state.drain_wakers())
         };
+        let ack = PublishAck::of(&event, false);
         self.context.counters.ephemeral_published.increment();
         self.context.counters.by_kind.increment(&event.kind);
         self.context.mailboxes.offer(&event, &mut wakers);
@@ -151,7 +152,8 @@ impl Channel {
             let seq = state.last().next();
             state.lifecycle.sequence(&mut draft, Place::new(self.epoch, seq))?;
             let original = remember_id.then(|| OriginalPayload::of(&draft));
-            let event = Arc::new(draft.into_event(self.epoch, Some(seq), self.context.clock.wall()));
+            let time = state.next_time(self.context.clock.wall());
+            let event = Arc::new(draft.into_event(self.epoch, Some(seq), time));
             let ack = PublishAck::of(&event, false);
             let mut wakers = state.drain_wakers();
             self.context.mailboxes.offer(&event, &mut wakers);
@@ -199,7 +201,7 @@ impl Channel {
         if state.end_writer_if_idle() {
             return None;
         }
-        let now = self.context.clock.wall();
+        let time = state.next_time(self.context.clock.wall());
         let mut batch = AppendBatch::after(state.last(), state.last_offset());
         let mut bytes = 0;
         while batch.events().len() < MAX_BATCH_EVENTS && bytes < MAX_BATCH_BYTES {
@@ -212,7 +214,7 @@ impl Channel {
             }
             let Some(mut pending) = batch.join_duplicate(pending) else { continue };
             match state.lifecycle.sequence(&mut pending.draft, Place::new(self.epoch, batch.next_seq())) {
-                Ok(()) => batch.push(pending, self.epoch, now),
+                Ok(()) => batch.push(pending, self.epoch, time),
                 Err(refusal) => pending.sender.send(Err(refusal)),
             }
         }

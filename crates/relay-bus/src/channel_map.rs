@@ -241,7 +241,8 @@ async fn preload(
     log: &dyn EventLog,
     context: &ChannelContext,
 ) -> Result<Vec<Event>, LogError> {
-    let wanted = context.config.preload_events.min(context.config.cache_events) as u64;
+    // The latest event at least, after whose time the next one comes.
+    let wanted = context.config.preload_events.min(context.config.cache_events).max(1) as u64;
     let start = head.last.get().saturating_sub(wanted).max(head.first.get() - 1);
     let mut events: Vec<Event> = Vec::new();
     let mut after = Seq::new(start);

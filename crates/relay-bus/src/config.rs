@@ -37,7 +37,7 @@ pub struct BusConfig {
     pub cache_bytes: usize,
     /// The events that are read from the log when a document is opened; 256 by default, and at most `cache_events`. A draft
     /// that is sent again is recognised as a duplicate while its event is in memory, so at least this far back. With 0
-    /// none is read.
+    /// the latest event alone is read, so that the next one has no earlier time.
     pub preload_events: usize,
     /// The page that a reader takes from the log when memory does not reach back so far; 128 events, 128 KiB by default.
     /// Each such reader holds one page in memory. Each limit is at least 1.

@@ -37,6 +37,11 @@ impl EventCache {
         self.events.back().and_then(|event| event.offset).unwrap_or(Offset::ZERO)
     }
 
+    /// The latest event's time; [`Timestamp::UNIX_EPOCH`] when it is not in memory.
+    pub(crate) fn last_time(&self) -> Timestamp {
+        self.events.back().map_or(Timestamp::UNIX_EPOCH, |event| event.time)
+    }
+
     /// The earliest event in memory; the next one to come when there is none.
     pub(crate) fn first(&self) -> Seq {
         Seq::new(self.last.get() + 1 - self.events.len() as u64)

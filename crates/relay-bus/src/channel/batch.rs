@@ -141,13 +141,13 @@ impl AppendBatch {
     }
 
     /// Turns a draft into the batch's next event.
-    pub(super) fn push(&mut self, pending: PendingDraft, epoch: Epoch, now: Timestamp) {
+    pub(super) fn push(&mut self, pending: PendingDraft, epoch: Epoch, time: Timestamp) {
         let PendingDraft { draft, sender } = pending;
         let original = draft.id.map(|id| {
             self.by_id.insert(id, self.events.len());
             OriginalPayload::of(&draft)
         });
-        self.events.push(draft.into_event(epoch, Some(self.next), now));
+        self.events.push(draft.into_event(epoch, Some(self.next), time));
         self.next = self.next.next();
         self.senders.push(AckSenders { first: sender, duplicates: Vec::new(), original });
     }

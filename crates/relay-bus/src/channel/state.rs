@@ -27,6 +27,8 @@ pub(super) struct ChannelState {
     /// True while a writer runs, or is about to.
     writing: bool,
     subscribers: usize,
+    /// The time of the latest event, of those that memory has had.
+    last_time: Timestamp,
     /// True when the channel was used since the last sweep. Publishing sets it instead of asking the clock.
     used_since_sweep: bool,
     /// The time of the sweep that first found the channel unused.
@@ -37,6 +39,7 @@ pub(super) struct ChannelState {
 impl ChannelState {
     pub(super) fn new(cache: EventCache, max_ephemeral_keys: usize, lifecycle: Lifecycle) -> Self {
         Self {
+            last_time: cache.last_time(),
             cache,
             ephemerals: Ephemerals::new(max_ephemeral_keys),
             wakers: WakerSet::default(),
@@ -63,6 +66,11 @@ impl ChannelState {
         Head { epoch, first: self.cache.first(), last: self.cache.last() }
     }
 
+    /// The time of the next event: `now`, unless the wall clock was set back. Times never run backwards within a document.
+    pub(super) fn next_time(&self, now: Timestamp) -> Timestamp {
+        now.max(self.last_time)
+    }
+
     /// Returns the answer to a draft whose id an event in memory has.
     pub(super) fn find_duplicate(&self, draft: &Draft) -> Option<PublishResult> {
         let (event, original) = self.cache.by_id(draft.id?)?;
@@ -72,12 +80,14 @@ impl ChannelState {
     /// Shows the next durable event. With `original` its id is remembered for recognising duplicates.
     pub(super) fn push_event(&mut self, event: Arc<Event>, original: Option<OriginalPayload>) {
         self.used_since_sweep = true;
+        self.last_time = self.last_time.max(event.time);
         self.cache.push(event, original);
     }
 
     /// Shows an ephemeral event. Returns true when another key's event was dropped for it.
     pub(super) fn put_ephemeral(&mut self, event: Arc<Event>) -> bool {
         self.used_since_sweep = true;
+        self.last_time = self.last_time.max(event.time);
         self.ephemerals.put(event)
     }
 

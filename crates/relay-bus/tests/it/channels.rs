@@ -12,7 +12,7 @@ use relay_bus::{Bus, BusConfig, Filter, LagPolicy};
 use relay_core::testing::{AppendFault, ManualClock, MemoryLog};
 use relay_core::{
     Clock, Draft, Epoch, EventId, EventLog, EventSource, LogError, Offset, Payload, PublishError, ReadLimit,
-    Recovery, ResetReason, Seq, StartPosition, StreamError, SubscribeError,
+    Recovery, ResetReason, Seq, StartPosition, StreamError, SubscribeError, Timestamp,
 };
 
 /// After this a test that waits has failed.
@@ -22,6 +22,42 @@ const EVERYTHING: StartPosition = StartPosition::After { epoch: None, seq: Seq::
 
 async fn subscribe(bus: &Bus, name: &str, start: StartPosition) -> relay_bus::Subscription {
     bus.subscribe(&document(name), start, Filter::all(), LagPolicy::Refill).await.unwrap().1
+}
+
+#[tokio::test]
+async fn times_never_run_backwards_within_a_document() {
+    let log: Arc<dyn EventLog> = Arc::new(MemoryLog::new());
+    let doc = document("doc");
+    let at = |seconds: u64| Timestamp::UNIX_EPOCH.saturating_add(Duration::from_secs(seconds));
+    for log in [None, Some(log)] {
+        let clock = Arc::new(ManualClock::new());
+        let no_preload = config(|c| c.preload_events = 0);
+        let bus = Bus::new(no_preload.clone(), log.clone(), clock.clone()).unwrap();
+        let mut events = subscribe(&bus, "doc", EVERYTHING).await;
+        for (step, seconds) in (1..).zip([100, 50, 70, 120]) {
+            clock.set_wall(at(seconds));
+            bus.publish(note(&doc, step)).await.unwrap();
+            bus.publish(laser(&doc, "ada", step)).await.unwrap();
+        }
+        let times: Vec<Timestamp> = available(&mut events)
+            .into_iter()
+            .map(|event| event.unwrap())
+            .filter(|event| event.seq.is_some())
+            .map(|event| event.time)
+            .collect();
+        assert_eq!(times, [100, 100, 100, 120].map(at));
+        let Some(log) = log else { continue };
+        // Another process, whose clock is behind.
+        let clock = Arc::new(ManualClock::new());
+        clock.set_wall(at(10));
+        let bus = Bus::new(no_preload, Some(log), clock).unwrap();
+        let mut events = subscribe(&bus, "doc", StartPosition::Live).await;
+        bus.publish(laser(&doc, "ada", 5)).await.unwrap();
+        bus.publish(note(&doc, 6)).await.unwrap();
+        let times: Vec<Timestamp> =
+            available(&mut events).into_iter().map(|event| event.unwrap().time).collect();
+        assert_eq!(times, [at(120), at(120)]);
+    }
 }
 
 #[tokio::test]
