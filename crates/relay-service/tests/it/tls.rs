@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::support::{self, PATIENCE, Server, failure, relay, run, success};
-use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedKey, IsCa, KeyPair, generate_simple_self_signed};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_rustls::rustls::crypto::ring;
@@ -175,6 +175,24 @@ fn the_command_line_speaks_tls_with_a_server_whose_certificate_it_trusts() {
         "{unknown}"
     );
     let other_name = failure(&publish("127.0.0.1", &trusting));
+    assert!(other_name.contains("not valid for name"), "{other_name}");
+}
+
+#[test]
+fn the_command_line_trusts_a_listed_certificate_that_may_sign_others_for_its_name_alone() {
+    let home = Home::new();
+    let mut parameters = CertificateParams::new(["localhost".to_owned()]).unwrap();
+    parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    std::fs::write(home.cert(), parameters.self_signed(&key).unwrap().pem()).unwrap();
+    std::fs::write(home.key(), key.serialize_pem()).unwrap();
+    let server = home.serve(&[]);
+    let publish = |host: &str| {
+        let url = format!("https://{host}:{}", server.address.port());
+        run(&["publish", "notes", "x-note", "1", "--url", &url, "--ca", home.cert().to_str().unwrap()])
+    };
+    success(&publish("localhost"));
+    let other_name = failure(&publish("127.0.0.1"));
     assert!(other_name.contains("not valid for name"), "{other_name}");
 }
 

@@ -17,10 +17,15 @@ use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use tokio_rustls::rustls::client::{WebPkiServerVerifier, verify_server_name};
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_rustls::rustls::server::ParsedCertificate;
+use tokio_rustls::rustls::{
+    self, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
 use tokio_util::task::AbortOnDropHandle;
 
 /// The characters that are percent-encoded in a path segment.
@@ -104,24 +109,76 @@ impl Tls {
     /// TLS towards the server `host`, whose certificate must be signed by one in `ca`, or by one that the operating system
     /// trusts.
     fn new(host: &str, ca: Option<&Path>) -> anyhow::Result<Self> {
+        let trusted = match ca {
+            Some(file) => CertificateDer::pem_file_iter(file)
+                .and_then(Iterator::collect)
+                .with_context(|| format!("{} cannot be read as PEM", file.display()))?,
+            None => rustls_native_certs::load_native_certs().certs,
+        };
         let mut roots = RootCertStore::empty();
-        match ca {
-            Some(file) => {
-                let unreadable = || format!("{} cannot be read as PEM", file.display());
-                for certificate in CertificateDer::pem_file_iter(file).with_context(unreadable)? {
-                    roots.add(certificate.with_context(unreadable)?).with_context(unreadable)?;
-                }
-            }
-            None => {
-                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            }
-        }
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        roots.add_parsable_certificates(trusted.iter().cloned());
+        let provider = Arc::new(ring::default_provider());
+        let signed =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build()?;
+        let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Verifier { trusted, signed }))
             .with_no_client_auth();
         let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())?;
         Ok(Self { connector: TlsConnector::from(Arc::new(config)), name })
+    }
+}
+
+/// Accepts a server's certificate that a trusted one has signed, or that is trusted itself. The verifier of rustls refuses
+/// the latter where it may sign others, as those of `openssl req -x509` may.
+#[derive(Debug)]
+struct Verifier {
+    trusted: Vec<CertificateDer<'static>>,
+    signed: Arc<WebPkiServerVerifier>,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match self.signed.verify_server_cert(certificate, intermediates, name, ocsp, now) {
+            // An expired certificate has another error.
+            Err(rustls::Error::InvalidCertificate(CertificateError::Other(_)))
+                if self.trusted.contains(certificate) =>
+            {
+                verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signed.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signed.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.signed.supported_verify_schemes()
     }
 }
 
