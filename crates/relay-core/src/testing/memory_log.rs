@@ -181,8 +181,8 @@ impl MemoryLog {
         self.faults.lock().every_call = Some(error);
     }
 
-    /// Makes appends wait until they are [let through](Self::let_through), and the answers to questions for a head come a
-    /// turn later.
+    /// Makes appends wait until they are [let through](Self::let_through). They begin, and the answers to questions for a
+    /// head come, a turn later.
     pub fn hold(&self) {
         self.faults.lock().permits = Some(0);
     }
@@ -293,6 +293,7 @@ impl EventLog for MemoryLog {
     }
 
     async fn append(&self, document: &DocumentId, events: &[Event]) -> Result<Vec<Offset>, LogError> {
+        self.wait_a_turn().await;
         match self.pass_gate().await {
             None => self.keep(document, events),
             Some(AppendFault::Error(error)) => Err(error),
