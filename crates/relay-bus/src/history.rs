@@ -15,7 +15,7 @@ pub(crate) async fn retained_range(channels: &ChannelMap, channel: &Channel) -> 
     let Some(log) = &channels.context().log else { return channel.owned_head() };
     let kept = log.head(channel.document()).await?;
     let visible = channel.owned_head()?;
-    Ok(Head { first: kept.first.min(visible.last.next()), ..visible })
+    Ok(Head::new(visible.epoch, kept.first.min(visible.last.next()), visible.last))
 }
 
 /// A page of history that cannot be read.
@@ -50,7 +50,7 @@ pub(crate) async fn page(
             let page = match log.read_document(document, after, limit).await {
                 // Retention has moved on meanwhile.
                 Err(LogError::Trimmed { first, .. }) => {
-                    return Err(HistoryError::Trimmed(Head { first, ..head }));
+                    return Err(HistoryError::Trimmed(Head::new(head.epoch, first, head.last)));
                 }
                 page => page?,
             };

@@ -11,7 +11,7 @@
 //! use relay_core::{Epoch, Head, SubscribeAck, Recovery, ResetReason, Seq, StartPosition};
 //!
 //! let epoch = Epoch::from_u64(7);
-//! let head = Head { epoch, first: Seq::new(11), last: Seq::new(50) };
+//! let head = Head::new(epoch, Seq::new(11), Seq::new(50));
 //!
 //! // A client that has everything up to 40 gets 41 to 50, then live events.
 //! let ack = SubscribeAck::decide(StartPosition::After { epoch: Some(epoch), seq: Seq::new(40) }, head);

@@ -11,6 +11,7 @@ use crate::position::{Epoch, Offset, Seq};
 
 /// The extent of a document's history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Head {
     /// The incarnation of the history.
     pub epoch: Epoch,
@@ -23,7 +24,12 @@ pub struct Head {
 impl Head {
     /// The head of a document in which nothing has happened.
     pub const fn empty(epoch: Epoch) -> Self {
-        Self { epoch, first: Seq::FIRST, last: Seq::ZERO }
+        Self::new(epoch, Seq::FIRST, Seq::ZERO)
+    }
+
+    /// A head with all its parts.
+    pub const fn new(epoch: Epoch, first: Seq, last: Seq) -> Self {
+        Self { epoch, first, last }
     }
 }
 

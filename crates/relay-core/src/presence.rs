@@ -30,6 +30,7 @@ pub struct Membership {
 
 /// Options for joining.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct JoinOptions {
     /// The connection with which the same user was here before: the new one replaces it and takes over its state. Without
     /// it, the new one replaces a lost connection of this user, if there is one.
@@ -41,8 +42,23 @@ pub struct JoinOptions {
     pub exempt_from_timeout: bool,
 }
 
+impl JoinOptions {
+    /// Sets the connection to resume.
+    pub fn resume(mut self, connection: ConnectionId) -> Self {
+        self.resume = Some(connection);
+        self
+    }
+
+    /// Sets the state to begin with.
+    pub fn state(mut self, state: JsonObject) -> Self {
+        self.state = Some(state);
+        self
+    }
+}
+
 /// The reason for which a connection leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LeaveReason {
     /// It left on purpose: the others are told at once.
     Left,
@@ -52,6 +68,7 @@ pub enum LeaveReason {
 
 /// A sign that a connection lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Activity {
     /// It is there: a heartbeat.
     Alive,
@@ -202,6 +219,8 @@ fn sort(entries: &mut [PresenceEntry]) {
 }
 
 /// One step of a reader's knowledge of a document's presence. Readers at the same position share one value.
+///
+/// The enum is exhaustive: a reader that passed over a step would show participants who are not there.
 #[derive(Debug, Clone)]
 pub enum PresenceChange {
     /// All participants. Comes first, and again where a reader is too far behind for a difference.

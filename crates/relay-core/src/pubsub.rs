@@ -225,11 +225,19 @@ pub trait EventStream: Send {
 
 /// The position up to which a stream has delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StreamPosition {
     /// The last durable event that was delivered.
     pub seq: Seq,
     /// The version up to which ephemeral events were delivered: a number that grows with each of them, for comparing alone.
     pub ephemeral_version: u64,
+}
+
+impl StreamPosition {
+    /// A position with all its parts.
+    pub const fn new(seq: Seq, ephemeral_version: u64) -> Self {
+        Self { seq, ephemeral_version }
+    }
 }
 
 /// A refusal of a subscription.

@@ -102,6 +102,7 @@ impl From<SubscribeAckForm> for SubscribeAck {
 
 /// The way in which a wanted start was met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Recovery {
     /// Live events alone were wanted.
     Live,

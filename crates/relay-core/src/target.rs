@@ -132,6 +132,7 @@ pub trait HealthProbe: Send + Sync + 'static {
 /// A failed health check.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
+#[non_exhaustive]
 pub struct ProbeFailure {
     /// The cause, for people.
     pub detail: String,

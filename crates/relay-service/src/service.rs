@@ -55,6 +55,7 @@ impl fmt::Debug for RelayService {
 
 /// The outcome of [`RelayService::stop`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Stopped {
     /// True when every request was answered and every accepted event written within the time.
     pub complete: bool,
@@ -196,7 +197,8 @@ impl RelayService {
     ) -> Result<Participant, JoinError> {
         let (ack, events) = self.subscribe(&document, start).await?;
         let membership = Membership { document, user, connection: ConnectionId::new() };
-        let options = JoinOptions { exempt_from_timeout: true, ..JoinOptions::default() };
+        let mut options = JoinOptions::default();
+        options.exempt_from_timeout = true;
         let Components { bus, presence, .. } = &self.components;
         let Joined { session, .. } = presence.join(&membership, options).await?;
         Ok(Participant::new(bus.clone(), presence.clone(), membership, session, ack, events))

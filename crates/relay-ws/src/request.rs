@@ -65,8 +65,10 @@ pub(crate) fn join_request(payload: ClientPayload<'_>) -> Result<JoinRequest, Er
             ));
         }
     };
+    let mut options = JoinOptions::default();
+    (options.resume, options.state) = (params.resume, params.state);
     // The socket's own timeout finds a silent client. A second one could only disagree with it.
-    let options = JoinOptions { resume: params.resume, state: params.state, exempt_from_timeout: true };
+    options.exempt_from_timeout = true;
     Ok(JoinRequest { start, presence: params.presence.unwrap_or(true), options })
 }
 

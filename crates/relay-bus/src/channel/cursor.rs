@@ -30,7 +30,7 @@ impl Cursor {
     }
 
     pub(crate) fn position(&self) -> StreamPosition {
-        StreamPosition { seq: self.seq, ephemeral_version: self.ephemeral_version }
+        StreamPosition::new(self.seq, self.ephemeral_version)
     }
 }
 

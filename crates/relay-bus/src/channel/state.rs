@@ -63,7 +63,7 @@ impl ChannelState {
     }
 
     pub(super) fn head(&self, epoch: Epoch) -> Head {
-        Head { epoch, first: self.cache.first(), last: self.cache.last() }
+        Head::new(epoch, self.cache.first(), self.cache.last())
     }
 
     /// The time of the next event: `now`, unless the wall clock was set back. Times never run backwards within a document.

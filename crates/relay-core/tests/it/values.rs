@@ -136,7 +136,7 @@ proptest! {
         let epoch = Epoch::from_u64(1);
         let dropped = dropped.min(last);
         let kept: Vec<u64> = (dropped + 1..=last).collect();
-        let head = Head { epoch, first: Seq::new(dropped + 1), last: Seq::new(last) };
+        let head = Head::new(epoch, Seq::new(dropped + 1), Seq::new(last));
         let start = match start {
             None => StartPosition::Live,
             Some((of, seq)) => StartPosition::After { epoch: of.map(Epoch::from_u64), seq: Seq::new(seq) },

@@ -31,7 +31,7 @@ impl DocumentState {
     }
 
     pub(crate) fn head(&self, epoch: Epoch) -> Head {
-        Head { epoch, first: self.trimmed.next(), last: self.last }
+        Head::new(epoch, self.trimmed.next(), self.last)
     }
 
     pub(crate) fn kept_events(&self) -> u64 {

@@ -87,11 +87,8 @@ async fn a_new_connection_takes_over_the_one_that_it_names_even_if_that_seems_al
     scene.request(&half_open, "presence:update", json!({"tab": 1})).await.unwrap();
     scene.request(&tab, "presence:update", json!({"tab": 2})).await.unwrap();
     let membership = scene.membership("ada");
-    let options = JoinOptions {
-        resume: Some(half_open.connection),
-        state: Some(object(&json!({"tab": 3}))),
-        ..JoinOptions::default()
-    };
+    let state = object(&json!({"tab": 3}));
+    let options = JoinOptions::default().resume(half_open.connection).state(state);
     scene.join_as(&membership, options).unwrap();
     assert_eq!(scene.participants(), json!({"ada": {"metas": [{"tab": 2}, {"tab": 3}]}}));
     // Calls of the old connection have no effect.
@@ -101,9 +98,7 @@ async fn a_new_connection_takes_over_the_one_that_it_names_even_if_that_seems_al
     assert_eq!(scene.participants(), json!({"ada": {"metas": [{"tab": 2}, {"tab": 3}]}}));
     // A user cannot take over another user's connection.
     let mallory = scene.membership("mallory");
-    scene
-        .join_as(&mallory, JoinOptions { resume: Some(membership.connection), ..JoinOptions::default() })
-        .unwrap();
+    scene.join_as(&mallory, JoinOptions::default().resume(membership.connection)).unwrap();
     assert_eq!(scene.participants()["ada"]["metas"].as_array().unwrap().len(), 2);
 }
 
@@ -112,7 +107,7 @@ async fn a_member_that_resumes_another_connection_leaves_no_entry_behind() {
     let scene = Scene::new();
     let (one, _) = scene.join("ada");
     let (other, _) = scene.join("ada");
-    let options = JoinOptions { resume: Some(other.connection), ..JoinOptions::default() };
+    let options = JoinOptions::default().resume(other.connection);
     scene.join_as(&one, options).unwrap();
     scene.presence.leave(&one, LeaveReason::Left);
     assert_eq!(scene.participants(), json!({"ada": {"metas": [{}]}}));

@@ -70,7 +70,7 @@ pub(super) async fn history(
     let start = StartPosition::After { epoch: None, seq: query.after_seq };
     let reset_reason = match SubscribeAck::decide(start, head).recovery {
         Recovery::Reset(reason) => Some(reason),
-        Recovery::Live | Recovery::Recovered => None,
+        _ => None,
     };
     let page = HistoryPage {
         epoch: head.epoch,

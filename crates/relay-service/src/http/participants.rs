@@ -37,8 +37,9 @@ pub(super) async fn join(
 ) -> Result<Response, Problem> {
     let JoinBody { user, state, resume } = body;
     let membership = Membership { document, user, connection: ConnectionId::new() };
-    let joined =
-        api.presence().join(&membership, JoinOptions { resume, state, ..JoinOptions::default() }).await?;
+    let mut options = JoinOptions::default();
+    (options.resume, options.state) = (resume, state);
+    let joined = api.presence().join(&membership, options).await?;
     let reply = JoinReply::new(membership.connection, Some(&joined));
     Ok((StatusCode::CREATED, Json(reply)).into_response())
 }

@@ -65,7 +65,7 @@ struct Inbox {
 impl Document {
     fn head(&self) -> Head {
         let last = self.trimmed + self.events.len() as u64;
-        Head { epoch: EPOCH, first: Seq::new(self.trimmed + 1), last: Seq::new(last) }
+        Head::new(EPOCH, Seq::new(self.trimmed + 1), Seq::new(last))
     }
 }
 
@@ -227,10 +227,7 @@ impl EventStream for Cursor {
     fn position(&self) -> Option<StreamPosition> {
         let inbox = self.inbox.lock();
         let ephemeral = inbox.version;
-        inbox
-            .ephemeral
-            .is_empty()
-            .then_some(StreamPosition { seq: self.position, ephemeral_version: ephemeral })
+        inbox.ephemeral.is_empty().then_some(StreamPosition::new(self.position, ephemeral))
     }
 
     fn fork(&self) -> Box<dyn EventStream> {

@@ -116,7 +116,7 @@ fn report(ack: &SubscribeAck, document: &str) {
                 "relay: `{document}` cannot be continued ({reason}); what is kept follows, after seq {position}"
             );
         }
-        Recovery::Live | Recovery::Recovered => {
+        _ => {
             eprintln!("relay: following `{document}` after seq {position} (latest {})", head.last);
         }
     }
