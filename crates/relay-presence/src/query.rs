@@ -8,6 +8,7 @@ use crate::session::{SessionCounters, SessionState};
 
 /// A filter of sessions. A field that is not given matches all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SessionQuery {
     /// The session's document.
     pub document: Option<DocumentId>,
@@ -27,6 +28,7 @@ impl SessionQuery {
 
 /// A user in a session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct ParticipantInfo {
     /// The user.
     pub user: UserId,

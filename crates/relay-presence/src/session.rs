@@ -16,6 +16,7 @@ use serde::Serialize;
 /// The state of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum SessionState {
     /// A user has joined, and the event about the start is not published yet.
     Opening,

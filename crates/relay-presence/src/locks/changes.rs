@@ -13,7 +13,7 @@ use super::store::LockStore;
 /// the document's order, which lock the event is about; it makes a repeated attempt safe, too.
 ///
 /// ```ignore
-/// while let Some(LockChange { draft, publication }) = locks.next_change().await {
+/// while let Some(LockChange { draft, publication, .. }) = locks.next_change().await {
 ///     publication.report(sink.publish(draft).await.map(drop));
 /// }
 /// ```
@@ -21,6 +21,7 @@ use super::store::LockStore;
 /// A document's next change is given out when this one was reported. So the changes of a document become events in their
 /// order, while those of different documents are published at the same time.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct LockChange {
     /// The event `document.locked` (granted or renewed) or `document.unlocked`, by the system.
     pub draft: CheckedDraft,

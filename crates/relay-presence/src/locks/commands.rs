@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer};
 
 /// The arguments of [`Locks::acquire`](super::Locks::acquire).
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AcquireRequest {
     /// The part of the document to lock.
     pub scope: LockScope,
@@ -14,6 +15,25 @@ pub struct AcquireRequest {
     pub ttl: Option<Duration>,
     /// The longest time to wait for the lock. With zero the request does not wait.
     pub wait: Duration,
+}
+
+impl AcquireRequest {
+    /// A request for `scope` that does not wait, for a lease of the default length.
+    pub const fn new(scope: LockScope) -> Self {
+        Self { scope, ttl: None, wait: Duration::ZERO }
+    }
+
+    /// Sets the length of the lease.
+    pub const fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// Sets the longest time to wait for the lock.
+    pub const fn wait(mut self, wait: Duration) -> Self {
+        self.wait = wait;
+        self
+    }
 }
 
 /// Acquires a lock for the participant. Waits for the lock as long as `wait` allows.

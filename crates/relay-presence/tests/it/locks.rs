@@ -59,7 +59,7 @@ impl Scene {
 
     fn ask(&self, user: &str, scope: LockScope, ttl: Duration, wait: Duration) -> Asking {
         let (locks, document, user) = (self.locks.clone(), self.document.clone(), user_id(user));
-        let request = AcquireRequest { scope, ttl: Some(ttl), wait };
+        let request = AcquireRequest::new(scope).ttl(ttl).wait(wait);
         Box::pin(async move { locks.acquire(&document, &user, request).await })
     }
 

@@ -43,7 +43,7 @@ fn user(name: &str) -> UserId {
 /// Asks for the whole document, and enters the queue.
 fn ask(locks: &Locks, name: &str, wait: Duration) -> Asking {
     let (locks, holder) = (locks.clone(), user(name));
-    let request = AcquireRequest { scope: LockScope::Document, ttl: None, wait };
+    let request = AcquireRequest::new(LockScope::Document).wait(wait);
     let mut asking: Asking = Box::pin(async move { locks.acquire(&document(), &holder, request).await });
     assert!(poll(&mut asking).is_pending());
     asking
@@ -291,7 +291,7 @@ fn a_shutdown_ends_every_lock_sends_away_who_waits_and_gives_out_no_more() {
     assert!(try_next(&locks).is_pending(), "not over before the last change is reported");
     publish(&locks, ended);
     assert!(matches!(try_next(&locks), Poll::Ready(None)));
-    let request = AcquireRequest { scope: LockScope::Document, ttl: None, wait: Duration::ZERO };
+    let request = AcquireRequest::new(LockScope::Document);
     let (notes, cleo) = (document(), user("cleo"));
     let mut late: Pin<Box<dyn Future<Output = _> + '_>> = Box::pin(locks.acquire(&notes, &cleo, request));
     assert!(matches!(poll(&mut late), Poll::Ready(Err(LockError::Closed))));

@@ -140,7 +140,7 @@ async fn locks_end_when_their_holder_has_been_gone_for_the_grace_time_whatever_o
     let (bob, _) = scene.join("bob");
     let (_tab, _) = scene.join("ada");
     let (lost, _) = scene.join("ada");
-    let ask = AcquireRequest { scope: LockScope::Document, ttl: None, wait: Duration::ZERO };
+    let ask = AcquireRequest::new(LockScope::Document);
     scene.presence.locks().acquire(&scene.document, &bob.user, ask).await.unwrap();
     scene.presence.leave(&lost, LeaveReason::Lost);
     scene.advance(Duration::from_secs(4));
@@ -234,11 +234,12 @@ async fn a_session_goes_through_its_states() {
     assert_eq!(state(), Some(SessionState::Closing));
     let (_ada, _) = scene.join("ada");
     assert_eq!(state(), Some(SessionState::Active));
-    let query =
-        SessionQuery { user: Some(ada.user.clone()), state: Some(SessionState::Active), document: None };
+    let mut query = SessionQuery::default();
+    (query.user, query.state) = (Some(ada.user.clone()), Some(SessionState::Active));
     let found = scene.presence.sessions(&query);
     assert_eq!((found.len(), found[0].counters.returns, found[0].counters.actions), (1, 1, 1));
-    assert!(scene.presence.sessions(&SessionQuery { state: Some(SessionState::Idle), ..query }).is_empty());
+    query.state = Some(SessionState::Idle);
+    assert!(scene.presence.sessions(&query).is_empty());
     assert!(scene.presence.shutdown(Duration::from_secs(20)).await);
     assert_eq!(state(), None);
     assert_eq!(scene.sink.told()[2..], ["user.left ada shutdown", "session.ended shutdown"]);

@@ -71,7 +71,7 @@ async fn locks_pass_the_suite_of_stages() {
     let cx = &mut Context::from_waker(Waker::noop());
     let request = |region| {
         let scope = LockScope::Region(Region::new(region).unwrap());
-        AcquireRequest { scope, ttl: None, wait: Duration::ZERO }
+        AcquireRequest::new(scope)
     };
     let next = |cx: &mut Context<'_>| match Box::pin(locks.next_change()).as_mut().poll(cx) {
         Poll::Ready(Some(change)) => change,

@@ -26,7 +26,9 @@ pub(super) async fn list(
 ) -> Result<Json<Vec<SessionInfo>>, Problem> {
     let Query(ListQuery { document, user, state }) = query?;
     let state = state.as_deref().map(state_of).transpose()?;
-    Ok(Json(api.presence().sessions(&SessionQuery { document, user, state })))
+    let mut query = SessionQuery::default();
+    (query.document, query.user, query.state) = (document, user, state);
+    Ok(Json(api.presence().sessions(&query)))
 }
 
 fn state_of(name: &str) -> Result<SessionState, Problem> {
