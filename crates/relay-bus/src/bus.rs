@@ -80,6 +80,7 @@ impl fmt::Debug for BusParts {
 
 /// The outcome of [`Bus::shutdown`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ShutdownOutcome {
     /// True when all that was accepted was written and handled in time.
     pub complete: bool,

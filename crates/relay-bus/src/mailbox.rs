@@ -44,6 +44,7 @@ impl Default for MailboxConfig {
 
 /// The policy for durable events that find a mailbox full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum FullPolicy {
     /// The subscription gets them from history later.
     #[default]

@@ -13,6 +13,7 @@ use crate::mailbox::{Gap, Mailbox, MailboxItem};
 
 /// An item that a [`MultiSubscription`] receives.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum Received {
     /// An event.
     Event(Arc<Event>),

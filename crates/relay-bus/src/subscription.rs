@@ -17,6 +17,7 @@ const MAX_SKIPPED: usize = 256;
 
 /// The policy for a reader that does not keep up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum LagPolicy {
     /// The reader catches up from history at any distance, as long as history reaches back to it.
     #[default]
