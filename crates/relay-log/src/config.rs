@@ -10,6 +10,7 @@ const MAX_EVENT_BYTES: u32 = 1 << 30;
 
 /// The durability of an event when its append returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LogDurability {
     /// The operating system has the event. It survives the death of the process, but not that of the machine.
     Logged,

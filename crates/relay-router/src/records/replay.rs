@@ -34,6 +34,7 @@ impl ReplayRequest {
 /// The first event of a replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum ReplayStart {
     /// The event at this offset.
     Offset(Offset),

@@ -180,6 +180,7 @@ impl Heartbeat {
 /// A state that a service can report about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum ReportedState {
     /// The service works.
     #[default]

@@ -23,6 +23,7 @@ pub(super) struct PersistedRules {
 /// The source of the rules in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum RulesSource {
     /// The configuration.
     Configuration,

@@ -21,6 +21,7 @@ pub struct Capability(Arc<str>);
 /// A text that is not a valid capability.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("capability `{text}` is refused; it must have 1 to {max} bytes and no control characters", max = Capability::MAX_BYTES)]
+#[non_exhaustive]
 pub struct InvalidCapability {
     /// The text, cut to its first characters.
     pub text: String,

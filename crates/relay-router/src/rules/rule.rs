@@ -64,6 +64,7 @@ fn matches_any(patterns: &[Pattern], text: &str) -> bool {
 
 /// A reference to targets: by name, or by a capability.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum TargetRef {
     /// The target or service of this name.
     Name(ServiceName),
@@ -97,6 +98,7 @@ impl fmt::Display for TargetRef {
 
 /// A pattern for texts: one text, or all with a prefix.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum Pattern {
     /// This text.
     Exact(Box<str>),
