@@ -174,6 +174,9 @@ fn the_command_line_speaks_tls_with_a_server_whose_certificate_it_trusts() {
         unknown.contains("`--ca` names the certificates to trust: invalid peer certificate"),
         "{unknown}"
     );
+    let key = home.key();
+    let none = failure(&publish("localhost", &["--ca", key.to_str().unwrap()]));
+    assert!(none.starts_with("relay: there is no certificate to trust in "), "{none}");
     let other_name = failure(&publish("127.0.0.1", &trusting));
     assert!(other_name.contains("not valid for name"), "{other_name}");
 }

@@ -118,8 +118,11 @@ impl Tls {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(trusted.iter().cloned());
         let provider = Arc::new(ring::default_provider());
-        let signed =
-            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build()?;
+        let signed = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+        let signed = signed.build().with_context(|| match ca {
+            Some(file) => format!("there is no certificate to trust in {}", file.display()),
+            None => "the operating system trusts no certificate; name one with `--ca`".to_owned(),
+        })?;
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .dangerous()
