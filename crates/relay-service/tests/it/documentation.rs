@@ -19,10 +19,16 @@ fn code_spans(document: &str) -> Vec<String> {
     prose.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
+/// The files of a folder and of those in it.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
 /// The paths of the routes in the source. The files of the page are no part of the interface.
 fn paths() -> BTreeSet<String> {
-    let folder = fs::read_dir(at("crates/relay-service/src/http")).unwrap();
-    let modules = folder.map(|entry| entry.unwrap().path()).filter(|path| !path.ends_with("page.rs"));
+    let modules = files(&at("crates/relay-service/src/http"));
+    let modules = modules.into_iter().filter(|path| !path.ends_with("page.rs"));
     let sources = modules.chain([at("crates/relay-service/src/http.rs")]);
     let path = |route: &str| route.split('"').nth(1).unwrap().to_owned();
     sources
