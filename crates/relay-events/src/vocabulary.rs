@@ -17,6 +17,9 @@ mod shape;
 pub use check::{RelayVocabulary, check, server_draft};
 pub use payloads::*;
 
+/// The beginning of the metadata keys to which the server gives a meaning, such as the `relay.causes` of routing.
+pub const RESERVED_METADATA_PREFIX: &str = "relay.";
+
 /// A payload type of the vocabulary, with its kind.
 pub trait TypedPayload: Serialize + DeserializeOwned {
     /// The kind of the events with this payload.
@@ -60,6 +63,13 @@ pub enum PayloadError {
         /// The kind.
         kind: Kind,
     },
+    /// The metadata has a key to which the server gives a meaning. Only services copy such keys from the events that they
+    /// received.
+    #[error("the metadata key `{key}` is the server's: only actors `service:…` may set it; take another key")]
+    ReservedMetadata {
+        /// The key.
+        key: String,
+    },
     /// The edit's metadata names its region or its lock in a malformed way.
     #[error(transparent)]
     InvalidClaim(#[from] InvalidClaim),
@@ -77,7 +87,7 @@ impl PayloadError {
         match self {
             Self::UnknownKind { .. } | Self::InvalidKind(_) => ErrorCode::UnknownEvent,
             Self::Reserved { .. } => ErrorCode::ReservedEvent,
-            Self::InvalidClaim(_) => ErrorCode::InvalidRequest,
+            Self::InvalidClaim(_) | Self::ReservedMetadata { .. } => ErrorCode::InvalidRequest,
             Self::Invalid { .. } | Self::NotBinary { .. } => ErrorCode::InvalidPayload,
         }
     }

@@ -213,7 +213,8 @@ impl Dispatcher {
         let RoutingDrop { rule, outcome, reason } = drop;
         deps.metrics.count_decision(outcome);
         if let (Outcome::Cycle, Some(reason)) = (outcome, &reason) {
-            tracing::error!(event = %event.id, %reason, "an event that would cause a loop is not delivered");
+            // A service that answers everything makes one for each event. Each is in the decision log.
+            tracing::debug!(event = %event.id, %reason, "an event that would cause a loop is not delivered");
         }
         let explained = (Arc::clone(table.rules()), Arc::clone(event));
         deps.decisions.record(Decision {

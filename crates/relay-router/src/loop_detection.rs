@@ -2,11 +2,11 @@
 //!
 //! An event carries the chain of rules that led to it as metadata. A rule that is already in the chain is not
 //! applied again. A service takes part by copying the metadata of the event it received into the events it
-//! publishes.
+//! publishes. The chain of any other publisher does not count, or a user could keep an event from its services.
 
 use std::sync::Arc;
 
-use relay_core::{Event, Metadata};
+use relay_core::{Actor, Event, Metadata};
 
 /// The metadata key of the chain: names of rules, separated by commas, the earliest first.
 pub const CAUSES_KEY: &str = "relay.causes";
@@ -32,7 +32,10 @@ pub(crate) enum LoopError {
 /// # Errors
 /// [`LoopError`], if the rule is in the chain already or the chain becomes too long.
 pub(crate) fn extend_chain(event: &Event, rule: &Arc<str>) -> Result<String, LoopError> {
-    let chain = event.metadata.get(CAUSES_KEY).unwrap_or_default();
+    let chain = match event.actor {
+        Actor::Service(_) => event.metadata.get(CAUSES_KEY).unwrap_or_default(),
+        Actor::User(_) | Actor::System => "",
+    };
     if chain.split(SEPARATOR).any(|earlier| earlier == &**rule) {
         return Err(LoopError::Cycle { rule: Arc::clone(rule), chain: chain.to_owned() });
     }

@@ -53,6 +53,27 @@ fn the_vocabulary_passes_the_suite() {
 }
 
 #[test]
+fn metadata_of_the_server_comes_from_services_alone() {
+    let draft = |actor: &str, key: &str| {
+        let mut draft = Draft::new(
+            DocumentId::new("notes").unwrap(),
+            relay_events::kind("x-note").unwrap(),
+            Payload::json(&7).unwrap(),
+        );
+        draft.actor = actor.parse().unwrap();
+        draft.metadata.insert(key, "quality").unwrap();
+        relay_events::check(draft)
+    };
+    for actor in ["user:ada", "system"] {
+        let error = draft(actor, "relay.causes").unwrap_err();
+        assert_eq!(error.code().as_str(), "invalid_request");
+        assert!(error.to_string().contains("`relay.causes`"), "{error}");
+        assert!(draft(actor, "relaycauses").is_ok());
+    }
+    assert!(draft("service:sift", "relay.causes").is_ok());
+}
+
+#[test]
 fn fields_that_are_not_known_are_passed_over() {
     for (kind, json) in PAYLOADS {
         let more = format!("{}, \"from_the_future\": 1}}", json.strip_suffix('}').unwrap());

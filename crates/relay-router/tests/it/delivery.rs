@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::support::{
     Recorder, World, attach, by, failed, name, note, number, patient, refused, target, until,
 };
-use relay_core::{DeliveryError, EventLog, FailureKind, Offset, Seq};
+use relay_core::{DeliveryError, EventLog, FailureKind, Metadata, Offset, Seq};
 use relay_router::decisions::{DecisionFilter, Outcome};
 use relay_router::rules::TargetPolicy;
 use relay_router::{ReplayRequest, ReplayStart, ReplayState};
@@ -391,14 +391,21 @@ async fn an_event_carries_its_causes_and_goes_round_no_loop() {
     let given = Arc::clone(&a.wait_for(1).await[0].event);
     b.wait_for(1).await;
     assert_eq!(given.metadata.get("relay.causes"), Some("first"));
+    // A user's event is not kept from the services by metadata that the user sets.
+    let mut forged = Metadata::default();
+    forged.insert("relay.causes", "first,second").unwrap();
+    world.publish(note("forged", 1).metadata(forged)).await;
+    let given_forged = Arc::clone(&a.wait_for(2).await[1].event);
+    assert_eq!(given_forged.metadata.get("relay.causes"), Some("first"));
+    b.wait_for(2).await;
     // The event that this target publishes goes to the other one alone, and that one's event goes nowhere.
     world.publish(note("d", 2).actor(by("a")).metadata(given.metadata.clone())).await;
-    let given = Arc::clone(&b.wait_for(2).await[1].event);
+    let given = Arc::clone(&b.wait_for(3).await[2].event);
     assert_eq!(given.metadata.get("relay.causes"), Some("first,second"));
     world.publish(note("d", 3).actor(by("b")).metadata(given.metadata.clone())).await;
     world.publish(note("d", 4)).await;
-    a.wait_for(2).await;
-    b.wait_for(3).await;
+    a.wait_for(3).await;
+    b.wait_for(4).await;
     assert_eq!(a.numbers()["d"], [1, 4]);
     assert_eq!(b.numbers()["d"], [1, 2, 4]);
     router.stop(Duration::from_secs(5)).await;
