@@ -9,7 +9,7 @@
 //! | `replays` | id | a running replay |
 //! | `services` | service | a registration |
 //!
-//! One thread writes. It takes all waiting batches and writes them as one. A batch is written whole or not at all, and
+//! One writer at a time takes all waiting batches and writes them as one. A batch is written whole or not at all, and
 //! the operating system has it when its commit is answered. So a killed process loses nothing. A crash of the machine
 //! can lose the last moments, all of them from one moment on. Then some events are routed and delivered once more, and
 //! none is left out.
@@ -74,8 +74,7 @@ impl Store {
         let persisted = keyspaces.read_all(&name)?;
         let letter_counts = keyspaces.letter_counts.clone();
         let failure = Arc::new(OnceLock::new());
-        let writer = Writer::start(keyspaces.clone(), Arc::clone(&name), Arc::clone(&failure))
-            .map_err(|error| StoreError::failed(&name, &error))?;
+        let writer = Writer::new(keyspaces.clone(), Arc::clone(&name), Arc::clone(&failure));
         let keyspaces = Mutex::new(Some(keyspaces));
         Ok((Self(Arc::new(Inner { keyspaces, directory: name, letter_counts, failure, writer })), persisted))
     }

@@ -1,18 +1,19 @@
-//! The store's writer: one thread that writes all waiting batches as one and answers their commits.
+//! The store's writer: it writes all waiting batches as one and answers their commits.
+//!
+//! It runs on a blocking thread of the runtime while commits wait, and ends when none does. So the runtime knows of every
+//! write that is under way: a clock that a test has paused does not run on meanwhile.
 
-use std::io;
+use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
-use std::thread::JoinHandle;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::error::StoreError;
 use super::keyspaces::Keyspaces;
 use super::write_batch::{Change, WriteDurability};
 
-/// The most commits in the thread's queue. Further ones wait for a permit, in their order.
+/// The most commits that wait. Further ones wait for a permit, in their order.
 const QUEUE: usize = 1024;
 /// The most commits that are written as one.
 const GROUP: usize = 256;
@@ -21,34 +22,47 @@ struct Commit {
     changes: Vec<Change>,
     durability: WriteDurability,
     done: oneshot::Sender<Result<(), StoreError>>,
-    /// The commit's slot in the queue, which is free again when the commit is answered.
+    /// The commit's share of the queue, which is free again when the commit is answered.
     _permit: OwnedSemaphorePermit,
 }
 
-/// The handle to the writing thread.
+/// The queue of commits, and what writes them.
 pub(super) struct Writer {
-    /// None once the writer is closed.
-    commits: Mutex<Option<Sender<Commit>>>,
-    /// One permit for each slot in the thread's queue.
+    shared: Arc<Shared>,
+    /// One permit for each commit that may wait.
     queue_permits: Arc<Semaphore>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    /// None once the writer is closed.
+    keyspaces: Mutex<Option<Keyspaces>>,
+    directory: Arc<str>,
+    /// The first write that failed.
+    failure: Arc<OnceLock<StoreError>>,
+    queue: Mutex<Queue>,
+    /// Signalled when a run ends.
+    run_ended: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    commits: VecDeque<Commit>,
+    /// True while a [`Run`] exists.
+    is_running: bool,
+    is_closed: bool,
 }
 
 impl Writer {
-    /// Starts the thread. The first write that fails is kept in `failure`.
-    pub(super) fn start(
-        keyspaces: Keyspaces,
-        directory: Arc<str>,
-        failure: Arc<OnceLock<StoreError>>,
-    ) -> io::Result<Self> {
-        let (commits, queue) = bounded(QUEUE);
-        let thread = std::thread::Builder::new().name("relay-router-store".to_owned());
-        let thread = thread.spawn(move || run(&keyspaces, &directory, &failure, &queue))?;
-        Ok(Self {
-            commits: Mutex::new(Some(commits)),
-            queue_permits: Arc::new(Semaphore::new(QUEUE)),
-            thread: Mutex::new(Some(thread)),
-        })
+    /// A writer of an open store. The first write that fails is kept in `failure`.
+    pub(super) fn new(keyspaces: Keyspaces, directory: Arc<str>, failure: Arc<OnceLock<StoreError>>) -> Self {
+        let shared = Shared {
+            keyspaces: Mutex::new(Some(keyspaces)),
+            directory,
+            failure,
+            queue: Mutex::default(),
+            run_ended: Condvar::new(),
+        };
+        Self { shared: Arc::new(shared), queue_permits: Arc::new(Semaphore::new(QUEUE)) }
     }
 
     /// Writes `changes` as one and waits for the answer.
@@ -60,34 +74,60 @@ impl Writer {
         let permits = Arc::clone(&self.queue_permits);
         let permit = permits.acquire_owned().await.map_err(|_| StoreError::Closed)?;
         let (done, answer) = oneshot::channel();
-        let sent = match &*self.commits.lock() {
-            // The queue is never full, because each commit in it has a permit.
-            Some(commits) => commits.try_send(Commit { changes, durability, done, _permit: permit }),
-            None => return Err(StoreError::Closed),
+        let run = {
+            let mut queue = self.shared.queue.lock();
+            if queue.is_closed {
+                return Err(StoreError::Closed);
+            }
+            queue.commits.push_back(Commit { changes, durability, done, _permit: permit });
+            (!std::mem::replace(&mut queue.is_running, true))
+                .then(|| Run { shared: Arc::clone(&self.shared), is_done: false })
         };
-        sent.map_err(|_| StoreError::Closed)?;
+        if let Some(run) = run {
+            // Dropped without having run when the runtime shuts down.
+            drop(tokio::task::spawn_blocking(move || run.write_all()));
+        }
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// Writes all waiting batches and ends the thread. Blocks.
+    /// Writes all waiting batches, and refuses later ones. Blocks.
     pub(super) fn close(&self) {
-        self.commits.lock().take();
-        let thread = self.thread.lock().take();
-        if thread.is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the writer of the router's store panicked");
-        }
+        let mut queue = self.shared.queue.lock();
+        queue.is_closed = true;
+        self.shared.run_ended.wait_while(&mut queue, |queue| queue.is_running);
+        drop(queue);
+        self.shared.keyspaces.lock().take();
     }
 }
 
-fn run(
-    keyspaces: &Keyspaces,
-    directory: &Arc<str>,
-    failure: &OnceLock<StoreError>,
-    queue: &Receiver<Commit>,
-) {
-    while let Ok(first) = queue.recv() {
-        let mut group = vec![first];
-        group.extend(queue.try_iter().take(GROUP - 1));
+/// The writing of the commits that wait, until none does. However it ends, the next commit begins another run.
+struct Run {
+    shared: Arc<Shared>,
+    is_done: bool,
+}
+
+impl Run {
+    fn write_all(mut self) {
+        while let Some(group) = self.next_group() {
+            self.write(group);
+        }
+        self.is_done = true;
+    }
+
+    /// Takes the next commits; none ends the run, in the same critical section.
+    fn next_group(&self) -> Option<Vec<Commit>> {
+        let mut queue = self.shared.queue.lock();
+        let count = queue.commits.len().min(GROUP);
+        if count == 0 {
+            queue.is_running = false;
+            return None;
+        }
+        Some(queue.commits.drain(..count).collect())
+    }
+
+    fn write(&self, group: Vec<Commit>) {
+        let Shared { keyspaces, directory, failure, .. } = &*self.shared;
+        let Some(keyspaces) = keyspaces.lock().clone() else { return };
         let is_synced = group.iter().any(|commit| commit.durability == WriteDurability::Synced);
         let durability = if is_synced { WriteDurability::Synced } else { WriteDurability::Buffered };
         let changes = group.iter().flat_map(|commit| &commit.changes);
@@ -101,5 +141,23 @@ fn run(
             // Receiver dropped; ignore the send error.
             let _ = commit.done.send(written.clone());
         }
+    }
+}
+
+impl Drop for Run {
+    /// Ends a run that was dropped at work: the engine panicked, or the runtime shuts down. It is not known what was written.
+    fn drop(&mut self) {
+        if !self.is_done {
+            let interrupted = StoreError::failed(&self.shared.directory, &"the writer was interrupted");
+            self.shared.failure.get_or_init(|| interrupted);
+            let waiting = {
+                let mut queue = self.shared.queue.lock();
+                queue.is_running = false;
+                std::mem::take(&mut queue.commits)
+            };
+            // Dropped without an answer, they are refused as closed.
+            drop(waiting);
+        }
+        self.shared.run_ended.notify_all();
     }
 }

@@ -167,20 +167,20 @@ async fn the_oldest_dead_letters_make_room_for_those_of_a_batch() {
 async fn a_cancelled_replay_does_not_come_back_after_a_restart() {
     let world = World::new();
     let router = world.router(TO_A).await;
-    // The target takes the live events alone, so that the replay waits for space in the queue before its end.
-    let a = Recorder::gated(Arc::new(Semaphore::new(300)));
-    attach(&router, "a", &a, patient()).await;
-    world.publish_notes(2, 300).await;
-    a.wait_for(300).await;
+    let a = Recorder::new();
+    attach(&router, "a", &a, TargetPolicy::default()).await;
+    world.publish_notes(2, 60).await;
+    a.wait_for(60).await;
     let mut request = ReplayRequest::new(ReplayStart::Offset(Offset::new(1)));
-    request.rate = NonZeroU32::MAX;
+    // The clock is paused, so that the replay waits before its second event.
+    request.rate = NonZeroU32::MIN;
     let replay = router.replay(&name("a"), request).await.unwrap();
     until(|| router.replays(&name("a"))[0].queued > 0).await;
     let cancelled = router.cancel_replay(&name("a"), replay.id).await.unwrap();
     assert_eq!(cancelled.state, ReplayState::Cancelled);
     router.stop(Duration::from_secs(5)).await;
 
-    let router = world.router_to(TO_A, vec![target("a", &a, patient())]).await;
+    let router = world.router_to(TO_A, vec![target("a", &a, TargetPolicy::default())]).await;
     assert!(router.replays(&name("a")).is_empty());
     router.stop(Duration::from_secs(5)).await;
 }
