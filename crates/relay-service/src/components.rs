@@ -9,6 +9,7 @@ use relay_presence::LocalPresence;
 use relay_router::Router;
 use relay_ws::WsServer;
 
+use crate::config::DroppedLogLines;
 use crate::outcomes::RequestOutcomes;
 use crate::server::Server;
 use crate::stats::{RequestStats, ServiceStats};
@@ -27,6 +28,7 @@ pub(crate) struct Components {
     /// `None` when histories are in memory.
     pub(crate) log: Option<Arc<dyn EventLog>>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) dropped_log_lines: DroppedLogLines,
     /// The moment at which the service started.
     pub(crate) started: Monotonic,
 }
@@ -52,6 +54,7 @@ impl Components {
                 ("retention", log.as_ref().map_or(0, |log| log.dropped_events)),
                 ("presence_event_failed", presence.failed),
                 ("lock_change_failed", locks.failed_changes),
+                ("log_line", self.dropped_log_lines.get()),
             ]),
             bus,
             presence,

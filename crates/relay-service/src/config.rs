@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -44,6 +46,26 @@ pub struct ServiceConfig {
     pub http: HttpConfig,
     /// The longest time that [`RelayService::stop`](crate::RelayService::stop) takes. Default 10 s.
     pub stop_timeout: Duration,
+    /// The count of the lines that the log of this program has dropped, for [`ServiceStats::drops`](crate::ServiceStats).
+    /// Default: a count that stays 0.
+    pub dropped_log_lines: DroppedLogLines,
+}
+
+/// The count of the lines that the log of a program has dropped. The program counts them, and the service shows the count
+/// among its numbers. Clones share one count.
+#[derive(Debug, Clone, Default)]
+pub struct DroppedLogLines(Arc<AtomicU64>);
+
+impl DroppedLogLines {
+    /// Counts further lines.
+    pub fn add(&self, lines: u64) {
+        self.0.fetch_add(lines, Ordering::Relaxed);
+    }
+
+    /// The lines so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl ServiceConfig {
@@ -105,6 +127,7 @@ impl Default for ServiceConfig {
             router: None,
             http: HttpConfig::default(),
             stop_timeout: Duration::from_secs(10),
+            dropped_log_lines: DroppedLogLines::default(),
         }
     }
 }

@@ -41,7 +41,7 @@ mod service;
 mod stats;
 mod storage;
 
-pub use config::{HostPolicy, HttpConfig, ServiceConfig, TlsConfig};
+pub use config::{DroppedLogLines, HostPolicy, HttpConfig, ServiceConfig, TlsConfig};
 pub use error::{JoinError, PublishError, StartError};
 pub use participant::Participant;
 pub use server::{HttpStats, RefusedConnections, TimedOut, TlsError};

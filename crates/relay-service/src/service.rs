@@ -109,6 +109,7 @@ impl RelayService {
             log,
             started: clock.monotonic(),
             clock,
+            dropped_log_lines: config.dropped_log_lines,
         };
         let closing = CancellationToken::new();
         let (address, acceptor) = match server {

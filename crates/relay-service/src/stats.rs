@@ -32,7 +32,8 @@ pub struct ServiceStats {
     pub queues: BTreeMap<&'static str, u64>,
     /// Counts of dropped items, by reason: `ephemeral_limit` (ephemeral events, too many different ones), `reader_lagged`
     /// (readers, too far behind), `retention` (events, older than the log keeps them), `presence_event_failed` and
-    /// `lock_change_failed` (events that the log did not take).
+    /// `lock_change_failed` (events that the log did not take), `log_line` (lines of the program's log, its output did not take
+    /// them).
     pub drops: BTreeMap<&'static str, u64>,
     /// Channels: publishing, subscriptions, replay.
     pub bus: BusStats,

@@ -12,6 +12,7 @@ mod documentation;
 mod embedding;
 mod http;
 mod limits;
+mod log_output;
 mod metrics;
 mod pipelining;
 mod restart;

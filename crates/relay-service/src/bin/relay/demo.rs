@@ -9,13 +9,13 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, bail};
 use relay_demo::{RunningService, SERVICES};
-use relay_service::{RelayService, StartError};
+use relay_service::{DroppedLogLines, RelayService, StartError};
 use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::cli::DemoArgs;
 use crate::invitation::reachable;
-use crate::serve::{Signals, write_log};
+use crate::serve::{Signals, start_log};
 use crate::settings::Settings;
 
 /// The address of the page, if the port is free and no other is given.
@@ -30,10 +30,10 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<()> {
     settings.router.outbound.allow_networks =
         [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()].map(Into::into).to_vec();
     settings.log.directory = data;
-    write_log(&settings)?;
+    let log = start_log(&settings)?;
     let mut signals = Signals::new()?;
     let relay = tokio::select! {
-        relay = start(settings, args.listen) => relay?,
+        relay = start(settings, args.listen, &log.dropped) => relay?,
         name = signals.next() => bail!("stopped by {name} while starting"),
     };
     let address = reachable(relay.address().context("the server does not listen")?);
@@ -79,8 +79,16 @@ fn data_directory(named: Option<PathBuf>) -> anyhow::Result<(PathBuf, Option<Tem
 }
 
 /// Starts the server at `listen`, or else at the usual address, or else at any free port.
-async fn start(settings: Settings, listen: Option<SocketAddr>) -> anyhow::Result<RelayService> {
-    let at = |listen| Settings { listen, ..settings.clone() }.service();
+async fn start(
+    settings: Settings,
+    listen: Option<SocketAddr>,
+    dropped: &DroppedLogLines,
+) -> anyhow::Result<RelayService> {
+    let at = |listen| {
+        let mut config = Settings { listen, ..settings.clone() }.service()?;
+        config.dropped_log_lines = dropped.clone();
+        anyhow::Ok(config)
+    };
     match RelayService::start(at(listen.unwrap_or(USUAL))?).await {
         Err(StartError::Listen { .. }) if listen.is_none() => {
             let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));

@@ -7,6 +7,7 @@ mod config_command;
 mod demo;
 mod invitation;
 mod log_commands;
+mod log_output;
 mod plural;
 mod publish;
 mod routing;
@@ -16,6 +17,7 @@ mod sse;
 mod stats;
 mod tail;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -27,8 +29,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            // One line, with the error and its causes.
-            eprintln!("relay: {}", in_one_line(&error));
+            // One line, with the error and its causes. Where standard error is gone, there is nobody to tell.
+            let _ = writeln!(std::io::stderr(), "relay: {}", in_one_line(&error));
             ExitCode::FAILURE
         }
     }

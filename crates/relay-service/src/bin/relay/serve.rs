@@ -1,35 +1,38 @@
 //! `relay serve`: the server, until a signal stops it.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::bail;
 use relay_log::RecoveryReport;
 use relay_router::{ActiveRules, Router};
-use relay_service::RelayService;
+use relay_service::{DroppedLogLines, RelayService};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::SettingsArgs;
 use crate::invitation::invitation;
+use crate::log_output::{LogGuard, LogOutput};
 use crate::settings::{self, DurabilityLevel, LogFormat, Settings};
 
 pub(crate) async fn serve(args: SettingsArgs) -> anyhow::Result<()> {
     let settings = args.load()?.settings;
-    write_log(&settings)?;
+    let log = start_log(&settings)?;
     // From here on a signal stops the server; before, it would have ended the process.
     let mut signals = Signals::new()?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut config = settings.clone().service()?;
+    config.dropped_log_lines = log.dropped.clone();
     let service = tokio::select! {
-        service = RelayService::start(settings.clone().service()?) => service?,
+        service = RelayService::start(config) => service?,
         name = signals.next() => bail!("stopped by {name} while starting"),
     };
     if let Some(recovery) = service.recovery() {
         log_recovery(recovery);
     }
     if let Some(address) = service.address() {
-        announce(address, &settings)?;
+        announce(address, &settings, &log.output);
     }
     let rules = settings.router_rules.clone();
     let name = loop {
@@ -129,18 +132,34 @@ impl Signals {
     }
 }
 
-pub(crate) fn write_log(settings: &Settings) -> anyhow::Result<()> {
+/// The log of a running server.
+pub(crate) struct ServerLog {
+    pub(crate) output: LogOutput,
+    pub(crate) dropped: DroppedLogLines,
+    _guard: LogGuard,
+}
+
+/// Starts the log. Panics go there, too.
+pub(crate) fn start_log(settings: &Settings) -> anyhow::Result<ServerLog> {
+    let dropped = DroppedLogLines::default();
+    let (output, guard) = LogOutput::start(std::io::stdout(), dropped.clone())?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_new(&settings.log_filter.0)?)
-        .with_ansi(std::io::stdout().is_terminal());
+        .with_ansi(std::io::stdout().is_terminal())
+        .with_writer(output.clone());
     match settings.log_format {
         LogFormat::Pretty => log.with_target(false).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
-    Ok(())
+    // The usual hook writes to standard error, which may block as standard output may.
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = std::backtrace::Backtrace::capture();
+        tracing::error!(%backtrace, "a thread panicked: {panic}");
+    }));
+    Ok(ServerLog { output, dropped, _guard: guard })
 }
 
-fn announce(address: SocketAddr, settings: &Settings) -> std::io::Result<()> {
+fn announce(address: SocketAddr, settings: &Settings, output: &LogOutput) {
     tracing::info!(%address, durability = ?settings.durability, "listening");
     if !address.ip().is_loopback() {
         tracing::warn!(
@@ -152,7 +171,7 @@ fn announce(address: SocketAddr, settings: &Settings) -> std::io::Result<()> {
         tracing::warn!("durability is `memory`: all events are gone when the server stops");
     }
     match settings.log_format {
-        LogFormat::Pretty => std::io::stdout().write_all(invitation(address, settings).as_bytes()),
-        LogFormat::Json => Ok(()),
+        LogFormat::Pretty => output.push(invitation(address, settings).as_bytes()),
+        LogFormat::Json => {}
     }
 }

@@ -1,0 +1,147 @@
+//! [`LogOutput`]: the way of log lines to standard output, by a queue that is bounded in bytes and a thread of its own.
+//!
+//! Standard output may be a pipe that nobody reads, a paused terminal, or a file on a full disk. No thread that serves waits
+//! for it, and a line that cannot be written ends nothing. A line that finds the queue full is dropped and counted, and a
+//! warning tells how many were.
+//!
+//! `tracing-appender` has a queue like this one. It bounds the number of lines and not their bytes, and at its end it writes
+//! to standard error, which may be the same paused terminal.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use relay_service::DroppedLogLines;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// The most bytes of lines that wait.
+const MAX_QUEUED_BYTES: usize = 1024 * 1024;
+/// The time that the end of the process waits for the output.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The queue of the lines. Clones are handles to the same queue.
+#[derive(Clone)]
+pub(crate) struct LogOutput(Arc<Shared>);
+
+struct Shared {
+    queue: Mutex<Queue>,
+    /// Signalled when the queue or its state changes.
+    changed: Condvar,
+    dropped: DroppedLogLines,
+}
+
+#[derive(Default)]
+struct Queue {
+    lines: VecDeque<Vec<u8>>,
+    bytes: usize,
+    /// The lines that were dropped since the last warning.
+    unreported: u64,
+    /// True while the thread writes.
+    is_writing: bool,
+}
+
+/// Waits, when it is dropped, until the lines are written, but not for long.
+pub(crate) struct LogGuard(LogOutput);
+
+impl LogOutput {
+    /// Starts the thread that writes the lines to `output`. It runs until the process ends. Lines that are dropped are added
+    /// to `dropped`.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub(crate) fn start(
+        output: impl Write + Send + 'static,
+        dropped: DroppedLogLines,
+    ) -> io::Result<(Self, LogGuard)> {
+        let shared = Shared { queue: Mutex::default(), changed: Condvar::new(), dropped };
+        let queue = Self(Arc::new(shared));
+        let writer = queue.clone();
+        std::thread::Builder::new().name("relay-output".to_owned()).spawn(move || writer.run(output))?;
+        Ok((queue.clone(), LogGuard(queue)))
+    }
+
+    /// Adds a line, with its line end.
+    pub(crate) fn push(&self, line: &[u8]) {
+        let mut queue = self.0.queue.lock();
+        if queue.bytes + line.len() > MAX_QUEUED_BYTES {
+            queue.unreported += 1;
+            drop(queue);
+            self.0.dropped.add(1);
+            return;
+        }
+        queue.bytes += line.len();
+        queue.lines.push_back(line.to_vec());
+        drop(queue);
+        self.0.changed.notify_all();
+    }
+
+    fn run(&self, mut output: impl Write) {
+        // The lines that the output refused since it last took one.
+        let mut refused = 0;
+        loop {
+            let lines = {
+                let mut queue = self.0.queue.lock();
+                queue.is_writing = false;
+                self.0.changed.notify_all();
+                self.0.changed.wait_while(&mut queue, |queue| queue.lines.is_empty());
+                queue.is_writing = true;
+                queue.bytes = 0;
+                std::mem::take(&mut queue.lines)
+            };
+            let mut unreported = std::mem::take(&mut self.0.queue.lock().unreported);
+            for line in lines {
+                match output.write_all(&line).and_then(|()| output.flush()) {
+                    Ok(()) => unreported += std::mem::take(&mut refused),
+                    Err(_refused) => {
+                        refused += 1;
+                        self.0.dropped.add(1);
+                    }
+                }
+            }
+            if unreported > 0 {
+                tracing::warn!(
+                    lines = unreported,
+                    "log lines were dropped, since the output did not take them"
+                );
+            }
+        }
+    }
+
+    /// Waits until all lines are written, at most for [`CLOSE_TIMEOUT`].
+    fn flush(&self) {
+        let mut queue = self.0.queue.lock();
+        let is_busy = |queue: &mut Queue| queue.is_writing || !queue.lines.is_empty();
+        // An output that takes nothing keeps the process no longer.
+        let _ = self.0.changed.wait_while_for(&mut queue, is_busy, CLOSE_TIMEOUT);
+    }
+}
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        self.0.flush();
+    }
+}
+
+/// The writer of one line.
+pub(crate) struct LineWriter<'a>(&'a LogOutput);
+
+impl Write for LineWriter<'_> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for LogOutput {
+    type Writer = LineWriter<'a>;
+
+    fn make_writer(&'a self) -> LineWriter<'a> {
+        LineWriter(self)
+    }
+}
