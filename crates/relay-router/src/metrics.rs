@@ -113,7 +113,6 @@ pub(crate) struct TargetGauges {
     pub(crate) lag_events: u64,
     pub(crate) lag_seconds: f64,
     pub(crate) dead_letters: usize,
-    pub(crate) dead_letters_dropped: u64,
 }
 
 impl RouterMetrics {
@@ -173,6 +172,7 @@ impl RouterMetrics {
         gauges: Vec<TargetGauges>,
         behind: u64,
         decision_log: DecisionLogStats,
+        dead_letters_dropped: impl Fn(&str) -> u64,
     ) -> RouterStats {
         let now = self.clock.monotonic();
         let mut targets: BTreeMap<Arc<str>, TargetStats> = BTreeMap::new();
@@ -188,7 +188,9 @@ impl RouterMetrics {
             target.lag_events = gauge.lag_events;
             target.lag_seconds = gauge.lag_seconds;
             target.dead_letters = gauge.dead_letters;
-            target.dead_letters_dropped = gauge.dead_letters_dropped;
+        }
+        for (name, target) in &mut targets {
+            target.dead_letters_dropped = dead_letters_dropped(name);
         }
         let rules = self.rules.read();
         let rules = rules.iter().map(|(name, count)| (Arc::clone(name), count.load(Ordering::Relaxed)));

@@ -88,7 +88,6 @@ impl Router {
         // Without targets there is no cursor, and nothing to catch up with.
         let behind = self.0.context.cursor.get().map_or(0, |cursor| head.get().saturating_sub(cursor.get()));
         let gauges = self.targets().into_iter().map(|target| TargetGauges {
-            dead_letters_dropped: deps.store.dropped_dead_letters(&target.name),
             target: target.name,
             state: target.state,
             queued: target.queued,
@@ -97,7 +96,10 @@ impl Router {
             lag_seconds: target.lag_seconds,
             dead_letters: target.dead_letters,
         });
-        deps.metrics.snapshot(gauges.collect(), behind, deps.decisions.stats())
+        let dropped = |target: &str| {
+            ServiceName::new(target).map_or(0, |target| deps.store.dropped_dead_letters(&target))
+        };
+        deps.metrics.snapshot(gauges.collect(), behind, deps.decisions.stats(), dropped)
     }
 
     /// The rules in force.

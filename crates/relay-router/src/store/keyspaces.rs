@@ -16,6 +16,8 @@ use crate::records::{DeadLetterId, QueuedEvent, RouteId, RouteRecord};
 /// The memory for values that are read from disk. Reads are rare: at the start, and for requests about dead letters.
 const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 
+type Keys = Vec<Vec<u8>>;
+
 /// The open keyspaces. Clones share the database.
 #[derive(Clone)]
 pub(super) struct Keyspaces {
@@ -80,9 +82,9 @@ impl Keyspaces {
         let mut batch = self.db.batch();
         let mut dropped = HashSet::new();
         for (target, excess) in self.letter_counts.excess(&letters, self.max_dead_letters) {
-            let oldest = self.oldest_dead_letters(&target, changes.clone(), excess)?;
-            letters.drop_oldest(target, oldest.len());
-            dropped.extend(oldest);
+            let (stored, added) = self.excess_dead_letters(&target, changes.clone(), excess)?;
+            letters.drop_excess(target, stored.len() + added.len(), stored.last().cloned());
+            dropped.extend(stored.into_iter().chain(added));
         }
         for key in &dropped {
             batch.remove(&self.dead_letters, key.as_slice());
@@ -102,35 +104,33 @@ impl Keyspaces {
         })
     }
 
-    /// The keys of the `count` oldest letters of `target`, of those that it will have after `changes`.
-    fn oldest_dead_letters<'a>(
+    /// The keys of `count` letters of `target` that give way to those that `changes` write: the lowest of the stored ones, and
+    /// then, where the written ones alone are too many, the lowest of these.
+    fn excess_dead_letters<'a>(
         &self,
         target: &ServiceName,
         changes: impl Iterator<Item = &'a Change>,
         count: usize,
-    ) -> Result<Vec<Vec<u8>>, fjall::Error> {
+    ) -> Result<(Keys, Keys), fjall::Error> {
         let prefix = keys::dead_letters_of(target);
         let of_target =
             changes.filter(|change| change.column == Column::DeadLetters && change.key.starts_with(&prefix));
         let touched: BTreeMap<&[u8], bool> =
             of_target.map(|change| (change.key.as_slice(), change.value.is_some())).collect();
-        let mut oldest: Vec<Vec<u8>> =
-            touched.iter().filter(|(_, exists)| **exists).map(|(key, _)| key.to_vec()).collect();
-        let mut unchanged = 0;
-        for item in self.dead_letters.prefix(&prefix) {
+        let mut stored = Vec::new();
+        let from = self.letter_counts.first_key(target).unwrap_or_else(|| prefix.clone());
+        for item in self.dead_letters.range(from..) {
             let key = item.key()?;
-            if touched.contains_key(&*key) {
-                continue;
-            }
-            if unchanged == count {
+            if !key.starts_with(&prefix) || stored.len() == count {
                 break;
             }
-            unchanged += 1;
-            oldest.push(key.to_vec());
+            if !touched.contains_key(&*key) {
+                stored.push(key.to_vec());
+            }
         }
-        oldest.sort_unstable();
-        oldest.truncate(count);
-        Ok(oldest)
+        let written = touched.iter().filter(|(_, exists)| **exists).map(|(key, _)| key.to_vec());
+        let written = written.take(count - stored.len()).collect();
+        Ok((stored, written))
     }
 
     /// The letters that `changes` add and remove. A letter that replaces one with the same id is neither.
@@ -144,6 +144,9 @@ impl Keyspaces {
         let mut letters = LetterChanges::default();
         for (key, will_exist) in last {
             let Some(target) = keys::parse_dead_letter_target(key) else { continue };
+            if will_exist {
+                letters.write(target.clone(), key);
+            }
             match (self.dead_letters.contains_key(key)?, will_exist) {
                 (false, true) => letters.add(target),
                 (true, false) => letters.remove(target),

@@ -11,12 +11,15 @@ use relay_core::ServiceName;
 pub(super) struct LetterCounts(Arc<Mutex<HashMap<ServiceName, LetterCount>>>);
 
 /// The dead letters of one target.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct LetterCount {
     /// The letters that are kept.
     pub(super) kept: usize,
     /// The letters that gave way to newer ones since the store was opened.
     pub(super) dropped: u64,
+    /// The key from which on the kept letters are found; empty when none is known. The engine keeps a mark of each removed
+    /// letter for a while, and a search from the first key would pass over all of them.
+    first_key: Vec<u8>,
 }
 
 /// The letters that a batch adds and removes, by target.
@@ -28,23 +31,40 @@ struct LetterChange {
     added: usize,
     removed: usize,
     dropped: usize,
+    /// The key of the last stored letter that is dropped.
+    last_dropped: Option<Vec<u8>>,
+    /// The lowest key that is written.
+    lowest_written: Option<Vec<u8>>,
 }
 
 impl LetterCounts {
     pub(super) fn get(&self, target: &ServiceName) -> LetterCount {
-        self.0.lock().get(target).copied().unwrap_or_default()
+        self.0.lock().get(target).cloned().unwrap_or_default()
     }
 
     pub(super) fn apply(&self, changes: LetterChanges) {
         let mut counts = self.0.lock();
-        for (target, LetterChange { added, removed, dropped }) in changes.0 {
+        for (target, change) in changes.0 {
+            let LetterChange { added, removed, dropped, last_dropped, lowest_written } = change;
             let count = counts.entry(target.clone()).or_default();
             count.kept = (count.kept + added).saturating_sub(removed + dropped);
             count.dropped += dropped as u64;
+            if let Some(key) = last_dropped {
+                count.first_key = key;
+            }
+            if let Some(key) = lowest_written.filter(|key| *key < count.first_key) {
+                count.first_key = key;
+            }
             if count.kept == 0 && count.dropped == 0 {
                 counts.remove(&target);
             }
         }
+    }
+
+    /// A key that is not behind any letter of the target.
+    pub(super) fn first_key(&self, target: &ServiceName) -> Option<Vec<u8>> {
+        let counts = self.0.lock();
+        counts.get(target).map(|count| count.first_key.clone()).filter(|key| !key.is_empty())
     }
 
     /// The targets that `changes` take beyond `max` letters, with the number of letters that must go.
@@ -63,9 +83,19 @@ impl LetterChanges {
         self.0.entry(target).or_default().added += 1;
     }
 
-    /// Notes that `count` letters give way to newer ones.
-    pub(super) fn drop_oldest(&mut self, target: ServiceName, count: usize) {
-        self.0.entry(target).or_default().dropped += count;
+    /// Notes that a letter is written, whether it is new or not.
+    pub(super) fn write(&mut self, target: ServiceName, key: &[u8]) {
+        let change = self.0.entry(target).or_default();
+        if change.lowest_written.as_deref().is_none_or(|lowest| key < lowest) {
+            change.lowest_written = Some(key.to_vec());
+        }
+    }
+
+    /// Notes that `count` letters give way to newer ones. The last of them that is stored has the key `last`.
+    pub(super) fn drop_excess(&mut self, target: ServiceName, count: usize, last: Option<Vec<u8>>) {
+        let change = self.0.entry(target).or_default();
+        change.dropped += count;
+        change.last_dropped = last;
     }
 
     pub(super) fn remove(&mut self, target: ServiceName) {
