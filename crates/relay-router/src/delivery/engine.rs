@@ -208,12 +208,15 @@ impl Engine {
         {
             let outcome = disposition.outcome();
             metrics.count_outcome(&attempt.name, outcome, result.took, attempt.is_fallback);
-            let decided = if let Some(event) = event {
-                DecidedEvent::from(&**event)
-            } else {
-                let (id, document) = (entry.queued.event, entry.queued.document.clone());
-                tracing::error!(event = %id, %document, target = %attempt.name, "the log no longer has the event, which is not delivered; keep more history (`retention`)");
-                DecidedEvent { id, document, kind: None, offset: Some(entry.offset) }
+            let decided = match (event, disposition) {
+                (Some(event), _) => DecidedEvent::from(&**event),
+                (None, Disposition::Done(_)) => {
+                    let (id, document) = (entry.queued.event, entry.queued.document.clone());
+                    tracing::error!(event = %id, %document, target = %attempt.name, "the log no longer has the event, which is not delivered; keep more history (`retention`)");
+                    DecidedEvent { id, document, kind: None, offset: Some(entry.offset) }
+                }
+                // The log could not be read, which is logged, and the event is tried again.
+                (None, _) => continue,
             };
             if let Disposition::DeadLetter(queued, reason) = disposition {
                 let attempts = queued.tried;
