@@ -142,10 +142,10 @@ impl RelayClient {
         self.send(Method::DELETE, &path, |request| request).await.map(drop)
     }
 
-    /// Tells if the relay has delivered all queued events after [`RelayClient::deregister`].
+    /// Tells if the relay has delivered all queued events after [`RelayClient::deregister`]. The service is gone then.
     pub(crate) async fn is_drained(&self) -> Result<bool, RelayError> {
-        match self.send(Method::GET, &self.service_path(), |request| request).await {
-            Ok(_) => Ok(false),
+        match self.ask::<Value>(Method::GET, &self.service_path(), |request| request).await {
+            Ok(service) => Ok(service["state"] == "gone"),
             Err(error) if error.is_not_found() => Ok(true),
             Err(error) => Err(error),
         }

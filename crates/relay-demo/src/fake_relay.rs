@@ -159,8 +159,9 @@ async fn deregister(State(relay): Relay) -> StatusCode {
     StatusCode::ACCEPTED
 }
 
-async fn service() -> StatusCode {
-    StatusCode::NOT_FOUND
+/// A service that has left is gone as soon as its queue is empty.
+async fn service() -> Json<Value> {
+    Json(json!({"state": "gone"}))
 }
 
 #[derive(serde::Deserialize)]
