@@ -47,7 +47,7 @@ pub enum OpenError {
     },
     /// Events that may have been acknowledged are damaged or gone. The attempt to open changed no acknowledged event.
     #[error(
-        "the log in `{}` is damaged in `{}` at byte {position}: {what}. No acknowledged event was changed. \
+        "the log in `{}` is damaged in `{}` at byte {position}: {what}. The server has changed nothing. \
          `relay log check {}` reports the readable events, `relay log export` writes them out, \
          `relay log repair` makes a new log of them",
         directory.display(), file.display(), directory.display()

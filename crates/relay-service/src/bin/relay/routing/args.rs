@@ -154,7 +154,7 @@ pub(crate) struct DecisionsArgs {
     /// List only decisions before this time.
     #[arg(long, value_name = "TIME")]
     pub(crate) to: Option<String>,
-    /// The most decisions to list, the newest first, 1 to 1000.
+    /// The number of decisions to list, 1 to 1000: the newest ones, in the order of their times.
     #[arg(long, conflicts_with = "follow")]
     pub(crate) limit: Option<usize>,
     /// Print decisions as they are made, until interrupted.
