@@ -3,11 +3,14 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::support::{self, PATIENCE, Server, failure, relay, run, success};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedKey, IsCa, KeyPair, generate_simple_self_signed};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedKey, DnType, IsCa, Issuer, KeyPair,
+    generate_simple_self_signed,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_rustls::rustls::crypto::ring;
@@ -197,6 +200,32 @@ fn the_command_line_trusts_a_listed_certificate_that_may_sign_others_for_its_nam
     success(&publish("localhost"));
     let other_name = failure(&publish("127.0.0.1"));
     assert!(other_name.contains("not valid for name"), "{other_name}");
+}
+
+#[test]
+fn the_command_line_trusts_a_listed_certificate_whose_signer_is_not_listed() {
+    let home = Home::new();
+    let mut parameters = CertificateParams::default();
+    parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    parameters.distinguished_name.push(DnType::CommonName, "the signer");
+    let issuer = Issuer::new(parameters, KeyPair::generate().unwrap());
+    let key = KeyPair::generate().unwrap();
+    let signed =
+        || CertificateParams::new(["localhost".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap().pem();
+    std::fs::write(home.cert(), signed()).unwrap();
+    std::fs::write(home.key(), key.serialize_pem()).unwrap();
+    let server = home.serve(&[]);
+    let publish = |host: &str, ca: &Path| {
+        let url = format!("https://{host}:{}", server.address.port());
+        run(&["publish", "notes", "x-note", "1", "--url", &url, "--ca", ca.to_str().unwrap()])
+    };
+    success(&publish("localhost", &home.cert()));
+    let other_name = failure(&publish("127.0.0.1", &home.cert()));
+    assert!(other_name.contains("not valid for name"), "{other_name}");
+    let other = home.directory.path().join("other.pem");
+    std::fs::write(&other, signed()).unwrap();
+    let unlisted = failure(&publish("localhost", &other));
+    assert!(unlisted.contains("UnknownIssuer"), "{unlisted}");
 }
 
 #[test]

@@ -24,7 +24,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::server::ParsedCertificate;
 use tokio_rustls::rustls::{
-    self, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    self, CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme,
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -134,7 +134,7 @@ impl Tls {
 }
 
 /// Accepts a server's certificate that a trusted one has signed, or that is trusted itself. The verifier of rustls refuses
-/// the latter where it may sign others, as those of `openssl req -x509` may.
+/// the latter in two cases: its signer is not trusted, or it may sign others, as those of `openssl req -x509` may.
 #[derive(Debug)]
 struct Verifier {
     trusted: Vec<CertificateDer<'static>>,
@@ -151,9 +151,8 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         match self.signed.verify_server_cert(certificate, intermediates, name, ocsp, now) {
-            // An expired certificate has another error.
-            Err(rustls::Error::InvalidCertificate(CertificateError::Other(_)))
-                if self.trusted.contains(certificate) =>
+            Err(rustls::Error::InvalidCertificate(error))
+                if self.trusted.contains(certificate) && concerns_the_signer(&error) =>
             {
                 verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
                 Ok(ServerCertVerified::assertion())
@@ -182,6 +181,18 @@ impl ServerCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.signed.supported_verify_schemes()
+    }
+}
+
+/// True where only the trust in the certificate's signer is missing, or the certificate may sign others itself. The period of
+/// its validity has been checked before either.
+fn concerns_the_signer(error: &CertificateError) -> bool {
+    match error {
+        CertificateError::UnknownIssuer => true,
+        CertificateError::Other(OtherError(error)) => {
+            matches!(error.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
+        }
+        _ => false,
     }
 }
 
