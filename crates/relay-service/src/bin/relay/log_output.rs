@@ -1,8 +1,8 @@
 //! [`LogOutput`]: the way of log lines to standard output, by a queue that is bounded in bytes and a thread of its own.
 //!
 //! Standard output may be a pipe that nobody reads, a paused terminal, or a file on a full disk. No thread that serves waits
-//! for it, and a line that cannot be written ends nothing. A line that finds the queue full is dropped and counted, and a
-//! warning tells how many were.
+//! for it, except for a moment when it panics. A line that cannot be written ends nothing. A line that finds the queue full
+//! is dropped and counted, and a warning tells how many were.
 //!
 //! `tracing-appender` has a queue like this one. It bounds the number of lines and not their bytes, and at its end it writes
 //! to standard error, which may be the same paused terminal.
@@ -16,10 +16,11 @@ use parking_lot::{Condvar, Mutex};
 use relay_service::DroppedLogLines;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// The most bytes of lines that wait.
+/// The most bytes of lines that wait. As many may be in the hands of the thread that writes, so that up to twice as many are
+/// in memory.
 const MAX_QUEUED_BYTES: usize = 1024 * 1024;
-/// The time that the end of the process waits for the output.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// The longest wait for the output at the end of the process, and after a panic.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The queue of the lines. Clones are handles to the same queue.
 #[derive(Clone)]
@@ -109,12 +110,12 @@ impl LogOutput {
         }
     }
 
-    /// Waits until all lines are written, at most for [`CLOSE_TIMEOUT`].
-    fn flush(&self) {
+    /// Waits until all lines are written, at most for [`FLUSH_TIMEOUT`].
+    pub(crate) fn flush(&self) {
         let mut queue = self.0.queue.lock();
         let is_busy = |queue: &mut Queue| queue.is_writing || !queue.lines.is_empty();
         // An output that takes nothing keeps the process no longer.
-        let _ = self.0.changed.wait_while_for(&mut queue, is_busy, CLOSE_TIMEOUT);
+        let _ = self.0.changed.wait_while_for(&mut queue, is_busy, FLUSH_TIMEOUT);
     }
 }
 

@@ -1,13 +1,17 @@
 //! `relay serve`: the server, until a signal stops it.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fmt::Display;
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::bail;
+use relay_core::{Clock as _, SystemClock};
 use relay_log::RecoveryReport;
 use relay_router::{ActiveRules, Router};
 use relay_service::{DroppedLogLines, RelayService};
+use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -152,11 +156,30 @@ pub(crate) fn start_log(settings: &Settings) -> anyhow::Result<ServerLog> {
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
     // The usual hook writes to standard error, which may block as standard output may.
-    std::panic::set_hook(Box::new(|panic| {
-        let backtrace = std::backtrace::Backtrace::capture();
-        tracing::error!(%backtrace, "a thread panicked: {panic}");
-    }));
+    let (format, panics) = (settings.log_format, output.clone());
+    std::panic::set_hook(Box::new(move |panic| report_panic(panic, format, &panics)));
     Ok(ServerLog { output, dropped, _guard: guard })
+}
+
+/// Logs a panic, whatever the log's filter is, and waits until the line is written, but not for long. After some panics the
+/// process aborts.
+fn report_panic(panic: &impl Display, format: LogFormat, output: &LogOutput) {
+    let time = SystemClock::new().wall();
+    let backtrace = Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    let message = format!("a thread panicked: {panic}");
+    let line = match format {
+        LogFormat::Pretty => format!("{time} ERROR {message}\n{}", backtrace.unwrap_or_default()),
+        LogFormat::Json => {
+            let mut line = json!({"timestamp": time, "level": "ERROR", "message": message});
+            if let Some(backtrace) = backtrace {
+                line["backtrace"] = backtrace.into();
+            }
+            format!("{line}\n")
+        }
+    };
+    output.push(line.as_bytes());
+    output.flush();
 }
 
 fn announce(address: SocketAddr, settings: &Settings, output: &LogOutput) {
@@ -173,5 +196,50 @@ fn announce(address: SocketAddr, settings: &Settings, output: &LogOutput) {
     match settings.log_format {
         LogFormat::Pretty => output.push(invitation(address, settings).as_bytes()),
         LogFormat::Json => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
+
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+
+    use serde_json::Value;
+
+    use super::*;
+
+    /// An output that keeps what is written.
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn reported(format: LogFormat) -> String {
+        let kept = Kept::default();
+        let (output, _guard) = LogOutput::start(kept.clone(), DroppedLogLines::default()).unwrap();
+        report_panic(&"at a \"place\":\nfor a reason", format, &output);
+        String::from_utf8(kept.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn a_panic_is_written_when_the_report_returns() {
+        let plain = reported(LogFormat::Pretty);
+        assert!(plain.contains(" ERROR a thread panicked: at a \"place\":\nfor a reason\n"), "{plain}");
+        let json = reported(LogFormat::Json);
+        assert_eq!(json.matches('\n').count(), 1, "{json}");
+        let line: Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(line["level"], "ERROR");
+        assert_eq!(line["message"], "a thread panicked: at a \"place\":\nfor a reason");
     }
 }
