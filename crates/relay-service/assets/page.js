@@ -75,10 +75,10 @@ class Session {
     this.#start()
     setEditor("", 0, 0)
     $("events").replaceChildren()
+    const words = unshared && ` What you had typed and nobody had got was: “${unshared}”`
     if (reply.reset_reason === "trimmed") {
-      lasting("The beginning of this document is no longer kept, so that its text here is incomplete: it is what the kept edits make of an empty document.")
+      lasting(`The beginning of this document is no longer kept. The text here is incomplete: it is made of the later edits alone.${words}`)
     } else if (had) {
-      const words = unshared && ` What you had typed and nobody had got was: “${unshared}”`
       lasting(`The server's history is another one now; the page starts again from it.${words}`)
     }
   }
@@ -198,7 +198,7 @@ class Session {
     } catch (error) {
       if (error.reason === "disconnected") this.online = false
       else if (this.sent?.id !== id) return
-      else if (["overloaded", "too_many_documents", "log_failed"].includes(error.reason)) {
+      else if (["overloaded", "too_many_documents", "log_failed", "not_owner"].includes(error.reason)) {
         notice(`${error.message} — trying again.`)
         setTimeout(() => session === this && this.online && this.sent?.id === id && this.#push(), RETRY_MS)
       } else if (error.reason !== "closed") {
@@ -320,7 +320,7 @@ const quoted = (text) => (/^[\w.:/-]+$/.test(text) ? text : `'${text.replaceAll(
 
 function commands(name) {
   const path = `${location.origin}/v1/documents/${encodeURIComponent(name)}/events`
-  const url = location.port === "7400" ? "" : ` --url ${location.origin}`
+  const url = location.origin === "http://127.0.0.1:7400" ? "" : ` --url ${location.origin}`
   const texts = {
     tail: `relay tail ${quoted(name)} --after-seq 0${url}`,
     publish: `relay publish ${quoted(name)} x-note '{"text": "hello"}' --actor service:shell${url}`,
