@@ -15,7 +15,7 @@ pub(crate) fn invitation(address: SocketAddr, settings: &Settings) -> String {
     let address = reachable(address);
     let (url, relay, curl) = if let Some(cert) = &settings.tls_cert {
         let url = format!("https://{}:{}", host(address.ip(), cert), address.port());
-        let cert = cert.display();
+        let cert = quoted(&cert.display().to_string());
         let options = format!(" --url {url} --ca {cert}");
         (url, options, format!("--cacert {cert} "))
     } else {
@@ -36,6 +36,16 @@ pub(crate) fn invitation(address: SocketAddr, settings: &Settings) -> String {
          kept      {kept}\n\n  \
          Ctrl-C stops it.\n\n"
     )
+}
+
+/// `text` as one word for a shell.
+fn quoted(text: &str) -> String {
+    let is_plain = |character: char| character.is_alphanumeric() || "_.:/-".contains(character);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
 /// The address at which clients on this machine reach a server that listens at `address`: a loopback address instead of
@@ -103,6 +113,16 @@ mod tests {
         check("0.0.0.0:7400", None, "http://127.0.0.1:7400", "");
         check("[::]:7400", None, "http://[::1]:7400", " --url http://[::1]:7400");
         check("192.0.2.1:7400", None, "http://192.0.2.1:7400", " --url http://192.0.2.1:7400");
+    }
+
+    #[test]
+    fn a_path_is_quoted_for_a_shell_where_it_needs_it() {
+        assert_eq!(quoted("/etc/relay/cert-1.pem"), "/etc/relay/cert-1.pem");
+        assert_eq!(quoted("my cert.pem"), "'my cert.pem'");
+        assert_eq!(quoted("it's;$(x)"), r"'it'\''s;$(x)'");
+        let settings = Settings { tls_cert: Some("my cert.pem".into()), ..Settings::default() };
+        let text = invitation(([127, 0, 0, 1], 7400).into(), &settings);
+        assert!(text.contains("--ca 'my cert.pem'") && text.contains("--cacert 'my cert.pem' "), "{text}");
     }
 
     #[test]
