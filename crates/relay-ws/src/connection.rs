@@ -117,7 +117,7 @@ impl Connection {
         self.handler.left_room(room, stream);
     }
 
-    /// Ends the topic in `room`, which has ended with `cause`.
+    /// Ends the join whose topic is in `room`. The room has ended with `cause`.
     pub(crate) fn room_ended(
         &mut self,
         room: RoomId,

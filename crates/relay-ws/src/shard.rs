@@ -254,7 +254,7 @@ impl Shard {
         delivery.members
     }
 
-    /// Ends a room, and the topics of its members.
+    /// Ends a room, and the joins of its members.
     fn end_room(&mut self, id: RoomId, connections: &[usize], cause: Option<&StreamError>) {
         self.resources.rooms.remove(id);
         for &key in connections {

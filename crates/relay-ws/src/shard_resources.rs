@@ -29,7 +29,7 @@ impl ShardResources {
     }
 
     /// Calls `act` with the connection at `key` and its context. Messages that `act` has not flushed move into the
-    /// connection's queue, so that no other connection meets them. `act` catches the panics that the shard survives.
+    /// connection's queue, so that none of them is written to another connection. `act` catches the panics that the shard survives.
     pub(crate) fn with_context<R>(
         &mut self,
         key: usize,

@@ -120,14 +120,14 @@ pub fn encode_push(
     text(&(join_ref, (), topic, event, payload))
 }
 
-/// Encodes the end of a joined topic that the client left or joined again.
+/// Encodes the end of a join. The client left the topic or joined it again.
 pub fn encode_close(join_ref: Option<&str>, topic: &str) -> Frame {
     #[derive(Serialize)]
     struct Nothing {}
     Frame::Text(json_of(&(join_ref, join_ref, topic, "phx_close", Nothing {})).into())
 }
 
-/// Encodes the end of a joined topic by a failure. The `phoenix` client joins again by itself.
+/// Encodes the end of a join by a failure. The `phoenix` client joins again by itself.
 pub fn encode_error(join_ref: Option<&str>, topic: &str, reason: &str) -> Frame {
     #[derive(Serialize)]
     struct Failure<'a> {

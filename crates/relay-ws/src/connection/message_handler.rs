@@ -155,7 +155,7 @@ impl MessageHandler {
         self.topics.left_room(room, stream);
     }
 
-    /// Ends the topic in `room`, which has ended with `cause`.
+    /// Ends the join whose topic is in `room`. The room has ended with `cause`.
     pub(super) fn room_ended(
         &mut self,
         room: RoomId,
@@ -292,9 +292,11 @@ impl MessageHandler {
                 let session = joined.as_ref().map(|joined| joined.session);
                 let join = JoinReply::new(*connection, joined.as_ref());
                 let response = TopicJoinReply { ack, user, join };
-                link.send(&to.ok(&response), shard);
+                let reply = to.ok(&response);
                 let stream = DocumentStream::new(events, joined.map(|joined| joined.presence));
+                // Before the reply, so that a panic while it is sent leaves no membership behind.
                 self.topics.join_succeeded(&topic, session, stream);
+                link.send(&reply, shard);
             }
             Err(error) => {
                 shard.deps.counters.errors.increment(error.reason);
@@ -353,7 +355,7 @@ impl MessageHandler {
         }
     }
 
-    /// Ends a joined topic by a failure.
+    /// Ends the join of a topic by a failure.
     fn topic_ended(
         &mut self,
         index: usize,
@@ -410,13 +412,13 @@ impl RawMessage<'_> {
     }
 }
 
-/// Encodes the end of a topic that the client left or joined again.
+/// Encodes the end of a join. The client left the topic or joined it again.
 fn encode_close(topic: &JoinedTopic) -> Frame {
     let TopicRef { join_ref, .. } = &topic.id;
     codec::encode_close(join_ref.as_deref(), &topic.id.name())
 }
 
-/// The code in the message that ends a topic.
+/// The code in the message that ends a join.
 fn error_code(cause: Option<&StreamError>, document: &DocumentId) -> ErrorCode {
     let Some(error) = cause else { return ErrorCode::Closed };
     refusal::log_failure("stream", document, error.code(), error);
