@@ -149,7 +149,7 @@ pub struct Event {
     pub epoch: Epoch,
     /// The position in the whole log; `None` for ephemeral kinds and where there is no log.
     pub offset: Option<Offset>,
-    /// The time at which the event got its place.
+    /// The time at which the event got its place. It is never earlier than that of the sequenced event before it.
     pub time: Timestamp,
     /// The actor.
     pub actor: Actor,
