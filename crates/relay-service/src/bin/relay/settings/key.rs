@@ -89,7 +89,7 @@ keys! {
     "bus.cache_bytes" => bus.cache_bytes,
         "The most bytes of these events.";
     "bus.warm_events" => bus.preload_events,
-        "The number of latest events that are read when a document is opened. A draft that is sent again is recognised at least this far back.";
+        "The number of latest events that are read when a document is opened. A draft that is sent again is recognised at least this far back. With 0 the latest event alone is read.";
     "bus.replay_page_events" => bus.replay_page.events,
         "The most events that a reader that is behind takes from the log at a time.";
     "bus.replay_page_bytes" => bus.replay_page.bytes,
@@ -157,7 +157,7 @@ keys! {
     "presence.grace" => presence.grace,
         "The time within which a lost connection can come back unnoticed. Its user's locks are kept as long.";
     "presence.stale_after" => presence.stale_after,
-        "The silence after which a participant without a connection, which HTTP reports, is removed.";
+        "The silence after which a participant that joined over HTTP is removed.";
     "presence.idle_after" => presence.idle_after,
         "The time without activity after which a session is idle.";
     "presence.max_state_bytes" => presence.max_state_bytes,
