@@ -26,7 +26,7 @@ use crate::filter::Filter;
 pub struct MailboxConfig {
     /// The most durable events that wait, and the most ephemeral ones; 1,000 by default.
     pub capacity: NonZeroUsize,
-    /// The most gaps at once, at about 100 bytes each; 100,000 by default. A document has one gap for each epoch in which
+    /// The most gaps at once, at about 200 bytes each; 100,000 by default. A document has one gap for each epoch in which
     /// events found the mailbox full. With 0 the first such event ends the subscription.
     pub max_gaps: usize,
     /// The policy for durable events that find the mailbox full; [`FullPolicy::Refill`] by default.

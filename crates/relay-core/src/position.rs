@@ -105,8 +105,8 @@ impl<'de> Deserialize<'de> for Epoch {
     }
 }
 
-/// A position in the whole log over all documents: strictly increasing, from 1, in the order of commits. What
-/// consumers of the log remember. [`Offset::ZERO`] is the position before the first record.
+/// A position in the whole log over all documents: strictly increasing, from 1, in the order of commits. A consumer
+/// of the log remembers the offset up to which it has read. [`Offset::ZERO`] is the position before the first record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Offset(u64);

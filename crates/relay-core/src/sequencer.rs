@@ -53,14 +53,15 @@ impl Place {
 /// - **Ephemeral** drafts get no place and pass no stage.
 #[async_trait]
 pub trait Sequencer: fmt::Debug + Send + Sync + 'static {
-    /// Makes the stage ready for the drafts of `document`, whose history ends at `head`. A stage that needs to know of the
-    /// document's events reads them here. The channel opens when all stages are ready.
+    /// Makes the stage ready for the drafts of `document`, whose history ends at `head`. A stage that needs the
+    /// document's events reads them here, from the [`EventLog`](crate::EventLog). It calls neither the sink nor the source of
+    /// the document: they wait for the opening. The channel opens when all stages are ready.
     ///
     /// The future may be dropped before its end. Then, and when a stage fails, [`closed`](Self::closed) is called on all
     /// stages.
     ///
     /// # Errors
-    /// The failure of the log. Whoever opens the document is told.
+    /// The failure of the log. The opening fails with it.
     async fn open(&self, document: &DocumentId, head: Head) -> Result<(), LogError>;
 
     /// Refuses `draft`, or lets it pass, rewritten if need be. It would get `place`.

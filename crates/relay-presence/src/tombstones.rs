@@ -11,9 +11,9 @@ use relay_core::Monotonic;
 use crate::crdt::{ReplicaEntry, ReplicaKey};
 use crate::version::Version;
 
-/// The most bytes of tombstones, however small the snapshot is.
+/// The limit in bytes where the entries are smaller.
 const MIN_LIMIT_BYTES: usize = 256 * 1024;
-/// A tombstone is dropped after one to two times as long.
+/// A tombstone is dropped after one to two generations of this length.
 const GENERATION: Duration = Duration::from_secs(30);
 
 /// An entry that was removed or replaced.

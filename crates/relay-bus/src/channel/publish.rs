@@ -33,6 +33,6 @@ async fn publish_logged(
         let context = channel.context();
         context.writers.spawn_on(writer.run(), &context.runtime);
     }
-    // The writer answers every draft, unless the runtime shuts down under it.
+    // The writer answers every draft, at the latest when it is dropped. `Closed` is a fallback for an answer that is lost.
     answer.await.unwrap_or(Err(PublishError::Closed))
 }
