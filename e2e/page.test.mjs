@@ -192,3 +192,38 @@ test("in Chromium: what the services find is shown, the latest of it, also to wh
   assert.deepEqual([ada.errors, bob.errors], [[], []])
   await Promise.all([ada.page.close(), bob.page.close()])
 })
+
+test("in Chromium: a tab that comes back to a document without its beginning shows what it had not shared", { skip: missing }, async () => {
+  const trimming = await Server.start(["--set", "retention.max_events=5"])
+  try {
+    const page = await browser.newPage()
+    let offline = false
+    let socket
+    await page.routeWebSocket(/websocket/, (opened) => {
+      if (offline) return opened.close()
+      socket = opened
+      opened.connectToServer()
+    })
+    await page.goto(`${trimming.url}/?document=old&user=ada`)
+    await page.waitForFunction(() => document.querySelector("#status").dataset.state === "joined")
+    await page.locator("#editor").pressSequentially("a")
+    await page.waitForFunction(() => document.querySelector("#pending").textContent === "no")
+    offline = true
+    await socket.close()
+    await page.waitForFunction(() => document.querySelector("#status").dataset.state !== "joined")
+    await page.locator("#editor").press("End")
+    await page.locator("#editor").pressSequentially("lost words")
+    const draft = { kind: "document.edited", actor: "user:curl", payload: { patches: [[0, 0, "b"]] } }
+    const request = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(draft) }
+    for (let count = 0; count < 10; count++) {
+      assert.equal((await fetch(`${trimming.url}/v1/documents/old/events`, request)).status, 201)
+    }
+    while ((await fetch(`${trimming.url}/v1/documents/old/events?after_seq=2`)).status !== 410) await new Promise(setImmediate)
+    offline = false
+    await page.waitForFunction(() => document.querySelector("#lasting").textContent.includes("no longer kept"))
+    assert.match(await page.textContent("#lasting"), /nobody had got was: “lost words”/)
+    await page.close()
+  } finally {
+    await trimming.close()
+  }
+})
