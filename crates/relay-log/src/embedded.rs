@@ -214,8 +214,9 @@ impl EventLog for EmbeddedLog {
         let encoded = events.iter().map(|event| EncodedEvent::new(event, document, max));
         let events = encoded.collect::<Result<Vec<_>, _>>()?;
         let permits = self.acquire_permits(events.iter().map(|event| event.body.len()).sum()).await?;
-        let document = document.clone();
-        self.send(|reply| Request::Append { document, events, reply, permits }).await
+        let (document, count) = (document.clone(), events.len());
+        let first = self.send(|reply| Request::Append { document, events, reply, permits }).await?;
+        Ok((first.get()..).map(Offset::new).take(count).collect())
     }
 
     async fn read_document(

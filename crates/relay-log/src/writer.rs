@@ -145,17 +145,18 @@ impl Writer {
         self.retention.finish_scan(&committed);
     }
 
+    /// Stages an append, and returns the offset of its first event.
     fn append(
         &mut self,
         batch: &mut StoreBatch<'_>,
         id: &DocumentId,
         events: &[EncodedEvent],
-    ) -> Result<Vec<Offset>, LogError> {
+    ) -> Result<Offset, LogError> {
         let appended = self.staging.append(batch, id, events)?;
         if let Some(document) = &appended.document {
             self.retention.check_after_append(id, document, self.clock.wall());
         }
-        Ok(appended.offsets)
+        Ok(appended.first)
     }
 
     fn commit(&mut self, batch: StoreBatch<'_>, appends: u64) -> Result<(), LogError> {

@@ -42,7 +42,8 @@ pub(crate) enum Request {
     Append {
         document: DocumentId,
         events: Vec<EncodedEvent>,
-        reply: ReplySender<Vec<Offset>>,
+        /// Gets the offset of the first event. The others follow it without a gap.
+        reply: ReplySender<Offset>,
         permits: QueuePermits,
     },
     Trim {
@@ -63,7 +64,7 @@ type PendingReply<T> = (ReplySender<T>, Result<T, LogError>);
 /// Results that are known and wait for the commit.
 #[derive(Default)]
 pub(super) struct PendingReplies {
-    pub(super) appends: Vec<PendingReply<Vec<Offset>>>,
+    pub(super) appends: Vec<PendingReply<Offset>>,
     pub(super) trims: Vec<PendingReply<Head>>,
 }
 

@@ -29,8 +29,9 @@ pub(super) struct ListedDocument {
 
 /// A staged append.
 pub(super) struct Appended {
-    /// One offset for each event.
-    pub(super) offsets: Vec<Offset>,
+    /// The offset of the first event; those of the others follow it without a gap. A list would be allocated by the writer
+    /// and freed by the caller, on another thread, which costs more than the append.
+    pub(super) first: Offset,
     /// The document after it; `None` when the append had no events.
     pub(super) document: Option<DocumentState>,
 }
@@ -104,7 +105,7 @@ impl Staging {
         });
         self.check_positions(id, &document, events)?;
         let Some(first_event) = events.first() else {
-            return Ok(Appended { offsets: Vec::new(), document: None });
+            return Ok(Appended { first: self.last_offset.next(), document: None });
         };
         if known.is_none() {
             batch.put_document(id, document.key, document.trimmed);
@@ -113,10 +114,9 @@ impl Staging {
         if document.kept_events() == 0 {
             document.oldest = first_event.time;
         }
-        let mut offsets = Vec::with_capacity(events.len());
+        let first = self.last_offset.next();
         for event in events {
             self.last_offset = self.last_offset.next();
-            offsets.push(self.last_offset);
             document.last = document.last.next();
             document.total_bytes += Record::size(event.body.len());
             let record = Record {
@@ -133,7 +133,7 @@ impl Staging {
         Counters::add(&counters.appended_events, events.len() as u64);
         Counters::add(&counters.appended_bytes, document.total_bytes - before);
         self.heads.put(id, document);
-        Ok(Appended { offsets, document: Some(document) })
+        Ok(Appended { first, document: Some(document) })
     }
 
     /// Refuses events that do not follow the document's head in its epoch.
