@@ -1,5 +1,10 @@
 //! The documentation of HTTP and of rules is what the server does.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests say what they expect by unwrapping it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests say what they expect by unwrapping it"
+)]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -36,6 +41,18 @@ fn paths() -> BTreeSet<String> {
             fs::read_to_string(source).unwrap().split(".route(").skip(1).map(path).collect::<Vec<_>>()
         })
         .collect()
+}
+
+#[test]
+fn each_kind_is_documented_with_its_class() {
+    let protocol = fs::read_to_string(at("docs/protocol.md")).unwrap();
+    let table = protocol.split("### Kinds").nth(1).unwrap();
+    for kind in relay_events::KINDS {
+        let row = table.lines().find(|line| line.starts_with('|') && line.contains(&format!("`{kind}`")));
+        let row = row.unwrap_or_else(|| panic!("`{kind}` has no row"));
+        let class = if kind.is_durable() { "durable" } else { "ephemeral" };
+        assert!(row.split('|').nth(2).unwrap().contains(class), "{row}");
+    }
 }
 
 #[test]
