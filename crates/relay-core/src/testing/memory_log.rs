@@ -9,6 +9,7 @@ use std::task::{Poll, Waker};
 use async_trait::async_trait;
 use parking_lot::{Mutex, MutexGuard};
 
+use super::waiting::yield_once;
 use crate::event::Event;
 use crate::id::DocumentId;
 use crate::log::{EventLog, Head, LogError, LogStats, ReadLimit};
@@ -213,15 +214,10 @@ impl MemoryLog {
 
     /// Waits for one turn of the other tasks while appends are held.
     async fn wait_a_turn(&self) {
-        let mut is_over = self.faults.lock().permits.is_none();
-        poll_fn(|cx| {
-            if std::mem::replace(&mut is_over, true) {
-                return Poll::Ready(());
-            }
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        })
-        .await;
+        let is_held = self.faults.lock().permits.is_some();
+        if is_held {
+            yield_once().await;
+        }
     }
 
     fn check_every_call(&self) -> Result<(), LogError> {

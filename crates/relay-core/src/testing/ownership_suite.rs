@@ -1,9 +1,6 @@
 //! The suites for [`Ownership`] and [`Tenure`](crate::Tenure): for one server, for one that loses documents, and for two that agree.
 
-use std::future::poll_fn;
-use std::task::Poll;
-
-use super::waiting::{WakeSignal, bounded};
+use super::waiting::{WakeSignal, bounded, yield_once};
 use crate::error::ErrorCode;
 use crate::id::DocumentId;
 use crate::ownership::{Ownership, Tenure};
@@ -107,18 +104,6 @@ async fn acquire_in_time(ownership: &dyn Ownership, document: &DocumentId) -> Bo
             Err(_) => yield_once().await,
         }
     }
-}
-
-async fn yield_once() {
-    let mut is_over = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut is_over, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 /// Begins to acquire a document, and drops the call, and the tenure if there is one already.

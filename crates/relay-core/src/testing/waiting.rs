@@ -56,6 +56,19 @@ impl Wake for WakeSignal {
     }
 }
 
+/// Lets the other tasks have a turn, in any runtime.
+pub(super) async fn yield_once() {
+    let mut is_over = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut is_over, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// Runs the check `name`. A check that waits for ever fails instead, in any runtime and whatever its time is.
 ///
 /// # Panics
