@@ -127,12 +127,12 @@ impl Store {
 
     /// The number of dead letters of the target that are kept.
     pub(crate) fn dead_letter_count(&self, target: &ServiceName) -> usize {
-        self.0.letter_counts.get(target).kept
+        self.0.letter_counts.kept(target)
     }
 
     /// The number of dead letters of the target that gave way to newer ones since the store was opened.
     pub(crate) fn dropped_dead_letters(&self, target: &ServiceName) -> u64 {
-        self.0.letter_counts.get(target).dropped
+        self.0.letter_counts.dropped(target)
     }
 
     /// Up to `limit` of the target's dead letters after `after`, the lowest offsets first.

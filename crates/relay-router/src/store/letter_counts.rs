@@ -11,12 +11,10 @@ use relay_core::ServiceName;
 pub(super) struct LetterCounts(Arc<Mutex<HashMap<ServiceName, LetterCount>>>);
 
 /// The dead letters of one target.
-#[derive(Debug, Clone, Default)]
-pub(super) struct LetterCount {
-    /// The letters that are kept.
-    pub(super) kept: usize,
-    /// The letters that gave way to newer ones since the store was opened.
-    pub(super) dropped: u64,
+#[derive(Debug, Default)]
+struct LetterCount {
+    kept: usize,
+    dropped: u64,
     /// The key from which on the kept letters are found; empty when none is known. The engine keeps a mark of each removed
     /// letter for a while, and a search from the first key would pass over all of them.
     first_key: Vec<u8>,
@@ -38,8 +36,14 @@ struct LetterChange {
 }
 
 impl LetterCounts {
-    pub(super) fn get(&self, target: &ServiceName) -> LetterCount {
-        self.0.lock().get(target).cloned().unwrap_or_default()
+    /// The letters of the target that are kept.
+    pub(super) fn kept(&self, target: &ServiceName) -> usize {
+        self.0.lock().get(target).map_or(0, |count| count.kept)
+    }
+
+    /// The letters of the target that gave way to newer ones since the store was opened.
+    pub(super) fn dropped(&self, target: &ServiceName) -> u64 {
+        self.0.lock().get(target).map_or(0, |count| count.dropped)
     }
 
     pub(super) fn apply(&self, changes: LetterChanges) {
