@@ -82,16 +82,15 @@ impl LogOutput {
         // The lines that the output refused since it last took one.
         let mut refused = 0;
         loop {
-            let lines = {
+            let (lines, mut unreported) = {
                 let mut queue = self.0.queue.lock();
                 queue.is_writing = false;
                 self.0.changed.notify_all();
                 self.0.changed.wait_while(&mut queue, |queue| queue.lines.is_empty());
                 queue.is_writing = true;
                 queue.bytes = 0;
-                std::mem::take(&mut queue.lines)
+                (std::mem::take(&mut queue.lines), std::mem::take(&mut queue.unreported))
             };
-            let mut unreported = std::mem::take(&mut self.0.queue.lock().unreported);
             for line in lines {
                 match output.write_all(&line).and_then(|()| output.flush()) {
                     Ok(()) => unreported += std::mem::take(&mut refused),
