@@ -35,7 +35,7 @@ impl ChannelContext {
     /// The moment from which the publishing of `draft` is timed, if it is: waiting for the log always is, while of what
     /// takes less time than looking at the clock one in [`SAMPLED`] has to do.
     pub(crate) fn timing(&self, draft: &Draft) -> Option<Monotonic> {
-        let is_timed = draft.kind.is_durable()
+        let is_timed = !draft.kind.is_ephemeral()
             && (self.log.is_some() || self.counters.durable_published.get().is_multiple_of(SAMPLED));
         is_timed.then(|| self.clock.monotonic())
     }

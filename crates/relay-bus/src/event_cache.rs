@@ -110,7 +110,7 @@ impl EventCache {
 
 #[cfg(test)]
 mod tests {
-    use relay_core::{DocumentId, Draft, Durability, Epoch, Kind, Payload};
+    use relay_core::{DeliveryClass, DocumentId, Draft, Epoch, Kind, Payload};
 
     use super::*;
 
@@ -122,7 +122,7 @@ mod tests {
             let payload = Payload::json(&seq).unwrap();
             let rewritten = OriginalPayload::Rewritten(Box::new(payload.clone()));
             let original = if is_rewritten { rewritten } else { OriginalPayload::Kept };
-            let kind = Kind::from_static("x-note", Durability::Durable);
+            let kind = Kind::from_static("x-note", DeliveryClass::Sequenced);
             let draft = Draft::new(DocumentId::new("doc").unwrap(), kind, payload);
             let event = draft.into_event(Epoch::from_u64(1), Some(Seq::new(seq)), Timestamp::UNIX_EPOCH);
             cache.push(Arc::new(event), Some(original));

@@ -75,7 +75,7 @@ impl Metric for KindCounters {
 
 #[cfg(test)]
 mod tests {
-    use relay_core::Durability;
+    use relay_core::DeliveryClass;
 
     use super::*;
 
@@ -83,7 +83,7 @@ mod tests {
     fn kinds_beyond_the_limit_are_counted_together_and_the_vocabulary_by_name_all_the_same() {
         let counters = KindCounters::default();
         for number in 0..MAX_OWN + 8 {
-            let kind = Kind::new(&format!("x-{number}"), Durability::Durable).unwrap();
+            let kind = Kind::new(&format!("x-{number}"), DeliveryClass::Sequenced).unwrap();
             counters.increment(&kind);
             counters.increment(&kind);
         }

@@ -18,9 +18,9 @@ use crate::time::Timestamp;
 /// An event that a publisher wants to happen. [`Draft::new`] makes it, the other methods complete it.
 ///
 /// ```
-/// use relay_core::{Actor, DocumentId, Draft, Durability, Kind, Payload, UserId};
+/// use relay_core::{Actor, DocumentId, Draft, DeliveryClass, Kind, Payload, UserId};
 ///
-/// let kind = Kind::new("x-note", Durability::Durable)?;
+/// let kind = Kind::new("x-note", DeliveryClass::Sequenced)?;
 /// let payload = Payload::json(&serde_json::json!({"text": "hello"}))?;
 /// let draft = Draft::new(DocumentId::new("notes")?, kind, payload)
 ///     .actor(Actor::User(UserId::new("ada")?));

@@ -1,4 +1,4 @@
-//! The kind of an event: its name, and its durability.
+//! The kind of an event: its name, and its delivery class.
 //!
 //! The vocabulary (`relay-events`) says which kinds exist. This module has only what every layer must know of a kind.
 
@@ -7,12 +7,15 @@ use std::sync::Arc;
 
 use crate::id::{InvalidId, excerpt};
 
-/// The durability of a kind: its events are kept, or they are not.
+/// The delivery class of a kind: the store and the readers of its events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Durability {
-    /// Events have a seq, are logged, and can be replayed.
-    Durable,
-    /// Events have no seq and are never logged; of each key only the newest matters.
+pub enum DeliveryClass {
+    /// Events are stored, have a seq, reach every subscriber, and are replayed.
+    Sequenced,
+    /// Events are stored and routed. They have an offset and no seq. A document's subscribers never get them, neither live
+    /// nor by replay, and they count nothing against the document's history.
+    Logged,
+    /// Events are never stored, and have neither seq nor offset. Of each key only the newest matters.
     Ephemeral,
 }
 
@@ -20,7 +23,7 @@ pub enum Durability {
 #[derive(Clone)]
 pub struct Kind {
     name: KindName,
-    durability: Durability,
+    class: DeliveryClass,
 }
 
 #[derive(Clone)]
@@ -37,27 +40,27 @@ impl Kind {
     /// made with this.
     ///
     /// ```compile_fail
-    /// use relay_core::{Durability, Kind};
+    /// use relay_core::{DeliveryClass, Kind};
     ///
-    /// const MALFORMED: Kind = Kind::from_static("Hello World", Durability::Durable);
+    /// const MALFORMED: Kind = Kind::from_static("Hello World", DeliveryClass::Sequenced);
     /// println!("{MALFORMED}");
     /// ```
     ///
     /// # Panics
     /// When the name breaks the rules. In a constant that is an error of the compiler.
-    pub const fn from_static(name: &'static str, durability: Durability) -> Self {
+    pub const fn from_static(name: &'static str, class: DeliveryClass) -> Self {
         assert!(
             !name.is_empty() && name.len() <= Self::MAX_BYTES && has_only_allowed_bytes(name.as_bytes()),
             "an event kind is 1 to 64 of the characters a-z, 0-9, `.`, `_` and `-`"
         );
-        Self { name: KindName::Static(name), durability }
+        Self { name: KindName::Static(name), class }
     }
 
     /// A kind of the given name: 1 to 64 of the characters `a-z 0-9 . _ -`.
     ///
     /// # Errors
     /// [`InvalidId`] when the name is empty, too long or has another character.
-    pub fn new(name: &str, durability: Durability) -> Result<Self, InvalidId> {
+    pub fn new(name: &str, class: DeliveryClass) -> Result<Self, InvalidId> {
         crate::id::check_text("event kind", name, Self::MAX_BYTES)?;
         if !has_only_allowed_bytes(name.as_bytes()) {
             return Err(InvalidId::Malformed {
@@ -66,7 +69,7 @@ impl Kind {
                 reason: "only the characters a-z, 0-9, `.`, `_` and `-` are allowed",
             });
         }
-        Ok(Self { name: KindName::Shared(name.into()), durability })
+        Ok(Self { name: KindName::Shared(name.into()), class })
     }
 
     /// The kind's name.
@@ -77,14 +80,19 @@ impl Kind {
         }
     }
 
-    /// The durability of events of this kind.
-    pub const fn durability(&self) -> Durability {
-        self.durability
+    /// The delivery class of events of this kind.
+    pub const fn class(&self) -> DeliveryClass {
+        self.class
     }
 
-    /// True for kinds that have a seq and are logged.
-    pub const fn is_durable(&self) -> bool {
-        matches!(self.durability, Durability::Durable)
+    /// True for kinds whose events have a seq and are replayed.
+    pub const fn is_sequenced(&self) -> bool {
+        matches!(self.class, DeliveryClass::Sequenced)
+    }
+
+    /// True for kinds whose events are never stored.
+    pub const fn is_ephemeral(&self) -> bool {
+        matches!(self.class, DeliveryClass::Ephemeral)
     }
 }
 
@@ -120,6 +128,6 @@ impl fmt::Display for Kind {
 
 impl fmt::Debug for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Kind({}, {:?})", self.as_str(), self.durability)
+        write!(f, "Kind({}, {:?})", self.as_str(), self.class)
     }
 }

@@ -53,7 +53,7 @@ pub use encoding::{EncodingCache, FormatId};
 pub use error::{CommandError, ConfigError, ErrorClass, ErrorCode};
 pub use event::{Draft, Event};
 pub use id::{ConnectionId, DocumentId, EventId, InvalidId, NodeId, Region, ServiceName, SessionId, UserId};
-pub use kind::{Durability, Kind};
+pub use kind::{DeliveryClass, Kind};
 pub use lock::{FencingToken, InvalidClaim, Lease, LockClaim, LockScope};
 pub use log::{EventLog, Head, LogError, LogStats, ReadLimit, Retention};
 pub use metadata::{Metadata, TraceContext};

@@ -1,10 +1,10 @@
 //! The kinds of events and their payloads.
 //!
-//! One table holds a kind's name, its durability and the type of its payload, so that none can be added without the
+//! One table holds a kind's name, its delivery class and the type of its payload, so that none can be added without the
 //! others. [`payloads`] has the types, [`mod@check`] the check of drafts that come from outside.
 
 use bytes::Bytes;
-use relay_core::{Durability, ErrorCode, Event, InvalidClaim, InvalidId, JsonText, Kind, Payload, Seq};
+use relay_core::{DeliveryClass, ErrorCode, Event, InvalidClaim, InvalidId, JsonText, Kind, Payload, Seq};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -98,8 +98,8 @@ fn names() -> String {
 }
 
 macro_rules! vocabulary {
-    ($( $(#[$doc:meta])* $constant:ident = $name:literal, $durability:ident, $payload:ident; )*) => {
-        $( $(#[$doc])* pub const $constant: Kind = Kind::from_static($name, Durability::$durability); )*
+    ($( $(#[$doc:meta])* $constant:ident = $name:literal, $class:ident, $payload:ident; )*) => {
+        $( $(#[$doc])* pub const $constant: Kind = Kind::from_static($name, DeliveryClass::$class); )*
 
         /// Every kind of the vocabulary. Kinds of your own begin with `x-` and are not listed.
         pub const KINDS: &[Kind] = &[$($constant),*];
@@ -151,46 +151,46 @@ macro_rules! vocabulary {
 
 vocabulary! {
     /// A document's live collaboration began.
-    SESSION_STARTED = "session.started", Durable, SessionStarted;
+    SESSION_STARTED = "session.started", Sequenced, SessionStarted;
     /// A document's live collaboration ended.
-    SESSION_ENDED = "session.ended", Durable, SessionEnded;
+    SESSION_ENDED = "session.ended", Sequenced, SessionEnded;
     /// A user began to take part, on the first of their connections.
-    USER_JOINED = "user.joined", Durable, UserJoined;
+    USER_JOINED = "user.joined", Sequenced, UserJoined;
     /// A user left on the last of their connections.
-    USER_LEFT = "user.left", Durable, UserLeft;
+    USER_LEFT = "user.left", Sequenced, UserLeft;
     /// A participant's free-form state changed.
     PRESENCE_UPDATED = "presence.updated", Ephemeral, PresenceUpdated;
     /// A cursor or selection moved.
     CURSOR_MOVED = "cursor.moved", Ephemeral, CursorMoved;
     /// The document's content changed.
-    DOCUMENT_EDITED = "document.edited", Durable, DocumentEdited;
+    DOCUMENT_EDITED = "document.edited", Sequenced, DocumentEdited;
     /// The document was saved by a service or client that stores it.
-    DOCUMENT_SAVED = "document.saved", Durable, DocumentSaved;
+    DOCUMENT_SAVED = "document.saved", Sequenced, DocumentSaved;
     /// The document or a region of it was locked.
-    DOCUMENT_LOCKED = "document.locked", Durable, DocumentLocked;
+    DOCUMENT_LOCKED = "document.locked", Sequenced, DocumentLocked;
     /// A lock ended.
-    DOCUMENT_UNLOCKED = "document.unlocked", Durable, DocumentUnlocked;
+    DOCUMENT_UNLOCKED = "document.unlocked", Sequenced, DocumentUnlocked;
     /// A comment, suggestion or mark was added.
-    ANNOTATION_ADDED = "annotation.added", Durable, AnnotationAdded;
+    ANNOTATION_ADDED = "annotation.added", Sequenced, AnnotationAdded;
     /// An annotation was resolved.
-    ANNOTATION_RESOLVED = "annotation.resolved", Durable, AnnotationResolved;
+    ANNOTATION_RESOLVED = "annotation.resolved", Sequenced, AnnotationResolved;
     /// A backend service's state changed.
-    SERVICE_CHANGED = "service.changed", Durable, ServiceChanged;
+    SERVICE_CHANGED = "service.changed", Sequenced, ServiceChanged;
     /// A message from the system to the participants.
     SYSTEM_NOTICE = "system.notice", Ephemeral, SystemNotice;
 }
 
 /// The beginning of the names of your own kinds.
 pub const CUSTOM_PREFIX: &str = "x-";
-/// The beginning of the names of your own ephemeral kinds. All other kinds of your own are durable.
+/// The beginning of the names of your own ephemeral kinds. All other kinds of your own are sequenced.
 pub const CUSTOM_EPHEMERAL_PREFIX: &str = "x-ephemeral-";
 
 /// Returns the kind of the given name: a kind of the vocabulary, or your own beginning with `x-`.
 ///
 /// ```
 /// let kind = relay_events::kind("document.edited")?;
-/// assert!(kind.is_durable());
-/// assert!(!relay_events::kind("x-ephemeral-laser")?.is_durable());
+/// assert!(kind.is_sequenced());
+/// assert!(relay_events::kind("x-ephemeral-laser")?.is_ephemeral());
 /// assert!(relay_events::kind("document.exploded").is_err());
 /// # Ok::<(), relay_events::PayloadError>(())
 /// ```
@@ -205,17 +205,17 @@ pub fn kind(name: &str) -> Result<Kind, PayloadError> {
         return Err(PayloadError::UnknownKind { name: name.chars().take(Kind::MAX_BYTES).collect() });
     }
     let ephemeral = name.starts_with(CUSTOM_EPHEMERAL_PREFIX);
-    let durability = if ephemeral { Durability::Ephemeral } else { Durability::Durable };
-    Ok(Kind::new(name, durability)?)
+    let class = if ephemeral { DeliveryClass::Ephemeral } else { DeliveryClass::Sequenced };
+    Ok(Kind::new(name, class)?)
 }
 
 /// Returns the kind of a published event. Unlike a draft's kind it need not be of this vocabulary, since events outlive the
-/// vocabularies that they were written with. An event with a seq is durable, one without is ephemeral.
+/// vocabularies that they were written with. An event with a seq is sequenced, one without is ephemeral.
 pub(crate) fn kind_of_event(name: &str, seq: Option<Seq>) -> Result<Kind, InvalidId> {
-    let durability = if seq.is_some() { Durability::Durable } else { Durability::Ephemeral };
+    let class = if seq.is_some() { DeliveryClass::Sequenced } else { DeliveryClass::Ephemeral };
     match kind(name) {
-        Ok(kind) if kind.durability() == durability => Ok(kind),
-        _ => Kind::new(name, durability),
+        Ok(kind) if kind.class() == class => Ok(kind),
+        _ => Kind::new(name, class),
     }
 }
 

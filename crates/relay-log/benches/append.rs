@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use relay_core::testing::MemoryLog;
 use relay_core::{
-    DocumentId, Draft, Durability, Event, EventLog, Kind, Payload, ReadLimit, Retention, Seq, SystemClock,
+    DeliveryClass, DocumentId, Draft, Event, EventLog, Kind, Payload, ReadLimit, Retention, Seq, SystemClock,
     Timestamp,
 };
 use relay_log::{EmbeddedLog, LogConfig, LogDurability};
@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 const REPLAYED: u64 = 10_000;
 
 fn event(document: &DocumentId, epoch: relay_core::Epoch, seq: Seq) -> Event {
-    let kind = Kind::from_static("x-bench", Durability::Durable);
+    let kind = Kind::from_static("x-bench", DeliveryClass::Sequenced);
     let payload =
         Payload::json(&serde_json::json!({"patches": [{"position": 1234, "deleted": 0, "inserted": "a"}]}));
     Draft::new(document.clone(), kind, payload.unwrap()).into_event(epoch, Some(seq), Timestamp::UNIX_EPOCH)

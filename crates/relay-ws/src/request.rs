@@ -89,7 +89,7 @@ pub(crate) fn draft(
     if let Some(session) = session {
         draft = draft.session(session);
     }
-    if !draft.kind.is_durable() && draft.key.is_none() {
+    if draft.kind.is_ephemeral() && draft.key.is_none() {
         draft = draft.key(identity.connection.to_string());
     }
     Ok(draft)

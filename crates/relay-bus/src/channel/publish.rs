@@ -11,7 +11,7 @@ use super::writer::Writer;
 /// Publishes `draft` in its document's channel. Seqs follow the order in which the futures are first polled, as long as
 /// the queue has space.
 pub(crate) async fn publish(channel: &Arc<Channel>, draft: CheckedDraft) -> PublishResult {
-    if !draft.kind.is_durable() {
+    if draft.kind.is_ephemeral() {
         return channel.publish_ephemeral(draft);
     }
     match &channel.context().log {

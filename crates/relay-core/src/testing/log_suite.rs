@@ -5,7 +5,7 @@ use std::task::Poll;
 use super::waiting::{WakeSignal, bounded};
 use crate::event::{Draft, Event};
 use crate::id::DocumentId;
-use crate::kind::{Durability, Kind};
+use crate::kind::{DeliveryClass, Kind};
 use crate::log::{EventLog, Head, LogError, ReadLimit};
 use crate::payload::Payload;
 use crate::position::{Epoch, Offset, Seq};
@@ -44,7 +44,7 @@ fn document(name: &str) -> DocumentId {
 }
 
 fn event(document: &DocumentId, epoch: Epoch, seq: u64, text: &str) -> Event {
-    let kind = Kind::from_static("x-suite", Durability::Durable);
+    let kind = Kind::from_static("x-suite", DeliveryClass::Sequenced);
     let payload = Payload::json(&text).unwrap_or_else(|e| panic!("{e}"));
     Draft::new(document.clone(), kind, payload).into_event(
         epoch,

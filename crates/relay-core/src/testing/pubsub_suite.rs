@@ -11,15 +11,15 @@ use crate::actor::Actor;
 use crate::checked::CheckedDraft;
 use crate::event::{Draft, Event};
 use crate::id::{DocumentId, EventId, UserId};
-use crate::kind::{Durability, Kind};
+use crate::kind::{DeliveryClass, Kind};
 use crate::log::ReadLimit;
 use crate::payload::Payload;
 use crate::position::{Epoch, Seq};
 use crate::pubsub::{EventSink, EventSource, EventStream, PublishAck, PublishError};
 use crate::subscribe_ack::{Recovery, ResetReason, StartPosition};
 
-const NOTE: Kind = Kind::from_static("x-suite", Durability::Durable);
-const CURSOR: Kind = Kind::from_static("x-ephemeral-suite", Durability::Ephemeral);
+const NOTE: Kind = Kind::from_static("x-suite", DeliveryClass::Sequenced);
+const CURSOR: Kind = Kind::from_static("x-ephemeral-suite", DeliveryClass::Ephemeral);
 const EVERYTHING: StartPosition = StartPosition::After { epoch: None, seq: Seq::ZERO };
 
 /// Runs the whole suite against a sink and the source that gives back what it takes. Both must keep at least 100 events of

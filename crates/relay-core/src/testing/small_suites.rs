@@ -10,7 +10,7 @@ use super::checked;
 use crate::checked::CheckedDraft;
 use crate::event::{Draft, Event};
 use crate::id::{DocumentId, EventId};
-use crate::kind::{Durability, Kind};
+use crate::kind::{DeliveryClass, Kind};
 use crate::log::Head;
 use crate::payload::Payload;
 use crate::position::{Epoch, Seq};
@@ -24,7 +24,7 @@ fn document(name: &str) -> DocumentId {
 }
 
 fn draft(name: &str, number: u64) -> Draft {
-    let kind = Kind::from_static("x-suite", Durability::Durable);
+    let kind = Kind::from_static("x-suite", DeliveryClass::Sequenced);
     let payload = Payload::json(&number).unwrap_or_else(|error| panic!("{error}"));
     Draft::new(document(name), kind, payload)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use relay_core::testing::ManualClock;
 use relay_core::{
-    Actor, Clock, DocumentId, Durability, Epoch, EventId, Head, InvalidId, Kind, Metadata, Recovery,
+    Actor, Clock, DeliveryClass, DocumentId, Epoch, EventId, Head, InvalidId, Kind, Metadata, Recovery,
     ResetReason, Seq, ServiceName, StartPosition, SubscribeAck, SystemClock, Timestamp, TraceContext, UserId,
 };
 
@@ -162,8 +162,8 @@ proptest! {
     #[test]
     fn a_static_kind_has_a_name_that_a_kind_may_have(name in "[a-z0-9._-]{0,70}|.{0,8}") {
         let name: &'static str = name.leak();
-        let made = std::panic::catch_unwind(|| Kind::from_static(name, Durability::Durable));
-        prop_assert_eq!(made.is_ok(), Kind::new(name, Durability::Durable).is_ok(), "{}", name);
+        let made = std::panic::catch_unwind(|| Kind::from_static(name, DeliveryClass::Sequenced));
+        prop_assert_eq!(made.is_ok(), Kind::new(name, DeliveryClass::Sequenced).is_ok(), "{}", name);
     }
 
     #[test]

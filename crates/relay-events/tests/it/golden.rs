@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use relay_core::{
-    Actor, DocumentId, Draft, Durability, Epoch, Event, EventId, JsonText, Kind, Metadata, Payload, Seq,
+    Actor, DeliveryClass, DocumentId, Draft, Epoch, Event, EventId, JsonText, Kind, Metadata, Payload, Seq,
     ServiceName, SessionId, Timestamp, TraceContext, UserId,
 };
 use relay_events::{Body, binary, json};
@@ -66,7 +66,7 @@ fn version_1() -> Vec<(String, Event)> {
         draft(relay_events::DOCUMENT_EDITED, Payload::Binary(Bytes::from_static(&[0, 1, 2, 253, 254, 255])))
             .actor(Actor::Service(ServiceName::new("stitch").unwrap()));
     let cursor = draft(relay_events::CURSOR_MOVED, text(r#"{"position":7}"#)).key("connection 1");
-    let forgotten = Kind::new("document.exploded", Durability::Durable).unwrap();
+    let forgotten = Kind::new("document.exploded", DeliveryClass::Sequenced).unwrap();
     let mut records = vec![
         ("v1-every-field".to_owned(), at(full, Some(7))),
         ("v1-binary-payload".to_owned(), at(binary, Some(u64::MAX))),
@@ -80,7 +80,7 @@ fn version_1() -> Vec<(String, Event)> {
     for (kind, json) in PAYLOADS_1 {
         let kind = relay_events::kind(kind).unwrap();
         let name = format!("v1-{kind}");
-        let seq = kind.is_durable().then_some(9);
+        let seq = kind.is_sequenced().then_some(9);
         records.push((name, at(draft(kind, text(json)), seq)));
     }
     records
@@ -123,7 +123,7 @@ fn the_records_on_the_disk_are_read_as_what_they_were() {
         assert_eq!(decoded, event, "{name}");
         let envelope = fs::read(folder().join(format!("{name}.json"))).unwrap();
         assert_eq!(json::encode(&decoded), envelope, "{name}");
-        assert_eq!(decoded.kind.durability(), event.kind.durability(), "{name}");
+        assert_eq!(decoded.kind.class(), event.kind.class(), "{name}");
         if !name.ends_with("unknown-kind") {
             Body::of(&decoded).unwrap_or_else(|error| panic!("{name}: {error}"));
         }

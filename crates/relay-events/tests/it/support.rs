@@ -99,7 +99,7 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
             (epoch, seq, offset, time),
             (session, key, ttl, trace, metadata),
         )| {
-            let seq = kind.is_durable().then_some(Seq::new(seq));
+            let seq = kind.is_sequenced().then_some(Seq::new(seq));
             let mut draft = Draft::new(DocumentId::new(document).unwrap(), kind, payload);
             draft.id = Some(EventId::from_u128(id));
             draft.actor = actor;

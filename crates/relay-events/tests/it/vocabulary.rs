@@ -297,10 +297,10 @@ fn an_event_of_another_vocabulary_is_read_as_it_is() {
         );
         json::decode(json.as_bytes())
     };
-    // An event with a seq is durable and one without is ephemeral, even where this vocabulary has another durability.
+    // An event with a seq is sequenced and one without is ephemeral, even where this vocabulary has another class.
     for kind in ["document.exploded", "document.edited", "cursor.moved", "x-a"] {
-        assert!(event(kind, r#""seq": 7,"#).unwrap().kind.is_durable(), "{kind}");
-        assert!(!event(kind, "").unwrap().kind.is_durable(), "{kind}");
+        assert!(event(kind, r#""seq": 7,"#).unwrap().kind.is_sequenced(), "{kind}");
+        assert!(event(kind, "").unwrap().kind.is_ephemeral(), "{kind}");
     }
     assert!(event("Document Exploded", "").is_err());
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use relay_core::testing::ManualClock;
 use relay_core::{
-    Clock, DocumentId, Draft, Durability, Epoch, Event, EventLog, Kind, Offset, Payload, ReadLimit, Seq,
+    Clock, DeliveryClass, DocumentId, Draft, Epoch, Event, EventLog, Kind, Offset, Payload, ReadLimit, Seq,
     SystemClock, Timestamp,
 };
 use relay_log::{EmbeddedLog, LogConfig, OpenError, RecoveryReport};
@@ -24,7 +24,7 @@ pub(crate) async fn next_event(log: &dyn EventLog, document: &DocumentId, text: 
 }
 
 pub(crate) fn event(document: &DocumentId, epoch: Epoch, seq: Seq, text: &str, time: Timestamp) -> Event {
-    let kind = Kind::new("x-test", Durability::Durable).unwrap();
+    let kind = Kind::new("x-test", DeliveryClass::Sequenced).unwrap();
     let payload = Payload::json(&text).unwrap();
     Draft::new(document.clone(), kind, payload).into_event(epoch, Some(seq), time)
 }

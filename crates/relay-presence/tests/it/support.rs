@@ -76,7 +76,7 @@ impl EventSink for Sink {
             return Err(trouble);
         }
         let mut events = self.events.lock();
-        let seq = draft.kind.is_durable().then(|| Seq::new(events.len() as u64 + 1));
+        let seq = draft.kind.is_sequenced().then(|| Seq::new(events.len() as u64 + 1));
         let event = draft.into_event(Epoch::from_u64(1), seq, relay_core::Timestamp::UNIX_EPOCH);
         let ack = PublishAck::of(&event, false);
         events.push(event);

@@ -232,14 +232,14 @@ fn parse_document_pattern(text: &str) -> Result<Pattern, String> {
     }
 }
 
-/// Parses a pattern of kinds. An exact kind must exist and be durable; a prefix must match at least one such
+/// Parses a pattern of kinds. An exact kind must exist and be stored; a prefix must match at least one such
 /// kind.
 fn parse_kind_pattern(text: &str) -> Result<Pattern, String> {
-    const EPHEMERAL: &str = "is ephemeral; only durable kinds are routed, so leave it out";
+    const EPHEMERAL: &str = "is ephemeral; only kinds that are stored are routed, so leave it out";
     let pattern = Pattern::parse(text)?;
     match &pattern {
         Pattern::Exact(name) => match relay_events::kind(name) {
-            Ok(kind) if kind.is_durable() => Ok(pattern),
+            Ok(kind) if !kind.is_ephemeral() => Ok(pattern),
             Ok(_) => Err(format!("kind `{name}` {EPHEMERAL}")),
             Err(error) => Err(match closest_match(name, KINDS.iter().map(Kind::as_str)) {
                 Some(near) => format!("{error}; did you mean `{near}`?"),
@@ -265,7 +265,7 @@ fn parse_kind_pattern(text: &str) -> Result<Pattern, String> {
             }
             match of_vocabulary().next() {
                 None => Err(format!("no kind begins with `{prefix}`; your own begin with `{CUSTOM_PREFIX}`")),
-                Some(_) if !of_vocabulary().any(Kind::is_durable) => {
+                Some(_) if of_vocabulary().all(Kind::is_ephemeral) => {
                     Err(format!("every kind of `{text}` {EPHEMERAL}"))
                 }
                 Some(_) => Ok(pattern),

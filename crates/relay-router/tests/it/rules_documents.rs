@@ -128,11 +128,11 @@ fn each_mistake_in_a_rule_is_reported_with_its_line() {
     refused_in_rule("priority = 9999999", "`priority` is 9999999; it must lie between -1000000 and 1000000");
     refused_in_rule(
         "kinds = ['cursor.moved']",
-        "`kinds`: kind `cursor.moved` is ephemeral; only durable kinds are routed, so leave it out",
+        "`kinds`: kind `cursor.moved` is ephemeral; only kinds that are stored are routed, so leave it out",
     );
     refused_in_rule(
         "kinds = ['x-ephemeral-*']",
-        "`kinds`: every kind of `x-ephemeral-*` is ephemeral; only durable kinds are routed, so leave it out",
+        "`kinds`: every kind of `x-ephemeral-*` is ephemeral; only kinds that are stored are routed, so leave it out",
     );
     refused_in_rule("kinds = ['foo.*']", "`kinds`: no kind begins with `foo.`; your own begin with `x-`");
     refused_in_rule(

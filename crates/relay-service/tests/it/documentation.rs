@@ -10,6 +10,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use relay_core::DeliveryClass;
+
 use crate::support::{Server, data, request, run, success};
 
 /// A path of the repository.
@@ -50,7 +52,11 @@ fn each_kind_is_documented_with_its_class() {
     for kind in relay_events::KINDS {
         let row = table.lines().find(|line| line.starts_with('|') && line.contains(&format!("`{kind}`")));
         let row = row.unwrap_or_else(|| panic!("`{kind}` has no row"));
-        let class = if kind.is_durable() { "durable" } else { "ephemeral" };
+        let class = match kind.class() {
+            DeliveryClass::Sequenced => "sequenced",
+            DeliveryClass::Logged => "logged",
+            DeliveryClass::Ephemeral => "ephemeral",
+        };
         assert!(row.split('|').nth(2).unwrap().contains(class), "{row}");
     }
 }

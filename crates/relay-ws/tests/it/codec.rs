@@ -193,7 +193,7 @@ fn messages_of_the_server_are_encoded_byte_for_byte_as_the_protocol_says() {
 }
 
 fn event(document: &str, payload: Payload) -> Event {
-    let kind = Kind::new("x-blob", relay_core::Durability::Durable).unwrap();
+    let kind = Kind::new("x-blob", relay_core::DeliveryClass::Sequenced).unwrap();
     let draft = Draft::new(DocumentId::new(document).unwrap(), kind, payload)
         .id(EventId::from_u128(7))
         .actor(Actor::System);

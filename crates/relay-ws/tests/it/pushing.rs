@@ -166,7 +166,7 @@ async fn a_push_that_the_feed_refuses_is_answered_with_its_reason() {
 async fn documents_take_turns_so_that_a_busy_one_does_not_hide_a_quiet_one() {
     let server = Server::start().await;
     let note = |document: &str| {
-        let kind = Kind::new("x-note", relay_core::Durability::Durable).unwrap();
+        let kind = Kind::new("x-note", relay_core::DeliveryClass::Sequenced).unwrap();
         let payload = Payload::json(&json!({"n": 1})).unwrap();
         relay_events::check(Draft::new(DocumentId::new(document).unwrap(), kind, payload)).unwrap()
     };

@@ -116,7 +116,7 @@ impl Feed {
     fn place(&self, draft: CheckedDraft) -> PublishAck {
         let mut documents = self.documents.lock();
         let document = documents.entry(draft.document.clone()).or_default();
-        let seq = draft.kind.is_durable().then(|| document.head().last.next());
+        let seq = draft.kind.is_sequenced().then(|| document.head().last.next());
         let event = Arc::new(draft.into_event(EPOCH, seq, self.clock.wall()));
         if seq.is_some() {
             document.events.push(Arc::clone(&event));
