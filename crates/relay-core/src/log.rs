@@ -80,6 +80,8 @@ impl Default for Retention {
 /// - **Cancellation.** Dropping the future of `append` does not undo it: the batch is kept whole, or not at all. A
 ///   dropped `trim` or `close` may go on as well. The other futures can be dropped freely, and leave nothing behind.
 /// - **Pressure.** A log that cannot keep up delays `append`, then answers [`LogError::Overloaded`].
+/// - **Holds.** Retention keeps the events that a [hold](EventLog::hold) covers, within a bound on what it keeps beyond its
+///   limits. It counts those that it drops all the same.
 /// - **Failure.** After [`LogError::Failed`] nothing is accepted until the log is opened again, since it is not known
 ///   what of the failed write reached the disk.
 /// - **Closing.** Once `close` is called, every other method answers [`LogError::Closed`], reads included, and those that
@@ -143,6 +145,14 @@ pub trait EventLog: Send + Sync + 'static {
     /// [`LogError::Corrupt`], [`LogError::Failed`], [`LogError::Closed`].
     async fn trim(&self, document: &DocumentId, through: Seq) -> Result<Head, LogError>;
 
+    /// Keeps retention from the events after `after`, which a reader of the whole log still needs; none ends the hold. A log
+    /// has one hold, and a call replaces it. It binds retention soon, not at once, and [`EventLog::trim`] never. It is not
+    /// stored.
+    ///
+    /// The log bounds the history that it keeps beyond its limits. Where the bound is reached, retention drops held events
+    /// too, and counts them in [`LogStats::dropped_held_events`].
+    fn hold(&self, after: Option<Offset>);
+
     /// Makes what was accepted durable, and ends the log for every handle. Closing again does nothing.
     ///
     /// Not cancel-safe: a dropped close goes on in the background, and its outcome is lost.
@@ -180,6 +190,8 @@ pub struct LogStats {
     pub longest_commit: Duration,
     /// Events dropped by retention or trimming.
     pub dropped_events: u64,
+    /// Those among the dropped events that a hold covered.
+    pub dropped_held_events: u64,
     /// Documents that retention could not cut back because a record is damaged.
     pub retention_failures: u64,
     /// Appends and trims that wait for the writer now.

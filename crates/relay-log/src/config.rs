@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use relay_core::{ConfigError, Retention};
+use relay_core::{ConfigError, Offset, Retention};
 
 /// The highest value of [`LogConfig::max_event_bytes`].
 const MAX_EVENT_BYTES: u32 = 1 << 30;
@@ -30,6 +30,12 @@ pub struct LogConfig {
     /// The history that each document keeps. A document may exceed a limit by an eighth before it is trimmed, so that not
     /// every append trims. Each limit is at least 1: a document's newest event is its place in the order.
     pub retention: Retention,
+    /// The bytes that all documents which a [hold](relay_core::EventLog::hold) keeps beyond `retention` may take together; 1 GiB
+    /// by default. With more, retention drops held events too. With 0 a hold has no effect.
+    pub max_held_bytes: u64,
+    /// The hold that the log opens with; none by default. A reader that continues where it ended can set its hold only later,
+    /// and needs what comes before it.
+    pub initial_hold: Option<Offset>,
     /// The interval between scans of all documents for events that are too old; 1 minute by default. Appends trim their own
     /// documents; the scan finds idle ones. More than 0, for without a pause the scan would occupy the writer.
     pub sweep_interval: Duration,
@@ -61,6 +67,8 @@ impl LogConfig {
             directory: directory.into(),
             durability: LogDurability::Synced,
             retention: Retention::default(),
+            max_held_bytes: 1024 * 1024 * 1024,
+            initial_hold: None,
             sweep_interval: Duration::from_secs(60),
             max_event_bytes: 4 * 1024 * 1024,
             queue_requests: 4096,

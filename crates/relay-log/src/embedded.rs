@@ -69,7 +69,7 @@ impl EmbeddedLog {
         config.validate()?;
         let RecoveredLog { store, epoch, last_offset, marker, report } = recovery::open(&config)?;
         let store = Arc::new(store);
-        let status = Arc::new(LogStatus::new(last_offset));
+        let status = Arc::new(LogStatus::new(last_offset, config.initial_hold));
         // The queue has as many slots as there are permits to send, so that sending never blocks.
         let (requests, queue) = crossbeam_channel::bounded(config.queue_requests as usize);
         let writer =
@@ -245,6 +245,10 @@ impl EventLog for EmbeddedLog {
         let permits = self.acquire_permits(0).await?;
         let document = document.clone();
         self.send(|reply| Request::Trim { document, through, reply, permits }).await
+    }
+
+    fn hold(&self, after: Option<Offset>) {
+        self.inner.status.set_hold(after);
     }
 
     async fn close(&self) -> Result<(), LogError> {

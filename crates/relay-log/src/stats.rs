@@ -18,6 +18,7 @@ pub(crate) struct Counters {
     pub(crate) commit_micros: AtomicU64,
     pub(crate) longest_commit_micros: AtomicU64,
     pub(crate) dropped_events: AtomicU64,
+    pub(crate) dropped_held_events: AtomicU64,
     pub(crate) retention_failures: AtomicU64,
 }
 
@@ -47,6 +48,7 @@ impl Counters {
         stats.commit_time = Duration::from_micros(get(&self.commit_micros));
         stats.longest_commit = Duration::from_micros(get(&self.longest_commit_micros));
         stats.dropped_events = get(&self.dropped_events);
+        stats.dropped_held_events = get(&self.dropped_held_events);
         stats.retention_failures = get(&self.retention_failures);
         stats
     }

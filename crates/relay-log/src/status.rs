@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
 use relay_core::{LogError, Offset};
 use tokio::sync::watch;
 
@@ -20,16 +21,27 @@ pub(crate) struct LogStatus {
     pub(crate) counters: Counters,
     failure: OnceLock<Arc<dyn std::error::Error + Send + Sync>>,
     tail: watch::Sender<Tail>,
+    hold: Mutex<Option<Offset>>,
 }
 
 impl LogStatus {
-    /// Creates the state of a log whose last event has the offset `last`.
-    pub(crate) fn new(last: Offset) -> Self {
+    /// Creates the state of a log whose last event has the offset `last`, and which opens with `hold`.
+    pub(crate) fn new(last: Offset, hold: Option<Offset>) -> Self {
         Self {
             counters: Counters::default(),
             failure: OnceLock::new(),
             tail: watch::Sender::new(Tail { last, is_final: false }),
+            hold: Mutex::new(hold),
         }
+    }
+
+    /// Replaces the hold: retention keeps the events after it.
+    pub(crate) fn set_hold(&self, after: Option<Offset>) {
+        *self.hold.lock() = after;
+    }
+
+    pub(crate) fn hold(&self) -> Option<Offset> {
+        *self.hold.lock()
     }
 
     /// Marks the log as failed for good, and returns the error for the caller. Every later caller gets the first failure.

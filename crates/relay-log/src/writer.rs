@@ -22,6 +22,7 @@ use crate::status::LogStatus;
 use crate::store::{Store, StoreBatch};
 
 mod head_cache;
+mod held_history;
 mod limits;
 mod request;
 mod retention;
@@ -137,6 +138,7 @@ impl Writer {
                 break;
             }
         }
+        self.retention.follow_hold();
         self.retention.scan_slice(&self.staging, self.clock.wall());
         self.retention.run_tasks(&mut self.staging, &mut batch, &mut replies, self.clock.wall());
         let committed = self.commit(batch, replies.appends.len() as u64);

@@ -39,6 +39,38 @@ pub async fn log_suite(log: &dyn EventLog, spoil: impl FnOnce(Vec<Event>) -> Vec
     .await;
 }
 
+/// Runs the part of the suite about holds against `log`, which must be empty and keep 10 events per document.
+/// `apply_retention` returns when retention has dropped what it may drop.
+///
+/// # Panics
+/// When the log breaks its contract; the message says how.
+pub async fn hold_suite(log: &dyn EventLog, apply_retention: impl AsyncFn()) {
+    bounded("the suite of holds", async {
+        let (held, other) = (document("suite/held"), document("suite/other"));
+        let epoch = head(log, &held).await.epoch;
+        append(log, &held, epoch, 1..=5).await;
+        let through = last_offset(log).await;
+        log.hold(Some(through));
+        append(log, &held, epoch, 6..=30).await;
+        append(log, &other, epoch, 1..=30).await;
+        apply_retention().await;
+        let first = async |document| head(log, document).await.first.get();
+        assert_eq!(first(&held).await, 6, "what is not held goes, and what is held stays");
+        assert_eq!(first(&other).await, 1, "a hold covers all documents");
+        let after = read_past(log, through, ReadLimit { events: 1, ..EVERYTHING }).await;
+        log.hold(after.first().and_then(|event| event.offset));
+        apply_retention().await;
+        assert_eq!(first(&held).await, 7, "the hold moves on");
+        log.trim(&held, Seq::new(9)).await.unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(first(&held).await, 10, "a hold does not bind a caller's trim");
+        assert_eq!(log.stats().dropped_held_events, 0, "nor is that trim retention's");
+        log.hold(None);
+        apply_retention().await;
+        assert_eq!((first(&held).await, first(&other).await), (21, 21), "without a hold the limits apply");
+    })
+    .await;
+}
+
 fn document(name: &str) -> DocumentId {
     DocumentId::new(name).unwrap_or_else(|e| panic!("{e}"))
 }

@@ -94,6 +94,7 @@ struct State {
     documents: HashMap<DocumentId, Document>,
     stats: LogStats,
     closed: bool,
+    hold: Option<Offset>,
     /// The tasks that wait for another event, by the numbers of their waits.
     waiting: HashMap<u64, Waker>,
     next_wait: u64,
@@ -155,6 +156,28 @@ impl MemoryLog {
         let (events, documents) = (state.events.clone(), state.documents.clone());
         let state = State { events, documents, ..State::default() };
         Self { epoch: self.epoch, state: Arc::new(Mutex::new(state)), faults: Arc::default() }
+    }
+
+    /// Drops the oldest events of each document that has more than `max_events`, up to the first one that is held.
+    pub fn apply_retention(&self, max_events: usize) {
+        let mut state = self.state.lock();
+        let State { events, documents, hold, stats, .. } = &mut *state;
+        for document in documents.values_mut() {
+            while let Ok(trimmed) = usize::try_from(document.trimmed_through)
+                && document.places.len() - trimmed > max_events
+                && let Some(&place) = document.places.get(trimmed)
+                && hold.is_none_or(|hold| (place as u64) < hold.get())
+            {
+                events[place] = None;
+                document.trimmed_through += 1;
+                stats.dropped_events += 1;
+            }
+        }
+    }
+
+    /// The end of the present hold.
+    pub fn held_after(&self) -> Option<Offset> {
+        self.state.lock().hold
     }
 
     /// Lets `count` more appends succeed and then fails every one, as a full disk would. With [`usize::MAX`] none fails.
@@ -358,6 +381,10 @@ impl EventLog for MemoryLog {
         }
         entry.trimmed_through = entry.trimmed_through.max(through);
         Ok(entry.head(self.epoch))
+    }
+
+    fn hold(&self, after: Option<Offset>) {
+        self.state.lock().hold = after;
     }
 
     async fn close(&self) -> Result<(), LogError> {

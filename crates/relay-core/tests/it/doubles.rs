@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use relay_core::testing::{
     AppendFault, FnClock, ManualClock, ManualOwnership, MemoryLog, clock_suite, exclusive_ownership_suite,
-    log_suite, ownership_loss_suite, ownership_suite,
+    hold_suite, log_suite, ownership_loss_suite, ownership_suite,
 };
 use relay_core::{
     Clock, DocumentId, LogError, NodeId, NotOwner, Ownership, OwnershipError, SoleOwner, SystemClock, Tenure,
@@ -24,6 +24,12 @@ async fn the_log_in_memory_passes_the_suite() {
         batch
     };
     log_suite(&log, refuse_next).await;
+}
+
+#[tokio::test]
+async fn the_log_in_memory_passes_the_suite_of_holds() {
+    let log = MemoryLog::new();
+    hold_suite(&log, async || log.apply_retention(10)).await;
 }
 
 #[test]

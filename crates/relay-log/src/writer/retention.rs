@@ -1,14 +1,16 @@
 //! Retention: which documents have events to trim, and the scan that finds those that nothing appends to.
 //!
 //! A document is queued for trimming by an append that takes it over its limits, by a caller's trim, or by the scan over
-//! all documents. The queue is worked off in small parts, one part in each commit.
+//! all documents. The queue is worked off in small parts, one part in each commit. A document that a hold keeps over its
+//! limits leaves the queue, and returns when the hold moves on.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use relay_core::{DocumentId, Head, LogError, Monotonic, Retention, Seq, Timestamp};
+use relay_core::{DocumentId, Head, LogError, Monotonic, Offset, Retention, Seq, Timestamp};
 
+use super::held_history::HeldHistory;
 use super::limits::RetentionLimits;
 use super::request::{PendingReplies, QueuePermits, ReplySender};
 use super::staging::{ListedDocument, Staging, TrimProgress};
@@ -65,11 +67,13 @@ pub(super) struct RetentionQueue {
     within_retention: HashSet<DocumentId>,
     /// The number of tasks that a caller waits for.
     requested: usize,
+    held: HeldHistory,
 }
 
 impl RetentionQueue {
     pub(super) fn new(status: Arc<LogStatus>, config: &LogConfig, now: Monotonic) -> Self {
         Self {
+            held: HeldHistory::new(Arc::clone(&status), config.max_held_bytes),
             status,
             retention: config.retention,
             scan_interval: config.sweep_interval,
@@ -101,6 +105,13 @@ impl RetentionQueue {
         }
     }
 
+    /// Queues the documents that the hold has kept over their limits and keeps no more.
+    pub(super) fn follow_hold(&mut self) {
+        for document in self.held.refresh() {
+            self.push_within_retention(document);
+        }
+    }
+
     /// Starts a scan from the first document, for a caller and for the callers of the running scan. The running scan may
     /// have passed documents that the new caller is waiting for.
     pub(super) fn restart_scan(&mut self, now: Monotonic, reply: ReplySender<()>, permits: QueuePermits) {
@@ -110,6 +121,7 @@ impl RetentionQueue {
     }
 
     fn start_scan(&mut self, now: Monotonic, callers: Vec<(ReplySender<()>, QueuePermits)>) {
+        self.held.report();
         self.next_scan = now + self.scan_interval;
         self.scan = Some(RetentionScan { after: None, finished: false, callers });
     }
@@ -129,6 +141,9 @@ impl RetentionQueue {
 
     /// Queues a document that an append took over its limits.
     pub(super) fn check_after_append(&mut self, id: &DocumentId, document: &DocumentState, now: Timestamp) {
+        if self.held.grow(id, document.kept_bytes()) {
+            return;
+        }
         if RetentionLimits::with_slack(self.retention).exceeded_by(document, now) {
             self.push_within_retention(id.clone());
         }
@@ -203,8 +218,27 @@ impl RetentionQueue {
                 break;
             }
             let Some(task) = self.tasks.pop_front() else { break };
-            let excess = |document: &DocumentState| task.goal.is_exceeded(document, &limits, now);
-            match staging.trim(batch, &task.document, excess, has_staged_appends, &mut budget) {
+            let is_own = matches!(task.goal, TrimGoal::WithinRetention);
+            let max_held_bytes = self.held.max_bytes_of(&task.document);
+            let (mut held_state, mut dropped_held) = (None, 0);
+            let excess = |document: &DocumentState, offset: Option<Offset>| {
+                if !task.goal.is_exceeded(document, &limits, now) {
+                    return false;
+                }
+                let is_held = is_own && self.held.covers(offset);
+                if is_held && document.kept_bytes() <= max_held_bytes {
+                    held_state = Some((document.kept_bytes(), offset));
+                    return false;
+                }
+                dropped_held += u64::from(is_held && offset.is_some());
+                true
+            };
+            let trimmed = staging.trim(batch, &task.document, excess, has_staged_appends, &mut budget);
+            if is_own {
+                self.held.set(&task.document, held_state);
+                self.held.count_dropped(dropped_held);
+            }
+            match trimmed {
                 Ok((_, TrimProgress::BudgetSpent)) => self.tasks.push_front(task),
                 Ok((_, TrimProgress::AwaitsCommit)) => self.tasks.push_back(task),
                 Ok((head, TrimProgress::Done)) => {

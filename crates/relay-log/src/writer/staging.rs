@@ -160,14 +160,15 @@ impl Staging {
         Ok(())
     }
 
-    /// Stages the removal of the document's oldest events while `excess` holds, at most `budget` of them.
+    /// Stages the removal of the document's oldest events while `excess` holds, at most `budget` of them. `excess` is asked
+    /// about each event that it removes, with the event's offset; an event that is staged in the same batch has none yet.
     ///
     /// `has_staged_appends` tells that the batch holds events which cannot be read yet.
     pub(super) fn trim(
         &mut self,
         batch: &mut StoreBatch<'_>,
         id: &DocumentId,
-        excess: impl Fn(&DocumentState) -> bool,
+        excess: impl FnMut(&DocumentState, Option<Offset>) -> bool,
         has_staged_appends: bool,
         budget: &mut usize,
     ) -> Result<(Head, TrimProgress), LogError> {
@@ -192,7 +193,7 @@ impl Staging {
         batch: &mut StoreBatch<'_>,
         id: &DocumentId,
         document: &mut DocumentState,
-        excess: impl Fn(&DocumentState) -> bool,
+        mut excess: impl FnMut(&DocumentState, Option<Offset>) -> bool,
         has_staged_appends: bool,
         budget: &mut usize,
     ) -> Result<TrimProgress, LogError> {
@@ -201,7 +202,7 @@ impl Staging {
         while document.kept_events() > 0 {
             let expected = document.trimmed.next();
             let Some(next) = kept.next() else {
-                if !excess(document) {
+                if !excess(document, None) {
                     return Ok(TrimProgress::Done);
                 }
                 if !has_staged_appends {
@@ -214,11 +215,11 @@ impl Staging {
                 return Err(self.read_failed(missing_event(id, expected)));
             }
             document.oldest = event.time;
-            if !excess(document) {
-                return Ok(TrimProgress::Done);
-            }
             if *budget == 0 {
                 return Ok(TrimProgress::BudgetSpent);
+            }
+            if !excess(document, Some(event.offset)) {
+                return Ok(TrimProgress::Done);
             }
             *budget -= 1;
             batch.remove_event(document.key, event.seq, event.offset);
@@ -251,7 +252,7 @@ mod tests {
     fn a_trim_that_meets_damage_keeps_the_row_in_step_with_what_it_removed() {
         let directory = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(directory.path(), 1 << 20, None).unwrap());
-        let status = Arc::new(LogStatus::new(Offset::ZERO));
+        let status = Arc::new(LogStatus::new(Offset::ZERO, None));
         let mut staging = Staging::new(Arc::clone(&store), status, 8, Epoch::from_u64(1), Offset::ZERO);
         let id = DocumentId::new("d").unwrap();
         append(&mut staging, &store, &id, 1..=5);
@@ -261,7 +262,7 @@ mod tests {
         damage.commit().unwrap();
 
         let mut batch = store.batch();
-        let trimmed = staging.trim(&mut batch, &id, |_| true, false, &mut 1000);
+        let trimmed = staging.trim(&mut batch, &id, |_, _| true, false, &mut 1000);
         assert!(matches!(trimmed, Err(LogError::Corrupt { .. })));
         batch.commit().unwrap();
         let limit = relay_core::ReadLimit::default();

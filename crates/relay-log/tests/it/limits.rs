@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use relay_core::testing::ManualClock;
-use relay_core::{Clock, EventLog, LogError, Monotonic, Retention, Seq, Timestamp};
+use relay_core::{Clock, EventLog, LogError, Monotonic, Offset, Retention, Seq, Timestamp};
 use relay_log::{EmbeddedLog, LogConfig};
 
 use crate::common::{append, document, event, next_event, texts};
@@ -172,6 +172,57 @@ async fn old_events_of_an_idle_document_go_and_its_place_stays() {
     log.sweep().await.unwrap();
     let head = log.head(&id).await.unwrap();
     assert_eq!((head.first, head.last), (Seq::new(3), Seq::new(2)));
+    log.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_hold_keeps_events_within_its_bound_and_those_beyond_are_counted() {
+    let (_directory, log) = open_with(Arc::new(ManualClock::new()), |config| {
+        config.retention = Retention { max_events: 16, ..Retention::default() };
+        config.max_held_bytes = 60_000;
+        config.initial_hold = Some(Offset::new(10));
+    });
+    for n in 0..50 {
+        append(&log, "d", &format!("{n}{}", "x".repeat(1000))).await;
+    }
+    log.sweep().await.unwrap();
+    assert_eq!(log.head(&document("d")).await.unwrap().first, Seq::new(11), "the rest is held");
+    for n in 0..50 {
+        append(&log, if n < 25 { "d" } else { "e" }, &format!("{n}{}", "x".repeat(1000))).await;
+    }
+    log.sweep().await.unwrap();
+    let mut kept = 0;
+    for name in ["d", "e"] {
+        let head = log.head(&document(name)).await.unwrap();
+        kept += head.last.get() + 1 - head.first.get();
+        assert!(head.last.get() + 1 - head.first.get() >= 16, "{name}: {head:?}");
+    }
+    // The one that is held has a good 50 of 1,000 bytes, and the other one is within its limits.
+    assert!((64..=76).contains(&kept), "{kept} events are kept");
+    let stats = log.stats();
+    assert_eq!((stats.dropped_events, stats.dropped_held_events), (100 - kept, 90 - kept));
+    log.hold(Some(Offset::new(100)));
+    log.sweep().await.unwrap();
+    assert_eq!((texts(&log, "d").await.len(), texts(&log, "e").await.len()), (16, 16));
+    assert_eq!(log.stats().dropped_held_events, 90 - kept);
+    log.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_document_that_was_held_is_cut_back_when_the_hold_moves_on() {
+    let (_directory, log) = open_with(Arc::new(ManualClock::new()), |config| {
+        config.retention = Retention { max_events: 16, ..Retention::default() };
+        config.initial_hold = Some(Offset::ZERO);
+    });
+    for n in 0..50 {
+        append(&log, "d", &n.to_string()).await;
+    }
+    assert_eq!(texts(&log, "d").await.len(), 50);
+    log.hold(Some(Offset::new(40)));
+    // The writer looks at the hold when it is woken. Without that this loop does not end.
+    while log.head(&document("d")).await.unwrap().first < Seq::new(35) {
+        append(&log, "other", "wakes the writer").await;
+    }
     log.close().await.unwrap();
 }
 

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use relay_core::testing::log_suite;
-use relay_core::{Event, Payload, SystemClock};
+use relay_core::testing::{hold_suite, log_suite};
+use relay_core::{Event, Payload, Retention, SystemClock};
 use relay_log::{EmbeddedLog, LogConfig, LogDurability};
 
 async fn passes_the_suite(durability: LogDurability) {
@@ -29,4 +29,14 @@ async fn a_logged_log_passes_the_suite() {
 #[tokio::test]
 async fn a_synced_log_passes_the_suite() {
     passes_the_suite(LogDurability::Synced).await;
+}
+
+#[tokio::test]
+async fn a_log_passes_the_suite_of_holds() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = LogConfig::new(directory.path());
+    config.retention = Retention { max_events: 10, ..Retention::default() };
+    let (log, _) = EmbeddedLog::open(config, Arc::new(SystemClock::new())).unwrap();
+    hold_suite(&log, async || log.sweep().await.unwrap()).await;
+    log.close().await.unwrap();
 }
