@@ -10,6 +10,8 @@ use std::fmt;
 use bytes::Bytes;
 use once_cell::sync::OnceCell;
 
+use crate::memory::{MemoryPurpose, MemoryShare};
+
 /// The identity of an encoding.
 ///
 /// ```
@@ -35,6 +37,8 @@ impl FormatId {
 /// A clone starts empty. Values are cloned to be changed, and the encoded forms would then be stale.
 #[derive(Default)]
 pub struct EncodingCache {
+    /// The share that the encoded bytes are charged to.
+    share: Option<(MemoryShare, MemoryPurpose)>,
     /// A list with one entry for each format, few in number, that only grows.
     first: OnceCell<Box<Encoding>>,
 }
@@ -46,10 +50,15 @@ struct Encoding {
 }
 
 impl EncodingCache {
+    /// An empty cache whose encoded forms are charged to `share`, each until its last holder is gone.
+    pub fn charged_to(share: MemoryShare, purpose: MemoryPurpose) -> Self {
+        Self { share: Some((share, purpose)), first: OnceCell::new() }
+    }
+
     /// Returns the value's form in `format`, from `encode` the first time. When two threads ask for the first time at
     /// once, one runs `encode` and the other waits for it.
     pub fn get_or_encode(&self, format: FormatId, encode: impl FnOnce() -> Bytes) -> Bytes {
-        self.slot(format).get_or_init(encode).clone()
+        self.slot(format).get_or_init(|| self.charged(encode())).clone()
     }
 
     /// Works as [`get_or_encode`](Self::get_or_encode) does, for an encoding that may fail. A failure is not kept.
@@ -61,7 +70,14 @@ impl EncodingCache {
         format: FormatId,
         encode: impl FnOnce() -> Result<Bytes, E>,
     ) -> Result<Bytes, E> {
-        self.slot(format).get_or_try_init(encode).cloned()
+        self.slot(format).get_or_try_init(|| encode().map(|bytes| self.charged(bytes))).cloned()
+    }
+
+    fn charged(&self, bytes: Bytes) -> Bytes {
+        match &self.share {
+            Some((share, purpose)) => share.charged_bytes(*purpose, bytes),
+            None => bytes,
+        }
     }
 
     fn slot(&self, format: FormatId) -> &OnceCell<Bytes> {
@@ -92,6 +108,7 @@ impl fmt::Debug for EncodingCache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::MemoryBudget;
 
     struct One;
     struct Two;
@@ -106,5 +123,17 @@ mod tests {
         assert_eq!(cache.get_or_encode(one, || unreachable!("it is kept")), "1");
         assert_eq!(cache.get_or_encode(two, || unreachable!("it is kept")), "2");
         assert_eq!(cache.clone().get_or_encode(one, || Bytes::from_static(b"3")), "3");
+    }
+    #[test]
+    fn encoded_forms_are_charged_until_the_last_holder_is_gone() {
+        let budget = MemoryBudget::default();
+        let cache = EncodingCache::charged_to(budget.caches().clone(), MemoryPurpose::Events);
+        let sent = cache.get_or_encode(FormatId::of::<One>(), || Bytes::from_static(b"123"));
+        let other = cache.get_or_encode(FormatId::of::<Two>(), || Bytes::from_static(b"4567"));
+        assert_eq!(budget.held(MemoryPurpose::Events), 7);
+        drop((cache, other));
+        assert_eq!(budget.held(MemoryPurpose::Events), 3);
+        drop(sent);
+        assert_eq!(budget.held(MemoryPurpose::Events), 0);
     }
 }

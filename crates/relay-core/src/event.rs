@@ -93,6 +93,11 @@ impl Draft {
         self
     }
 
+    /// Estimates the bytes that the draft takes in memory.
+    pub fn approx_bytes(&self) -> usize {
+        size_of::<Self>() + self.payload.len() + heap_bytes(&self.metadata, self.key.as_deref())
+    }
+
     /// Sets the time to live. Whole milliseconds are kept.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
@@ -177,10 +182,14 @@ impl Event {
 
     /// Estimates the bytes that the event takes in memory, without its encoded forms.
     pub fn approx_bytes(&self) -> usize {
-        let metadata: usize = self.metadata.iter().map(|(k, v)| k.len() + v.len() + 48).sum();
-        let key = self.key.as_ref().map_or(0, |key| key.len());
-        size_of::<Self>() + self.payload.len() + metadata + key
+        size_of::<Self>() + self.payload.len() + heap_bytes(&self.metadata, self.key.as_deref())
     }
+}
+
+/// About the bytes that metadata and a key take on the heap.
+fn heap_bytes(metadata: &Metadata, key: Option<&str>) -> usize {
+    let metadata: usize = metadata.iter().map(|(k, v)| k.len() + v.len() + 48).sum();
+    metadata + key.map_or(0, str::len)
 }
 
 /// Two events are equal when their contents are; encoded forms are not compared.

@@ -32,6 +32,7 @@ mod id;
 mod kind;
 mod lock;
 mod log;
+mod memory;
 mod metadata;
 mod ownership;
 mod payload;
@@ -56,6 +57,9 @@ pub use id::{ConnectionId, DocumentId, EventId, InvalidId, NodeId, Region, Servi
 pub use kind::{DeliveryClass, Kind};
 pub use lock::{FencingToken, InvalidClaim, Lease, LockClaim, LockScope};
 pub use log::{EventLog, Head, LogError, LogStats, ReadLimit, Retention};
+pub use memory::{
+    BudgetFull, MemoryBudget, MemoryLimits, MemoryPurpose, MemoryShare, Reservation, ShareKind,
+};
 pub use metadata::{Metadata, TraceContext};
 pub use ownership::{NotOwner, Ownership, OwnershipError, SoleOwner, Tenure};
 pub use payload::{JsonObject, JsonText, NotAnObject, Payload};

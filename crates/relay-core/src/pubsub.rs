@@ -16,6 +16,7 @@ use crate::event::Event;
 use crate::id::{DocumentId, EventId, UserId};
 use crate::lock::{FencingToken, LockScope};
 use crate::log::{Head, LogError, ReadLimit};
+use crate::memory::BudgetFull;
 use crate::ownership::OwnershipError;
 use crate::position::{Epoch, Offset, Seq};
 use crate::subscribe_ack::{StartPosition, SubscribeAck};
@@ -101,6 +102,9 @@ pub enum PublishError {
         /// The time that the draft waited for space.
         waited: Duration,
     },
+    /// The memory for waiting drafts is used up.
+    #[error(transparent)]
+    Memory(#[from] BudgetFull),
     /// The id belongs to another event of this document. Use a new id for a new event.
     #[error("event id {id} belongs to another event, seq {seq}; use a new id for a new event")]
     IdConflict {
@@ -151,7 +155,9 @@ impl PublishError {
     pub const fn code(&self) -> ErrorCode {
         match self {
             Self::TooLarge { .. } | Self::Log(LogError::TooLarge { .. }) => ErrorCode::TooLarge,
-            Self::Overloaded { .. } | Self::Log(LogError::Overloaded { .. }) => ErrorCode::Overloaded,
+            Self::Overloaded { .. } | Self::Memory(_) | Self::Log(LogError::Overloaded { .. }) => {
+                ErrorCode::Overloaded
+            }
             Self::IdConflict { .. } => ErrorCode::IdConflict,
             Self::TooManyDocuments { .. } => ErrorCode::TooManyDocuments,
             Self::Locked { .. } => ErrorCode::Locked,
