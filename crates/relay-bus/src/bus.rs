@@ -1,14 +1,15 @@
 //! The bus: the channels of all documents, opened when they are used and closed when they are idle.
 
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use relay_core::{
     CheckedDraft, Clock, ConfigError, DocumentId, Event, EventLog, EventSink, EventSource, EventStream, Head,
-    LogError, Ownership, PublishAck, PublishError, ReadLimit, Seq, Sequencer, SoleOwner, StartPosition,
-    SubscribeAck, SubscribeError,
+    LogError, MemoryBudget, Ownership, PublishAck, PublishError, ReadLimit, Seq, Sequencer, SoleOwner,
+    StartPosition, SubscribeAck, SubscribeError,
 };
 use relay_metrics::{LatencyStats, LatencyWindow};
 use tokio::runtime::Handle;
@@ -59,12 +60,21 @@ pub struct BusParts {
     pub ownership: Arc<dyn Ownership>,
     /// The source of time.
     pub clock: Arc<dyn Clock>,
+    /// The budget of the memory that the bus holds.
+    pub memory: MemoryBudget,
 }
 
 impl BusParts {
-    /// Returns parts that keep histories in memory, have no stages, and own all documents.
+    /// Returns parts that keep histories in memory, have no stages, own all documents, and have a budget of their own with
+    /// the default limits.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { log: None, sequencers: Vec::new(), ownership: Arc::new(SoleOwner), clock }
+        Self {
+            log: None,
+            sequencers: Vec::new(),
+            ownership: Arc::new(SoleOwner),
+            clock,
+            memory: MemoryBudget::default(),
+        }
     }
 }
 
@@ -74,6 +84,7 @@ impl fmt::Debug for BusParts {
             .field("log", &self.log.is_some())
             .field("sequencers", &self.sequencers)
             .field("ownership", &self.ownership)
+            .field("memory", &self.memory)
             .finish_non_exhaustive()
     }
 }
@@ -112,7 +123,7 @@ impl Bus {
     /// Outside a Tokio runtime, as [`Bus::new`].
     pub fn with_parts(config: BusConfig, parts: BusParts) -> Result<Self, ConfigError> {
         config.validate()?;
-        let BusParts { log, sequencers, ownership, clock } = parts;
+        let BusParts { log, sequencers, ownership, clock, memory } = parts;
         let sweep_interval = config.sweep_interval;
         let context = ChannelContext {
             config,
@@ -123,10 +134,13 @@ impl Bus {
             counters: Arc::new(Counters::default()),
             publishing: LatencyWindow::new(),
             mailboxes: Mailboxes::default(),
+            memory,
+            cache_uses: AtomicU64::new(0),
+            channels: OnceLock::new(),
             runtime: Handle::current(),
             writers: TaskTracker::new(),
         };
-        let channels = Arc::new(ChannelMap::new(Arc::new(context)));
+        let channels = ChannelMap::new(Arc::new(context));
         let tasks = BusTasks::default();
         let sweeper = sweep_regularly(Arc::downgrade(&channels), tasks.stopping.clone(), sweep_interval);
         tasks.tracker.spawn(sweeper);
@@ -170,7 +184,9 @@ impl Bus {
             Err(SubscribeError::Ownership(error)) => return Err(error.into()),
             Err(_) => return Err(PublishError::Closed),
         };
-        channel::publish(&channel, draft).await
+        let published = channel::publish(&channel, draft).await;
+        self.context().relieve_memory();
+        published
     }
 
     /// Subscribes to one document, with a filter and a policy for falling behind.
@@ -199,7 +215,7 @@ impl Bus {
     /// The mailbox takes events from now on. Earlier events are in the documents' histories.
     pub fn subscribe_all(&self, filter: Filter, config: MailboxConfig) -> MultiSubscription {
         let context = self.context();
-        let mailbox = Arc::new(Mailbox::new(filter.clone(), config, Arc::clone(&context.counters)));
+        let mailbox = Arc::new(Mailbox::new(filter.clone(), config, context));
         context.mailboxes.add(Arc::clone(&mailbox));
         if self.tasks.stopping.is_cancelled() {
             mailbox.close();

@@ -15,22 +15,23 @@ mod writer;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
 
 use parking_lot::Mutex;
 use relay_core::{
-    CheckedDraft, DocumentId, Epoch, Event, Head, Monotonic, Place, PublishAck, PublishError, ReadLimit,
-    Retention, Seq, SubscribeError, Timestamp,
+    CheckedDraft, DocumentId, EncodingCache, Epoch, Event, Head, MemoryPurpose, MemoryShare, Monotonic,
+    Place, PublishAck, PublishError, ReadLimit, Retention, Seq, ShareKind, SubscribeError, Timestamp,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
-use self::batch::{AppendBatch, PendingDraft, PublishResult};
+use self::batch::{AppendBatch, PendingDraft, PublishResult, QueuePermit};
 use self::lifecycle::{ChannelEnd, Lifecycle};
 use self::state::ChannelState;
 use crate::config::BusConfig;
 use crate::context::ChannelContext;
 use crate::duplicate::OriginalPayload;
+use crate::ephemeral::Ephemerals;
 use crate::event_cache::EventCache;
 use crate::waker_set::wake_all;
 
@@ -53,7 +54,14 @@ pub(crate) struct Channel {
     context: Arc<ChannelContext>,
     /// The free space of the queue of drafts. It is fair: the publisher that waits first gets space first.
     queue_permits: Arc<Semaphore>,
+    max_permits: u32,
     state: Mutex<ChannelState>,
+    /// The memory of the events, and of their encoded copies.
+    events: MemoryShare,
+    /// The memory of the ephemeral events, and of their encoded copies.
+    ephemerals: MemoryShare,
+    /// The number of the last use of the cached events, among those of all channels.
+    last_cache_use: AtomicU64,
     /// Set when the channel has ended and given the document up. Only `lifecycle.rs` uses it.
     needs_reopening: AtomicBool,
 }
@@ -68,19 +76,33 @@ impl Channel {
         context: Arc<ChannelContext>,
     ) -> Self {
         let config = &context.config;
-        let limits = cache_limits(config, context.log.is_some());
-        let mut cache = EventCache::new(Seq::new(head.last.get() - recent.len() as u64), limits);
+        let caches = context.memory.caches();
+        let limits = cache_limits(config, context.log.is_some(), caches.limit());
+        let limit = limits.max_bytes.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX);
+        let events = caches.child(ShareKind::Document, limit);
+        let ephemerals = caches.child(ShareKind::Document, config.max_ephemeral_bytes);
+        let mut cache =
+            EventCache::new(Seq::new(head.last.get() - recent.len() as u64), limits, events.clone());
         let may_be_rewritten = open.stages.may_rewrite();
-        for event in recent {
+        for mut event in recent {
+            event.encodings = EncodingCache::charged_to(events.clone(), MemoryPurpose::Events);
             let original = if may_be_rewritten { OriginalPayload::Unknown } else { OriginalPayload::Kept };
             cache.push(Arc::new(event), Some(original));
         }
-        let permits = permits(config.max_pending_bytes).max(permits(config.max_payload_bytes));
+        let max_permits = permits(config.max_pending_bytes).max(permits(config.max_payload_bytes));
         Self {
             document,
             epoch: head.epoch,
-            queue_permits: Arc::new(Semaphore::new(permits as usize)),
-            state: Mutex::new(ChannelState::new(cache, config.max_ephemeral_keys, Lifecycle::Open(open))),
+            queue_permits: Arc::new(Semaphore::new(max_permits as usize)),
+            max_permits,
+            state: Mutex::new(ChannelState::new(
+                cache,
+                Ephemerals::new(config.max_ephemeral_keys, ephemerals.clone()),
+                Lifecycle::Open(open),
+            )),
+            events,
+            ephemerals,
+            last_cache_use: AtomicU64::new(context.next_cache_use()),
             needs_reopening: AtomicBool::new(false),
             context,
         }
@@ -124,10 +146,10 @@ impl Channel {
         let now = self.context.clock.wall();
         let (event, mut wakers) = {
             let mut state = self.lock_open()?;
-            let event = Arc::new(draft.into_event(self.epoch, None, state.next_time(now)));
-            if state.put_ephemeral(Arc::clone(&event)) {
-                self.context.counters.ephemeral_dropped.increment();
-            }
+            let mut event = draft.into_event(self.epoch, None, state.next_time(now));
+            event.encodings = EncodingCache::charged_to(self.ephemerals.clone(), MemoryPurpose::Ephemerals);
+            let event = Arc::new(event);
+            self.context.counters.ephemeral_dropped.add(state.put_ephemeral(Arc::clone(&event)));
             (event, state.drain_wakers())
         };
         let ack = PublishAck::of(&event, false);
@@ -153,29 +175,37 @@ impl Channel {
             state.lifecycle.sequence(&mut draft, Place::new(self.epoch, seq))?;
             let original = remember_id.then(|| OriginalPayload::of(&draft));
             let time = state.next_time(self.context.clock.wall());
-            let event = Arc::new(draft.into_event(self.epoch, Some(seq), time));
+            let event = self.cacheable(draft.into_event(self.epoch, Some(seq), time));
             let ack = PublishAck::of(&event, false);
             let mut wakers = state.drain_wakers();
             self.context.mailboxes.offer(&event, &mut wakers);
             state.push_event(event, original);
             (ack, wakers)
         };
+        self.note_cache_use();
         self.context.counters.durable_published.increment();
         self.context.counters.by_kind.increment(&kind);
         wake_all(wakers);
         Ok(ack)
     }
 
-    /// Waits until the queue has space for `payload_bytes`, at most for the configured time.
-    async fn acquire_permit(&self, payload_bytes: usize) -> Result<OwnedSemaphorePermit, PublishError> {
-        let permits = permits(payload_bytes);
+    /// The event as readers share it. Its encoded copies count to the document's share of memory.
+    fn cacheable(&self, mut event: Event) -> Arc<Event> {
+        event.encodings = EncodingCache::charged_to(self.events.clone(), MemoryPurpose::Events);
+        Arc::new(event)
+    }
+
+    /// Waits until the queue has space for a draft of `bytes`, at most for the configured time.
+    async fn acquire_permit(&self, bytes: usize) -> Result<QueuePermit, PublishError> {
+        let reserved = self.context.memory.total().try_reserve(MemoryPurpose::PublishQueue, bytes)?;
+        let permits = permits(bytes).min(self.max_permits);
         if let Ok(permit) = Arc::clone(&self.queue_permits).try_acquire_many_owned(permits) {
-            return Ok(permit);
+            return Ok(QueuePermit { _permit: permit, _reserved: reserved });
         }
         let waited = self.context.config.publish_timeout;
         let acquiring = Arc::clone(&self.queue_permits).acquire_many_owned(permits);
         match tokio::time::timeout(waited, acquiring).await {
-            Ok(Ok(permit)) => Ok(permit),
+            Ok(Ok(permit)) => Ok(QueuePermit { _permit: permit, _reserved: reserved }),
             // Only the end of the channel closes the queue.
             Ok(Err(_closed)) => Err(self.lock_open().err().map_or(PublishError::Closed, Into::into)),
             Err(_elapsed) => Err(PublishError::Overloaded { document: self.document.clone(), waited }),
@@ -233,12 +263,13 @@ impl Channel {
             let mut wakers = state.drain_wakers();
             for (event, senders) in events.into_iter().zip(&mut senders) {
                 acks.push(PublishAck::of(&event, false));
-                let event = Arc::new(event);
+                let event = self.cacheable(event);
                 self.context.mailboxes.offer(&event, &mut wakers);
                 state.push_event(event, senders.take_original());
             }
             wakers
         };
+        self.note_cache_use();
         self.context.counters.durable_published.add(acks.len() as u64);
         wake_all(wakers);
         for (senders, ack) in senders.into_iter().zip(acks) {
@@ -263,6 +294,22 @@ impl Channel {
     /// Drops events from memory that are older than the retention allows.
     pub(crate) fn expire(&self, now: Timestamp) {
         self.state.lock().expire(now);
+    }
+
+    /// Drops the events in memory. Returns false when there was none to drop.
+    pub(crate) fn drop_cache(&self) -> bool {
+        let (had_events, ephemerals) = self.state.lock().drop_cache();
+        self.context.counters.ephemeral_dropped.add(ephemerals);
+        had_events
+    }
+
+    /// The number of the last use of the cached events, among those of all channels.
+    pub(crate) fn last_cache_use(&self) -> u64 {
+        self.last_cache_use.load(Ordering::Relaxed)
+    }
+
+    fn note_cache_use(&self) {
+        self.last_cache_use.store(self.context.next_cache_use(), Ordering::Relaxed);
     }
 
     // Reading.
@@ -294,14 +341,21 @@ impl Channel {
         batch: &mut VecDeque<Arc<Event>>,
         waker: &Waker,
     ) -> ReadResult {
-        self.state.lock().read(cursor, batch, waker)
+        let result = self.state.lock().read(cursor, batch, waker);
+        if matches!(result, ReadResult::Events) {
+            self.note_cache_use();
+        }
+        result
     }
 }
 
-/// The limits of a channel's memory. Beside a log it is a cache; without one it is the whole history.
-fn cache_limits(config: &BusConfig, has_log: bool) -> Retention {
+/// The limits of a channel's memory. Beside a log it is a cache; without one it is the whole history, of which no document
+/// takes more than a quarter of `max_cache_bytes`.
+fn cache_limits(config: &BusConfig, has_log: bool, max_cache_bytes: usize) -> Retention {
     if !has_log {
-        return config.retention;
+        let most = max_cache_bytes as u64 / 4;
+        let max_bytes = Some(config.retention.max_bytes.map_or(most, |max| max.min(most)));
+        return Retention { max_bytes, ..config.retention };
     }
     let cache_bytes = config.cache_bytes as u64;
     Retention {
@@ -311,7 +365,7 @@ fn cache_limits(config: &BusConfig, has_log: bool) -> Retention {
     }
 }
 
-/// The permits that a draft with so many payload bytes takes.
-fn permits(payload_bytes: usize) -> u32 {
-    u32::try_from(1 + payload_bytes / PERMIT_BYTES).unwrap_or(u32::MAX)
+/// The permits that a draft of so many bytes takes.
+fn permits(bytes: usize) -> u32 {
+    u32::try_from(1 + bytes / PERMIT_BYTES).unwrap_or(u32::MAX)
 }

@@ -4,13 +4,14 @@
 //! behind. A document is evicted only when the map alone holds its channel. That is decided under the map's lock, so no
 //! task can take hold of a channel that is being evicted.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use relay_core::{
-    DocumentId, Epoch, Event, EventLog, Head, LogError, Monotonic, ReadLimit, Seq, SubscribeError,
+    DocumentId, Epoch, Event, EventLog, Head, LogError, MemoryShare, Monotonic, ReadLimit, Seq,
+    SubscribeError,
 };
 use tokio::sync::OnceCell;
 
@@ -24,6 +25,8 @@ pub(crate) struct ChannelMap {
     context: Arc<ChannelContext>,
     slots: RwLock<Slots>,
     closed: AtomicBool,
+    /// Locked while caches are dropped.
+    dropping_caches: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -36,8 +39,17 @@ struct ChannelSlot {
 }
 
 impl ChannelMap {
-    pub(crate) fn new(context: Arc<ChannelContext>) -> Self {
-        Self { context, slots: RwLock::default(), closed: AtomicBool::new(false) }
+    pub(crate) fn new(context: Arc<ChannelContext>) -> Arc<Self> {
+        Arc::new_cyclic(|map| {
+            // A context has one map.
+            let _ = context.channels.set(Weak::clone(map));
+            Self {
+                context,
+                slots: RwLock::default(),
+                closed: AtomicBool::new(false),
+                dropping_caches: Mutex::default(),
+            }
+        })
     }
 
     pub(crate) fn context(&self) -> &Arc<ChannelContext> {
@@ -72,6 +84,7 @@ impl ChannelMap {
         let slot = self.slot(document)?;
         let channel = slot.channel.get_or_try_init(|| open_channel(document, &self.context)).await?;
         opening.is_done = true;
+        self.context.relieve_memory();
         Ok(Arc::clone(channel))
     }
 
@@ -128,6 +141,7 @@ impl ChannelMap {
                 channel.expire(wall);
             }
         }
+        self.context.relieve_memory();
         if self.context.log.is_none() {
             // A history that is evicted from memory would be lost.
             return 0;
@@ -135,6 +149,28 @@ impl ChannelMap {
         let evicted = self.evict_idle(clock.monotonic());
         counters.channels_evicted.add(evicted as u64);
         evicted
+    }
+
+    /// Drops the cached events of the documents that were used least recently, until the caches take an eighth less than
+    /// they may. So a flood does not look for the oldest document again at each event.
+    pub(crate) fn drop_caches(&self) {
+        // Another task is at it already.
+        let Some(_dropping) = self.dropping_caches.try_lock() else { return };
+        let ChannelContext { memory, counters, .. } = &*self.context;
+        let goal = |share: &MemoryShare| share.limit() - share.limit() / 8;
+        let (caches, total) = (memory.caches(), memory.total());
+        let is_done = || {
+            let fits_total = self.context.log.is_none() || total.used() <= goal(total);
+            caches.used() <= goal(caches) && fits_total
+        };
+        let mut channels = self.channels();
+        channels.sort_by_cached_key(|channel| channel.last_cache_use());
+        for channel in channels {
+            if is_done() {
+                break;
+            }
+            counters.caches_dropped.add(u64::from(channel.drop_cache()));
+        }
     }
 
     fn evict_idle(&self, now: Monotonic) -> usize {
@@ -244,7 +280,8 @@ async fn preload(
     // The latest event at least, after whose time the next one comes.
     let wanted = context.config.preload_events.min(context.config.cache_events).max(1) as u64;
     let start = head.last.get().saturating_sub(wanted).max(head.first.get() - 1);
-    let mut events: Vec<Event> = Vec::new();
+    let mut events: VecDeque<Event> = VecDeque::new();
+    let mut bytes = 0;
     let mut after = Seq::new(start);
     while after < head.last {
         let left = usize::try_from(head.last.since(after)).unwrap_or(usize::MAX);
@@ -254,20 +291,26 @@ async fn preload(
             Ok(page) => {
                 let Some(last) = page.last().and_then(|event| event.seq) else { break };
                 after = last;
+                bytes += page.iter().map(Event::approx_bytes).sum::<usize>();
                 events.extend(page);
+                // The latest ones count. More than the cache takes is not even read into memory at once.
+                while bytes > context.config.cache_bytes && events.len() > 1 {
+                    bytes -= events.pop_front().map_or(0, |event| event.approx_bytes());
+                }
             }
             // Retention dropped events meanwhile. The ones that are left are recent enough.
             Err(LogError::Trimmed { first, .. }) => {
                 events.clear();
+                bytes = 0;
                 after = Seq::new(first.get() - 1);
             }
             Err(error) => return Err(error),
         }
     }
-    if events.last().is_none_or(|event| event.seq != Some(head.last)) {
+    if events.back().is_none_or(|event| event.seq != Some(head.last)) {
         events.clear();
     }
-    Ok(events)
+    Ok(events.into())
 }
 
 #[cfg(test)]

@@ -33,7 +33,9 @@ pub struct BusConfig {
     /// The most events of each document that memory holds beside a log; 1,000 by default. At least 1: live readers take
     /// events from memory.
     pub cache_events: usize,
-    /// The most bytes of them, roughly; 16 MiB by default. The newest event stays, however large it is.
+    /// The most bytes of them, roughly, their encoded copies included; 16 MiB by default. The newest event stays, however
+    /// large it is. Without a log the limit is that of `retention`, and at most a quarter of the
+    /// [memory for caches](relay_core::MemoryLimits::max_cache_bytes).
     pub cache_bytes: usize,
     /// The events that are read from the log when a document is opened; 256 by default, and at most `cache_events`. A draft
     /// that is sent again is recognised as a duplicate while its event is in memory, so at least this far back. With 0
@@ -48,6 +50,9 @@ pub struct BusConfig {
     /// The most ephemeral events, by kind, actor and key, that each document holds for slow readers; 1,000 by default. The
     /// longest unchanged is dropped first. At least 1.
     pub max_ephemeral_keys: usize,
+    /// The most bytes of them, roughly, their encoded copies included; 4 MiB by default. The newest event stays, however
+    /// large it is.
+    pub max_ephemeral_bytes: usize,
     /// The time that an unused document stays in memory beside a log; 60 seconds by default. It counts from the first sweep
     /// that finds the document unused. With 0 that sweep evicts it.
     pub idle_after: Duration,
@@ -69,6 +74,7 @@ impl Default for BusConfig {
             replay_page: ReadLimit { events: 128, bytes: 128 * 1024 },
             retention: Retention::default(),
             max_ephemeral_keys: 1_000,
+            max_ephemeral_bytes: 4 * 1024 * 1024,
             idle_after: Duration::from_secs(60),
             sweep_interval: Duration::from_secs(10),
         }

@@ -1,13 +1,15 @@
 //! The parts and values that all channels of a bus share.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
-use relay_core::{Clock, Draft, EventLog, Monotonic, Ownership, Sequencer};
+use relay_core::{Clock, Draft, EventLog, MemoryBudget, Monotonic, Ownership, Sequencer};
 use relay_metrics::LatencyWindow;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
+use crate::channel_map::ChannelMap;
 use crate::config::BusConfig;
 use crate::counters::Counters;
 use crate::mailbox::Mailboxes;
@@ -26,12 +28,38 @@ pub(crate) struct ChannelContext {
     /// The times that publishers of durable events wait for their acks.
     pub(crate) publishing: LatencyWindow,
     pub(crate) mailboxes: Mailboxes,
+    pub(crate) memory: MemoryBudget,
+    /// The number of uses of all caches, by which the least recently used one is found.
+    pub(crate) cache_uses: AtomicU64,
+    /// The map of the channels, set once.
+    pub(crate) channels: OnceLock<Weak<ChannelMap>>,
     pub(crate) runtime: Handle,
     /// The channels' writers, waited for when the bus stops.
     pub(crate) writers: TaskTracker,
 }
 
 impl ChannelContext {
+    /// The number of the next use of a cache.
+    pub(crate) fn next_cache_use(&self) -> u64 {
+        self.cache_uses.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Drops caches while they take more memory than they may. Not to be called under a channel's lock.
+    pub(crate) fn relieve_memory(&self) {
+        if self.are_caches_over()
+            && let Some(channels) = self.channels.get().and_then(Weak::upgrade)
+        {
+            channels.drop_caches();
+        }
+    }
+
+    /// True when the caches take more than their share, or all that is held is more than the total. Where there is no log,
+    /// the caches are the history, which gives no way to others.
+    pub(crate) fn are_caches_over(&self) -> bool {
+        let (caches, total) = (self.memory.caches(), self.memory.total());
+        caches.is_over() || (self.log.is_some() && total.is_over())
+    }
+
     /// The moment from which the publishing of `draft` is timed, if it is: waiting for the log always is, while of what
     /// takes less time than looking at the clock one in [`SAMPLED`] has to do.
     pub(crate) fn timing(&self, draft: &Draft) -> Option<Monotonic> {

@@ -47,8 +47,11 @@ relay_metrics::counters! {
                 refused_not_owner: Counter,
                 /// Drafts refused by a stage of the order: another user's lock, or a lock that has ended.
                 refused_by_guard: Counter,
-                /// Ephemeral events dropped because a document or a mailbox had too many different ones.
+                /// Ephemeral events dropped because a document or a mailbox had too many different ones, or too many bytes of
+                /// them.
                 ephemeral_dropped: Counter,
+                /// Caches of documents that were dropped because all together took too much memory.
+                caches_dropped: Counter,
                 /// Pages of history read from the log for readers that were behind.
                 replay_pages: Counter,
                 /// Subscriptions begun.

@@ -3,10 +3,14 @@
 //! Each change gets a version. A reader remembers the version up to which it has seen everything and is given what is
 //! newer: a fast one sees every change, a slow one only the latest of each key, and neither has a queue.
 
+//!
+//! The events are bounded by their number and by the bytes of a share of memory, to which their encoded copies count too.
+//! Where a limit is reached the event that is unchanged for the longest time goes.
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use relay_core::{Actor, DocumentId, Event, Kind};
+use relay_core::{Actor, DocumentId, Event, Kind, MemoryPurpose, MemoryShare, Reservation};
 
 /// The key under which events replace each other: events of one document, kind, actor and key.
 type Key = (DocumentId, Kind, Actor, Option<Arc<str>>);
@@ -21,12 +25,23 @@ pub(crate) struct Ephemerals {
     versions: HashMap<Key, u64>,
     version: u64,
     max_keys: usize,
+    share: MemoryShare,
+    bytes: usize,
+    reserved: Reservation,
 }
 
 impl Ephemerals {
-    /// Returns an empty set of at most `max_keys` events, which is at least 1.
-    pub(crate) fn new(max_keys: usize) -> Self {
-        Self { by_version: BTreeMap::new(), versions: HashMap::new(), version: 0, max_keys }
+    /// Returns an empty set of at most `max_keys` events, which is at least 1. Its memory is limited by `share`.
+    pub(crate) fn new(max_keys: usize, share: MemoryShare) -> Self {
+        Self {
+            by_version: BTreeMap::new(),
+            versions: HashMap::new(),
+            version: 0,
+            max_keys,
+            bytes: 0,
+            reserved: share.charge(MemoryPurpose::Ephemerals, 0),
+            share,
+        }
     }
 
     /// The version of the latest change.
@@ -34,29 +49,44 @@ impl Ephemerals {
         self.version
     }
 
-    /// Puts `event`, which replaces the one before it. Returns whether another key's event had to go for it.
-    pub(crate) fn put(&mut self, event: Arc<Event>) -> bool {
+    /// Puts `event`, which replaces the one before it. Returns the number of other keys' events that were dropped for it.
+    pub(crate) fn put(&mut self, event: Arc<Event>) -> u64 {
         self.version += 1;
-        if let Some(replaced) = self.versions.insert(key(&event), self.version) {
-            self.by_version.remove(&replaced);
+        self.bytes += event.approx_bytes();
+        if let Some(replaced) = self.versions.insert(key(&event), self.version)
+            && let Some(replaced) = self.by_version.remove(&replaced)
+        {
+            self.bytes -= replaced.approx_bytes();
         }
         self.by_version.insert(self.version, event);
-        if self.by_version.len() <= self.max_keys {
-            return false;
+        self.reserved.resize(self.bytes);
+        let mut dropped = 0;
+        while self.by_version.len() > self.max_keys || (self.share.is_over() && self.by_version.len() > 1) {
+            self.take_oldest();
+            dropped += 1;
         }
-        self.take_oldest();
-        true
+        dropped
+    }
+
+    /// Drops all events. Returns their number.
+    pub(crate) fn clear(&mut self) -> u64 {
+        let dropped = self.by_version.len() as u64;
+        (self.by_version, self.versions, self.bytes) = (BTreeMap::new(), HashMap::new(), 0);
+        self.reserved.resize(0);
+        dropped
     }
 
     /// Takes out the event that has been unchanged for the longest time.
     pub(crate) fn take_oldest(&mut self) -> Option<Arc<Event>> {
         let (_, oldest) = self.by_version.pop_first()?;
         self.versions.remove(&key(&oldest));
+        self.bytes -= oldest.approx_bytes();
+        self.reserved.resize(self.bytes);
         Some(oldest)
     }
 
-    /// The events that changed after `version`, oldest first.
-    pub(crate) fn after(&self, version: u64) -> impl Iterator<Item = &Arc<Event>> {
-        self.by_version.range(version + 1..).map(|(_, event)| event)
+    /// The events that changed after `version`, oldest first, each with its version.
+    pub(crate) fn after(&self, version: u64) -> impl Iterator<Item = (u64, &Arc<Event>)> {
+        self.by_version.range(version + 1..).map(|(version, event)| (*version, event))
     }
 }

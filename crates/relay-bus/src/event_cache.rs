@@ -2,11 +2,16 @@
 //!
 //! Live readers do not have queues of their own: each has a position in this one, shared with all others. So a slow
 //! reader costs nothing but the distance it has to make up.
+//!
+//! The events, their encoded copies and the ids are charged to the document's share of memory. When the share is over its
+//! limit the oldest events go.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use relay_core::{Event, EventId, Offset, Retention, Seq, Timestamp};
+use relay_core::{
+    Event, EventId, MemoryPurpose, MemoryShare, Offset, Reservation, Retention, Seq, Timestamp,
+};
 
 use crate::duplicate::OriginalPayload;
 
@@ -17,14 +22,27 @@ pub(crate) struct EventCache {
     /// Ids that a publisher may send again, with the seq and the original payload of their event.
     ids: HashMap<EventId, (Seq, OriginalPayload)>,
     last: Seq,
+    last_offset: Offset,
     bytes: usize,
     limits: Retention,
+    share: MemoryShare,
+    /// The bytes of the events and the original payloads. The events charge their encoded copies themselves.
+    reserved: Reservation,
 }
 
 impl EventCache {
-    /// An empty history that goes on after `last`.
-    pub(crate) fn new(last: Seq, limits: Retention) -> Self {
-        Self { events: VecDeque::new(), ids: HashMap::new(), last, bytes: 0, limits }
+    /// An empty history that goes on after `last`. Its memory is limited by `share`.
+    pub(crate) fn new(last: Seq, limits: Retention, share: MemoryShare) -> Self {
+        Self {
+            events: VecDeque::new(),
+            ids: HashMap::new(),
+            last,
+            last_offset: Offset::ZERO,
+            bytes: 0,
+            limits,
+            reserved: share.charge(MemoryPurpose::Events, 0),
+            share,
+        }
     }
 
     /// The latest event's seq, in memory or not.
@@ -32,9 +50,9 @@ impl EventCache {
         self.last
     }
 
-    /// The latest event's offset; [`Offset::ZERO`] when it is not in memory or has none.
+    /// The latest event's offset; [`Offset::ZERO`] when it was never in memory or has none.
     pub(crate) fn last_offset(&self) -> Offset {
-        self.events.back().and_then(|event| event.offset).unwrap_or(Offset::ZERO)
+        self.last_offset
     }
 
     /// The latest event's time; [`Timestamp::UNIX_EPOCH`] when it is not in memory.
@@ -51,6 +69,7 @@ impl EventCache {
     pub(crate) fn push(&mut self, event: Arc<Event>, original: Option<OriginalPayload>) {
         debug_assert_eq!(event.seq, Some(self.last.next()), "history has no gaps");
         self.last = self.last.next();
+        self.last_offset = event.offset.unwrap_or(Offset::ZERO);
         self.bytes += event.approx_bytes();
         if let Some(original) = original {
             self.bytes += original.bytes();
@@ -59,11 +78,27 @@ impl EventCache {
             }
         }
         self.events.push_back(event);
-        while self.events.len() as u64 > self.limits.max_events
-            || self.limits.max_bytes.is_some_and(|max| self.bytes as u64 > max && self.events.len() > 1)
-        {
+        while self.events.len() as u64 > self.limits.max_events {
             self.drop_first();
         }
+        self.reserved.resize(self.bytes);
+        self.shrink();
+    }
+
+    /// Drops the oldest events while the document's share of memory is over its limit. The newest one stays.
+    pub(crate) fn shrink(&mut self) {
+        while self.share.is_over() && self.events.len() > 1 {
+            self.drop_first();
+            self.reserved.resize(self.bytes);
+        }
+    }
+
+    /// Drops all events. Returns false when there was none.
+    pub(crate) fn clear(&mut self) -> bool {
+        let had_events = !self.events.is_empty();
+        (self.events, self.ids, self.bytes) = (VecDeque::new(), HashMap::new(), 0);
+        self.reserved.resize(0);
+        had_events
     }
 
     /// Drops what is older than the retention's age.
@@ -72,6 +107,7 @@ impl EventCache {
         while self.events.front().is_some_and(|event| now.since(event.time) > max_age) {
             self.drop_first();
         }
+        self.reserved.resize(self.bytes);
     }
 
     fn drop_first(&mut self) {
@@ -110,13 +146,17 @@ impl EventCache {
 
 #[cfg(test)]
 mod tests {
-    use relay_core::{DeliveryClass, DocumentId, Draft, Epoch, Kind, Payload};
+    use relay_core::{DeliveryClass, DocumentId, Draft, Epoch, Kind, MemoryBudget, Payload};
 
     use super::*;
 
     #[test]
     fn original_payloads_count_while_their_events_are_in_memory() {
-        let mut cache = EventCache::new(Seq::ZERO, Retention { max_events: 2, ..Retention::default() });
+        let mut cache = EventCache::new(
+            Seq::ZERO,
+            Retention { max_events: 2, ..Retention::default() },
+            MemoryBudget::default().caches().clone(),
+        );
         let mut bytes = Vec::new();
         for (seq, is_rewritten) in (1..).zip([false, true, false, true, true, false, false]) {
             let payload = Payload::json(&seq).unwrap();

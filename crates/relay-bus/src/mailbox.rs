@@ -12,8 +12,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::{Mutex, RwLock};
-use relay_core::{DocumentId, Epoch, Event, Seq};
+use relay_core::{DocumentId, Epoch, Event, MemoryPurpose, Reservation, Seq, ShareKind};
 
+use crate::context::ChannelContext;
 use crate::counters::Counters;
 use crate::ephemeral::Ephemerals;
 use crate::filter::Filter;
@@ -26,6 +27,9 @@ use crate::filter::Filter;
 pub struct MailboxConfig {
     /// The most durable events that wait, and the most ephemeral ones; 1,000 by default.
     pub capacity: NonZeroUsize,
+    /// The bytes of waiting durable events at which no further one waits, and the most of ephemeral ones, roughly; 16 MiB by
+    /// default.
+    pub max_bytes: usize,
     /// The most gaps at once, at about 200 bytes each; 100,000 by default. A document has one gap for each epoch in which
     /// events found the mailbox full. With 0 the first such event ends the subscription.
     pub max_gaps: usize,
@@ -38,7 +42,12 @@ const CAPACITY: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
 
 impl Default for MailboxConfig {
     fn default() -> Self {
-        Self { capacity: CAPACITY, max_gaps: 100_000, on_full: FullPolicy::Refill }
+        Self {
+            capacity: CAPACITY,
+            max_bytes: 16 * 1024 * 1024,
+            max_gaps: 100_000,
+            on_full: FullPolicy::Refill,
+        }
     }
 }
 
@@ -106,6 +115,9 @@ pub(crate) struct Mailbox {
 #[derive(Debug)]
 struct MailboxState {
     queue: VecDeque<Arc<Event>>,
+    /// The bytes of the events in the queue.
+    bytes: usize,
+    reserved: Reservation,
     gaps: Gaps,
     ephemerals: Ephemerals,
     waker: Option<Waker>,
@@ -188,15 +200,21 @@ pub(crate) enum MailboxItem {
 }
 
 impl Mailbox {
-    pub(crate) fn new(filter: Filter, config: MailboxConfig, counters: Arc<Counters>) -> Self {
+    pub(crate) fn new(filter: Filter, config: MailboxConfig, context: &ChannelContext) -> Self {
+        let caches = context.memory.caches();
         let state = MailboxState {
             queue: VecDeque::new(),
+            bytes: 0,
+            reserved: caches.charge(MemoryPurpose::Events, 0),
             gaps: Gaps::default(),
-            ephemerals: Ephemerals::new(config.capacity.get()),
+            ephemerals: Ephemerals::new(
+                config.capacity.get(),
+                caches.child(ShareKind::Document, config.max_bytes),
+            ),
             waker: None,
             end: None,
         };
-        Self { filter, config, counters, state: Mutex::new(state) }
+        Self { filter, config, counters: Arc::clone(&context.counters), state: Mutex::new(state) }
     }
 
     fn offer(&self, event: &Arc<Event>) -> Option<Waker> {
@@ -206,9 +224,7 @@ impl Mailbox {
         }
         match event.seq {
             None => {
-                if state.ephemerals.put(Arc::clone(event)) {
-                    self.counters.ephemeral_dropped.increment();
-                }
+                self.counters.ephemeral_dropped.add(state.ephemerals.put(Arc::clone(event)));
             }
             Some(seq) => self.offer_durable(&mut state, event, seq),
         }
@@ -216,12 +232,15 @@ impl Mailbox {
     }
 
     fn offer_durable(&self, state: &mut MailboxState, event: &Arc<Event>, seq: Seq) {
-        let MailboxState { queue, gaps, end, .. } = state;
+        let MailboxState { queue, bytes, reserved, gaps, end, .. } = state;
         if gaps.extend(&event.document, event.epoch, seq) {
             return;
         }
-        if queue.len() < self.config.capacity.get() && !gaps.has(&event.document) {
+        let has_space = queue.len() < self.config.capacity.get() && *bytes < self.config.max_bytes;
+        if has_space && !gaps.has(&event.document) {
             queue.push_back(Arc::clone(event));
+            *bytes += event.approx_bytes();
+            reserved.resize(*bytes);
         } else if self.config.on_full == FullPolicy::Refill && gaps.count < self.config.max_gaps {
             self.counters.mailbox_gaps.increment();
             gaps.begin(event.document.clone(), event.epoch, seq);
@@ -246,6 +265,9 @@ impl Mailbox {
     pub(crate) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<MailboxItem> {
         let mut state = self.state.lock();
         if let Some(event) = state.queue.pop_front() {
+            state.bytes -= event.approx_bytes();
+            let bytes = state.bytes;
+            state.reserved.resize(bytes);
             return Poll::Ready(MailboxItem::Event(event));
         }
         if let Some((document, gap)) = state.gaps.first() {

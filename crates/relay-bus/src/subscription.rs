@@ -6,7 +6,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use relay_core::{Event, EventStream, LogError, Seq, StreamError, StreamPosition};
+use relay_core::{
+    EncodingCache, Event, EventStream, LogError, MemoryPurpose, Reservation, Seq, StreamError, StreamPosition,
+};
 
 use crate::channel::{Channel, Cursor, ReadResult};
 use crate::context::ChannelContext;
@@ -14,6 +16,8 @@ use crate::filter::Filter;
 
 /// The most events that the filter refuses in a row before other tasks get their turn.
 const MAX_SKIPPED: usize = 256;
+/// The most bytes that are reserved before a page is read. Then it is charged with its own size.
+const PAGE_RESERVE: usize = 128 * 1024;
 
 /// The policy for a reader that does not keep up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,6 +41,8 @@ pub struct Subscription {
     cursor: Cursor,
     ready: VecDeque<Arc<Event>>,
     page_read: PageRead,
+    /// The memory of the ready events, or of the page that is being read.
+    memory: Reservation,
     filter: Filter,
     on_lag: LagPolicy,
     over: bool,
@@ -63,12 +69,14 @@ impl Subscription {
     ) -> Self {
         context.counters.subscribed.increment();
         let cursor = channel.new_cursor(after);
+        let memory = context.memory.total().charge(MemoryPurpose::Events, 0);
         Self {
             channel,
             context,
             cursor,
             ready: VecDeque::new(),
             page_read: PageRead(None),
+            memory,
             filter,
             on_lag,
             over: false,
@@ -91,7 +99,11 @@ impl Subscription {
             return Poll::Ready(Some(self.take_page(page)));
         }
         match self.channel.read(&mut self.cursor, &mut self.ready, cx.waker()) {
-            ReadResult::Events => Poll::Ready(Some(Ok(()))),
+            ReadResult::Events => {
+                self.charge_ready();
+                self.context.relieve_memory();
+                Poll::Ready(Some(Ok(())))
+            }
             ReadResult::Pending => Poll::Pending,
             ReadResult::Closed => Poll::Ready(None),
             ReadResult::Failed(error) => Poll::Ready(Some(Err(error))),
@@ -103,6 +115,10 @@ impl Subscription {
         let Some(log) = self.context.log.clone() else { return Err(self.lagged()) };
         let (document, after) = (self.channel.document().clone(), self.cursor.seq());
         let limit = self.context.config.replay_page;
+        // A reader that finds no memory for a page is told its position, and can come back to it.
+        if self.memory.try_resize(limit.bytes.min(PAGE_RESERVE)).is_err() {
+            return Err(self.lagged());
+        }
         self.context.counters.replay_pages.increment();
         self.page_read.0 = Some(Box::pin(async move { log.read_document(&document, after, limit).await }));
         Ok(())
@@ -115,7 +131,12 @@ impl Subscription {
                 if let Some(last) = page.last().and_then(|event| event.seq) {
                     self.cursor.advance_to(last);
                 }
-                self.ready.extend(page.into_iter().map(Arc::new));
+                let total = self.context.memory.total();
+                self.ready.extend(page.into_iter().map(|mut event| {
+                    event.encodings = EncodingCache::charged_to(total.clone(), MemoryPurpose::Events);
+                    Arc::new(event)
+                }));
+                self.charge_ready();
                 Ok(())
             }
             Err(LogError::Trimmed { .. }) => Err(self.lagged()),
@@ -126,6 +147,10 @@ impl Subscription {
     fn lagged(&self) -> StreamError {
         self.context.counters.readers_lagged.increment();
         StreamError::Lagged { position: self.cursor.seq(), behind: self.behind() }
+    }
+
+    fn charge_ready(&mut self) {
+        self.memory.resize(self.ready.iter().map(|event| event.approx_bytes()).sum());
     }
 
     fn behind(&self) -> u64 {
@@ -145,6 +170,9 @@ impl EventStream for Subscription {
         let mut skipped = 0;
         loop {
             while let Some(event) = self.ready.pop_front() {
+                if self.ready.is_empty() {
+                    self.memory.resize(0);
+                }
                 if self.filter.matches(&event) {
                     return Poll::Ready(Some(Ok(event)));
                 }
@@ -186,6 +214,7 @@ impl EventStream for Subscription {
 impl Subscription {
     fn forked(&self) -> Self {
         self.context.counters.subscribed.increment();
+        let memory = self.context.memory.total().charge(MemoryPurpose::Events, self.memory.bytes());
         Self {
             channel: Arc::clone(&self.channel),
             context: Arc::clone(&self.context),
@@ -193,6 +222,7 @@ impl Subscription {
             ready: self.ready.clone(),
             // The fork reads the page again that the other is reading from the log.
             page_read: PageRead(None),
+            memory,
             filter: self.filter.clone(),
             on_lag: self.on_lag,
             over: self.over,

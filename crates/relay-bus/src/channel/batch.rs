@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use relay_core::{CheckedDraft, Epoch, Event, EventId, Offset, PublishAck, PublishError, Seq, Timestamp};
+use relay_core::{
+    CheckedDraft, Epoch, Event, EventId, Offset, PublishAck, PublishError, Reservation, Seq, Timestamp,
+};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::duplicate::{OriginalPayload, check_same_content};
@@ -21,11 +23,18 @@ pub(super) struct PendingDraft {
 #[derive(Debug)]
 pub(super) struct AckSender {
     sender: oneshot::Sender<PublishResult>,
-    _permit: OwnedSemaphorePermit,
+    _permit: QueuePermit,
+}
+
+/// The space of a draft in its channel's queue, and in the memory for all queues.
+#[derive(Debug)]
+pub(super) struct QueuePermit {
+    pub(super) _permit: OwnedSemaphorePermit,
+    pub(super) _reserved: Reservation,
 }
 
 impl AckSender {
-    pub(super) fn new(permit: OwnedSemaphorePermit) -> (Self, oneshot::Receiver<PublishResult>) {
+    pub(super) fn new(permit: QueuePermit) -> (Self, oneshot::Receiver<PublishResult>) {
         let (sender, receiver) = oneshot::channel();
         (Self { sender, _permit: permit }, receiver)
     }

@@ -26,7 +26,7 @@ async fn publish_logged(
     draft: CheckedDraft,
     log: &Arc<dyn EventLog>,
 ) -> PublishResult {
-    let permit = channel.acquire_permit(draft.payload.len()).await?;
+    let permit = channel.acquire_permit(draft.approx_bytes()).await?;
     let (sender, answer) = AckSender::new(permit);
     if channel.enqueue(PendingDraft { draft, sender })? {
         let writer = Writer::new(Arc::clone(channel), Arc::clone(log));

@@ -16,6 +16,24 @@ use crate::waker_set::WakerSet;
 
 /// The most events that a reader takes under one lock.
 const READ_EVENTS: usize = 32;
+/// The bytes of events at which a reader takes no further ones. It holds them until it is done with them.
+const READ_BYTES: usize = 128 * 1024;
+
+/// The size of what a reader has taken under one lock.
+#[derive(Default)]
+struct ReadSize {
+    events: usize,
+    bytes: usize,
+}
+
+impl ReadSize {
+    /// Adds `event`. Returns true when the reader takes no further one.
+    fn is_reached_with(&mut self, event: &Event) -> bool {
+        self.events += 1;
+        self.bytes += event.approx_bytes();
+        self.events >= READ_EVENTS || self.bytes >= READ_BYTES
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct ChannelState {
@@ -37,11 +55,11 @@ pub(super) struct ChannelState {
 }
 
 impl ChannelState {
-    pub(super) fn new(cache: EventCache, max_ephemeral_keys: usize, lifecycle: Lifecycle) -> Self {
+    pub(super) fn new(cache: EventCache, ephemerals: Ephemerals, lifecycle: Lifecycle) -> Self {
         Self {
             last_time: cache.last_time(),
             cache,
-            ephemerals: Ephemerals::new(max_ephemeral_keys),
+            ephemerals,
             wakers: WakerSet::default(),
             pending: VecDeque::new(),
             writing: false,
@@ -84,11 +102,17 @@ impl ChannelState {
         self.cache.push(event, original);
     }
 
-    /// Shows an ephemeral event. Returns true when another key's event was dropped for it.
-    pub(super) fn put_ephemeral(&mut self, event: Arc<Event>) -> bool {
+    /// Shows an ephemeral event. Returns the number of other keys' events that were dropped for it.
+    pub(super) fn put_ephemeral(&mut self, event: Arc<Event>) -> u64 {
         self.used_since_sweep = true;
         self.last_time = self.last_time.max(event.time);
         self.ephemerals.put(event)
+    }
+
+    /// Drops the events in memory. Readers that lack some of them take them from the log, where there is one. Returns false
+    /// when there was none to drop, and the number of ephemeral events that were dropped.
+    pub(super) fn drop_cache(&mut self) -> (bool, u64) {
+        (self.cache.clear(), self.ephemerals.clear())
     }
 
     /// Takes the wakers of all readers that wait. The caller wakes them after it has released the lock.
@@ -178,16 +202,29 @@ impl ChannelState {
     ) -> ReadResult {
         let has_ephemerals = self.ephemerals.version() > cursor.ephemeral_version;
         if has_ephemerals {
-            batch.extend(self.ephemerals.after(cursor.ephemeral_version).cloned());
-            cursor.ephemeral_version = self.ephemerals.version();
+            let mut limit = ReadSize::default();
+            let mut events = self.ephemerals.after(cursor.ephemeral_version);
+            cursor.ephemeral_version = loop {
+                let Some((version, event)) = events.next() else { break self.ephemerals.version() };
+                batch.push_back(Arc::clone(event));
+                if limit.is_reached_with(event) {
+                    break version;
+                }
+            };
         }
         if cursor.seq < self.cache.last() {
+            // Encoded copies may have been made since the last event came.
+            self.cache.shrink();
             let Some(events) = self.cache.after(cursor.seq) else {
                 return if has_ephemerals { ReadResult::Events } else { ReadResult::Behind };
             };
-            for event in events.take(READ_EVENTS) {
+            let mut limit = ReadSize::default();
+            for event in events {
                 cursor.seq = cursor.seq.next();
                 batch.push_back(Arc::clone(event));
+                if limit.is_reached_with(event) {
+                    break;
+                }
             }
             return ReadResult::Events;
         }

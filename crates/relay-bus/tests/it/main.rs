@@ -3,6 +3,7 @@
 
 mod channels;
 mod config;
+mod memory;
 mod model;
 mod multi_subscription;
 mod ownership;
