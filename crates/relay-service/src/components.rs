@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use relay_bus::Bus;
-use relay_core::{Clock, DocumentId, EventLog, LogError, Monotonic};
+use relay_core::{Clock, DocumentId, EventLog, LogError, MemoryBudget, Monotonic};
 use relay_presence::LocalPresence;
 use relay_router::Router;
 use relay_ws::WsServer;
@@ -12,7 +12,7 @@ use relay_ws::WsServer;
 use crate::config::DroppedLogLines;
 use crate::outcomes::RequestOutcomes;
 use crate::server::Server;
-use crate::stats::{RequestStats, ServiceStats};
+use crate::stats::{MemoryStats, RequestStats, ServiceStats};
 
 /// The running parts of a service. Cloning is cheap.
 #[derive(Clone)]
@@ -27,6 +27,7 @@ pub(crate) struct Components {
     pub(crate) router: Option<Router>,
     /// `None` when histories are in memory.
     pub(crate) log: Option<Arc<dyn EventLog>>,
+    pub(crate) memory: MemoryBudget,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) dropped_log_lines: DroppedLogLines,
     /// The moment at which the service started.
@@ -56,6 +57,7 @@ impl Components {
                 ("lock_change_failed", locks.failed_changes),
                 ("log_line", self.dropped_log_lines.get()),
             ]),
+            memory: MemoryStats::new(&self.memory, bus.caches_dropped),
             bus,
             presence,
             locks,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use relay_bus::BusConfig;
-use relay_core::ConfigError;
+use relay_core::{ConfigError, MemoryLimits};
 use relay_log::LogConfig;
 use relay_presence::{LockConfig, PresenceConfig};
 use relay_router::RouterConfig;
@@ -32,6 +32,8 @@ pub struct ServiceConfig {
     pub tls: Option<TlsConfig>,
     /// The storage of events. Default: a log in `relay-data`.
     pub storage: Storage,
+    /// Limits in bytes of all that clients and services make the server hold.
+    pub memory: MemoryLimits,
     /// Limits of the channels.
     pub bus: BusConfig,
     /// Limits of WebSocket connections, and the web pages that may connect and publish.
@@ -80,6 +82,8 @@ impl ServiceConfig {
     /// # Errors
     /// [`ConfigError`] names the first field that breaks its rule, by its path from here, for instance `ws.max_topics`.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        self.memory.validate().map_err(|error| error.within("memory"))?;
+        self.validate_connection_memory()?;
         self.http.validate().map_err(|error| error.within("http"))?;
         self.ws.validate().map_err(|error| error.within("ws"))?;
         self.presence.validate().map_err(|error| error.within("presence"))?;
@@ -96,6 +100,25 @@ impl ServiceConfig {
                 "is set, and there is no log to route events from; leave it out, or keep events in a log",
             )),
             (Some(router), _) => router.validate().map_err(|error| error.within("router")),
+        }
+    }
+
+    /// Checks that the memory of a connection takes the largest messages and bodies.
+    fn validate_connection_memory(&self) -> Result<(), ConfigError> {
+        let max = self.memory.max_connection_bytes;
+        // A message may arrive while one waits, one is published, and a reply as large waits for the socket.
+        let messages =
+            self.ws.max_frame_bytes.saturating_mul(4).saturating_add(self.ws.max_pending_push_bytes);
+        let needs = [
+            (messages, "ws.max_frame_bytes", self.ws.max_frame_bytes),
+            (self.http.max_body_bytes, "http.max_body_bytes", self.http.max_body_bytes),
+        ];
+        match needs.into_iter().find(|(needed, ..)| *needed > max) {
+            Some((needed, field, value)) => Err(ConfigError::new(
+                "memory.max_connection_bytes",
+                format!("is {max}; it must be at least {needed}, since `{field}` is {value}"),
+            )),
+            None => Ok(()),
         }
     }
 
@@ -120,6 +143,7 @@ impl Default for ServiceConfig {
             listen: Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7400)),
             tls: None,
             storage: Storage::Embedded(LogConfig::new("relay-data")),
+            memory: MemoryLimits::default(),
             bus: BusConfig::default(),
             ws: WsConfig::default(),
             presence: PresenceConfig::default(),

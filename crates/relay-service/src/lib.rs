@@ -46,7 +46,7 @@ pub use error::{JoinError, PublishError, StartError};
 pub use participant::Participant;
 pub use server::{HttpStats, RefusedConnections, TimedOut, TlsError};
 pub use service::{RelayService, Stopped};
-pub use stats::{RequestStats, ServiceStats};
+pub use stats::{MemoryStats, RequestStats, ServiceStats};
 pub use storage::{Storage, StorageError};
 
 #[cfg(doctest)]

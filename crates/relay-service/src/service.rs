@@ -11,7 +11,7 @@ use std::time::Duration;
 use relay_bus::{Bus, BusParts, Filter, LagPolicy, Subscription};
 use relay_core::{
     Clock, Commands, ConnectionId, DocumentId, Draft, EventLog, JoinOptions, Joined, LogError, Membership,
-    Presence, PublishAck, StartPosition, SubscribeAck, SubscribeError, SystemClock, UserId,
+    MemoryBudget, Presence, PublishAck, StartPosition, SubscribeAck, SubscribeError, SystemClock, UserId,
 };
 use relay_log::RecoveryReport;
 use relay_presence::{LocalPresence, Locks};
@@ -83,7 +83,9 @@ impl RelayService {
         let OpenStorage { log, tokens, recovery } = config.storage.open(&clock).await?;
         let locks =
             Locks::new(config.locks, Arc::clone(&clock), tokens).map_err(|error| error.within("locks"))?;
+        let memory = MemoryBudget::new(config.memory);
         let mut parts = BusParts::new(Arc::clone(&clock));
+        parts.memory = memory.clone();
         parts.log.clone_from(&log);
         parts.sequencers = vec![Arc::new(locks.clone())];
         let bus = Bus::with_parts(config.bus, parts).map_err(|error| error.within("bus"))?;
@@ -107,6 +109,7 @@ impl RelayService {
             ws,
             router,
             log,
+            memory,
             started: clock.monotonic(),
             clock,
             dropped_log_lines: config.dropped_log_lines,

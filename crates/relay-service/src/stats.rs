@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use relay_bus::BusStats;
-use relay_core::LogStats;
+use relay_core::{LogStats, MemoryBudget, MemoryPurpose, ShareKind};
 use relay_metrics::LatencyStats;
 use relay_presence::{LockStats, PresenceStats};
 use relay_router::RouterStats;
@@ -30,11 +30,13 @@ pub struct ServiceStats {
     /// The lengths of queues now: `log_requests` (appends for the log's writer), `presence_events` and `lock_changes`
     /// (events to be published).
     pub queues: BTreeMap<&'static str, u64>,
-    /// Counts of dropped items, by reason: `ephemeral_limit` (ephemeral events, too many different ones), `reader_lagged`
+    /// Counts of dropped items, by reason: `ephemeral_limit` (ephemeral events, too many different ones or too many bytes), `reader_lagged`
     /// (readers, too far behind), `retention` (events, older than the log keeps them), `presence_event_failed` and
     /// `lock_change_failed` (events that the log did not take), `log_line` (lines of the program's log, its output did not take
     /// them).
     pub drops: BTreeMap<&'static str, u64>,
+    /// The memory that clients and services make the server hold.
+    pub memory: MemoryStats,
     /// Channels: publishing, subscriptions, replay.
     pub bus: BusStats,
     /// Accepted connections, and HTTP. All 0 when the service does not listen.
@@ -50,6 +52,34 @@ pub struct ServiceStats {
     /// The log. `None` when histories are in memory.
     #[serde(serialize_with = "serialize_log")]
     pub log: Option<LogStats>,
+}
+
+/// The memory that clients and services make the server hold, in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct MemoryStats {
+    /// The bytes that are held now, by purpose.
+    pub held_bytes: BTreeMap<&'static str, u64>,
+    /// The limit of their sum.
+    pub limit_bytes: u64,
+    /// The refusals of bytes, by the kind of the share that was used up.
+    pub refused: BTreeMap<&'static str, u64>,
+    /// Caches of documents that were dropped because all together took too much.
+    pub dropped_caches: u64,
+}
+
+impl MemoryStats {
+    pub(crate) fn new(memory: &MemoryBudget, dropped_caches: u64) -> Self {
+        let held = |purpose: &MemoryPurpose| (purpose.as_str(), memory.held(*purpose) as u64);
+        let refused = |kind: &ShareKind| (kind.as_str(), memory.refusals(*kind));
+        Self {
+            held_bytes: MemoryPurpose::ALL.iter().map(held).collect(),
+            limit_bytes: memory.total().limit() as u64,
+            // A cache refuses nothing: it drops what it has.
+            refused: ShareKind::ALL.iter().filter(|kind| **kind != ShareKind::Caches).map(refused).collect(),
+            dropped_caches,
+        }
+    }
 }
 
 /// Requests over HTTP that concern documents, and joins, pushes and other requests over WebSocket. A batch over HTTP is one

@@ -18,7 +18,7 @@ use relay_ws::WsStats;
 use self::exposition::Exposition;
 use super::api::Api;
 use crate::server::HttpStats;
-use crate::stats::ServiceStats;
+use crate::stats::{MemoryStats, ServiceStats};
 
 /// Version 0.0.4, which every Prometheus reads.
 const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -33,6 +33,7 @@ fn render(stats: &ServiceStats) -> String {
     page.gauge("relay_build_info", "The server's version, in a label; always 1.").labelled(&version, 1);
     page.gauge("relay_uptime_seconds", "Time since the service started.").value(stats.uptime_seconds);
     requests(&mut page, stats);
+    memory(&mut page, &stats.memory);
     bus(&mut page, &stats.bus);
     page.summary(
         "relay_publish_duration_seconds",
@@ -67,6 +68,29 @@ fn requests(page: &mut Exposition, stats: &ServiceStats) {
     for (reason, count) in &stats.requests.errors {
         errors.labelled(&[("reason", reason)], count);
     }
+}
+
+fn memory(page: &mut Exposition, memory: &MemoryStats) {
+    let mut held = page.gauge(
+        "relay_memory_held_bytes",
+        "Bytes that the server holds for clients and services now, by purpose.",
+    );
+    for (purpose, bytes) in &memory.held_bytes {
+        held.labelled(&[("purpose", purpose)], bytes);
+    }
+    page.gauge("relay_memory_limit_bytes", "Limit of the sum of these bytes.").value(memory.limit_bytes);
+    let mut refused = page.counter(
+        "relay_memory_refused_total",
+        "Refusals because a share of this memory was used up, by the kind of the share.",
+    );
+    for (share, count) in &memory.refused {
+        refused.labelled(&[("share", share)], count);
+    }
+    page.counter(
+        "relay_memory_dropped_caches_total",
+        "Caches of documents that were dropped because all together took too much memory.",
+    )
+    .value(memory.dropped_caches);
 }
 
 fn bus(page: &mut Exposition, bus: &BusStats) {

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use relay_bus::BusConfig;
-use relay_core::Retention;
+use relay_core::{MemoryLimits, Retention};
 use relay_log::{LogConfig, LogDurability};
 use relay_presence::{LockConfig, PresenceConfig};
 use relay_router::RouterConfig;
@@ -37,6 +37,7 @@ pub(crate) struct Settings {
     pub(crate) log_format: LogFormat,
     pub(crate) log_filter: LogFilter,
     pub(crate) retention: Retention,
+    pub(crate) memory: MemoryLimits,
     pub(crate) bus: BusConfig,
     pub(crate) log: LogConfig,
     pub(crate) ws: WsConfig,
@@ -60,6 +61,7 @@ impl Default for Settings {
             log_format: LogFormat::Pretty,
             log_filter: LogFilter("info,fjall=warn,lsm_tree=warn".to_owned()),
             retention: Retention::default(),
+            memory: service.memory,
             bus: service.bus,
             log: LogConfig::new("relay-data"),
             ws: service.ws,
@@ -106,6 +108,7 @@ impl Settings {
             DurabilityLevel::Logged => log(LogDurability::Logged),
             DurabilityLevel::Synced => log(LogDurability::Synced),
         };
+        service.memory = self.memory;
         service.bus = bus;
         service.ws = self.ws;
         service.presence = self.presence;

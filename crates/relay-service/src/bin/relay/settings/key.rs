@@ -76,6 +76,14 @@ keys! {
         "The age beyond which events are dropped.";
     "retention.max_bytes" => retention.max_bytes,
         "The most bytes of events that are kept of each document.";
+    "memory.max_bytes" => memory.max_bytes,
+        "The most bytes that are held for all clients and services together. Beyond it, requests are refused and caches are dropped.";
+    "memory.max_cache_bytes" => memory.max_cache_bytes,
+        "The part of it that events in memory and their encoded copies take. The least recently used documents give way.";
+    "memory.max_address_bytes" => memory.max_address_bytes,
+        "The most bytes that are held for the connections of one address.";
+    "memory.max_connection_bytes" => memory.max_connection_bytes,
+        "The most bytes that are held for one connection.";
     "bus.max_payload_bytes" => bus.max_payload_bytes,
         "The largest payload that is accepted.";
     "bus.max_channels" => bus.max_channels,
@@ -87,7 +95,7 @@ keys! {
     "bus.cache_events" => bus.cache_events,
         "The most events of each open document that memory holds beside a log.";
     "bus.cache_bytes" => bus.cache_bytes,
-        "The most bytes of these events.";
+        "The most bytes of these events, their encoded copies included.";
     "bus.warm_events" => bus.preload_events,
         "The number of latest events that are read when a document is opened. A draft that is sent again is recognised at least this far back. With 0 the latest event alone is read.";
     "bus.replay_page_events" => bus.replay_page.events,
@@ -96,6 +104,8 @@ keys! {
         "The most bytes of these events.";
     "bus.max_ephemeral_keys" => bus.max_ephemeral_keys,
         "The most ephemeral events, by kind, actor and key, that each document holds for slow readers.";
+    "bus.max_ephemeral_bytes" => bus.max_ephemeral_bytes,
+        "The most bytes of these events, their encoded copies included.";
     "bus.idle_after" => bus.idle_after,
         "The time that an unused document stays in memory beside a log.";
     "bus.sweep_interval" => bus.sweep_interval,
