@@ -13,7 +13,7 @@ use xtask::workspace;
 /// `relay-nats` are not written yet; their layer is decided.
 const LAYERS: &[&[&str]] = &[
     &["relay-core"],
-    &["relay-events", "relay-metrics"],
+    &["relay-events", "relay-metrics", "relay-tasks"],
     &["relay-bus", "relay-presence", "relay-router", "relay-ws", "relay-collab", "relay-log", "relay-nats"],
     &["relay-demo"],
     &["relay-service"],

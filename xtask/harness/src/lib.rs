@@ -2,6 +2,7 @@
 //!
 //! [`load`] puts the server and its peers under the same load, [`replay`] plays recorded editing histories and checks
 //! every delivery, and [`conformance`] runs the WebSocket test suites of others.
+#![allow(clippy::disallowed_methods, reason = "a program beside the server")]
 
 use std::process::ExitCode;
 
