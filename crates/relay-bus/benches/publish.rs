@@ -4,6 +4,7 @@
 //! receiver has the event. The broadcast sends an `Arc` of an event that is ready; the bus makes the event (id, seq,
 //! time), keeps it in its history, and sends it.
 
+#![allow(clippy::disallowed_methods, reason = "a benchmark ends with its tasks")]
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark")]
 
 use std::cell::Cell;

@@ -12,9 +12,9 @@ use relay_core::{
     StartPosition, SubscribeAck, SubscribeError,
 };
 use relay_metrics::{LatencyStats, LatencyWindow};
+use relay_tasks::{Supervisor, TaskGroup, TaskName};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::channel;
 use crate::channel_map::ChannelMap;
@@ -27,6 +27,9 @@ use crate::mailbox::{Mailbox, MailboxConfig, Mailboxes};
 use crate::multi_subscription::MultiSubscription;
 use crate::subscription::{LagPolicy, Subscription};
 
+/// The task that evicts idle documents.
+const SWEEPER: TaskName = TaskName::new("bus.sweeper");
+
 /// Ordered channels for documents. Clones are handles to the same bus.
 ///
 /// Call [`Bus::shutdown`] before the last handle is dropped: it writes the drafts that were accepted. Without it, the
@@ -38,10 +41,10 @@ pub struct Bus {
 }
 
 /// The tasks of a bus, and the tokens that end them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct BusTasks {
     /// The tasks of the handlers, and the sweeper.
-    tracker: TaskTracker,
+    group: TaskGroup,
     /// Ends the sweeper.
     stopping: CancellationToken,
     /// Ends handlers that did not finish in time.
@@ -62,6 +65,8 @@ pub struct BusParts {
     pub clock: Arc<dyn Clock>,
     /// The budget of the memory that the bus holds.
     pub memory: MemoryBudget,
+    /// The owner of the bus's tasks.
+    pub supervisor: Supervisor,
 }
 
 impl BusParts {
@@ -74,6 +79,7 @@ impl BusParts {
             ownership: Arc::new(SoleOwner),
             clock,
             memory: MemoryBudget::default(),
+            supervisor: Supervisor::default(),
         }
     }
 }
@@ -123,7 +129,7 @@ impl Bus {
     /// Outside a Tokio runtime, as [`Bus::new`].
     pub fn with_parts(config: BusConfig, parts: BusParts) -> Result<Self, ConfigError> {
         config.validate()?;
-        let BusParts { log, sequencers, ownership, clock, memory } = parts;
+        let BusParts { log, sequencers, ownership, clock, memory, supervisor } = parts;
         let sweep_interval = config.sweep_interval;
         let context = ChannelContext {
             config,
@@ -138,12 +144,18 @@ impl Bus {
             cache_uses: AtomicU64::new(0),
             channels: OnceLock::new(),
             runtime: Handle::current(),
-            writers: TaskTracker::new(),
+            writers: supervisor.group(),
         };
         let channels = ChannelMap::new(Arc::new(context));
-        let tasks = BusTasks::default();
-        let sweeper = sweep_regularly(Arc::downgrade(&channels), tasks.stopping.clone(), sweep_interval);
-        tasks.tracker.spawn(sweeper);
+        let tasks = BusTasks {
+            group: supervisor.group(),
+            stopping: CancellationToken::new(),
+            aborting: CancellationToken::new(),
+        };
+        let (swept, stopping) = (Arc::downgrade(&channels), tasks.stopping.clone());
+        tasks.group.keep_running(SWEEPER, (), move |()| {
+            Box::pin(sweep_regularly(swept.clone(), stopping.clone(), sweep_interval))
+        });
         Ok(Self { channels, tasks: Arc::new(tasks) })
     }
 
@@ -227,9 +239,14 @@ impl Bus {
         &self.context().counters
     }
 
-    /// Runs `task` until it ends, or until shutdown gives it up. Shutdown waits for it.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.tracker.spawn(task);
+    /// The tasks that shutdown waits for.
+    pub(crate) fn tasks(&self) -> &TaskGroup {
+        &self.tasks.group
+    }
+
+    /// The token that is cancelled when the bus stops.
+    pub(crate) fn stopping(&self) -> CancellationToken {
+        self.tasks.stopping.clone()
     }
 
     /// The token that is cancelled when handlers are given up.
@@ -264,24 +281,24 @@ impl Bus {
     /// After `deadline` the rest is given up: publishers that still wait are told [`PublishError::Closed`], and handlers
     /// are dropped. The caller closes the log afterwards. Stopping again does nothing.
     pub async fn shutdown(&self, deadline: Duration) -> ShutdownOutcome {
-        let BusTasks { tracker, stopping, aborting } = &*self.tasks;
+        let BusTasks { group, stopping, aborting } = &*self.tasks;
         let context = self.context();
         stopping.cancel();
         self.channels.close();
         context.writers.close();
-        tracker.close();
+        group.close();
         let finished = tokio::time::timeout(deadline, async {
             context.writers.wait().await;
             self.channels.close_channels();
             context.mailboxes.close();
-            tracker.wait().await;
+            group.wait().await;
         })
         .await;
         if finished.is_err() {
             self.channels.close_channels();
             context.mailboxes.close();
             aborting.cancel();
-            tracker.wait().await;
+            group.wait().await;
         }
         ShutdownOutcome { complete: finished.is_ok() }
     }

@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use relay_core::{Clock, Draft, EventLog, MemoryBudget, Monotonic, Ownership, Sequencer};
 use relay_metrics::LatencyWindow;
+use relay_tasks::TaskGroup;
 use tokio::runtime::Handle;
-use tokio_util::task::TaskTracker;
 
 use crate::channel_map::ChannelMap;
 use crate::config::BusConfig;
@@ -35,7 +35,7 @@ pub(crate) struct ChannelContext {
     pub(crate) channels: OnceLock<Weak<ChannelMap>>,
     pub(crate) runtime: Handle,
     /// The channels' writers, waited for when the bus stops.
-    pub(crate) writers: TaskTracker,
+    pub(crate) writers: TaskGroup,
 }
 
 impl ChannelContext {

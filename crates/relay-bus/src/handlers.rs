@@ -15,7 +15,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::FutureExt;
 use relay_core::Event;
+use relay_tasks::{OnPanic, Pulse, TaskGroup, TaskName};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use crate::bus::Bus;
 use crate::counters::Counters;
@@ -45,6 +47,18 @@ pub trait BlockingHandler: Send + Sync + 'static {
     fn handle(&self, event: &Event) -> Result<(), HandlerError>;
 }
 
+/// The task that calls an asynchronous handler.
+const HANDLER: TaskName = TaskName::new("bus.handler");
+/// A thread that calls a blocking handler.
+const HANDLER_THREAD: TaskName = TaskName::new("bus.handler-thread");
+/// The task that feeds the threads of a blocking handler.
+const THREAD_FEED: TaskName = TaskName::new("bus.handler-feed");
+/// The call that waits for the threads of a blocking handler.
+const THREAD_JOINER: TaskName = TaskName::new("bus.handler-join");
+
+/// The pause before a handler's events are read again from a log that failed.
+const READ_RETRY: Duration = Duration::from_secs(1);
+
 /// The most events that wait between a blocking handler's mailbox and each of its threads.
 const THREAD_QUEUE: usize = 64;
 
@@ -60,25 +74,29 @@ impl Bus {
         timeout: Duration,
         handler: Arc<dyn EventHandler>,
     ) {
-        let name = name.into();
-        let mut events = self.subscribe_all(filter, mailbox);
+        let events = HandlerEvents::new(self, name.into(), filter, mailbox);
         let (counters, aborting) = (Arc::clone(self.counters()), self.aborting());
-        self.spawn(async move {
-            let calls = async {
-                while let Some(event) = next_event(&name, &mut events).await {
-                    let call = AssertUnwindSafe(handler.handle(Arc::clone(&event))).catch_unwind();
-                    match tokio::time::timeout(timeout, call).await {
-                        Ok(Ok(result)) => count(&counters, &name, &event, result),
-                        Ok(Err(panic)) => count_panic(&counters, &name, &event, &*panic),
-                        Err(_elapsed) => {
-                            counters.handler_timeouts.increment();
-                            tracing::warn!(handler = name, event = %event.id, ?timeout, "the handler took too long");
+        let state = (events, handler);
+        self.tasks().keep_running(HANDLER, state, move |(events, handler)| {
+            let (counters, aborting) = (Arc::clone(&counters), aborting.clone());
+            Box::pin(async move {
+                let calls = async {
+                    while let Some(event) = events.next().await {
+                        let name = &events.name;
+                        let call = AssertUnwindSafe(handler.handle(Arc::clone(&event))).catch_unwind();
+                        match tokio::time::timeout(timeout, call).await {
+                            Ok(Ok(result)) => count(&counters, name, &event, result),
+                            Ok(Err(panic)) => count_panic(&counters, name, &event, &*panic),
+                            Err(_elapsed) => {
+                                counters.handler_timeouts.increment();
+                                tracing::warn!(handler = name, event = %event.id, ?timeout, "the handler took too long");
+                            }
                         }
                     }
-                }
-            };
-            // The caller of shutdown set the deadline, and is told that work was given up.
-            let _ = aborting.run_until_cancelled(calls).await;
+                };
+                // The caller of shutdown set the deadline, and is told that work was given up.
+                let _ = aborting.run_until_cancelled(calls).await;
+            })
         });
     }
 
@@ -101,38 +119,55 @@ impl Bus {
         for index in 0..threads.get() {
             let (sender, receiver) = crossbeam_channel::bounded::<QueuedCall>(THREAD_QUEUE);
             let (handler, counters, name) = (Arc::clone(handler), Arc::clone(self.counters()), name.clone());
-            let worker = std::thread::Builder::new().name(format!("{name}-{index}")).spawn(move || {
-                for QueuedCall { event, _permit } in receiver {
+            let thread = format!("{name}-{index}");
+            let work = move |pulse: &Pulse| {
+                for QueuedCall { event, _permit } in &receiver {
+                    pulse.check();
                     match catch_unwind(AssertUnwindSafe(|| handler.handle(&event))) {
                         Ok(result) => count(&counters, &name, &event, result),
                         Err(panic) => count_panic(&counters, &name, &event, &*panic),
                     }
                 }
-            })?;
-            queues.push(WorkerQueue { sender, permits: Arc::new(Semaphore::new(THREAD_QUEUE)) });
-            workers.push(worker);
-        }
-        let mut events = self.subscribe_all(filter, mailbox);
-        let aborting = self.aborting();
-        self.spawn(async move {
-            let hasher = RandomState::new();
-            let all_sent = async {
-                while let Some(event) = next_event(&name, &mut events).await {
-                    let hash = hasher.hash_one(&event.document);
-                    queues[usize::try_from(hash % queues.len() as u64).unwrap_or(0)].send(event).await;
-                }
             };
-            let aborted = aborting.run_until_cancelled(all_sent).await.is_none();
-            drop(queues);
-            let joined = tokio::task::spawn_blocking(move || {
-                workers.into_iter().try_for_each(std::thread::JoinHandle::join)
-            });
-            // After an abort each thread ends by itself after its present call, and the bus does not wait for it.
-            if !aborted {
-                let _ = aborting.run_until_cancelled(joined).await;
-            }
+            workers.push(self.tasks().thread(HANDLER_THREAD, thread, OnPanic::Restart, work)?);
+            queues.push(WorkerQueue { sender, permits: Arc::new(Semaphore::new(THREAD_QUEUE)) });
+        }
+        let feed = ThreadFeed { events: HandlerEvents::new(self, name, filter, mailbox), queues, workers };
+        let (aborting, hasher) = (self.aborting(), RandomState::new());
+        let joining = self.tasks().clone();
+        self.tasks().keep_running(THREAD_FEED, feed, move |feed| {
+            Box::pin(feed.run(aborting.clone(), hasher.clone(), joining.clone()))
         });
         Ok(())
+    }
+}
+
+/// The way of events to the threads of one handler.
+struct ThreadFeed {
+    events: HandlerEvents,
+    queues: Vec<WorkerQueue>,
+    workers: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl ThreadFeed {
+    /// Sends events to the threads until the bus stops, and waits for their last calls.
+    async fn run(&mut self, aborting: CancellationToken, hasher: RandomState, tasks: TaskGroup) {
+        let Self { events, queues, workers } = self;
+        let all_sent = async {
+            while let Some(event) = events.next().await {
+                let hash = hasher.hash_one(&event.document);
+                queues[usize::try_from(hash % queues.len() as u64).unwrap_or(0)].send(event).await;
+            }
+        };
+        let aborted = aborting.run_until_cancelled(all_sent).await.is_none();
+        queues.clear();
+        let workers = std::mem::take(workers);
+        let joined = tasks
+            .blocking(THREAD_JOINER, move || workers.into_iter().try_for_each(std::thread::JoinHandle::join));
+        // After an abort each thread ends by itself after its present call, and the bus does not wait for it.
+        if !aborted {
+            let _ = aborting.run_until_cancelled(joined).await;
+        }
     }
 }
 
@@ -159,20 +194,43 @@ impl WorkerQueue {
     }
 }
 
-/// Receives the next event for a handler; `None` after the last one.
-async fn next_event(name: &str, events: &mut MultiSubscription) -> Option<Arc<Event>> {
-    loop {
-        match events.next().await? {
-            Ok(Received::Event(event)) => return Some(event),
-            Ok(Received::Missed { document, epoch, after, through }) => {
-                tracing::warn!(handler = name, %document, %epoch, %after, %through, "the handler misses events that this server can no longer give");
-            }
-            Ok(Received::Overrun) => {
-                tracing::error!(handler = name, "the handler did not keep up and gets no more events");
-            }
-            Err(error) => {
-                tracing::error!(handler = name, %error, "the history cannot be read; the handler gets no more events");
-                return None;
+/// The events of one handler.
+struct HandlerEvents {
+    /// Cancelled when the bus stops.
+    stopping: CancellationToken,
+    /// The handler's name, for the log.
+    name: String,
+    events: MultiSubscription,
+}
+
+impl HandlerEvents {
+    fn new(bus: &Bus, name: String, filter: Filter, mailbox: MailboxConfig) -> Self {
+        Self { events: bus.subscribe_all(filter, mailbox), stopping: bus.stopping(), name }
+    }
+
+    /// Receives the next event; `None` after the last one. While the history cannot be read, it tries again.
+    async fn next(&mut self) -> Option<Arc<Event>> {
+        let Self { stopping, name, events } = self;
+        let mut is_failing = false;
+        loop {
+            match events.next().await? {
+                Ok(Received::Event(event)) => return Some(event),
+                Ok(Received::Missed { document, epoch, after, through }) => {
+                    tracing::warn!(handler = name, %document, %epoch, %after, %through, "the handler misses events that this server can no longer give");
+                }
+                Ok(Received::Overrun) => {
+                    tracing::error!(handler = name, "the handler did not keep up and gets no more events");
+                }
+                Err(error) if stopping.is_cancelled() => {
+                    tracing::error!(handler = name, %error, "the history cannot be read; the handler misses the last events");
+                    return None;
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut is_failing, true) {
+                        tracing::error!(handler = name, %error, "the history cannot be read; the handler waits for it");
+                    }
+                    stopping.run_until_cancelled(tokio::time::sleep(READ_RETRY)).await;
+                }
             }
         }
     }

@@ -3,10 +3,14 @@
 use std::sync::Arc;
 
 use relay_core::{CheckedDraft, EventLog, PublishError};
+use relay_tasks::TaskName;
 
 use super::Channel;
 use super::batch::{AckSender, PendingDraft, PublishResult};
 use super::writer::Writer;
+
+/// The task that appends a channel's drafts to the log.
+const WRITER: TaskName = TaskName::new("bus.writer");
 
 /// Publishes `draft` in its document's channel. Seqs follow the order in which the futures are first polled, as long as
 /// the queue has space.
@@ -31,7 +35,8 @@ async fn publish_logged(
     if channel.enqueue(PendingDraft { draft, sender })? {
         let writer = Writer::new(Arc::clone(channel), Arc::clone(log));
         let context = channel.context();
-        context.writers.spawn_on(writer.run(), &context.runtime);
+        // However it ends, the writer answers the publishers.
+        drop(context.writers.spawn_on(WRITER, writer.run(), &context.runtime));
     }
     // The writer answers every draft, at the latest when it is dropped. `Closed` is a fallback for an answer that is lost.
     answer.await.unwrap_or(Err(PublishError::Closed))
