@@ -2,6 +2,7 @@
 //!
 //! `cargo bench -p relay-log --bench append`
 
+#![allow(clippy::disallowed_methods, reason = "a benchmark ends with its tasks")]
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use std::sync::Arc;

@@ -10,6 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use relay_core::{
     Clock, DocumentId, Epoch, Event, EventLog, Head, LogError, LogStats, Offset, ReadLimit, Seq,
 };
+use relay_tasks::{OnPanic, Supervisor, TaskGroup, TaskName};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::config::LogConfig;
@@ -19,6 +20,13 @@ use crate::stats::Counters;
 use crate::status::LogStatus;
 use crate::store::{ReadError, Store, StoreSnapshot};
 use crate::writer::{EncodedEvent, QueuePermits, ReplySender, Request, Writer};
+
+/// The thread that writes.
+const WRITER: TaskName = TaskName::new("log.writer");
+/// A read of the store.
+const READ: TaskName = TaskName::new("log.read");
+/// The call that waits for the end of the writer's thread.
+const CLOSE: TaskName = TaskName::new("log.close");
 
 /// A log in a directory of this machine. Clones are handles of the same log.
 ///
@@ -45,6 +53,7 @@ struct Inner {
     /// `None` once the log is closed.
     open: RwLock<Option<OpenLog>>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    tasks: TaskGroup,
     queue_requests: Arc<Semaphore>,
     queue_bytes: Arc<Semaphore>,
     reads: Arc<Semaphore>,
@@ -66,6 +75,19 @@ impl EmbeddedLog {
     /// # Errors
     /// See [`OpenError`]. With [`OpenError::Damaged`] and [`OpenError::Lost`] no acknowledged event was changed.
     pub fn open(config: LogConfig, clock: Arc<dyn Clock>) -> Result<(Self, RecoveryReport), OpenError> {
+        Self::open_supervised(config, clock, &Supervisor::default())
+    }
+
+    /// Opens the log like [`EmbeddedLog::open`]. Its thread and its reads belong to `supervisor`, which tells when the
+    /// thread is gone.
+    ///
+    /// # Errors
+    /// As for [`EmbeddedLog::open`].
+    pub fn open_supervised(
+        config: LogConfig,
+        clock: Arc<dyn Clock>,
+        supervisor: &Supervisor,
+    ) -> Result<(Self, RecoveryReport), OpenError> {
         config.validate()?;
         let RecoveredLog { store, epoch, last_offset, marker, report } = recovery::open(&config)?;
         let store = Arc::new(store);
@@ -74,14 +96,20 @@ impl EmbeddedLog {
         let (requests, queue) = crossbeam_channel::bounded(config.queue_requests as usize);
         let writer =
             Writer::new(Arc::clone(&store), Arc::clone(&status), clock, &config, epoch, last_offset, marker);
-        let thread =
-            std::thread::Builder::new().name("relay-log".to_owned()).spawn(move || writer.run(&queue));
+        let tasks = supervisor.group();
+        let mut writing = Some((writer, queue));
+        let thread = tasks.thread(WRITER, "relay-log".to_owned(), OnPanic::Fail, move |pulse| {
+            if let Some((writer, queue)) = writing.take() {
+                writer.run(&queue, pulse);
+            }
+        });
         let thread = thread.map_err(OpenError::io("start the writer's thread of", &config.directory))?;
         let inner = Inner {
             epoch,
             status,
             open: RwLock::new(Some(OpenLog { store, requests })),
             writer: Mutex::new(Some(thread)),
+            tasks,
             queue_requests: Arc::new(Semaphore::new(config.queue_requests as usize)),
             queue_bytes: Arc::new(Semaphore::new(config.queue_bytes as usize)),
             reads: Arc::new(Semaphore::new(config.concurrent_reads as usize)),
@@ -107,7 +135,7 @@ impl EmbeddedLog {
         drop(store);
         drop(readers);
         let joining = Arc::clone(&self.inner);
-        let joined = tokio::task::spawn_blocking(move || joining.join()).await;
+        let joined = self.inner.tasks.blocking(CLOSE, move || joining.join()).await;
         joined.map_err(|error| self.inner.status.fail(error))??;
         self.inner.status.check()
     }
@@ -186,13 +214,14 @@ impl EmbeddedLog {
         let store = self.inner.open.read().as_ref().map(|open| Arc::clone(&open.store));
         let store = store.ok_or(LogError::Closed)?;
         let epoch = self.inner.epoch;
-        let reading = tokio::task::spawn_blocking(move || {
+        let reading = self.inner.tasks.blocking(READ, move || {
             let result = read(store.snapshot(), epoch);
             drop(store);
             drop(permit);
             result
         });
-        let result = reading.await.map_err(|error| self.inner.status.fail(error))?;
+        // A read that panicked has changed nothing, so the log goes on.
+        let result = reading.await.map_err(|error| LogError::Failed { source: Arc::new(error) })?;
         result.map_err(|error| error.into_log_error(|error| self.inner.status.fail(error)))
     }
 }

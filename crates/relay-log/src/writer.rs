@@ -15,6 +15,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use fjall::PersistMode;
 use relay_core::{Clock, DocumentId, Epoch, LogError, Offset};
+use relay_tasks::Pulse;
 
 use crate::commit_marker::CommitMarker;
 use crate::config::{LogConfig, LogDurability};
@@ -51,6 +52,17 @@ pub(crate) struct Writer {
 /// Every sender of requests was dropped.
 struct Disconnected;
 
+/// Marks the log as failed when the thread panics, so that no reader waits for more events.
+struct FailOnPanic(Arc<LogStatus>);
+
+impl Drop for FailOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(std::io::Error::other("the writer's thread panicked"));
+        }
+    }
+}
+
 impl Writer {
     pub(crate) fn new(
         store: Arc<Store>,
@@ -79,8 +91,10 @@ impl Writer {
     }
 
     /// Works until every sender is dropped and the queue is empty, then closes the log.
-    pub(crate) fn run(mut self, requests: &Receiver<Request>) {
+    pub(crate) fn run(mut self, requests: &Receiver<Request>, pulse: &Pulse) {
+        let _failing = FailOnPanic(Arc::clone(&self.status));
         loop {
+            pulse.check();
             let first = match self.next_request(requests) {
                 Ok(first) => first,
                 Err(Disconnected) => break,

@@ -1,4 +1,5 @@
 //! Tests of the embedded log through its public interface.
+#![allow(clippy::disallowed_methods, reason = "a test ends with its tasks")]
 #![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
 
 mod common;
