@@ -8,9 +8,9 @@ use relay_core::{
     Activity, Clock, CommandError, ConfigError, DocumentId, ErrorCode, EventSink, JoinError, JoinOptions,
     Joined, JsonObject, LeaveReason, Membership, NodeId, Presence, PresenceSnapshot,
 };
+use relay_tasks::{Supervisor, TaskGroup, TaskName};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::config::PresenceConfig;
 use crate::crdt::ReplicaDelta;
@@ -22,6 +22,11 @@ use crate::query::{SessionInfo, SessionQuery};
 use crate::stats::PresenceStats;
 use crate::stream::LocalPresenceStream;
 use crate::version::Version;
+
+/// The task that makes changes of presence visible.
+const FLUSH: TaskName = TaskName::new("presence.flush");
+/// The task that applies what time alone changes.
+const SWEEP: TaskName = TaskName::new("presence.sweep");
 
 /// The participants, sessions and locks of all documents of one server. Clones are handles to the same presence.
 ///
@@ -36,7 +41,7 @@ struct Inner {
     documents: Arc<Documents>,
     publishing: Publishing,
     /// The publishers, and the three tasks of [`LocalPresence::new`].
-    tasks: TaskTracker,
+    tasks: TaskGroup,
     stopping: CancellationToken,
 }
 
@@ -64,17 +69,40 @@ impl LocalPresence {
         locks: Locks,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, ConfigError> {
+        Self::supervised(config, sink, locks, clock, &Supervisor::default())
+    }
+
+    /// A presence like that of [`LocalPresence::new`], whose tasks belong to `supervisor`.
+    ///
+    /// # Errors
+    /// As for [`LocalPresence::new`].
+    ///
+    /// # Panics
+    /// As [`LocalPresence::new`].
+    pub fn supervised(
+        config: PresenceConfig,
+        sink: Arc<dyn EventSink>,
+        locks: Locks,
+        clock: Arc<dyn Clock>,
+        supervisor: &Supervisor,
+    ) -> Result<Self, ConfigError> {
         config.validate()?;
         let (tasks, stopping, aborting) =
-            (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
+            (supervisor.group(), CancellationToken::new(), CancellationToken::new());
         let documents = Arc::new(Documents::new(NodeId::random(), Arc::clone(&clock), config.flush_interval));
         let publishing =
             Publishing { documents: Arc::clone(&documents), sink, tasks: tasks.clone(), aborting };
         publishing.start_locks(locks.clone());
-        tasks.spawn(flush_periodically(Arc::clone(&documents), stopping.clone(), config.flush_interval));
+        let flushed = (Arc::clone(&documents), stopping.clone());
+        tasks.keep_running(FLUSH, flushed, move |(documents, stopping)| {
+            Box::pin(flush_periodically(documents, stopping, config.flush_interval))
+        });
         let tick = config.tick;
         let inner = Arc::new(Inner { config, locks, clock, documents, publishing, tasks, stopping });
-        inner.tasks.spawn(sweep_periodically(Arc::downgrade(&inner), inner.stopping.clone(), tick));
+        let swept = (Arc::downgrade(&inner), inner.stopping.clone());
+        inner.tasks.keep_running(SWEEP, swept, move |(presence, stopping)| {
+            Box::pin(sweep_periodically(presence, stopping, tick))
+        });
         Ok(Self(inner))
     }
 
@@ -251,7 +279,7 @@ impl Inner {
 }
 
 /// Sweeps at each tick, at most once a millisecond, until presence stops or its last handle is dropped.
-async fn sweep_periodically(presence: Weak<Inner>, stopping: CancellationToken, tick: Duration) {
+async fn sweep_periodically(presence: &Weak<Inner>, stopping: &CancellationToken, tick: Duration) {
     let mut ticks = tokio::time::interval(tick.max(Duration::from_millis(1)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
@@ -261,7 +289,7 @@ async fn sweep_periodically(presence: Weak<Inner>, stopping: CancellationToken, 
 }
 
 /// Flushes an interval after the first flush was scheduled, again and again until presence stops.
-async fn flush_periodically(documents: Arc<Documents>, stopping: CancellationToken, interval: Duration) {
+async fn flush_periodically(documents: &Documents, stopping: &CancellationToken, interval: Duration) {
     while !stopping.is_cancelled() {
         if stopping.run_until_cancelled(documents.flush_scheduled()).await.is_some() {
             stopping.run_until_cancelled(tokio::time::sleep(interval)).await;

@@ -1,13 +1,14 @@
 //! Publishing: the tasks that hand the events of sessions, users and locks to an [`EventSink`].
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use relay_core::{CheckedDraft, DocumentId, ErrorCode, EventSink, PublishError};
+use futures_util::{FutureExt, StreamExt};
+use relay_core::{CheckedDraft, DocumentId, ErrorCode, EventSink, LogError, PublishError};
+use relay_tasks::{TaskGroup, TaskName};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::documents::Documents;
 use crate::locks::{LockChange, Locks};
@@ -19,11 +20,17 @@ const FIRST_RETRY: Duration = Duration::from_millis(50);
 /// The longest wait of a publisher that finds the log overloaded.
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
 
+/// The task that publishes the events of one document's sessions and users.
+const DOCUMENT: TaskName = TaskName::new("presence.publisher");
+/// The task that publishes the changes of locks.
+const LOCKS: TaskName = TaskName::new("presence.locks");
+
 /// Starts the publishers of documents, in the tasks of its owner.
+#[derive(Clone)]
 pub(crate) struct Publishing {
     pub(crate) documents: Arc<Documents>,
     pub(crate) sink: Arc<dyn EventSink>,
-    pub(crate) tasks: TaskTracker,
+    pub(crate) tasks: TaskGroup,
     /// Ends every publisher when it is cancelled.
     pub(crate) aborting: CancellationToken,
 }
@@ -31,23 +38,27 @@ pub(crate) struct Publishing {
 impl Publishing {
     /// Starts the publisher of a document: a task that lives until the document's outbox is empty.
     pub(crate) fn start(&self, id: DocumentId) {
-        let publishing = publish_document(Arc::clone(&self.documents), Arc::clone(&self.sink), id);
-        let aborting = self.aborting.clone();
-        self.tasks.spawn(async move { aborting.run_until_cancelled_owned(publishing).await });
+        let publishing = (self.clone(), id);
+        self.tasks.keep_running(DOCUMENT, publishing, |(Self { documents, sink, aborting, .. }, id)| {
+            let publishing = publish_document(documents, &**sink, id);
+            Box::pin(async move { _ = aborting.run_until_cancelled(publishing).await })
+        });
     }
 
     /// Starts the task that publishes the changes of locks until they are shut down.
     pub(crate) fn start_locks(&self, locks: Locks) {
-        let publishing = publish_locks(locks, Arc::clone(&self.sink));
-        let aborting = self.aborting.clone();
-        self.tasks.spawn(async move { aborting.run_until_cancelled_owned(publishing).await });
+        let publishing = (Arc::clone(&self.sink), self.aborting.clone(), locks);
+        self.tasks.keep_running(LOCKS, publishing, |(sink, aborting, locks)| {
+            let publishing = publish_locks(locks, &**sink);
+            Box::pin(async move { _ = aborting.run_until_cancelled(publishing).await })
+        });
     }
 }
 
 /// Publishes the events of one document, one after the other, until its outbox is empty.
-async fn publish_document(documents: Arc<Documents>, sink: Arc<dyn EventSink>, id: DocumentId) {
-    while let Some(draft) = documents.next_outgoing(&id) {
-        let outcome = publish_patiently(&documents, &*sink, draft).await;
+async fn publish_document(documents: &Documents, sink: &dyn EventSink, id: &DocumentId) {
+    while let Some(draft) = documents.next_outgoing(id) {
+        let outcome = publish_patiently(documents, sink, draft).await;
         match &outcome {
             Ok(()) => documents.counters().published.increment(),
             Err(error) => {
@@ -55,7 +66,7 @@ async fn publish_document(documents: Arc<Documents>, sink: Arc<dyn EventSink>, i
                 documents.counters().failed.increment();
             }
         }
-        documents.end_outgoing(&id, outcome.is_ok());
+        documents.end_outgoing(id, outcome.is_ok());
     }
 }
 
@@ -67,8 +78,8 @@ async fn publish_patiently(
 ) -> Result<(), PublishError> {
     let mut wait = FIRST_RETRY;
     loop {
-        match sink.publish(draft.clone()).await {
-            Ok(_) => return Ok(()),
+        match publish(sink, draft.clone()).await {
+            Ok(()) => return Ok(()),
             Err(error) if error.code() == ErrorCode::Overloaded => {
                 documents.counters().retries.increment();
                 tokio::time::sleep(wait).await;
@@ -80,20 +91,30 @@ async fn publish_patiently(
 }
 
 /// Publishes the changes of locks until they are shut down. The changes of one document come one by one.
-async fn publish_locks(locks: Locks, sink: Arc<dyn EventSink>) {
-    let publish = |LockChange { draft, publication }: LockChange| {
-        let sink = Arc::clone(&sink);
-        async move { publication.report(sink.publish(draft).await.map(drop)) }
+async fn publish_locks(locks: &Locks, sink: &dyn EventSink) {
+    let publish_change = async |LockChange { draft, publication }: LockChange| {
+        publication.report(publish(sink, draft).await);
     };
     let mut under_way = FuturesUnordered::new();
     let mut is_over = false;
     while !is_over || !under_way.is_empty() {
         tokio::select! {
             change = locks.next_change(), if !is_over && under_way.len() < MAX_LOCK_CHANGES => match change {
-                Some(change) => under_way.push(publish(change)),
+                Some(change) => under_way.push(publish_change(change)),
                 None => is_over = true,
             },
             Some(()) = under_way.next() => {}
         }
     }
+}
+
+/// Publishes one event. A sink that panics has failed for this event alone.
+async fn publish(sink: &dyn EventSink, draft: CheckedDraft) -> Result<(), PublishError> {
+    let document = draft.document.clone();
+    let publishing = async { sink.publish(draft).await.map(drop) };
+    AssertUnwindSafe(publishing).catch_unwind().await.unwrap_or_else(|_panic| {
+        tracing::error!(%document, "publishing an event of presence panicked, which is a defect");
+        let source = Arc::new(std::io::Error::other("publishing the event panicked"));
+        Err(LogError::Failed { source }.into())
+    })
 }

@@ -146,7 +146,7 @@ impl TokenSource for FileTokens {
             return Ok(());
         }
         let file = Arc::clone(&self.file);
-        let written = tokio::task::spawn_blocking(move || file.extend_beyond(number)).await;
+        let written = relay_tasks::call_blocking(move || file.extend_beyond(number)).await;
         let written =
             written.unwrap_or_else(|_| Err(TokenFileError::Stopping { path: self.file.path.clone() }));
         written.map_err(TokenError::new)
