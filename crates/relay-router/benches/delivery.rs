@@ -1,6 +1,7 @@
 //! Events per second from the log to a service over HTTP on this machine: through the dispatcher, the store on disk, and
 //! one POST for each event or for each batch.
 
+#![allow(clippy::disallowed_methods, reason = "a benchmark ends with its tasks")]
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot be set up must stop")]
 
 use std::convert::Infallible;

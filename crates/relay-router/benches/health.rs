@@ -5,6 +5,7 @@
 //! is little, because there are no events. Probes over HTTP reuse their connections, as they do at the default
 //! interval; probes over TCP open one each.
 
+#![allow(clippy::disallowed_methods, reason = "a benchmark ends with its tasks")]
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot be set up must stop")]
 
 use std::convert::Infallible;

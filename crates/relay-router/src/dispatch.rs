@@ -93,7 +93,7 @@ struct Assignment {
 }
 
 impl Dispatcher {
-    pub(crate) async fn run(mut self) {
+    pub(crate) async fn run(&mut self) {
         let stopping = self.engine.stopping();
         let mut completions = self.engine.completions();
         let mut health_changes = self.engine.deps().monitor.changes();

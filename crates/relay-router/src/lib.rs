@@ -30,6 +30,7 @@
 //! ```
 //!
 //! The README has a complete example with a router.
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "a test ends with its tasks"))]
 
 mod config;
 pub mod decisions;

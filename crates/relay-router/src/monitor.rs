@@ -16,7 +16,8 @@ use relay_events::ServiceState;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+
+use relay_tasks::{TaskGroup, TaskName};
 
 use crate::health::{HealthConfig, build_probe};
 use crate::registry::{
@@ -25,6 +26,11 @@ use crate::registry::{
 };
 use crate::rules::{Capability, TargetSpec};
 use crate::target::Outbound;
+
+/// The task that applies what time alone changes.
+const TICKS: TaskName = TaskName::new("router.health-ticks");
+/// The probes of one service.
+const PROBE: TaskName = TaskName::new("router.probe");
 
 /// The monitor of all services and targets. Clones are handles to the same monitor.
 #[derive(Clone)]
@@ -41,7 +47,7 @@ struct Inner {
     changes: watch::Sender<u64>,
     /// The probe task of each service, with the generation of its registry entry.
     probe_tasks: Mutex<HashMap<ServiceName, (u64, CancellationToken)>>,
-    tasks: TaskTracker,
+    tasks: TaskGroup,
     stopping: CancellationToken,
 }
 
@@ -52,6 +58,7 @@ impl HealthMonitor {
         config: HealthConfig,
         outbound: Outbound,
         clock: Arc<dyn Clock>,
+        tasks: TaskGroup,
         observer: impl Fn(ServiceChange) + Send + Sync + 'static,
     ) -> Self {
         let tick = config.tick;
@@ -63,23 +70,25 @@ impl HealthMonitor {
             notify_lock: Mutex::new(()),
             changes: watch::Sender::new(0),
             probe_tasks: Mutex::new(HashMap::new()),
-            tasks: TaskTracker::new(),
+            tasks,
             stopping: CancellationToken::new(),
         }));
-        let ticking = monitor.clone();
-        monitor.0.tasks.spawn(async move {
-            let mut ticks = tokio::time::interval(tick);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            loop {
-                tokio::select! {
-                    () = ticking.0.stopping.cancelled() => return,
-                    _ = ticks.tick() => if ticking.update(Registry::tick) {
-                        ticking.sync_probe_tasks();
-                    },
-                }
-            }
-        });
+        monitor.0.tasks.keep_running(TICKS, monitor.clone(), move |ticking| Box::pin(ticking.run(tick)));
         monitor
+    }
+
+    /// Applies what time alone changes, until the monitor stops.
+    async fn run(&self, tick: Duration) {
+        let mut ticks = tokio::time::interval(tick);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = self.0.stopping.cancelled() => return,
+                _ = ticks.tick() => if self.update(Registry::tick) {
+                    self.sync_probe_tasks();
+                },
+            }
+        }
     }
 
     /// Returns a service's state; [`ServiceState::Unknown`] for an unknown service.
@@ -231,17 +240,15 @@ impl HealthMonitor {
             }
             let token = self.0.stopping.child_token();
             probe_tasks.insert(target.name.clone(), (target.generation, token.clone()));
-            let monitor = self.clone();
-            self.0.tasks.spawn(async move {
-                tokio::select! {
-                    () = token.cancelled() => {}
-                    () = monitor.run_probe(target) => {}
-                }
+            let probing = (self.clone(), target, token);
+            self.0.tasks.keep_running(PROBE, probing, |(monitor, target, token)| {
+                let probing = monitor.run_probe(target);
+                Box::pin(async move { _ = token.run_until_cancelled(probing).await })
             });
         }
     }
 
-    async fn run_probe(&self, target: ProbeTarget) {
+    async fn run_probe(&self, target: &ProbeTarget) {
         let (probe, spec) = build_probe(&target.source, &self.0.outbound);
         // A random delay keeps services that start together from being probed together.
         tokio::time::sleep(spec.interval.min(FIRST_PROBE_WITHIN).mul_f64(rand::random())).await;

@@ -67,7 +67,7 @@ impl Router {
         deps.monitor.shutdown().await;
         deps.decisions.close().await;
         let store = deps.store.clone();
-        let closed = tokio::task::spawn_blocking(move || store.close()).await.is_ok();
+        let closed = relay_tasks::call_blocking(move || store.close()).await.is_ok();
         complete && closed
     }
 

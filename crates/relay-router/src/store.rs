@@ -31,6 +31,7 @@ use std::sync::{Arc, OnceLock};
 use fjall::Keyspace;
 use parking_lot::Mutex;
 use relay_core::ServiceName;
+use relay_tasks::TaskGroup;
 use serde::de::DeserializeOwned;
 
 pub use self::error::StoreError;
@@ -66,6 +67,7 @@ impl Store {
     pub(crate) fn open(
         directory: &Path,
         max_dead_letters: usize,
+        tasks: TaskGroup,
     ) -> Result<(Self, PersistedState), StoreError> {
         let name: Arc<str> = directory.display().to_string().into();
         std::fs::create_dir_all(directory).map_err(|error| StoreError::failed(&name, &error))?;
@@ -74,7 +76,7 @@ impl Store {
         let persisted = keyspaces.read_all(&name)?;
         let letter_counts = keyspaces.letter_counts.clone();
         let failure = Arc::new(OnceLock::new());
-        let writer = Writer::new(keyspaces.clone(), Arc::clone(&name), Arc::clone(&failure));
+        let writer = Writer::new(keyspaces.clone(), Arc::clone(&name), Arc::clone(&failure), tasks);
         let keyspaces = Mutex::new(Some(keyspaces));
         Ok((Self(Arc::new(Inner { keyspaces, directory: name, letter_counts, failure, writer })), persisted))
     }
@@ -200,7 +202,7 @@ impl Store {
         read: impl FnOnce(&Keyspaces) -> Result<T, fjall::Error> + Send + 'static,
     ) -> Result<T, StoreError> {
         let keyspaces = self.keyspaces()?;
-        let read = tokio::task::spawn_blocking(move || read(&keyspaces)).await;
+        let read = relay_tasks::call_blocking(move || read(&keyspaces)).await;
         read.map_err(|error| self.error(&error))?.map_err(|error| self.error(&error))
     }
 }

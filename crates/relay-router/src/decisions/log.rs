@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use relay_core::Timestamp;
+use relay_tasks::{OnPanic, Pulse, TaskGroup, TaskName, call_blocking};
 use serde::Serialize;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -17,6 +18,9 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::config::{DecisionLogConfig, DecisionLogError};
 use super::files::{self, RecordFiles};
 use super::record::{Decision, DecisionFilter, DecisionRecord};
+
+/// The thread that records decisions.
+const RECORDER: TaskName = TaskName::new("router.decisions");
 
 /// The decisions that a follower may lag behind before it misses some.
 const FOLLOWER_CAPACITY: usize = 1_024;
@@ -65,7 +69,11 @@ impl DecisionLog {
     ///
     /// # Errors
     /// See [`DecisionLogError`].
-    pub(crate) fn start(config: &DecisionLogConfig, directory: PathBuf) -> Result<Self, DecisionLogError> {
+    pub(crate) fn start(
+        config: &DecisionLogConfig,
+        directory: PathBuf,
+        tasks: &TaskGroup,
+    ) -> Result<Self, DecisionLogError> {
         let io = |source| DecisionLogError::Io { directory: directory.display().to_string(), source };
         let open = || RecordFiles::open(&directory, config.max_file_bytes, config.max_files).map_err(io);
         let files = config.disk.then(open).transpose()?;
@@ -79,10 +87,10 @@ impl DecisionLog {
         });
         let (queue, waiting) = bounded(config.queue);
         let thread = {
-            let state = Arc::clone(&state);
-            let thread = std::thread::Builder::new().name("relay-decisions".to_owned());
             let records = config.memory_records;
-            thread.spawn(move || run(&state, &waiting, files, records)).map_err(io)?
+            let mut recorder = Recorder { state: Arc::clone(&state), waiting, files, records, number: 0 };
+            let work = move |pulse: &Pulse| recorder.run(pulse);
+            tasks.thread(RECORDER, "relay-decisions".to_owned(), OnPanic::Restart, work).map_err(io)?
         };
         // The share of all hashes; the cast saturates at the ends.
         #[allow(
@@ -134,7 +142,7 @@ impl DecisionLog {
         if let Some(directory) = self.0.directory.clone().filter(|_| found.len() < limit) {
             let left = limit - found.len();
             let name = directory.display().to_string();
-            let reading = tokio::task::spawn_blocking(move || files::read(&directory, &filter, before, left));
+            let reading = call_blocking(move || files::read(&directory, &filter, before, left));
             let older = reading.await.map_err(DecisionLogError::Panicked)?;
             let older = older.map_err(|source| DecisionLogError::Io { directory: name, source })?;
             found.extend(older.into_iter().map(Arc::new));
@@ -162,7 +170,7 @@ impl DecisionLog {
     pub(crate) async fn close(&self) {
         self.0.queue.lock().take();
         let Some(thread) = self.0.thread.lock().take() else { return };
-        let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+        let joined = call_blocking(move || thread.join()).await;
         if !matches!(joined, Ok(Ok(()))) {
             tracing::error!("the decision log's thread panicked");
         }
@@ -200,29 +208,43 @@ impl DecisionStream {
     }
 }
 
-/// Runs on the log's thread until the queue is closed.
-fn run(state: &LogState, waiting: &Receiver<Decision>, mut files: Option<RecordFiles>, max_records: usize) {
-    let mut number = 0;
-    while let Ok(decision) = waiting.recv() {
-        for decision in std::iter::once(decision).chain(waiting.try_iter().take(FOLLOWER_CAPACITY)) {
-            number = next_number(number, decision.at);
-            let record = Arc::new(decision.into_record(number));
-            if let Some(Err(error)) = files.as_mut().map(|files| files.write(&record)) {
+/// The state of the log's thread.
+struct Recorder {
+    state: Arc<LogState>,
+    waiting: Receiver<Decision>,
+    files: Option<RecordFiles>,
+    /// The most records in memory.
+    records: usize,
+    /// The number of the last record.
+    number: u64,
+}
+
+impl Recorder {
+    /// Records decisions until the queue is closed.
+    fn run(&mut self, pulse: &Pulse) {
+        let Self { state, waiting, files, records: max_records, number } = self;
+        while let Ok(decision) = waiting.recv() {
+            pulse.check();
+            for decision in std::iter::once(decision).chain(waiting.try_iter().take(FOLLOWER_CAPACITY)) {
+                *number = next_number(*number, decision.at);
+                let record = Arc::new(decision.into_record(*number));
+                if let Some(Err(error)) = files.as_mut().map(|files| files.write(&record)) {
+                    count_unwritten(state, &error);
+                }
+                state.kept.fetch_add(1, Ordering::Relaxed);
+                {
+                    let mut records = state.records.lock();
+                    if records.len() >= *max_records {
+                        records.pop_front();
+                    }
+                    records.push_back(Arc::clone(&record));
+                }
+                // Without followers the send fails, which is fine.
+                let _ = state.followers.send(record);
+            }
+            if let Some(Err(error)) = files.as_mut().map(RecordFiles::flush) {
                 count_unwritten(state, &error);
             }
-            state.kept.fetch_add(1, Ordering::Relaxed);
-            {
-                let mut records = state.records.lock();
-                if records.len() >= max_records {
-                    records.pop_front();
-                }
-                records.push_back(Arc::clone(&record));
-            }
-            // Without followers the send fails, which is fine.
-            let _ = state.followers.send(record);
-        }
-        if let Some(Err(error)) = files.as_mut().map(RecordFiles::flush) {
-            count_unwritten(state, &error);
         }
     }
 }

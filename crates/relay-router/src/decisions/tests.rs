@@ -11,6 +11,10 @@ use super::{
 use crate::test_support::{name, note};
 use relay_core::{Epoch, Event, Seq, Timestamp};
 
+fn tasks() -> relay_tasks::TaskGroup {
+    relay_tasks::Supervisor::default().group()
+}
+
 fn event(document: &str, n: usize) -> Arc<Event> {
     Arc::new(note(document, n).into_event(
         Epoch::from_u64(1),
@@ -51,7 +55,8 @@ async fn found(log: &DecisionLog, filter: DecisionFilter, limit: usize) -> Vec<u
 #[tokio::test]
 async fn decisions_are_found_by_all_that_they_say_newest_first() {
     let directory = tempfile::tempdir().unwrap();
-    let log = DecisionLog::start(&DecisionLogConfig::default(), directory.path().to_owned()).unwrap();
+    let log =
+        DecisionLog::start(&DecisionLogConfig::default(), directory.path().to_owned(), &tasks()).unwrap();
     let outcomes = [Outcome::Delivered, Outcome::Retrying, Outcome::NoMatch];
     let events: Vec<_> = (0..60).map(|n| event(&format!("d{}", n % 4), n + 1)).collect();
     for (n, event) in events.iter().enumerate() {
@@ -88,7 +93,7 @@ async fn memory_and_files_are_bounded_and_files_outlive_a_restart_and_a_torn_lin
         max_files: 3,
         ..DecisionLogConfig::default()
     };
-    let log = DecisionLog::start(&config, directory.path().to_owned()).unwrap();
+    let log = DecisionLog::start(&config, directory.path().to_owned(), &tasks()).unwrap();
     for n in 0..200 {
         log.record(decision(&event("d", n + 1), n as u64, "a", Outcome::Delivered));
     }
@@ -101,7 +106,7 @@ async fn memory_and_files_are_bounded_and_files_outlive_a_restart_and_a_torn_lin
     text.push_str("{\"number\":99999,\"at\":\"20");
     std::fs::write(&newest, text).unwrap();
 
-    let log = DecisionLog::start(&config, directory.path().to_owned()).unwrap();
+    let log = DecisionLog::start(&config, directory.path().to_owned(), &tasks()).unwrap();
     let found = found(&log, DecisionFilter::default(), 1_000).await;
     assert_eq!(found, (0..200).rev().take(found.len()).collect::<Vec<_>>());
     assert!((20..100).contains(&found.len()), "{}", found.len());
@@ -112,7 +117,7 @@ async fn memory_and_files_are_bounded_and_files_outlive_a_restart_and_a_torn_lin
 async fn an_event_is_sampled_with_all_its_decisions_and_what_went_wrong_is_always_kept() {
     let directory = tempfile::tempdir().unwrap();
     let config = DecisionLogConfig { sample: 0.5, ..DecisionLogConfig::default() };
-    let log = DecisionLog::start(&config, directory.path().to_owned()).unwrap();
+    let log = DecisionLog::start(&config, directory.path().to_owned(), &tasks()).unwrap();
     let events: Vec<_> = (1..=200).map(|n| event("d", n)).collect();
     for event in &events {
         log.record(decision(event, 0, "a", Outcome::Delivered));
@@ -136,7 +141,8 @@ async fn an_event_is_sampled_with_all_its_decisions_and_what_went_wrong_is_alway
 #[tokio::test]
 async fn a_follower_sees_what_it_wants_and_is_told_what_it_missed() {
     let directory = tempfile::tempdir().unwrap();
-    let log = DecisionLog::start(&DecisionLogConfig::default(), directory.path().to_owned()).unwrap();
+    let log =
+        DecisionLog::start(&DecisionLogConfig::default(), directory.path().to_owned(), &tasks()).unwrap();
     let filter = DecisionFilter { target: Some(name("b")), ..DecisionFilter::default() };
     let (mut quick, mut slow) = (log.follow(filter), log.follow(DecisionFilter::default()));
     log.record(decision(&event("d", 1), 1, "a", Outcome::Delivered));

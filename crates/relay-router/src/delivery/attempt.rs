@@ -84,16 +84,20 @@ impl InFlight {
             Ok(events) => events,
             Err(error) => {
                 tracing::error!(%error, target = %self.name, "queued events cannot be read from the log; retrying");
-                let again = |entry: &QueueEntry| Disposition::Retry(Arc::clone(&entry.queued));
-                let dispositions: Vec<_> = self.dequeued.entries.iter().map(again).collect();
-                let (events, took) = (vec![None; dispositions.len()], Duration::ZERO);
-                let result = AttemptResult { events, dispositions, answer: None, took, backoff: LOG_RETRY };
-                return Ok(Some(result));
+                return Ok(Some(self.interrupted()));
             }
         };
         let Some(result) = self.deliver(deps, aborting, events).await else { return Ok(None) };
         self.persist(deps, &result).await?;
         Ok(Some(result))
+    }
+
+    /// The result of an attempt that could not be made: its events are tried again after a pause.
+    pub(crate) fn interrupted(&self) -> AttemptResult {
+        let again = |entry: &QueueEntry| Disposition::Retry(Arc::clone(&entry.queued));
+        let dispositions: Vec<_> = self.dequeued.entries.iter().map(again).collect();
+        let (events, took) = (vec![None; dispositions.len()], Duration::ZERO);
+        AttemptResult { events, dispositions, answer: None, took, backoff: LOG_RETRY }
     }
 
     /// The events, from memory, from their records or from the log.

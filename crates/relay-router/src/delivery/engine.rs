@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use relay_core::{FailureKind, Monotonic, ServiceName};
+use relay_tasks::{TaskGroup, TaskName};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::attempt::{AttemptResult, Disposition, InFlight};
 use super::deps::Deps;
@@ -21,6 +21,13 @@ use super::state::State;
 use crate::decisions::{DecidedEvent, Decision};
 use crate::routing_table::RoutingTable;
 use crate::store::StoreError;
+
+/// The task that begins attempts.
+const SCHEDULER: TaskName = TaskName::new("router.scheduler");
+/// One attempt.
+const ATTEMPT: TaskName = TaskName::new("router.attempt");
+/// One change by a caller, which runs to its end.
+const OPERATION: TaskName = TaskName::new("router.operation");
 
 /// The shortest sleep between two rounds of scheduling.
 const MIN_SLEEP: Duration = Duration::from_millis(1);
@@ -36,19 +43,19 @@ struct Inner {
     ready: Notify,
     /// Counts the attempts that ended, each of which may free space in a route.
     completions: watch::Sender<u64>,
-    tasks: TaskTracker,
+    tasks: TaskGroup,
     stopping: CancellationToken,
     aborting: CancellationToken,
 }
 
 impl Engine {
-    pub(crate) fn new(deps: Deps, state: State) -> Self {
+    pub(crate) fn new(deps: Deps, state: State, tasks: TaskGroup) -> Self {
         Self(Arc::new(Inner {
             deps,
             state: Mutex::new(state),
             ready: Notify::new(),
             completions: watch::Sender::new(0),
-            tasks: TaskTracker::new(),
+            tasks,
             stopping: CancellationToken::new(),
             aborting: CancellationToken::new(),
         }))
@@ -90,9 +97,9 @@ impl Engine {
         self.0.deps.store.fail(error);
     }
 
-    /// Runs `task`, which [`Engine::stop`] waits for.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.0.tasks.spawn(task);
+    /// The tasks that [`Engine::stop`] waits for.
+    pub(crate) fn tasks(&self) -> &TaskGroup {
+        &self.0.tasks
     }
 
     /// Runs `operation` to its end, also when the caller stops waiting for it. So the operation never stops between its
@@ -101,7 +108,7 @@ impl Engine {
         &self,
         operation: impl Future<Output = T> + Send + 'static,
     ) -> T {
-        match self.0.tasks.spawn(operation).await {
+        match self.0.tasks.spawn(OPERATION, operation).await {
             Ok(result) => result,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
@@ -118,8 +125,7 @@ impl Engine {
 
     /// Begins to deliver. Called once.
     pub(crate) fn start(&self) {
-        let engine = self.clone();
-        self.spawn(async move { engine.run().await });
+        self.0.tasks.keep_running(SCHEDULER, self.clone(), |engine| Box::pin(engine.run()));
     }
 
     /// Ends delivery. Attempts under way are aborted after `timeout`. Returns true if all ended by themselves.
@@ -160,14 +166,8 @@ impl Engine {
         let health = |name: &ServiceName| self.0.deps.monitor.state(name);
         let (attempts, next) = self.0.state.lock().schedule(now, health);
         for attempt in attempts {
-            let engine = self.clone();
-            self.0.tasks.spawn(async move {
-                match attempt.run(&engine.0.deps, &engine.0.aborting).await {
-                    Ok(Some(result)) => engine.end(&attempt, result),
-                    Ok(None) => {}
-                    Err(error) => engine.fail(error),
-                }
-            });
+            let mut attempt = AttemptGuard { engine: self.clone(), attempt: Some(attempt) };
+            drop(self.0.tasks.spawn(ATTEMPT, async move { attempt.run().await }));
         }
         next
     }
@@ -251,5 +251,32 @@ impl Engine {
     #[cfg(test)]
     pub(crate) fn is_unlocked(&self) -> bool {
         self.0.state.try_lock().is_some()
+    }
+}
+
+/// An attempt under way. If its task panics, its events are tried again, and its slot is free for others.
+struct AttemptGuard {
+    engine: Engine,
+    /// None once the attempt has ended.
+    attempt: Option<InFlight>,
+}
+
+impl AttemptGuard {
+    async fn run(&mut self) {
+        let (Some(attempt), engine) = (&self.attempt, &self.engine) else { return };
+        match attempt.run(&engine.0.deps, &engine.0.aborting).await {
+            Ok(Some(result)) => engine.end(attempt, result),
+            Ok(None) => {}
+            Err(error) => engine.fail(error),
+        }
+        self.attempt = None;
+    }
+}
+
+impl Drop for AttemptGuard {
+    fn drop(&mut self) {
+        if let Some(attempt) = &self.attempt {
+            self.engine.end(attempt, attempt.interrupted());
+        }
     }
 }

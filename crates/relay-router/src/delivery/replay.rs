@@ -18,14 +18,14 @@ const WINDOW: usize = 256;
 /// The number of events that are read at a time.
 const PAGE: usize = 64;
 
-/// Queues the rest of `replay` for its target. Returns when everything is queued, or `cancelled` is cancelled. Calls
+/// Queues the rest of `replay` for its target, from its position on, which moves. Returns when everything is queued, or `cancelled` is cancelled. Calls
 /// `report` after each event and at the end.
 ///
 /// # Errors
 /// [`StoreError`]. Errors of the log are retried.
 pub(crate) async fn run(
     engine: &Engine,
-    mut replay: Replay,
+    replay: &mut Replay,
     cancelled: &CancellationToken,
     report: impl Fn(&Replay),
 ) -> Result<(), StoreError> {
@@ -84,13 +84,13 @@ pub(crate) async fn run(
                 route
             });
             batch.put_queued(route, offset, &queued);
-            batch.replay(&replay);
+            batch.replay(replay);
             deps.store.commit(batch).await?;
             engine.update(|state| {
                 state.enqueue(route, offset, Arc::new(queued), Some(event));
                 state.release(route);
             });
-            report(&replay);
+            report(replay);
         }
     }
     if cancelled.is_cancelled() {
@@ -100,7 +100,7 @@ pub(crate) async fn run(
     let mut batch = WriteBatch::default();
     batch.remove_replay(replay.id);
     deps.store.commit(batch).await?;
-    report(&replay);
+    report(replay);
     Ok(())
 }
 

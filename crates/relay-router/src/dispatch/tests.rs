@@ -10,6 +10,7 @@ use relay_core::testing::MemoryLog;
 use relay_core::{
     Delivery, DeliveryError, DocumentId, Draft, Epoch, Payload, Seq, SystemClock, Target, Timestamp,
 };
+use relay_tasks::Supervisor;
 use tempfile::TempDir;
 
 use super::*;
@@ -45,20 +46,27 @@ impl Target for Nowhere {
 
 /// An engine that does not deliver, with the rules above and target `a`.
 fn engine(directory: &TempDir) -> Engine {
-    let clock = Arc::new(SystemClock::new());
-    let (store, _) = Store::open(&directory.path().join("store"), 1).unwrap();
+    let (clock, tasks) = (Arc::new(SystemClock::new()), Supervisor::default().group());
+    let (store, _) = Store::open(&directory.path().join("store"), 1, tasks.clone()).unwrap();
     let outbound = Outbound::new(OutboundPolicy::default()).unwrap();
     let deps = Deps {
         log: Arc::new(MemoryLog::new()),
         store,
         clock: clock.clone(),
-        monitor: HealthMonitor::start(HealthConfig::default(), outbound, clock.clone(), |_| {}),
-        decisions: DecisionLog::start(&DecisionLogConfig::default(), directory.path().join("log")).unwrap(),
+        monitor: HealthMonitor::start(
+            HealthConfig::default(),
+            outbound,
+            clock.clone(),
+            tasks.clone(),
+            |_| {},
+        ),
+        decisions: DecisionLog::start(&DecisionLogConfig::default(), directory.path().join("log"), &tasks)
+            .unwrap(),
         metrics: Arc::new(RouterMetrics::new(clock.clone())),
     };
     let rules = Arc::new(RuleSet::parse(RULES, RuleFormat::Toml).unwrap());
     let table = RoutingTable::new(1, rules, TargetDirectory::default());
-    let engine = Engine::new(deps, State::new(Pool::new(clock), table, 0));
+    let engine = Engine::new(deps, State::new(Pool::new(clock), table, 0), tasks);
     engine.update(|state| add_target(state, "a"));
     engine
 }

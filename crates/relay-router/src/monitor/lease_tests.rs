@@ -30,7 +30,10 @@ fn start(config: HealthConfig) -> (HealthMonitor, Told) {
     };
     let outbound = Outbound::new(OutboundPolicy::default()).unwrap();
     let clock = paused_clock();
-    (HealthMonitor::start(config, outbound, clock, observer), told)
+    (
+        HealthMonitor::start(config, outbound, clock, relay_tasks::Supervisor::default().group(), observer),
+        told,
+    )
 }
 
 /// A monitor with a tick of 50 ms.

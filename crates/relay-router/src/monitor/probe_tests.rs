@@ -79,7 +79,13 @@ fn start(config: HealthConfig, clock: Arc<dyn Clock>, networks: &[&str]) -> Heal
         allow_networks: networks.iter().map(|network| network.parse().unwrap()).collect(),
         ..OutboundPolicy::default()
     };
-    HealthMonitor::start(config, Outbound::new(policy).unwrap(), clock, |_| {})
+    HealthMonitor::start(
+        config,
+        Outbound::new(policy).unwrap(),
+        clock,
+        relay_tasks::Supervisor::default().group(),
+        |_| {},
+    )
 }
 
 fn monitor() -> HealthMonitor {

@@ -5,13 +5,17 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use relay_core::{Offset, ServiceName};
-use tokio_util::sync::CancellationToken;
+use relay_tasks::TaskName;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::context::RouterContext;
 use super::targets::TargetError;
 use crate::delivery::replay;
 use crate::records::{Replay, ReplayRequest, ReplayStart, ReplayState};
 use crate::store::WriteBatch;
+
+/// A replay.
+const REPLAY: TaskName = TaskName::new("router.replay");
 
 /// The most replays that run at once.
 const MAX_REPLAYS: usize = 64;
@@ -30,6 +34,25 @@ struct ReplayTask {
     cancelled: CancellationToken,
     /// Cancelled when nothing is queued or stored for the replay any more.
     ended: CancellationToken,
+}
+
+/// A replay with the task that runs it.
+struct RunningReplay {
+    replays: Arc<Replays>,
+    replay: Replay,
+    cancelled: CancellationToken,
+    _ended: DropGuard,
+}
+
+impl RunningReplay {
+    /// Runs the replay from its position on.
+    async fn run(&mut self) {
+        let Self { replays, replay, cancelled, .. } = self;
+        let engine = &replays.context.engine;
+        if let Err(error) = replay::run(engine, replay, cancelled, |now| replays.report(now)).await {
+            engine.fail(error);
+        }
+    }
 }
 
 impl Replays {
@@ -104,14 +127,9 @@ impl Replays {
             let task = by_id.entry(replay.id).or_insert_with(|| self.task(&replay));
             (task.cancelled.clone(), task.ended.clone())
         };
-        let replays = Arc::clone(self);
-        self.context.engine.spawn(async move {
-            let _ended = ended.drop_guard();
-            let engine = &replays.context.engine;
-            if let Err(error) = replay::run(engine, replay, &cancelled, |now| replays.report(now)).await {
-                engine.fail(error);
-            }
-        });
+        let running =
+            RunningReplay { replays: Arc::clone(self), replay, cancelled, _ended: ended.drop_guard() };
+        self.context.engine.tasks().keep_running(REPLAY, running, |running| Box::pin(running.run()));
     }
 
     fn task(&self, replay: &Replay) -> ReplayTask {

@@ -34,8 +34,16 @@ impl PendingChanges {
         self.pending_notifications.notify_one();
     }
 
-    fn pop(&self) -> Option<ServiceChange> {
-        self.changes.lock().pop_first().map(|(_, change)| change)
+    fn first(&self) -> Option<ServiceChange> {
+        self.changes.lock().first_key_value().map(|(_, change)| change.clone())
+    }
+
+    /// Removes a change that was published, unless a later one of the service has replaced it.
+    fn remove(&self, published: &ServiceChange) {
+        let mut changes = self.changes.lock();
+        if changes.get(&published.service) == Some(published) {
+            changes.remove(&published.service);
+        }
     }
 }
 
@@ -151,22 +159,23 @@ impl Services {
             if let Err(error) = self.forget_services().await {
                 return self.context.engine.fail(error);
             }
-            while let Some(change) = self.pending.pop() {
-                let service = change.service.clone();
-                if stopping.run_until_cancelled(self.publish(change)).await.is_none() {
+            while let Some(change) = self.pending.first() {
+                if stopping.run_until_cancelled(self.publish(&change)).await.is_none() {
+                    let service = change.service;
                     tracing::debug!(%service, "the router stops before the change of the service is published");
                     return;
                 }
+                self.pending.remove(&change);
             }
         }
     }
 
-    async fn publish(&self, change: ServiceChange) {
-        let service = change.service;
+    async fn publish(&self, change: &ServiceChange) {
+        let service = &change.service;
         let payload = relay_events::ServiceChanged {
             service: service.to_string(),
             state: change.state,
-            reason: change.reason,
+            reason: change.reason.clone(),
         };
         let draft = match DocumentId::new(SERVICES_DOCUMENT) {
             Ok(document) => relay_events::server_draft(document, &payload).map_err(|error| error.to_string()),

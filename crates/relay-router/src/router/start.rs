@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use relay_core::{Clock, ConfigError, EventLog, EventSink, LogError};
+use relay_tasks::{Supervisor, TaskGroup, TaskName, call_blocking};
 use tokio::sync::watch;
 
 use super::context::RouterContext;
@@ -26,6 +27,13 @@ use crate::routing_table::{RoutingTable, TargetDirectory};
 use crate::store::{PersistedState, Store, StoreError};
 use crate::target::{Outbound, OutboundError};
 
+/// The task that routes the log.
+const DISPATCHER: TaskName = TaskName::new("router.dispatcher");
+/// The task that waits for the log's next events.
+const LOG_FOLLOWER: TaskName = TaskName::new("router.log-follower");
+/// The task that publishes the changes of services.
+const SERVICE_CHANGES: TaskName = TaskName::new("router.service-changes");
+
 /// The parts outside the router that it works with.
 #[derive(Clone)]
 #[non_exhaustive]
@@ -36,12 +44,14 @@ pub struct RouterParts {
     pub sink: Arc<dyn EventSink>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
+    /// The owner of the router's tasks.
+    pub supervisor: Supervisor,
 }
 
 impl RouterParts {
     /// The parts of a router that follows `log` and publishes to `sink`.
     pub fn new(log: Arc<dyn EventLog>, sink: Arc<dyn EventSink>, clock: Arc<dyn Clock>) -> Self {
-        Self { log, sink, clock }
+        Self { log, sink, clock, supervisor: Supervisor::default() }
     }
 }
 
@@ -89,9 +99,13 @@ struct LastRun {
     replays: Vec<Replay>,
 }
 
-async fn open_store(directory: PathBuf, max_dead_letters: usize) -> Result<(Store, LastRun), RouterError> {
-    let opened = tokio::task::spawn_blocking(move || {
-        let (store, state) = Store::open(&directory, max_dead_letters)?;
+async fn open_store(
+    directory: PathBuf,
+    max_dead_letters: usize,
+    tasks: TaskGroup,
+) -> Result<(Store, LastRun), RouterError> {
+    let opened = call_blocking(move || {
+        let (store, state) = Store::open(&directory, max_dead_letters, tasks)?;
         let (rules, services, replays) = (store.rules()?, store.services()?, store.replays()?);
         Ok::<_, StoreError>((store, LastRun { state, rules, services, replays }))
     });
@@ -100,27 +114,39 @@ async fn open_store(directory: PathBuf, max_dead_letters: usize) -> Result<(Stor
 
 pub(super) async fn start(config: RouterConfig, parts: RouterParts) -> Result<Inner, RouterError> {
     config.validate()?;
-    let RouterParts { log, sink, clock } = parts;
+    let RouterParts { log, sink, clock, supervisor } = parts;
     let head = log.last_offset().await?;
     let outbound = Outbound::new(config.outbound)?;
-    let (store, last_run) = open_store(config.directory.join("store"), config.max_dead_letters).await?;
+    let store = config.directory.join("store");
+    let (store, last_run) = open_store(store, config.max_dead_letters, supervisor.group()).await?;
     let (rules, set) = rules_at_start(last_run.rules, &config.rules)?;
     let pending = Arc::new(PendingChanges::default());
     let observer = {
         let pending = Arc::clone(&pending);
         move |change| pending.add(change)
     };
-    let monitor = HealthMonitor::start(config.health, outbound.clone(), Arc::clone(&clock), observer);
+    let monitor = HealthMonitor::start(
+        config.health,
+        outbound.clone(),
+        Arc::clone(&clock),
+        supervisor.group(),
+        observer,
+    );
     let deps = Deps {
         log,
         store,
         metrics: Arc::new(RouterMetrics::new(Arc::clone(&clock))),
-        decisions: DecisionLog::start(&config.decisions, config.directory.join("decisions"))?,
+        decisions: DecisionLog::start(
+            &config.decisions,
+            config.directory.join("decisions"),
+            &supervisor.group(),
+        )?,
         monitor,
         clock: Arc::clone(&clock),
     };
     let table = RoutingTable::new(rules.version(), Arc::default(), TargetDirectory::default());
-    let engine = Engine::new(deps, State::new(Pool::new(clock), table, config.cache_bytes));
+    let engine =
+        Engine::new(deps, State::new(Pool::new(clock), table, config.cache_bytes), supervisor.group());
     let context = Arc::new(RouterContext {
         engine: engine.clone(),
         // A crash of the machine may have taken the last events of the log, and what was routed of them.
@@ -168,10 +194,10 @@ fn begin(inner: &Inner, max_queued: usize) {
         max_queued,
         config_lock: Arc::clone(&context.config_lock),
     };
-    context.engine.spawn(dispatcher.run());
-    let following = Arc::clone(context);
-    context.engine.spawn(async move { following.follow_log().await });
+    let tasks = context.engine.tasks();
+    tasks.keep_running(DISPATCHER, dispatcher, |dispatcher| Box::pin(dispatcher.run()));
+    tasks.keep_running(LOG_FOLLOWER, Arc::clone(context), |context| Box::pin(context.follow_log()));
     context.engine.start();
     let services = Arc::clone(&inner.services);
-    context.engine.spawn(async move { services.run_service_changes().await });
+    tasks.keep_running(SERVICE_CHANGES, services, |services| Box::pin(services.run_service_changes()));
 }

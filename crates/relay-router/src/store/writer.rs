@@ -7,11 +7,15 @@ use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Condvar, Mutex};
+use relay_tasks::{TaskGroup, TaskName};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::error::StoreError;
 use super::keyspaces::Keyspaces;
 use super::write_batch::{Change, WriteDurability};
+
+/// The writing of the commits that wait.
+const WRITER: TaskName = TaskName::new("router.store-writer");
 
 /// The most commits that wait. Further ones wait for a permit, in their order.
 const QUEUE: usize = 1024;
@@ -31,6 +35,7 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     /// One permit for each commit that may wait.
     queue_permits: Arc<Semaphore>,
+    tasks: TaskGroup,
 }
 
 struct Shared {
@@ -54,7 +59,12 @@ struct Queue {
 
 impl Writer {
     /// A writer of an open store. The first write that fails is kept in `failure`.
-    pub(super) fn new(keyspaces: Keyspaces, directory: Arc<str>, failure: Arc<OnceLock<StoreError>>) -> Self {
+    pub(super) fn new(
+        keyspaces: Keyspaces,
+        directory: Arc<str>,
+        failure: Arc<OnceLock<StoreError>>,
+        tasks: TaskGroup,
+    ) -> Self {
         let shared = Shared {
             keyspaces: Mutex::new(Some(keyspaces)),
             directory,
@@ -62,7 +72,7 @@ impl Writer {
             queue: Mutex::default(),
             run_ended: Condvar::new(),
         };
-        Self { shared: Arc::new(shared), queue_permits: Arc::new(Semaphore::new(QUEUE)) }
+        Self { shared: Arc::new(shared), queue_permits: Arc::new(Semaphore::new(QUEUE)), tasks }
     }
 
     /// Writes `changes` as one and waits for the answer.
@@ -85,7 +95,7 @@ impl Writer {
         };
         if let Some(run) = run {
             // Dropped without having run when the runtime shuts down.
-            drop(tokio::task::spawn_blocking(move || run.write_all()));
+            drop(self.tasks.blocking(WRITER, move || run.write_all()));
         }
         answer.await.map_err(|_| StoreError::Closed)?
     }
