@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use relay_core::{Clock, Commands, EventSink, EventSource, Presence};
+use relay_tasks::Supervisor;
 
 /// The parts that a [`WsServer`](crate::WsServer) works with.
 #[derive(Clone)]
@@ -18,11 +19,14 @@ pub struct WsParts {
     pub commands: Arc<Commands>,
     /// The clock for rates, time-outs and latencies.
     pub clock: Arc<dyn Clock>,
+    /// The owner of the server's tasks.
+    pub supervisor: Supervisor,
 }
 
 impl WsParts {
     /// The parts of a server without presence and without commands.
     pub fn new(sink: Arc<dyn EventSink>, source: Arc<dyn EventSource>, clock: Arc<dyn Clock>) -> Self {
-        Self { sink, source, presence: None, commands: Arc::default(), clock }
+        let (presence, commands, supervisor) = Default::default();
+        Self { sink, source, presence, commands, clock, supervisor }
     }
 }

@@ -10,9 +10,9 @@ use http::{Request, Response};
 use http_body_util::Full;
 use relay_core::{Clock, ConfigError, ConnectionId, DocumentId, EventSink, EventSource, UserId};
 use relay_metrics::{LatencyStats, LatencyWindow, Merge};
+use relay_tasks::{TaskGroup, TaskName};
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::TaskTracker;
 
 use crate::admission::{Admissions, ClientAddress};
 use crate::config::WsConfig;
@@ -28,6 +28,11 @@ use crate::shard_context::ShardDeps;
 use crate::shard_queue::{NewConnection, ShardQueue, ShardRequest};
 use crate::socket::Upgrade;
 use crate::stats::{ConnectionStats, Counters, Member, RoomStats, ShardGauges, ShardStats, WsStats};
+
+/// The task of a shard.
+const SHARD: TaskName = TaskName::new("ws.shard");
+/// The task that waits for the socket of an upgrade.
+const UPGRADE: TaskName = TaskName::new("ws.upgrade");
 
 /// A server of WebSocket connections that speak Phoenix Channels.
 ///
@@ -50,9 +55,9 @@ struct Inner {
     counters: Counters,
     broadcasts: Arc<LatencyWindow>,
     /// The tasks of upgrades that were answered and have no socket yet.
-    upgrades: TaskTracker,
+    upgrades: TaskGroup,
     /// The tasks of the shards.
-    running: TaskTracker,
+    running: TaskGroup,
     /// Cancelling it ends all tasks at once.
     cut_off: CancellationToken,
     _cut_off_on_drop: DropGuard,
@@ -95,7 +100,7 @@ impl WsServer {
         let config = Arc::new(config);
         let (membership_counts, broadcasts) =
             (Arc::new(MembershipCounts::default()), Arc::new(LatencyWindow::new()));
-        let (cut_off, running) = (CancellationToken::new(), TaskTracker::new());
+        let (cut_off, running) = (CancellationToken::new(), parts.supervisor.group());
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let count = config.shards.unwrap_or_else(cores);
         let shards = (0..count).map(|index| {
@@ -109,9 +114,10 @@ impl WsServer {
                 gauges: Arc::clone(&gauges),
                 broadcasts: Arc::clone(&broadcasts),
             });
-            let serving = Shard::new(deps, index, Arc::clone(&queue)).run();
-            let until = cut_off.clone();
-            running.spawn(async move { until.run_until_cancelled(serving).await });
+            let serving = (Shard::new(deps, index, Arc::clone(&queue)), cut_off.clone());
+            running.keep_running(SHARD, serving, |(shard, until)| {
+                Box::pin(async { _ = until.run_until_cancelled(shard.run()).await })
+            });
             ShardHandle { queue, counters, gauges }
         });
         let inner = Inner {
@@ -123,7 +129,7 @@ impl WsServer {
             turn: AtomicUsize::new(0),
             counters: Counters::default(),
             broadcasts,
-            upgrades: TaskTracker::new(),
+            upgrades: parts.supervisor.group(),
             running,
             _cut_off_on_drop: cut_off.clone().drop_guard(),
             cut_off,
@@ -187,7 +193,7 @@ impl WsServer {
         let identity = Identity { connection, user };
         let serving = self.serve(upgrade, identity, protocol, accepted.deflate(), admitted.permit);
         let until = inner.cut_off.clone();
-        inner.upgrades.spawn(async move { until.run_until_cancelled_owned(serving).await });
+        drop(inner.upgrades.spawn(UPGRADE, async move { until.run_until_cancelled_owned(serving).await }));
         Ok(accepted.response())
     }
 

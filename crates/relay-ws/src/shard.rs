@@ -49,6 +49,8 @@ pub(crate) struct Shard {
     draining: bool,
     /// True when the shard ends with its last connection.
     ending: bool,
+    /// True from the first run on.
+    has_run: bool,
 }
 
 /// A connection with its timer.
@@ -76,13 +78,38 @@ impl Shard {
             due: Vec::new(),
             draining: false,
             ending: false,
+            has_run: false,
         }
     }
 
-    /// Runs until the shard was asked to end and its last connection has ended.
-    pub(crate) async fn run(mut self) {
+    /// Runs until the shard was asked to end and its last connection has ended. Run again after a panic, it begins without
+    /// connections.
+    pub(crate) async fn run(&mut self) {
+        if std::mem::replace(&mut self.has_run, true) {
+            self.start_over();
+        }
         // The shard has a budget of its own instead of the runtime's.
         tokio::task::unconstrained(std::future::poll_fn(|cx| self.poll(cx))).await;
+    }
+
+    /// Gives up all connections, since it is not known which of them the panic has damaged. Their clients connect again.
+    fn start_over(&mut self) {
+        let connections = std::mem::take(&mut self.connections);
+        for (key, mut task) in connections {
+            // A connection that panics here is left all the same.
+            let left = catch_unwind(AssertUnwindSafe(|| {
+                self.resources.with_context(key, &mut task.connection, Connection::leave_all_rooms);
+            }));
+            if left.is_err() {
+                self.resources.deps.counters.panicked.increment();
+            }
+        }
+        let (config, clock) = (&self.resources.deps.config, &self.resources.deps.parts.clock);
+        self.timers = TimerWheel::new(config.tick, clock.monotonic());
+        self.ready.clear();
+        self.due.clear();
+        let rooms = Rooms::new(Arc::clone(&self.queue), Arc::clone(clock));
+        self.resources = ShardResources::new(Arc::clone(&self.resources.deps), rooms);
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -1,4 +1,5 @@
 //! Tests of the server, its codec and its framing through the public interface. The server is tested over real sockets.
+#![allow(clippy::disallowed_methods, reason = "a test ends with its tasks")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
