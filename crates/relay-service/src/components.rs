@@ -7,6 +7,7 @@ use relay_bus::Bus;
 use relay_core::{Clock, DocumentId, EventLog, LogError, MemoryBudget, Monotonic};
 use relay_presence::LocalPresence;
 use relay_router::Router;
+use relay_tasks::Supervisor;
 use relay_ws::WsServer;
 
 use crate::config::DroppedLogLines;
@@ -30,6 +31,7 @@ pub(crate) struct Components {
     pub(crate) memory: MemoryBudget,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) dropped_log_lines: DroppedLogLines,
+    pub(crate) supervisor: Supervisor,
     /// The moment at which the service started.
     pub(crate) started: Monotonic,
 }
@@ -58,6 +60,12 @@ impl Components {
                 ("log_line", self.dropped_log_lines.get()),
             ]),
             memory: MemoryStats::new(&self.memory, bus.caches_dropped),
+            tasks: self
+                .supervisor
+                .stats()
+                .into_iter()
+                .map(|task| (task.task.as_str(), task.into()))
+                .collect(),
             bus,
             presence,
             locks,

@@ -12,6 +12,7 @@ use relay_core::{ConfigError, MemoryLimits};
 use relay_log::LogConfig;
 use relay_presence::{LockConfig, PresenceConfig};
 use relay_router::RouterConfig;
+use relay_tasks::Supervisor;
 use relay_ws::WsConfig;
 
 use crate::storage::Storage;
@@ -51,6 +52,9 @@ pub struct ServiceConfig {
     /// The count of the lines that the log of this program has dropped, for [`ServiceStats::drops`](crate::ServiceStats).
     /// Default: a count that stays 0.
     pub dropped_log_lines: DroppedLogLines,
+    /// The owner of all tasks of the service. A program that makes tasks of its own hands in their owner. Default: an owner of
+    /// the service's tasks alone.
+    pub supervisor: Supervisor,
 }
 
 /// The count of the lines that the log of a program has dropped. The program counts them, and the service shows the count
@@ -152,6 +156,7 @@ impl Default for ServiceConfig {
             http: HttpConfig::default(),
             stop_timeout: Duration::from_secs(10),
             dropped_log_lines: DroppedLogLines::default(),
+            supervisor: Supervisor::default(),
         }
     }
 }

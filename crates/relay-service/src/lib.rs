@@ -28,6 +28,7 @@
 //! ```
 //!
 //! [`ServiceConfig::default`] listens at `127.0.0.1:7400` and keeps its log in `relay-data`.
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "a test ends with its tasks"))]
 
 mod components;
 mod config;
@@ -46,7 +47,7 @@ pub use error::{JoinError, PublishError, StartError};
 pub use participant::Participant;
 pub use server::{HttpStats, RefusedConnections, TimedOut, TlsError};
 pub use service::{RelayService, Stopped};
-pub use stats::{MemoryStats, RequestStats, ServiceStats};
+pub use stats::{MemoryStats, RequestStats, ServiceStats, TaskNumbers};
 pub use storage::{Storage, StorageError};
 
 #[cfg(doctest)]

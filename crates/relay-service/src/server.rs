@@ -16,10 +16,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use relay_tasks::{TaskGroup, TaskName};
 use relay_ws::{ConnectionLimits, LimitReached};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{JoinError, JoinSet};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::accept::{AcceptDecision, AcceptPolicy};
 use self::connection::HttpConnection;
@@ -30,6 +30,11 @@ pub use self::stats::{HttpStats, RefusedConnections, TimedOut};
 use self::tls::Tls;
 pub use self::tls::TlsError;
 use crate::config::{HttpConfig, TlsConfig};
+
+/// The task that accepts connections.
+const ACCEPTOR: TaskName = TaskName::new("http.acceptor");
+/// The task of one connection.
+const CONNECTION: TaskName = TaskName::new("http.connection");
 
 /// The pause before accepting again when the operating system has no more sockets to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -67,71 +72,109 @@ impl Server {
         self.context.counters.stats(self.context.policy.open())
     }
 
-    /// Serves `router` on `listener` until `closing` is cancelled. Then it finishes every request under way, and returns
-    /// when the last connection is closed. Dropped before, it closes the connections that are still open.
+    /// Serves `router` on `listener` until `closing` is cancelled. Then each connection finishes its request under way. The
+    /// tasks are those of `tasks`.
     ///
     /// A connection that became a WebSocket is no longer counted here.
-    pub(crate) async fn serve(self, listener: TcpListener, router: Router, closing: CancellationToken) {
-        let mut connections = JoinSet::new();
-        loop {
+    pub(crate) fn serve(
+        self,
+        listener: TcpListener,
+        router: Router,
+        closing: CancellationToken,
+        tasks: TaskGroup,
+    ) -> ServingTasks {
+        let cut_off = CancellationToken::new();
+        let acceptor = Acceptor {
+            server: self,
+            listener: Some(listener),
+            router,
+            closing,
+            tasks: tasks.clone(),
+            cut_off: cut_off.clone(),
+        };
+        tasks.keep_running(ACCEPTOR, acceptor, |acceptor| Box::pin(acceptor.run()));
+        ServingTasks { tasks, cut_off: cut_off.drop_guard() }
+    }
+}
+
+/// The tasks of a server that serves. Dropped, it closes the connections that are still open.
+pub(crate) struct ServingTasks {
+    tasks: TaskGroup,
+    cut_off: DropGuard,
+}
+
+impl ServingTasks {
+    /// Waits until the last connection is closed, at most for `timeout`. Returns true when all connections ended by themselves.
+    pub(crate) async fn end(self, timeout: Duration) -> bool {
+        self.tasks.close();
+        let ended = tokio::time::timeout(timeout, self.tasks.wait()).await.is_ok();
+        drop(self.cut_off);
+        self.tasks.wait().await;
+        ended
+    }
+}
+
+/// The task that accepts connections.
+struct Acceptor {
+    server: Server,
+    /// None once the server closes.
+    listener: Option<TcpListener>,
+    router: Router,
+    closing: CancellationToken,
+    tasks: TaskGroup,
+    /// Ends all tasks at once.
+    cut_off: CancellationToken,
+}
+
+impl Acceptor {
+    async fn run(&mut self) {
+        let ServerContext { counters, .. } = &*self.server.context;
+        while let Some(listener) = &self.listener {
             let accepted = tokio::select! {
-                () = closing.cancelled() => break,
-                Some(ended) = connections.join_next() => {
-                    self.count_panic(ended);
-                    continue;
-                }
+                () = self.closing.cancelled() => break,
+                () = self.cut_off.cancelled() => break,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, peer)) => self.accept(&mut connections, stream, peer, &router, &closing),
+                Ok((stream, peer)) => self.accept(stream, peer),
                 // The client has gone already.
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    self.context.counters.accept_failures.increment();
+                    counters.accept_failures.increment();
                     tracing::warn!(%error, "a connection could not be accepted; is the limit of open files too low?");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
-        drop(listener);
-        while let Some(ended) = connections.join_next().await {
-            self.count_panic(ended);
-        }
-    }
-
-    fn count_panic(&self, ended: Result<(), JoinError>) {
-        if let Err(error) = ended {
-            self.context.counters.panicked.increment();
-            tracing::error!(%error, "a connection ended by a bug in this server");
-        }
+        self.listener = None;
     }
 
     /// Starts a task that serves the connection or refuses it, or closes the connection at once.
-    fn accept(
-        &self,
-        connections: &mut JoinSet<()>,
-        stream: TcpStream,
-        peer: SocketAddr,
-        router: &Router,
-        closing: &CancellationToken,
-    ) {
-        let ServerContext { config, policy, counters, .. } = &*self.context;
+    fn accept(&self, stream: TcpStream, peer: SocketAddr) {
+        let context = &self.server.context;
+        let ServerContext { config, policy, counters, .. } = &**context;
         counters.connections.increment();
         let peer = peer.ip().to_canonical();
         let counted = (!proxy::is_trusted(&config.trusted_proxies, peer)).then_some(peer);
-        let connection = HttpConnection::new(Arc::clone(&self.context), peer);
+        let connection = HttpConnection::new(Arc::clone(context), peer);
         match policy.decide(counted) {
             AcceptDecision::Serve(permit) => {
-                connections.spawn(connection.serve(stream, permit, router.clone(), closing.clone()));
+                self.spawn(connection.serve(stream, permit, self.router.clone(), self.closing.clone()));
             }
             AcceptDecision::Refuse(permit, reached) => {
                 match reached {
                     LimitReached::Total { .. } => counters.too_many_connections.increment(),
                     LimitReached::Address { .. } => counters.too_many_connections_from_address.increment(),
                 }
-                connections.spawn(connection.refuse(stream, permit, reached));
+                self.spawn(connection.refuse(stream, permit, reached));
             }
             AcceptDecision::Close => counters.unanswered.increment(),
         }
+    }
+
+    fn spawn(&self, serving: impl Future<Output = ()> + Send + 'static) {
+        let cut_off = self.cut_off.clone();
+        let serving = async move { _ = cut_off.run_until_cancelled_owned(serving).await };
+        drop(self.tasks.spawn(CONNECTION, serving));
     }
 }

@@ -16,10 +16,10 @@ use relay_core::{
 use relay_log::RecoveryReport;
 use relay_presence::{LocalPresence, Locks};
 use relay_router::{Router, RouterConfig, RouterError, RouterParts};
+use relay_tasks::Supervisor;
 use relay_ws::{WsParts, WsServer};
 use tokio::net::TcpSocket;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::components::Components;
 use crate::config::ServiceConfig;
@@ -27,7 +27,7 @@ use crate::error::{JoinError, PublishError, StartError};
 use crate::http::{self, Api, Hosts};
 use crate::participant::Participant;
 use crate::publish::publish;
-use crate::server::{Server, TlsError};
+use crate::server::{Server, ServingTasks, TlsError};
 use crate::stats::ServiceStats;
 use crate::storage::OpenStorage;
 
@@ -42,7 +42,7 @@ pub struct RelayService {
     components: Components,
     recovery: Option<RecoveryReport>,
     address: Option<SocketAddr>,
-    acceptor: Option<AbortOnDropHandle<()>>,
+    serving: Option<ServingTasks>,
     closing: DropGuard,
     stop_timeout: Duration,
 }
@@ -80,26 +80,35 @@ impl RelayService {
             }
         };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let OpenStorage { log, tokens, recovery } = config.storage.open(&clock).await?;
+        let supervisor = config.supervisor;
+        let OpenStorage { log, tokens, recovery } = config.storage.open(&clock, &supervisor).await?;
         let locks =
             Locks::new(config.locks, Arc::clone(&clock), tokens).map_err(|error| error.within("locks"))?;
         let memory = MemoryBudget::new(config.memory);
         let mut parts = BusParts::new(Arc::clone(&clock));
         parts.memory = memory.clone();
         parts.log.clone_from(&log);
+        parts.supervisor = supervisor.clone();
         parts.sequencers = vec![Arc::new(locks.clone())];
         let bus = Bus::with_parts(config.bus, parts).map_err(|error| error.within("bus"))?;
-        let router = start_router(config.router, log.clone(), &bus, &clock).await?;
+        let router = start_router(config.router, log.clone(), &bus, &clock, &supervisor).await?;
         let mut presence = config.presence;
         presence.reserved_state_fields = relay_ws::codec::RESERVED_STATE_FIELDS;
-        let presence = LocalPresence::new(presence, Arc::new(bus.clone()), locks, Arc::clone(&clock))
-            .map_err(|error| error.within("presence"))?;
+        let presence = LocalPresence::supervised(
+            presence,
+            Arc::new(bus.clone()),
+            locks,
+            Arc::clone(&clock),
+            &supervisor,
+        )
+        .map_err(|error| error.within("presence"))?;
         let mut commands = Commands::default();
         presence.register_commands(&mut commands)?;
         let origins = config.ws.origins.clone();
         let mut parts = WsParts::new(Arc::new(bus.clone()), Arc::new(bus.clone()), Arc::clone(&clock));
         parts.presence = Some(Arc::new(presence.clone()));
         parts.commands = Arc::new(commands);
+        parts.supervisor = supervisor.clone();
         let ws = WsServer::with_parts(config.ws, parts).map_err(|error| error.within("ws"))?;
         let components = Components {
             bus,
@@ -113,9 +122,10 @@ impl RelayService {
             started: clock.monotonic(),
             clock,
             dropped_log_lines: config.dropped_log_lines,
+            supervisor: supervisor.clone(),
         };
         let closing = CancellationToken::new();
-        let (address, acceptor) = match server {
+        let (address, serving) = match server {
             None => (None, None),
             Some((bound, wanted, server)) => {
                 let unusable = |source| StartError::Listen { address: wanted, source };
@@ -123,15 +133,15 @@ impl RelayService {
                 let address = listener.local_addr().map_err(unusable)?;
                 let hosts = Hosts::new(&config.http.allowed_hosts, address);
                 let api = Api::new(components.clone(), config.http, origins, hosts, closing.clone());
-                let acceptor = tokio::spawn(server.serve(listener, http::router(api), closing.clone()));
-                (Some(address), Some(AbortOnDropHandle::new(acceptor)))
+                let serving = server.serve(listener, http::router(api), closing.clone(), supervisor.group());
+                (Some(address), Some(serving))
             }
         };
         Ok(Self {
             components,
             recovery,
             address,
-            acceptor,
+            serving,
             closing: closing.drop_guard(),
             stop_timeout: config.stop_timeout,
         })
@@ -247,8 +257,8 @@ impl RelayService {
         drop(self.closing);
         // Side by side, so that slow clients of the one do not take the time of the other.
         let http = async {
-            match self.acceptor {
-                Some(acceptor) => tokio::time::timeout(left(), acceptor).await.is_ok(),
+            match self.serving {
+                Some(serving) => serving.end(left()).await,
                 None => true,
             }
         };
@@ -272,10 +282,12 @@ async fn start_router(
     log: Option<Arc<dyn EventLog>>,
     bus: &Bus,
     clock: &Arc<dyn Clock>,
+    supervisor: &Supervisor,
 ) -> Result<Option<Router>, RouterError> {
     let (Some(config), Some(log)) = (config, log) else { return Ok(None) };
     let (sink, clock) = (Arc::new(bus.clone()), Arc::clone(clock));
-    let parts = RouterParts::new(log, sink, clock);
+    let mut parts = RouterParts::new(log, sink, clock);
+    parts.supervisor = supervisor.clone();
     Router::start(config, parts).await.map(Some)
 }
 

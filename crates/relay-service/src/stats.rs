@@ -7,6 +7,7 @@ use relay_core::{LogStats, MemoryBudget, MemoryPurpose, ShareKind};
 use relay_metrics::LatencyStats;
 use relay_presence::{LockStats, PresenceStats};
 use relay_router::RouterStats;
+use relay_tasks::TaskStats;
 use relay_ws::WsStats;
 use serde::{Serialize, Serializer};
 
@@ -37,6 +38,8 @@ pub struct ServiceStats {
     pub drops: BTreeMap<&'static str, u64>,
     /// The memory that clients and services make the server hold.
     pub memory: MemoryStats,
+    /// Tasks and threads, by their names.
+    pub tasks: BTreeMap<&'static str, TaskNumbers>,
     /// Channels: publishing, subscriptions, replay.
     pub bus: BusStats,
     /// Accepted connections, and HTTP. All 0 when the service does not listen.
@@ -79,6 +82,24 @@ impl MemoryStats {
             refused: ShareKind::ALL.iter().filter(|kind| **kind != ShareKind::Caches).map(refused).collect(),
             dropped_caches,
         }
+    }
+}
+
+/// The numbers of the tasks of one name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct TaskNumbers {
+    /// The tasks that run now.
+    pub running: usize,
+    /// The tasks that were started, restarts included.
+    pub started: u64,
+    /// The tasks that ended by a panic.
+    pub panicked: u64,
+}
+
+impl From<TaskStats> for TaskNumbers {
+    fn from(TaskStats { running, started, panicked, .. }: TaskStats) -> Self {
+        Self { running, started, panicked }
     }
 }
 

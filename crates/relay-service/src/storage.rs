@@ -6,6 +6,7 @@ use std::sync::Arc;
 use relay_core::{Clock, EventLog, TokenSource};
 use relay_log::{EmbeddedLog, LogConfig, OpenError, RecoveryReport};
 use relay_presence::{FileTokens, MemoryTokens, TokenFileError};
+use relay_tasks::{Supervisor, call_blocking};
 
 /// The file of the fencing tokens in the log's directory.
 const TOKENS: &str = "fencing-tokens";
@@ -76,23 +77,31 @@ pub(crate) struct OpenStorage {
 }
 
 impl Storage {
-    pub(crate) async fn open(self, clock: &Arc<dyn Clock>) -> Result<OpenStorage, StorageError> {
+    pub(crate) async fn open(
+        self,
+        clock: &Arc<dyn Clock>,
+        supervisor: &Supervisor,
+    ) -> Result<OpenStorage, StorageError> {
         match self {
             Self::Memory => {
                 let tokens = Arc::new(MemoryTokens::new(&**clock));
                 Ok(OpenStorage { log: None, tokens, recovery: None })
             }
             Self::Custom { log, tokens } => Ok(OpenStorage { log: Some(log), tokens, recovery: None }),
-            Self::Embedded(config) => open_embedded(config, Arc::clone(clock)).await,
+            Self::Embedded(config) => open_embedded(config, Arc::clone(clock), supervisor.clone()).await,
         }
     }
 }
 
 /// Opens the log, and beside it, in the directory that the log has locked, the file of the fencing tokens.
-async fn open_embedded(config: LogConfig, clock: Arc<dyn Clock>) -> Result<OpenStorage, StorageError> {
-    let opening = tokio::task::spawn_blocking(move || {
+async fn open_embedded(
+    config: LogConfig,
+    clock: Arc<dyn Clock>,
+    supervisor: Supervisor,
+) -> Result<OpenStorage, StorageError> {
+    let opening = call_blocking(move || {
         let tokens = config.directory.join(TOKENS);
-        let (log, recovery) = EmbeddedLog::open(config, Arc::clone(&clock))?;
+        let (log, recovery) = EmbeddedLog::open_supervised(config, Arc::clone(&clock), &supervisor)?;
         let tokens = FileTokens::open(tokens, &*clock)?;
         Ok(OpenStorage { log: Some(Arc::new(log)), tokens: Arc::new(tokens), recovery: Some(recovery) })
     });

@@ -5,6 +5,7 @@
 //!
 //! This is a program of its own. It needs one open file for each connection, and many systems allow a process 1,024: the
 //! other tests, as threads of the same process, would take the rest.
+#![allow(clippy::disallowed_methods, reason = "a test ends with its tasks")]
 #![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
 
 #[path = "it/support/mod.rs"]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use relay_core::{EventSink, EventSource};
 use relay_presence::LocalPresence;
 use relay_router::Router;
+use relay_tasks::TaskFailure;
 use relay_ws::{OriginPolicy, WsServer};
 use tokio_util::sync::CancellationToken;
 
@@ -54,6 +55,11 @@ impl Api {
     /// The router. `None` when events are not routed.
     pub(super) fn router(&self) -> Option<&Router> {
         self.components.router.as_ref()
+    }
+
+    /// The first task that is to run and does not.
+    pub(super) fn task_failure(&self) -> Option<TaskFailure> {
+        self.components.supervisor.failures().into_iter().next()
     }
 
     pub(super) fn outcomes(&self) -> &RequestOutcomes {

@@ -28,5 +28,8 @@ pub(super) async fn ready(State(api): State<Api>) -> Result<Json<HealthStatus>, 
     if let Some(error) = api.router().and_then(Router::failure) {
         return Err(error.into());
     }
+    if let Some(failure) = api.task_failure() {
+        return Err(Problem::task_failed(&failure));
+    }
     Ok(Json(HealthStatus { status: "ready" }))
 }

@@ -45,6 +45,7 @@ fn render(stats: &ServiceStats) -> String {
         "Time from an event's visibility until it is written to all members of a room, once for each batch of events. Quantiles cover the last minute.",
         &stats.broadcast_latency,
     );
+    tasks(&mut page, stats);
     presence(&mut page, &stats.presence, &stats.locks);
     websocket(&mut page, &stats.ws);
     http(&mut page, &stats.http);
@@ -136,6 +137,18 @@ fn bus(page: &mut Exposition, bus: &BusStats) {
         ("panic", bus.handler_panics),
     ] {
         calls.labelled(&[("outcome", outcome)], count);
+    }
+}
+
+fn tasks(page: &mut Exposition, stats: &ServiceStats) {
+    let mut running = page.gauge("relay_tasks_running", "Tasks and threads that run now, by their names.");
+    for (name, task) in &stats.tasks {
+        running.labelled(&[("task", name)], task.running);
+    }
+    let mut panicked =
+        page.counter("relay_task_panics_total", "Tasks and threads that ended by a panic, by their names.");
+    for (name, task) in &stats.tasks {
+        panicked.labelled(&[("task", name)], task.panicked);
     }
 }
 

@@ -13,6 +13,7 @@ use relay_core::{
 };
 use relay_events::json::JsonError;
 use relay_events::{ErrorBody, PayloadError};
+use relay_tasks::TaskFailure;
 
 /// The refusal of a request.
 #[derive(Debug)]
@@ -56,6 +57,15 @@ impl Problem {
         const REASON: &str = "store_failed";
         log_failure(REASON, error);
         let message = "the router's store does not work at the moment; try again later";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, REASON, message)
+    }
+
+    /// The refusal of a server of which a task has ended. The panic is in the log.
+    pub(super) fn task_failed(failure: &TaskFailure) -> Self {
+        const REASON: &str = "task_failed";
+        log_failure(REASON, failure);
+        let next = if failure.is_final { "restart the server" } else { "it is started again in a moment" };
+        let message = format!("the task {} panicked; {next}", failure.task);
         Self::new(StatusCode::SERVICE_UNAVAILABLE, REASON, message)
     }
 

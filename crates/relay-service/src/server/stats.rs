@@ -19,8 +19,6 @@ pub struct HttpStats {
     pub tls_failures: u64,
     /// Connections that the server closed because the client took too long.
     pub timed_out: TimedOut,
-    /// Connections that ended because of a bug in this server.
-    pub panicked: u64,
 }
 
 /// Connections that were refused, by reason.
@@ -59,7 +57,6 @@ pub(super) struct HttpCounters {
     pub(super) tls_timeouts: Counter,
     pub(super) head_timeouts: Counter,
     pub(super) write_timeouts: Counter,
-    pub(super) panicked: Counter,
 }
 
 impl HttpCounters {
@@ -79,7 +76,6 @@ impl HttpCounters {
                 head: self.head_timeouts.get(),
                 write: self.write_timeouts.get(),
             },
-            panicked: self.panicked.get(),
         }
     }
 }

@@ -119,7 +119,7 @@ impl ResolvesServerCert for CurrentCertificate {
 
 async fn read(config: &TlsConfig) -> Result<Arc<CertifiedKey>, TlsError> {
     let TlsConfig { cert, key, .. } = config.clone();
-    let read = tokio::task::spawn_blocking(move || read_files(&cert, &key)).await;
+    let read = relay_tasks::call_blocking(move || read_files(&cert, &key)).await;
     read.map_err(TlsError::Panicked)?.map(Arc::new)
 }
 

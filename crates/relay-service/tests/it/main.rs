@@ -2,6 +2,7 @@
 //!
 //! Every test has a directory and a free port of its own, so tests may run side by side, in threads or in processes. What
 //! needs most of a process's open files is in `churn.rs` beside this folder.
+#![allow(clippy::disallowed_methods, reason = "a test ends with its tasks")]
 
 mod bad_input;
 mod command_line;

@@ -201,6 +201,10 @@ async fn open(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
 ) -> hyper::Result<(SendRequest<Full<Bytes>>, AbortOnDropHandle<()>)> {
     let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the handle ends the task, and the command fails without its answer"
+    )]
     let connection = tokio::spawn(async move {
         // An error of the connection shows where the answer is read.
         let _ = connection.await;

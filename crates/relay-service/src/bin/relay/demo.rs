@@ -9,13 +9,13 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, bail};
 use relay_demo::{RunningService, SERVICES};
-use relay_service::{DroppedLogLines, RelayService, StartError};
+use relay_service::{RelayService, StartError};
 use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::cli::DemoArgs;
 use crate::invitation::reachable;
-use crate::serve::{Signals, start_log};
+use crate::serve::{ServerLog, Signals, start_log};
 use crate::settings::Settings;
 
 /// The address of the page, if the port is free and no other is given.
@@ -33,7 +33,7 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<()> {
     let log = start_log(&settings)?;
     let mut signals = Signals::new()?;
     let relay = tokio::select! {
-        relay = start(settings, args.listen, &log.dropped) => relay?,
+        relay = start(settings, args.listen, &log) => relay?,
         name = signals.next() => bail!("stopped by {name} while starting"),
     };
     let address = reachable(relay.address().context("the server does not listen")?);
@@ -82,11 +82,11 @@ fn data_directory(named: Option<PathBuf>) -> anyhow::Result<(PathBuf, Option<Tem
 async fn start(
     settings: Settings,
     listen: Option<SocketAddr>,
-    dropped: &DroppedLogLines,
+    log: &ServerLog,
 ) -> anyhow::Result<RelayService> {
     let at = |listen| {
         let mut config = Settings { listen, ..settings.clone() }.service()?;
-        config.dropped_log_lines = dropped.clone();
+        log.attach(&mut config);
         anyhow::Ok(config)
     };
     match RelayService::start(at(listen.unwrap_or(USUAL))?).await {

@@ -14,7 +14,11 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use relay_service::DroppedLogLines;
+use relay_tasks::{OnPanic, Pulse, TaskGroup, TaskName};
 use tracing_subscriber::fmt::MakeWriter;
+
+/// The thread that writes lines.
+const WRITER: TaskName = TaskName::new("program.log-output");
 
 /// The most bytes of lines that wait. As many may be in the hands of the thread that writes, so that up to twice as many are
 /// in memory.
@@ -53,13 +57,16 @@ impl LogOutput {
     /// # Errors
     /// When the system gives no thread.
     pub(crate) fn start(
-        output: impl Write + Send + 'static,
+        mut output: impl Write + Send + 'static,
         dropped: DroppedLogLines,
+        tasks: &TaskGroup,
     ) -> io::Result<(Self, LogGuard)> {
         let shared = Shared { queue: Mutex::default(), changed: Condvar::new(), dropped };
         let queue = Self(Arc::new(shared));
         let writer = queue.clone();
-        std::thread::Builder::new().name("relay-output".to_owned()).spawn(move || writer.run(output))?;
+        let write = move |pulse: &Pulse| writer.run(&mut output, pulse);
+        // The thread ends with the process.
+        drop(tasks.thread(WRITER, "relay-output".to_owned(), OnPanic::Restart, write)?);
         Ok((queue.clone(), LogGuard(queue)))
     }
 
@@ -78,10 +85,11 @@ impl LogOutput {
         self.0.changed.notify_all();
     }
 
-    fn run(&self, mut output: impl Write) {
+    fn run(&self, output: &mut impl Write, pulse: &Pulse) {
         // The lines that the output refused since it last took one.
         let mut refused = 0;
         loop {
+            pulse.check();
             let (lines, mut unreported) = {
                 let mut queue = self.0.queue.lock();
                 queue.is_writing = false;

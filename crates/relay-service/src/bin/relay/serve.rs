@@ -10,7 +10,8 @@ use anyhow::bail;
 use relay_core::{Clock as _, SystemClock};
 use relay_log::RecoveryReport;
 use relay_router::{ActiveRules, Router};
-use relay_service::{DroppedLogLines, RelayService};
+use relay_service::{DroppedLogLines, RelayService, ServiceConfig};
+use relay_tasks::Supervisor;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -27,7 +28,7 @@ pub(crate) async fn serve(args: SettingsArgs) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut config = settings.clone().service()?;
-    config.dropped_log_lines = log.dropped.clone();
+    log.attach(&mut config);
     let service = tokio::select! {
         service = RelayService::start(config) => service?,
         name = signals.next() => bail!("stopped by {name} while starting"),
@@ -107,7 +108,7 @@ async fn reload(service: &RelayService, rules: Option<&Path>) {
 
 async fn read_rules(router: &Router, path: &Path) -> anyhow::Result<ActiveRules> {
     let path = path.to_owned();
-    let document = tokio::task::spawn_blocking(move || settings::rules(&path)).await??;
+    let document = relay_tasks::call_blocking(move || settings::rules(&path)).await??;
     Ok(router.configure_rules(document).await?)
 }
 
@@ -139,14 +140,24 @@ impl Signals {
 /// The log of a running server.
 pub(crate) struct ServerLog {
     pub(crate) output: LogOutput,
-    pub(crate) dropped: DroppedLogLines,
+    dropped: DroppedLogLines,
+    supervisor: Supervisor,
     _guard: LogGuard,
+}
+
+impl ServerLog {
+    /// Lets the service of `config` tell of dropped lines and of the thread that writes them.
+    pub(crate) fn attach(&self, config: &mut ServiceConfig) {
+        config.dropped_log_lines = self.dropped.clone();
+        config.supervisor = self.supervisor.clone();
+    }
 }
 
 /// Starts the log. Panics go there, too.
 pub(crate) fn start_log(settings: &Settings) -> anyhow::Result<ServerLog> {
     let dropped = DroppedLogLines::default();
-    let (output, guard) = LogOutput::start(std::io::stdout(), dropped.clone())?;
+    let supervisor = Supervisor::default();
+    let (output, guard) = LogOutput::start(std::io::stdout(), dropped.clone(), &supervisor.group())?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_new(&settings.log_filter.0)?)
         .with_ansi(std::io::stdout().is_terminal())
@@ -158,7 +169,7 @@ pub(crate) fn start_log(settings: &Settings) -> anyhow::Result<ServerLog> {
     // The usual hook writes to standard error, which may block as standard output may.
     let (format, panics) = (settings.log_format, output.clone());
     std::panic::set_hook(Box::new(move |panic| report_panic(panic, format, &panics)));
-    Ok(ServerLog { output, dropped, _guard: guard })
+    Ok(ServerLog { output, dropped, supervisor, _guard: guard })
 }
 
 /// Logs a panic, whatever the log's filter is, and waits until the line is written, but not for long. After some panics the
@@ -227,7 +238,9 @@ mod tests {
 
     fn reported(format: LogFormat) -> String {
         let kept = Kept::default();
-        let (output, _guard) = LogOutput::start(kept.clone(), DroppedLogLines::default()).unwrap();
+        let (output, _guard) =
+            LogOutput::start(kept.clone(), DroppedLogLines::default(), &Supervisor::default().group())
+                .unwrap();
         report_panic(&"at a \"place\":\nfor a reason", format, &output);
         String::from_utf8(kept.0.lock().unwrap().clone()).unwrap()
     }

@@ -22,7 +22,7 @@ pub(crate) async fn rules(command: RulesCommand) -> anyhow::Result<()> {
         RulesCommand::Check { file } => {
             let document = settings::rules(&file)?;
             let parsed =
-                tokio::task::spawn_blocking(move || RuleSet::parse(&document.text, document.format)).await?;
+                relay_tasks::call_blocking(move || RuleSet::parse(&document.text, document.format)).await?;
             let set = parsed.with_context(|| file.display().to_string())?;
             for warning in set.warnings() {
                 eprintln!("relay: {warning}");
