@@ -4,6 +4,7 @@
 //!
 //! Each service is a [`Profile`] in the list [`SERVICES`]. `server.rs` makes an HTTP service of it, and `documents.rs` gives
 //! it a document's history. Within the process of `relay demo` they speak HTTP with the relay, too.
+#![allow(clippy::disallowed_methods, reason = "a program beside the server")]
 
 mod cast;
 mod client;

@@ -78,6 +78,7 @@ pub(super) async fn bounded<T>(name: &str, check: impl Future<Output = T>) -> T 
     let is_late = Arc::new(AtomicBool::new(false));
     // Dropped with this future, it ends the thread.
     let (_running, ended) = mpsc::channel::<()>();
+    #[allow(clippy::disallowed_methods, reason = "a test ends with its threads")]
     std::thread::spawn({
         let (task, is_late) = (Arc::clone(&task), Arc::clone(&is_late));
         move || {
