@@ -4,6 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 /// The content of an event. Cloning is cheap: the bytes are shared.
@@ -35,6 +36,16 @@ impl Payload {
     /// True when there is not a single byte.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// True when the two mean the same: JSON of the same value, however it is written, or the same bytes. The order of an
+    /// object's members does not count, and neither does the way in which a number is written.
+    pub fn means_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Json(text), Self::Json(other)) => text.means_same(other),
+            (Self::Binary(bytes), Self::Binary(other)) => bytes == other,
+            (Self::Json(_), Self::Binary(_)) | (Self::Binary(_), Self::Json(_)) => false,
+        }
     }
 }
 
@@ -84,6 +95,35 @@ impl JsonText {
     /// The text's bytes, shared.
     pub fn as_bytes(&self) -> &Bytes {
         &self.0
+    }
+
+    fn means_same(&self, other: &Self) -> bool {
+        if self.0 == other.0 {
+            return true;
+        }
+        let value = |text: &Self| serde_json::from_slice::<Value>(&text.0);
+        match (value(self), value(other)) {
+            (Ok(value), Ok(other)) => same_value(&value, &other),
+            // No value can hold the text, for instance a number that is too large. Then the bytes decide.
+            _ => false,
+        }
+    }
+}
+
+fn same_value(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        // An integer and a fraction are different numbers to serde_json even where they are equal, as 1 and 1.0 are.
+        (Value::Number(one), Value::Number(other)) => {
+            one == other || ((one.is_f64() || other.is_f64()) && one.as_f64() == other.as_f64())
+        }
+        (Value::Array(one), Value::Array(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| same_value(one, other))
+        }
+        (Value::Object(one), Value::Object(other)) => {
+            one.len() == other.len()
+                && one.iter().all(|(key, one)| other.get(key).is_some_and(|other| same_value(one, other)))
+        }
+        _ => one == other,
     }
 }
 
@@ -174,6 +214,40 @@ mod tests {
         assert_eq!(members(r#"{ "a": {"}": 1} }"#), r#""a": {"}": 1}"#);
         assert_eq!(object(" { } ").unwrap().as_str(), " { } ");
         assert_eq!(JsonObject::empty(), object("{}").unwrap());
+    }
+
+    #[test]
+    fn json_is_compared_by_value_and_bytes_are_compared_as_they_are() {
+        let json =
+            |text: &'static str| Payload::Json(JsonText::parse(Bytes::from_static(text.as_bytes())).unwrap());
+        let same = [
+            (r#"{"a":1,"b":[true,null]}"#, "{ \"b\" : [ true, null ],\n\t\"a\": 1 }"),
+            (r#""\u00e9\/""#, r#""é/""#),
+            ("[1, 1e2, -0.5]", "[1.0,100,-5e-1]"),
+            ("1e999", "1e999"),
+        ];
+        for (one, other) in same {
+            assert!(
+                json(one).means_same(&json(other)) && json(other).means_same(&json(one)),
+                "{one} {other}"
+            );
+        }
+        let different = [
+            (r#"{"a":1}"#, r#"{"a":2}"#),
+            (r#"{"a":1}"#, r#"{"a":1,"b":1}"#),
+            ("[1,2]", "[2,1]"),
+            ("18446744073709551615", "18446744073709551614"),
+            ("1", r#""1""#),
+            ("1e999", "1e998"),
+            ("0", "false"),
+        ];
+        for (one, other) in different {
+            assert!(!json(one).means_same(&json(other)), "{one} {other}");
+        }
+        let binary = |bytes: &'static [u8]| Payload::Binary(Bytes::from_static(bytes));
+        assert!(binary(b"1 ").means_same(&binary(b"1 ")));
+        assert!(!binary(b"1 ").means_same(&binary(b"1")));
+        assert!(!binary(b"1").means_same(&json("1")));
     }
 
     #[test]
