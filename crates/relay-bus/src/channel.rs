@@ -20,19 +20,21 @@ use std::task::Waker;
 
 use parking_lot::Mutex;
 use relay_core::{
-    CheckedDraft, DocumentId, EncodingCache, Epoch, Event, Head, MemoryPurpose, MemoryShare, Monotonic,
-    Place, PublishAck, PublishError, ReadLimit, Retention, Seq, ShareKind, SubscribeError, Timestamp,
+    CheckedDraft, DocumentId, EncodingCache, Epoch, Event, EventId, Head, LogError, MemoryPurpose,
+    MemoryShare, Monotonic, Place, PublishAck, PublishError, ReadLimit, Retention, Seq, ShareKind,
+    SubscribeError, Timestamp,
 };
 use tokio::sync::Semaphore;
 
 use self::batch::{AppendBatch, PendingDraft, PublishResult, QueuePermit};
 use self::lifecycle::{ChannelEnd, Lifecycle};
-use self::state::ChannelState;
+use self::state::{ChannelState, EarlierEvent};
 use crate::config::BusConfig;
 use crate::context::ChannelContext;
-use crate::duplicate::OriginalPayload;
+use crate::duplicate::check_same_content;
 use crate::ephemeral::Ephemerals;
 use crate::event_cache::EventCache;
+use crate::recent_ids::{MissingIds, RecentIds};
 use crate::waker_set::wake_all;
 
 pub(crate) use self::cursor::{Cursor, ReadResult};
@@ -83,11 +85,9 @@ impl Channel {
         let ephemerals = caches.child(ShareKind::Document, config.max_ephemeral_bytes);
         let mut cache =
             EventCache::new(Seq::new(head.last.get() - recent.len() as u64), limits, events.clone());
-        let may_be_rewritten = open.stages.may_rewrite();
         for mut event in recent {
             event.encodings = EncodingCache::charged_to(events.clone(), MemoryPurpose::Events);
-            let original = if may_be_rewritten { OriginalPayload::Unknown } else { OriginalPayload::Kept };
-            cache.push(Arc::new(event), Some(original));
+            cache.push(Arc::new(event), None);
         }
         let max_permits = permits(config.max_pending_bytes).max(permits(config.max_payload_bytes));
         Self {
@@ -97,6 +97,7 @@ impl Channel {
             max_permits,
             state: Mutex::new(ChannelState::new(
                 cache,
+                RecentIds::new(config.idempotency_events, &events),
                 Ephemerals::new(config.max_ephemeral_keys, ephemerals.clone()),
                 Lifecycle::Open(open),
             )),
@@ -162,18 +163,18 @@ impl Channel {
 
     /// Publishes a durable draft where there is no log: gives it a seq and shows it in one critical section.
     fn publish_in_memory(&self, mut draft: CheckedDraft) -> PublishResult {
-        let remember_id = draft.id.is_some();
+        let may_be_known = draft.id.is_some();
         draft.assign_id();
         let kind = draft.kind.clone();
         let (ack, wakers) = {
             let mut state = self.lock_open()?;
-            if remember_id && let Some(answer) = state.find_duplicate(&draft) {
+            if may_be_known && let EarlierEvent::Known(answer) = state.find_earlier(&draft, false) {
                 self.count_duplicate(&answer);
                 return answer;
             }
             let seq = state.last().next();
             state.lifecycle.sequence(&mut draft, Place::new(self.epoch, seq))?;
-            let original = remember_id.then(|| OriginalPayload::of(&draft));
+            let original = draft.original_payload().cloned();
             let time = state.next_time(self.context.clock.wall());
             let event = self.cacheable(draft.into_event(self.epoch, Some(seq), time));
             let ack = PublishAck::of(&event, false);
@@ -212,14 +213,22 @@ impl Channel {
         }
     }
 
-    /// Adds a draft to the queue. Returns true when the caller must start a writer.
-    fn enqueue(&self, pending: PendingDraft) -> Result<bool, ChannelEnd> {
-        Ok(self.lock_open()?.enqueue(pending))
+    /// Adds a draft to the queue, or refuses it when the channel has ended. Returns true when the caller must start a writer.
+    fn enqueue(&self, pending: PendingDraft) -> bool {
+        match self.lock_open() {
+            Ok(mut state) => state.enqueue(pending),
+            Err(end) => {
+                pending.sender.send(Err(end.into()));
+                false
+            }
+        }
     }
 
     // Writing. Only the writer calls these.
 
-    /// Takes drafts from the queue, answers duplicates, passes the others through the stages, and gives them seqs.
+    /// Takes drafts from the queue, answers duplicates, passes the others through the stages, and gives them seqs. The batch
+    /// ends before a draft whose id can only be judged with ids from the log.
+    ///
     /// Returns `None` when the queue is empty or the channel has ended: then the writer is noted as ended, in the critical
     /// section that found the queue empty.
     fn next_batch(&self) -> Option<AppendBatch> {
@@ -237,10 +246,22 @@ impl Channel {
         while batch.events().len() < MAX_BATCH_EVENTS && bytes < MAX_BATCH_BYTES {
             let Some(pending) = state.next_pending() else { break };
             bytes += pending.draft.payload.len();
-            if let Some(answer) = pending.draft.id.and_then(|_| state.find_duplicate(&pending.draft)) {
-                self.count_duplicate(&answer);
-                pending.sender.send(answer);
-                continue;
+            match state.find_earlier(&pending.draft, true) {
+                EarlierEvent::None => {}
+                EarlierEvent::Known(answer) => {
+                    self.count_duplicate(&answer);
+                    pending.sender.send(answer);
+                    continue;
+                }
+                EarlierEvent::InLog(seq) => {
+                    batch.push_earlier(pending, seq);
+                    continue;
+                }
+                EarlierEvent::NotKnown(range) => {
+                    state.put_back(pending);
+                    batch.end_before(range);
+                    break;
+                }
             }
             let Some(mut pending) = batch.join_duplicate(pending) else { continue };
             match state.lifecycle.sequence(&mut pending.draft, Place::new(self.epoch, batch.next_seq())) {
@@ -249,6 +270,33 @@ impl Channel {
             }
         }
         Some(batch)
+    }
+
+    /// Adds the ids of `range`, which were read from the log.
+    fn add_ids(&self, ids: Vec<(EventId, Seq)>, range: MissingIds) {
+        self.state.lock().add_ids(ids, range);
+    }
+
+    /// Removes the ids of events that the log no longer keeps.
+    fn forget_ids_before(&self, first: Seq) {
+        self.state.lock().forget_ids_before(first);
+    }
+
+    /// Answers the first draft of the queue, which cannot be judged because its document's history cannot be read.
+    fn refuse_first(&self, error: &LogError) {
+        let first = self.state.lock().next_pending();
+        if let Some(pending) = first {
+            pending.sender.send(Err(error.clone().into()));
+        }
+    }
+
+    /// Answers a draft that has the id of `event`, which comes from the log.
+    fn answer_duplicate(&self, pending: PendingDraft, event: &Event) {
+        let original = self.state.lock().original_of_logged();
+        let answer =
+            check_same_content(&pending.draft, event, original).map(|()| PublishAck::of(event, true));
+        self.count_duplicate(&answer);
+        pending.sender.send(answer);
     }
 
     /// Shows a batch that the log has taken, and answers its publishers.

@@ -37,10 +37,17 @@ pub struct BusConfig {
     /// large it is. Without a log the limit is that of `retention`, and at most a quarter of the
     /// [memory for caches](relay_core::MemoryLimits::max_cache_bytes).
     pub cache_bytes: usize,
-    /// The events that are read from the log when a document is opened; 256 by default, and at most `cache_events`. A draft
-    /// that is sent again is recognised as a duplicate while its event is in memory, so at least this far back. With 0
+    /// The events that are read from the log when a document is opened; 256 by default, and at most `cache_events`. With 0
     /// the latest event alone is read, so that the next one has no earlier time.
     pub preload_events: usize,
+    /// The latest events of each document whose ids are recognised when a draft is sent again; 10,000 by default, and at
+    /// least 1. Events that retention has dropped are not recognised. While a document is in memory and its publishers send
+    /// ids, each such event takes about 40 bytes.
+    pub idempotency_events: u64,
+    /// The most bytes of events that are read from the log for their ids, the latest first; 64 MiB by default. That happens
+    /// once, with the first draft that has an id after its document was opened. With 0 only ids of events that are in
+    /// memory then are recognised, and later ones.
+    pub idempotency_bytes: usize,
     /// The page that a reader takes from the log when memory does not reach back so far; 128 events, 128 KiB by default.
     /// Each such reader holds one page in memory. Each limit is at least 1.
     pub replay_page: ReadLimit,
@@ -71,6 +78,8 @@ impl Default for BusConfig {
             cache_events: 1_000,
             cache_bytes: 16 * 1024 * 1024,
             preload_events: 256,
+            idempotency_events: 10_000,
+            idempotency_bytes: 64 * 1024 * 1024,
             replay_page: ReadLimit { events: 128, bytes: 128 * 1024 },
             retention: Retention::default(),
             max_ephemeral_keys: 1_000,
@@ -94,6 +103,7 @@ impl BusConfig {
             ("max_payload_bytes", self.max_payload_bytes == 0, at_least_1),
             ("max_channels", self.max_channels == 0, at_least_1),
             ("cache_events", self.cache_events == 0, at_least_1),
+            ("idempotency_events", self.idempotency_events == 0, at_least_1),
             ("replay_page.events", replay_page.events == 0, at_least_1),
             ("replay_page.bytes", replay_page.bytes == 0, at_least_1),
             ("retention.max_events", retention.max_events == 0, at_least_1),

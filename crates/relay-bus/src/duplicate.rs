@@ -1,33 +1,22 @@
 //! The comparison of a draft with the event that has its id.
 
-use relay_core::{CheckedDraft, Draft, Event, Payload, PublishError};
+use relay_core::{Draft, Event, Payload, PublishError};
 
 /// The payload with which a publisher sent the draft of an event.
-#[derive(Debug)]
-pub(crate) enum OriginalPayload {
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum OriginalPayload<'a> {
     /// The event's own.
     Kept,
     /// One that a stage rewrote.
-    Rewritten(Box<Payload>),
+    Rewritten(&'a Payload),
     /// Not known: the event comes from the log, and a stage may have rewritten it.
     Unknown,
 }
 
-impl OriginalPayload {
-    /// The original payload of a draft that has passed the stages.
-    pub(crate) fn of(draft: &CheckedDraft) -> Self {
-        match draft.original_payload() {
-            None => Self::Kept,
-            Some(payload) => Self::Rewritten(Box::new(payload.clone())),
-        }
-    }
-
-    /// The bytes that it takes beside its event.
-    pub(crate) fn bytes(&self) -> usize {
-        match self {
-            Self::Rewritten(payload) => size_of::<Payload>() + payload.len(),
-            Self::Kept | Self::Unknown => 0,
-        }
+impl<'a> OriginalPayload<'a> {
+    /// The original payload of a draft that this channel passed through the stages.
+    pub(crate) fn of(rewritten: Option<&'a Payload>) -> Self {
+        rewritten.map_or(Self::Kept, Self::Rewritten)
     }
 }
 
@@ -38,7 +27,7 @@ impl OriginalPayload {
 pub(crate) fn check_same_content(
     draft: &Draft,
     event: &Event,
-    original: &OriginalPayload,
+    original: OriginalPayload<'_>,
 ) -> Result<(), PublishError> {
     if same_content(draft, event, original) {
         Ok(())
@@ -47,10 +36,10 @@ pub(crate) fn check_same_content(
     }
 }
 
-fn same_content(draft: &Draft, event: &Event, original: &OriginalPayload) -> bool {
+fn same_content(draft: &Draft, event: &Event, original: OriginalPayload<'_>) -> bool {
     let same_payload = match original {
-        OriginalPayload::Kept => draft.payload == event.payload,
-        OriginalPayload::Rewritten(payload) => draft.payload == **payload,
+        OriginalPayload::Kept => draft.payload.means_same(&event.payload),
+        OriginalPayload::Rewritten(payload) => draft.payload.means_same(payload),
         OriginalPayload::Unknown => true,
     };
     same_payload && draft.kind == event.kind && draft.actor == event.actor

@@ -1,4 +1,4 @@
-//! The part of a document's history that is in memory: its latest events without a gap, and an index of their ids.
+//! The part of a document's history that is in memory: its latest events without a gap.
 //!
 //! Live readers do not have queues of their own: each has a position in this one, shared with all others. So a slow
 //! reader costs nothing but the distance it has to make up.
@@ -10,17 +10,15 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use relay_core::{
-    Event, EventId, MemoryPurpose, MemoryShare, Offset, Reservation, Retention, Seq, Timestamp,
+    Event, MemoryPurpose, MemoryShare, Offset, Payload, Reservation, Retention, Seq, Timestamp,
 };
-
-use crate::duplicate::OriginalPayload;
 
 /// The latest events, in order.
 #[derive(Debug)]
 pub(crate) struct EventCache {
     events: VecDeque<Arc<Event>>,
-    /// Ids that a publisher may send again, with the seq and the original payload of their event.
-    ids: HashMap<EventId, (Seq, OriginalPayload)>,
+    /// The payloads that the publishers of rewritten events sent.
+    originals: HashMap<Seq, Payload>,
     last: Seq,
     last_offset: Offset,
     bytes: usize,
@@ -35,7 +33,7 @@ impl EventCache {
     pub(crate) fn new(last: Seq, limits: Retention, share: MemoryShare) -> Self {
         Self {
             events: VecDeque::new(),
-            ids: HashMap::new(),
+            originals: HashMap::new(),
             last,
             last_offset: Offset::ZERO,
             bytes: 0,
@@ -65,17 +63,15 @@ impl EventCache {
         Seq::new(self.last.get() + 1 - self.events.len() as u64)
     }
 
-    /// Adds the next event. With `original` its id is remembered for recognising duplicates.
-    pub(crate) fn push(&mut self, event: Arc<Event>, original: Option<OriginalPayload>) {
+    /// Adds the next event. `original` is the payload that its publisher sent, where a stage rewrote it.
+    pub(crate) fn push(&mut self, event: Arc<Event>, original: Option<Payload>) {
         debug_assert_eq!(event.seq, Some(self.last.next()), "history has no gaps");
         self.last = self.last.next();
         self.last_offset = event.offset.unwrap_or(Offset::ZERO);
         self.bytes += event.approx_bytes();
         if let Some(original) = original {
-            self.bytes += original.bytes();
-            if let Some((_, replaced)) = self.ids.insert(event.id, (self.last, original)) {
-                self.bytes -= replaced.bytes();
-            }
+            self.bytes += original_bytes(&original);
+            self.originals.insert(self.last, original);
         }
         self.events.push_back(event);
         while self.events.len() as u64 > self.limits.max_events {
@@ -96,7 +92,7 @@ impl EventCache {
     /// Drops all events. Returns false when there was none.
     pub(crate) fn clear(&mut self) -> bool {
         let had_events = !self.events.is_empty();
-        (self.events, self.ids, self.bytes) = (VecDeque::new(), HashMap::new(), 0);
+        (self.events, self.originals, self.bytes) = (VecDeque::new(), HashMap::new(), 0);
         self.reserved.resize(0);
         had_events
     }
@@ -113,11 +109,9 @@ impl EventCache {
     fn drop_first(&mut self) {
         if let Some(event) = self.events.pop_front() {
             self.bytes -= event.approx_bytes();
-            // Most ids are not remembered. Looking for one in an empty map does not even hash it, as `entry` would.
-            if self.ids.get(&event.id).is_some_and(|(seq, _)| event.seq == Some(*seq))
-                && let Some((_, original)) = self.ids.remove(&event.id)
-            {
-                self.bytes -= original.bytes();
+            // Most payloads are not rewritten. Looking for one in an empty map does not even hash the seq.
+            if let Some(original) = event.seq.and_then(|seq| self.originals.remove(&seq)) {
+                self.bytes -= original_bytes(&original);
             }
         }
     }
@@ -127,10 +121,9 @@ impl EventCache {
         self.events.get(self.index(seq)?)
     }
 
-    /// The event with `id` and its original payload, if the id was remembered.
-    pub(crate) fn by_id(&self, id: EventId) -> Option<(&Arc<Event>, &OriginalPayload)> {
-        let (seq, original) = self.ids.get(&id)?;
-        Some((self.get(*seq)?, original))
+    /// The payload that the publisher of the event of `seq` sent, where a stage rewrote it.
+    pub(crate) fn original(&self, seq: Seq) -> Option<&Payload> {
+        self.originals.get(&seq)
     }
 
     /// The events after `after`, or `None` when some of them are no longer in memory.
@@ -144,9 +137,14 @@ impl EventCache {
     }
 }
 
+/// The bytes that an original payload takes beside its event.
+fn original_bytes(original: &Payload) -> usize {
+    size_of::<Payload>() + original.len()
+}
+
 #[cfg(test)]
 mod tests {
-    use relay_core::{DeliveryClass, DocumentId, Draft, Epoch, Kind, MemoryBudget, Payload};
+    use relay_core::{DeliveryClass, DocumentId, Draft, Epoch, Kind, MemoryBudget};
 
     use super::*;
 
@@ -160,12 +158,11 @@ mod tests {
         let mut bytes = Vec::new();
         for (seq, is_rewritten) in (1..).zip([false, true, false, true, true, false, false]) {
             let payload = Payload::json(&seq).unwrap();
-            let rewritten = OriginalPayload::Rewritten(Box::new(payload.clone()));
-            let original = if is_rewritten { rewritten } else { OriginalPayload::Kept };
+            let original = is_rewritten.then(|| payload.clone());
             let kind = Kind::from_static("x-note", DeliveryClass::Sequenced);
             let draft = Draft::new(DocumentId::new("doc").unwrap(), kind, payload);
             let event = draft.into_event(Epoch::from_u64(1), Some(Seq::new(seq)), Timestamp::UNIX_EPOCH);
-            cache.push(Arc::new(event), Some(original));
+            cache.push(Arc::new(event), original);
             bytes.push(cache.bytes);
         }
         let (event, original) = (bytes[0], size_of::<Payload>() + 1);

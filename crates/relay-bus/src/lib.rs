@@ -50,6 +50,7 @@ mod history;
 mod kind_counters;
 mod mailbox;
 mod multi_subscription;
+mod recent_ids;
 mod stages;
 mod subscription;
 mod waker_set;

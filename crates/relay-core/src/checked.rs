@@ -29,6 +29,8 @@ pub trait Vocabulary {
 pub struct CheckedDraft {
     draft: Draft,
     claim: Option<LockClaim>,
+    /// True when the id is a new one of this server.
+    has_fresh_id: bool,
     /// The payload before the first rewriting.
     original_payload: Option<Payload>,
 }
@@ -40,7 +42,7 @@ impl CheckedDraft {
     /// Those of the vocabulary.
     pub fn new<V: Vocabulary>(draft: Draft, vocabulary: &V) -> Result<Self, V::Error> {
         let claim = vocabulary.check(&draft)?;
-        Ok(Self { draft, claim, original_payload: None })
+        Ok(Self { draft, claim, has_fresh_id: false, original_payload: None })
     }
 
     /// The draft's claim about locks; `None` where locks do not guard its kind.
@@ -70,6 +72,18 @@ impl CheckedDraft {
     pub fn id(mut self, id: EventId) -> Self {
         self.draft.id = Some(id);
         self
+    }
+
+    /// Sets an id that the caller has just made, so that it can publish the draft again while the outcome is not known. An
+    /// event with this id is looked for in memory alone.
+    pub fn fresh_id(mut self, id: EventId) -> Self {
+        self.has_fresh_id = true;
+        self.id(id)
+    }
+
+    /// True when the id was set by [`fresh_id`](Self::fresh_id).
+    pub fn has_fresh_id(&self) -> bool {
+        self.has_fresh_id
     }
 
     /// Returns the draft's id, and gives it one first if it has none.

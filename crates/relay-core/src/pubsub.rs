@@ -30,8 +30,10 @@ use crate::time::Timestamp;
 ///   order in which their futures are first polled.
 /// - A durable draft is answered when its event is as durable as configured; it has been, or is about to be, delivered
 ///   to every subscriber. An ephemeral one is answered at once.
-/// - A draft whose id was seen before in the document's recent history becomes no second event: the answer is the
-///   first one's ack with `duplicate` set.
+/// - A durable draft with the id of an event becomes no second event, as far back as the sink is configured to recognise
+///   ids, restarts included. The publisher may have chosen the id, or got it with the ack. If the payload
+///   [means the same](crate::Payload::means_same) and the kind and the actor are equal, the answer is the first one's ack with
+///   `duplicate` set, else [`PublishError::IdConflict`].
 /// - The future is cancel-safe in this sense: dropped, the event may or may not happen, and the channel stays whole.
 #[async_trait]
 pub trait EventSink: Send + Sync + 'static {

@@ -359,7 +359,7 @@ impl Document {
         match server_draft(self.id.clone(), payload) {
             Ok(draft) => {
                 // The id makes a repeated attempt a duplicate, and not a second event.
-                self.outbox.push(draft.actor(actor).session(session).id(EventId::new()), opens);
+                self.outbox.push(draft.actor(actor).session(session).fresh_id(EventId::new()), opens);
             }
             Err(error) => {
                 tracing::error!(document = %self.id, %error, "an event of a session cannot be written as JSON");

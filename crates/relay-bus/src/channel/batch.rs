@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 
 use relay_core::{
-    CheckedDraft, Epoch, Event, EventId, Offset, PublishAck, PublishError, Reservation, Seq, Timestamp,
+    CheckedDraft, Epoch, Event, EventId, Offset, Payload, PublishAck, PublishError, Reservation, Seq,
+    Timestamp,
 };
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::duplicate::{OriginalPayload, check_same_content};
+use crate::recent_ids::MissingIds;
 
 /// The answer to a publisher.
 pub(super) type PublishResult = Result<PublishAck, PublishError>;
@@ -51,13 +53,13 @@ pub(super) struct AckSenders {
     first: AckSender,
     /// The publishers that sent the same draft while it was on its way.
     duplicates: Vec<AckSender>,
-    /// Set when the publisher chose the event's id, so that it may send the draft again.
-    original: Option<OriginalPayload>,
+    /// The payload that the publisher sent, where a stage rewrote it.
+    original: Option<Payload>,
 }
 
 impl AckSenders {
-    /// Takes what recognises the draft when it is sent again; `None` when the channel made the event's id.
-    pub(super) fn take_original(&mut self) -> Option<OriginalPayload> {
+    /// Takes the payload that the publisher sent; `None` when it is the event's own.
+    pub(super) fn take_original(&mut self) -> Option<Payload> {
         self.original.take()
     }
 
@@ -88,6 +90,9 @@ pub(super) struct AppendBatch {
     senders: Vec<AckSenders>,
     /// The indexes of the events whose ids their publishers chose.
     by_id: HashMap<EventId, usize>,
+    /// Drafts that are no part of the batch, since an event that is no longer in memory has their id, with its seq.
+    earlier: Vec<(PendingDraft, Seq)>,
+    missing_ids: Option<MissingIds>,
     next: Seq,
     /// The offset of the document's last event before the batch, as far as memory knows it.
     last_offset: Offset,
@@ -100,6 +105,8 @@ impl AppendBatch {
             events: Vec::new(),
             senders: Vec::new(),
             by_id: HashMap::new(),
+            earlier: Vec::new(),
+            missing_ids: None,
             next: last.next(),
             last_offset,
         }
@@ -136,13 +143,32 @@ impl AppendBatch {
         (self.events, self.senders)
     }
 
+    /// Sets a draft aside whose id the event of `seq` has, which is in the log alone.
+    pub(super) fn push_earlier(&mut self, pending: PendingDraft, seq: Seq) {
+        self.earlier.push((pending, seq));
+    }
+
+    /// Notes that the next draft of the queue is judged when the ids of `range` are known.
+    pub(super) fn end_before(&mut self, range: MissingIds) {
+        self.missing_ids = Some(range);
+    }
+
+    /// The ids without which the next draft of the queue cannot be judged.
+    pub(super) fn missing_ids(&self) -> Option<MissingIds> {
+        self.missing_ids
+    }
+
+    /// Takes the drafts whose events are to be looked at in the log.
+    pub(super) fn take_earlier(&mut self) -> Vec<(PendingDraft, Seq)> {
+        std::mem::take(&mut self.earlier)
+    }
+
     /// Returns `pending`, unless its id is that of an event in the batch. Then its publisher waits for that event, or is
     /// refused when the contents differ.
     pub(super) fn join_duplicate(&mut self, pending: PendingDraft) -> Option<PendingDraft> {
         let Some(&index) = pending.draft.id.and_then(|id| self.by_id.get(&id)) else { return Some(pending) };
         let (event, senders) = (&self.events[index], &mut self.senders[index]);
-        let Some(original) = &senders.original else { return Some(pending) };
-        match check_same_content(&pending.draft, event, original) {
+        match check_same_content(&pending.draft, event, OriginalPayload::of(senders.original.as_ref())) {
             Ok(()) => senders.duplicates.push(pending.sender),
             Err(conflict) => pending.sender.send(Err(conflict)),
         }
@@ -152,10 +178,10 @@ impl AppendBatch {
     /// Turns a draft into the batch's next event.
     pub(super) fn push(&mut self, pending: PendingDraft, epoch: Epoch, time: Timestamp) {
         let PendingDraft { draft, sender } = pending;
-        let original = draft.id.map(|id| {
+        if let Some(id) = draft.id {
             self.by_id.insert(id, self.events.len());
-            OriginalPayload::of(&draft)
-        });
+        }
+        let original = draft.original_payload().cloned();
         self.events.push(draft.into_event(epoch, Some(self.next), time));
         self.next = self.next.next();
         self.senders.push(AckSenders { first: sender, duplicates: Vec::new(), original });

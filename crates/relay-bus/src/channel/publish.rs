@@ -3,14 +3,9 @@
 use std::sync::Arc;
 
 use relay_core::{CheckedDraft, EventLog, PublishError};
-use relay_tasks::TaskName;
 
-use super::Channel;
 use super::batch::{AckSender, PendingDraft, PublishResult};
-use super::writer::Writer;
-
-/// The task that appends a channel's drafts to the log.
-const WRITER: TaskName = TaskName::new("bus.writer");
+use super::{Channel, writer};
 
 /// Publishes `draft` in its document's channel. Seqs follow the order in which the futures are first polled, as long as
 /// the queue has space.
@@ -32,12 +27,7 @@ async fn publish_logged(
 ) -> PublishResult {
     let permit = channel.acquire_permit(draft.approx_bytes()).await?;
     let (sender, answer) = AckSender::new(permit);
-    if channel.enqueue(PendingDraft { draft, sender })? {
-        let writer = Writer::new(Arc::clone(channel), Arc::clone(log));
-        let context = channel.context();
-        // However it ends, the writer answers the publishers.
-        drop(context.writers.spawn_on(WRITER, writer.run(), &context.runtime));
-    }
+    writer::enqueue(channel, log, PendingDraft { draft, sender });
     // The writer answers every draft, at the latest when it is dropped. `Closed` is a fallback for an answer that is lost.
     answer.await.unwrap_or(Err(PublishError::Closed))
 }

@@ -4,7 +4,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
-use relay_core::{Draft, Epoch, Event, Head, Monotonic, Offset, PublishAck, ReadLimit, Seq, Timestamp};
+use relay_core::{
+    CheckedDraft, Epoch, Event, EventId, Head, Monotonic, Offset, Payload, PublishAck, ReadLimit, Seq,
+    Timestamp,
+};
 
 use super::batch::{PendingDraft, PublishResult};
 use super::cursor::{Cursor, ReadResult};
@@ -12,6 +15,7 @@ use super::lifecycle::Lifecycle;
 use crate::duplicate::{OriginalPayload, check_same_content};
 use crate::ephemeral::Ephemerals;
 use crate::event_cache::EventCache;
+use crate::recent_ids::{MissingIds, RecentIds};
 use crate::waker_set::WakerSet;
 
 /// The most events that a reader takes under one lock.
@@ -38,6 +42,11 @@ impl ReadSize {
 #[derive(Debug)]
 pub(super) struct ChannelState {
     cache: EventCache,
+    ids: RecentIds,
+    /// True when a stage may rewrite payloads.
+    may_rewrite: bool,
+    /// The last event when the document was opened.
+    opened_after: Seq,
     ephemerals: Ephemerals,
     wakers: WakerSet,
     /// The drafts that wait for the writer, in the order of their seqs to come.
@@ -54,11 +63,31 @@ pub(super) struct ChannelState {
     pub(super) lifecycle: Lifecycle,
 }
 
+/// The event that has the id of a draft.
+pub(super) enum EarlierEvent {
+    /// There is none, as far back as ids are remembered.
+    None,
+    /// It is in memory. This is the answer to the draft.
+    Known(PublishResult),
+    /// It is in the log alone.
+    InLog(Seq),
+    /// It is not known before these ids are read from the log.
+    NotKnown(MissingIds),
+}
+
 impl ChannelState {
-    pub(super) fn new(cache: EventCache, ephemerals: Ephemerals, lifecycle: Lifecycle) -> Self {
+    pub(super) fn new(
+        cache: EventCache,
+        ids: RecentIds,
+        ephemerals: Ephemerals,
+        lifecycle: Lifecycle,
+    ) -> Self {
         Self {
             last_time: cache.last_time(),
+            may_rewrite: matches!(&lifecycle, Lifecycle::Open(open) if open.stages.may_rewrite()),
+            opened_after: cache.last(),
             cache,
+            ids,
             ephemerals,
             wakers: WakerSet::default(),
             pending: VecDeque::new(),
@@ -89,14 +118,50 @@ impl ChannelState {
         now.max(self.last_time)
     }
 
-    /// Returns the answer to a draft whose id an event in memory has.
-    pub(super) fn find_duplicate(&self, draft: &Draft) -> Option<PublishResult> {
-        let (event, original) = self.cache.by_id(draft.id?)?;
-        Some(check_same_content(draft, event, original).map(|()| PublishAck::of(event, true)))
+    /// Looks for the event that has the id of `draft`: in memory, and unless the id is a new one of this server in the whole
+    /// window of remembered ids, of which a part may be in the log.
+    pub(super) fn find_earlier(&mut self, draft: &CheckedDraft, has_log: bool) -> EarlierEvent {
+        let Some(id) = draft.id else { return EarlierEvent::None };
+        let searches_log = has_log && !draft.has_fresh_id();
+        if searches_log && let Some(missing) = self.ids.missing(&self.cache) {
+            return EarlierEvent::NotKnown(missing);
+        }
+        let Some(seq) = self.ids.find(id, &self.cache) else { return EarlierEvent::None };
+        match self.cache.get(seq) {
+            Some(event) => {
+                let same = check_same_content(draft, event, self.original_payload(seq));
+                EarlierEvent::Known(same.map(|()| PublishAck::of(event, true)))
+            }
+            None if searches_log => EarlierEvent::InLog(seq),
+            None => EarlierEvent::None,
+        }
     }
 
-    /// Shows the next durable event. With `original` its id is remembered for recognising duplicates.
-    pub(super) fn push_event(&mut self, event: Arc<Event>, original: Option<OriginalPayload>) {
+    /// The payload with which the draft of a cached event was sent.
+    fn original_payload(&self, seq: Seq) -> OriginalPayload<'_> {
+        match self.cache.original(seq) {
+            None if seq <= self.opened_after => self.original_of_logged(),
+            original => OriginalPayload::of(original),
+        }
+    }
+
+    /// The payload with which the draft of an event from the log was sent.
+    pub(super) fn original_of_logged(&self) -> OriginalPayload<'static> {
+        if self.may_rewrite { OriginalPayload::Unknown } else { OriginalPayload::Kept }
+    }
+
+    /// Adds the ids of `range`, which were read from the log.
+    pub(super) fn add_ids(&mut self, ids: Vec<(EventId, Seq)>, range: MissingIds) {
+        self.ids.add(ids, range);
+    }
+
+    /// Removes the ids of events that the log no longer keeps.
+    pub(super) fn forget_ids_before(&mut self, first: Seq) {
+        self.ids.forget_before(first);
+    }
+
+    /// Shows the next durable event. `original` is the payload that its publisher sent, where a stage rewrote it.
+    pub(super) fn push_event(&mut self, event: Arc<Event>, original: Option<Payload>) {
         self.used_since_sweep = true;
         self.last_time = self.last_time.max(event.time);
         self.cache.push(event, original);
@@ -112,6 +177,7 @@ impl ChannelState {
     /// Drops the events in memory. Readers that lack some of them take them from the log, where there is one. Returns false
     /// when there was none to drop, and the number of ephemeral events that were dropped.
     pub(super) fn drop_cache(&mut self) -> (bool, u64) {
+        self.ids.clear();
         (self.cache.clear(), self.ephemerals.clear())
     }
 
@@ -129,6 +195,11 @@ impl ChannelState {
 
     pub(super) fn next_pending(&mut self) -> Option<PendingDraft> {
         self.pending.pop_front()
+    }
+
+    /// Puts a draft back to the front of the queue.
+    pub(super) fn put_back(&mut self, pending: PendingDraft) {
+        self.pending.push_front(pending);
     }
 
     pub(super) fn take_pending(&mut self) -> VecDeque<PendingDraft> {

@@ -174,6 +174,60 @@ async fn a_resent_draft_becomes_no_second_event() {
 }
 
 #[tokio::test]
+async fn an_id_is_recognised_after_its_event_has_left_memory() {
+    let log = MemoryLog::new();
+    let small = |bytes| {
+        config(|c| {
+            (c.cache_events, c.preload_events) = (4, 2);
+            (c.idempotency_events, c.idempotency_bytes) = (20, bytes);
+        })
+    };
+    let doc = document("doc");
+    let bus = over(log.clone(), small(usize::MAX));
+    let mut acks = Vec::new();
+    for n in 1..=30 {
+        acks.push(bus.publish(note(&doc, n)).await.unwrap());
+    }
+    // In the same server, and in another one that opens the document.
+    for bus in [bus, over(log.clone(), small(usize::MAX))] {
+        let resent = acks[10..].iter().zip(11..).map(|(ack, n)| bus.publish(note(&doc, n).id(ack.id)));
+        let resent = futures_util::future::try_join_all(resent).await.unwrap();
+        for (again, first) in resent.iter().zip(&acks[10..]) {
+            assert_eq!(*again, first.as_duplicate());
+        }
+        let other = bus.publish(note(&doc, 99).id(acks[10].id)).await;
+        assert!(
+            matches!(other, Err(PublishError::IdConflict { seq, .. }) if seq == Seq::new(11)),
+            "{other:?}"
+        );
+        assert_eq!((bus.stats().duplicates, bus.stats().refused_id_conflict), (20, 1));
+    }
+    // An event that retention has dropped is not recognised; nor is one further back than the bytes that may be read.
+    log.trim(&doc, Seq::new(12)).await.unwrap();
+    let bus = over(log.clone(), small(usize::MAX));
+    assert!(bus.publish(note(&doc, 13).id(acks[12].id)).await.unwrap().duplicate);
+    assert_eq!(bus.publish(note(&doc, 12).id(acks[11].id)).await.unwrap().seq, Some(Seq::new(31)));
+    let bus = over(log.clone(), small(0));
+    assert!(bus.publish(note(&doc, 30).id(acks[29].id)).await.unwrap().duplicate);
+    assert_eq!(bus.publish(note(&doc, 20).id(acks[19].id)).await.unwrap().seq, Some(Seq::new(32)));
+}
+
+#[tokio::test]
+async fn a_draft_whose_event_retention_drops_while_it_is_looked_up_becomes_an_event() {
+    let log = MemoryLog::new();
+    let doc = document("doc");
+    let bus = over(log.clone(), config(|c| c.cache_events = 2));
+    let first = bus.publish(note(&doc, 1)).await.unwrap();
+    for n in 2..=9 {
+        bus.publish(note(&doc, n)).await.unwrap();
+    }
+    assert!(bus.publish(note(&doc, 1).id(first.id)).await.unwrap().duplicate);
+    log.trim(&doc, Seq::new(5)).await.unwrap();
+    let ack = bus.publish(note(&doc, 1).id(first.id)).await.unwrap();
+    assert_eq!((ack.seq, ack.duplicate), (Some(Seq::new(10)), false));
+}
+
+#[tokio::test]
 async fn a_log_that_fails_is_reported_to_everyone_and_no_event_is_seen() {
     let log = MemoryLog::new();
     let bus = over(log.clone(), BusConfig::default());

@@ -11,10 +11,11 @@ use crate::support::config;
 #[tokio::test]
 async fn a_value_out_of_bounds_is_refused_by_its_path() {
     type Set = fn(&mut BusConfig);
-    let cases: [(Set, &str); 10] = [
+    let cases: [(Set, &str); 11] = [
         (|c| c.max_payload_bytes = 0, "`max_payload_bytes` is 0; it must be at least 1"),
         (|c| c.max_channels = 0, "`max_channels` is 0; it must be at least 1"),
         (|c| c.cache_events = 0, "`cache_events` is 0; it must be at least 1"),
+        (|c| c.idempotency_events = 0, "`idempotency_events` is 0; it must be at least 1"),
         (|c| c.replay_page.events = 0, "`replay_page.events` is 0; it must be at least 1"),
         (|c| c.replay_page.bytes = 0, "`replay_page.bytes` is 0; it must be at least 1"),
         (|c| c.retention.max_events = 0, "`retention.max_events` is 0; it must be at least 1"),
@@ -36,6 +37,7 @@ fn zero_is_a_value_where_it_has_a_meaning() {
         c.publish_timeout = Duration::ZERO;
         c.cache_bytes = 0;
         c.preload_events = 0;
+        c.idempotency_bytes = 0;
         c.idle_after = Duration::ZERO;
     });
     assert_eq!(config.validate(), Ok(()));

@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::{available, config, document, in_memory, laser, note, number, seq};
+use crate::support::{available, checked, config, document, in_memory, laser, note, number, seq};
 use proptest::prelude::*;
 use relay_bus::{Bus, BusConfig, Filter, LagPolicy, Subscription};
 use relay_core::testing::{ManualClock, MemoryLog};
 use relay_core::{
-    CheckedDraft, Clock, DocumentId, Epoch, EventId, EventLog, ReadLimit, Recovery, ResetReason, Retention,
-    Seq, StartPosition, StreamError,
+    CheckedDraft, Clock, DocumentId, Draft, Epoch, EventId, EventLog, JsonText, Payload, PublishError,
+    ReadLimit, Recovery, ResetReason, Retention, Seq, StartPosition, StreamError,
 };
 
 #[derive(Debug, Clone)]
@@ -60,7 +60,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => (doc.clone(), 1..6u64).prop_map(|(doc, count)| Step::Publish { doc, count }),
         3 => (doc.clone(), 1..12u64).prop_map(|(doc, count)| Step::Burst { doc, count }),
-        1 => (doc.clone(), any::<prop::sample::Index>()).prop_map(|(doc, which)| Step::Resend { doc, which }),
+        3 => (doc.clone(), any::<prop::sample::Index>()).prop_map(|(doc, which)| Step::Resend { doc, which }),
         1 => doc.clone().prop_map(|doc| Step::Ephemeral { doc }),
         2 => doc.clone().prop_map(|doc| Step::Join { doc }),
         4 => (any::<prop::sample::Index>(), 1..9usize).prop_map(|(client, count)| Step::Read { client, count }),
@@ -102,6 +102,7 @@ fn small_caches() -> BusConfig {
     config(|c| {
         c.cache_events = 5;
         c.preload_events = 3;
+        c.idempotency_events = 20;
         c.replay_page = ReadLimit { events: 2, bytes: usize::MAX };
     })
 }
@@ -124,10 +125,15 @@ impl World {
         }
     }
 
-    fn draft(&mut self, doc: usize) -> (EventId, u64, CheckedDraft) {
+    /// Every other draft has an id of its publisher's.
+    fn draft(&mut self, doc: usize) -> (Option<EventId>, u64, CheckedDraft) {
         self.next_number += 1;
+        let draft = note(&self.documents[doc], self.next_number);
+        if self.next_number.is_multiple_of(2) {
+            return (None, self.next_number, draft);
+        }
         let id = EventId::new();
-        (id, self.next_number, note(&self.documents[doc], self.next_number).id(id))
+        (Some(id), self.next_number, draft.id(id))
     }
 
     async fn take(&mut self, step: Step) {
@@ -188,30 +194,40 @@ impl World {
     }
 
     /// Receipts come in the order of publishing, with seqs that go on without a gap.
-    fn record(&mut self, doc: usize, acks: &[(EventId, u64, relay_core::PublishAck)]) {
+    fn record(&mut self, doc: usize, acks: &[(Option<EventId>, u64, relay_core::PublishAck)]) {
         let story = &mut self.stories[doc];
         for (id, number, ack) in acks {
-            assert_eq!(ack.id, *id);
+            assert!(id.is_none_or(|id| ack.id == id));
             assert!(!ack.duplicate);
-            story.events.push((*id, *number));
+            story.events.push((ack.id, *number));
             assert_eq!(ack.seq.unwrap().get(), story.events.len() as u64, "no gap, none twice");
             assert_eq!(*story.epoch.get_or_insert(ack.epoch), ack.epoch, "the epoch stays");
         }
     }
 
-    /// An event that is still in memory is recognised; at least the latest three always are.
+    /// Every kept event of the window is recognised, wherever it is now, and however its payload is written.
     async fn resend(&mut self, doc: usize, which: prop::sample::Index) {
         let story = &self.stories[doc];
         let kept = story.events.len() as u64 - story.trimmed_through.min(story.events.len() as u64);
-        let recent = kept.min(small_caches().preload_events as u64);
+        let recent = kept.min(small_caches().idempotency_events);
         if recent == 0 {
             return;
         }
         let index = story.events.len() - 1 - which.index(usize::try_from(recent).unwrap());
         let (id, number) = story.events[index];
-        let ack = self.bus.publish(note(&self.documents[doc], number).id(id)).await.unwrap();
+        let draft = |number: &str| {
+            let text = JsonText::parse(number.to_owned().into()).unwrap();
+            let kind = relay_events::kind("x-note").unwrap();
+            checked(Draft::new(self.documents[doc].clone(), kind, Payload::Json(text)).id(id))
+        };
+        let ack = self.bus.publish(draft(&format!(" {number}\n"))).await.unwrap();
         assert!(ack.duplicate);
-        assert_eq!(ack.seq.unwrap().get(), index as u64 + 1);
+        assert_eq!((ack.id, ack.seq.unwrap().get()), (id, index as u64 + 1));
+        let other = self.bus.publish(draft("\"other\"")).await;
+        assert!(
+            matches!(other, Err(PublishError::IdConflict { seq, .. }) if Some(seq) == ack.seq),
+            "{other:?}"
+        );
     }
 
     async fn join(&self, doc: usize, start: StartPosition, has: u64) -> Client {

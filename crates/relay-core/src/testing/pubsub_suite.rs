@@ -13,7 +13,7 @@ use crate::event::{Draft, Event};
 use crate::id::{DocumentId, EventId, UserId};
 use crate::kind::{DeliveryClass, Kind};
 use crate::log::ReadLimit;
-use crate::payload::Payload;
+use crate::payload::{JsonText, Payload};
 use crate::position::{Epoch, Seq};
 use crate::pubsub::{EventSink, EventSource, EventStream, PublishAck, PublishError};
 use crate::subscribe_ack::{Recovery, ResetReason, StartPosition};
@@ -141,8 +141,14 @@ async fn a_draft_that_is_sent_again_becomes_no_second_event(sink: &dyn EventSink
     assert_eq!(again, first.as_duplicate());
     let other = sink.publish(draft(&doc, NOTE, 2).id(id)).await;
     assert!(matches!(other, Err(PublishError::IdConflict { .. })), "another event has the id: {other:?}");
-    publish(sink, draft(&doc, NOTE, 3)).await;
-    assert_eq!(next_numbers(&mut *stream, 2).await, [1, 3]);
+    let text = JsonText::parse(" 1\n".into()).unwrap_or_else(|error| panic!("{error}"));
+    let spaced = checked(Draft::new(doc.clone(), NOTE, Payload::Json(text)).id(id));
+    assert_eq!(publish(sink, spaced).await, first.as_duplicate(), "white space has no meaning");
+    let third = publish(sink, draft(&doc, NOTE, 3)).await;
+    let again = publish(sink, draft(&doc, NOTE, 3).id(third.id)).await;
+    assert_eq!(again, third.as_duplicate(), "the sink's own id is an id, too");
+    publish(sink, draft(&doc, NOTE, 4)).await;
+    assert_eq!(next_numbers(&mut *stream, 3).await, [1, 3, 4]);
 }
 
 async fn a_subscriber_continues_where_it_was(sink: &dyn EventSink, source: &dyn EventSource) {

@@ -62,7 +62,7 @@ impl PendingChange {
                 server_draft(document.clone(), &DocumentUnlocked { region, holder, token, reason })?
             }
         };
-        Ok(draft.id(self.event))
+        Ok(draft.fresh_id(self.event))
     }
 }
 

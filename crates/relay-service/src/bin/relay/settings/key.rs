@@ -97,7 +97,11 @@ keys! {
     "bus.cache_bytes" => bus.cache_bytes,
         "The most bytes of these events, their encoded copies included.";
     "bus.warm_events" => bus.preload_events,
-        "The number of latest events that are read when a document is opened. A draft that is sent again is recognised at least this far back. With 0 the latest event alone is read.";
+        "The number of latest events that are read when a document is opened. With 0 the latest event alone is read.";
+    "bus.idempotency_events" => bus.idempotency_events,
+        "The number of latest events of each document whose ids are recognised when a draft is sent again, also after a restart. Events that retention has dropped are not recognised.";
+    "bus.idempotency_bytes" => bus.idempotency_bytes,
+        "The most bytes of these events that are read from the log for their ids, the latest first, once after a document is opened.";
     "bus.replay_page_events" => bus.replay_page.events,
         "The most events that a reader that is behind takes from the log at a time.";
     "bus.replay_page_bytes" => bus.replay_page.bytes,
