@@ -344,12 +344,16 @@ impl EventSource for Bus {
         after: Seq,
         limit: ReadLimit,
     ) -> Result<(Head, Vec<Arc<Event>>), SubscribeError> {
-        history::page(&self.channels, document, after, limit).await.map_err(|error| match error {
-            HistoryError::Trimmed(head) => {
-                LogError::Trimmed { document: document.clone(), first: head.first }.into()
+        match history::page(&self.channels, document, after, limit).await {
+            Ok((head, page)) => {
+                let presented = page.into_iter().filter_map(|event| self.context().present(event));
+                Ok((head, presented.collect()))
             }
-            HistoryError::Other(error) => error,
-        })
+            Err(HistoryError::Trimmed(head)) => {
+                Err(LogError::Trimmed { document: document.clone(), first: head.first }.into())
+            }
+            Err(HistoryError::Other(error)) => Err(error),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-use relay_core::{Clock, Draft, EventLog, MemoryBudget, Monotonic, Ownership, Sequencer};
+use relay_core::{Clock, Draft, Event, EventLog, MemoryBudget, Monotonic, Ownership, Sequencer};
 use relay_metrics::LatencyWindow;
 use relay_tasks::TaskGroup;
 use tokio::runtime::Handle;
@@ -66,6 +66,11 @@ impl ChannelContext {
         let is_timed = !draft.kind.is_ephemeral()
             && (self.log.is_some() || self.counters.durable_published.get().is_multiple_of(SAMPLED));
         is_timed.then(|| self.clock.monotonic())
+    }
+
+    /// Returns `event` as readers get it now. An event without a time to live asks no clock.
+    pub(crate) fn present(&self, event: Arc<Event>) -> Option<Arc<Event>> {
+        if event.ttl.is_none() { Some(event) } else { event.at(self.clock.wall()) }
     }
 }
 

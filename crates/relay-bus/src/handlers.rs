@@ -119,10 +119,13 @@ impl Bus {
         for index in 0..threads.get() {
             let (sender, receiver) = crossbeam_channel::bounded::<QueuedCall>(THREAD_QUEUE);
             let (handler, counters, name) = (Arc::clone(handler), Arc::clone(self.counters()), name.clone());
+            let context = Arc::clone(self.context());
             let thread = format!("{name}-{index}");
             let work = move |pulse: &Pulse| {
                 for QueuedCall { event, _permit } in &receiver {
                     pulse.check();
+                    // The event may have expired while it waited for this thread.
+                    let Some(event) = context.present(event) else { continue };
                     match catch_unwind(AssertUnwindSafe(|| handler.handle(&event))) {
                         Ok(result) => count(&counters, &name, &event, result),
                         Err(panic) => count_panic(&counters, &name, &event, &*panic),

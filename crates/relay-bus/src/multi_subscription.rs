@@ -15,7 +15,7 @@ use crate::mailbox::{Gap, Mailbox, MailboxItem};
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Received {
-    /// An event.
+    /// An event, as [`Event::at`] gives it at this moment.
     Event(Arc<Event>),
     /// Events that found the mailbox full, and that this server can no longer give: those after `after` up to and including
     /// `through`. History no longer keeps them, or another server owns the document. Some of them may not have matched the
@@ -61,7 +61,9 @@ impl MultiSubscription {
     pub async fn next(&mut self) -> Option<Result<Received, LogError>> {
         loop {
             while let Some(event) = self.refill.pop_front() {
-                if self.filter.matches(&event) {
+                if let Some(event) = self.present(event)
+                    && self.filter.matches(&event)
+                {
                     return Some(Ok(Received::Event(event)));
                 }
             }
@@ -69,10 +71,13 @@ impl MultiSubscription {
                 return None;
             }
             match poll_fn(|cx| self.mailbox.poll_next(cx)).await {
-                MailboxItem::Event(event) if self.filter.matches_predicate(&event) => {
-                    return Some(Ok(Received::Event(event)));
+                MailboxItem::Event(event) => {
+                    if let Some(event) = self.present(event)
+                        && self.filter.matches_predicate(&event)
+                    {
+                        return Some(Ok(Received::Event(event)));
+                    }
                 }
-                MailboxItem::Event(_) => {}
                 MailboxItem::Gap(document, gap) => match self.fill_gap(&document, gap).await {
                     Ok(None) => {}
                     Ok(Some(missed)) => return Some(Ok(missed)),
@@ -85,6 +90,10 @@ impl MultiSubscription {
                 MailboxItem::Closed => self.has_ended = true,
             }
         }
+    }
+
+    fn present(&self, event: Arc<Event>) -> Option<Arc<Event>> {
+        self.channels.context().present(event)
     }
 
     /// Reads a page of a gap's events. Returns the events that history no longer keeps, if there are any.

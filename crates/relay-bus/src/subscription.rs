@@ -173,10 +173,10 @@ impl EventStream for Subscription {
                 if self.ready.is_empty() {
                     self.memory.resize(0);
                 }
-                if self.filter.matches(&event) {
-                    return Poll::Ready(Some(Ok(event)));
+                match self.context.present(event) {
+                    Some(event) if self.filter.matches(&event) => return Poll::Ready(Some(Ok(event))),
+                    _ => skipped += 1,
                 }
-                skipped += 1;
             }
             if self.over {
                 return Poll::Ready(None);

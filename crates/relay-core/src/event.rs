@@ -11,7 +11,7 @@ use crate::encoding::EncodingCache;
 use crate::id::{DocumentId, EventId, SessionId};
 use crate::kind::Kind;
 use crate::metadata::{Metadata, TraceContext};
-use crate::payload::Payload;
+use crate::payload::{Absence, Payload};
 use crate::position::{Epoch, Offset, Seq};
 use crate::time::Timestamp;
 
@@ -44,7 +44,7 @@ pub struct Draft {
     pub session: Option<SessionId>,
     /// The conflation key: an ephemeral event replaces the ones of the same kind, actor and key. Ignored for durable kinds.
     pub key: Option<Arc<str>>,
-    /// The time after which the event is of no use, and is no longer delivered to services.
+    /// The time after which the event's content goes to nobody any more.
     pub ttl: Option<Duration>,
     /// The trace context.
     pub trace: Option<TraceContext>,
@@ -178,6 +178,37 @@ impl Event {
     /// True when the time to live is over.
     pub fn is_expired(&self, now: Timestamp) -> bool {
         self.ttl.is_some_and(|ttl| now.since(self.time) > ttl)
+    }
+
+    /// Returns the event as readers get it at `now`. After its time to live it has no [content](Self::without_content) any
+    /// more, and `None` is returned for an event that has no place in its document's order.
+    pub fn at(self: Arc<Self>, now: Timestamp) -> Option<Arc<Self>> {
+        if !self.is_expired(now) {
+            Some(self)
+        } else if self.seq.is_some() {
+            Some(Arc::new(self.without_content(Absence::Expired)))
+        } else {
+            None
+        }
+    }
+
+    /// The event with its place and its author, and without what its publisher wrote: payload, metadata, key and trace
+    /// context.
+    #[must_use]
+    pub fn without_content(&self, absence: Absence) -> Self {
+        let draft = Draft {
+            document: self.document.clone(),
+            kind: self.kind.clone(),
+            payload: Payload::Absent(absence),
+            id: Some(self.id),
+            actor: self.actor.clone(),
+            session: self.session,
+            key: None,
+            ttl: self.ttl,
+            trace: None,
+            metadata: Metadata::default(),
+        };
+        Self { offset: self.offset, ..draft.into_event(self.epoch, self.seq, self.time) }
     }
 
     /// Estimates the bytes that the event takes in memory, without its encoded forms.

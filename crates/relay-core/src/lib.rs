@@ -62,7 +62,7 @@ pub use memory::{
 };
 pub use metadata::{Metadata, TraceContext};
 pub use ownership::{NotOwner, Ownership, OwnershipError, SoleOwner, Tenure};
-pub use payload::{JsonObject, JsonText, NotAnObject, Payload};
+pub use payload::{Absence, JsonObject, JsonText, NotAnObject, Payload};
 pub use position::{Epoch, Offset, Seq};
 pub use presence::{
     Activity, JoinError, JoinOptions, Joined, LeaveReason, Membership, Presence, PresenceChange,

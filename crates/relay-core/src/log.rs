@@ -75,6 +75,8 @@ impl Default for Retention {
 ///   anything else with [`LogError::Conflict`] and keeps nothing of that batch. Offsets grow in the order of commits.
 /// - **Durability.** `append` returns when the batch is as durable as the log was configured to make it. A batch is
 ///   kept whole or not at all. Readers never see an event whose `append` could still fail.
+/// - **Fidelity.** What is appended can be read. An event that could not be given back as it is, for instance one whose
+///   [content is absent](crate::Payload::Absent), is refused with [`LogError::Unreadable`], and its batch with it.
 /// - **Visibility.** Every handle reads an event as soon as its `append` has returned. An append that is refused leaves
 ///   nothing to read, and the head and the last offset as they were.
 /// - **Cancellation.** Dropping the future of `append` does not undo it: the batch is kept whole, or not at all. A
@@ -233,6 +235,12 @@ pub enum LogError {
         bytes: usize,
         /// The limit.
         max: usize,
+    },
+    /// An event is none that the log could give back, for instance one without content.
+    #[error("an event cannot be kept: {detail}")]
+    Unreadable {
+        /// The mistake in the event.
+        detail: String,
     },
     /// The log's queue stayed full. Try again later.
     #[error("the log's queue stayed full for {} ms; try again later", waited.as_millis())]

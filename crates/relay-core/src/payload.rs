@@ -1,4 +1,5 @@
-//! The content of an event: JSON text or opaque bytes, checked once and then passed on untouched.
+//! The content of an event: JSON text or opaque bytes, checked once and then passed on untouched; or the reason why there is
+//! none any more.
 
 use std::fmt;
 
@@ -14,6 +15,24 @@ pub enum Payload {
     Json(JsonText),
     /// Opaque bytes, for instance a Yjs update.
     Binary(Bytes),
+    /// Nothing: the event keeps its place in the order without its content. No draft has this payload.
+    Absent(Absence),
+}
+
+/// The reason why an event has no content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absence {
+    /// The event's time to live is over.
+    Expired,
+}
+
+impl Absence {
+    /// The name of the reason in the formats of the edges.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+        }
+    }
 }
 
 impl Payload {
@@ -30,6 +49,7 @@ impl Payload {
         match self {
             Self::Json(text) => text.0.len(),
             Self::Binary(bytes) => bytes.len(),
+            Self::Absent(_) => 0,
         }
     }
 
@@ -44,7 +64,7 @@ impl Payload {
         match (self, other) {
             (Self::Json(text), Self::Json(other)) => text.means_same(other),
             (Self::Binary(bytes), Self::Binary(other)) => bytes == other,
-            (Self::Json(_), Self::Binary(_)) | (Self::Binary(_), Self::Json(_)) => false,
+            _ => false,
         }
     }
 }
@@ -54,6 +74,7 @@ impl fmt::Debug for Payload {
         match self {
             Self::Json(text) => write!(f, "Json({})", text.as_str()),
             Self::Binary(bytes) => write!(f, "Binary({} bytes)", bytes.len()),
+            Self::Absent(absence) => write!(f, "Absent({absence:?})"),
         }
     }
 }

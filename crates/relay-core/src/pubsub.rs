@@ -166,6 +166,7 @@ impl PublishError {
             Self::StaleLock { .. } => ErrorCode::StaleLock,
             Self::Ownership(error) => error.code(),
             Self::Closed | Self::Log(LogError::Closed) => ErrorCode::Closed,
+            Self::Log(LogError::Unreadable { .. }) => ErrorCode::Internal,
             Self::Log(_) => ErrorCode::LogFailed,
         }
     }
@@ -195,7 +196,7 @@ pub trait EventSource: Send + Sync + 'static {
         start: StartPosition,
     ) -> Result<(SubscribeAck, Box<dyn EventStream>), SubscribeError>;
 
-    /// One page of a document's history: where it stands, and the events after `after`.
+    /// One page of a document's history: where it stands, and the events after `after`, as [`Event::at`] gives them.
     ///
     /// # Errors
     /// [`SubscribeError::Log`] with [`LogError::Trimmed`] when events after `after` are no longer kept, and as
@@ -213,6 +214,8 @@ pub trait EventSource: Send + Sync + 'static {
 /// # Contract
 /// - Durable events come in seq order, each once, none left out. Ephemeral ones come when they are new; of those that
 ///   replace each other a slow reader sees only the newest.
+/// - After its time to live an event comes as [`Event::at`] gives it: in its place, without its content; an ephemeral one does not
+///   come at all. That is decided when the event is handed out.
 /// - A slow reader slows nobody and takes no memory beyond its configured share. One that falls behind what is
 ///   kept gets [`StreamError::Lagged`] and must subscribe again.
 /// - After an error or `None` the stream is over.

@@ -91,7 +91,8 @@ enum PayloadV1<'a> {
     Binary(&'a [u8]),
 }
 
-/// Returns the event's record. The offset is not part of it, for the log knows the offset of each record.
+/// Returns the event's record. The offset is not part of it, for the log knows the offset of each record. A payload that is
+/// [absent](Payload::Absent) has no form of its own: a log keeps no such event.
 pub fn encode(event: &Event) -> Vec<u8> {
     let record = RecordV1 {
         id: event.id.as_u128(),
@@ -113,6 +114,7 @@ pub fn encode(event: &Event) -> Vec<u8> {
         payload: match &event.payload {
             Payload::Json(text) => PayloadV1::Json(text.as_str()),
             Payload::Binary(bytes) => PayloadV1::Binary(bytes),
+            Payload::Absent(_) => PayloadV1::Binary(&[]),
         },
     };
     let mut bytes = Vec::with_capacity(192 + event.payload.len());

@@ -6,9 +6,9 @@
 //! | `id`, `time`, `type` | the event's id, time and kind |
 //! | `source` | `/documents/<percent-encoded document id>` |
 //! | `sequence` | the seq as 20 digits, so that it sorts as text |
-//! | `data` or `data_base64`, `datacontenttype` | the payload |
+//! | `data` or `data_base64`, `datacontenttype` | the payload; absent when the event's time to live is over |
 //! | `traceparent`, `tracestate` | the trace context |
-//! | `relayepoch`, `relayoffset`, `relayactor`, `relaysession`, `relaykey`, `relayttlms`, `relaymetadata` | the rest of the envelope; metadata as JSON text |
+//! | `relayepoch`, `relayoffset`, `relayactor`, `relaysession`, `relaykey`, `relayttlms`, `relayabsent`, `relaymetadata` | the rest of the envelope; metadata as JSON text |
 //!
 //! The payload's JSON is copied unchanged, which an SDK that parses it into values could not do.
 
@@ -21,8 +21,8 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use relay_core::{
-    Actor, CheckedDraft, DocumentId, Draft, Epoch, Event, EventId, InvalidId, Kind, Offset, Payload, Seq,
-    SessionId, Timestamp, TraceContext,
+    Absence, Actor, CheckedDraft, DocumentId, Draft, Epoch, Event, EventId, InvalidId, Kind, Offset, Payload,
+    Seq, SessionId, Timestamp, TraceContext,
 };
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
@@ -54,8 +54,9 @@ const SOURCE_METADATA: &str = "cloudevents.source";
 /// The attributes of an event in the order in which they are written. Each is a text.
 fn attributes_of<'a>(event: &'a Event) -> Vec<(&'static str, Cow<'a, str>)> {
     let media_type = match &event.payload {
-        Payload::Json(_) => JSON_DATA,
-        Payload::Binary(_) => BINARY_DATA,
+        Payload::Json(_) => Some(JSON_DATA),
+        Payload::Binary(_) => Some(BINARY_DATA),
+        Payload::Absent(_) => None,
     };
     let source = utf8_percent_encode(event.document.as_str(), UNRESERVED);
     let mut attributes = vec![
@@ -64,9 +65,9 @@ fn attributes_of<'a>(event: &'a Event) -> Vec<(&'static str, Cow<'a, str>)> {
         ("source", format!("{SOURCE_PREFIX}{source}").into()),
         ("type", event.kind.as_str().into()),
         ("time", event.time.to_string().into()),
-        ("datacontenttype", media_type.into()),
     ];
     let mut add = |name, value: Option<Cow<'a, str>>| attributes.extend(value.map(|value| (name, value)));
+    add("datacontenttype", media_type.map(Cow::Borrowed));
     add("sequence", event.seq.map(|seq| format!("{:020}", seq.get()).into()));
     add("relayepoch", Some(event.epoch.to_string().into()));
     add("relayoffset", event.offset.map(|offset| format!("{:020}", offset.get()).into()));
@@ -74,6 +75,9 @@ fn attributes_of<'a>(event: &'a Event) -> Vec<(&'static str, Cow<'a, str>)> {
     add("relaysession", event.session.map(|session| session.to_string().into()));
     add("relaykey", event.key.as_deref().map(Cow::Borrowed));
     add("relayttlms", event.ttl.map(|ttl| ttl.as_millis().to_string().into()));
+    if let Payload::Absent(absence) = &event.payload {
+        add("relayabsent", Some(absence.as_str().into()));
+    }
     let metadata = || ensure_written(serde_json::to_string(&event.metadata)).into();
     add("relaymetadata", (!event.metadata.is_empty()).then(metadata));
     add("traceparent", event.trace.as_ref().map(|trace| trace.traceparent().into()));
@@ -112,6 +116,8 @@ struct CloudEvent<'a> {
     #[serde(default)]
     relayttlms: Option<String>,
     #[serde(default)]
+    relayabsent: Option<String>,
+    #[serde(default)]
     relaymetadata: Option<String>,
     #[serde(default)]
     traceparent: Option<String>,
@@ -129,6 +135,11 @@ impl CloudEvent<'_> {
             return Ok(());
         }
         Err(malformed(format!("`specversion` is `{}`; only `1.0` is understood", excerpt(&self.specversion))))
+    }
+
+    /// The reason why an event of Relay has no payload.
+    fn absence(&self) -> Option<Absence> {
+        (self.relayabsent.as_deref()? == Absence::Expired.as_str()).then_some(Absence::Expired)
     }
 
     /// Returns the payload in the JSON format.
@@ -266,7 +277,7 @@ pub fn encode_batch<'a>(events: impl IntoIterator<Item = &'a Event>) -> Bytes {
 /// [`JsonError`], naming the attribute that is missing or wrong.
 pub fn decode(json: &[u8]) -> Result<Event, JsonError> {
     let event: CloudEvent<'_> = read_json(json).map_err(malformed)?;
-    let payload = event.payload()?;
+    let payload = event.absence().map_or_else(|| event.payload(), |absence| Ok(Payload::Absent(absence)))?;
     event.into_event(payload)
 }
 

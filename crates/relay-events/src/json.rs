@@ -5,8 +5,8 @@
 //!  "time":"2026-01-02T03:04:05.000006Z","actor":"user:ada","payload":{"patches":[[0,0,"h"]]}}
 //! ```
 //!
-//! Fields without a value are left out; a binary payload is `payload_base64`. The payload's JSON is copied unchanged and
-//! not parsed.
+//! Fields without a value are left out; a binary payload is `payload_base64`. After its time to live an event has
+//! `"expired":true` instead of a payload. The payload's JSON is copied unchanged and not parsed.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -16,8 +16,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use relay_core::{
-    Actor, CheckedDraft, DocumentId, Draft, Epoch, ErrorCode, Event, EventId, FormatId, InvalidId, JsonText,
-    Metadata, Offset, Payload, Seq, SessionId, Timestamp, TraceContext,
+    Absence, Actor, CheckedDraft, DocumentId, Draft, Epoch, ErrorCode, Event, EventId, FormatId, InvalidId,
+    JsonText, Metadata, Offset, Payload, Seq, SessionId, Timestamp, TraceContext,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -86,6 +86,9 @@ struct Envelope<'a> {
     payload: Option<&'a RawValue>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     payload_base64: Option<String>,
+    /// True for an event without a payload, after its time to live.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    expired: bool,
 }
 
 #[allow(clippy::ptr_arg, reason = "serde hands the field as it is")]
@@ -116,6 +119,7 @@ fn write_header(event: &Event, binary: bool, out: &mut Vec<u8>) {
         metadata: Cow::Borrowed(&event.metadata),
         payload: None,
         payload_base64: base64,
+        expired: event.payload == Payload::Absent(Absence::Expired),
     };
     write_json(&envelope, out);
 }
@@ -158,8 +162,11 @@ pub fn encode_header(event: &Event) -> Vec<u8> {
 pub fn decode(json: &[u8]) -> Result<Event, JsonError> {
     let envelope: Envelope<'_> = read_json(json).map_err(JsonError::Malformed)?;
     let kind = vocabulary::kind_of_event(&envelope.kind, envelope.seq)?;
-    let payload =
-        payload(("payload", envelope.payload), ("payload_base64", envelope.payload_base64.as_deref()))?;
+    let payload = if envelope.expired {
+        Payload::Absent(Absence::Expired)
+    } else {
+        payload(("payload", envelope.payload), ("payload_base64", envelope.payload_base64.as_deref()))?
+    };
     let mut draft = Draft::new(envelope.document.into_owned(), kind, payload);
     draft.id = Some(envelope.id);
     draft.actor = envelope.actor.into_owned();

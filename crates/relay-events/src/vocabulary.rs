@@ -4,7 +4,9 @@
 //! others. [`payloads`] has the types, [`mod@check`] the check of drafts that come from outside.
 
 use bytes::Bytes;
-use relay_core::{DeliveryClass, ErrorCode, Event, InvalidClaim, InvalidId, JsonText, Kind, Payload, Seq};
+use relay_core::{
+    Absence, DeliveryClass, ErrorCode, Event, InvalidClaim, InvalidId, JsonText, Kind, Payload, Seq,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -79,6 +81,14 @@ pub enum PayloadError {
         /// The kind.
         kind: Kind,
     },
+    /// The event has no payload any more.
+    #[error("the payload of this `{kind}` event is gone: {}", absence.as_str())]
+    Absent {
+        /// The kind.
+        kind: Kind,
+        /// The reason.
+        absence: Absence,
+    },
 }
 
 impl PayloadError {
@@ -88,7 +98,7 @@ impl PayloadError {
             Self::UnknownKind { .. } | Self::InvalidKind(_) => ErrorCode::UnknownEvent,
             Self::Reserved { .. } => ErrorCode::ReservedEvent,
             Self::InvalidClaim(_) | Self::ReservedMetadata { .. } => ErrorCode::InvalidRequest,
-            Self::Invalid { .. } | Self::NotBinary { .. } => ErrorCode::InvalidPayload,
+            Self::Invalid { .. } | Self::NotBinary { .. } | Self::Absent { .. } => ErrorCode::InvalidPayload,
         }
     }
 }
@@ -121,13 +131,17 @@ macro_rules! vocabulary {
             /// Reads a payload as the type of its kind.
             ///
             /// # Errors
-            /// [`PayloadError::Invalid`] and [`PayloadError::NotBinary`] when it has another type, and
-            /// [`PayloadError::UnknownKind`] for a kind outside the vocabulary.
+            /// [`PayloadError::Invalid`] and [`PayloadError::NotBinary`] when it has another type,
+            /// [`PayloadError::Absent`] when it is gone, and [`PayloadError::UnknownKind`] for a kind outside the
+            /// vocabulary.
             pub fn parse(kind: &Kind, payload: &Payload) -> Result<Self, PayloadError> {
                 let text = match payload {
                     Payload::Json(text) => text,
                     Payload::Binary(bytes) if takes_binary(kind) => return Ok(Self::Binary(bytes.clone())),
                     Payload::Binary(_) => return Err(PayloadError::NotBinary { kind: kind.clone() }),
+                    Payload::Absent(absence) => {
+                        return Err(PayloadError::Absent { kind: kind.clone(), absence: *absence });
+                    }
                 };
                 match kind.as_str() {
                     $( $name => read_json(text.as_bytes())

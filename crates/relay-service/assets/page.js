@@ -92,7 +92,7 @@ class Session {
     const own = this.sent !== null && envelope.id === this.sent.id
     addRow(envelope, this.#latency(envelope, own), envelope.actor === `user:${this.user}`)
     if (!envelope.seq) return
-    if (envelope.kind === "x-summary" && envelope.actor.startsWith("service:")) this.#summary(envelope.payload)
+    if (envelope.kind === "x-summary" && !envelope.expired && envelope.actor.startsWith("service:")) this.#summary(envelope.payload)
     if (this.catchingUp) return this.#catchUp(envelope)
     if (own) this.#confirm(envelope)
     else this.#merge(envelope)
@@ -298,7 +298,8 @@ function addRow(envelope, latency, mine) {
 }
 
 // What an event says, in a few characters.
-function summary({ payload, bytes, payload_base64 }) {
+function summary({ payload, bytes, payload_base64, expired }) {
+  if (expired) return "expired"
   if (bytes !== undefined) return `${bytes} bytes`
   if (payload_base64 !== undefined) return "binary"
   if (!Array.isArray(payload?.patches)) return JSON.stringify(payload)

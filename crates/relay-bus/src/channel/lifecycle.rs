@@ -166,7 +166,7 @@ impl Channel {
     /// kept nothing of the batch and the document's head is where the channel believes it to be.
     pub(super) fn fail(&self, batch: AppendBatch, error: &LogError) {
         let refusal = match error {
-            LogError::Overloaded { .. } | LogError::TooLarge { .. } => {
+            LogError::Overloaded { .. } | LogError::TooLarge { .. } | LogError::Unreadable { .. } => {
                 let state = self.state.lock();
                 state.lifecycle.drop_places(self.first_uncommitted(&state));
                 PublishError::Log(error.clone())

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use relay_core::{DocumentId, Event, EventId, EventLog, LogError, Offset, PublishError, ReadLimit, Seq};
-
 use relay_tasks::TaskName;
 
 use super::Channel;

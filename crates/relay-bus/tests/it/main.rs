@@ -11,3 +11,4 @@ mod ownership;
 mod stages;
 mod suite;
 mod support;
+mod time_to_live;

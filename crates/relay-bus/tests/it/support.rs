@@ -43,7 +43,7 @@ pub(crate) fn draft_number(draft: &Draft) -> u64 {
 fn payload_number(payload: &Payload) -> u64 {
     match payload {
         Payload::Json(text) => text.as_str().parse().unwrap(),
-        Payload::Binary(_) => panic!("{payload:?} carries no number"),
+        Payload::Binary(_) | Payload::Absent(_) => panic!("{payload:?} carries no number"),
     }
 }
 

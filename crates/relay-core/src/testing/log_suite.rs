@@ -7,7 +7,7 @@ use crate::event::{Draft, Event};
 use crate::id::DocumentId;
 use crate::kind::{DeliveryClass, Kind};
 use crate::log::{EventLog, Head, LogError, ReadLimit};
-use crate::payload::Payload;
+use crate::payload::{Absence, Payload};
 use crate::position::{Epoch, Offset, Seq};
 use crate::time::Timestamp;
 
@@ -211,7 +211,9 @@ async fn a_refused_append_leaves_nothing_behind(
     assert!(task.poll(&mut waiting).is_pending());
     let gap = vec![event(&doc, epoch, 3, "fits"), event(&doc, epoch, 5, "leaves a gap")];
     let spoilt = spoil(vec![event(&doc, epoch, 3, "fits"), event(&doc, epoch, 4, "fits")]);
-    for batch in [spoilt, gap] {
+    let mut absent = vec![event(&doc, epoch, 3, "fits"), event(&doc, epoch, 4, "has no content")];
+    absent[1].payload = Payload::Absent(Absence::Expired);
+    for batch in [spoilt, gap, absent] {
         let refused = log.append(&doc, &batch).await;
         let error = refused.err().unwrap_or_else(|| panic!("{batch:?} is taken"));
         if let LogError::Conflict { head, .. } = error {

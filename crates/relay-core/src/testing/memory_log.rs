@@ -13,6 +13,7 @@ use super::waiting::yield_once;
 use crate::event::Event;
 use crate::id::DocumentId;
 use crate::log::{EventLog, Head, LogError, LogStats, ReadLimit};
+use crate::payload::Payload;
 use crate::position::{Epoch, Offset, Seq};
 
 /// A log that keeps everything in memory and is as durable as the value itself. Clones share their content.
@@ -266,6 +267,9 @@ impl MemoryLog {
             if event.epoch != self.epoch || seq.get() != expected {
                 return Err(LogError::Conflict { document: document.clone(), head, epoch: event.epoch, seq });
             }
+        }
+        if events.iter().any(|event| matches!(event.payload, Payload::Absent(_))) {
+            return Err(LogError::Unreadable { detail: "its payload is absent".to_owned() });
         }
         let mut offsets = Vec::with_capacity(events.len());
         for event in events {

@@ -52,6 +52,7 @@ pub fn encode(event: &Event) -> Message {
     let body = match &event.payload {
         Payload::Json(text) => text.as_bytes().clone(),
         Payload::Binary(bytes) => bytes.clone(),
+        Payload::Absent(_) => Bytes::new(),
     };
     Message { headers: headers.collect(), body }
 }
@@ -65,7 +66,8 @@ pub fn decode<'a>(
     body: Bytes,
 ) -> Result<Event, JsonError> {
     let event = attributes(headers)?;
-    let payload = payload(&event, body)?;
+    let payload =
+        event.absence().map_or_else(|| payload(&event, body), |absence| Ok(Payload::Absent(absence)))?;
     event.into_event(payload)
 }
 

@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use relay_core::{DocumentId, Draft, Epoch, Payload, Seq, Timestamp};
+use relay_core::{Absence, DocumentId, Draft, Epoch, Payload, Seq, Timestamp};
 use relay_events::cloudevents::http;
-use relay_events::{Body, binary, cloudevents, json};
+use relay_events::{Body, PayloadError, binary, cloudevents, json};
 
 use crate::support::event;
 
@@ -35,6 +35,18 @@ proptest! {
         prop_assert!(headers.iter().all(|(name, value)| visible(name) && visible(value)), "{:?}", headers);
         let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         prop_assert_eq!(&http::decode(headers, body).unwrap(), &event);
+    }
+
+    #[test]
+    fn an_event_without_content_comes_back_so_from_every_form_for_readers(event in event()) {
+        let event = event.without_content(Absence::Expired);
+        prop_assert_eq!(&json::decode(&json::encode(&event)).unwrap(), &event);
+        prop_assert_eq!(&cloudevents::decode(&cloudevents::encode(&event)).unwrap(), &event);
+        let http::Message { headers, body } = http::encode(&event);
+        let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        prop_assert_eq!(&http::decode(headers, body).unwrap(), &event);
+        let is_absent = matches!(Body::of(&event), Err(PayloadError::Absent { .. }));
+        prop_assert!(is_absent);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Requests to the writer, and the replies that wait for its commit.
 
-use relay_core::{DocumentId, Epoch, Event, Head, LogError, Offset, Seq, Timestamp};
+use relay_core::{DocumentId, Epoch, Event, Head, LogError, Offset, Payload, Seq, Timestamp};
 use relay_events::binary;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -17,8 +17,11 @@ impl EncodedEvent {
     /// Encodes an event that is to be appended to `document`.
     ///
     /// # Errors
-    /// [`LogError::TooLarge`].
+    /// [`LogError::TooLarge`], [`LogError::Unreadable`].
     pub(crate) fn new(event: &Event, document: &DocumentId, max_bytes: usize) -> Result<Self, LogError> {
+        if let Payload::Absent(absence) = &event.payload {
+            return Err(LogError::Unreadable { detail: format!("its payload is {}", absence.as_str()) });
+        }
         let body = binary::encode(event);
         if body.len() > max_bytes {
             return Err(LogError::TooLarge { bytes: body.len(), max: max_bytes });

@@ -5,8 +5,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use relay_core::{DocumentId, EventId, FailureKind, Offset, ServiceName, Timestamp};
+use relay_core::{Absence, DocumentId, Event, EventId, FailureKind, Offset, ServiceName, Timestamp};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
 
 use super::{Attempt, RouteId};
 
@@ -75,7 +76,25 @@ pub struct DeadLetter {
     /// The attempts, oldest first; the last 32 if there were more.
     pub attempts: Vec<Attempt>,
     /// The event's JSON envelope.
-    pub event: Box<serde_json::value::RawValue>,
+    pub event: Box<RawValue>,
+}
+
+impl DeadLetter {
+    /// The letter as operators get it at `now`: without the content of an event whose time to live is over.
+    pub(crate) fn at(mut self, now: Timestamp) -> Self {
+        // A letter that cannot be decoded is shown as it is, so that its damage can be seen.
+        if let Ok(event) = relay_events::json::decode(self.event.get().as_bytes())
+            && event.is_expired(now)
+            && let Ok(event) = RawValue::from_string(json_of(&event.without_content(Absence::Expired)))
+        {
+            self.event = event;
+        }
+        self
+    }
+}
+
+fn json_of(event: &Event) -> String {
+    String::from_utf8_lossy(&relay_events::json::encode(event)).into_owned()
 }
 
 /// The reason for giving an event up.

@@ -22,7 +22,8 @@ impl DeadLetterQueues {
         Self { context }
     }
 
-    /// Up to `limit` and [`MAX_PAGE`] of the target's dead letters after `after`, the oldest events first.
+    /// Up to `limit` and [`MAX_PAGE`] of the target's dead letters after `after`, the oldest events first. Those of events that
+    /// have expired meanwhile are without content.
     pub(super) async fn list(
         &self,
         target: &ServiceName,
@@ -30,7 +31,10 @@ impl DeadLetterQueues {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, TargetError> {
         self.check_target(target)?;
-        Ok(self.context.deps().store.dead_letters(target.clone(), after, limit.min(MAX_PAGE)).await?)
+        let deps = self.context.deps();
+        let letters = deps.store.dead_letters(target.clone(), after, limit.min(MAX_PAGE)).await?;
+        let now = deps.clock.wall();
+        Ok(letters.into_iter().map(|letter| letter.at(now)).collect())
     }
 
     pub(super) async fn get(
@@ -40,7 +44,8 @@ impl DeadLetterQueues {
     ) -> Result<DeadLetter, TargetError> {
         self.check_target(target)?;
         let letter = self.context.deps().store.dead_letter(target, id).await?;
-        letter.ok_or_else(|| TargetError::NoDeadLetter { target: target.clone(), id })
+        let letter = letter.ok_or_else(|| TargetError::NoDeadLetter { target: target.clone(), id })?;
+        Ok(letter.at(self.context.deps().clock.wall()))
     }
 
     /// Puts a dead letter into the target's own route, with all the attempts of a new event.

@@ -1,7 +1,8 @@
 //! HTTP: publishing, history and server-sent events of the real binary.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
 
-use crate::support::{Answer, Events, Server, data, request};
+use crate::support::socket::{Incoming, Socket};
+use crate::support::{Answer, Events, Server, data, request, run, success};
 use serde_json::{Value, json};
 
 const NOTES: &str = "/v1/documents/notes/events";
@@ -62,6 +63,53 @@ fn an_event_that_is_sent_again_under_its_id_happens_once() {
     let conflict = server.post(NOTES, &other);
     assert_eq!((conflict.status, &conflict.json()["reason"]), (409, &json!("id_conflict")));
     assert_eq!(server.history("notes").1.len(), 1);
+}
+
+#[test]
+fn an_expired_event_keeps_its_place_and_shows_its_content_to_nobody() {
+    let data = data();
+    let server = Server::start(data.path());
+    let short =
+        json!({"kind": "x-note", "payload": {"text": "gone"}, "ttl_ms": 1, "metadata": {"gone": "gone"}});
+    server.publish("notes", &short);
+    server.publish("notes", &note("stays"));
+    let expired = loop {
+        let (_, events) = server.history("notes");
+        if events[0]["expired"] == true {
+            assert_eq!(
+                (&events[1]["payload"]["text"], &events[1]["expired"]),
+                (&json!("stays"), &Value::Null)
+            );
+            break events[0].clone();
+        }
+        std::thread::yield_now();
+    };
+    assert_eq!(
+        (&expired["seq"], &expired["ttl_ms"], &expired["kind"]),
+        (&json!(1), &json!(1), &json!("x-note"))
+    );
+    assert!(!expired.to_string().contains("gone"), "{expired}");
+
+    let (_, mut events) = Events::open(server.address, "notes", "?after_seq=0", None);
+    assert_eq!(events.next().unwrap().data, expired);
+    assert_eq!(events.next().unwrap().data["seq"], 2);
+
+    let mut socket = Socket::open(server.address, "ada");
+    socket.send(r#"["1", "1", "document:notes", "phx_join", {"seq": 0, "presence": false}]"#);
+    let mut received = Vec::new();
+    while received.len() < 2 {
+        let Incoming::Message(message) = socket.next() else { panic!("the connection ended") };
+        if message[3] == "x-note" {
+            received.push(message[4].clone());
+        }
+    }
+    assert_eq!((&received[0], &received[1]["seq"]), (&expired, &json!(2)));
+
+    server.signal("-TERM");
+    assert!(server.ended().success());
+    let exported = success(&run(&["log", "export", data.path().to_str().unwrap()]));
+    let exported: Vec<Value> = exported.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&exported[0], &exported[1]["seq"]), (&expired, &json!(2)));
 }
 
 #[test]

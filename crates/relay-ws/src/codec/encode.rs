@@ -149,7 +149,7 @@ struct Broadcast;
 pub fn encode_broadcast(event: &Event) -> Frame {
     let bytes = event.encodings.get_or_encode(FormatId::of::<Broadcast>(), || match &event.payload {
         Payload::Binary(payload) => binary_broadcast(event, payload).unwrap_or_else(|| text_broadcast(event)),
-        Payload::Json(_) => text_broadcast(event),
+        Payload::Json(_) | Payload::Absent(_) => text_broadcast(event),
     });
     // The first byte tells the form, since a text message begins with a bracket.
     if bytes.first() == Some(&BROADCAST) { Frame::Binary(bytes) } else { Frame::Text(bytes) }

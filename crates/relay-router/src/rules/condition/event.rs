@@ -74,6 +74,7 @@ impl<'e> EventView<'e> {
     fn payload(&self) -> Option<&dyn Val> {
         let read = || match &self.event.payload {
             Payload::Binary(_) => Err("the payload is binary; conditions can look at JSON alone".to_owned()),
+            Payload::Absent(absence) => Err(format!("the payload is gone: {}", absence.as_str())),
             Payload::Json(text) if text.as_str().len() > MAX_PAYLOAD_BYTES => {
                 let (bytes, max) = (text.as_str().len(), MAX_PAYLOAD_BYTES);
                 Err(format!("the payload has {bytes} bytes; conditions look at up to {max}"))

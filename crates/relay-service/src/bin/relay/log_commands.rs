@@ -1,8 +1,10 @@
 //! `relay log check`, `export` and `repair`: a log on disk that no server has open.
 
 use std::io::Write as _;
+use std::sync::Arc;
 
 use anyhow::Context;
+use relay_core::{Clock as _, SystemClock};
 use relay_events::json;
 
 use crate::cli::{LogArgs, LogCommand};
@@ -44,7 +46,10 @@ fn export(args: &LogArgs) -> anyhow::Result<()> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     // The log wraps the error of writing; kept apart, a closed pipe is still recognised.
     let mut refused = None;
+    let now = SystemClock::new().wall();
     let report = relay_log::export(&args.directory, &mut |event| {
+        // What an export hands out is bound by the event's time to live, as everything else is.
+        let Some(event) = Arc::new(event).at(now) else { return Ok(()) };
         let written = out.write_all(&json::encode(&event)).and_then(|()| out.write_all(b"\n"));
         written.map_err(|error| {
             let kind = error.kind();

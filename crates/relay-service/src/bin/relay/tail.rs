@@ -128,6 +128,7 @@ fn line(event: &Event) -> String {
     let payload = match &event.payload {
         Payload::Json(text) => text.as_str().replace(['\n', '\r'], " "),
         Payload::Binary(bytes) => format!("({} bytes)", bytes.len()),
+        Payload::Absent(absence) => format!("({})", absence.as_str()),
     };
     format!("{seq:>6}  {}  {}  {}  {payload}", event.time, event.actor, event.kind)
 }
