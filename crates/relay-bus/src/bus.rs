@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::channel;
-use crate::channel_map::ChannelMap;
+use crate::channel_map::{ChannelMap, OpenLimit};
 use crate::config::BusConfig;
 use crate::context::ChannelContext;
 use crate::counters::{BusStats, Counters};
@@ -187,7 +187,8 @@ impl Bus {
         if bytes > max {
             return Err(PublishError::TooLarge { bytes, max });
         }
-        let channel = match self.channels.open(&draft.document).await {
+        let limit = if draft.is_closing() { OpenLimit::Unlimited } else { OpenLimit::MaxChannels };
+        let channel = match self.channels.open(&draft.document, limit).await {
             Ok(channel) => channel,
             Err(SubscribeError::TooManyDocuments { open }) => {
                 return Err(PublishError::TooManyDocuments { open });
@@ -215,7 +216,7 @@ impl Bus {
         on_lag: LagPolicy,
     ) -> Result<(SubscribeAck, Subscription), SubscribeError> {
         self.channels.end_if_lost(document);
-        let channel = self.channels.open(document).await?;
+        let channel = self.channels.open(document, OpenLimit::MaxChannels).await?;
         let head = history::retained_range(&self.channels, &channel).await?;
         let ack = SubscribeAck::decide(start, head);
         let context = Arc::clone(self.context());

@@ -29,6 +29,16 @@ pub(crate) struct ChannelMap {
     dropping_caches: Mutex<()>,
 }
 
+/// The limit of the documents that are in memory while another one is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OpenLimit {
+    /// [`BusConfig::max_channels`](crate::BusConfig::max_channels).
+    MaxChannels,
+    /// None, for an event that closes what an earlier one opened: refused, it would leave the document's history open for
+    /// ever. There are at most as many as things that were opened.
+    Unlimited,
+}
+
 #[derive(Debug, Default)]
 struct Slots(HashMap<DocumentId, Arc<ChannelSlot>>);
 
@@ -57,14 +67,18 @@ impl ChannelMap {
     }
 
     /// Returns the document's channel, and opens it first if need be. Refuses once the bus stops.
-    pub(crate) async fn open(&self, document: &DocumentId) -> Result<Arc<Channel>, SubscribeError> {
+    pub(crate) async fn open(
+        &self,
+        document: &DocumentId,
+        limit: OpenLimit,
+    ) -> Result<Arc<Channel>, SubscribeError> {
         if self.is_closed() {
             return Err(SubscribeError::Closed);
         }
         if let Some(channel) = self.get_open(document) {
             return Ok(channel);
         }
-        let channel = self.open_to_read(document).await?;
+        let channel = self.open_slot(document, limit).await?;
         if self.is_closed() {
             // The channel may have been opened too late to be closed with the others.
             channel.close();
@@ -76,12 +90,20 @@ impl ChannelMap {
     /// Returns the document's channel, for reading its history. Subscriptions to many documents do that while the bus
     /// stops, too.
     pub(crate) async fn open_to_read(&self, document: &DocumentId) -> Result<Arc<Channel>, SubscribeError> {
+        self.open_slot(document, OpenLimit::MaxChannels).await
+    }
+
+    async fn open_slot(
+        &self,
+        document: &DocumentId,
+        limit: OpenLimit,
+    ) -> Result<Arc<Channel>, SubscribeError> {
         if let Some(channel) = self.get_open(document) {
             return Ok(channel);
         }
         // Declared before the slot, so that it is dropped after it.
         let mut opening = Opening { channels: self, document, is_done: false };
-        let slot = self.slot(document)?;
+        let slot = self.slot(document, limit)?;
         let channel = slot.channel.get_or_try_init(|| open_channel(document, &self.context)).await?;
         opening.is_done = true;
         self.context.relieve_memory();
@@ -104,15 +126,15 @@ impl ChannelMap {
     }
 
     /// Returns the document's slot. A slot whose channel has failed is replaced by an empty one.
-    fn slot(&self, document: &DocumentId) -> Result<Arc<ChannelSlot>, SubscribeError> {
+    fn slot(&self, document: &DocumentId, limit: OpenLimit) -> Result<Arc<ChannelSlot>, SubscribeError> {
         let max_channels = self.context.config.max_channels;
         let mut slots = self.slots.write();
         if slots.0.get(document).is_some_and(|slot| slot.needs_reopening()) {
             slots.0.remove(document);
         }
         if slots.0.len() >= max_channels && !slots.0.contains_key(document) {
-            slots.evict_lru(&self.context);
-            if slots.0.len() >= max_channels {
+            slots.evict_lru(max_channels - 1, &self.context);
+            if slots.0.len() >= max_channels && limit == OpenLimit::MaxChannels {
                 return Err(SubscribeError::TooManyDocuments { open: slots.0.len() });
             }
         }
@@ -223,11 +245,13 @@ impl Drop for Opening<'_> {
 }
 
 impl Slots {
-    /// Evicts the document that is idle for longest, however short that is.
-    fn evict_lru(&mut self, context: &ChannelContext) {
+    /// Evicts the documents that are idle for longest, however short that is, until at most `left` are left.
+    fn evict_lru(&mut self, left: usize, context: &ChannelContext) {
         let now = context.clock.monotonic();
-        let idle = self.0.iter().filter_map(|(document, slot)| Some((slot.idle_since(now)?, document)));
-        if let Some(document) = idle.min().map(|(_, document)| document.clone()) {
+        // There is more than one to evict only after documents were opened beyond the limit.
+        while self.0.len() > left {
+            let idle = self.0.iter().filter_map(|(document, slot)| Some((slot.idle_since(now)?, document)));
+            let Some(document) = idle.min().map(|(_, document)| document.clone()) else { return };
             self.0.remove(&document);
             context.counters.channels_evicted.increment();
         }

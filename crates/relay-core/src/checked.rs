@@ -31,6 +31,8 @@ pub struct CheckedDraft {
     claim: Option<LockClaim>,
     /// True when the id is a new one of this server.
     has_fresh_id: bool,
+    /// True when the event closes what an earlier event opened.
+    is_closing: bool,
     /// The payload before the first rewriting.
     original_payload: Option<Payload>,
 }
@@ -42,7 +44,7 @@ impl CheckedDraft {
     /// Those of the vocabulary.
     pub fn new<V: Vocabulary>(draft: Draft, vocabulary: &V) -> Result<Self, V::Error> {
         let claim = vocabulary.check(&draft)?;
-        Ok(Self { draft, claim, has_fresh_id: false, original_payload: None })
+        Ok(Self { draft, claim, has_fresh_id: false, is_closing: false, original_payload: None })
     }
 
     /// The draft's claim about locks; `None` where locks do not guard its kind.
@@ -84,6 +86,18 @@ impl CheckedDraft {
     /// True when the id was set by [`fresh_id`](Self::fresh_id).
     pub fn has_fresh_id(&self) -> bool {
         self.has_fresh_id
+    }
+
+    /// Marks the draft of an event that closes what an earlier event of the document opened, such as the end of a lock. A sink
+    /// takes it also where it opens no further documents.
+    pub fn closing(mut self) -> Self {
+        self.is_closing = true;
+        self
+    }
+
+    /// True when the draft was marked by [`closing`](Self::closing).
+    pub fn is_closing(&self) -> bool {
+        self.is_closing
     }
 
     /// Returns the draft's id, and gives it one first if it has none.

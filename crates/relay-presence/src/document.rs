@@ -14,7 +14,8 @@ use relay_core::{
     JsonObject, Membership, Monotonic, NodeId, Now, PresenceChange, PresenceSnapshot, SessionId, UserId,
 };
 use relay_events::{
-    EndReason, SessionEnded, SessionStarted, TypedPayload, UserJoined, UserLeft, server_draft,
+    EndReason, SESSION_ENDED, SessionEnded, SessionStarted, TypedPayload, USER_LEFT, UserJoined, UserLeft,
+    server_draft,
 };
 
 use crate::config::PresenceConfig;
@@ -358,6 +359,8 @@ impl Document {
     ) {
         match server_draft(self.id.clone(), payload) {
             Ok(draft) => {
+                let draft =
+                    if [USER_LEFT, SESSION_ENDED].contains(&P::KIND) { draft.closing() } else { draft };
                 // The id makes a repeated attempt a duplicate, and not a second event.
                 self.outbox.push(draft.actor(actor).session(session).fresh_id(EventId::new()), opens);
             }

@@ -33,6 +33,7 @@ use std::time::Duration;
 
 use relay_core::{Clock, ConfigError, DocumentId, FencingToken, Lease, TokenSource, UserId};
 use relay_events::UnlockReason;
+use relay_metrics::Counter;
 use tokio::sync::oneshot;
 
 use self::document_locks::DocumentLocks;
@@ -169,12 +170,10 @@ impl Locks {
         self.0.with(document, |locks| locks.table().live(now).cloned().collect()).unwrap_or_default()
     }
 
-    /// Ends the locks of a user whose last connection to the document has been gone for too long. The user's requests over
-    /// other ways go on waiting.
+    /// Ends the locks of a user whose last connection to the document has been gone for too long, and refuses the user's
+    /// requests that wait. A user who never joined is never gone.
     pub fn user_gone(&self, document: &DocumentId, user: &UserId) {
-        self.0.update(document, |locks, cx| {
-            locks.end_all(|lease| lease.holder == *user, UnlockReason::HolderGone, cx);
-        });
+        self.0.update(document, |locks, cx| locks.end_user(user, cx));
     }
 
     /// Ends the leases that have expired, grants what can be granted, and refuses requests whose time to wait is over. To be
@@ -187,6 +186,11 @@ impl Locks {
     /// gives the changes that are still to be published.
     pub fn shutdown(&self) {
         self.0.shut_down();
+    }
+
+    /// The counter of repeated attempts to publish the end of a lock.
+    pub(crate) fn retries(&self) -> &Counter {
+        &self.0.counters().retries
     }
 
     /// The present numbers and the counters.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use relay_core::{CheckedDraft, DocumentId, ErrorCode, EventSink, LogError, PublishError};
+use relay_metrics::Counter;
 use relay_tasks::{TaskGroup, TaskName};
 use tokio_util::sync::CancellationToken;
 
@@ -58,7 +59,7 @@ impl Publishing {
 /// Publishes the events of one document, one after the other, until its outbox is empty.
 async fn publish_document(documents: &Documents, sink: &dyn EventSink, id: &DocumentId) {
     while let Some(draft) = documents.next_outgoing(id) {
-        let outcome = publish_patiently(documents, sink, draft).await;
+        let outcome = publish_patiently(sink, draft, &documents.counters().retries).await;
         match &outcome {
             Ok(()) => documents.counters().published.increment(),
             Err(error) => {
@@ -72,16 +73,16 @@ async fn publish_document(documents: &Documents, sink: &dyn EventSink, id: &Docu
 
 /// Publishes one event, again and again while the log is overloaded.
 async fn publish_patiently(
-    documents: &Documents,
     sink: &dyn EventSink,
     draft: CheckedDraft,
+    retries: &Counter,
 ) -> Result<(), PublishError> {
     let mut wait = FIRST_RETRY;
     loop {
         match publish(sink, draft.clone()).await {
             Ok(()) => return Ok(()),
             Err(error) if error.code() == ErrorCode::Overloaded => {
-                documents.counters().retries.increment();
+                retries.increment();
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(LONGEST_RETRY);
             }
@@ -90,10 +91,15 @@ async fn publish_patiently(
     }
 }
 
-/// Publishes the changes of locks until they are shut down. The changes of one document come one by one.
+/// Publishes the changes of locks until they are shut down. The changes of one document come one by one. The end of a lock,
+/// which has happened already, is published patiently; a grant is refused while the log is overloaded.
 async fn publish_locks(locks: &Locks, sink: &dyn EventSink) {
     let publish_change = async |LockChange { draft, publication }: LockChange| {
-        publication.report(publish(sink, draft).await);
+        publication.report(if draft.is_closing() {
+            publish_patiently(sink, draft, locks.retries()).await
+        } else {
+            publish(sink, draft).await
+        });
     };
     let mut under_way = FuturesUnordered::new();
     let mut is_over = false;

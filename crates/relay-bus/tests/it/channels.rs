@@ -563,3 +563,20 @@ async fn a_document_is_never_open_twice_however_often_it_is_evicted() {
     sweeping.join().unwrap();
     assert!(bus.stats().channels_evicted > 0);
 }
+
+#[tokio::test]
+async fn an_event_that_closes_something_finds_a_place_beyond_the_limit_of_documents() {
+    let bus = over(MemoryLog::new(), config(|c| c.max_channels = 2));
+    let held = [subscribe(&bus, "one", EVERYTHING).await, subscribe(&bus, "two", EVERYTHING).await];
+    let refused = bus.publish(note(&document("three"), 1)).await;
+    assert!(matches!(refused, Err(PublishError::TooManyDocuments { open: 2 })), "{refused:?}");
+    for name in ["three", "four", "five"] {
+        bus.publish(note(&document(name), 1).closing()).await.unwrap();
+    }
+    assert!(bus.stats().open_channels <= 3);
+    // The limit holds for everything else, and what is idle makes way.
+    assert!(bus.publish(note(&document("six"), 1)).await.is_err());
+    drop(held);
+    bus.publish(note(&document("six"), 1)).await.unwrap();
+    assert_eq!(bus.stats().open_channels, 2);
+}

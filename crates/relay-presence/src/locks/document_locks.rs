@@ -59,7 +59,7 @@ impl PendingChange {
                 server_draft(document.clone(), &locked)?
             }
             ChangeKind::Ended(reason) => {
-                server_draft(document.clone(), &DocumentUnlocked { region, holder, token, reason })?
+                server_draft(document.clone(), &DocumentUnlocked { region, holder, token, reason })?.closing()
             }
         };
         Ok(draft.fresh_id(self.event))
@@ -188,6 +188,17 @@ impl DocumentLocks {
         for lease in self.table.end(ends) {
             self.publish(ChangeKind::Ended(reason), lease, None, cx);
         }
+    }
+
+    /// Refuses the requests of a user who is gone, and ends the user's locks.
+    pub(super) fn end_user(&mut self, user: &UserId, cx: &AdvanceContext<'_>) {
+        // The requests go first, so that no lock that ends here is granted to one of them.
+        for id in self.table.withdraw_all(user) {
+            if let Some(waiter) = self.waiters.remove(&id) {
+                refuse(waiter.answer, LockError::UserGone, cx);
+            }
+        }
+        self.end_all(|lease| lease.holder == *user, UnlockReason::HolderGone, cx);
     }
 
     /// Withdraws a request whose caller has stopped waiting.

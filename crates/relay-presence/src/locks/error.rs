@@ -103,6 +103,9 @@ pub enum LockError {
     /// The source of fencing tokens failed. Its error is for operators.
     #[error(transparent)]
     Tokens(#[from] TokenError),
+    /// The user left the document while the request waited. Join again before asking.
+    #[error("the request has ended: its user has left the document; join again, then ask again")]
+    UserGone,
     /// The server is stopping: all locks have ended.
     #[error("the server is stopping and gives out no more locks")]
     Closed,
@@ -122,6 +125,7 @@ impl LockError {
             Self::Overloaded { .. } => ErrorCode::Overloaded,
             Self::Unpublished(error) => error.code(),
             Self::Unwritable(_) | Self::Tokens(_) => ErrorCode::LogFailed,
+            Self::UserGone => ErrorCode::NotJoined,
             Self::Closed => ErrorCode::Closed,
         }
     }

@@ -23,6 +23,8 @@ counters! {
             ended: Counter,
             /// Requests that were refused: locked by another user, stale, over a limit, or too late.
             refused: Counter,
+            /// Repeated attempts to publish the end of a lock while the log was overloaded.
+            retries: Counter,
             /// Changes that could not be published.
             failed_changes: Counter,
         }

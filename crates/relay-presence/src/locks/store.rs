@@ -192,6 +192,10 @@ impl LockStore {
         }
     }
 
+    pub(super) fn counters(&self) -> &LockCounters {
+        &self.counters
+    }
+
     /// The present numbers and the counters.
     pub(super) fn stats(&self) -> LockStats {
         let documents = self.document_count.load(Ordering::Relaxed);

@@ -153,6 +153,14 @@ impl LockTable {
         self.end(|lease| lease.token == token).pop()
     }
 
+    /// Drops the requests of `user` that wait, and returns their ids.
+    pub(super) fn withdraw_all(&mut self, user: &UserId) -> Vec<RequestId> {
+        let (withdrawn, others): (VecDeque<_>, _) =
+            std::mem::take(&mut self.queue).into_iter().partition(|queued| queued.request.user == *user);
+        self.queue = others;
+        withdrawn.into_iter().map(|queued| queued.id).collect()
+    }
+
     /// Drops all requests that wait.
     pub(super) fn clear_waiters(&mut self) {
         self.queue.clear();

@@ -171,6 +171,8 @@ struct Waiting {
     scope: LockScope,
     ttl: Duration,
     until: Monotonic,
+    /// True when the user has left.
+    is_gone: bool,
 }
 
 /// Locks and requests in plain lists.
@@ -185,6 +187,7 @@ enum Outcome {
     New,
     Renewed(FencingToken),
     Refused,
+    Gone,
 }
 
 impl Model {
@@ -194,6 +197,10 @@ impl Model {
         let mut outcomes = Vec::new();
         let mut still: Vec<Waiting> = Vec::new();
         for waiter in std::mem::take(&mut self.waiting) {
+            if waiter.is_gone {
+                outcomes.push((waiter.id, Outcome::Gone));
+                continue;
+            }
             let own = |held: &&mut Held| held.user == waiter.user && held.scope == waiter.scope;
             if let Some(held) = self.held.iter_mut().find(own) {
                 held.until = held.until.max(now + waiter.ttl);
@@ -321,6 +328,7 @@ impl Pair {
                     assert!(["locked", "wait_timeout"].contains(&error.code().as_str()), "{error}");
                     assert!(error.holder().is_some());
                 }
+                (Err(error), Outcome::Gone) => assert_eq!(error.code().as_str(), "not_joined"),
                 (answer, outcome) => panic!("{answer:?} is not {outcome:?}"),
             }
         }
@@ -355,7 +363,14 @@ impl Pair {
                 }
                 self.asking.push((self.asked, asking));
                 let until = self.now() + wait;
-                self.model.waiting.push(Waiting { id: self.asked, user, scope: scope(number), ttl, until });
+                self.model.waiting.push(Waiting {
+                    id: self.asked,
+                    user,
+                    scope: scope(number),
+                    ttl,
+                    until,
+                    is_gone: false,
+                });
             }
             Step::Renew(user, token, ttl) => {
                 let (user, token, ttl, now) = (USERS[user], self.token(token), seconds(ttl), self.now());
@@ -383,6 +398,8 @@ impl Pair {
             Step::Gone(user) => {
                 self.scene.locks.user_gone(&self.scene.document, &user_id(USERS[user]));
                 self.model.held.retain(|held| held.user != USERS[user]);
+                let waiting = self.model.waiting.iter_mut().filter(|waiting| waiting.user == USERS[user]);
+                waiting.for_each(|waiting| waiting.is_gone = true);
             }
             Step::Advance(by) => {
                 self.scene.clock.advance(seconds(by));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use relay_core::{
-    Activity, JoinOptions, LeaveReason, LockScope, LogError, Membership, Presence, PublishError,
+    Activity, JoinOptions, LeaveReason, LockScope, LogError, Membership, Presence, PublishError, UserId,
 };
 use relay_presence::{AcquireRequest, PresenceConfig, SessionQuery, SessionState};
 use serde_json::json;
@@ -151,6 +151,63 @@ async fn locks_end_when_their_holder_has_been_gone_for_the_grace_time_whatever_o
     scene.advance(Duration::from_secs(4));
     assert_eq!(scene.sink.until(6).await[5], "document.unlocked bob holder_gone");
     assert_eq!(scene.presence.locks().stats().ended, 1);
+}
+
+#[tokio::test]
+async fn a_user_who_is_gone_is_granted_no_lock_and_one_who_never_joined_goes_on_waiting() {
+    let scene = Scene::new();
+    let (bob, _) = scene.join("bob");
+    let (ada, _) = scene.join("ada");
+    let locks = scene.presence.locks();
+    let waiting = || AcquireRequest::new(LockScope::Document).wait(Duration::from_secs(60));
+    let held = locks.acquire(&scene.document, &bob.user, waiting()).await.unwrap();
+    let visitor = UserId::new("visitor").unwrap();
+    let left = locks.acquire(&scene.document, &ada.user, waiting());
+    let never_joined = locks.acquire(&scene.document, &visitor, waiting());
+    let story = async {
+        scene.presence.leave(&ada, LeaveReason::Left);
+        scene.advance(Duration::from_secs(5));
+        locks.release(&scene.document, &bob.user, held.token).await.unwrap();
+    };
+    let (left, granted, ()) = tokio::join!(left, never_joined, story);
+    assert_eq!(left.unwrap_err().code().as_str(), "not_joined");
+    assert_eq!(granted.unwrap().holder, visitor);
+}
+
+#[tokio::test]
+async fn the_end_of_a_lock_is_published_once_the_log_takes_it() {
+    let scene = Scene::new();
+    let (ada, _) = scene.join("ada");
+    let locks = scene.presence.locks();
+    let ask = AcquireRequest::new(LockScope::Document);
+    let lease = locks.acquire(&scene.document, &ada.user, ask.clone()).await.unwrap();
+    let overloaded = PublishError::Overloaded { document: scene.document.clone(), waited: Duration::ZERO };
+    scene.sink.refuse(Some(overloaded.clone()));
+    let released = locks.release(&scene.document, &ada.user, lease.token);
+    let story = async {
+        while locks.stats().retries == 0 {
+            tokio::task::yield_now().await;
+        }
+        scene.sink.refuse(None);
+    };
+    let (released, ()) = tokio::join!(released, story);
+    assert_eq!(released.unwrap().token, lease.token);
+    assert_eq!(scene.sink.told().last().map(String::as_str), Some("document.unlocked ada released"));
+    // A grant is refused at once: nobody needs to know of it.
+    scene.sink.refuse(Some(overloaded));
+    let refused = locks.acquire(&scene.document, &ada.user, ask).await.unwrap_err();
+    assert_eq!(refused.code().as_str(), "overloaded");
+}
+
+#[tokio::test]
+async fn the_events_that_close_what_others_opened_say_so() {
+    let scene = Scene::new();
+    let (ada, _) = scene.join("ada");
+    let ask = AcquireRequest::new(LockScope::Document);
+    scene.presence.locks().acquire(&scene.document, &ada.user, ask).await.unwrap();
+    assert!(scene.presence.shutdown(Duration::from_secs(20)).await);
+    let closing = scene.sink.closing();
+    assert_eq!(closing, ["document.unlocked", "session.ended", "user.left"]);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! A presence with a manual clock and a sink that keeps its events.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -24,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Default)]
 pub(crate) struct Sink {
     events: Mutex<Vec<Event>>,
+    closing: Mutex<BTreeSet<String>>,
     trouble: Mutex<Option<PublishError>>,
     changed: Notify,
 }
@@ -36,6 +38,11 @@ impl Sink {
     /// The events, each as its kind, its user and its reason.
     pub(crate) fn told(&self) -> Vec<String> {
         self.events.lock().iter().map(tell).collect()
+    }
+
+    /// The kinds of the events that close something, by name.
+    pub(crate) fn closing(&self) -> Vec<String> {
+        self.closing.lock().iter().cloned().collect()
     }
 
     pub(crate) fn events(&self) -> Vec<Event> {
@@ -76,6 +83,9 @@ impl EventSink for Sink {
             return Err(trouble);
         }
         let mut events = self.events.lock();
+        if draft.is_closing() {
+            self.closing.lock().insert(draft.kind.as_str().to_owned());
+        }
         let seq = draft.kind.is_sequenced().then(|| Seq::new(events.len() as u64 + 1));
         let event = draft.into_event(Epoch::from_u64(1), seq, relay_core::Timestamp::UNIX_EPOCH);
         let ack = PublishAck::of(&event, false);
