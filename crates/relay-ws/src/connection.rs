@@ -201,7 +201,7 @@ impl Connection {
         for _ in 0..MAX_IO_ROUNDS {
             let is_draining = self.is_draining(shard.now);
             if is_draining {
-                self.handler.stop_pending();
+                self.handler.stop_pending(&mut self.link, shard);
             }
             let replied = self.handler.poll_pending(&mut self.link, shard, cx);
             let wrote = self.write(shard, cx)?;

@@ -10,6 +10,11 @@ use crate::text::excerpt;
 /// The reply to a message on a topic that does not exist or is not joined. Phoenix gives no message with it.
 pub(crate) const UNMATCHED_TOPIC: ErrorBody = ErrorBody::new("unmatched topic");
 
+/// The refusal of a request that waited when the server began to stop.
+pub(crate) fn closed() -> ErrorBody {
+    ErrorBody::from_code(ErrorCode::Closed, "the server is stopping; connect again, then ask again")
+}
+
 /// A refusal of a malformed request.
 pub(crate) fn invalid_request(message: impl Display) -> ErrorBody {
     ErrorBody::from_code(ErrorCode::InvalidRequest, message)

@@ -1,7 +1,6 @@
 //! A presence with a manual clock and a sink that keeps its events.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;

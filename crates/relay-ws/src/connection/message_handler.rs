@@ -1,5 +1,6 @@
 //! [`MessageHandler`]: it acts on the messages of a client, and keeps its topics and pending operations.
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,7 +12,9 @@ use relay_events::{ErrorBody, JoinReply, NoticeLevel, SYSTEM_NOTICE, SystemNotic
 use super::client::Client;
 use super::end::End;
 use super::link::Link;
-use super::pending::{Completed, Deferred, JoinResult, Pending, ReadyReply, Subscribed};
+use super::pending::{
+    Abandoned, Completed, Deferred, JoinResult, Pending, ReadyReply, RequestRef, Subscribed,
+};
 use super::reply::{Empty, ReplyTo};
 use crate::close::CloseReason;
 use crate::codec::{self, ClientMessage, DecodeError, Frame};
@@ -36,7 +39,7 @@ pub(super) struct MessageHandler {
 }
 
 impl MessageHandler {
-    pub(super) fn new(protocol: Protocol, identity: Identity, deps: std::sync::Arc<ShardDeps>) -> Self {
+    pub(super) fn new(protocol: Protocol, identity: Identity, deps: Arc<ShardDeps>) -> Self {
         Self {
             protocol,
             client: Client::new(identity, deps),
@@ -145,9 +148,26 @@ impl MessageHandler {
         self.pending.has_capacity(config)
     }
 
-    /// Drops the pending operations, except publishes and replies.
-    pub(super) fn stop_pending(&mut self) {
-        self.pending.stop();
+    /// Gives up the pending operations, except publishes and replies, since the server stops. Each is answered with `closed`.
+    pub(super) fn stop_pending(&mut self, link: &mut Link, shard: &mut ShardContext<'_>) {
+        let Abandoned { joins, commands, deferred } = self.pending.stop();
+        let closed = refusal::closed();
+        for RequestRef { topic, reference } in joins.iter().chain(&commands) {
+            shard.deps.counters.errors.increment(closed.reason);
+            link.send(&topic.reply_to(&topic.name(), reference.as_deref()).error(&closed), shard);
+        }
+        for RequestRef { topic, .. } in &joins {
+            self.topics.join_failed(topic);
+        }
+        let message = match &deferred {
+            None => return,
+            Some(Deferred::Text(text)) => codec::decode_text(text),
+            Some(Deferred::Binary(bytes)) => codec::decode_binary(bytes),
+        };
+        // It was decoded before it was deferred.
+        if let Ok(message) = message {
+            self.refuse(ReplyTo::message(&message), &closed, link, shard);
+        }
     }
 
     /// Replaces the room of the topic in `room` by a stream of its own.
@@ -258,8 +278,9 @@ impl MessageHandler {
                     // The new join takes the membership again.
                     self.leave_topic(&replaced, LeaveReason::Lost, shard);
                 }
+                let to = RequestRef { topic: topic.clone(), reference: reference_of(message) };
                 let join = self.client.join(topic, message.reference.as_deref(), *request);
-                self.pending.push_join(join);
+                self.pending.push_join(join, to);
             }
             Action::Leave { closed } => {
                 self.reply_in_order(ReplyTo::message(message).ok(&Empty {}), link, shard);
@@ -334,10 +355,13 @@ impl MessageHandler {
         cx: &mut Context<'_>,
     ) {
         let (reference, name) = (message.reference.as_deref(), message.event.as_ref().to_owned());
-        let mut command = self.client.command(topic, reference, name, arguments);
+        let mut command = self.client.command(topic.clone(), reference, name, arguments);
         match command.poll_unpin(cx) {
             Poll::Ready(ReadyReply { frame, .. }) => self.reply_in_order(frame, link, shard),
-            Poll::Pending => self.pending.push_command(command),
+            Poll::Pending => {
+                let to = RequestRef { topic, reference: reference_of(message) };
+                self.pending.push_command(command, to);
+            }
         }
     }
 
@@ -394,6 +418,10 @@ impl Drop for MessageHandler {
             self.client.release_membership(&topic, self.leave_reason);
         }
     }
+}
+
+fn reference_of(message: &ClientMessage<'_>) -> Option<Arc<str>> {
+    message.reference.as_deref().map(Arc::from)
 }
 
 /// A message before it is decoded.

@@ -1,6 +1,7 @@
 //! [`Pending`]: the pending operations of a connection, which are joins, publishes and commands.
 
-use std::future::ready;
+use std::future::{Future, ready};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -21,14 +22,42 @@ pub(super) struct Pending(Option<Box<Operations>>);
 
 #[derive(Default)]
 struct Operations {
-    joins: FuturesUnordered<BoxFuture<'static, JoinResult>>,
+    joins: FuturesUnordered<Operation<JoinResult>>,
     /// Publishes, and replies that follow the replies of publishes.
     replies: FuturesOrdered<BoxFuture<'static, ReadyReply>>,
     /// Commands that wait, for instance for a lock. They may take long, so their replies keep no order.
-    commands: FuturesUnordered<BoxFuture<'static, ReadyReply>>,
+    commands: FuturesUnordered<Operation<ReadyReply>>,
     /// The bytes of the payloads that are being published.
     publishing_bytes: usize,
     deferred: Option<Deferred>,
+}
+
+/// A join or a command under way, with the message that it is the answer to.
+struct Operation<T> {
+    future: BoxFuture<'static, T>,
+    request: RequestRef,
+}
+
+impl<T> Future for Operation<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        self.future.as_mut().poll(cx)
+    }
+}
+
+/// The topic and the ref of a message that a reply is due to.
+pub(super) struct RequestRef {
+    pub(super) topic: TopicRef,
+    pub(super) reference: Option<Arc<str>>,
+}
+
+/// The operations that were given up, whose replies are still due.
+#[derive(Default)]
+pub(super) struct Abandoned {
+    pub(super) joins: Vec<RequestRef>,
+    pub(super) commands: Vec<RequestRef>,
+    pub(super) deferred: Option<Deferred>,
 }
 
 /// A message that waits: for the join of its topic, or a join that waits for the replies before it. The connection reads
@@ -91,9 +120,9 @@ impl Pending {
         })
     }
 
-    /// Adds a join.
-    pub(super) fn push_join(&mut self, join: BoxFuture<'static, JoinResult>) {
-        self.operations().joins.push(join);
+    /// Adds a join, which answers `request`.
+    pub(super) fn push_join(&mut self, join: BoxFuture<'static, JoinResult>, request: RequestRef) {
+        self.operations().joins.push(Operation { future: join, request });
     }
 
     /// Adds a publish of `bytes`.
@@ -103,9 +132,9 @@ impl Pending {
         operations.replies.push_back(publish);
     }
 
-    /// Adds a command.
-    pub(super) fn push_command(&mut self, command: BoxFuture<'static, ReadyReply>) {
-        self.operations().commands.push(command);
+    /// Adds a command, which answers `request`.
+    pub(super) fn push_command(&mut self, command: BoxFuture<'static, ReadyReply>, request: RequestRef) {
+        self.operations().commands.push(Operation { future: command, request });
     }
 
     /// Adds a complete reply behind the pending ones.
@@ -133,12 +162,13 @@ impl Pending {
         completed
     }
 
-    /// Drops joins, commands and the deferred message. Publishes and replies stay.
-    pub(super) fn stop(&mut self) {
-        if let Some(operations) = &mut self.0 {
-            operations.deferred = None;
-            operations.joins.clear();
-            operations.commands.clear();
+    /// Gives up joins, commands and the deferred message, and returns them. Publishes and replies stay.
+    pub(super) fn stop(&mut self) -> Abandoned {
+        let Some(operations) = &mut self.0 else { return Abandoned::default() };
+        Abandoned {
+            joins: requests(&mut operations.joins),
+            commands: requests(&mut operations.commands),
+            deferred: operations.deferred.take(),
         }
     }
 
@@ -150,6 +180,11 @@ impl Pending {
     fn operations(&mut self) -> &mut Operations {
         self.0.get_or_insert_default()
     }
+}
+
+/// Drops the operations, and returns the messages that they would have answered.
+fn requests<T>(operations: &mut FuturesUnordered<Operation<T>>) -> Vec<RequestRef> {
+    std::mem::take(operations).into_iter().map(|operation| operation.request).collect()
 }
 
 impl Operations {

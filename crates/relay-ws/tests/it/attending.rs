@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -185,7 +186,7 @@ impl Roster {
                 tokio::task::yield_now().await;
             }
         };
-        let patience = std::time::Duration::from_secs(20);
+        let patience = Duration::from_secs(20);
         tokio::time::timeout(patience, waiting)
             .await
             .unwrap_or_else(|_| panic!("`{wanted}` was not told, only {:?}", self.state.lock().told));
@@ -307,4 +308,20 @@ async fn a_join_that_is_refused_leaves_nothing_behind() {
     banned.is_alive().await;
     assert_eq!((server.feed.subscriptions("notes"), server.ws.rooms().len()), (0, 0));
     assert!(roster.told().is_empty());
+}
+
+#[tokio::test]
+async fn a_stopping_server_answers_requests_that_wait_before_it_closes() {
+    let (server, _roster) = scene().await;
+    let mut ada = server.connect("ada").await;
+    ada.join_as("1", "document:notes", json!({})).await;
+    ada.send(json!(["1", "w", "document:notes", "lock:acquire", {}])).await;
+    // A message behind the request has its reply, so the request waits now.
+    assert_eq!(ada.push("1", "document:notes", "cursor", json!(1)).await["status"], "ok");
+    let ws = server.ws.clone();
+    let stopping = tokio::spawn(async move { ws.shutdown(Duration::from_secs(20)).await });
+    let reply = ada.reply("w").await;
+    assert_eq!((&reply["status"], &reply["response"]["reason"]), (&json!("error"), &json!("closed")));
+    assert_eq!(ada.closed().await, 1012);
+    stopping.await.unwrap();
 }
