@@ -9,8 +9,10 @@
 mod batch;
 mod cursor;
 mod lifecycle;
+mod pace;
 mod publish;
 mod state;
+mod turns;
 mod writer;
 
 use std::collections::VecDeque;
@@ -21,14 +23,14 @@ use std::task::Waker;
 use parking_lot::Mutex;
 use relay_core::{
     CheckedDraft, DocumentId, EncodingCache, Epoch, Event, EventId, Head, LogError, MemoryPurpose,
-    MemoryShare, Monotonic, Place, PublishAck, PublishError, ReadLimit, Retention, Seq, ShareKind,
-    SubscribeError, Timestamp,
+    MemoryShare, Monotonic, Place, PublishAck, ReadLimit, Retention, Seq, ShareKind, SubscribeError,
+    Timestamp,
 };
-use tokio::sync::Semaphore;
 
-use self::batch::{AppendBatch, PendingDraft, PublishResult, QueuePermit};
+use self::batch::{AppendBatch, PendingDraft, PublishResult, cost_of};
 use self::lifecycle::{ChannelEnd, Lifecycle};
-use self::state::{ChannelState, EarlierEvent};
+use self::pace::Pace;
+use self::state::{ChannelState, EarlierEvent, QueueLimits};
 use crate::config::BusConfig;
 use crate::context::ChannelContext;
 use crate::duplicate::check_same_content;
@@ -45,8 +47,6 @@ pub(crate) use self::publish::publish;
 const MAX_BATCH_EVENTS: usize = 512;
 /// The most payload bytes that the writer appends at once, unless the last event of the batch exceeds them.
 const MAX_BATCH_BYTES: usize = 1024 * 1024;
-/// The bytes that one permit of a channel's queue stands for.
-const PERMIT_BYTES: usize = 1024;
 
 /// The ordered stream of one document's events.
 #[derive(Debug)]
@@ -54,9 +54,6 @@ pub(crate) struct Channel {
     document: DocumentId,
     epoch: Epoch,
     context: Arc<ChannelContext>,
-    /// The free space of the queue of drafts. It is fair: the publisher that waits first gets space first.
-    queue_permits: Arc<Semaphore>,
-    max_permits: u32,
     state: Mutex<ChannelState>,
     /// The memory of the events, and of their encoded copies.
     events: MemoryShare,
@@ -89,16 +86,22 @@ impl Channel {
             event.encodings = EncodingCache::charged_to(events.clone(), MemoryPurpose::Events);
             cache.push(Arc::new(event), None);
         }
-        let max_permits = permits(config.max_pending_bytes).max(permits(config.max_payload_bytes));
+        let queue = QueueLimits {
+            cost: cost_of(config.max_pending_bytes).max(cost_of(config.max_payload_bytes)),
+            // A quarter of memory for the queue, and the half in which readers may be behind.
+            events: usize::try_from(limits.max_events / 4).unwrap_or(usize::MAX).max(1),
+        };
+        let max_pending = if context.log.is_some() { queue.events as u64 } else { 0 };
+        let pace = Pace::new(head.last, limits, config.retention.max_events, max_pending);
         Self {
             document,
             epoch: head.epoch,
-            queue_permits: Arc::new(Semaphore::new(max_permits as usize)),
-            max_permits,
             state: Mutex::new(ChannelState::new(
                 cache,
                 RecentIds::new(config.idempotency_events, &events),
                 Ephemerals::new(config.max_ephemeral_keys, ephemerals.clone()),
+                queue,
+                pace,
                 Lifecycle::Open(open),
             )),
             events,
@@ -161,32 +164,31 @@ impl Channel {
         Ok(ack)
     }
 
-    /// Publishes a durable draft where there is no log: gives it a seq and shows it in one critical section.
-    fn publish_in_memory(&self, mut draft: CheckedDraft) -> PublishResult {
+    /// Gives a durable draft a seq and shows its event, where there is no log. Adds the readers to wake to `wakers`.
+    fn sequence_in_memory(
+        &self,
+        state: &mut ChannelState,
+        mut draft: CheckedDraft,
+        wakers: &mut Vec<Waker>,
+    ) -> PublishResult {
         let may_be_known = draft.id.is_some();
         draft.assign_id();
-        let kind = draft.kind.clone();
-        let (ack, wakers) = {
-            let mut state = self.lock_open()?;
-            if may_be_known && let EarlierEvent::Known(answer) = state.find_earlier(&draft, false) {
-                self.count_duplicate(&answer);
-                return answer;
-            }
-            let seq = state.last().next();
-            state.lifecycle.sequence(&mut draft, Place::new(self.epoch, seq))?;
-            let original = draft.original_payload().cloned();
-            let time = state.next_time(self.context.clock.wall());
-            let event = self.cacheable(draft.into_event(self.epoch, Some(seq), time));
-            let ack = PublishAck::of(&event, false);
-            let mut wakers = state.drain_wakers();
-            self.context.mailboxes.offer(&event, &mut wakers);
-            state.push_event(event, original);
-            (ack, wakers)
-        };
-        self.note_cache_use();
+        if may_be_known && let EarlierEvent::Known(answer) = state.find_earlier(&draft, false) {
+            self.count_duplicate(&answer);
+            return answer;
+        }
+        let seq = state.last().next();
+        state.lifecycle.sequence(&mut draft, Place::new(self.epoch, seq))?;
+        let original = draft.original_payload().cloned();
+        let time = state.next_time(self.context.clock.wall());
+        let event = self.cacheable(draft.into_event(self.epoch, Some(seq), time));
+        let ack = PublishAck::of(&event, false);
         self.context.counters.durable_published.increment();
-        self.context.counters.by_kind.increment(&kind);
-        wake_all(wakers);
+        self.context.counters.by_kind.increment(&event.kind);
+        wakers.append(&mut state.drain_wakers());
+        self.context.mailboxes.offer(&event, wakers);
+        state.push_event(event, original);
+        self.note_cache_use();
         Ok(ack)
     }
 
@@ -194,34 +196,6 @@ impl Channel {
     fn cacheable(&self, mut event: Event) -> Arc<Event> {
         event.encodings = EncodingCache::charged_to(self.events.clone(), MemoryPurpose::Events);
         Arc::new(event)
-    }
-
-    /// Waits until the queue has space for a draft of `bytes`, at most for the configured time.
-    async fn acquire_permit(&self, bytes: usize) -> Result<QueuePermit, PublishError> {
-        let reserved = self.context.memory.total().try_reserve(MemoryPurpose::PublishQueue, bytes)?;
-        let permits = permits(bytes).min(self.max_permits);
-        if let Ok(permit) = Arc::clone(&self.queue_permits).try_acquire_many_owned(permits) {
-            return Ok(QueuePermit { _permit: permit, _reserved: reserved });
-        }
-        let waited = self.context.config.publish_timeout;
-        let acquiring = Arc::clone(&self.queue_permits).acquire_many_owned(permits);
-        match tokio::time::timeout(waited, acquiring).await {
-            Ok(Ok(permit)) => Ok(QueuePermit { _permit: permit, _reserved: reserved }),
-            // Only the end of the channel closes the queue.
-            Ok(Err(_closed)) => Err(self.lock_open().err().map_or(PublishError::Closed, Into::into)),
-            Err(_elapsed) => Err(PublishError::Overloaded { document: self.document.clone(), waited }),
-        }
-    }
-
-    /// Adds a draft to the queue, or refuses it when the channel has ended. Returns true when the caller must start a writer.
-    fn enqueue(&self, pending: PendingDraft) -> bool {
-        match self.lock_open() {
-            Ok(mut state) => state.enqueue(pending),
-            Err(end) => {
-                pending.sender.send(Err(end.into()));
-                false
-            }
-        }
     }
 
     // Writing. Only the writer calls these.
@@ -237,6 +211,9 @@ impl Channel {
             self.state.lock().end_writer();
             return None;
         };
+        state.finish_writing();
+        // The writer runs, so there is nothing left to do for drafts that go to its queue.
+        let _ = self.take_waiting(&mut state);
         if state.end_writer_if_idle() {
             return None;
         }
@@ -377,22 +354,38 @@ impl Channel {
         self.state.lock().fork_cursor(other)
     }
 
+    /// Sets the number of readers that a cursor stands for.
+    pub(crate) fn stand_for(self: &Arc<Self>, cursor: &mut Cursor, readers: u64) {
+        self.with_readers(|state| state.stand_for(cursor, readers));
+    }
+
     /// Ends the reading through `cursor`.
-    pub(crate) fn release_cursor(&self, cursor: &mut Cursor) {
-        self.state.lock().release_cursor(cursor);
+    pub(crate) fn release_cursor(self: &Arc<Self>, cursor: &mut Cursor) {
+        self.with_readers(|state| state.release_cursor(cursor));
     }
 
     /// Appends the events after `cursor` to `batch` and moves the cursor past them. Registers `waker` when there are none.
     pub(crate) fn read(
-        &self,
+        self: &Arc<Self>,
         cursor: &mut Cursor,
         batch: &mut VecDeque<Arc<Event>>,
         waker: &Waker,
     ) -> ReadResult {
-        let result = self.state.lock().read(cursor, batch, waker);
+        let result = self.with_readers(|state| state.read(cursor, batch, waker));
         if matches!(result, ReadResult::Events) {
             self.note_cache_use();
         }
+        result
+    }
+
+    /// Changes readers, and takes the drafts that waited for them.
+    fn with_readers<R>(self: &Arc<Self>, change: impl FnOnce(&mut ChannelState) -> R) -> R {
+        let (result, taken) = {
+            let mut state = self.state.lock();
+            let result = change(&mut state);
+            (result, self.take_waiting(&mut state))
+        };
+        self.finish(taken);
         result
     }
 }
@@ -411,9 +404,4 @@ fn cache_limits(config: &BusConfig, has_log: bool, max_cache_bytes: usize) -> Re
         max_bytes: Some(config.retention.max_bytes.map_or(cache_bytes, |max| max.min(cache_bytes))),
         max_age: config.retention.max_age,
     }
-}
-
-/// The permits that a draft of so many bytes takes.
-fn permits(bytes: usize) -> u32 {
-    u32::try_from(1 + bytes / PERMIT_BYTES).unwrap_or(u32::MAX)
 }

@@ -28,8 +28,8 @@ pub struct BusConfig {
     /// The most bytes of durable events that wait for the log in each document; 4 MiB by default. An event counts at least
     /// 1 KiB. A value below the largest payload counts as one largest payload, since a draft must fit into the queue.
     pub max_pending_bytes: usize,
-    /// The longest wait of a publisher for space in that queue; 5 seconds by default. Then it is refused as
-    /// [`Overloaded`](relay_core::PublishError::Overloaded). With 0 a full queue refuses at once.
+    /// The longest wait of a publisher for space in that queue, and for most readers of the document; 5 seconds by default. Then
+    /// it is refused as [`Overloaded`](relay_core::PublishError::Overloaded). With 0 it is refused at once.
     pub publish_timeout: Duration,
     /// The most events of each document that memory holds beside a log; 1,000 by default. At least 1: live readers take
     /// events from memory.

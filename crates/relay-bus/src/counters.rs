@@ -31,9 +31,11 @@ relay_metrics::counters! {
                 duplicates: Counter,
                 /// Batches written to the log.
                 log_batches: Counter,
+                /// Drafts that waited: for the document's queue, or for its readers.
+                drafts_waited: Counter,
                 /// Drafts refused because their payload was too large.
                 refused_too_large: Counter,
-                /// Drafts refused because the document's or the log's queue stayed full.
+                /// Drafts refused because the document's or the log's queue stayed full, or the readers too far behind.
                 refused_overloaded: Counter,
                 /// Drafts refused because their id belongs to another event.
                 refused_id_conflict: Counter,

@@ -209,6 +209,10 @@ impl EventStream for Subscription {
     fn fork(&self) -> Box<dyn EventStream> {
         Box::new(self.forked())
     }
+
+    fn stand_for(&mut self, readers: u64) {
+        self.channel.stand_for(&mut self.cursor, readers);
+    }
 }
 
 impl Subscription {

@@ -26,8 +26,10 @@ use crate::time::Timestamp;
 ///
 /// # Contract
 /// - Drafts of one document that one caller publishes one after the other, each awaited, get growing seqs.
-/// - Nor need they be awaited one by one: while the document has a subscriber, durable drafts take their places in the
-///   order in which their futures are first polled.
+/// - Nor need they be awaited one by one: while the document has a subscriber, the durable drafts of one actor take their
+///   places in the order in which their futures are first polled.
+/// - A draft waits while most readers of the document are behind, or the queue to the log is full. Actors have turns then, so
+///   that one with many drafts under way delays no other by more than one. The wait is limited.
 /// - A durable draft is answered when its event is as durable as configured; it has been, or is about to be, delivered
 ///   to every subscriber. An ephemeral one is answered at once.
 /// - A durable draft with the id of an event becomes no second event, as far back as the sink is configured to recognise
@@ -96,12 +98,12 @@ pub enum PublishError {
         /// The limit.
         max: usize,
     },
-    /// Publishers outrun the log. Slow down and try again.
-    #[error("document `{document}` takes no more events for now: its queue stayed full for {} ms; try again later", waited.as_millis())]
+    /// Publishers outrun the log, or most readers of the document. Slow down and try again.
+    #[error("document `{document}` takes no more events for now: the log or most of its readers did not follow for {} ms; try again later", waited.as_millis())]
     Overloaded {
         /// The document.
         document: DocumentId,
-        /// The time that the draft waited for space.
+        /// The time that the draft waited for its turn.
         waited: Duration,
     },
     /// The memory for waiting drafts is used up.
@@ -216,8 +218,8 @@ pub trait EventSource: Send + Sync + 'static {
 ///   replace each other a slow reader sees only the newest.
 /// - After its time to live an event comes as [`Event::at`] gives it: in its place, without its content; an ephemeral one does not
 ///   come at all. That is decided when the event is handed out.
-/// - A slow reader slows nobody and takes no memory beyond its configured share. One that falls behind what is
-///   kept gets [`StreamError::Lagged`] and must subscribe again.
+/// - A slow minority of readers slows nobody and takes no memory beyond its configured share. A reader that falls behind
+///   what is kept gets [`StreamError::Lagged`] and must subscribe again. Publishers wait while most readers are behind.
 /// - After an error or `None` the stream is over.
 /// - Dropping it ends the subscription.
 pub trait EventStream: Send {
@@ -230,8 +232,14 @@ pub trait EventStream: Send {
     /// `None` while the stream holds events that it has still to deliver; poll on until it is `Pending`.
     fn position(&self) -> Option<StreamPosition>;
 
-    /// A second stream that goes on where this one stands. Quick: nothing is read.
+    /// A second stream that goes on where this one stands. Quick: nothing is read. It stands for one reader.
     fn fork(&self) -> Box<dyn EventStream>;
+
+    /// Sets the number of readers that the stream stands for, which is 1 at first. Publishers wait when most readers of a document
+    /// are behind. With 0 they never wait for this stream. A source whose publishers wait for no reader ignores it.
+    fn stand_for(&mut self, readers: u64) {
+        let _ = readers;
+    }
 }
 
 /// The position up to which a stream has delivered.

@@ -14,6 +14,8 @@ use crate::vocabulary::PayloadError;
 
 /// The most characters of a message, which may quote text from the client.
 const MAX_MESSAGE_CHARS: usize = 512;
+/// The time after which an overloaded server may be asked again. The HTTP side says the same as `Retry-After`.
+const RETRY_AFTER_MS: u64 = 1000;
 
 /// The JSON form of a refusal.
 ///
@@ -24,7 +26,7 @@ const MAX_MESSAGE_CHARS: usize = 512;
 /// let body = ErrorBody::from_code(ErrorCode::Overloaded, "the queue is full; try again later");
 /// assert_eq!(
 ///     serde_json::to_string(&body)?,
-///     r#"{"reason":"overloaded","message":"the queue is full; try again later"}"#
+///     r#"{"reason":"overloaded","message":"the queue is full; try again later","retry_after_ms":1000}"#
 /// );
 /// # Ok::<(), serde_json::Error>(())
 /// ```
@@ -42,12 +44,15 @@ pub struct ErrorBody {
     /// The user whose lock stands in the way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub holder: Option<UserId>,
+    /// The time to wait before trying again, in milliseconds, when the server was overloaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
 }
 
 impl ErrorBody {
     /// A body with a reason alone.
     pub const fn new(reason: &'static str) -> Self {
-        Self { reason, message: None, first_seq: None, holder: None }
+        Self { reason, message: None, first_seq: None, holder: None, retry_after_ms: None }
     }
 
     /// The body of a refusal of the kind `code`, with its first 512 characters of `cause` as the message.
@@ -55,7 +60,8 @@ impl ErrorBody {
     /// After a [server failure](ErrorCode::is_server_failure) the message is a general one, since the cause is not for
     /// clients. The caller logs it.
     pub fn from_code(code: ErrorCode, cause: impl Display) -> Self {
-        let body = Self::new(code.as_str());
+        let retry_after_ms = (code == ErrorCode::Overloaded).then_some(RETRY_AFTER_MS);
+        let body = Self { retry_after_ms, ..Self::new(code.as_str()) };
         match code {
             ErrorCode::LogFailed => {
                 body.message("the log does not take or give events at the moment; try again later")

@@ -48,7 +48,12 @@ impl DocumentStream {
         Some((self.events.position()?, self.presence.as_ref().map(|presence| presence.position())))
     }
 
-    /// Returns a second stream at the same position.
+    /// Sets the number of members that the stream stands for.
+    pub(crate) fn stand_for(&mut self, members: usize) {
+        self.events.stand_for(members as u64);
+    }
+
+    /// Returns a second stream at the same position. It stands for one member.
     pub(crate) fn fork(&self) -> Self {
         Self { events: self.events.fork(), presence: self.presence.as_ref().map(|presence| presence.fork()) }
     }

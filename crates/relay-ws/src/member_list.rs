@@ -55,6 +55,11 @@ impl MemberList {
         self.len == 0
     }
 
+    /// The number of members.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// The number of slots, holes included.
     pub(crate) fn slots(&self) -> usize {
         self.slots.len()

@@ -110,6 +110,12 @@ impl Room {
         self.members.connections()
     }
 
+    fn add(&mut self, connection: usize) -> RoomMember {
+        let member = RoomMember { room: self.id, id: self.members.push(connection) };
+        self.stream.stand_for(self.members.len());
+        member
+    }
+
     /// Returns the next thing to do. A batch has at most `max_messages`, and ends with the message at which it reaches
     /// `max_bytes`.
     pub(crate) fn next_event(
@@ -146,6 +152,9 @@ impl Room {
                 self.members.remove(member);
                 delivery.left.push((connection, self.stream.fork()));
             }
+        }
+        if !delivery.left.is_empty() {
+            self.stream.stand_for(self.members.len());
         }
         if sending.next == sending.end {
             delivery.woken_at = sending.woken_at;
@@ -220,8 +229,7 @@ impl Rooms {
         stream: DocumentStream,
     ) -> Result<RoomMember, DocumentStream> {
         let Some(&id) = self.by_key.get(key) else {
-            let room = self.open(key, stream);
-            return Ok(RoomMember { room: room.id, id: room.members.push(connection) });
+            return Ok(self.open(key, stream).add(connection));
         };
         let room = &mut self.list[id];
         if room.ended.is_some() || !room.stream.is_caught_up_with(&stream) {
@@ -230,7 +238,8 @@ impl Rooms {
             room.rejoin_waiters.insert(connection);
             return Err(stream);
         }
-        Ok(RoomMember { room: id, id: room.members.push(connection) })
+        // Before the stream of the member is dropped, so that publishers never see one reader less.
+        Ok(room.add(connection))
     }
 
     fn open(&mut self, key: &RoomKey, stream: DocumentStream) -> &mut Room {
@@ -264,7 +273,10 @@ impl Rooms {
         room.members.remove(member.id);
         if room.members.is_empty() {
             self.remove(member.room);
-        } else if room.sending.is_none() {
+            return;
+        }
+        room.stream.stand_for(room.members.len());
+        if room.sending.is_none() {
             room.members.compact();
         }
     }

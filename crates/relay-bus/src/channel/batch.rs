@@ -3,13 +3,16 @@
 use std::collections::HashMap;
 
 use relay_core::{
-    CheckedDraft, Epoch, Event, EventId, Offset, Payload, PublishAck, PublishError, Reservation, Seq,
+    CheckedDraft, Draft, Epoch, Event, EventId, Offset, Payload, PublishAck, PublishError, Reservation, Seq,
     Timestamp,
 };
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 use crate::duplicate::{OriginalPayload, check_same_content};
 use crate::recent_ids::MissingIds;
+
+/// The bytes of a draft that cost as much as one more event.
+const COST_BYTES: usize = 1024;
 
 /// The answer to a publisher.
 pub(super) type PublishResult = Result<PublishAck, PublishError>;
@@ -21,24 +24,34 @@ pub(super) struct PendingDraft {
     pub(super) sender: AckSender,
 }
 
-/// The sender of one publisher's answer. It holds the space that the draft takes in the queue, and frees it when dropped.
+impl PendingDraft {
+    /// The space that the draft takes in the queue, and its share of a turn.
+    pub(super) fn cost(&self) -> u32 {
+        cost(&self.draft)
+    }
+}
+
+/// The cost of `draft`.
+pub(super) fn cost(draft: &Draft) -> u32 {
+    cost_of(draft.approx_bytes())
+}
+
+/// The cost of a draft of so many bytes.
+pub(super) fn cost_of(bytes: usize) -> u32 {
+    u32::try_from(1 + bytes / COST_BYTES).unwrap_or(u32::MAX)
+}
+
+/// The sender of one publisher's answer. It holds the memory of the draft among all queues, and frees it when dropped.
 #[derive(Debug)]
 pub(super) struct AckSender {
     sender: oneshot::Sender<PublishResult>,
-    _permit: QueuePermit,
-}
-
-/// The space of a draft in its channel's queue, and in the memory for all queues.
-#[derive(Debug)]
-pub(super) struct QueuePermit {
-    pub(super) _permit: OwnedSemaphorePermit,
-    pub(super) _reserved: Reservation,
+    _reserved: Reservation,
 }
 
 impl AckSender {
-    pub(super) fn new(permit: QueuePermit) -> (Self, oneshot::Receiver<PublishResult>) {
+    pub(super) fn new(reserved: Reservation) -> (Self, oneshot::Receiver<PublishResult>) {
         let (sender, receiver) = oneshot::channel();
-        (Self { sender, _permit: permit }, receiver)
+        (Self { sender, _reserved: reserved }, receiver)
     }
 
     pub(super) fn send(self, answer: PublishResult) {

@@ -2,6 +2,7 @@
 
 use relay_core::{Seq, StreamError, StreamPosition};
 
+use super::pace::PacePlace;
 use crate::waker_set::WakerKey;
 
 /// The position of one reader in a channel.
@@ -12,11 +13,12 @@ pub(crate) struct Cursor {
     pub(super) ephemeral_version: u64,
     /// The key of the reader's waker while it waits.
     pub(super) waker_key: Option<WakerKey>,
+    pub(super) pace: PacePlace,
 }
 
 impl Cursor {
-    pub(super) fn new(seq: Seq, ephemeral_version: u64) -> Self {
-        Self { seq, ephemeral_version, waker_key: None }
+    pub(super) fn new(seq: Seq, ephemeral_version: u64, pace: PacePlace) -> Self {
+        Self { seq, ephemeral_version, waker_key: None, pace }
     }
 
     /// The last durable event that the reader has.

@@ -213,7 +213,6 @@ impl Channel {
             drop(open);
             self.needs_reopening.store(end.needs_reopening(), Ordering::Release);
         }
-        self.queue_permits.close();
         wake_all(wakers);
         for pending in pending {
             pending.sender.send(Err(end.clone().into()));

@@ -1,33 +1,155 @@
 //! The way of a draft into its channel.
+//!
+//! A draft is *taken* when it gets its place in memory, or goes to the writer's queue. It waits for that while the queue is full
+//! and while most readers are behind, for as long as the configuration allows.
 
 use std::sync::Arc;
 
-use relay_core::{CheckedDraft, EventLog, PublishError};
+use relay_core::{CheckedDraft, MemoryPurpose, PublishError};
+use tokio::sync::oneshot;
 
-use super::batch::{AckSender, PendingDraft, PublishResult};
+use super::batch::{AckSender, PendingDraft, PublishResult, cost};
+use super::lifecycle::ChannelEnd;
+use super::state::ChannelState;
+use super::turns::TurnKey;
 use super::{Channel, writer};
+use crate::waker_set::wake_all;
 
-/// Publishes `draft` in its document's channel. Seqs follow the order in which the futures are first polled, as long as
-/// the queue has space.
+/// The most drafts without a log that one call takes after they have waited. Those that are left are taken by later calls, for
+/// the readers of the taken ones are woken.
+const MAX_TAKEN: usize = 64;
+
+/// Publishes `draft` in its document's channel. The seqs of an actor's drafts follow the order in which the futures are first
+/// polled. So do those of all drafts while none has to wait.
 pub(crate) async fn publish(channel: &Arc<Channel>, draft: CheckedDraft) -> PublishResult {
     if draft.kind.is_ephemeral() {
         return channel.publish_ephemeral(draft);
     }
-    match &channel.context().log {
-        None => channel.publish_in_memory(draft),
-        Some(log) => publish_logged(channel, draft, log).await,
+    let (key, mut answer) = match channel.submit(draft)? {
+        Submitted::Answered(answer) => return answer,
+        Submitted::Queued(answer) => (None, answer),
+        Submitted::Waiting(key, answer) => (Some(key), answer),
+    };
+    if let Some(key) = key {
+        let waiting = Waiting { channel, key };
+        let waited = channel.context().config.publish_timeout;
+        match tokio::time::timeout(waited, &mut answer).await {
+            Ok(answer) => return answer.unwrap_or(Err(PublishError::Closed)),
+            Err(_elapsed) if waiting.withdraw() => {
+                return Err(PublishError::Overloaded { document: channel.document().clone(), waited });
+            }
+            Err(_elapsed) => {}
+        }
+    }
+    // The writer answers every draft, at the latest when it is dropped. `Closed` is a fallback for an answer that is lost.
+    answer.await.unwrap_or(Err(PublishError::Closed))
+}
+
+/// The answer to a draft, or its receiver.
+enum Submitted {
+    Answered(PublishResult),
+    /// The writer has the draft in its queue.
+    Queued(oneshot::Receiver<PublishResult>),
+    /// The draft waits for its turn.
+    Waiting(TurnKey, oneshot::Receiver<PublishResult>),
+}
+
+/// A draft that waits to be taken. Dropped, it waits no longer.
+struct Waiting<'c> {
+    channel: &'c Channel,
+    key: TurnKey,
+}
+
+impl Waiting<'_> {
+    /// Returns true when the draft was not taken, and never will be.
+    fn withdraw(&self) -> bool {
+        self.channel.state.lock().withdraw(self.key)
     }
 }
 
-/// Queues `draft` for the writer, and waits for its answer.
-async fn publish_logged(
-    channel: &Arc<Channel>,
-    draft: CheckedDraft,
-    log: &Arc<dyn EventLog>,
-) -> PublishResult {
-    let permit = channel.acquire_permit(draft.approx_bytes()).await?;
-    let (sender, answer) = AckSender::new(permit);
-    writer::enqueue(channel, log, PendingDraft { draft, sender });
-    // The writer answers every draft, at the latest when it is dropped. `Closed` is a fallback for an answer that is lost.
-    answer.await.unwrap_or(Err(PublishError::Closed))
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.withdraw();
+    }
+}
+
+impl Channel {
+    /// Takes a draft, or lets it wait for its turn.
+    fn submit(self: &Arc<Self>, draft: CheckedDraft) -> Result<Submitted, ChannelEnd> {
+        let mut state = self.lock_open()?;
+        let may_take = state.may_take(cost(&draft));
+        let mut taken = Taken::default();
+        if may_take && self.context().log.is_none() {
+            let answer = self.sequence_in_memory(&mut state, draft, &mut taken.wakers);
+            drop(state);
+            self.finish(taken);
+            return Ok(Submitted::Answered(answer));
+        }
+        let bytes = draft.approx_bytes();
+        let reserved = self.context().memory.total().try_reserve(MemoryPurpose::PublishQueue, bytes);
+        let (sender, answer) = match reserved {
+            Ok(reserved) => AckSender::new(reserved),
+            Err(full) => return Ok(Submitted::Answered(Err(full.into()))),
+        };
+        let pending = PendingDraft { draft, sender };
+        if !may_take {
+            self.context().counters.drafts_waited.increment();
+            return Ok(Submitted::Waiting(state.wait(pending), answer));
+        }
+        taken.start_writer = state.enqueue(pending);
+        drop(state);
+        self.finish(taken);
+        Ok(Submitted::Queued(answer))
+    }
+
+    /// Adds a draft to the queue that was taken before. If the channel has ended, the draft is refused.
+    pub(super) fn enqueue_again(self: &Arc<Self>, pending: PendingDraft) {
+        let mut taken = Taken::default();
+        match self.lock_open() {
+            Ok(mut state) => taken.start_writer = state.enqueue(pending),
+            Err(end) => pending.sender.send(Err(end.into())),
+        }
+        self.finish(taken);
+    }
+
+    /// Takes drafts that wait, in their turns, as far as possible. The caller passes the result to [`Channel::finish`] when it has
+    /// released the lock.
+    pub(super) fn take_waiting(&self, state: &mut ChannelState) -> Taken {
+        let mut taken = Taken::default();
+        while taken.answers.len() < MAX_TAKEN
+            && let Some(pending) = state.next_waiting()
+        {
+            if self.context().log.is_some() {
+                taken.start_writer |= state.enqueue(pending);
+            } else {
+                let answer = self.sequence_in_memory(state, pending.draft, &mut taken.wakers);
+                taken.answers.push((pending.sender, answer));
+            }
+        }
+        taken
+    }
+
+    /// Does what must follow when drafts were taken, outside the lock.
+    pub(super) fn finish(self: &Arc<Self>, taken: Taken) {
+        let Taken { start_writer, answers, wakers } = taken;
+        wake_all(wakers);
+        for (sender, answer) in answers {
+            sender.send(answer);
+        }
+        if start_writer && let Some(log) = &self.context().log {
+            writer::start(self, log);
+        }
+    }
+}
+
+/// The work that is left when drafts were taken.
+#[derive(Default)]
+#[must_use]
+pub(super) struct Taken {
+    /// Set when there is no writer for the queue.
+    start_writer: bool,
+    /// The answers to the publishers whose drafts got their places.
+    answers: Vec<(AckSender, PublishResult)>,
+    /// The wakers of the readers that have new events.
+    wakers: Vec<std::task::Waker>,
 }

@@ -12,6 +12,8 @@ use relay_core::{
 use super::batch::{PendingDraft, PublishResult};
 use super::cursor::{Cursor, ReadResult};
 use super::lifecycle::Lifecycle;
+use super::pace::Pace;
+use super::turns::{TurnKey, Turns};
 use crate::duplicate::{OriginalPayload, check_same_content};
 use crate::ephemeral::Ephemerals;
 use crate::event_cache::EventCache;
@@ -51,6 +53,15 @@ pub(super) struct ChannelState {
     wakers: WakerSet,
     /// The drafts that wait for the writer, in the order of their seqs to come.
     pending: VecDeque<PendingDraft>,
+    /// The drafts that the writer has, until it asks for more.
+    writing_events: usize,
+    /// The space that the drafts of the queue and of the writer take.
+    queued_cost: u32,
+    writing_cost: u32,
+    limits: QueueLimits,
+    /// The drafts that wait to be taken into the queue, or to get their places where there is no log.
+    turns: Turns,
+    pace: Pace,
     /// True while a writer runs, or is about to.
     writing: bool,
     subscribers: usize,
@@ -61,6 +72,15 @@ pub(super) struct ChannelState {
     /// The time of the sweep that first found the channel unused.
     idle_since: Monotonic,
     pub(super) lifecycle: Lifecycle,
+}
+
+/// The limits of a channel's queue for the writer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct QueueLimits {
+    /// The most space that drafts take.
+    pub(super) cost: u32,
+    /// The most drafts while the document has readers.
+    pub(super) events: usize,
 }
 
 /// The event that has the id of a draft.
@@ -80,9 +100,17 @@ impl ChannelState {
         cache: EventCache,
         ids: RecentIds,
         ephemerals: Ephemerals,
+        limits: QueueLimits,
+        pace: Pace,
         lifecycle: Lifecycle,
     ) -> Self {
         Self {
+            writing_events: 0,
+            queued_cost: 0,
+            writing_cost: 0,
+            limits,
+            turns: Turns::default(),
+            pace,
             last_time: cache.last_time(),
             may_rewrite: matches!(&lifecycle, Lifecycle::Open(open) if open.stages.may_rewrite()),
             opened_after: cache.last(),
@@ -164,7 +192,9 @@ impl ChannelState {
     pub(super) fn push_event(&mut self, event: Arc<Event>, original: Option<Payload>) {
         self.used_since_sweep = true;
         self.last_time = self.last_time.max(event.time);
+        let bytes = event.approx_bytes();
         self.cache.push(event, original);
+        self.pace.advance(self.cache.last(), bytes);
     }
 
     /// Shows an ephemeral event. Returns the number of other keys' events that were dropped for it.
@@ -186,24 +216,72 @@ impl ChannelState {
         self.wakers.drain()
     }
 
+    /// True when a draft of this cost may be taken before those that wait: none does.
+    pub(super) fn may_take(&self, cost: u32) -> bool {
+        self.turns.is_empty() && self.has_space(cost)
+    }
+
+    /// True when the queue has space for a draft, and most readers are not behind.
+    fn has_space(&self, cost: u32) -> bool {
+        let events = self.pending.len() + self.writing_events;
+        self.pace.is_open()
+            && (events < self.limits.events || !self.pace.has_readers())
+            && (events == 0
+                || self.queued_cost.saturating_add(self.writing_cost).saturating_add(cost)
+                    <= self.limits.cost)
+    }
+
+    /// Lets a draft wait to be taken.
+    pub(super) fn wait(&mut self, pending: PendingDraft) -> TurnKey {
+        self.used_since_sweep = true;
+        self.turns.push(pending)
+    }
+
+    /// Removes a draft that waits to be taken. Returns false when it waits no longer.
+    pub(super) fn withdraw(&mut self, key: TurnKey) -> bool {
+        self.turns.remove(key).is_some()
+    }
+
+    /// Returns the waiting draft whose turn it is, if it may be taken.
+    pub(super) fn next_waiting(&mut self) -> Option<PendingDraft> {
+        let cost = self.turns.next_cost()?;
+        if self.has_space(cost) { self.turns.pop() } else { None }
+    }
+
     /// Adds a draft to the queue. Returns true when there is no writer; the caller must start one.
     pub(super) fn enqueue(&mut self, pending: PendingDraft) -> bool {
         self.used_since_sweep = true;
+        self.queued_cost += pending.cost();
         self.pending.push_back(pending);
         !std::mem::replace(&mut self.writing, true)
     }
 
+    /// Notes that the writer has finished the drafts that it had.
+    pub(super) fn finish_writing(&mut self) {
+        (self.writing_events, self.writing_cost) = (0, 0);
+    }
+
+    /// Gives the writer the next draft.
     pub(super) fn next_pending(&mut self) -> Option<PendingDraft> {
-        self.pending.pop_front()
+        let pending = self.pending.pop_front()?;
+        self.queued_cost -= pending.cost();
+        self.writing_cost += pending.cost();
+        self.writing_events += 1;
+        Some(pending)
     }
 
     /// Puts a draft back to the front of the queue.
     pub(super) fn put_back(&mut self, pending: PendingDraft) {
+        self.queued_cost += pending.cost();
+        self.writing_cost -= pending.cost();
+        self.writing_events -= 1;
         self.pending.push_front(pending);
     }
 
-    pub(super) fn take_pending(&mut self) -> VecDeque<PendingDraft> {
-        std::mem::take(&mut self.pending)
+    /// Takes all drafts out of the queue, and those that wait to be taken.
+    pub(super) fn take_pending(&mut self) -> Vec<PendingDraft> {
+        self.queued_cost = 0;
+        std::mem::take(&mut self.pending).into_iter().chain(self.turns.drain()).collect()
     }
 
     /// Notes the end of the writer when the queue is empty. Returns true then.
@@ -250,22 +328,39 @@ impl ChannelState {
     pub(super) fn new_cursor(&mut self, seq: Seq) -> Cursor {
         self.subscribers += 1;
         self.used_since_sweep = true;
-        Cursor::new(seq, self.ephemerals.version())
+        Cursor::new(seq, self.ephemerals.version(), self.pace.enter(seq, self.cache.last()))
     }
 
     pub(super) fn fork_cursor(&mut self, other: &Cursor) -> Cursor {
         self.subscribers += 1;
-        Cursor::new(other.seq, other.ephemeral_version)
+        Cursor::new(other.seq, other.ephemeral_version, self.pace.fork(&other.pace))
+    }
+
+    /// Sets the number of readers that a cursor stands for.
+    pub(super) fn stand_for(&mut self, cursor: &mut Cursor, readers: u64) {
+        self.pace.stand_for(&mut cursor.pace, readers);
     }
 
     pub(super) fn release_cursor(&mut self, cursor: &mut Cursor) {
         self.subscribers -= 1;
         self.used_since_sweep = true;
+        self.pace.stand_for(&mut cursor.pace, 0);
         self.wakers.deregister(cursor.waker_key.take());
     }
 
     /// See [`Channel::read`](super::Channel::read). Ephemeral events come before durable ones.
     pub(super) fn read(
+        &mut self,
+        cursor: &mut Cursor,
+        batch: &mut VecDeque<Arc<Event>>,
+        waker: &Waker,
+    ) -> ReadResult {
+        let result = self.read_next(cursor, batch, waker);
+        self.pace.move_to(&mut cursor.pace, cursor.seq);
+        result
+    }
+
+    fn read_next(
         &mut self,
         cursor: &mut Cursor,
         batch: &mut VecDeque<Arc<Event>>,

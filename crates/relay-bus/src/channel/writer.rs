@@ -79,7 +79,7 @@ impl Writer {
                     // Retention has dropped the event meanwhile, and its id with it.
                     Err(LogError::Trimmed { first, .. }) => {
                         channel.forget_ids_before(first);
-                        enqueue(&channel, &log, pending);
+                        channel.enqueue_again(pending);
                     }
                     Err(error) => pending.sender.send(Err(error.into())),
                 }
@@ -123,15 +123,12 @@ async fn load_ids(
     Ok(ids)
 }
 
-/// Adds a draft to the queue of its channel, and starts a writer if there is none. If the channel has ended, the draft is
-/// refused.
-pub(super) fn enqueue(channel: &Arc<Channel>, log: &Arc<dyn EventLog>, pending: PendingDraft) {
-    if channel.enqueue(pending) {
-        let context = channel.context();
-        let writer = Writer::new(Arc::clone(channel), Arc::clone(log));
-        // However it ends, the writer answers the publishers.
-        drop(context.writers.spawn_on(WRITER, writer.run(), &context.runtime));
-    }
+/// Starts a writer for the queue of `channel`, which has none.
+pub(super) fn start(channel: &Arc<Channel>, log: &Arc<dyn EventLog>) {
+    let context = channel.context();
+    let writer = Writer::new(Arc::clone(channel), Arc::clone(log));
+    // However it ends, the writer answers the publishers.
+    drop(context.writers.spawn_on(WRITER, writer.run(), &context.runtime));
 }
 
 /// The offsets that a log returned for a batch break its contract. It is not known which of the events it keeps.

@@ -11,8 +11,9 @@ use futures_util::FutureExt;
 use relay_bus::{Bus, BusConfig, Filter, LagPolicy};
 use relay_core::testing::{AppendFault, ManualClock, MemoryLog};
 use relay_core::{
-    Clock, Draft, Epoch, EventId, EventLog, EventSource, LogError, Offset, Payload, PublishError, ReadLimit,
-    Recovery, ResetReason, Seq, StartPosition, StreamError, SubscribeError, Timestamp,
+    Clock, Draft, Epoch, EventId, EventLog, EventSource, EventStream, LogError, Offset, Payload,
+    PublishError, ReadLimit, Recovery, ResetReason, Seq, StartPosition, StreamError, SubscribeError,
+    Timestamp,
 };
 
 /// After this a test that waits has failed.
@@ -324,6 +325,9 @@ async fn a_reader_that_may_not_fall_behind_is_told_when_it_does() {
     let policy = LagPolicy::Disconnect { max_behind: 10 };
     let (_, mut strict) = bus.subscribe(&doc, EVERYTHING, Filter::all(), policy).await.unwrap();
     let mut patient = subscribe(&bus, "doc", EVERYTHING).await;
+    // Publishers wait for neither.
+    strict.stand_for(0);
+    patient.stand_for(0);
     for number in 0..11 {
         bus.publish(note(&doc, number)).await.unwrap();
     }

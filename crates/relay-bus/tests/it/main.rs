@@ -8,6 +8,7 @@ mod memory;
 mod model;
 mod multi_subscription;
 mod ownership;
+mod pace;
 mod stages;
 mod suite;
 mod support;

@@ -8,8 +8,8 @@ use futures_util::future::join_all;
 use relay_bus::{Bus, BusConfig, BusParts, Filter, LagPolicy, MailboxConfig, Subscription};
 use relay_core::testing::{ManualClock, MemoryLog};
 use relay_core::{
-    CheckedDraft, DocumentId, Draft, ErrorCode, EventLog, MemoryBudget, MemoryLimits, MemoryPurpose,
-    Metadata, Payload, Seq, ShareKind, StartPosition,
+    CheckedDraft, DocumentId, Draft, ErrorCode, EventLog, EventStream, MemoryBudget, MemoryLimits,
+    MemoryPurpose, Metadata, Payload, Seq, ShareKind, StartPosition,
 };
 use tokio::task::JoinHandle;
 
@@ -100,6 +100,8 @@ async fn all_caches_together_have_a_limit_and_the_least_recently_used_ones_give_
     let bus = bus(&memory, Some(MemoryLog::new()), config(|c| c.cache_bytes = 64 * KIB));
     let documents: Vec<_> = (0..20).map(|number| document(&format!("doc {number}"))).collect();
     let mut first_events = subscribe(&bus, &documents[0]).await;
+    // Publishers would wait for it.
+    first_events.stand_for(0);
     for document in &documents {
         for _ in 0..12 {
             bus.publish(draft(document, "x-note", 4 * KIB)).await.unwrap();

@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use relay_bus::{Bus, BusConfig, Filter, LagPolicy, Subscription};
 use relay_core::testing::{ManualClock, MemoryLog};
 use relay_core::{
-    CheckedDraft, Clock, DocumentId, Draft, Epoch, EventId, EventLog, JsonText, Payload, PublishError,
-    ReadLimit, Recovery, ResetReason, Retention, Seq, StartPosition, StreamError,
+    CheckedDraft, Clock, DocumentId, Draft, Epoch, EventId, EventLog, EventStream, JsonText, Payload,
+    PublishError, ReadLimit, Recovery, ResetReason, Retention, Seq, StartPosition, StreamError,
 };
 
 #[derive(Debug, Clone)]
@@ -232,8 +232,10 @@ impl World {
 
     async fn join(&self, doc: usize, start: StartPosition, has: u64) -> Client {
         let story = &self.stories[doc];
-        let (opening, events) =
+        let (opening, mut events) =
             self.bus.subscribe(&self.documents[doc], start, Filter::all(), LagPolicy::Refill).await.unwrap();
+        // All are slow at times, and publishers would wait for them.
+        events.stand_for(0);
         assert_eq!(opening.head.last.get(), story.events.len() as u64);
         if let Some(epoch) = story.epoch {
             assert_eq!(opening.head.epoch, epoch, "the epoch stays");
@@ -327,6 +329,7 @@ proptest! {
             let everything = StartPosition::After { epoch: None, seq: Seq::ZERO };
             let (mut opening, mut events) =
                 bus.subscribe(&doc, everything, Filter::all(), LagPolicy::Refill).await.unwrap();
+            events.stand_for(0);
             let (mut position, mut last) = (0, 0);
             for (count, reads) in published.into_iter().zip(reads) {
                 for _ in 0..count {
@@ -344,6 +347,7 @@ proptest! {
                             let start = StartPosition::After { epoch: Some(opening.head.epoch), seq: Seq::new(position) };
                             (opening, events) =
                                 bus.subscribe(&doc, start, Filter::all(), LagPolicy::Refill).await.unwrap();
+                            events.stand_for(0);
                             assert_eq!(opening.recovery, Recovery::Reset(ResetReason::Trimmed));
                             position = opening.position.get();
                             assert_eq!(position, last - max_events);

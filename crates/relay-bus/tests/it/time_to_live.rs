@@ -48,7 +48,11 @@ async fn publish_three(bus: &Bus) {
 }
 
 async fn subscribe(bus: &Bus) -> Subscription {
-    bus.subscribe(&document("doc"), EVERYTHING, Filter::all(), LagPolicy::Refill).await.unwrap().1
+    let subscribed = bus.subscribe(&document("doc"), EVERYTHING, Filter::all(), LagPolicy::Refill).await;
+    let mut events = subscribed.unwrap().1;
+    // Publishers would wait for it where memory holds one event.
+    events.stand_for(0);
+    events
 }
 
 async fn take(events: &mut Subscription, count: usize) -> Vec<Arc<Event>> {

@@ -104,6 +104,11 @@ fn bus(page: &mut Exposition, bus: &BusStats) {
     }
     page.counter("relay_publish_duplicates_total", "Drafts that were recognised as duplicates.")
         .value(bus.duplicates);
+    page.counter(
+        "relay_publish_waited_total",
+        "Drafts that waited for their document: for its queue, or for most of its readers.",
+    )
+    .value(bus.drafts_waited);
     let mut refused =
         page.counter("relay_publish_refused_total", "Drafts that the channels refused, by reason.");
     for (reason, count) in [

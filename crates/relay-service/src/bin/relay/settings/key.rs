@@ -91,7 +91,7 @@ keys! {
     "bus.max_pending_bytes" => bus.max_pending_bytes,
         "The most bytes of events that wait for the log in each document. An event counts as at least 1 KiB.";
     "bus.publish_timeout" => bus.publish_timeout,
-        "The longest time that a publisher waits for space in that queue. Then it is refused with `overloaded`.";
+        "The longest time that a publisher waits for space in that queue, and for most readers of the document. Then it is refused with `overloaded`.";
     "bus.cache_events" => bus.cache_events,
         "The most events of each open document that memory holds beside a log.";
     "bus.cache_bytes" => bus.cache_bytes,

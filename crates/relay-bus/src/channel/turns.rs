@@ -1,0 +1,164 @@
+//! [`Turns`]: the drafts that wait until their document takes them, with turns among their actors.
+//!
+//! Drafts of one actor stay in order. Among actors the queue is fair by what they publish: each draft has a start on a common
+//! scale, which is the end of the actor's draft before it, and the earliest start is taken first. So an actor that has hundreds of
+//! drafts under way delays another actor's draft by one of its own.
+
+use std::collections::{BTreeMap, HashMap};
+
+use relay_core::Actor;
+
+use super::batch::PendingDraft;
+
+/// The drafts that wait, in the order in which they are taken.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    waiting: BTreeMap<TurnKey, PendingDraft>,
+    /// The end of the last draft of each actor, of those with a draft that waits.
+    ends: HashMap<Actor, ActorEnd>,
+    /// The start of the draft that was taken last.
+    now: u64,
+    next_id: u64,
+}
+
+#[derive(Debug)]
+struct ActorEnd {
+    end: u64,
+    waiting: usize,
+}
+
+/// The place of a draft that waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct TurnKey {
+    start: u64,
+    id: u64,
+}
+
+impl Turns {
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Adds a draft behind those of its actor.
+    pub(super) fn push(&mut self, pending: PendingDraft) -> TurnKey {
+        let now = self.now;
+        let actor = self.ends.entry(pending.draft.actor.clone()).or_insert(ActorEnd { end: now, waiting: 0 });
+        let key = TurnKey { start: actor.end, id: self.next_id };
+        actor.end += u64::from(pending.cost());
+        actor.waiting += 1;
+        self.next_id += 1;
+        self.waiting.insert(key, pending);
+        key
+    }
+
+    /// The cost of the draft whose turn it is.
+    pub(super) fn next_cost(&self) -> Option<u32> {
+        self.waiting.first_key_value().map(|(_, pending)| pending.cost())
+    }
+
+    /// Takes the draft whose turn it is.
+    pub(super) fn pop(&mut self) -> Option<PendingDraft> {
+        let (key, pending) = self.waiting.pop_first()?;
+        self.now = key.start;
+        self.forget(&pending.draft.actor);
+        Some(pending)
+    }
+
+    /// Takes the draft at `key` out; `None` when it no longer waits.
+    pub(super) fn remove(&mut self, key: TurnKey) -> Option<PendingDraft> {
+        let pending = self.waiting.remove(&key)?;
+        self.forget(&pending.draft.actor);
+        Some(pending)
+    }
+
+    /// Takes all drafts out.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = PendingDraft> + use<> {
+        self.ends.clear();
+        std::mem::take(&mut self.waiting).into_values()
+    }
+
+    /// Counts one draft of `actor` less.
+    fn forget(&mut self, actor: &Actor) {
+        if let Some(end) = self.ends.get_mut(actor) {
+            end.waiting -= 1;
+            if end.waiting == 0 {
+                self.ends.remove(actor);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use relay_core::{DocumentId, Draft, MemoryBudget, MemoryPurpose, Payload, UserId};
+
+    use super::*;
+    use crate::channel::batch::AckSender;
+
+    fn draft(user: &str, number: usize, bytes: usize) -> PendingDraft {
+        let kind = relay_events::kind("x-note").unwrap();
+        let payload = Payload::json(&format!("{number:0bytes$}")).unwrap();
+        let draft = Draft::new(DocumentId::new("doc").unwrap(), kind, payload)
+            .actor(Actor::User(UserId::new(user).unwrap()));
+        let reserved = MemoryBudget::default().total().charge(MemoryPurpose::PublishQueue, 0);
+        PendingDraft { draft: relay_events::check(draft).unwrap(), sender: AckSender::new(reserved).0 }
+    }
+
+    fn taken(turns: &mut Turns) -> Vec<(String, usize)> {
+        std::iter::from_fn(|| turns.pop())
+            .map(|pending| {
+                let Payload::Json(text) = &pending.draft.payload else { panic!("binary") };
+                (pending.draft.actor.to_string(), text.as_str().trim_matches('"').parse().unwrap())
+            })
+            .collect()
+    }
+
+    fn named(expected: &[(&str, usize)]) -> Vec<(String, usize)> {
+        expected.iter().map(|(user, number)| (format!("user:{user}"), *number)).collect()
+    }
+
+    #[test]
+    fn an_actor_with_many_drafts_delays_another_by_one() {
+        let mut turns = Turns::default();
+        for number in 0..4 {
+            turns.push(draft("fast", number, 1));
+        }
+        turns.push(draft("polite", 0, 1));
+        let order = named(&[("fast", 0), ("polite", 0), ("fast", 1), ("fast", 2), ("fast", 3)]);
+        assert_eq!(taken(&mut turns), order);
+        // Later too, when the fast actor was served for a while.
+        for number in 0..4 {
+            turns.push(draft("fast", number, 1));
+        }
+        turns.pop();
+        turns.pop();
+        turns.push(draft("polite", 0, 1));
+        assert_eq!(taken(&mut turns), named(&[("polite", 0), ("fast", 2), ("fast", 3)]));
+    }
+
+    #[test]
+    fn an_actor_with_large_drafts_gets_fewer_turns() {
+        let mut turns = Turns::default();
+        for number in 0..2 {
+            turns.push(draft("large", number, 2048));
+        }
+        for number in 0..4 {
+            turns.push(draft("small", number, 1));
+        }
+        let order =
+            named(&[("large", 0), ("small", 0), ("small", 1), ("small", 2), ("large", 1), ("small", 3)]);
+        assert_eq!(taken(&mut turns), order);
+    }
+
+    #[test]
+    fn a_draft_that_is_removed_leaves_nothing_behind() {
+        let mut turns = Turns::default();
+        let key = turns.push(draft("ada", 0, 1));
+        let other = turns.push(draft("bob", 0, 1));
+        assert!(turns.remove(key).is_some());
+        assert!(turns.remove(key).is_none());
+        assert_eq!(turns.next_cost(), Some(1));
+        assert!(turns.remove(other).is_some());
+        assert!(turns.is_empty() && turns.ends.is_empty());
+    }
+}

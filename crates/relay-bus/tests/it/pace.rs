@@ -1,0 +1,340 @@
+//! The pace of a document: readers of any speeds beside publishers of any rates.
+//!
+//! The tests run in steps on one thread. In each step every member reads what its speed allows, and every publisher adds to its
+//! drafts under way. The clock stands still.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use crate::support::{config, document, in_memory, note, number, over, settle};
+use futures_util::FutureExt;
+use proptest::prelude::*;
+use relay_bus::{Bus, BusConfig, Filter, LagPolicy, Subscription};
+use relay_core::testing::MemoryLog;
+use relay_core::{
+    Actor, DocumentId, EventLog, EventStream, PublishAck, PublishError, Retention, Seq, StartPosition,
+    StreamError, UserId,
+};
+
+/// The events that are kept. A reader that is further behind lags.
+const KEPT: u64 = 512;
+
+type Publishing = Pin<Box<dyn Future<Output = Result<PublishAck, PublishError>>>>;
+
+/// A document with members and publishers.
+struct Scene {
+    bus: Bus,
+    log: Option<MemoryLog>,
+    document: DocumentId,
+    members: Vec<Member>,
+    publishers: Vec<Publisher>,
+    published: u64,
+}
+
+struct Member {
+    events: Subscription,
+    /// The most events that it reads in a step.
+    speed: usize,
+    received: u64,
+    has_lagged: bool,
+}
+
+struct Publisher {
+    actor: Actor,
+    /// The drafts that it keeps under way.
+    window: usize,
+    under_way: VecDeque<Publishing>,
+    next: u64,
+    acknowledged: u64,
+}
+
+fn small() -> BusConfig {
+    config(|c| {
+        c.retention = Retention { max_events: KEPT, ..Retention::default() };
+        c.cache_events = 256;
+        c.preload_events = 8;
+    })
+}
+
+impl Scene {
+    fn new(has_log: bool) -> Self {
+        let log = has_log.then(MemoryLog::new);
+        let bus = match &log {
+            Some(log) => over(log.clone(), small()),
+            None => in_memory(small()),
+        };
+        let document = document("doc");
+        Self { bus, log, document, members: Vec::new(), publishers: Vec::new(), published: 0 }
+    }
+
+    async fn join(&mut self, speed: usize) {
+        let start = StartPosition::After { epoch: None, seq: Seq::ZERO };
+        let joined = self.bus.subscribe(&self.document, start, Filter::all(), LagPolicy::Refill).await;
+        self.members.push(Member { events: joined.unwrap().1, speed, received: 0, has_lagged: false });
+    }
+
+    fn add_publisher(&mut self, window: usize) {
+        let actor = Actor::User(UserId::new(format!("publisher-{}", self.publishers.len())).unwrap());
+        let under_way = VecDeque::new();
+        self.publishers.push(Publisher { actor, window, under_way, next: 0, acknowledged: 0 });
+    }
+
+    /// Every publisher fills its window, and every member reads as much as it can.
+    async fn step(&mut self) {
+        for publisher in &mut self.publishers {
+            while publisher.under_way.len() < publisher.window {
+                let draft = note(&self.document, publisher.next).actor(publisher.actor.clone());
+                let bus = self.bus.clone();
+                let mut publishing: Publishing = Box::pin(async move { bus.publish(draft).await });
+                publisher.next += 1;
+                match publishing.as_mut().now_or_never() {
+                    Some(ack) => publisher.acknowledge(&ack.unwrap(), &mut self.published),
+                    None => publisher.under_way.push_back(publishing),
+                }
+                if publisher.next.is_multiple_of(64) {
+                    // A publisher that never waits has its turn, and others have theirs.
+                    break;
+                }
+            }
+        }
+        settle().await;
+        for publisher in &mut self.publishers {
+            while let Some(ack) = publisher.under_way.front_mut().and_then(FutureExt::now_or_never) {
+                publisher.under_way.pop_front();
+                publisher.acknowledge(&ack.unwrap(), &mut self.published);
+            }
+        }
+        if let Some(log) = &self.log {
+            let trimmed = self.published.saturating_sub(KEPT);
+            log.trim(&self.document, Seq::new(trimmed)).await.unwrap();
+        }
+        // One event each in turn, so that no member falls behind only because its turn is later.
+        let fastest = self.members.iter().map(|member| member.speed).max().unwrap_or(0);
+        for turn in 0..fastest {
+            for member in self.members.iter_mut().filter(|member| turn < member.speed) {
+                member.read_one();
+            }
+        }
+    }
+}
+
+impl Member {
+    fn read(&mut self) {
+        for _ in 0..self.speed {
+            self.read_one();
+        }
+    }
+
+    fn read_one(&mut self) {
+        match self.events.next().now_or_never() {
+            Some(Some(Ok(event))) => {
+                self.received += 1;
+                assert_eq!(event.seq, Some(Seq::new(self.received)), "no gap, none twice");
+            }
+            Some(Some(Err(StreamError::Lagged { .. }))) => self.has_lagged = true,
+            Some(Some(Err(error))) => panic!("{error}"),
+            Some(None) | None => {}
+        }
+    }
+}
+
+impl Publisher {
+    fn acknowledge(&mut self, ack: &PublishAck, published: &mut u64) {
+        self.acknowledged += 1;
+        *published = (*published).max(ack.seq.unwrap().get());
+    }
+}
+
+fn run<T>(test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    runtime.unwrap().block_on(test)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// The members of the faster half never lag, the middle one included, however fast the publishers are.
+    #[test]
+    fn a_member_at_or_above_the_median_never_ends(
+        speeds in prop::collection::vec(1..40usize, 1..12),
+        windows in prop::collection::vec(1..200usize, 1..5),
+        has_log in any::<bool>(),
+        steps in 20..80usize,
+    ) {
+        run(async {
+            let mut scene = Scene::new(has_log);
+            for &speed in &speeds {
+                scene.join(speed).await;
+            }
+            for window in windows {
+                scene.add_publisher(window);
+            }
+            for _ in 0..steps {
+                scene.step().await;
+            }
+            for member in &scene.members {
+                let as_fast = speeds.iter().filter(|&&speed| speed >= member.speed).count();
+                let is_in_faster_half = as_fast <= speeds.len().div_ceil(2);
+                assert!(!is_in_faster_half || !member.has_lagged, "speed {} of {speeds:?}", member.speed);
+            }
+            assert!(scene.published >= 16, "publishers go on");
+        });
+    }
+
+    /// The events that pass with a slow minority are as many as without it.
+    #[test]
+    fn a_slow_minority_never_lowers_the_rate_of_the_rest(
+        fast in 2..10usize,
+        slow in prop::collection::vec(0..5usize, 1..10),
+        speed in 8..40usize,
+        window in 1..80usize,
+        has_log in any::<bool>(),
+    ) {
+        let slow = &slow[..slow.len().min(fast - 1)];
+        let received = |slow: Vec<usize>| run(async move {
+            let mut scene = Scene::new(has_log);
+            for _ in 0..fast {
+                scene.join(speed).await;
+            }
+            for speed in slow {
+                scene.join(speed).await;
+            }
+            scene.add_publisher(window);
+            for _ in 0..40 {
+                scene.step().await;
+            }
+            assert!(scene.members[..fast].iter().all(|member| !member.has_lagged));
+            scene.members[..fast].iter().map(|member| member.received).collect::<Vec<_>>()
+        });
+        assert_eq!(received(slow.to_vec()), received(vec![speed; slow.len()]));
+    }
+}
+
+#[test]
+fn publishers_wait_for_readers_in_turns() {
+    for has_log in [false, true] {
+        run(async {
+            let mut scene = Scene::new(has_log);
+            scene.join(4).await;
+            scene.add_publisher(800);
+            scene.add_publisher(1);
+            for _ in 0..400 {
+                scene.step().await;
+            }
+            // The flooding publisher is held to the room's pace. The room reads 32 events at once, which is every 8 steps, and the
+            // polite publisher has its turn each time. Behind the other's 800 drafts it would wait for 200 steps.
+            assert!(scene.published < 2200, "{}", scene.published);
+            assert!(scene.publishers[1].acknowledged > 25, "{}", scene.publishers[1].acknowledged);
+            assert!(scene.bus.stats().drafts_waited > 0);
+        });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publisher_is_refused_when_the_room_does_not_follow_in_time() {
+    for has_log in [false, true] {
+        let mut scene = Scene::new(has_log);
+        scene.join(10).await;
+        let refused = loop {
+            let published = scene.bus.publish(note(&scene.document, scene.published)).await;
+            let Ok(ack) = published else { break published };
+            scene.published = ack.seq.unwrap().get();
+        };
+        assert!(
+            matches!(refused, Err(PublishError::Overloaded { waited, .. }) if waited == Duration::from_secs(5)),
+            "{refused:?}"
+        );
+        assert!(scene.published < KEPT, "publishers wait well before a reader must be ended");
+        assert_eq!(scene.bus.stats().refused_overloaded, 1);
+        // A reader that stands for nobody holds up no publisher.
+        scene.members[0].events.stand_for(0);
+        scene.bus.publish(note(&scene.document, 0)).await.unwrap();
+        scene.members[0].events.stand_for(1);
+        // Reading lets publishers go on.
+        let document = scene.document.clone();
+        let bus = scene.bus.clone();
+        let waiting = tokio::spawn(async move { bus.publish(note(&document, 7)).await });
+        settle().await;
+        while !waiting.is_finished() {
+            scene.members[0].read();
+            settle().await;
+        }
+        let seq = waiting.await.unwrap().unwrap().seq.unwrap();
+        assert_eq!(seq, Seq::new(scene.published + 2), "the refused draft has no place");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publisher_that_gives_up_while_it_waits_leaves_no_event() {
+    for has_log in [false, true] {
+        let mut scene = Scene::new(has_log);
+        scene.join(1000).await;
+        loop {
+            let mut publishing = Box::pin(scene.bus.publish(note(&scene.document, 1)));
+            if publishing.as_mut().now_or_never().is_some() {
+                continue;
+            }
+            settle().await;
+            if publishing.as_mut().now_or_never().is_none() {
+                // Dropped here.
+                break;
+            }
+        }
+        scene.members[0].read();
+        settle().await;
+        let before = scene.members[0].received;
+        scene.bus.publish(note(&scene.document, 2)).await.unwrap();
+        scene.members[0].read();
+        assert_eq!(scene.members[0].received, before + 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_document_that_stops_answers_the_drafts_that_wait() {
+    for has_log in [false, true] {
+        let mut scene = Scene::new(has_log);
+        scene.join(1).await;
+        let publishing: Vec<_> = (0..2 * KEPT)
+            .map(|number| {
+                let (bus, draft) = (scene.bus.clone(), note(&scene.document, number));
+                tokio::spawn(async move { bus.publish(draft).await })
+            })
+            .collect();
+        settle().await;
+        assert!(scene.bus.shutdown(Duration::from_secs(1)).await.complete);
+        let mut closed = 0;
+        for one in publishing {
+            match one.await.unwrap() {
+                Ok(_) => {}
+                Err(PublishError::Closed) => closed += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(closed > 0);
+    }
+}
+
+#[test]
+fn the_drafts_of_an_actor_keep_their_order_while_they_wait() {
+    for has_log in [false, true] {
+        run(async {
+            let mut scene = Scene::new(has_log);
+            scene.join(7).await;
+            scene.add_publisher(50);
+            for _ in 0..100 {
+                scene.step().await;
+            }
+            let start = StartPosition::After { epoch: None, seq: Seq::new(scene.members[0].received) };
+            let joined = scene.bus.subscribe(&scene.document, start, Filter::all(), LagPolicy::Refill).await;
+            let (ack, mut events) = joined.unwrap();
+            let mut expected = ack.position.get();
+            while let Some(Some(Ok(event))) = events.next().now_or_never() {
+                assert_eq!(number(&event), expected);
+                expected += 1;
+            }
+            assert!(expected > ack.position.get());
+        });
+    }
+}
