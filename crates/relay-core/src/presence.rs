@@ -14,6 +14,7 @@ use crate::encoding::EncodingCache;
 use crate::error::{CommandError, ErrorCode};
 use crate::id::{ConnectionId, DocumentId, NodeId, SessionId, UserId};
 use crate::lock::Lease;
+use crate::memory::{MemoryPurpose, MemoryShare};
 use crate::ownership::OwnershipError;
 use crate::payload::JsonObject;
 
@@ -191,6 +192,12 @@ impl PresenceSnapshot {
         sort(&mut entries);
         Self { entries, encodings: EncodingCache::default() }
     }
+
+    /// Charges the encoded forms to `share`.
+    #[must_use]
+    pub fn charged_to(self, share: MemoryShare) -> Self {
+        Self { encodings: EncodingCache::charged_to(share, MemoryPurpose::Presence), ..self }
+    }
 }
 
 /// The difference between two moments of a document's presence.
@@ -211,6 +218,12 @@ impl PresenceDiff {
         sort(&mut joins);
         sort(&mut leaves);
         Self { joins, leaves, encodings: EncodingCache::default() }
+    }
+
+    /// Charges the encoded forms to `share`.
+    #[must_use]
+    pub fn charged_to(self, share: MemoryShare) -> Self {
+        Self { encodings: EncodingCache::charged_to(share, MemoryPurpose::Presence), ..self }
     }
 }
 

@@ -22,6 +22,10 @@ pub struct PresenceConfig {
     /// The largest state of one participant, in bytes of JSON; 4 KiB by default. At least 1. Each member of a document gets
     /// the states of all others.
     pub max_state_bytes: usize,
+    /// The most bytes of one document's presence; 64 MiB by default. At least 1. The states of its participants take at most a
+    /// quarter of it: a further one is refused as overloaded. The rest is for departed participants and for encoded rosters.
+    /// Where those take too much, because members do not read them, further members wait for theirs.
+    pub max_document_bytes: usize,
     /// The names of state fields that clients cannot set, because an edge adds them to the states that it shows; none by
     /// default.
     pub reserved_state_fields: &'static [&'static str],
@@ -43,6 +47,7 @@ impl Default for PresenceConfig {
             stale_after: Duration::from_secs(60),
             idle_after: Duration::from_secs(5 * 60),
             max_state_bytes: 4 * 1024,
+            max_document_bytes: 64 * 1024 * 1024,
             reserved_state_fields: &[],
             flush_interval: Duration::from_millis(50),
             max_waiting_events: 10_000,
@@ -63,6 +68,7 @@ impl PresenceConfig {
             ("stale_after", self.stale_after.is_zero(), more_than_0),
             ("idle_after", self.idle_after.is_zero(), more_than_0),
             ("max_state_bytes", self.max_state_bytes == 0, at_least_1),
+            ("max_document_bytes", self.max_document_bytes == 0, at_least_1),
             ("flush_interval", self.flush_interval.is_zero(), more_than_0),
             ("max_waiting_events", self.max_waiting_events == 0, at_least_1),
             ("tick", self.tick.is_zero(), more_than_0),

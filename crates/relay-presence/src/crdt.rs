@@ -50,7 +50,12 @@ pub(crate) struct ReplicaEntry {
 impl ReplicaEntry {
     /// About the bytes that the entry takes in memory.
     pub(crate) fn approx_bytes(&self) -> usize {
-        128 + self.user.as_str().len() + self.state.as_str().len()
+        Self::bytes_of(&self.user, &self.state)
+    }
+
+    /// About the bytes that an entry of this user and state takes.
+    pub(crate) fn bytes_of(user: &UserId, state: &JsonObject) -> usize {
+        128 + user.as_str().len() + state.as_str().len()
     }
 }
 

@@ -10,8 +10,9 @@ use std::task::Waker;
 use std::time::Duration;
 
 use relay_core::{
-    Activity, Actor, CheckedDraft, CommandError, ConnectionId, DocumentId, ErrorCode, EventId, JoinOptions,
-    JsonObject, Membership, Monotonic, NodeId, Now, PresenceChange, PresenceSnapshot, SessionId, UserId,
+    Activity, Actor, BudgetFull, CheckedDraft, CommandError, ConnectionId, DocumentId, ErrorCode, EventId,
+    JoinOptions, JsonObject, Membership, Monotonic, NodeId, Now, PresenceChange, PresenceSnapshot, SessionId,
+    UserId,
 };
 use relay_events::{
     EndReason, SESSION_ENDED, SessionEnded, SessionStarted, TypedPayload, USER_LEFT, UserJoined, UserLeft,
@@ -75,6 +76,8 @@ pub(crate) struct Document {
     departed_users: HashMap<UserId, Monotonic>,
     outbox: Outbox,
     readers: Readers,
+    /// True when a reader waits for memory.
+    await_memory: bool,
     counter_delta: CounterDelta,
 }
 
@@ -91,6 +94,7 @@ impl Document {
             users: HashMap::new(),
             departed_users: HashMap::new(),
             outbox: Outbox::default(),
+            await_memory: false,
             counter_delta: CounterDelta::default(),
         }
     }
@@ -136,10 +140,13 @@ impl Document {
             Some(change) => state::merge(&before, change, config)?,
             None => before.clone(),
         };
+        let is_new = self.view.own_state(presence_key).is_none();
+        if is_new || state != before {
+            self.view.reserve_state(&membership.user, &state).map_err(overloaded)?;
+        }
         if let Some(previous) = previous {
             self.remove_connection(previous);
         }
-        let is_new = self.view.own_state(presence_key).is_none();
         if is_new || state != before {
             self.view.put(version, presence_key, membership.user.clone(), state);
         }
@@ -270,6 +277,7 @@ impl Document {
         if state == before {
             return Ok(false);
         }
+        self.view.reserve_state(&membership.user, &state).map_err(overloaded)?;
         self.view.put(version, presence_key, membership.user.clone(), state);
         if let Some(session) = &mut self.session {
             session.counters.presence_updates += 1;
@@ -407,7 +415,21 @@ impl Document {
             self.readers.wait(reader, waker);
             return None;
         }
-        Some(self.view.read(position, visible))
+        let read = self.view.read(position, visible);
+        if read.is_none() {
+            self.readers.wait(reader, waker);
+            self.await_memory = true;
+        }
+        read
+    }
+
+    /// Returns the readers to wake because there is memory for their snapshots again.
+    pub(crate) fn take_starved(&mut self) -> Vec<Waker> {
+        if self.await_memory && !self.view.is_over() {
+            self.await_memory = false;
+            return self.readers.take_all();
+        }
+        Vec::new()
     }
 
     /// Drops the waker of a reader that ends.
@@ -467,6 +489,11 @@ impl Document {
     pub(crate) fn has_user(&self, user: &UserId) -> bool {
         self.users.contains_key(user)
     }
+}
+
+/// The refusal of a state for which there is no memory.
+fn overloaded(full: BudgetFull) -> CommandError {
+    CommandError::new(ErrorCode::Overloaded, full.to_string())
 }
 
 /// The refusal of a request from a connection that has not joined.

@@ -6,8 +6,9 @@ use std::task::Waker;
 use std::time::Duration;
 
 use parking_lot::MutexGuard;
-use relay_core::{CheckedDraft, Clock, DocumentId, NodeId};
+use relay_core::{CheckedDraft, Clock, DocumentId, MemoryShare, NodeId, ShareKind};
 
+use crate::config::PresenceConfig;
 use crate::crdt::Replica;
 use crate::document::{Document, Effects};
 use crate::flushing::{Flush, FlushQueue, ReaderId};
@@ -22,6 +23,8 @@ pub(crate) struct Documents {
     node: NodeId,
     clock: Arc<dyn Clock>,
     flush_interval: Duration,
+    memory: MemoryShare,
+    max_document_bytes: usize,
     last_version: AtomicU64,
     last_reader: AtomicU64,
     flushes: FlushQueue,
@@ -38,12 +41,19 @@ pub(crate) struct Changed<T> {
 
 impl Documents {
     /// No documents yet. `node` is this server's id in the presence that servers merge.
-    pub(crate) fn new(node: NodeId, clock: Arc<dyn Clock>, flush_interval: Duration) -> Self {
+    pub(crate) fn new(
+        node: NodeId,
+        clock: Arc<dyn Clock>,
+        config: &PresenceConfig,
+        memory: MemoryShare,
+    ) -> Self {
         Self {
             map: ShardedMap::default(),
             node,
             clock,
-            flush_interval,
+            flush_interval: config.flush_interval,
+            memory,
+            max_document_bytes: config.max_document_bytes,
             last_version: AtomicU64::new(1),
             last_reader: AtomicU64::new(0),
             flushes: FlushQueue::default(),
@@ -108,7 +118,11 @@ impl Documents {
     ) -> Changed<T> {
         let mut shard = self.map.lock(id);
         let document = shard.entry(id.clone()).or_insert_with(|| {
-            let view = PresenceView::new(Replica::new(self.node), self.next_version());
+            let view = PresenceView::new(
+                Replica::new(self.node),
+                self.next_version(),
+                self.memory.child(ShareKind::Document, self.max_document_bytes),
+            );
             Document::new(id.clone(), view)
         });
         let value = change(document, self.next_version());
@@ -156,6 +170,12 @@ impl Documents {
             let wakers = self.with_document(&id, |document| document.flush(now));
             wakers.unwrap_or_default().into_iter().for_each(Waker::wake);
         }
+    }
+
+    /// Wakes the readers of a document that waited for memory, if there is some.
+    pub(crate) fn wake_starved(&self, id: &DocumentId) {
+        let wakers = self.with_document(id, Document::take_starved);
+        wakers.unwrap_or_default().into_iter().for_each(Waker::wake);
     }
 
     /// The next event for a document's publisher. It stays in the document's outbox until its [end](Self::end_outgoing). With

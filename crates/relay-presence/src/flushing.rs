@@ -52,6 +52,11 @@ impl Readers {
         self.wakers.insert(reader, waker.clone());
     }
 
+    /// Takes the wakers of all readers that wait.
+    pub(crate) fn take_all(&mut self) -> Vec<Waker> {
+        self.wakers.drain().map(|(_, waker)| waker).collect()
+    }
+
     /// Drops the waker of a reader that ends.
     pub(crate) fn remove(&mut self, reader: ReaderId) {
         self.wakers.remove(&reader);
@@ -82,7 +87,7 @@ impl Readers {
         self.is_flush_scheduled = false;
         self.visible = version;
         self.flushed_at = Some(now);
-        self.wakers.drain().map(|(_, waker)| waker).collect()
+        self.take_all()
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use relay_core::{
     Activity, Clock, CommandError, ConfigError, DocumentId, ErrorCode, EventSink, JoinError, JoinOptions,
-    Joined, JsonObject, LeaveReason, Membership, NodeId, Presence, PresenceSnapshot,
+    Joined, JsonObject, LeaveReason, Membership, MemoryBudget, NodeId, Presence, PresenceSnapshot,
 };
 use relay_tasks::{Supervisor, TaskGroup, TaskName};
 use tokio::time::MissedTickBehavior;
@@ -56,7 +56,7 @@ impl fmt::Debug for Inner {
 
 impl LocalPresence {
     /// A presence without participants. It publishes the events of sessions, users and `locks` to `sink`, and takes the time
-    /// from `clock`.
+    /// from `clock`. It has a budget of memory of its own.
     ///
     /// # Errors
     /// [`ConfigError`] when a field of `config` is out of bounds.
@@ -69,10 +69,10 @@ impl LocalPresence {
         locks: Locks,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, ConfigError> {
-        Self::supervised(config, sink, locks, clock, &Supervisor::default())
+        Self::supervised(config, sink, locks, clock, &Supervisor::default(), &MemoryBudget::default())
     }
 
-    /// A presence like that of [`LocalPresence::new`], whose tasks belong to `supervisor`.
+    /// A presence like that of [`LocalPresence::new`], whose tasks belong to `supervisor`, and whose memory counts to `memory`.
     ///
     /// # Errors
     /// As for [`LocalPresence::new`].
@@ -85,11 +85,13 @@ impl LocalPresence {
         locks: Locks,
         clock: Arc<dyn Clock>,
         supervisor: &Supervisor,
+        memory: &MemoryBudget,
     ) -> Result<Self, ConfigError> {
         config.validate()?;
         let (tasks, stopping, aborting) =
             (supervisor.group(), CancellationToken::new(), CancellationToken::new());
-        let documents = Arc::new(Documents::new(NodeId::random(), Arc::clone(&clock), config.flush_interval));
+        let documents =
+            Arc::new(Documents::new(NodeId::random(), Arc::clone(&clock), &config, memory.total().clone()));
         let publishing =
             Publishing { documents: Arc::clone(&documents), sink, tasks: tasks.clone(), aborting };
         publishing.start_locks(locks.clone());
@@ -268,6 +270,7 @@ impl Inner {
         let now = self.clock.now();
         for id in self.documents.ids() {
             let swept = self.update(&id, |entry, version| entry.sweep(&self.config, now, version));
+            self.documents.wake_starved(&id);
             let Some(swept) = swept else { continue };
             self.documents.counters().expired.add(swept.removed as u64);
             for user in swept.gone {

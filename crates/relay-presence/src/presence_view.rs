@@ -4,13 +4,17 @@
 //! Each change gives its entry a new version. An entry that is removed leaves a tombstone for a while, with the versions
 //! between which it was present. A reader that has seen the entry is told that it left; a reader that has not seen it is told
 //! nothing of it. A reader that is older than the tombstones gets a snapshot. Readers at the same version share one value.
+//!
+//! A large snapshot is shared by readers of different versions, too: they get the difference to the present after it. So a
+//! storm of joins makes few of them, however slowly the new members read.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use relay_core::{
-    ConnectionId, JsonObject, Monotonic, PresenceChange, PresenceDiff, PresenceEntry, PresenceId,
-    PresenceSnapshot, UserId,
+    BudgetFull, ConnectionId, JsonObject, MemoryPurpose, MemoryShare, Monotonic, PresenceChange,
+    PresenceDiff, PresenceEntry, PresenceId, PresenceSnapshot, Reservation, ShareKind, UserId,
 };
 
 use crate::crdt::{MergeResult, Replica, ReplicaDelta, ReplicaEntry, ReplicaKey};
@@ -19,6 +23,29 @@ use crate::version::Version;
 
 /// The most differences that are kept for other readers.
 const CACHED_DIFFS: usize = 4;
+/// The size of the entries from which a snapshot is shared by readers of different versions.
+const SHARED_SNAPSHOT_BYTES: usize = 64 * 1024;
+/// A snapshot is dropped after one to two times of this length without a reader.
+const SNAPSHOT_KEPT: Duration = Duration::from_secs(30);
+
+/// The memory of one document's presence.
+#[derive(Debug)]
+struct ViewMemory {
+    /// All of it. The encoded forms are charged to it.
+    whole: MemoryShare,
+    entries: Reservation,
+    tombstones: Reservation,
+}
+
+/// A snapshot that was made for a reader.
+#[derive(Debug)]
+struct CachedSnapshot {
+    version: Version,
+    snapshot: Arc<PresenceSnapshot>,
+    /// True when a reader took it since the last sweep.
+    is_used: bool,
+    dropped_at: Option<Monotonic>,
+}
 
 /// A difference that was made for a reader.
 #[derive(Debug)]
@@ -40,14 +67,23 @@ pub(crate) struct PresenceView {
     entry_bytes: usize,
     tombstones: Tombstones,
     version: Version,
-    snapshot: Option<(Version, Arc<PresenceSnapshot>)>,
+    snapshot: Option<CachedSnapshot>,
     diffs: VecDeque<CachedDiff>,
+    memory: ViewMemory,
 }
 
 impl PresenceView {
-    /// A view of `replica`, which is empty. A reader that is older than `version` gets a snapshot.
-    pub(crate) fn new(replica: Replica, version: Version) -> Self {
+    /// A view of `replica`, which is empty. A reader that is older than `version` gets a snapshot. `memory` limits all of it,
+    /// and a quarter of that limit the entries.
+    pub(crate) fn new(replica: Replica, version: Version, memory: MemoryShare) -> Self {
+        let states = memory.child(ShareKind::Document, memory.limit() / 4);
+        let memory = ViewMemory {
+            entries: states.charge(MemoryPurpose::Presence, 0),
+            tombstones: memory.charge(MemoryPurpose::Presence, 0),
+            whole: memory,
+        };
         Self {
+            memory,
             replica,
             added_at: HashMap::new(),
             by_version: BTreeSet::new(),
@@ -77,6 +113,14 @@ impl PresenceView {
     /// All that this server knows of the document's presence.
     pub(crate) fn whole(&self) -> ReplicaDelta {
         self.replica.whole()
+    }
+
+    /// Reserves memory for a new state of this server, beside the one that it replaces.
+    ///
+    /// # Errors
+    /// [`BudgetFull`] when a share is used up.
+    pub(crate) fn reserve_state(&mut self, user: &UserId, state: &JsonObject) -> Result<(), BudgetFull> {
+        self.memory.entries.try_resize(self.entry_bytes + ReplicaEntry::bytes_of(user, state))
     }
 
     /// Adds or replaces the entry of a connection of this server.
@@ -122,6 +166,7 @@ impl PresenceView {
 
     fn note_added(&mut self, version: Version, key: ReplicaKey) {
         self.entry_bytes += self.replica.get(key).map_or(0, ReplicaEntry::approx_bytes);
+        self.memory.entries.resize(self.entry_bytes);
         self.added_at.insert(key, version);
         self.by_version.insert((version, key));
     }
@@ -132,48 +177,87 @@ impl PresenceView {
         self.by_version.remove(&(added_at, key));
         self.entry_bytes -= entry.approx_bytes();
         self.tombstones.push(Tombstone { added_at, removed_at, key, entry }, self.entry_bytes);
+        self.memory.entries.resize(self.entry_bytes);
+        self.memory.tombstones.resize(self.tombstones.bytes());
     }
 
     /// Returns the next change for a reader at `position`, and its position afterwards. A reader without a position gets a
     /// snapshot. A value that was made for another reader is used when it reaches at least to `visible`: while many join at
-    /// once, one value is made for each flush, and not for each member.
-    pub(crate) fn read(&mut self, position: Option<Version>, visible: Version) -> (PresenceChange, Version) {
-        match position {
+    /// once, one value is made for each flush, and not for each member. Returns `None` when the reader has to wait for memory.
+    pub(crate) fn read(
+        &mut self,
+        position: Option<Version>,
+        visible: Version,
+    ) -> Option<(PresenceChange, Version)> {
+        Some(match position {
             Some(position) if position >= self.tombstones.oldest_diffable() => {
                 let (version, diff) = self.diff(position, visible);
                 (PresenceChange::Diff(diff), version)
             }
             _ => {
-                let (version, snapshot) = self.visible_snapshot(visible);
+                let (version, snapshot) = self.visible_snapshot(visible)?;
                 (PresenceChange::Snapshot(snapshot), version)
             }
-        }
+        })
+    }
+
+    /// True while the document's presence takes more memory than it may, so that readers wait for a snapshot.
+    pub(crate) fn is_over(&self) -> bool {
+        self.memory.whole.is_over()
     }
 
     /// The present participants.
     pub(crate) fn snapshot(&self) -> Arc<PresenceSnapshot> {
         match &self.snapshot {
-            Some((version, snapshot)) if *version == self.version => Arc::clone(snapshot),
-            _ => Arc::new(PresenceSnapshot::new(self.replica.iter().map(presence_entry).collect())),
+            Some(cached) if cached.version == self.version => Arc::clone(&cached.snapshot),
+            _ => {
+                let entries = self.replica.iter().map(presence_entry).collect();
+                Arc::new(PresenceSnapshot::new(entries).charged_to(self.memory.whole.clone()))
+            }
         }
     }
 
     /// Drops the values that were made for readers, and what is too old for a difference.
     pub(crate) fn sweep(&mut self, now: Monotonic) {
-        self.snapshot = None;
+        if let Some(cached) = &mut self.snapshot {
+            if std::mem::take(&mut cached.is_used) {
+                cached.dropped_at = Some(now + SNAPSHOT_KEPT);
+            } else if cached.dropped_at.is_none_or(|at| now >= at) {
+                self.snapshot = None;
+            }
+        }
         self.diffs.clear();
         self.tombstones.expire(now, self.version);
+        self.memory.tombstones.resize(self.tombstones.bytes());
     }
 
-    fn visible_snapshot(&mut self, visible: Version) -> (Version, Arc<PresenceSnapshot>) {
-        if let Some((version, snapshot)) = &self.snapshot
-            && *version >= self.tombstones.oldest_diffable().max(visible)
+    fn visible_snapshot(&mut self, visible: Version) -> Option<(Version, Arc<PresenceSnapshot>)> {
+        let is_over = self.is_over();
+        let may_be_older = self.entry_bytes >= SHARED_SNAPSHOT_BYTES;
+        if let Some(CachedSnapshot { version, .. }) = self.snapshot
+            && version >= self.tombstones.oldest_diffable()
+            && (version >= visible
+                || (may_be_older && (is_over || self.changed_bytes(version) <= self.entry_bytes / 4)))
+            && let Some(cached) = &mut self.snapshot
         {
-            return (*version, Arc::clone(snapshot));
+            cached.is_used = true;
+            return Some((version, Arc::clone(&cached.snapshot)));
         }
-        let snapshot = self.snapshot();
-        self.snapshot = Some((self.version, Arc::clone(&snapshot)));
-        (self.version, snapshot)
+        if is_over {
+            return None;
+        }
+        let (version, snapshot) = (self.version, self.snapshot());
+        let cached = CachedSnapshot { version, snapshot, is_used: true, dropped_at: None };
+        let cached = self.snapshot.insert(cached);
+        Some((version, Arc::clone(&cached.snapshot)))
+    }
+
+    /// The size of a difference from `version`.
+    fn changed_bytes(&self, version: Version) -> usize {
+        let added = self.by_version.range((version.saturating_add(1), ReplicaKey::LEAST)..);
+        let added = added.filter_map(|(_, key)| self.replica.get(*key)).map(ReplicaEntry::approx_bytes);
+        let left = self.tombstones.after(version).filter(|tombstone| tombstone.added_at <= version);
+        added.chain(left.map(|tombstone| tombstone.entry.approx_bytes())).sum()
     }
 
     fn diff(&mut self, from: Version, visible: Version) -> (Version, Arc<PresenceDiff>) {
@@ -188,10 +272,9 @@ impl PresenceView {
             .after(from)
             .filter(|tombstone| tombstone.added_at <= from)
             .map(|tombstone| (&tombstone.key, &tombstone.entry));
-        let diff = Arc::new(PresenceDiff::new(
-            joins.map(presence_entry).collect(),
-            leaves.map(presence_entry).collect(),
-        ));
+        let diff =
+            PresenceDiff::new(joins.map(presence_entry).collect(), leaves.map(presence_entry).collect());
+        let diff = Arc::new(diff.charged_to(self.memory.whole.clone()));
         self.diffs.push_back(CachedDiff { from, to, diff: Arc::clone(&diff) });
         if self.diffs.len() > CACHED_DIFFS {
             self.diffs.pop_front();
@@ -209,10 +292,10 @@ fn presence_entry((key, entry): (&ReplicaKey, &ReplicaEntry)) -> PresenceEntry {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::time::Duration;
 
+    use bytes::Bytes;
     use proptest::prelude::*;
-    use relay_core::{NodeId, Payload};
+    use relay_core::{FormatId, MemoryBudget, NodeId, Payload};
 
     use super::*;
 
@@ -243,7 +326,7 @@ mod tests {
             if self.0 == Some(view.version()) {
                 return;
             }
-            let (change, position) = view.read(self.0, view.version());
+            let (change, position) = view.read(self.0, view.version()).unwrap();
             match change {
                 PresenceChange::Snapshot(snapshot) => {
                     self.1 = snapshot.entries.iter().map(|entry| (entry.id, entry.clone())).collect();
@@ -261,6 +344,11 @@ mod tests {
         }
     }
 
+    fn empty_view() -> PresenceView {
+        let memory = MemoryBudget::default().total().child(ShareKind::Document, 64 * 1024 * 1024);
+        PresenceView::new(Replica::new(NodeId::from_u64(1)), 0, memory)
+    }
+
     fn put(view: &mut PresenceView, version: Version, connection: u128, bytes: usize) {
         let state = Payload::json(&serde_json::json!({"x": "x".repeat(bytes)})).unwrap();
         let Payload::Json(state) = state else { panic!("{state:?}") };
@@ -270,11 +358,88 @@ mod tests {
 
     #[test]
     fn a_difference_that_is_smaller_than_the_snapshot_can_be_made() {
-        let mut view = PresenceView::new(Replica::new(NodeId::from_u64(1)), 0);
+        let mut view = empty_view();
         (1..=10).for_each(|at| put(&mut view, at, u128::from(at), 100_000));
         (11..=19).for_each(|at| put(&mut view, at, u128::from(at - 10), 100_000));
-        let (change, _) = view.read(Some(10), 19);
+        let (change, _) = view.read(Some(10), 19).unwrap();
         assert!(matches!(change, PresenceChange::Diff(diff) if diff.leaves.len() == 9));
+    }
+
+    struct TestFormat;
+
+    /// The encoded form of what a reader without a position gets, as an edge keeps it for a slow socket.
+    fn encoded(view: &mut PresenceView) -> Option<(Bytes, Version)> {
+        let (change, position) = view.read(None, view.version())?;
+        let PresenceChange::Snapshot(snapshot) = change else { panic!("{change:?} is no snapshot") };
+        let encode = || snapshot.entries.iter().flat_map(|one| one.state.as_str().bytes()).collect();
+        Some((snapshot.encodings.get_or_encode(FormatId::of::<TestFormat>(), encode), position))
+    }
+
+    #[test]
+    fn a_storm_of_joins_makes_few_snapshots_of_a_large_document() {
+        let budget = MemoryBudget::default();
+        let memory = budget.total().child(ShareKind::Document, 64 * 1024 * 1024);
+        let mut view = PresenceView::new(Replica::new(NodeId::from_u64(1)), 0, memory);
+        (1..=400).for_each(|at| put(&mut view, at, u128::from(at), 4_000));
+        let one = view.entry_bytes;
+        let mut waiting = Vec::new();
+        for at in 401..=600 {
+            put(&mut view, at, u128::from(at), 4_000);
+            let (bytes, position) = encoded(&mut view).unwrap();
+            waiting.push(bytes);
+            let known = view.replica.iter().map(presence_entry).filter(|entry| entry.id.counter <= position);
+            let mut reader = Reader(Some(position), known.map(|entry| (entry.id, entry)).collect());
+            reader.read(&mut view);
+            assert_eq!(reader.1.len(), usize::try_from(at).unwrap());
+        }
+        let held = budget.held(MemoryPurpose::Presence) - view.entry_bytes;
+        assert!(held <= 4 * one, "{held} bytes for 200 readers of {one}");
+    }
+
+    #[test]
+    fn readers_wait_while_rosters_that_nobody_takes_use_up_the_memory() {
+        let budget = MemoryBudget::default();
+        let memory = budget.total().child(ShareKind::Document, 1024 * 1024);
+        let mut view = PresenceView::new(Replica::new(NodeId::from_u64(1)), 0, memory);
+        let (mut waiting, mut version) = (Vec::new(), 0);
+        let starved = (0..100).find(|_| {
+            // Everything changes, so that no earlier snapshot is of use.
+            for connection in 0..40 {
+                version += 1;
+                put(&mut view, version, connection, 4_000);
+            }
+            view.sweep(Monotonic::from_elapsed(Duration::from_secs(version)));
+            match encoded(&mut view) {
+                Some((bytes, _)) => waiting.push(bytes),
+                None => return true,
+            }
+            false
+        });
+        assert!(starved.is_some_and(|rounds| rounds >= 2), "{starved:?}");
+        assert!(budget.held(MemoryPurpose::Presence) <= 1024 * 1024 + view.entry_bytes);
+        waiting.clear();
+        assert!(encoded(&mut view).is_some());
+    }
+
+    #[test]
+    fn the_states_of_a_document_take_at_most_a_quarter_of_its_memory() {
+        let budget = MemoryBudget::default();
+        let memory = budget.total().child(ShareKind::Document, 256 * 1024);
+        let mut view = PresenceView::new(Replica::new(NodeId::from_u64(1)), 0, memory);
+        let state: JsonObject = serde_json::from_str(&format!(r#"{{"x":"{}"}}"#, "x".repeat(1000))).unwrap();
+        let user = UserId::new("ada").unwrap();
+        let taken = (1..=1_000).take_while(|at| {
+            let is_reserved = view.reserve_state(&user, &state).is_ok();
+            if is_reserved {
+                view.put(*at, ConnectionId::from_u128(u128::from(*at)), user.clone(), state.clone());
+            }
+            is_reserved
+        });
+        assert_eq!(taken.count(), 64 * 1024 / ReplicaEntry::bytes_of(&user, &state));
+        assert!(budget.held(MemoryPurpose::Presence) <= 64 * 1024);
+        assert_eq!(budget.refusals(ShareKind::Document), 1);
+        view.remove(2_000, ConnectionId::from_u128(1));
+        assert!(view.reserve_state(&user, &state).is_ok());
     }
 
     proptest! {
@@ -282,7 +447,7 @@ mod tests {
 
         #[test]
         fn readers_at_any_distance_know_the_present_and_tombstones_are_bounded(steps in steps()) {
-            let mut view = PresenceView::new(Replica::new(NodeId::from_u64(1)), 0);
+            let mut view = empty_view();
             let mut readers: [Reader; 3] = Default::default();
             let (mut version, mut now) = (0, Monotonic::ZERO);
             for step in steps {
@@ -302,7 +467,8 @@ mod tests {
                 prop_assert!(buried <= entries.max(256 * 1024), "{} bytes", buried);
             }
             for reader in &mut readers {
-                reader.read(&mut view);
+                // A shared snapshot may be older than the present.
+                (0..2).for_each(|_| reader.read(&mut view));
                 let known: Vec<PresenceEntry> = reader.1.values().cloned().collect();
                 let mut present = view.snapshot().entries.clone();
                 present.sort_by_key(|entry| entry.id);

@@ -59,6 +59,11 @@ impl Tombstones {
         self.list.iter().rev().take_while(move |tombstone| tombstone.removed_at > version)
     }
 
+    /// The size of the entries.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Adds a tombstone. `snapshot_bytes` is the size of the entries that are left.
     pub(crate) fn push(&mut self, tombstone: Tombstone, snapshot_bytes: usize) {
         self.bytes += tombstone.entry.approx_bytes();

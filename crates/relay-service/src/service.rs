@@ -100,6 +100,7 @@ impl RelayService {
             locks,
             Arc::clone(&clock),
             &supervisor,
+            &memory,
         )
         .map_err(|error| error.within("presence"))?;
         let mut commands = Commands::default();
