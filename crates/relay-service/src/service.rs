@@ -110,6 +110,7 @@ impl RelayService {
         parts.presence = Some(Arc::new(presence.clone()));
         parts.commands = Arc::new(commands);
         parts.supervisor = supervisor.clone();
+        parts.memory = memory.clone();
         let ws = WsServer::with_parts(config.ws, parts).map_err(|error| error.within("ws"))?;
         let components = Components {
             bus,

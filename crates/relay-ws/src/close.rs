@@ -17,6 +17,10 @@ pub(crate) enum CloseReason {
     Restart,
     /// The client does not read its messages.
     TooSlow,
+    /// A message did not arrive whole in time.
+    SlowMessage,
+    /// The memory of the connection, of its address or of the server is used up.
+    TooMuchMemory,
 }
 
 impl CloseReason {
@@ -29,13 +33,17 @@ impl CloseReason {
             Self::NotUtf8 => 1007,
             Self::TooLarge => 1009,
             Self::Restart => 1012,
-            Self::TooSlow => 1013,
+            Self::SlowMessage => 1008,
+            Self::TooSlow | Self::TooMuchMemory => 1013,
         }
     }
 
     /// True when the client may be in the middle of a message, so that its next bytes cannot be read.
     pub(crate) const fn breaks_framing(self) -> bool {
-        matches!(self, Self::NotWebSocket | Self::NotUtf8 | Self::TooLarge)
+        matches!(
+            self,
+            Self::NotWebSocket | Self::NotUtf8 | Self::TooLarge | Self::SlowMessage | Self::TooMuchMemory
+        )
     }
 
     /// The text of the close message, for people.
@@ -48,6 +56,8 @@ impl CloseReason {
             Self::TooLarge => "the message is too large",
             Self::Restart => "the server restarts; connect again",
             Self::TooSlow => "the client did not read its messages; connect again and recover",
+            Self::SlowMessage => "a message did not arrive whole in time",
+            Self::TooMuchMemory => "too much is held for this client; connect again later and recover",
         }
     }
 }

@@ -42,8 +42,8 @@ pub struct WsConfig {
     /// The most requests of one connection that are not answered yet; 256 by default. At least 1, for with 0 nothing would
     /// be read. With so many, the connection reads nothing more until replies have been sent.
     pub max_pending_pushes: usize,
-    /// The most bytes of the payloads in those requests; 1 MiB by default. At least 1. The connection goes on reading
-    /// while it is below this limit, so one payload may go past it.
+    /// The most bytes of those requests, with metadata and arguments; 1 MiB by default. At least 1. The connection goes on
+    /// reading while it is below this limit, so one request may go past it.
     pub max_pending_push_bytes: usize,
     /// The most bytes that are written to a socket together; 64 KiB by default. At least 1. A socket that is full gets
     /// nothing more until its bytes are gone. So a connection holds about this much, and one message besides.
@@ -51,6 +51,9 @@ pub struct WsConfig {
     /// The time without a message from the client after which a connection is closed with 1001; 60 seconds by default.
     /// More than 0. Clients of Phoenix send a heartbeat every 30 seconds.
     pub stale_after: Duration,
+    /// The longest time that a message takes from its first byte to its last; 30 seconds by default. More than 0. A slower
+    /// one closes the connection with 1008. It does not pass while the connection reads nothing.
+    pub message_timeout: Duration,
     /// The time after which a connection is closed with 1013 while bytes wait for its socket and the socket takes none; 30
     /// seconds by default. More than 0.
     pub write_stall_timeout: Duration,
@@ -89,6 +92,7 @@ impl Default for WsConfig {
             max_pending_push_bytes: 1024 * 1024,
             write_buffer_bytes: 64 * 1024,
             stale_after: Duration::from_secs(60),
+            message_timeout: Duration::from_secs(30),
             write_stall_timeout: Duration::from_secs(30),
             close_timeout: Duration::from_secs(5),
             tick: Duration::from_secs(1),
@@ -121,6 +125,7 @@ impl WsConfig {
             ("max_pending_push_bytes", self.max_pending_push_bytes == 0, at_least_1),
             ("write_buffer_bytes", self.write_buffer_bytes == 0, at_least_1),
             ("stale_after", self.stale_after.is_zero(), more_than_0),
+            ("message_timeout", self.message_timeout.is_zero(), more_than_0),
             ("write_stall_timeout", self.write_stall_timeout.is_zero(), more_than_0),
             ("close_timeout", self.close_timeout.is_zero(), more_than_0),
             ("tick", self.tick < Duration::from_millis(1), at_least_1_ms),

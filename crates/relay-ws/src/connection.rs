@@ -16,6 +16,7 @@
 mod client;
 mod closing;
 mod end;
+mod held_memory;
 mod link;
 mod message_handler;
 mod pending;
@@ -30,6 +31,7 @@ use relay_core::{ConnectionId, DocumentId, Monotonic, StreamError};
 
 use self::closing::Closing;
 use self::end::End;
+use self::held_memory::{HeldBytes, HeldMemory};
 use self::link::Link;
 use self::message_handler::MessageHandler;
 use self::reader::Reader;
@@ -59,13 +61,14 @@ pub(crate) struct Connection {
     drain_at: Option<Monotonic>,
     /// Set once the connection is being closed.
     closing: Option<Closing>,
+    memory: HeldMemory,
     wakeup: Arc<ShardWakeup>,
     _permit: ConnectionPermit,
 }
 
 impl Connection {
     pub(crate) fn new(new: NewConnection, deps: Arc<ShardDeps>, wakeup: Arc<ShardWakeup>) -> Self {
-        let NewConnection { socket, identity, protocol, deflate, permit } = new;
+        let NewConnection { socket, identity, protocol, deflate, permit, memory } = new;
         let now = deps.parts.clock.monotonic();
         Self {
             link: Link::new(socket, deflate),
@@ -73,6 +76,7 @@ impl Connection {
             handler: MessageHandler::new(protocol, identity, deps),
             drain_at: None,
             closing: None,
+            memory: HeldMemory::new(&memory),
             wakeup,
             _permit: permit,
         }
@@ -85,7 +89,8 @@ impl Connection {
         let waker = Waker::from(Arc::clone(&self.wakeup));
         let cx = &mut Context::from_waker(&waker);
         if self.closing.is_none() {
-            let end = match self.run_io(shard, scratch, cx).and_then(|()| self.check_deadlines(shard)) {
+            let polled = self.run_io(shard, scratch, cx).and_then(|()| self.check_deadlines(shard));
+            let end = match polled.and_then(|()| self.reserve_memory(shard)) {
                 Ok(()) => return Poll::Pending,
                 Err(end) => end,
             };
@@ -93,11 +98,17 @@ impl Connection {
             // The closing handshake follows. The client is in no room from here on.
             self.handler.end(end.leave_reason(), shard);
             self.closing = Closing::begin(end, shard);
+            if self.closing.is_some_and(|closing| !closing.awaits_close()) {
+                self.reader.discard();
+            }
         }
-        match &self.closing {
+        let polled = match &self.closing {
             Some(closing) => closing.poll(&mut self.link, &mut self.reader, shard, scratch, cx),
             None => Poll::Ready(()),
-        }
+        };
+        // Most is given back; the rest is the close message and a part of one message.
+        let _ = self.memory.reserve(self.held_bytes());
+        polled
     }
 
     /// Writes a batch of a room. With compression, `deflater` compresses it.
@@ -150,8 +161,13 @@ impl Connection {
             return closing.deadline;
         }
         let stale_at = self.reader.stale_at(config);
-        let others = [self.link.stalled_at(config), self.drain_at];
+        let others = [self.link.stalled_at(config), self.reader.message_due_at(config), self.drain_at];
         others.into_iter().flatten().fold(stale_at, Monotonic::min)
+    }
+
+    /// True while the socket takes no bytes.
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.link.is_stalled()
     }
 
     /// The id of the connection.
@@ -274,6 +290,7 @@ impl Connection {
             }
             self.reader.keep(input);
         }
+        self.reader.note_partial(shard.now);
         Ok(count > 0 || handled_deferred)
     }
 
@@ -301,6 +318,30 @@ impl Connection {
         }
         if shard.now >= self.reader.stale_at(config) && self.may_read(shard) {
             return Err(End::Close(CloseReason::Stale));
+        }
+        if self.reader.message_due_at(config).is_some_and(|at| shard.now >= at) && self.may_read(shard) {
+            return Err(End::Close(CloseReason::SlowMessage));
+        }
+        Ok(())
+    }
+
+    fn held_bytes(&self) -> HeldBytes {
+        HeldBytes {
+            messages: self.reader.held_bytes(),
+            requests: self.handler.pending_bytes(),
+            outgoing: self.link.owned_bytes(),
+        }
+    }
+
+    /// Reserves the memory that the connection holds. Returns the end of a connection whose share is used up, and of one that
+    /// does not read while the memory for all is used up.
+    fn reserve_memory(&mut self, shard: &ShardContext<'_>) -> Result<(), End> {
+        if let Err(error) = self.memory.reserve(self.held_bytes()) {
+            tracing::debug!(connection = %self.id(), %error, "a connection holds too much");
+            return Err(End::Close(CloseReason::TooMuchMemory));
+        }
+        if self.is_stalled() && shard.deps.parts.memory.total().is_over() {
+            return Err(End::Close(CloseReason::TooSlow));
         }
         Ok(())
     }

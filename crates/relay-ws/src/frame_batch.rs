@@ -1,6 +1,8 @@
-//! [`FrameBatch`]: the next messages of a room, encoded once for all members.
+//! [`FrameBatch`]: the next messages of a room, encoded once for all members. The bytes count to the total memory until the
+//! last member's socket has them.
 
 use bytes::Bytes;
+use relay_core::{MemoryPurpose, MemoryShare};
 
 use crate::codec::Frame;
 use crate::frame_writer::op_code;
@@ -13,15 +15,18 @@ pub(crate) struct FrameBatch {
     plain: Bytes,
     /// The compressed forms. Nearly all clients have the same parameters, so the list is short.
     deflated: Vec<(DeflateParams, Bytes)>,
+    memory: MemoryShare,
 }
 
 impl FrameBatch {
-    pub(crate) fn new(frames: Vec<Frame>) -> Self {
+    /// A batch of `frames`, which is charged to `memory`.
+    pub(crate) fn new(frames: Vec<Frame>, memory: MemoryShare) -> Self {
         let mut plain = Vec::with_capacity(frames.iter().map(|frame| frame.bytes().len() + 10).sum());
         for frame in &frames {
             framing::encode(&mut plain, op_code(frame), frame.bytes());
         }
-        Self { frames, plain: plain.into(), deflated: Vec::new() }
+        let plain = memory.charged_bytes(MemoryPurpose::Outgoing, plain.into());
+        Self { frames, plain, deflated: Vec::new(), memory }
     }
 
     /// The number of messages.
@@ -38,7 +43,9 @@ impl FrameBatch {
             for frame in &self.frames {
                 deflater.encode(params, op_code(frame), frame.bytes(), &mut bytes);
             }
-            self.deflated.push((params, bytes.into()));
+            bytes.shrink_to_fit();
+            let bytes = self.memory.charged_bytes(MemoryPurpose::Outgoing, bytes.into());
+            self.deflated.push((params, bytes));
             self.deflated.len() - 1
         });
         &self.deflated[index].1

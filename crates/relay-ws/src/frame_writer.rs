@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::codec::Frame;
 use crate::framing::{self, DeflateParams, Deflater, OpCode};
-use crate::send_queue::SendQueue;
+use crate::send_queue::{Holder, SendQueue};
 use crate::socket::Socket;
 
 /// The size in bytes from which a message is shared with the queue instead of copied into the buffer.
@@ -40,10 +40,11 @@ impl FrameWriter {
         self.buffer.len()
     }
 
-    /// Writes a message behind the bytes in `queue`. With `deflate` it is compressed.
+    /// Writes a message of `holder` behind the bytes in `queue`. With `deflate` it is compressed.
     pub(crate) fn write(
         &mut self,
         frame: &Frame,
+        holder: Holder,
         deflate: Option<(DeflateParams, &mut Deflater)>,
         queue: &mut SendQueue,
     ) {
@@ -55,7 +56,7 @@ impl FrameWriter {
         } else {
             framing::encode_header(&mut self.buffer, op_code, bytes.len());
             self.flush_to(queue);
-            queue.push(bytes.clone());
+            queue.push(bytes.clone(), holder);
         }
     }
 
@@ -80,7 +81,7 @@ impl FrameWriter {
     /// Moves all messages into `queue`.
     pub(crate) fn flush_to(&mut self, queue: &mut SendQueue) {
         if !self.buffer.is_empty() {
-            queue.push(Bytes::copy_from_slice(&self.buffer));
+            queue.push(Bytes::copy_from_slice(&self.buffer), Holder::Connection);
             self.buffer.clear();
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use relay_core::{Clock, Commands, EventSink, EventSource, Presence};
+use relay_core::{Clock, Commands, EventSink, EventSource, MemoryBudget, Presence};
 use relay_tasks::Supervisor;
 
 /// The parts that a [`WsServer`](crate::WsServer) works with.
@@ -21,12 +21,14 @@ pub struct WsParts {
     pub clock: Arc<dyn Clock>,
     /// The owner of the server's tasks.
     pub supervisor: Supervisor,
+    /// The budget of the memory that connections hold.
+    pub memory: MemoryBudget,
 }
 
 impl WsParts {
-    /// The parts of a server without presence and without commands.
+    /// The parts of a server without presence and without commands, and with a budget of its own with the default limits.
     pub fn new(sink: Arc<dyn EventSink>, source: Arc<dyn EventSource>, clock: Arc<dyn Clock>) -> Self {
-        let (presence, commands, supervisor) = Default::default();
-        Self { sink, source, presence, commands, clock, supervisor }
+        let (presence, commands, supervisor, memory) = Default::default();
+        Self { sink, source, presence, commands, clock, supervisor, memory }
     }
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use relay_core::{Clock, DocumentId, Monotonic, StreamError};
+use relay_core::{Clock, DocumentId, MemoryShare, Monotonic, StreamError};
 use slab::Slab;
 
 use crate::codec;
@@ -117,15 +117,16 @@ impl Room {
     }
 
     /// Returns the next thing to do. A batch has at most `max_messages`, and ends with the message at which it reaches
-    /// `max_bytes`.
+    /// `max_bytes`. It is charged to `memory`.
     pub(crate) fn next_event(
         &mut self,
         cx: &mut Context<'_>,
         max_messages: usize,
         max_bytes: usize,
+        memory: &MemoryShare,
     ) -> RoomEvent {
         if self.sending.is_none() && self.ended.is_none() {
-            self.fill_batch(cx, max_messages, max_bytes);
+            self.fill_batch(cx, max_messages, max_bytes, memory);
         }
         if self.sending.is_some() {
             return RoomEvent::Batch;
@@ -165,7 +166,13 @@ impl Room {
     }
 
     /// Makes a batch of the stream's next items, if there are any.
-    fn fill_batch(&mut self, cx: &mut Context<'_>, max_messages: usize, max_bytes: usize) {
+    fn fill_batch(
+        &mut self,
+        cx: &mut Context<'_>,
+        max_messages: usize,
+        max_bytes: usize,
+        memory: &MemoryShare,
+    ) {
         let (mut frames, mut bytes, mut caught_up) = (Vec::new(), 0, false);
         while frames.len() < max_messages && bytes < max_bytes {
             match self.stream.poll_next(cx) {
@@ -190,7 +197,7 @@ impl Room {
             self.woken_at = woken_at;
         }
         if !frames.is_empty() {
-            let batch = FrameBatch::new(frames);
+            let batch = FrameBatch::new(frames, memory.clone());
             self.sending = Some(Sending { batch, next: 0, end: self.members.slots(), woken_at });
         }
     }

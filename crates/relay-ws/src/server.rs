@@ -8,7 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use relay_core::{Clock, ConfigError, ConnectionId, DocumentId, EventSink, EventSource, UserId};
+use relay_core::{
+    Clock, ConfigError, ConnectionId, DocumentId, EventSink, EventSource, MemoryBudget, MemoryShare, UserId,
+};
 use relay_metrics::{LatencyStats, LatencyWindow, Merge};
 use relay_tasks::{TaskGroup, TaskName};
 use tokio::sync::oneshot;
@@ -46,6 +48,7 @@ pub struct WsServer {
 struct Inner {
     config: Arc<WsConfig>,
     clock: Arc<dyn Clock>,
+    memory: MemoryBudget,
     admissions: Admissions,
     membership_counts: Arc<MembershipCounts>,
     shards: Vec<ShardHandle>,
@@ -125,6 +128,7 @@ impl WsServer {
             admissions: Admissions::new(&config),
             config,
             clock: parts.clock,
+            memory: parts.memory,
             membership_counts,
             turn: AtomicUsize::new(0),
             counters: Counters::default(),
@@ -191,7 +195,8 @@ impl WsServer {
                 .map_err(|error| Rejection::bad_request(error.to_string()))?,
         };
         let identity = Identity { connection, user };
-        let serving = self.serve(upgrade, identity, protocol, accepted.deflate(), admitted.permit);
+        let memory = inner.memory.connection(address);
+        let serving = self.serve(upgrade, identity, protocol, accepted.deflate(), admitted.permit, memory);
         let until = inner.cut_off.clone();
         drop(inner.upgrades.spawn(UPGRADE, async move { until.run_until_cancelled_owned(serving).await }));
         Ok(accepted.response())
@@ -205,12 +210,14 @@ impl WsServer {
         protocol: Protocol,
         deflate: Option<DeflateParams>,
         permit: ConnectionPermit,
+        memory: MemoryShare,
     ) -> impl Future<Output = ()> + Send + 'static {
         let inner = Arc::clone(&self.inner);
         async move {
             match tokio::time::timeout(inner.config.handshake_timeout, upgrade.socket()).await {
                 Ok(Ok(socket)) => {
-                    let new_connection = NewConnection { socket, identity, protocol, deflate, permit };
+                    let new_connection =
+                        NewConnection { socket, identity, protocol, deflate, permit, memory };
                     let turn = inner.turn.fetch_add(1, Ordering::Relaxed) % inner.shards.len();
                     inner.shards[turn].queue.submit(ShardRequest::Serve(Box::new(new_connection)));
                 }

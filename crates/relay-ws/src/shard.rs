@@ -155,6 +155,11 @@ impl Shard {
                 }
             }
             self.due = due;
+            if self.resources.deps.parts.memory.total().is_over() {
+                // Connections that do not read give way.
+                let stalled = self.connections.iter().filter(|(_, task)| task.connection.is_stalled());
+                self.ready.extend(stalled.map(|(key, _)| TaskId::Connection(key)));
+            }
         }
     }
 
@@ -232,7 +237,9 @@ impl Shard {
         while budget > 0 {
             let Some(room) = self.resources.rooms.get_mut(id) else { return budget };
             let max_bytes = self.resources.deps.config.write_buffer_bytes;
-            let event = catch_unwind(AssertUnwindSafe(|| room.next_event(cx, MAX_BATCH_MESSAGES, max_bytes)));
+            let memory = self.resources.deps.parts.memory.total();
+            let event =
+                catch_unwind(AssertUnwindSafe(|| room.next_event(cx, MAX_BATCH_MESSAGES, max_bytes, memory)));
             match event {
                 Ok(RoomEvent::Batch) => budget -= self.deliver(id, budget, now).max(1),
                 Ok(RoomEvent::Idle(waiters)) => {

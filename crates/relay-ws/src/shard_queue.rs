@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use relay_core::{ConnectionId, DocumentId};
+use relay_core::{ConnectionId, DocumentId, MemoryShare};
 use tokio::sync::oneshot;
 
 use crate::connection_limiter::ConnectionPermit;
@@ -42,4 +42,6 @@ pub(crate) struct NewConnection {
     /// The compression of the server's messages; `None` without compression.
     pub(crate) deflate: Option<DeflateParams>,
     pub(crate) permit: ConnectionPermit,
+    /// The connection's share of memory.
+    pub(crate) memory: MemoryShare,
 }

@@ -34,6 +34,19 @@ pub enum ClientPayload<'a> {
 }
 
 impl ClientPayload<'_> {
+    /// The size of the content in bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Json(raw) => raw.get().len(),
+            Self::Binary(bytes) => bytes.len(),
+        }
+    }
+
+    /// True when the content has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Copies the content into the payload of an event. The payload does not keep the whole message in memory.
     pub fn to_payload(self) -> Payload {
         match self {

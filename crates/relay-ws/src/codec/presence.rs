@@ -27,7 +27,7 @@ pub fn encode_presence(document: &DocumentId, change: &PresenceChange) -> Frame 
     Frame::Text(match change {
         PresenceChange::Snapshot(snapshot) => snapshot
             .encodings
-            .get_or_encode(format, || message("presence_state", &encode_participants(snapshot))),
+            .get_or_encode(format, || message("presence_state", users_json(&snapshot.entries).as_bytes())),
         PresenceChange::Diff(diff) => {
             diff.encodings.get_or_encode(format, || message("presence_diff", diff_json(diff).as_bytes()))
         }

@@ -31,6 +31,7 @@ impl Client {
         topic: TopicRef,
         reference: Option<&str>,
         request: JoinRequest,
+        bytes: usize,
     ) -> BoxFuture<'static, JoinResult> {
         let parts = &self.deps.parts;
         let source = Arc::clone(&parts.source);
@@ -57,7 +58,7 @@ impl Client {
                 Ok(Subscribed { ack, events, joined })
             };
             let result = outcome.await;
-            JoinResult { topic, reference, result }
+            JoinResult { topic, reference, result, bytes }
         };
         join.boxed()
     }
@@ -68,10 +69,10 @@ impl Client {
         topic: TopicRef,
         reference: Option<&str>,
         draft: CheckedDraft,
+        bytes: usize,
     ) -> BoxFuture<'static, ReadyReply> {
         let (sink, counters) = (Arc::clone(&self.deps.parts.sink), Arc::clone(&self.deps.counters));
         let reference: Option<Arc<str>> = reference.map(Arc::from);
-        let published_bytes = draft.payload.len();
         let publish = async move {
             let result = sink.publish(draft).await;
             let topic_name = topic.name();
@@ -88,7 +89,7 @@ impl Client {
                     to.error(&error)
                 }
             };
-            ReadyReply { frame, published_bytes }
+            ReadyReply { frame, bytes }
         };
         publish.boxed()
     }
@@ -100,14 +101,20 @@ impl Client {
         reference: Option<&str>,
         name: String,
         arguments: JsonText,
+        bytes: usize,
     ) -> BoxFuture<'static, ReadyReply> {
         let commands = Arc::clone(&self.deps.parts.commands);
         let counters = Arc::clone(&self.deps.counters);
         let membership = self.membership(&topic.document);
         let reference: Option<Arc<str>> = reference.map(Arc::from);
         let command = async move {
-            let mut arguments = serde_json::Deserializer::from_str(arguments.as_str());
-            let outcome = match commands.run(&name, &membership, &mut arguments) {
+            let running = {
+                let mut arguments = serde_json::Deserializer::from_str(arguments.as_str());
+                commands.run(&name, &membership, &mut arguments)
+            };
+            // A command that waits does not keep the text of its arguments.
+            drop(arguments);
+            let outcome = match running {
                 Some(running) => running.await.map_err(|error| {
                     refusal::log_failure(&name, &topic.document, error.code, &error);
                     ErrorBody::from(&error)
@@ -126,7 +133,7 @@ impl Client {
                     to.error(&error)
                 }
             };
-            ReadyReply { frame, published_bytes: 0 }
+            ReadyReply { frame, bytes }
         };
         command.boxed()
     }

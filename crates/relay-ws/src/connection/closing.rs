@@ -53,6 +53,11 @@ impl Closing {
         Some(Self { deadline: shard.now + shard.deps.config.close_timeout, phase })
     }
 
+    /// True when the client's messages are read until its close message.
+    pub(super) fn awaits_close(&self) -> bool {
+        self.phase == ClosePhase::AwaitClose
+    }
+
     /// Continues the closing handshake. Ready when the socket can be dropped.
     pub(super) fn poll(
         &self,

@@ -12,7 +12,7 @@ use crate::frame_batch::FrameBatch;
 use crate::frame_writer::FrameWriter;
 use crate::framing::{DeflateParams, Deflater};
 use crate::room::BatchWrite;
-use crate::send_queue::SendQueue;
+use crate::send_queue::{Holder, SendQueue};
 use crate::shard_context::{ShardContext, ShardDeps};
 use crate::socket::Socket;
 
@@ -47,12 +47,21 @@ impl Link {
         writer.flush_to(&mut self.queue);
     }
 
-    /// Writes a message behind the others.
+    /// Writes a message of this connection alone behind the others.
     pub(super) fn send(&mut self, frame: &Frame, shard: &mut ShardContext<'_>) {
+        self.write(frame, Holder::Connection, shard);
+    }
+
+    /// Writes a message behind the others whose bytes other connections share. They are accounted for where they were made.
+    pub(super) fn send_shared(&mut self, frame: &Frame, shard: &mut ShardContext<'_>) {
+        self.write(frame, Holder::Shared, shard);
+    }
+
+    fn write(&mut self, frame: &Frame, holder: Holder, shard: &mut ShardContext<'_>) {
         self.messages_out += 1;
         shard.deps.counters.messages_out.increment();
         let deflate = self.deflate.map(|params| (params, &mut *shard.deflater));
-        shard.writer.write(frame, deflate, &mut self.queue);
+        shard.writer.write(frame, holder, deflate, &mut self.queue);
     }
 
     /// Writes as much as the socket takes. Ready when the socket has all bytes.
@@ -114,7 +123,7 @@ impl Link {
             }
             return BatchWrite::Done;
         }
-        self.queue.push(bytes.slice(taken..));
+        self.queue.push(bytes.slice(taken..), Holder::Shared);
         self.record_stall(now);
         self.slow += 1;
         counters.slow.increment();
@@ -141,6 +150,16 @@ impl Link {
     /// The bytes that wait for the socket. Messages that are not flushed yet are not among them.
     pub(super) fn queued_bytes(&self) -> usize {
         self.queue.bytes()
+    }
+
+    /// Those of the waiting bytes that are not shared with other connections.
+    pub(super) fn owned_bytes(&self) -> usize {
+        self.queue.owned_bytes()
+    }
+
+    /// True while the socket takes no bytes.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stall.is_some()
     }
 
     pub(super) fn messages_out(&self) -> u64 {

@@ -13,7 +13,7 @@ use super::client::Client;
 use super::end::End;
 use super::link::Link;
 use super::pending::{
-    Abandoned, Completed, Deferred, JoinResult, Pending, ReadyReply, RequestRef, Subscribed,
+    Abandoned, Completed, Deferred, JoinResult, OPERATION_BYTES, Pending, ReadyReply, RequestRef, Subscribed,
 };
 use super::reply::{Empty, ReplyTo};
 use crate::close::CloseReason;
@@ -127,15 +127,20 @@ impl MessageHandler {
         match item {
             StreamItem::Event(event) => {
                 shard.deps.counters.deliveries.increment();
-                link.send(&codec::encode_broadcast(&event), shard);
+                link.send_shared(&codec::encode_broadcast(&event), shard);
             }
             StreamItem::Presence(change) => {
                 let document = &self.topics.at(index).id.document;
-                link.send(&codec::encode_presence(document, &change), shard);
+                link.send_shared(&codec::encode_presence(document, &change), shard);
             }
             StreamItem::Ended(cause) => self.topic_ended(index, cause.as_ref(), link, shard),
         }
         true
+    }
+
+    /// The bytes of the pending operations.
+    pub(super) fn pending_bytes(&self) -> usize {
+        self.pending.bytes()
     }
 
     /// True while operations are pending.
@@ -279,8 +284,9 @@ impl MessageHandler {
                     self.leave_topic(&replaced, LeaveReason::Lost, shard);
                 }
                 let to = RequestRef { topic: topic.clone(), reference: reference_of(message) };
-                let join = self.client.join(topic, message.reference.as_deref(), *request);
-                self.pending.push_join(join, to);
+                let bytes = OPERATION_BYTES + message.payload.len();
+                let join = self.client.join(topic, message.reference.as_deref(), *request, bytes);
+                self.pending.push_join(join, to, bytes);
             }
             Action::Leave { closed } => {
                 self.reply_in_order(ReplyTo::message(message).ok(&Empty {}), link, shard);
@@ -302,7 +308,7 @@ impl MessageHandler {
     }
 
     fn finish_join(&mut self, join: JoinResult, link: &mut Link, shard: &mut ShardContext<'_>) {
-        let JoinResult { topic, reference, result } = join;
+        let JoinResult { topic, reference, result, .. } = join;
         let topic_name = topic.name();
         let to = topic.reply_to(&topic_name, reference.as_deref());
         match result {
@@ -336,8 +342,8 @@ impl MessageHandler {
         shard: &mut ShardContext<'_>,
         cx: &mut Context<'_>,
     ) {
-        let bytes = draft.payload.len();
-        let mut publish = self.client.publish(topic, reference, draft);
+        let bytes = OPERATION_BYTES + draft.approx_bytes();
+        let mut publish = self.client.publish(topic, reference, draft, bytes);
         // The first poll puts the draft into the sink's queue, behind the drafts of the pushes before it.
         match publish.poll_unpin(cx) {
             Poll::Pending => self.pending.push_publish(publish, bytes),
@@ -355,12 +361,13 @@ impl MessageHandler {
         cx: &mut Context<'_>,
     ) {
         let (reference, name) = (message.reference.as_deref(), message.event.as_ref().to_owned());
-        let mut command = self.client.command(topic.clone(), reference, name, arguments);
+        let bytes = OPERATION_BYTES + arguments.as_bytes().len();
+        let mut command = self.client.command(topic.clone(), reference, name, arguments, bytes);
         match command.poll_unpin(cx) {
             Poll::Ready(ReadyReply { frame, .. }) => self.reply_in_order(frame, link, shard),
             Poll::Pending => {
                 let to = RequestRef { topic, reference: reference_of(message) };
-                self.pending.push_command(command, to);
+                self.pending.push_command(command, to, bytes);
             }
         }
     }

@@ -27,8 +27,8 @@ struct Operations {
     replies: FuturesOrdered<BoxFuture<'static, ReadyReply>>,
     /// Commands that wait, for instance for a lock. They may take long, so their replies keep no order.
     commands: FuturesUnordered<Operation<ReadyReply>>,
-    /// The bytes of the payloads that are being published.
-    publishing_bytes: usize,
+    /// The bytes of all of them.
+    bytes: usize,
     deferred: Option<Deferred>,
 }
 
@@ -67,11 +67,23 @@ pub(super) enum Deferred {
     Binary(Vec<u8>),
 }
 
+impl Deferred {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Binary(bytes) => bytes.len(),
+        }
+    }
+}
+
+/// The bytes that an operation takes beside its content, roughly.
+pub(super) const OPERATION_BYTES: usize = 1024;
+
 /// A reply that is complete.
 pub(super) struct ReadyReply {
     pub(super) frame: Frame,
-    /// The bytes of the payload that was published; 0 for other replies.
-    pub(super) published_bytes: usize,
+    /// The bytes with which its operation was added.
+    pub(super) bytes: usize,
 }
 
 /// The outcome of a join.
@@ -79,6 +91,8 @@ pub(super) struct JoinResult {
     pub(super) topic: TopicRef,
     pub(super) reference: Option<Arc<str>>,
     pub(super) result: Result<Subscribed, ErrorBody>,
+    /// The bytes with which the join was added.
+    pub(super) bytes: usize,
 }
 
 /// The parts of a join that succeeded.
@@ -116,30 +130,52 @@ impl Pending {
         self.0.as_ref().is_none_or(|operations| {
             operations.deferred.is_none()
                 && operations.count() < config.max_pending_pushes
-                && operations.publishing_bytes < config.max_pending_push_bytes
+                && operations.bytes < config.max_pending_push_bytes
         })
     }
 
-    /// Adds a join, which answers `request`.
-    pub(super) fn push_join(&mut self, join: BoxFuture<'static, JoinResult>, request: RequestRef) {
-        self.operations().joins.push(Operation { future: join, request });
+    /// The bytes of all operations and of the deferred message.
+    pub(super) fn bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |operations| {
+            operations.bytes + operations.deferred.as_ref().map_or(0, Deferred::bytes)
+        })
+    }
+
+    /// Adds a join of `bytes`, which answers `request`.
+    pub(super) fn push_join(
+        &mut self,
+        join: BoxFuture<'static, JoinResult>,
+        request: RequestRef,
+        bytes: usize,
+    ) {
+        let operations = self.operations();
+        operations.bytes += bytes;
+        operations.joins.push(Operation { future: join, request });
     }
 
     /// Adds a publish of `bytes`.
     pub(super) fn push_publish(&mut self, publish: BoxFuture<'static, ReadyReply>, bytes: usize) {
         let operations = self.operations();
-        operations.publishing_bytes += bytes;
+        operations.bytes += bytes;
         operations.replies.push_back(publish);
     }
 
-    /// Adds a command, which answers `request`.
-    pub(super) fn push_command(&mut self, command: BoxFuture<'static, ReadyReply>, request: RequestRef) {
-        self.operations().commands.push(Operation { future: command, request });
+    /// Adds a command of `bytes`, which answers `request`.
+    pub(super) fn push_command(
+        &mut self,
+        command: BoxFuture<'static, ReadyReply>,
+        request: RequestRef,
+        bytes: usize,
+    ) {
+        let operations = self.operations();
+        operations.bytes += bytes;
+        operations.commands.push(Operation { future: command, request });
     }
 
     /// Adds a complete reply behind the pending ones.
     pub(super) fn push_reply(&mut self, frame: Frame) {
-        self.operations().replies.push_back(ready(ReadyReply { frame, published_bytes: 0 }).boxed());
+        let bytes = OPERATION_BYTES + frame.bytes().len();
+        self.push_publish(ready(ReadyReply { frame, bytes }).boxed(), bytes);
     }
 
     /// Sets the deferred message.
@@ -162,7 +198,8 @@ impl Pending {
         completed
     }
 
-    /// Gives up joins, commands and the deferred message, and returns them. Publishes and replies stay.
+    /// Gives up joins, commands and the deferred message, and returns them. Publishes and replies stay. Nothing more is read, so
+    /// the bytes of the others need not be counted back.
     pub(super) fn stop(&mut self) -> Abandoned {
         let Some(operations) = &mut self.0 else { return Abandoned::default() };
         Abandoned {
@@ -198,14 +235,18 @@ impl Operations {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Option<Completed> {
         if let Poll::Ready(Some(reply)) = self.replies.poll_next_unpin(cx) {
-            self.publishing_bytes -= reply.published_bytes;
+            self.bytes -= reply.bytes;
             return Some(Completed::Reply(reply.frame));
         }
         if let Poll::Ready(Some(reply)) = self.commands.poll_next_unpin(cx) {
+            self.bytes -= reply.bytes;
             return Some(Completed::Reply(reply.frame));
         }
         match self.joins.poll_next_unpin(cx) {
-            Poll::Ready(Some(join)) => Some(Completed::Join(join)),
+            Poll::Ready(Some(join)) => {
+                self.bytes -= join.bytes;
+                Some(Completed::Join(join))
+            }
             Poll::Ready(None) | Poll::Pending => None,
         }
     }

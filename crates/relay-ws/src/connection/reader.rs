@@ -11,6 +11,8 @@ use crate::shard_context::ShardContext;
 pub(super) struct Reader {
     decoder: Decoder,
     last_received_at: Monotonic,
+    /// The number of the message that has arrived in part, and the moment of its first byte.
+    partial: Option<(u64, Monotonic)>,
     messages_in: u64,
 }
 
@@ -18,7 +20,7 @@ impl Reader {
     /// A reader of messages of at most `max_message_bytes`. With `compression` the client may compress them.
     pub(super) fn new(max_message_bytes: usize, compression: bool, now: Monotonic) -> Self {
         let decoder = Decoder::new(max_message_bytes, compression);
-        Self { decoder, last_received_at: now, messages_in: 0 }
+        Self { decoder, last_received_at: now, partial: None, messages_in: 0 }
     }
 
     /// Returns the next message, out of the carried-over bytes and `input`; see [`Decoder::next`].
@@ -42,9 +44,32 @@ impl Reader {
         self.decoder.keep(rest);
     }
 
+    /// Notes which message has arrived in part, for the time that it takes.
+    pub(super) fn note_partial(&mut self, now: Monotonic) {
+        self.partial = self.decoder.partial_message().map(|number| match self.partial {
+            Some((same, since)) if same == number => (number, since),
+            _ => (number, now),
+        });
+    }
+
+    /// The moment at which the message that has arrived in part takes too long.
+    pub(super) fn message_due_at(&self, config: &WsConfig) -> Option<Monotonic> {
+        self.partial.map(|(_, since)| since + config.message_timeout)
+    }
+
+    /// The bytes of the message that has arrived in part.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.decoder.held_bytes()
+    }
+
     /// True when the next message may be decoded without reading the socket.
     pub(super) fn has_carry_over(&self) -> bool {
         self.decoder.has_carry_over()
+    }
+
+    /// Gives up a message that has arrived in part, and all later ones.
+    pub(super) fn discard(&mut self) {
+        (self.decoder, self.partial) = (Decoder::default(), None);
     }
 
     /// Skips messages. Returns true at a close message, or at bytes that cannot be decoded.
@@ -58,9 +83,10 @@ impl Reader {
         }
     }
 
-    /// Restarts the time without a message at `now`.
+    /// Restarts the time without a message, and that of a message in part, at `now`.
     pub(super) fn reset_idle(&mut self, now: Monotonic) {
         self.last_received_at = now;
+        self.partial = self.partial.map(|(number, _)| (number, now));
     }
 
     /// The moment at which the client has been silent for too long.

@@ -69,6 +69,8 @@ struct Assembly {
     compression: bool,
     /// Set while a message has arrived in part.
     partial: Option<Box<PartialMessage>>,
+    /// The number of messages that have arrived in part.
+    partial_messages: u64,
     /// The message that was assembled last. The caller borrows it until the next call.
     assembled: Vec<u8>,
     has_failed: bool,
@@ -141,6 +143,23 @@ impl Decoder {
             self.carry_over.extend_from_slice(rest);
             self.needs_more = false;
         }
+    }
+
+    /// The number of the message that has arrived in part; `None` between messages.
+    pub fn partial_message(&self) -> Option<u64> {
+        match &self.assembly.partial {
+            Some(_) => Some(self.assembly.partial_messages),
+            None if self.needs_more && self.at < self.carry_over.len() => {
+                Some(self.assembly.partial_messages + 1)
+            }
+            None => None,
+        }
+    }
+
+    /// The bytes that the decoder holds in memory.
+    pub fn held_bytes(&self) -> usize {
+        let partial = self.assembly.partial.as_ref().map_or(0, |partial| partial.payload.capacity());
+        partial + self.assembly.assembled.capacity() + self.carry_over.capacity()
     }
 
     /// Returns true when [`Decoder::next`] may return a message without input. It is false after `next` has returned `None`.
@@ -271,6 +290,7 @@ impl Assembly {
         match (&mut self.partial, begins) {
             (Some(partial), None) => partial.frame = frame,
             (_, begins) => {
+                self.partial_messages += 1;
                 self.partial = Some(Box::new(PartialMessage {
                     is_text: matches!(begins, Some(OpCode::Data(Data::Text))),
                     is_compressed: header.is_compressed,
@@ -355,6 +375,10 @@ impl PartialMessage {
     fn take(&mut self, bytes: &mut [u8]) -> Result<usize, FramingError> {
         let Some(frame) = &mut self.frame else { return Ok(0) };
         let count = frame.left.min(bytes.len());
+        if self.payload.capacity() - self.payload.len() < count {
+            // It grows with what has arrived, and not past the end of the frame.
+            self.payload.reserve_exact(self.payload.len().clamp(count, frame.left));
+        }
         let bytes = &mut bytes[..count];
         unmask(bytes, frame.mask);
         frame.mask.rotate_left(count % 4);

@@ -165,6 +165,14 @@ impl Presence for Desk {
     }
 }
 
+/// The commands of a server where no `lock:acquire` is granted, and its presence.
+pub(crate) fn waiting_locks() -> (Arc<dyn Presence>, Commands) {
+    let desk = Desk(Arc::default());
+    let mut commands = Commands::default();
+    commands.register::<Acquire>(desk.clone()).unwrap();
+    (Arc::new(desk), commands)
+}
+
 async fn scene() -> (Server, Arc<Roster>) {
     let roster = Arc::new(Roster::default());
     let desk = Arc::new(Desk(Arc::clone(&roster)));

@@ -13,6 +13,7 @@ mod connecting;
 mod ending;
 mod framing;
 mod joining;
+mod memory;
 mod pushing;
 mod replies;
 mod support;

@@ -16,10 +16,10 @@ use parking_lot::Mutex;
 use relay_core::testing::ManualClock;
 use relay_core::{
     CheckedDraft, Clock, Commands, DocumentId, Epoch, Event, EventSink, EventSource, EventStream, Head,
-    LogError, Presence, PublishAck, PublishError, ReadLimit, Seq, StartPosition, StreamError, StreamPosition,
-    SubscribeAck, SubscribeError,
+    LogError, MemoryBudget, MemoryLimits, Presence, PublishAck, PublishError, ReadLimit, Seq, StartPosition,
+    StreamError, StreamPosition, SubscribeAck, SubscribeError,
 };
-use relay_ws::{WsConfig, WsParts, WsServer, WsStats};
+use relay_ws::{ClientAddress, WsConfig, WsParts, WsServer, WsStats};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -249,6 +249,7 @@ pub(crate) struct Server {
     pub(crate) feed: Arc<Feed>,
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) address: SocketAddr,
+    pub(crate) memory: MemoryBudget,
     _accepting: JoinSet<()>,
 }
 
@@ -273,15 +274,20 @@ impl Server {
         presence: Arc<dyn Presence>,
         commands: Commands,
     ) -> Self {
-        Self::build(config, |_| (), Some((presence, commands))).await
+        Self::build(config, MemoryLimits::default(), |_| (), Some((presence, commands))).await
     }
 
     pub(crate) async fn with_feed(config: WsConfig, adjust: impl FnOnce(&mut Feed)) -> Self {
-        Self::build(config, adjust, None).await
+        Self::build(config, MemoryLimits::default(), adjust, None).await
+    }
+
+    pub(crate) async fn with_memory(config: WsConfig, memory: MemoryLimits) -> Self {
+        Self::build(config, memory, |_| (), None).await
     }
 
     async fn build(
         config: WsConfig,
+        memory: MemoryLimits,
         adjust: impl FnOnce(&mut Feed),
         presence: Option<(Arc<dyn Presence>, Commands)>,
     ) -> Self {
@@ -296,6 +302,8 @@ impl Server {
             parts.presence = Some(presence);
             parts.commands = Arc::new(commands);
         }
+        let memory = MemoryBudget::new(memory);
+        parts.memory = memory.clone();
         let ws = WsServer::with_parts(config, parts).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -304,9 +312,10 @@ impl Server {
         accepting.spawn(async move {
             let mut serving = JoinSet::new();
             loop {
-                let (stream, _) = listener.accept().await.unwrap();
+                let (stream, peer) = listener.accept().await.unwrap();
                 let ws = upgrades.clone();
-                let service = service_fn(move |request| {
+                let service = service_fn(move |mut request: hyper::Request<_>| {
+                    request.extensions_mut().insert(ClientAddress(peer.ip()));
                     let ws = ws.clone();
                     async move { Ok::<_, std::convert::Infallible>(ws.upgrade(request).await) }
                 });
@@ -317,7 +326,7 @@ impl Server {
                 );
             }
         });
-        Self { ws, feed, clock, address, _accepting: accepting }
+        Self { ws, feed, clock, address, memory, _accepting: accepting }
     }
 
     pub(crate) async fn connect(&self, user: &str) -> Client {

@@ -1,0 +1,184 @@
+//! The bounds of connections in bytes: what clients send and do not read counts, and ends the connection that holds too much.
+
+use std::time::Duration;
+
+use relay_core::{MemoryBudget, MemoryLimits, MemoryPurpose, Metadata, ShareKind};
+use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+
+use crate::attending::waiting_locks;
+use crate::support::{Client, Server, edit, quick};
+
+const KIB: usize = 1024;
+
+/// Sends the first fragment of a text, which has `bytes`.
+async fn begin_message(client: &mut Client, bytes: usize) {
+    let frame = Frame::message(vec![b'x'; bytes], OpCode::Data(Data::Text), false);
+    client.send_raw(Message::Frame(frame)).await;
+}
+
+/// Waits until `wanted` is true of the budget.
+async fn until(memory: &MemoryBudget, what: &str, wanted: impl Fn(&MemoryBudget) -> bool) {
+    let waiting = async {
+        while !wanted(memory) {
+            tokio::task::yield_now().await;
+        }
+    };
+    let outcome = tokio::time::timeout(Duration::from_secs(20), waiting).await;
+    assert!(outcome.is_ok(), "{what}: {memory:?}");
+}
+
+#[tokio::test]
+async fn messages_that_arrive_in_part_count_to_the_address_and_are_given_back() {
+    let mut limits = MemoryLimits::default();
+    limits.max_address_bytes = 1024 * KIB;
+    limits.max_connection_bytes = 400 * KIB;
+    let server = Server::with_memory(quick(), limits).await;
+    let mut clients = Vec::new();
+    for number in 1..=3 {
+        let mut client = server.connect("ada").await;
+        begin_message(&mut client, 300 * KIB).await;
+        until(&server.memory, "the bytes count", |memory| {
+            memory.held(MemoryPurpose::Messages) >= number * 300 * KIB
+        })
+        .await;
+        clients.push(client);
+    }
+    let mut fourth = server.connect("ada").await;
+    begin_message(&mut fourth, 300 * KIB).await;
+    assert_eq!(fourth.closed().await, 1013);
+    assert_eq!(server.memory.refusals(ShareKind::Address), 1);
+    assert!(server.memory.total().used() <= 1024 * KIB);
+    let mut large = server.connect("ben").await;
+    drop(clients);
+    until(&server.memory, "nothing is left", |memory| memory.total().used() == 0).await;
+    begin_message(&mut large, 401 * KIB).await;
+    assert_eq!(large.closed().await, 1013);
+    assert_eq!(server.memory.refusals(ShareKind::Connection), 1);
+}
+
+#[tokio::test]
+async fn a_message_has_a_time_as_a_whole_that_other_frames_do_not_prolong() {
+    let server = Server::start().await;
+    let (mut slow, mut other) = (server.connect("slow").await, server.connect("other").await);
+    begin_message(&mut slow, 10).await;
+    until(&server.memory, "the message begins", |memory| memory.held(MemoryPurpose::Messages) > 0).await;
+    for seconds in [20, 9] {
+        server.clock.advance(Duration::from_secs(seconds));
+        slow.send_raw(Message::Ping(vec![1].into())).await;
+        assert!(matches!(slow.receive().await, Message::Pong(_)));
+        let more = Frame::message(vec![b'x'; 10], OpCode::Data(Data::Continue), false);
+        slow.send_raw(Message::Frame(more)).await;
+        other.is_alive().await;
+    }
+    server.clock.advance(Duration::from_secs(1));
+    assert_eq!(slow.closed().await, 1008);
+    other.is_alive().await;
+}
+
+#[tokio::test]
+async fn a_message_that_is_whole_in_time_leaves_the_next_one_its_own_time() {
+    let server = Server::start().await;
+    let mut ada = server.connect("ada").await;
+    for _ in 0..3 {
+        let heartbeat = json!([null, "1", "phoenix", "heartbeat", {}]).to_string();
+        let (begin, end) = heartbeat.split_at(10);
+        let begin = Frame::message(begin.to_owned(), OpCode::Data(Data::Text), false);
+        ada.send_raw(Message::Frame(begin)).await;
+        until(&server.memory, "the message begins", |memory| memory.held(MemoryPurpose::Messages) > 0).await;
+        server.clock.advance(Duration::from_secs(20));
+        let end = Frame::message(end.to_owned(), OpCode::Data(Data::Continue), true);
+        ada.send_raw(Message::Frame(end)).await;
+        assert_eq!(ada.reply("1").await["status"], "ok");
+    }
+}
+
+#[tokio::test]
+async fn commands_that_wait_are_bounded_in_bytes() {
+    let (presence, commands) = waiting_locks();
+    let server = Server::with_presence(quick(), presence, commands).await;
+    let mut ada = server.connect("ada").await;
+    ada.join_as("1", "document:notes", json!({})).await;
+    let before = server.ws.stats().messages_in;
+    // More than the server reads, so that the socket is full at some time.
+    let sending = async {
+        for number in 0..200 {
+            let arguments = json!({"x": "y".repeat(100 * KIB)});
+            ada.send(json!(["1", number.to_string(), "document:notes", "lock:acquire", arguments])).await;
+        }
+    };
+    let full =
+        until(&server.memory, "requests wait", |memory| memory.held(MemoryPurpose::Requests) >= 1024 * KIB);
+    tokio::select! {
+        () = sending => panic!("all were read"),
+        () = full => {}
+    }
+    let held = server.memory.held(MemoryPurpose::Requests);
+    assert!(held <= (1024 + 102) * KIB, "{held}");
+    assert!(server.ws.stats().messages_in - before <= 11);
+}
+
+#[tokio::test]
+async fn metadata_counts_among_the_bytes_of_unanswered_pushes() {
+    let server = Server::start().await;
+    let mut ada = server.connect("ada").await;
+    ada.join_as("1", "document:notes", json!({})).await;
+    server.feed.hold();
+    let metadata: serde_json::Map<_, _> =
+        (0..32).map(|entry| (format!("key {entry}"), json!("x".repeat(Metadata::MAX_VALUE_BYTES)))).collect();
+    for number in 0..100 {
+        let draft = json!({"kind": "x-note", "payload": 1, "metadata": metadata});
+        ada.send(json!(["1", number.to_string(), "document:notes", "publish", draft])).await;
+    }
+    until(&server.memory, "pushes wait", |memory| memory.held(MemoryPurpose::Requests) >= 1024 * KIB).await;
+    let held = server.memory.held(MemoryPurpose::Requests);
+    assert!(held <= (1024 + 40) * KIB, "{held}");
+    assert!(server.feed.count("notes") < 40);
+    server.feed.release();
+    ada.reply("99").await;
+}
+
+#[tokio::test]
+async fn members_that_do_not_read_share_one_copy_of_what_waits_for_them() {
+    let mut config = quick();
+    config.shards = Some(1);
+    let server = Server::with(config).await;
+    let mut writer = server.connect("writer").await;
+    writer.join_as("1", "document:notes", json!({})).await;
+    let mut slow = Vec::new();
+    for _ in 0..20 {
+        let mut client = server.connect_narrow("slow").await;
+        client.join("document:notes", json!({})).await;
+        slow.push(client);
+    }
+    // One event does not fit into any of their sockets.
+    let large = edit(&"x".repeat(1000 * KIB));
+    let mut published = 0;
+    while server.ws.stats().slow < 20 {
+        writer.push("1", "document:notes", "document.edited", large.clone()).await;
+        published += 1;
+        assert!(published < 20, "{:?}", server.ws.stats());
+    }
+    let held = server.memory.held(MemoryPurpose::Outgoing);
+    assert!(held >= 1000 * KIB && held <= published * 1001 * KIB, "{held} after {published}");
+}
+
+#[tokio::test]
+async fn when_all_memory_is_used_up_the_connections_that_do_not_read_give_way() {
+    let server = Server::start().await;
+    let (mut slow, mut writer) = (server.connect_narrow("slow").await, server.connect("writer").await);
+    slow.join("document:notes", json!({})).await;
+    writer.join_as("1", "document:notes", json!({})).await;
+    let large = edit(&"x".repeat(1000 * KIB));
+    while server.ws.stats().slow == 0 {
+        writer.push("1", "document:notes", "document.edited", large.clone()).await;
+    }
+    writer.is_alive().await;
+    assert_eq!(server.ws.stats().closed.get(&1013), None);
+    let total = server.memory.total();
+    let _cache = total.charge(MemoryPurpose::Events, total.limit());
+    server.until("the slow one is closed", |stats| stats.closed.get(&1013) == Some(&1)).await;
+    writer.is_alive().await;
+}
