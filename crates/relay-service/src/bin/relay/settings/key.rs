@@ -157,11 +157,13 @@ keys! {
     "ws.max_pending_pushes" => ws.max_pending_pushes,
         "The most unanswered pushes of one connection. With so many nothing more is read from it.";
     "ws.max_pending_push_bytes" => ws.max_pending_push_bytes,
-        "The most bytes of these pushes.";
+        "The most bytes of these pushes, with metadata and arguments.";
     "ws.write_buffer_bytes" => ws.write_buffer_bytes,
         "The bytes that are written to a socket at once. A slow connection holds about as much.";
     "ws.stale_after" => ws.stale_after,
         "The silence after which a connection is closed with 1001.";
+    "ws.message_timeout" => ws.message_timeout,
+        "The longest time that a message takes from its first byte to its last. A slower one closes the connection with 1008.";
     "ws.write_stall_timeout" => ws.write_stall_timeout,
         "The time after which a connection that accepts none of the waiting bytes is closed with 1013.";
     "ws.close_timeout" => ws.close_timeout,
@@ -176,6 +178,8 @@ keys! {
         "The time without activity after which a session is idle.";
     "presence.max_state_bytes" => presence.max_state_bytes,
         "The largest state of one participant, as JSON.";
+    "presence.max_document_bytes" => presence.max_document_bytes,
+        "The most bytes of one document's presence, with departed participants and encoded rosters. States take at most a quarter of it; a further one is refused with `overloaded`.";
     "presence.flush_interval" => presence.flush_interval,
         "The interval between messages about presence. Changes within it are sent together.";
     "presence.max_waiting_events" => presence.max_waiting_events,
