@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::actor::Actor;
 use crate::encoding::EncodingCache;
 use crate::id::{DocumentId, EventId, SessionId};
-use crate::kind::Kind;
+use crate::kind::{DeliveryClass, Kind};
 use crate::metadata::{Metadata, TraceContext};
 use crate::payload::{Absence, Payload};
 use crate::position::{Epoch, Offset, Seq};
@@ -178,6 +178,29 @@ impl Event {
     /// True when the time to live is over.
     pub fn is_expired(&self, now: Timestamp) -> bool {
         self.ttl.is_some_and(|ttl| now.since(self.time) > ttl)
+    }
+
+    /// The kind of [lost](Self::lost) events. Nobody publishes it.
+    pub const LOST: Kind = Kind::from_static("event.lost", DeliveryClass::Sequenced);
+
+    /// Returns the event that stands for one that a log cannot read any more. It has its place, and an id of its own that is the
+    /// same each time. `time` is that of the event before it.
+    pub fn lost(
+        document: DocumentId,
+        epoch: Epoch,
+        seq: Option<Seq>,
+        offset: Option<Offset>,
+        time: Timestamp,
+    ) -> Self {
+        let place = (seq.map_or(0, Seq::get), offset.filter(|_| seq.is_none()).map_or(0, Offset::get));
+        let id = EventId::from_name(&format!("lost {epoch} {place:?} {document}"));
+        let draft = Draft::new(document, Self::LOST, Payload::Absent(Absence::Lost)).id(id);
+        Self { offset, ..draft.into_event(epoch, seq, time) }
+    }
+
+    /// True for an event that stands for one that the log cannot read any more.
+    pub fn is_lost(&self) -> bool {
+        self.payload == Payload::Absent(Absence::Lost)
     }
 
     /// Returns the event as readers get it at `now`. After its time to live it has no [content](Self::without_content) any

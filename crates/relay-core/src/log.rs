@@ -77,6 +77,9 @@ impl Default for Retention {
 ///   kept whole or not at all. Readers never see an event whose `append` could still fail.
 /// - **Fidelity.** What is appended can be read. An event that could not be given back as it is, for instance one whose
 ///   [content is absent](crate::Payload::Absent), is refused with [`LogError::Unreadable`], and its batch with it.
+/// - **Damage.** A kept event that cannot be read comes in its place as [`Event::lost`], with every read. It stops no other
+///   event: heads, appends, reads and trims go on. Only where not even the places can be read, the answer is
+///   [`LogError::Corrupt`].
 /// - **Visibility.** Every handle reads an event as soon as its `append` has returned. An append that is refused leaves
 ///   nothing to read, and the head and the last offset as they were.
 /// - **Cancellation.** Dropping the future of `append` does not undo it: the batch is kept whole, or not at all. A
@@ -196,6 +199,8 @@ pub struct LogStats {
     pub dropped_held_events: u64,
     /// Documents that retention could not cut back because a record is damaged.
     pub retention_failures: u64,
+    /// Kept events that readers could not be given, since they cannot be read; each counts once.
+    pub lost_events: u64,
     /// Appends and trims that wait for the writer now.
     pub queued_requests: u64,
     /// Bytes of events that wait for the writer now.

@@ -24,6 +24,8 @@ pub enum Payload {
 pub enum Absence {
     /// The event's time to live is over.
     Expired,
+    /// The log cannot read the event any more.
+    Lost,
 }
 
 impl Absence {
@@ -31,6 +33,7 @@ impl Absence {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Expired => "expired",
+            Self::Lost => "lost",
         }
     }
 }

@@ -17,7 +17,7 @@ mod waiting;
 pub use checked::checked;
 pub use clocks::{FnClock, ManualClock};
 pub use closed_sink::ClosedSink;
-pub use log_suite::{hold_suite, log_suite};
+pub use log_suite::{DAMAGED, damaged_log_suite, fill_to_be_damaged, hold_suite, log_suite};
 pub use manual_ownership::ManualOwnership;
 pub use memory_log::{AppendFault, MemoryLog};
 pub use ownership_suite::{exclusive_ownership_suite, ownership_loss_suite, ownership_suite};

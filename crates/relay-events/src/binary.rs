@@ -123,6 +123,21 @@ pub fn encode(event: &Event) -> Vec<u8> {
     bytes
 }
 
+/// Checks that the record of `event` can be read. All that [`decode`] checks holds by the types of the fields, apart from these:
+/// the name of the kind, and that there is a payload.
+///
+/// # Errors
+/// [`BinaryError::Malformed`] with the reason for which it could not.
+pub fn check_readable(event: &Event) -> Result<(), BinaryError> {
+    vocabulary::kind_of_event(event.kind.as_str(), event.seq)?;
+    match &event.payload {
+        Payload::Json(_) | Payload::Binary(_) => Ok(()),
+        Payload::Absent(absence) => {
+            Err(BinaryError::malformed(&format!("the payload is absent: {}", absence.as_str())))
+        }
+    }
+}
+
 /// Reads a record. The event's `offset` is `None`; the caller that knows the record's offset sets it.
 ///
 /// A kind that the vocabulary does not contain, or no longer contains, is kept by its name.

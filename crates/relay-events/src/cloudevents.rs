@@ -6,7 +6,7 @@
 //! | `id`, `time`, `type` | the event's id, time and kind |
 //! | `source` | `/documents/<percent-encoded document id>` |
 //! | `sequence` | the seq as 20 digits, so that it sorts as text |
-//! | `data` or `data_base64`, `datacontenttype` | the payload; absent when the event's time to live is over |
+//! | `data` or `data_base64`, `datacontenttype` | the payload; absent when the event's time to live is over, or the log cannot read it any more |
 //! | `traceparent`, `tracestate` | the trace context |
 //! | `relayepoch`, `relayoffset`, `relayactor`, `relaysession`, `relaykey`, `relayttlms`, `relayabsent`, `relaymetadata` | the rest of the envelope; metadata as JSON text |
 //!
@@ -139,7 +139,8 @@ impl CloudEvent<'_> {
 
     /// The reason why an event of Relay has no payload.
     fn absence(&self) -> Option<Absence> {
-        (self.relayabsent.as_deref()? == Absence::Expired.as_str()).then_some(Absence::Expired)
+        let name = self.relayabsent.as_deref()?;
+        [Absence::Expired, Absence::Lost].into_iter().find(|absence| absence.as_str() == name)
     }
 
     /// Returns the payload in the JSON format.

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Fields without a value are left out; a binary payload is `payload_base64`. After its time to live an event has
-//! `"expired":true` instead of a payload. The payload's JSON is copied unchanged and not parsed.
+//! `"expired":true` instead of a payload; an event that the log cannot read any more has `"lost":true`. The payload's JSON is copied unchanged and not parsed.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -89,6 +89,9 @@ struct Envelope<'a> {
     /// True for an event without a payload, after its time to live.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     expired: bool,
+    /// True for an event without a payload, which the log cannot read any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    lost: bool,
 }
 
 #[allow(clippy::ptr_arg, reason = "serde hands the field as it is")]
@@ -120,6 +123,7 @@ fn write_header(event: &Event, binary: bool, out: &mut Vec<u8>) {
         payload: None,
         payload_base64: base64,
         expired: event.payload == Payload::Absent(Absence::Expired),
+        lost: event.is_lost(),
     };
     write_json(&envelope, out);
 }
@@ -164,6 +168,8 @@ pub fn decode(json: &[u8]) -> Result<Event, JsonError> {
     let kind = vocabulary::kind_of_event(&envelope.kind, envelope.seq)?;
     let payload = if envelope.expired {
         Payload::Absent(Absence::Expired)
+    } else if envelope.lost {
+        Payload::Absent(Absence::Lost)
     } else {
         payload(("payload", envelope.payload), ("payload_base64", envelope.payload_base64.as_deref()))?
     };

@@ -255,11 +255,16 @@ impl EventLog for EmbeddedLog {
         limit: ReadLimit,
     ) -> Result<Vec<Event>, LogError> {
         let id = document.clone();
-        self.read_store(move |snapshot, epoch| snapshot.read_document(&id, after, limit, epoch)).await
+        let events =
+            self.read_store(move |snapshot, epoch| snapshot.read_document(&id, after, limit, epoch)).await?;
+        self.inner.status.note_lost(&events);
+        Ok(events)
     }
 
     async fn read(&self, after: Offset, limit: ReadLimit) -> Result<Vec<Event>, LogError> {
-        self.read_store(move |snapshot, epoch| snapshot.read(after, limit, epoch)).await
+        let events = self.read_store(move |snapshot, epoch| snapshot.read(after, limit, epoch)).await?;
+        self.inner.status.note_lost(&events);
+        Ok(events)
     }
 
     async fn last_offset(&self) -> Result<Offset, LogError> {

@@ -20,6 +20,7 @@ pub(crate) struct Counters {
     pub(crate) dropped_events: AtomicU64,
     pub(crate) dropped_held_events: AtomicU64,
     pub(crate) retention_failures: AtomicU64,
+    pub(crate) lost_events: AtomicU64,
 }
 
 impl Counters {
@@ -50,6 +51,7 @@ impl Counters {
         stats.dropped_events = get(&self.dropped_events);
         stats.dropped_held_events = get(&self.dropped_held_events);
         stats.retention_failures = get(&self.retention_failures);
+        stats.lost_events = get(&self.lost_events);
         stats
     }
 }

@@ -1,9 +1,10 @@
 //! The state that the writer's thread and the handles share: the counters, the log's tail, and the failure that ended it.
 
+use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
-use relay_core::{LogError, Offset};
+use relay_core::{DocumentId, Event, LogError, Offset, Seq};
 use tokio::sync::watch;
 
 use crate::stats::Counters;
@@ -22,7 +23,12 @@ pub(crate) struct LogStatus {
     failure: OnceLock<Arc<dyn std::error::Error + Send + Sync>>,
     tail: watch::Sender<Tail>,
     hold: Mutex<Option<Offset>>,
+    /// The lost events that were logged and counted, each once.
+    lost: Mutex<HashSet<(DocumentId, Option<Seq>)>>,
 }
+
+/// The most lost events that are logged and counted. Who has more knows enough.
+const MAX_LOST: usize = 4096;
 
 impl LogStatus {
     /// Creates the state of a log whose last event has the offset `last`, and which opens with `hold`.
@@ -32,6 +38,7 @@ impl LogStatus {
             failure: OnceLock::new(),
             tail: watch::Sender::new(Tail { last, is_final: false }),
             hold: Mutex::new(hold),
+            lost: Mutex::default(),
         }
     }
 
@@ -42,6 +49,18 @@ impl LogStatus {
 
     pub(crate) fn hold(&self) -> Option<Offset> {
         *self.hold.lock()
+    }
+
+    /// Logs and counts the lost events among those that were read, each once.
+    pub(crate) fn note_lost(&self, events: &[Event]) {
+        for event in events.iter().filter(|event| event.is_lost()) {
+            let mut lost = self.lost.lock();
+            if lost.len() < MAX_LOST && lost.insert((event.document.clone(), event.seq)) {
+                Counters::add(&self.counters.lost_events, 1);
+                let (seq, offset) = (event.seq.unwrap_or_default(), event.offset.unwrap_or_default());
+                tracing::error!(document = %event.document, %seq, %offset, "an event of the log cannot be read; readers get `event.lost` in its place; `relay log check` says more");
+            }
+        }
     }
 
     /// Marks the log as failed for good, and returns the error for the caller. Every later caller gets the first failure.

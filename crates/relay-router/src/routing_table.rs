@@ -169,6 +169,12 @@ impl RoutingTable {
     /// Skips draining services, and the service that published the event.
     pub(crate) fn route(&self, event: &Event, is_draining: impl Fn(&ServiceName) -> bool) -> Routed {
         let mut routed = Routed::default();
+        if event.is_lost() {
+            // Nobody knows what it was, so it matches no rule. That it is lost is decided here.
+            let reason = Some("the log cannot read the event any more".to_owned());
+            routed.drops.push(RoutingDrop { rule: None, outcome: Outcome::Lost, reason });
+            return routed;
+        }
         let publisher = match &event.actor {
             Actor::Service(name) => Some(name),
             Actor::User(_) | Actor::System => None,

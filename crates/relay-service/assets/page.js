@@ -92,6 +92,7 @@ class Session {
     const own = this.sent !== null && envelope.id === this.sent.id
     addRow(envelope, this.#latency(envelope, own), envelope.actor === `user:${this.user}`)
     if (!envelope.seq) return
+    if (envelope.lost) lasting("The server lost an event of this document. The text here may be incomplete.")
     if (envelope.kind === "x-summary" && !envelope.expired && envelope.actor.startsWith("service:")) this.#summary(envelope.payload)
     if (this.catchingUp) return this.#catchUp(envelope)
     if (own) this.#confirm(envelope)
@@ -298,8 +299,9 @@ function addRow(envelope, latency, mine) {
 }
 
 // What an event says, in a few characters.
-function summary({ payload, bytes, payload_base64, expired }) {
+function summary({ payload, bytes, payload_base64, expired, lost }) {
   if (expired) return "expired"
+  if (lost) return "lost"
   if (bytes !== undefined) return `${bytes} bytes`
   if (payload_base64 !== undefined) return "binary"
   if (!Array.isArray(payload?.patches)) return JSON.stringify(payload)

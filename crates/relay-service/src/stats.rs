@@ -144,6 +144,7 @@ fn serialize_log<S: Serializer>(stats: &Option<LogStats>, serializer: S) -> Resu
             "longest_commit_seconds": log.longest_commit.as_secs_f64(),
             "dropped_events": log.dropped_events,
             "retention_failures": log.retention_failures,
+            "lost_events": log.lost_events,
             "queued_requests": log.queued_requests,
             "queued_bytes": log.queued_bytes,
             "disk_bytes": log.disk_bytes,

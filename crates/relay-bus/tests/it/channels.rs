@@ -584,3 +584,33 @@ async fn an_event_that_closes_something_finds_a_place_beyond_the_limit_of_docume
     bus.publish(note(&document("six"), 1)).await.unwrap();
     assert_eq!(bus.stats().open_channels, 2);
 }
+
+#[tokio::test]
+async fn a_document_with_damaged_events_is_read_and_goes_on() {
+    for small in [false, true] {
+        let log = MemoryLog::new();
+        let doc = document("doc");
+        let bus = over(log.clone(), BusConfig::default());
+        for n in 1..=6 {
+            bus.publish(note(&doc, n)).await.unwrap();
+        }
+        for seq in [1, 3, 6] {
+            log.damage(&doc, Seq::new(seq));
+        }
+        let config = config(|c| {
+            if small {
+                (c.cache_events, c.preload_events) = (2, 2);
+            }
+        });
+        let bus = over(log.clone(), config);
+        let mut events = subscribe(&bus, "doc", EVERYTHING).await;
+        let mut read = Vec::new();
+        while read.len() < 6 {
+            let event = events.next().await.unwrap().unwrap();
+            read.push((event.seq.unwrap().get(), event.is_lost()));
+        }
+        assert_eq!(read, [(1, true), (2, false), (3, true), (4, false), (5, false), (6, true)]);
+        assert_eq!(bus.publish(note(&doc, 7)).await.unwrap().seq, Some(Seq::new(7)));
+        assert_eq!(number(&events.next().await.unwrap().unwrap()), 7);
+    }
+}

@@ -71,6 +71,72 @@ pub async fn hold_suite(log: &dyn EventLog, apply_retention: impl AsyncFn()) {
     .await;
 }
 
+/// The seqs of the events that [`damaged_log_suite`] wants damaged.
+pub const DAMAGED: [u64; 3] = [1, 3, 6];
+
+/// Fills `log`, which is empty, for [`damaged_log_suite`]. Returns the document whose events with the seqs [`DAMAGED`] the caller
+/// damages then.
+///
+/// # Panics
+/// When the log refuses the events.
+pub async fn fill_to_be_damaged(log: &dyn EventLog) -> DocumentId {
+    let doc = document("suite/damaged");
+    let epoch = head(log, &doc).await.epoch;
+    append(log, &doc, epoch, 1..=3).await;
+    append(log, &document("suite/whole"), epoch, 1..=2).await;
+    append(log, &doc, epoch, 4..=6).await;
+    doc
+}
+
+/// Checks that a log which was [filled](fill_to_be_damaged) and damaged passes the damaged events, and goes on.
+///
+/// # Panics
+/// When the log breaks its contract; the message says how.
+pub async fn damaged_log_suite(log: &dyn EventLog) {
+    let (doc, whole) = (document("suite/damaged"), document("suite/whole"));
+    let found = head(log, &doc).await;
+    assert_eq!((found.first, found.last), (Seq::FIRST, Seq::new(6)));
+    let is_damaged = |event: &Event| DAMAGED.contains(&event.seq.unwrap_or_default().get());
+    for limit in [EVERYTHING, ReadLimit { events: 1, bytes: usize::MAX }] {
+        for start in 0..=6 {
+            let mut after = Seq::new(start);
+            let mut read = Vec::new();
+            while after < found.last {
+                let page = log.read_document(&doc, after, limit).await.unwrap_or_else(|e| panic!("{e}"));
+                after =
+                    page.last().and_then(|event| event.seq).unwrap_or_else(|| panic!("{page:?} is no page"));
+                read.extend(page);
+            }
+            assert_eq!(seqs(&read), (start + 1..=6).collect::<Vec<_>>());
+            for event in &read {
+                assert_eq!(event.is_lost(), is_damaged(event), "{event:?}");
+                assert_eq!((&event.document, event.epoch), (&doc, found.epoch));
+            }
+        }
+        let (mut after, mut read) = (Offset::ZERO, Vec::new());
+        loop {
+            let page = read_past(log, after, limit).await;
+            let Some(last) = page.last() else { break };
+            after = last.offset.unwrap_or_else(|| panic!("{last:?} has no offset"));
+            read.extend(page);
+        }
+        let places: Vec<_> =
+            read.iter().map(|event| (&event.document, event.seq.unwrap_or_default().get())).collect();
+        let of = |doc, seqs: [u64; 3]| seqs.map(|seq| (doc, seq));
+        let expected = [&of(&doc, [1, 2, 3])[..], &[(&whole, 1), (&whole, 2)], &of(&doc, [4, 5, 6])].concat();
+        assert_eq!(places, expected);
+        for event in &read {
+            assert_eq!(event.is_lost(), event.document == doc && is_damaged(event), "{event:?}");
+        }
+    }
+    append(log, &doc, found.epoch, 7..=7).await;
+    let trimmed = log.trim(&doc, Seq::new(3)).await.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!((trimmed.first, trimmed.last), (Seq::new(4), Seq::new(7)));
+    assert_eq!(read(log, &doc, 3).await.ok(), Some(vec![4, 5, 6, 7]));
+    let left = read_past(log, Offset::ZERO, EVERYTHING).await;
+    assert_eq!(seqs(&left), [1, 2, 4, 5, 6, 7], "dropped events are passed over, damaged ones too");
+}
+
 fn document(name: &str) -> DocumentId {
     DocumentId::new(name).unwrap_or_else(|e| panic!("{e}"))
 }

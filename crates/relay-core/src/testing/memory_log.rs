@@ -286,6 +286,17 @@ impl MemoryLog {
         Ok(offsets)
     }
 
+    /// Makes the event of `seq` in `document` unreadable, as a damaged file would.
+    pub fn damage(&self, document: &DocumentId, seq: Seq) {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let places = state.documents.get(document).map_or(&[][..], |entry| &entry.places);
+        let place = usize::try_from(seq.get()).ok().and_then(|seq| places.get(seq.checked_sub(1)?)).copied();
+        if let Some(event) = place.and_then(|place| state.events[place].as_mut()) {
+            *event = Event::lost(document.clone(), event.epoch, event.seq, event.offset, event.time);
+        }
+    }
+
     fn page<'a>(events: impl Iterator<Item = &'a Event>, limit: ReadLimit) -> Vec<Event> {
         let mut page = Vec::new();
         let mut bytes = 0;

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use relay_core::testing::{
-    AppendFault, FnClock, ManualClock, ManualOwnership, MemoryLog, clock_suite, exclusive_ownership_suite,
-    hold_suite, log_suite, ownership_loss_suite, ownership_suite,
+    AppendFault, DAMAGED, FnClock, ManualClock, ManualOwnership, MemoryLog, clock_suite, damaged_log_suite,
+    exclusive_ownership_suite, fill_to_be_damaged, hold_suite, log_suite, ownership_loss_suite,
+    ownership_suite,
 };
 use relay_core::{
-    Clock, DocumentId, LogError, NodeId, NotOwner, Ownership, OwnershipError, SoleOwner, SystemClock, Tenure,
-    Timestamp,
+    Clock, DocumentId, LogError, NodeId, NotOwner, Ownership, OwnershipError, Seq, SoleOwner, SystemClock,
+    Tenure, Timestamp,
 };
 
 #[tokio::test]
@@ -30,6 +31,16 @@ async fn the_log_in_memory_passes_the_suite() {
 async fn the_log_in_memory_passes_the_suite_of_holds() {
     let log = MemoryLog::new();
     hold_suite(&log, async || log.apply_retention(10)).await;
+}
+
+#[tokio::test]
+async fn the_log_in_memory_passes_the_suite_of_damage() {
+    let log = MemoryLog::new();
+    let document = fill_to_be_damaged(&log).await;
+    for seq in DAMAGED {
+        log.damage(&document, Seq::new(seq));
+    }
+    damaged_log_suite(&log).await;
 }
 
 #[test]

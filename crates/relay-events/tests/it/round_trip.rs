@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use relay_core::{Absence, DocumentId, Draft, Epoch, Payload, Seq, Timestamp};
+use relay_core::{Absence, DeliveryClass, DocumentId, Draft, Epoch, Kind, Payload, Seq, Timestamp};
 use relay_events::cloudevents::http;
 use relay_events::{Body, PayloadError, binary, cloudevents, json};
 
@@ -24,6 +24,16 @@ proptest! {
     }
 
     #[test]
+    fn an_event_whose_record_is_readable_comes_back_from_it(mut event in event(), name in "[a-z.-]{1,12}", is_sequenced in any::<bool>()) {
+        let class = if is_sequenced { DeliveryClass::Sequenced } else { DeliveryClass::Ephemeral };
+        event.kind = Kind::new(&name, class).unwrap();
+        if binary::check_readable(&event).is_ok() {
+            let decoded = binary::decode(&binary::encode(&event)).unwrap();
+            prop_assert_eq!((decoded.kind.as_str(), decoded.seq), (event.kind.as_str(), event.seq));
+        }
+    }
+
+    #[test]
     fn an_event_comes_back_from_a_cloud_event(event in event()) {
         prop_assert_eq!(&cloudevents::decode(&cloudevents::encode(&event)).unwrap(), &event);
     }
@@ -38,8 +48,8 @@ proptest! {
     }
 
     #[test]
-    fn an_event_without_content_comes_back_so_from_every_form_for_readers(event in event()) {
-        let event = event.without_content(Absence::Expired);
+    fn an_event_without_content_comes_back_so_from_every_form_for_readers(event in event(), is_lost in any::<bool>()) {
+        let event = event.without_content(if is_lost { Absence::Lost } else { Absence::Expired });
         prop_assert_eq!(&json::decode(&json::encode(&event)).unwrap(), &event);
         prop_assert_eq!(&cloudevents::decode(&cloudevents::encode(&event)).unwrap(), &event);
         let http::Message { headers, body } = http::encode(&event);

@@ -51,9 +51,18 @@ impl<'a> StoreBatch<'a> {
     }
 
     /// Stages the removal of an event.
-    pub(crate) fn remove_event(&mut self, document: DocumentKey, seq: Seq, offset: Offset) {
+    /// Without its offset its entry in `offsets` stays, and leads nowhere: readers pass it, since the event is trimmed.
+    pub(crate) fn remove_event(&mut self, document: DocumentKey, seq: Seq, offset: Option<Offset>) {
         self.batch.remove(&self.store.events, event_key(document, seq));
-        self.batch.remove(&self.store.offsets, offset.get().to_be_bytes());
+        if let Some(offset) = offset {
+            self.batch.remove(&self.store.offsets, offset.get().to_be_bytes());
+        }
+    }
+
+    /// Stages damage of a kept event.
+    #[cfg(test)]
+    pub(crate) fn damage_event(&mut self, document: DocumentKey, seq: Seq) {
+        self.batch.insert(&self.store.events, event_key(document, seq), b"damaged");
     }
 
     pub(crate) fn is_empty(&self) -> bool {

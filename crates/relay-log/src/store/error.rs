@@ -1,7 +1,5 @@
 //! Failures of reading from the store.
 
-use std::fmt::Display;
-
 use relay_core::{DocumentId, LogError, Seq};
 
 /// The reason why something could not be read.
@@ -29,7 +27,7 @@ impl ReadError {
 }
 
 /// Returns true when the engine read its files and their content was wrong.
-fn is_damage(error: &fjall::Error) -> bool {
+pub(super) fn is_damage(error: &fjall::Error) -> bool {
     match error {
         fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => {
             matches!(error.kind(), std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::InvalidData)
@@ -42,9 +40,4 @@ fn is_damage(error: &fjall::Error) -> bool {
 /// Returns the error for an event that is not in the store and was not trimmed.
 pub(crate) fn missing_event(id: &DocumentId, seq: Seq) -> ReadError {
     ReadError::Corrupt(format!("event {seq} of document `{id}` is missing, though it was never dropped"))
-}
-
-/// Returns the error for an event whose record cannot be read.
-pub(super) fn unreadable_event(id: &DocumentId, seq: Seq, reason: &dyn Display) -> ReadError {
-    ReadError::Corrupt(format!("event {seq} of document `{id}` is unreadable: {reason}"))
 }

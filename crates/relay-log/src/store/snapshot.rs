@@ -1,6 +1,5 @@
 //! Reading: the store's content at one moment.
 
-use std::fmt::Display;
 use std::ops::Bound;
 
 use fjall::{Readable, Snapshot};
@@ -8,8 +7,8 @@ use relay_core::{DocumentId, Epoch, Event, Offset, ReadLimit, Seq, Timestamp};
 
 use super::Store;
 use super::document::{DocumentRow, DocumentState};
-use super::error::{ReadError, missing_event, unreadable_event};
-use super::key::{event_key, seq_of, u64_at};
+use super::error::{ReadError, is_damage};
+use super::key::{DocumentKey, event_key, seq_of, u64_at};
 use crate::record::Record;
 
 /// The highest seq that a key can hold, for ranges that end with a document's last event.
@@ -24,7 +23,8 @@ pub(crate) struct StoreSnapshot<'a> {
 /// The fields of a kept event that trimming needs.
 pub(crate) struct KeptEvent {
     pub(crate) seq: Seq,
-    pub(crate) offset: Offset,
+    /// Its offset; `None` when its record cannot be read.
+    pub(crate) offset: Option<Offset>,
     pub(crate) time: Timestamp,
     /// Bytes of all events of the document up to and including this one.
     pub(crate) cumulative_bytes: u64,
@@ -37,7 +37,7 @@ impl<'a> StoreSnapshot<'a> {
 
     /// Returns the state of `id`; `None` when it never had an event.
     pub(crate) fn document(&self, id: &DocumentId) -> Result<Option<DocumentState>, ReadError> {
-        self.row(id)?.map(|row| self.load_totals(id, row)).transpose()
+        self.row(id)?.map(|row| self.load_totals(row)).transpose()
     }
 
     fn row(&self, id: &DocumentId) -> Result<Option<DocumentRow>, ReadError> {
@@ -45,28 +45,42 @@ impl<'a> StoreSnapshot<'a> {
         row.map(|row| DocumentRow::decode(id, &row)).transpose()
     }
 
-    /// Completes a document's row with the totals that its first and last kept events state.
-    fn load_totals(&self, id: &DocumentId, row: DocumentRow) -> Result<DocumentState, ReadError> {
+    /// Completes a document's row with the totals that its first and last readable events state.
+    fn load_totals(&self, row: DocumentRow) -> Result<DocumentState, ReadError> {
         let empty = DocumentState::without_events(row.key, row.trimmed);
         let range = event_key(row.key, row.trimmed.next())..=event_key(row.key, LAST_SEQ);
         let mut events = self.snapshot.range(&self.store.events, range);
-        let Some(first) = events.next() else { return Ok(empty) };
-        let (first_key, first) = first.into_inner()?;
-        let first_seq = seq_of(&first_key)?;
-        if first_seq != row.trimmed.next() {
-            return Err(missing_event(id, row.trimmed.next()));
-        }
-        let first = decode_record(id, first_seq, &first)?;
-        let trimmed_bytes = first.cumulative_bytes.saturating_sub(first.len() as u64);
-        let (last, total_bytes) = match events.next_back() {
-            Some(guard) => {
-                let (key, value) = guard.into_inner()?;
-                let seq = seq_of(&key)?;
-                (seq, decode_record(id, seq, &value)?.cumulative_bytes)
+        let (mut last, mut first) = (None, None);
+        // The bytes of records that cannot be read, at both ends.
+        let (mut before, mut after) = (0, 0);
+        for guard in events.by_ref() {
+            let (key, value) = guard.into_inner()?;
+            last = Some(seq_of(&key)?);
+            if let Ok(record) = Record::decode(&value) {
+                let (bytes, cumulative) = (record.len() as u64, record.cumulative_bytes);
+                first = Some((cumulative.saturating_sub(bytes), record.time, cumulative));
+                break;
             }
-            None => (first_seq, first.cumulative_bytes),
+            before += value.len() as u64;
+        }
+        let Some(mut last) = last else { return Ok(empty) };
+        let Some((start, oldest, mut total_bytes)) = first else {
+            return Ok(DocumentState { last, total_bytes: before, oldest: Timestamp::UNIX_EPOCH, ..empty });
         };
-        Ok(DocumentState { last, trimmed_bytes, total_bytes, oldest: first.time, ..empty })
+        let mut is_last = true;
+        while let Some(guard) = events.next_back() {
+            let (key, value) = guard.into_inner()?;
+            if std::mem::take(&mut is_last) {
+                last = seq_of(&key)?;
+            }
+            if let Ok(record) = Record::decode(&value) {
+                total_bytes = record.cumulative_bytes;
+                break;
+            }
+            after += value.len() as u64;
+        }
+        let trimmed_bytes = start.saturating_sub(before);
+        Ok(DocumentState { last, trimmed_bytes, total_bytes: total_bytes + after, oldest, ..empty })
     }
 
     /// Implements [`relay_core::EventLog::read_document`].
@@ -86,16 +100,52 @@ impl<'a> StoreSnapshot<'a> {
         let range = event_key(document, expected)..=event_key(document, LAST_SEQ);
         for guard in self.snapshot.range(&self.store.events, range) {
             let (key, value) = guard.into_inner()?;
-            if seq_of(&key)? != expected {
-                return Err(missing_event(id, expected));
+            let seq = seq_of(&key)?;
+            // An event is missing that was never dropped.
+            while expected < seq {
+                if !page.has_space_for(0) {
+                    return Ok(page.events);
+                }
+                let lost = self.lost_event(id, document, expected, None, &page, epoch);
+                page.events.push(lost);
+                expected = expected.next();
             }
             if !page.has_space_for(value.len()) {
                 break;
             }
-            page.events.push(decode_event(id, expected, &value, epoch)?);
+            let event = decode_event(id, expected, &value, epoch)
+                .unwrap_or_else(|| self.lost_event(id, document, expected, Some(&value), &page, epoch));
+            page.events.push(event);
             expected = expected.next();
         }
         Ok(page.events)
+    }
+
+    /// Returns the event that stands for the one of `seq`, which is unreadable or missing.
+    fn lost_event(
+        &self,
+        id: &DocumentId,
+        document: DocumentKey,
+        seq: Seq,
+        value: Option<&[u8]>,
+        page: &PageBuilder,
+        epoch: Epoch,
+    ) -> Event {
+        let record = value.and_then(|value| Record::decode(value).ok());
+        let time = match (&record, page.events.last()) {
+            (Some(record), _) => record.time,
+            (None, Some(before)) if before.document == *id => before.time,
+            (None, _) => self.time_before(document, seq),
+        };
+        Event::lost(id.clone(), epoch, Some(seq), record.map(|record| record.offset), time)
+    }
+
+    /// The time of the event before `seq`, if it can be read.
+    fn time_before(&self, document: DocumentKey, seq: Seq) -> Timestamp {
+        let before = Seq::new(seq.get().saturating_sub(1));
+        let value = self.snapshot.get(&self.store.events, event_key(document, before)).ok().flatten();
+        let record = value.as_deref().and_then(|value| Record::decode(value).ok());
+        record.map_or(Timestamp::UNIX_EPOCH, |record| record.time)
     }
 
     /// Implements [`relay_core::EventLog::read`].
@@ -109,39 +159,71 @@ impl<'a> StoreSnapshot<'a> {
         for guard in self.snapshot.range(&self.store.offsets, after.next().get().to_be_bytes()..) {
             let (offset, key) = guard.into_inner()?;
             let offset = Offset::new(u64_at(&offset, 0, "offset")?);
-            let value = self.snapshot.get(&self.store.events, &key)?.ok_or_else(|| {
-                ReadError::Corrupt(format!(
-                    "the event at offset {offset} is missing, though it was never dropped"
-                ))
-            })?;
-            if !page.has_space_for(value.len()) {
+            let value = match self.snapshot.get(&self.store.events, &key) {
+                Err(error) if !is_damage(&error) => return Err(error.into()),
+                value => value.ok().flatten(),
+            };
+            if !page.has_space_for(value.as_ref().map_or(0, |value| value.len())) {
                 break;
             }
-            let corrupt = |reason: &dyn Display| {
-                ReadError::Corrupt(format!("the event at offset {offset} is unreadable: {reason}"))
-            };
-            let mut event =
-                Record::decode(&value).and_then(|record| record.event()).map_err(|error| corrupt(&error))?;
-            if event.offset != Some(offset) {
-                return Err(corrupt(&"its record states another offset"));
+            let event = value.as_deref().and_then(|value| Record::decode(value).ok()?.event().ok());
+            match event.filter(|event| event.offset == Some(offset)) {
+                Some(mut event) => {
+                    event.epoch = epoch;
+                    page.events.push(event);
+                }
+                None => page.events.extend(self.lost_at(offset, &key, &page, epoch)?),
             }
-            event.epoch = epoch;
-            page.events.push(event);
         }
         Ok(page.events)
     }
 
-    /// Iterates over the kept events of `document` from the oldest on.
+    /// Returns the event that stands for the one at `offset`, which is unreadable or missing; `None` if it was dropped, or if
+    /// nothing tells which document it belonged to.
+    fn lost_at(
+        &self,
+        offset: Offset,
+        key: &[u8],
+        page: &PageBuilder,
+        epoch: Epoch,
+    ) -> Result<Option<Event>, ReadError> {
+        let Ok(seq) = seq_of(key) else { return Ok(None) };
+        // The index from keys to ids is the list of documents. It is searched for damaged events alone.
+        for guard in self.snapshot.iter(&self.store.documents) {
+            let (id, row) = guard.into_inner()?;
+            let Some(id) = std::str::from_utf8(&id).ok().and_then(|id| DocumentId::new(id).ok()) else {
+                continue;
+            };
+            let Ok(row) = DocumentRow::decode(&id, &row) else { continue };
+            if event_key(row.key, seq) == *key {
+                if seq <= row.trimmed {
+                    return Ok(None);
+                }
+                let mut lost = self.lost_event(&id, row.key, seq, None, page, epoch);
+                lost.offset = Some(offset);
+                return Ok(Some(lost));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Iterates over the kept events of `document` from the oldest on. One that cannot be read has what is known of it.
     pub(crate) fn kept_events<'s>(
         &'s self,
-        id: &'s DocumentId,
         document: &DocumentState,
     ) -> impl Iterator<Item = Result<KeptEvent, ReadError>> + use<'s> {
-        let range = event_key(document.key, document.trimmed.next())..=event_key(document.key, LAST_SEQ);
+        let key = document.key;
+        let range = event_key(key, document.trimmed.next())..=event_key(key, LAST_SEQ);
+        let (mut time, mut cumulative_bytes) = (document.oldest, document.trimmed_bytes);
         self.snapshot.range(&self.store.events, range).map(move |guard| {
-            let (key, value) = guard.into_inner()?;
-            let seq = seq_of(&key)?;
-            let Record { offset, time, cumulative_bytes, .. } = decode_record(id, seq, &value)?;
+            let (event, value) = guard.into_inner()?;
+            let seq = seq_of(&event)?;
+            let record = Record::decode(&value).ok();
+            match record {
+                Some(record) => (time, cumulative_bytes) = (record.time, record.cumulative_bytes),
+                None => cumulative_bytes += value.len() as u64,
+            }
+            let offset = record.map(|record| record.offset);
             Ok(KeptEvent { seq, offset, time, cumulative_bytes })
         })
     }
@@ -182,16 +264,9 @@ impl PageBuilder {
     }
 }
 
-fn decode_record<'v>(id: &DocumentId, seq: Seq, value: &'v [u8]) -> Result<Record<'v>, ReadError> {
-    Record::decode(value).map_err(|error| unreadable_event(id, seq, &error))
-}
-
-fn decode_event(id: &DocumentId, seq: Seq, value: &[u8], epoch: Epoch) -> Result<Event, ReadError> {
-    let event = decode_record(id, seq, value)?.event();
-    let mut event = event.map_err(|error| unreadable_event(id, seq, &error))?;
-    if event.document != *id || event.seq != Some(seq) {
-        return Err(unreadable_event(id, seq, &"its record is of another event"));
-    }
+/// Decodes the event of `seq`; `None` when its record is damaged or is of another event.
+fn decode_event(id: &DocumentId, seq: Seq, value: &[u8], epoch: Epoch) -> Option<Event> {
+    let mut event = Record::decode(value).ok()?.event().ok()?;
     event.epoch = epoch;
-    Ok(event)
+    (event.document == *id && event.seq == Some(seq)).then_some(event)
 }

@@ -1,6 +1,6 @@
 //! Requests to the writer, and the replies that wait for its commit.
 
-use relay_core::{DocumentId, Epoch, Event, Head, LogError, Offset, Payload, Seq, Timestamp};
+use relay_core::{DocumentId, Epoch, Event, Head, LogError, Offset, Seq, Timestamp};
 use relay_events::binary;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -19,10 +19,9 @@ impl EncodedEvent {
     /// # Errors
     /// [`LogError::TooLarge`], [`LogError::Unreadable`].
     pub(crate) fn new(event: &Event, document: &DocumentId, max_bytes: usize) -> Result<Self, LogError> {
-        if let Payload::Absent(absence) = &event.payload {
-            return Err(LogError::Unreadable { detail: format!("its payload is {}", absence.as_str()) });
-        }
+        binary::check_readable(event).map_err(|error| LogError::Unreadable { detail: error.to_string() })?;
         let body = binary::encode(event);
+        debug_assert!(binary::decode(&body).is_ok(), "what was checked can be read");
         if body.len() > max_bytes {
             return Err(LogError::TooLarge { bytes: body.len(), max: max_bytes });
         }

@@ -198,9 +198,22 @@ impl Staging {
         budget: &mut usize,
     ) -> Result<TrimProgress, LogError> {
         let snapshot = self.store.snapshot();
-        let mut kept = snapshot.kept_events(id, document);
+        let mut kept = snapshot.kept_events(document).peekable();
         while document.kept_events() > 0 {
             let expected = document.trimmed.next();
+            // An event that is missing is passed: the next one has a later seq.
+            let is_missing = matches!(kept.peek(), Some(Ok(event)) if event.seq > expected);
+            if is_missing {
+                if *budget == 0 {
+                    return Ok(TrimProgress::BudgetSpent);
+                }
+                if !excess(document, None) {
+                    return Ok(TrimProgress::Done);
+                }
+                *budget -= 1;
+                document.trimmed = expected;
+                continue;
+            }
             let Some(next) = kept.next() else {
                 if !excess(document, None) {
                     return Ok(TrimProgress::Done);
@@ -211,14 +224,11 @@ impl Staging {
                 return Ok(TrimProgress::AwaitsCommit);
             };
             let event = next.map_err(|error| self.read_failed(error))?;
-            if event.seq != expected {
-                return Err(self.read_failed(missing_event(id, expected)));
-            }
             document.oldest = event.time;
             if *budget == 0 {
                 return Ok(TrimProgress::BudgetSpent);
             }
-            if !excess(document, Some(event.offset)) {
+            if !excess(document, event.offset) {
                 return Ok(TrimProgress::Done);
             }
             *budget -= 1;
@@ -249,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trim_that_meets_damage_keeps_the_row_in_step_with_what_it_removed() {
+    fn a_trim_passes_what_is_damaged_or_missing_and_keeps_the_row_in_step() {
         let directory = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(directory.path(), 1 << 20, None).unwrap());
         let status = Arc::new(LogStatus::new(Offset::ZERO, None));
@@ -258,15 +268,17 @@ mod tests {
         append(&mut staging, &store, &id, 1..=5);
         let key = store.snapshot().document(&id).unwrap().unwrap().key;
         let mut damage = store.batch();
-        damage.remove_event(key, Seq::new(3), Offset::new(3));
+        damage.remove_event(key, Seq::new(3), Some(Offset::new(3)));
+        damage.damage_event(key, Seq::new(1));
         damage.commit().unwrap();
 
         let mut batch = store.batch();
-        let trimmed = staging.trim(&mut batch, &id, |_, _| true, false, &mut 1000);
-        assert!(matches!(trimmed, Err(LogError::Corrupt { .. })));
+        let through_4 = |document: &DocumentState, _: Option<Offset>| document.trimmed < Seq::new(4);
+        let (head, progress) = staging.trim(&mut batch, &id, through_4, false, &mut 1000).unwrap();
+        assert_eq!((head.first, progress), (Seq::new(5), TrimProgress::Done));
         batch.commit().unwrap();
-        let limit = relay_core::ReadLimit::default();
-        let read = store.snapshot().read_document(&id, Seq::ZERO, limit, Epoch::from_u64(1));
-        assert!(matches!(read, Err(ReadError::Trimmed { first, .. }) if first == Seq::new(3)), "{read:?}");
+        let document = store.snapshot().document(&id).unwrap().unwrap();
+        assert_eq!((document.trimmed, document.last), (Seq::new(4), Seq::new(5)));
+        assert_eq!(document.kept_bytes(), Record::size(b"body".len()));
     }
 }

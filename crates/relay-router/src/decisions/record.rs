@@ -69,7 +69,7 @@ pub enum Outcome {
     DeadLettered,
     /// The event's time to live was over.
     Expired,
-    /// The log no longer has the event.
+    /// The log no longer has the event, or cannot read it.
     Lost,
     /// No rule matches.
     NoMatch,

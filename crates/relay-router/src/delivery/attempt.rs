@@ -134,6 +134,7 @@ impl InFlight {
         let (now, started) = (deps.clock.wall(), deps.clock.monotonic());
         let unneeded = |event: &Option<Arc<Event>>| match event {
             None => Some(Outcome::Lost),
+            Some(event) if event.is_lost() => Some(Outcome::Lost),
             Some(event) if event.is_expired(now) => Some(Outcome::Expired),
             Some(_) => None,
         };

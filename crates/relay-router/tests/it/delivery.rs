@@ -349,6 +349,30 @@ async fn an_event_that_the_log_no_longer_has_is_counted_and_decided_as_lost() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_damaged_event_is_decided_as_lost_and_stops_no_other() {
+    let world = World::new();
+    let router = world.router(TO_A).await;
+    let a = Recorder::new();
+    attach(&router, "a", &a, patient()).await;
+    let mut events = Vec::new();
+    for n in 1..=3 {
+        events.push(world.publish(note("d", n)).await);
+    }
+    world.log.damage(&events[1].document, Seq::new(2));
+    let taken = a.wait_for(2).await;
+    assert_eq!(taken.iter().map(|taken| number(&taken.event)).collect::<Vec<_>>(), [1, 3]);
+    let mut filter = DecisionFilter::default();
+    filter.outcome = Some(Outcome::Lost);
+    let mut lost = Vec::new();
+    while lost.is_empty() {
+        tokio::task::yield_now().await;
+        lost = router.decisions().query(filter.clone(), 10).await.unwrap();
+    }
+    assert_eq!((lost.len(), lost[0].offset, &lost[0].document), (1, events[1].offset, &events[1].document));
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_event_whose_time_is_over_is_not_delivered() {
     let world = World::new();
     let router = world.router(TO_A).await;
