@@ -113,3 +113,39 @@ impl DeadReason {
         if kind == FailureKind::Reject { Self::Rejected } else { Self::Exhausted }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use relay_core::{Draft, Epoch, Payload, Seq};
+
+    use super::*;
+
+    #[test]
+    fn after_its_time_to_live_an_event_is_shown_without_its_content() {
+        let document = DocumentId::new("d").unwrap();
+        let kind = relay_events::kind("x-note").unwrap();
+        let draft = Draft::new(document.clone(), kind, Payload::json(&"secret").unwrap());
+        let time = Timestamp::from_micros(0);
+        let event = draft.ttl(Duration::from_secs(1)).into_event(Epoch::from_u64(1), Some(Seq::FIRST), time);
+        let letter = DeadLetter {
+            id: DeadLetterId { offset: Offset::new(1), route: RouteId(1) },
+            target: ServiceName::new("a").unwrap(),
+            rule: None,
+            event_id: event.id,
+            document,
+            at: time,
+            reason: DeadReason::Rejected,
+            attempts: Vec::new(),
+            event: RawValue::from_string(json_of(&event)).unwrap(),
+        };
+        let shown = letter.clone().at(Timestamp::from_micros(1_000_000)).event;
+        assert!(shown.get().contains("secret"), "{shown}");
+        let shown = letter.at(Timestamp::from_micros(1_000_001)).event;
+        assert!(!shown.get().contains("secret") && shown.get().contains("\"expired\":true"), "{shown}");
+        // Sent again, it is found to be expired.
+        let requeued = relay_events::json::decode(shown.get().as_bytes()).unwrap();
+        assert!(requeued.is_expired(Timestamp::from_micros(1_000_001)));
+    }
+}

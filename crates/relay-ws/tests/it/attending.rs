@@ -143,6 +143,9 @@ impl Presence for Desk {
             let message = "the document is closed to you".to_owned();
             return Err(CommandError::new(ErrorCode::TooManyDocuments, message).into());
         }
+        if membership.document.as_str() == "slow" {
+            self.0.granted.notified().await;
+        }
         let mut state = self.0.state.lock();
         let given = options.state.map_or(String::new(), |state| format!(" with {}", state.as_str()));
         let timeout = if options.exempt_from_timeout { "" } else { ", and may time out" };
@@ -326,10 +329,15 @@ async fn a_stopping_server_answers_requests_that_wait_before_it_closes() {
     ada.send(json!(["1", "w", "document:notes", "lock:acquire", {}])).await;
     // A message behind the request has its reply, so the request waits now.
     assert_eq!(ada.push("1", "document:notes", "cursor", json!(1)).await["status"], "ok");
+    let mut bob = server.connect("bob").await;
+    bob.send(json!(["2", "j", "document:slow", "phx_join", {}])).await;
+    bob.is_alive().await;
     let ws = server.ws.clone();
     let stopping = tokio::spawn(async move { ws.shutdown(Duration::from_secs(20)).await });
-    let reply = ada.reply("w").await;
-    assert_eq!((&reply["status"], &reply["response"]["reason"]), (&json!("error"), &json!("closed")));
-    assert_eq!(ada.closed().await, 1012);
+    for (client, reference) in [(&mut ada, "w"), (&mut bob, "j")] {
+        let reply = client.reply(reference).await;
+        assert_eq!((&reply["status"], &reply["response"]["reason"]), (&json!("error"), &json!("closed")));
+        assert_eq!(client.closed().await, 1012);
+    }
     stopping.await.unwrap();
 }
