@@ -42,7 +42,7 @@ pub struct Draft {
     pub actor: Actor,
     /// The session.
     pub session: Option<SessionId>,
-    /// The conflation key: an ephemeral event replaces the ones of the same kind, actor and key. Ignored for durable kinds.
+    /// The conflation key: an ephemeral event replaces the ones of the same kind, actor and key. Ignored for other classes.
     pub key: Option<Arc<str>>,
     /// The time after which the event's content goes to nobody any more.
     pub ttl: Option<Duration>,
@@ -116,7 +116,7 @@ impl Draft {
         self
     }
 
-    /// Returns the event that this draft becomes at the given place and time. Only durable kinds have a `seq`.
+    /// Returns the event that this draft becomes at the given place and time. Only sequenced kinds have a `seq`.
     pub fn into_event(self, epoch: Epoch, seq: Option<Seq>, time: Timestamp) -> Event {
         Event {
             id: self.id.unwrap_or_else(EventId::new),
@@ -148,11 +148,11 @@ pub struct Event {
     pub document: DocumentId,
     /// The kind.
     pub kind: Kind,
-    /// The place in the document; `None` for ephemeral kinds.
+    /// The place in the document; `None` for logged and ephemeral events.
     pub seq: Option<Seq>,
     /// The incarnation of the document's history that `seq` counts in.
     pub epoch: Epoch,
-    /// The position in the whole log; `None` for ephemeral kinds and where there is no log.
+    /// The position in the whole log; `None` for ephemeral events and where there is no log.
     pub offset: Option<Offset>,
     /// The time at which the event got its place. It is never earlier than that of the sequenced event before it.
     pub time: Timestamp,

@@ -1,4 +1,4 @@
-//! [`EventLog`]: where durable events are kept, over all documents, in the order of commits.
+//! [`EventLog`]: the store of sequenced and logged events, over all documents, in the order of commits.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,8 +49,9 @@ impl Default for ReadLimit {
     }
 }
 
-/// The part of each document's history that is kept. Events beyond any of the three limits are dropped from the old end,
-/// soon but not at once. Seqs go on where they were.
+/// The part of each document's history that is kept. Sequenced events beyond any of the three limits are dropped from the
+/// old end, soon but not at once. Seqs go on where they were. Logged events are no part of a document's history, and a log
+/// limits them apart from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
     /// Number of events; at least 1.
@@ -68,11 +69,14 @@ impl Default for Retention {
     }
 }
 
-/// The log of durable events.
+/// The log of the events that are stored: the sequenced and the logged ones.
 ///
 /// # Contract
-/// - **Order.** A document's events are appended with seqs that go on from its head without a gap; the log refuses
+/// - **Order.** A document's sequenced events are appended with seqs that go on from its head without a gap. The log refuses
 ///   anything else with [`LogError::Conflict`] and keeps nothing of that batch. Offsets grow in the order of commits.
+/// - **Logged events.** They have no seq, stand anywhere in a batch, and leave the head where it is. They are read by offset
+///   alone. A batch that has no other events is checked by its epoch and not by the head. Neither class is dropped on
+///   account of the other's size or number.
 /// - **Durability.** `append` returns when the batch is as durable as the log was configured to make it. A batch is
 ///   kept whole or not at all. Readers never see an event whose `append` could still fail.
 /// - **Fidelity.** What is appended can be read. An event that could not be given back as it is, for instance one whose
@@ -100,10 +104,10 @@ pub trait EventLog: Send + Sync + 'static {
     /// [`LogError::Corrupt`], [`LogError::Failed`], [`LogError::Closed`].
     async fn head(&self, document: &DocumentId) -> Result<Head, LogError>;
 
-    /// Appends `events`, all of `document`, with the document's epoch and the next seqs in order. Returns exactly one offset
-    /// for each event, in the order of the events. Each offset is larger than the one before it and than those of the
-    /// document's earlier events. They need not be contiguous. The events' own `offset` fields are ignored. An empty batch
-    /// has no offsets, and changes nothing.
+    /// Appends `events`, all of `document`, with the document's epoch. The sequenced ones have the next seqs in order, the
+    /// logged ones have none, and ephemeral ones are refused. Returns exactly one offset for each event, in the order of the
+    /// events. Each offset is larger than the one before it and than those of the document's earlier events. They need not
+    /// be contiguous. The events' own `offset` fields are ignored. An empty batch has no offsets, and changes nothing.
     ///
     /// A channel treats any other answer as [`LogError::Failed`]: it shows none of the events, and ends.
     ///
@@ -111,7 +115,7 @@ pub trait EventLog: Send + Sync + 'static {
     /// All variants of [`LogError`] but [`LogError::Trimmed`].
     async fn append(&self, document: &DocumentId, events: &[Event]) -> Result<Vec<Offset>, LogError>;
 
-    /// The document's events after `after`, in order, as many as `limit` allows. Empty when there is none.
+    /// The document's sequenced events after `after`, in order, as many as `limit` allows. Empty when there is none.
     ///
     /// # Errors
     /// [`LogError::Trimmed`] when an event after `after` is no longer kept, so that no gap goes unnoticed;
@@ -123,8 +127,8 @@ pub trait EventLog: Send + Sync + 'static {
         limit: ReadLimit,
     ) -> Result<Vec<Event>, LogError>;
 
-    /// The events of all documents after `after`, in the order of their offsets, as many as `limit` allows. Each has its
-    /// offset. Offsets of events that are no longer kept are passed over.
+    /// The events of all documents after `after`, sequenced and logged ones, in the order of their offsets, as many as
+    /// `limit` allows. Each has its offset. Offsets of events that are no longer kept are passed over.
     ///
     /// # Errors
     /// [`LogError::Corrupt`], [`LogError::Failed`], [`LogError::Closed`].
@@ -144,7 +148,7 @@ pub trait EventLog: Send + Sync + 'static {
     /// [`LogError::Failed`] and [`LogError::Closed`] as soon as no further event can come.
     async fn wait_past(&self, offset: Offset) -> Result<Offset, LogError>;
 
-    /// Drops the document's events up to and including `through`. Its epoch and next seq stay.
+    /// Drops the document's sequenced events up to and including `through`. Its epoch and next seq stay.
     ///
     /// # Errors
     /// [`LogError::Corrupt`], [`LogError::Failed`], [`LogError::Closed`].
@@ -193,14 +197,18 @@ pub struct LogStats {
     pub commit_time: Duration,
     /// The longest write.
     pub longest_commit: Duration,
-    /// Events dropped by retention or trimming.
+    /// Sequenced events dropped by retention or trimming.
     pub dropped_events: u64,
     /// Those among the dropped events that a hold covered.
     pub dropped_held_events: u64,
+    /// Logged events dropped by their own retention.
+    pub dropped_logged_events: u64,
     /// Documents that retention could not cut back because a record is damaged.
     pub retention_failures: u64,
     /// Kept events that readers could not be given, since they cannot be read; each counts once.
     pub lost_events: u64,
+    /// Bytes of the logged events that are kept now.
+    pub logged_bytes: u64,
     /// Appends and trims that wait for the writer now.
     pub queued_requests: u64,
     /// Bytes of events that wait for the writer now.

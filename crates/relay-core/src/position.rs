@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::id::{InvalidId, excerpt, random_bits};
 
-/// An event's place among the durable events of its document: 1 for the first, then without gaps.
+/// An event's place among the sequenced events of its document: 1 for the first, then without gaps.
 ///
 /// As a *position* ("everything up to here is known") it may also be [`Seq::ZERO`]: nothing is known yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]

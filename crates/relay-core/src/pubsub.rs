@@ -26,13 +26,14 @@ use crate::time::Timestamp;
 ///
 /// # Contract
 /// - Drafts of one document that one caller publishes one after the other, each awaited, get growing seqs.
-/// - Nor need they be awaited one by one: while the document has a subscriber, the durable drafts of one actor take their
-///   places in the order in which their futures are first polled.
+/// - Nor need they be awaited one by one: while the document has a subscriber, the sequenced and logged drafts of one actor
+///   take their places in the order in which their futures are first polled.
 /// - A draft waits while most readers of the document are behind, or the queue to the log is full. Actors have turns then, so
 ///   that one with many drafts under way delays no other by more than one. The wait is limited.
-/// - A durable draft is answered when its event is as durable as configured; it has been, or is about to be, delivered
-///   to every subscriber. An ephemeral one is answered at once.
-/// - A durable draft with the id of an event becomes no second event, as far back as the sink is configured to recognise
+/// - A sequenced draft is answered when its event is as durable as configured; it has been, or is about to be, delivered
+///   to every subscriber. A logged one is answered when it is as durable, and reaches no subscriber of its document. An
+///   ephemeral one is answered at once.
+/// - A sequenced draft with the id of an event becomes no second event, as far back as the sink is configured to recognise
 ///   ids, restarts included. The publisher may have chosen the id, or got it with the ack. If the payload
 ///   [means the same](crate::Payload::means_same) and the kind and the actor are equal, the answer is the first one's ack with
 ///   `duplicate` set, else [`PublishError::IdConflict`].
@@ -54,10 +55,10 @@ pub struct PublishAck {
     pub id: EventId,
     /// The document's epoch.
     pub epoch: Epoch,
-    /// The event's seq; none for ephemeral kinds.
+    /// The event's seq; only sequenced events have one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seq: Option<Seq>,
-    /// The event's offset; none for ephemeral kinds and where there is no log.
+    /// The event's offset; none for ephemeral events and where there is no log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offset: Option<Offset>,
     /// The time at which the event got its place.
@@ -214,8 +215,8 @@ pub trait EventSource: Send + Sync + 'static {
 /// A subscriber's stream of events.
 ///
 /// # Contract
-/// - Durable events come in seq order, each once, none left out. Ephemeral ones come when they are new; of those that
-///   replace each other a slow reader sees only the newest.
+/// - Sequenced events come in seq order, each once, none left out. Ephemeral ones come when they are new; of those that
+///   replace each other a slow reader sees only the newest. Logged ones never come.
 /// - After its time to live an event comes as [`Event::at`] gives it: in its place, without its content; an ephemeral one does not
 ///   come at all. That is decided when the event is handed out.
 /// - A slow minority of readers slows nobody and takes no memory beyond its configured share. A reader that falls behind
@@ -246,7 +247,7 @@ pub trait EventStream: Send {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StreamPosition {
-    /// The last durable event that was delivered.
+    /// The last sequenced event that was delivered.
     pub seq: Seq,
     /// The version up to which ephemeral events were delivered: a number that grows with each of them, for comparing alone.
     pub ephemeral_version: u64,
@@ -300,9 +301,9 @@ pub enum StreamError {
     /// The reader fell so far behind that it cannot be served without a gap. Subscribe again after `position`.
     #[error("the reader is {behind} events behind, at seq {position}; subscribe again from there")]
     Lagged {
-        /// The last durable event that was delivered.
+        /// The last sequenced event that was delivered.
         position: Seq,
-        /// The number of durable events by which the reader is behind.
+        /// The number of sequenced events by which the reader is behind.
         behind: u64,
     },
     /// This server no longer owns the document. Subscribe again.

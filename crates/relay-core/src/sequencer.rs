@@ -50,7 +50,7 @@ impl Place {
 /// - **Speed.** All methods but `open` are quick, do not block, and do not call the event's sink.
 /// - **State.** Only `placed` changes the state that a stage keeps of a document; `check` changes nothing but the draft. A place
 ///   is not durable yet: when the log does not take the batch, the channel calls [`dropped`](Self::dropped).
-/// - **Ephemeral** drafts get no place and pass no stage.
+/// - **Logged and ephemeral** drafts get no place and pass no stage.
 #[async_trait]
 pub trait Sequencer: fmt::Debug + Send + Sync + 'static {
     /// Makes the stage ready for the drafts of `document`, whose history ends at `head`. A stage that needs the

@@ -27,7 +27,7 @@ pub enum StartPosition {
 pub struct SubscribeAck {
     /// The head of the document.
     pub head: Head,
-    /// The first durable event that will be delivered is `position.next()`.
+    /// The first sequenced event that will be delivered is `position.next()`.
     pub position: Seq,
     /// The way in which the wanted start was met.
     pub recovery: Recovery,

@@ -129,7 +129,7 @@ pub fn encode(event: &Event) -> Vec<u8> {
 /// # Errors
 /// [`BinaryError::Malformed`] with the reason for which it could not.
 pub fn check_readable(event: &Event) -> Result<(), BinaryError> {
-    vocabulary::kind_of_event(event.kind.as_str(), event.seq)?;
+    vocabulary::kind_of_record(event.kind.as_str(), event.seq)?;
     match &event.payload {
         Payload::Json(_) | Payload::Binary(_) => Ok(()),
         Payload::Absent(absence) => {
@@ -161,7 +161,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, BinaryError> {
 impl RecordV1<'_> {
     fn into_event(self) -> Result<Event, BinaryError> {
         let seq = self.seq.map(Seq::new);
-        let kind = vocabulary::kind_of_event(self.kind, seq)?;
+        let kind = vocabulary::kind_of_record(self.kind, seq)?;
         let payload = match self.payload {
             PayloadV1::Json(text) => {
                 let text = Bytes::copy_from_slice(text.as_bytes());

@@ -177,7 +177,8 @@ impl CloudEvent<'_> {
         let document =
             percent_decode_str(encoded).decode_utf8().map_err(|e| malformed(format!("`source`: {e}")))?;
         let seq = number("sequence", text("sequence", self.sequence.as_ref())?)?.map(Seq::new);
-        let kind = vocabulary::kind_of_event(&self.kind, seq)?;
+        let offset = number("relayoffset", self.relayoffset.as_deref())?.map(Offset::new);
+        let kind = vocabulary::kind_of_event(&self.kind, seq, offset)?;
         let mut draft = self.to_draft(DocumentId::new(document)?, kind, payload)?;
         draft.id = Some(self.id.parse()?);
         let epoch = self.relayepoch.ok_or_else(|| malformed("`relayepoch` is missing".to_owned()))?;
@@ -185,7 +186,7 @@ impl CloudEvent<'_> {
             .ok_or_else(|| malformed("`time` is missing".to_owned()))?
             .parse::<Timestamp>()?;
         let mut event = draft.into_event(epoch, seq, time);
-        event.offset = number("relayoffset", self.relayoffset.as_deref())?.map(Offset::new);
+        event.offset = offset;
         Ok(event)
     }
 

@@ -165,7 +165,7 @@ pub fn encode_header(event: &Event) -> Vec<u8> {
 /// [`JsonError`], when the JSON is not an event's envelope.
 pub fn decode(json: &[u8]) -> Result<Event, JsonError> {
     let envelope: Envelope<'_> = read_json(json).map_err(JsonError::Malformed)?;
-    let kind = vocabulary::kind_of_event(&envelope.kind, envelope.seq)?;
+    let kind = vocabulary::kind_of_event(&envelope.kind, envelope.seq, envelope.offset)?;
     let payload = if envelope.expired {
         Payload::Absent(Absence::Expired)
     } else if envelope.lost {

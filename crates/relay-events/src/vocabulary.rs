@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use relay_core::{
-    Absence, DeliveryClass, ErrorCode, Event, InvalidClaim, InvalidId, JsonText, Kind, Payload, Seq,
+    Absence, DeliveryClass, ErrorCode, Event, InvalidClaim, InvalidId, JsonText, Kind, Offset, Payload, Seq,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -224,10 +224,38 @@ pub fn kind(name: &str) -> Result<Kind, PayloadError> {
 }
 
 /// Returns the kind of a published event. Unlike a draft's kind it need not be of this vocabulary, since events outlive the
-/// vocabularies that they were written with. An event with a seq is sequenced, one without is ephemeral.
-pub(crate) fn kind_of_event(name: &str, seq: Option<Seq>) -> Result<Kind, InvalidId> {
-    let class = if seq.is_some() { DeliveryClass::Sequenced } else { DeliveryClass::Ephemeral };
-    match kind(name) {
+/// vocabularies that they were written with. So the event's positions decide about its class: one with a seq is sequenced,
+/// and one with an offset alone is logged. The vocabulary decides about one with neither, and takes it for ephemeral in doubt.
+pub(crate) fn kind_of_event(name: &str, seq: Option<Seq>, offset: Option<Offset>) -> Result<Kind, InvalidId> {
+    let known = kind(name);
+    let class = match (seq, offset) {
+        (Some(_), _) => DeliveryClass::Sequenced,
+        (None, Some(_)) => DeliveryClass::Logged,
+        (None, None) => known
+            .as_ref()
+            .map(Kind::class)
+            .ok()
+            .filter(|class| *class == DeliveryClass::Logged)
+            .unwrap_or(DeliveryClass::Ephemeral),
+    };
+    of_class(name, class, known)
+}
+
+/// Returns the kind of an event in its binary form, which has a seq but no offset. Only stored events have that form, so one
+/// without a seq is logged, unless the vocabulary takes its kind for ephemeral.
+pub(crate) fn kind_of_record(name: &str, seq: Option<Seq>) -> Result<Kind, InvalidId> {
+    let known = kind(name);
+    let class = match seq {
+        Some(_) => DeliveryClass::Sequenced,
+        None if known.as_ref().is_ok_and(Kind::is_ephemeral) => DeliveryClass::Ephemeral,
+        None => DeliveryClass::Logged,
+    };
+    of_class(name, class, known)
+}
+
+/// Returns `known` if it has this class, and otherwise a kind of the same name that has it.
+fn of_class(name: &str, class: DeliveryClass, known: Result<Kind, PayloadError>) -> Result<Kind, InvalidId> {
+    match known {
         Ok(kind) if kind.class() == class => Ok(kind),
         _ => Kind::new(name, class),
     }

@@ -18,6 +18,23 @@ pub enum LogDurability {
     Synced,
 }
 
+/// The logged events that are kept, over all documents. Beyond either limit they are dropped from the old end, soon but not
+/// at once. The content of documents counts nothing here, and logged events count nothing against a document's
+/// [`Retention`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoggedRetention {
+    /// Sum of the events' sizes in bytes; 256 MiB by default, which is about a million events. At least 1.
+    pub max_bytes: u64,
+    /// Age of an event, by its time; 30 days by default. With `None` events of any age are kept.
+    pub max_age: Option<Duration>,
+}
+
+impl Default for LoggedRetention {
+    fn default() -> Self {
+        Self { max_bytes: 256 * 1024 * 1024, max_age: Some(Duration::from_secs(30 * 24 * 60 * 60)) }
+    }
+}
+
 /// The configuration of a log. [`LogConfig::new`] gives every field but the directory its default;
 /// [`LogConfig::validate`] checks the bounds that the fields state.
 #[derive(Debug, Clone)]
@@ -36,6 +53,8 @@ pub struct LogConfig {
     /// The hold that the log opens with; none by default. A reader that continues where it ended can set its hold only later,
     /// and needs what comes before it.
     pub initial_hold: Option<Offset>,
+    /// The logged events that the log keeps, with the same slack of an eighth.
+    pub logged_retention: LoggedRetention,
     /// The interval between scans of all documents for events that are too old; 1 minute by default. Appends trim their own
     /// documents; the scan finds idle ones. More than 0, for without a pause the scan would occupy the writer.
     pub sweep_interval: Duration,
@@ -69,6 +88,7 @@ impl LogConfig {
             retention: Retention::default(),
             max_held_bytes: 1024 * 1024 * 1024,
             initial_hold: None,
+            logged_retention: LoggedRetention::default(),
             sweep_interval: Duration::from_secs(60),
             max_event_bytes: 4 * 1024 * 1024,
             queue_requests: 4096,
@@ -85,7 +105,7 @@ impl LogConfig {
     /// # Errors
     /// [`ConfigError`] names the first field that is out of bounds.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let Self { retention, max_event_bytes, .. } = self;
+        let Self { retention, logged_retention, max_event_bytes, .. } = self;
         let at_least_1 = "is 0; it must be at least 1";
         let more_than_0 = "is 0; it must be more than 0";
         let is_zero = |duration: Duration| duration.is_zero();
@@ -94,6 +114,8 @@ impl LogConfig {
             ("retention.max_events", retention.max_events == 0, at_least_1),
             ("retention.max_age", retention.max_age.is_some_and(is_zero), more_than_0),
             ("retention.max_bytes", retention.max_bytes == Some(0), more_than_0),
+            ("logged_retention.max_bytes", logged_retention.max_bytes == 0, more_than_0),
+            ("logged_retention.max_age", logged_retention.max_age.is_some_and(is_zero), more_than_0),
             ("sweep_interval", is_zero(self.sweep_interval), more_than_0),
             ("max_event_bytes", *max_event_bytes == 0, more_than_0),
             ("queue_requests", self.queue_requests == 0, at_least_1),

@@ -89,13 +89,12 @@ impl EmbeddedLog {
         supervisor: &Supervisor,
     ) -> Result<(Self, RecoveryReport), OpenError> {
         config.validate()?;
-        let RecoveredLog { store, epoch, last_offset, marker, report } = recovery::open(&config)?;
+        let RecoveredLog { store, position, marker, report } = recovery::open(&config)?;
         let store = Arc::new(store);
-        let status = Arc::new(LogStatus::new(last_offset, config.initial_hold));
+        let status = Arc::new(LogStatus::new(position.last_offset, config.initial_hold));
         // The queue has as many slots as there are permits to send, so that sending never blocks.
         let (requests, queue) = crossbeam_channel::bounded(config.queue_requests as usize);
-        let writer =
-            Writer::new(Arc::clone(&store), Arc::clone(&status), clock, &config, epoch, last_offset, marker);
+        let writer = Writer::new(Arc::clone(&store), Arc::clone(&status), clock, &config, position, marker);
         let tasks = supervisor.group();
         let mut writing = Some((writer, queue));
         let thread = tasks.thread(WRITER, "relay-log".to_owned(), OnPanic::Fail, move |pulse| {
@@ -105,7 +104,7 @@ impl EmbeddedLog {
         });
         let thread = thread.map_err(OpenError::io("start the writer's thread of", &config.directory))?;
         let inner = Inner {
-            epoch,
+            epoch: position.epoch,
             status,
             open: RwLock::new(Some(OpenLog { store, requests })),
             writer: Mutex::new(Some(thread)),

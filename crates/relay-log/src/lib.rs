@@ -46,7 +46,7 @@ mod status;
 mod store;
 mod writer;
 
-pub use config::{LogConfig, LogDurability};
+pub use config::{LogConfig, LogDurability, LoggedRetention};
 pub use embedded::EmbeddedLog;
 pub use error::OpenError;
 pub use journal_files::TornTail;

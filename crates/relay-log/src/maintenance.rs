@@ -14,7 +14,7 @@ use crate::commit_marker::CommitMarker;
 use crate::config::LogDurability;
 use crate::directory::Directory;
 use crate::error::OpenError;
-use crate::record::Record;
+use crate::record::{Record, RecordError};
 use crate::recovery::{OFFSET_GAP, open_engine};
 use crate::rescue::{Findings, Rescue};
 use crate::store::DocumentKey;
@@ -173,11 +173,20 @@ fn rebuild(rescue: &mut Rescue, new_engine: &Path, epoch: Epoch) -> Result<(Offs
     const CACHE_BYTES: u64 = 8 * 1024 * 1024;
     let store = open_engine(&rescue.directory, new_engine, CACHE_BYTES, None)?;
     let failed = |error: fjall::Error| OpenError::io("write to", new_engine)(io::Error::other(error));
+    let refused = |error: RecordError| OpenError::io("write to", new_engine)(io::Error::other(error));
     let mut documents: HashMap<DocumentId, RebuiltDocument> = HashMap::new();
-    let mut renumbered = 0;
+    let (mut renumbered, mut logged_bytes) = (0, 0);
     rescue.for_each_event(&mut |mut event| {
-        let (Some(offset), Some(seq)) = (event.offset, event.seq) else { return Ok(()) };
+        let Some(offset) = event.offset else { return Ok(()) };
+        event.epoch = epoch;
         let mut batch = store.batch();
+        let Some(seq) = event.seq else {
+            let body = binary::encode(&event);
+            logged_bytes += Record::size(body.len());
+            let record = Record { offset, cumulative_bytes: logged_bytes, time: event.time, body: &body };
+            batch.put_logged(&record).map_err(refused)?;
+            return batch.commit().map_err(failed);
+        };
         let id = event.document.clone();
         let document = documents.entry(id.clone()).or_insert_with(|| {
             let key = DocumentKey::of_first_event(offset);
@@ -188,14 +197,11 @@ fn rebuild(rescue: &mut Rescue, new_engine: &Path, epoch: Epoch) -> Result<(Offs
         document.last = document.last.next();
         renumbered += u64::from(seq != document.last);
         event.seq = Some(document.last);
-        event.epoch = epoch;
         let body = binary::encode(&event);
         document.cumulative_bytes += Record::size(body.len());
         let cumulative_bytes = document.cumulative_bytes;
         let record = Record { offset, cumulative_bytes, time: event.time, body: &body };
-        batch
-            .put_event(document.key, document.last, &record)
-            .map_err(|error| OpenError::io("write to", new_engine)(io::Error::other(error)))?;
+        batch.put_event(document.key, document.last, &record).map_err(refused)?;
         batch.commit().map_err(failed)
     })?;
     let last_offset = Offset::new(rescue.last_offset().get().saturating_add(OFFSET_GAP));

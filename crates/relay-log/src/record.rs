@@ -7,12 +7,13 @@
 //! 0   magic `RLr1`
 //! 4   length of the body, u32
 //! 8   offset, u64
-//! 16  cumulative bytes, u64: of all records of the document up to and including this one
+//! 16  cumulative bytes, u64: of all records of the document, or of all logged events, up to and including this one
 //! 24  time of the event, i64, microseconds since 1970
 //! 32  CRC-32 of bytes 4 to 32 and the body
 //! 36  body: the event in the versioned binary form of relay-events
 //! ```
-//! All numbers are little-endian. The size of a range of a document's events is the difference of two cumulative sizes.
+//! All numbers are little-endian. The size of a range of a document's events, or of logged events, is the
+//! difference of two cumulative sizes.
 
 use relay_core::{Event, Offset, Timestamp};
 use relay_events::binary::{self, BinaryError};

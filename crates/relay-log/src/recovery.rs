@@ -24,6 +24,7 @@ use crate::directory::{Directory, DirectoryLock};
 use crate::error::OpenError;
 use crate::journal_files::{JournalFiles, TornTail};
 use crate::store::Store;
+use crate::writer::WritePosition;
 
 /// The gap that is left in the offsets when the last one in use is unknown.
 pub(crate) const OFFSET_GAP: u64 = 1 << 32;
@@ -51,8 +52,7 @@ pub struct RecoveryReport {
 /// The parts of a log that was opened.
 pub(crate) struct RecoveredLog {
     pub(crate) store: Store,
-    pub(crate) epoch: Epoch,
-    pub(crate) last_offset: Offset,
+    pub(crate) position: WritePosition,
     pub(crate) marker: CommitMarker,
     pub(crate) report: RecoveryReport,
 }
@@ -122,7 +122,9 @@ pub(crate) fn open(config: &LogConfig) -> Result<RecoveredLog, OpenError> {
         new_epoch: may_have_lost,
     };
     log_report(config, &report);
-    Ok(RecoveredLog { store, epoch, last_offset, marker, report })
+    let logged = store.snapshot().logged_totals().map_err(|error| damaged(error.to_string()))?;
+    let position = WritePosition { epoch, last_offset, logged };
+    Ok(RecoveredLog { store, position, marker, report })
 }
 
 fn log_report(config: &LogConfig, report: &RecoveryReport) {

@@ -236,8 +236,8 @@ impl Rescue {
 /// The readable events on their way to the caller.
 struct EventSequence<'a> {
     epoch: Option<Epoch>,
-    /// The last seq of each document so far.
-    last_seqs: HashMap<DocumentId, Seq>,
+    /// The last seq of each document so far; `None` where only logged events have come.
+    last_seqs: HashMap<DocumentId, Option<Seq>>,
     take: &'a mut dyn FnMut(Event) -> Result<(), OpenError>,
 }
 
@@ -245,16 +245,21 @@ impl EventSequence<'_> {
     /// Checks that the event follows the previous one of its document, counts it, and hands it over.
     fn hand_over(&mut self, mut event: Event, findings: &mut Findings) -> Result<(), OpenError> {
         event.epoch = self.epoch.unwrap_or(event.epoch);
-        if let Some(seq) = event.seq {
-            match self.last_seqs.insert(event.document.clone(), seq) {
-                Some(before) if seq != before.next() => findings
-                    .problem(format!("document `{}`: seq {seq} comes after seq {before}", event.document)),
-                Some(_) => {}
-                None => findings.documents += 1,
+        let last = self.last_seqs.entry(event.document.clone()).or_insert_with(|| {
+            findings.documents += 1;
+            None
+        });
+        match (event.seq, *last) {
+            (Some(seq), Some(before)) if seq != before.next() => {
+                findings
+                    .problem(format!("document `{}`: seq {seq} comes after seq {before}", event.document));
             }
-        } else {
-            findings.problem(format!("document `{}`: the event {} has no seq", event.document, event.id));
+            (None, _) if event.kind.is_ephemeral() => {
+                findings.problem(format!("document `{}`: the event {} has no seq", event.document, event.id));
+            }
+            _ => {}
         }
+        *last = event.seq.or(*last);
         findings.events += 1;
         (self.take)(event)
     }
@@ -283,12 +288,12 @@ impl OrphanRecord {
 }
 
 /// Returns true when the event was trimmed before the damage. An event whose document is unreadable counts as kept, so
-/// that nothing readable is left behind.
+/// that nothing readable is left behind, and so does a logged event where none is kept.
 fn was_trimmed(snapshot: &StoreSnapshot<'_>, event: &Event) -> bool {
-    match snapshot.document(&event.document) {
-        Ok(Some(document)) => event.seq.is_some_and(|seq| seq <= document.trimmed),
-        Ok(None) | Err(_) => false,
-    }
+    let Some(seq) = event.seq else {
+        return matches!(snapshot.first_logged(), Ok(Some(first)) if event.offset < Some(first));
+    };
+    matches!(snapshot.document(&event.document), Ok(Some(document)) if seq <= document.trimmed)
 }
 
 fn orphan(file: &Path, position: usize, record: &Record<'_>) -> (Offset, OrphanRecord) {

@@ -19,6 +19,8 @@ pub(crate) struct Counters {
     pub(crate) longest_commit_micros: AtomicU64,
     pub(crate) dropped_events: AtomicU64,
     pub(crate) dropped_held_events: AtomicU64,
+    pub(crate) dropped_logged_events: AtomicU64,
+    logged_bytes: AtomicU64,
     pub(crate) retention_failures: AtomicU64,
     pub(crate) lost_events: AtomicU64,
 }
@@ -26,6 +28,10 @@ pub(crate) struct Counters {
 impl Counters {
     pub(crate) fn add(counter: &AtomicU64, count: u64) {
         counter.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_logged_bytes(&self, bytes: u64) {
+        self.logged_bytes.store(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn commit(&self, appends: u64, took: Duration) {
@@ -50,6 +56,8 @@ impl Counters {
         stats.longest_commit = Duration::from_micros(get(&self.longest_commit_micros));
         stats.dropped_events = get(&self.dropped_events);
         stats.dropped_held_events = get(&self.dropped_held_events);
+        stats.dropped_logged_events = get(&self.dropped_logged_events);
+        stats.logged_bytes = get(&self.logged_bytes);
         stats.retention_failures = get(&self.retention_failures);
         stats.lost_events = get(&self.lost_events);
         stats

@@ -3,11 +3,12 @@
 //! | keyspace | key | value |
 //! | --- | --- | --- |
 //! | `documents` | document id | version, document key, seq trimmed through |
-//! | `events` | document key, seq | [record](crate::record) |
-//! | `offsets` | offset | document key, seq |
+//! | `events` | document key, seq; or 0, offset for a logged event | [record](crate::record) |
+//! | `offsets` | offset | the event's key in `events` |
 //! | `meta` | `epoch` or `floor` | the log's epoch; the high watermark of offsets |
 //!
-//! Numbers in keys and values are big-endian. A document's key is the offset of its first event.
+//! Numbers in keys and values are big-endian. A document's key is the offset at which its first append began, so it is never
+//! 0. The logged events of all documents share the key 0. A document that has had logged events alone has no row.
 //!
 //! The next seq of a document follows from its last event. When no event is kept, it follows from the seq trimmed
 //! through. The next offset follows in the same way from `offsets` and the high watermark.
@@ -32,7 +33,7 @@ mod key;
 mod snapshot;
 
 pub(crate) use batch::StoreBatch;
-pub(crate) use document::DocumentState;
+pub(crate) use document::{DocumentState, LoggedTotals};
 pub(crate) use error::{ReadError, missing_event};
 pub(crate) use key::DocumentKey;
 pub(crate) use snapshot::StoreSnapshot;

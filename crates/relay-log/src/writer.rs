@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use fjall::PersistMode;
-use relay_core::{Clock, DocumentId, Epoch, LogError, Offset};
+use relay_core::{Clock, DocumentId, LogError, Offset};
 use relay_tasks::Pulse;
 
 use crate::commit_marker::CommitMarker;
@@ -25,11 +25,13 @@ use crate::store::{Store, StoreBatch};
 mod head_cache;
 mod held_history;
 mod limits;
+mod logged;
 mod request;
 mod retention;
 mod staging;
 
 pub(crate) use request::{EncodedEvent, QueuePermits, ReplySender, Request};
+pub(crate) use staging::WritePosition;
 
 use request::PendingReplies;
 use retention::RetentionQueue;
@@ -69,18 +71,12 @@ impl Writer {
         status: Arc<LogStatus>,
         clock: Arc<dyn Clock>,
         config: &LogConfig,
-        epoch: Epoch,
-        last_offset: Offset,
+        position: WritePosition,
         marker: CommitMarker,
     ) -> Self {
+        status.counters.set_logged_bytes(position.logged.kept_bytes());
         Self {
-            staging: Staging::new(
-                Arc::clone(&store),
-                Arc::clone(&status),
-                config.cached_heads,
-                epoch,
-                last_offset,
-            ),
+            staging: Staging::new(Arc::clone(&store), Arc::clone(&status), config.cached_heads, position),
             retention: RetentionQueue::new(Arc::clone(&status), config, clock.monotonic()),
             store,
             status,
@@ -172,6 +168,9 @@ impl Writer {
         if let Some(document) = &appended.document {
             self.retention.check_after_append(id, document, self.clock.wall());
         }
+        if appended.has_logged {
+            self.retention.check_logged(self.staging.logged(), self.clock.wall());
+        }
         Ok(appended.first)
     }
 
@@ -188,6 +187,7 @@ impl Writer {
         let began = self.clock.monotonic();
         batch.commit_durably(mode).map_err(|error| self.status.fail(error))?;
         self.marker.acknowledge(self.staging.last_offset()).map_err(|error| self.status.fail(error))?;
+        self.status.counters.set_logged_bytes(self.staging.logged().kept_bytes());
         self.status.counters.commit(appends, self.clock.monotonic().since(began));
         self.status.advance(self.staging.last_offset());
         Ok(())

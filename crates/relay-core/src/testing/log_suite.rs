@@ -33,6 +33,8 @@ pub async fn log_suite(log: &dyn EventLog, spoil: impl FnOnce(Vec<Event>) -> Vec
         a_trimmed_history_says_so_and_goes_on_counting(log).await;
         pages_end_where_the_limit_says(log).await;
         each_event_of_a_batch_has_its_offset(log).await;
+        logged_events_are_read_by_offset_and_leave_the_head_alone(log).await;
+        a_logged_event_that_does_not_fit_is_refused(log).await;
         a_waiter_is_woken_by_the_next_event(log).await;
         a_closed_log_says_so(log).await;
     })
@@ -139,6 +141,12 @@ pub async fn damaged_log_suite(log: &dyn EventLog) {
 
 fn document(name: &str) -> DocumentId {
     DocumentId::new(name).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Returns a logged event.
+fn logged(document: &DocumentId, epoch: Epoch, text: &str) -> Event {
+    let kind = Kind::from_static("x-logged", DeliveryClass::Logged);
+    Event { seq: None, kind, ..event(document, epoch, 0, text) }
 }
 
 fn event(document: &DocumentId, epoch: Epoch, seq: u64, text: &str) -> Event {
@@ -406,6 +414,53 @@ async fn each_event_of_a_batch_has_its_offset(log: &dyn EventLog) {
     assert_eq!(kept, offsets.iter().copied().map(Some).collect::<Vec<_>>());
     assert!(offsets.is_sorted_by(|one, next| one < next), "offsets grow within a batch: {offsets:?}");
     assert_eq!(log.append(&doc, &[]).await.ok(), Some(Vec::new()), "an empty batch has no offset");
+}
+
+async fn logged_events_are_read_by_offset_and_leave_the_head_alone(log: &dyn EventLog) {
+    let doc = document("suite/logged");
+    let empty = head(log, &doc).await;
+    let (epoch, before) = (empty.epoch, last_offset(log).await);
+    let alone = log.append(&doc, &[logged(&doc, epoch, "alone")]).await;
+    assert!(matches!(alone.as_deref(), Ok([_])), "one event has one offset, not {alone:?}");
+    assert_eq!(head(log, &doc).await, empty, "a logged event has no place in the history");
+    let mixed = [
+        logged(&doc, epoch, "before"),
+        event(&doc, epoch, 1, "x"),
+        logged(&doc, epoch, "between"),
+        event(&doc, epoch, 2, "x"),
+        logged(&doc, epoch, "after"),
+    ];
+    let offsets = log.append(&doc, &mixed).await.unwrap_or_else(|e| panic!("append refused: {e}"));
+    assert!(offsets.len() == 5 && offsets.is_sorted_by(|one, next| one < next), "{offsets:?}");
+    assert_eq!(read(log, &doc, 0).await.ok(), Some(vec![1, 2]), "the document's history has no logged event");
+    append(log, &doc, epoch, 3..=3).await;
+    log.trim(&doc, Seq::new(2)).await.unwrap_or_else(|e| panic!("{e}"));
+    let kept = read_past(log, before, EVERYTHING).await;
+    assert!(kept.is_sorted_by(|one, next| one.offset < next.offset), "{kept:?}");
+    let kept: Vec<_> = kept.iter().map(|one| (one.seq.map(Seq::get), one.kind.class())).collect();
+    let without_seq = (None, DeliveryClass::Logged);
+    let expected = [&[without_seq; 4][..], &[(Some(3), DeliveryClass::Sequenced)]].concat();
+    assert_eq!(kept, expected, "a trim drops sequenced events alone");
+}
+
+async fn a_logged_event_that_does_not_fit_is_refused(log: &dyn EventLog) {
+    let doc = document("suite/logged/refused");
+    let before = head(log, &doc).await;
+    let (epoch, last) = (before.epoch, last_offset(log).await);
+    let ephemeral = Kind::from_static("x-ephemeral-suite", DeliveryClass::Ephemeral);
+    let misfits = [
+        logged(&document("suite/logged/other"), epoch, "of another document"),
+        logged(&doc, Epoch::from_u64(epoch.as_u64() ^ 1), "of another epoch"),
+        Event { seq: Some(Seq::FIRST), ..logged(&doc, epoch, "with a seq") },
+        Event { kind: ephemeral, ..logged(&doc, epoch, "ephemeral") },
+    ];
+    for misfit in misfits {
+        let batch = [event(&doc, epoch, 1, "fits"), misfit];
+        assert!(matches!(log.append(&doc, &batch).await, Err(LogError::Conflict { .. })), "{batch:?}");
+    }
+    let batch = [logged(&doc, epoch, "fits"), event(&doc, epoch, 2, "leaves a gap")];
+    assert!(matches!(log.append(&doc, &batch).await, Err(LogError::Conflict { .. })));
+    assert_eq!((head(log, &doc).await, last_offset(log).await), (before, last), "nothing is kept");
 }
 
 async fn a_waiter_is_woken_by_the_next_event(log: &dyn EventLog) {

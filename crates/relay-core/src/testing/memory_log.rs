@@ -12,6 +12,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::waiting::yield_once;
 use crate::event::Event;
 use crate::id::DocumentId;
+use crate::kind::DeliveryClass;
 use crate::log::{EventLog, Head, LogError, LogStats, ReadLimit};
 use crate::payload::Payload;
 use crate::position::{Epoch, Offset, Seq};
@@ -134,7 +135,7 @@ impl Drop for Wait<'_> {
 
 #[derive(Debug, Clone, Default)]
 struct Document {
-    /// Indexes into `State::events`; the event of seq `n` is at `n - 1`.
+    /// Indexes into `State::events`; the sequenced event of seq `n` is at `n - 1`.
     places: Vec<usize>,
     trimmed_through: u64,
 }
@@ -262,9 +263,18 @@ impl MemoryLog {
         }
         let entry = state.documents.entry(document.clone()).or_default();
         let head = entry.head(self.epoch);
-        for (expected, event) in (head.last.get() + 1..).zip(events) {
-            let seq = event.seq.filter(|_| event.document == *document).unwrap_or_default();
-            if event.epoch != self.epoch || seq.get() != expected {
+        let mut expected = head.last;
+        for event in events {
+            let fits = match event.kind.class() {
+                DeliveryClass::Sequenced => {
+                    expected = expected.next();
+                    event.seq == Some(expected)
+                }
+                DeliveryClass::Logged => event.seq.is_none(),
+                DeliveryClass::Ephemeral => false,
+            };
+            if !fits || event.epoch != self.epoch || event.document != *document {
+                let seq = event.seq.unwrap_or_default();
                 return Err(LogError::Conflict { document: document.clone(), head, epoch: event.epoch, seq });
             }
         }
@@ -277,7 +287,9 @@ impl MemoryLog {
             let offset = Offset::new(state.events.len() as u64 + 1);
             event.offset = Some(offset);
             offsets.push(offset);
-            entry.places.push(state.events.len());
+            if event.seq.is_some() {
+                entry.places.push(state.events.len());
+            }
             state.events.push(Some(event));
         }
         state.stats.appends += 1;

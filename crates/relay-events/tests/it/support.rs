@@ -109,7 +109,7 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
             draft.trace = trace;
             draft.metadata = metadata;
             let mut event = draft.into_event(Epoch::from_u64(epoch), seq, Timestamp::from_micros(time));
-            event.offset = seq.and(offset).map(Offset::new);
+            event.offset = offset.filter(|_| !event.kind.is_ephemeral()).map(Offset::new);
             event
         },
     )

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use relay_core::testing::vocabulary_suite;
-use relay_core::{DocumentId, Draft, JsonText, LockScope, Payload};
+use relay_core::{DeliveryClass, DocumentId, Draft, JsonText, LockScope, Payload};
 use relay_events::{
     Body, DocumentEdited, KINDS, PayloadError, RelayVocabulary, TypedPayload, cloudevents, json,
 };
@@ -297,10 +297,13 @@ fn an_event_of_another_vocabulary_is_read_as_it_is() {
         );
         json::decode(json.as_bytes())
     };
-    // An event with a seq is sequenced and one without is ephemeral, even where this vocabulary has another class.
+    // The positions of an event decide, even where this vocabulary has another class.
     for kind in ["document.exploded", "document.edited", "cursor.moved", "x-a"] {
-        assert!(event(kind, r#""seq": 7,"#).unwrap().kind.is_sequenced(), "{kind}");
-        assert!(event(kind, "").unwrap().kind.is_ephemeral(), "{kind}");
+        let class = |positions| event(kind, positions).unwrap().kind.class();
+        assert_eq!(class(r#""seq": 7, "offset": 9,"#), DeliveryClass::Sequenced, "{kind}");
+        assert_eq!(class(r#""seq": 7,"#), DeliveryClass::Sequenced, "{kind}");
+        assert_eq!(class(r#""offset": 9,"#), DeliveryClass::Logged, "{kind}");
+        assert_eq!(class(""), DeliveryClass::Ephemeral, "{kind}");
     }
     assert!(event("Document Exploded", "").is_err());
 }

@@ -4,7 +4,7 @@ use fjall::{OwnedWriteBatch, PersistMode};
 use relay_core::{DocumentId, Epoch, Offset, Seq};
 
 use super::document::DocumentRow;
-use super::key::{DocumentKey, event_key};
+use super::key::{DocumentKey, event_key, logged_key};
 use super::{EPOCH, HIGH_WATERMARK, Store};
 use crate::record::{Record, RecordError};
 
@@ -34,7 +34,7 @@ impl<'a> StoreBatch<'a> {
         self.batch.insert(&self.store.documents, id.as_str(), DocumentRow { key, trimmed }.encode());
     }
 
-    /// Stages an event.
+    /// Stages a sequenced event.
     ///
     /// # Errors
     /// [`RecordError::TooLong`], which stages nothing.
@@ -44,16 +44,37 @@ impl<'a> StoreBatch<'a> {
         seq: Seq,
         record: &Record<'_>,
     ) -> Result<(), RecordError> {
-        let (key, value) = (event_key(document, seq), record.encode()?);
+        self.put_record(event_key(document, seq), record)
+    }
+
+    /// Stages a logged event.
+    ///
+    /// # Errors
+    /// [`RecordError::TooLong`], which stages nothing.
+    pub(crate) fn put_logged(&mut self, record: &Record<'_>) -> Result<(), RecordError> {
+        self.put_record(logged_key(record.offset), record)
+    }
+
+    fn put_record(&mut self, key: [u8; 16], record: &Record<'_>) -> Result<(), RecordError> {
+        let value = record.encode()?;
         self.batch.insert(&self.store.offsets, record.offset.get().to_be_bytes(), key);
         self.batch.insert(&self.store.events, key, value);
         Ok(())
     }
 
-    /// Stages the removal of an event.
+    /// Stages the removal of a sequenced event.
     /// Without its offset its entry in `offsets` stays, and leads nowhere: readers pass it, since the event is trimmed.
     pub(crate) fn remove_event(&mut self, document: DocumentKey, seq: Seq, offset: Option<Offset>) {
-        self.batch.remove(&self.store.events, event_key(document, seq));
+        self.remove_record(event_key(document, seq), offset);
+    }
+
+    /// Stages the removal of a logged event.
+    pub(crate) fn remove_logged(&mut self, offset: Offset) {
+        self.remove_record(logged_key(offset), Some(offset));
+    }
+
+    fn remove_record(&mut self, key: [u8; 16], offset: Option<Offset>) {
+        self.batch.remove(&self.store.events, key);
         if let Some(offset) = offset {
             self.batch.remove(&self.store.offsets, offset.get().to_be_bytes());
         }

@@ -43,6 +43,26 @@ impl DocumentState {
     }
 }
 
+/// The totals of the logged events of all documents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LoggedTotals {
+    /// Bytes of all events before the oldest one that is kept.
+    pub(crate) trimmed_bytes: u64,
+    /// Bytes of all events up to the last one.
+    pub(crate) total_bytes: u64,
+    /// The time of the oldest event that is kept; [`Timestamp::MAX`] when none is.
+    pub(crate) oldest: Timestamp,
+}
+
+impl LoggedTotals {
+    /// The totals where no event is kept.
+    pub(crate) const EMPTY: Self = Self { trimmed_bytes: 0, total_bytes: 0, oldest: Timestamp::MAX };
+
+    pub(crate) fn kept_bytes(&self) -> u64 {
+        self.total_bytes.saturating_sub(self.trimmed_bytes)
+    }
+}
+
 /// A document's row in `documents`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DocumentRow {

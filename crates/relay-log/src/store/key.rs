@@ -4,12 +4,12 @@ use relay_core::{Offset, Seq};
 
 use super::error::ReadError;
 
-/// The number that stands for a document's id in the keys of its events: the offset of its first event.
+/// The number that stands for a document's id in the keys of its events: the offset at which its first append began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DocumentKey(u64);
 
 impl DocumentKey {
-    /// Returns the key of a document whose first event gets the offset `first`.
+    /// Returns the key of a document whose first append begins at the offset `first`.
     pub(crate) fn of_first_event(first: Offset) -> Self {
         Self(first.get())
     }
@@ -33,6 +33,18 @@ pub(super) fn event_key(document: DocumentKey, seq: Seq) -> [u8; 16] {
     key[..SEQ_AT].copy_from_slice(&document.get().to_be_bytes());
     key[SEQ_AT..].copy_from_slice(&seq.get().to_be_bytes());
     key
+}
+
+/// Returns the key of a logged event in `events`. Offsets begin at 1, so no document has the key 0.
+pub(super) fn logged_key(offset: Offset) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[SEQ_AT..].copy_from_slice(&offset.get().to_be_bytes());
+    key
+}
+
+/// Reads the offset out of the key of a logged event.
+pub(super) fn logged_offset_of(key: &[u8]) -> Result<Offset, ReadError> {
+    u64_at(key, SEQ_AT, "event").map(Offset::new)
 }
 
 /// Reads the seq out of a key of `events`.

@@ -6,9 +6,9 @@ use fjall::{Readable, Snapshot};
 use relay_core::{DocumentId, Epoch, Event, Offset, ReadLimit, Seq, Timestamp};
 
 use super::Store;
-use super::document::{DocumentRow, DocumentState};
+use super::document::{DocumentRow, DocumentState, LoggedTotals};
 use super::error::{ReadError, is_damage};
-use super::key::{DocumentKey, event_key, seq_of, u64_at};
+use super::key::{DocumentKey, event_key, logged_key, logged_offset_of, seq_of, u64_at};
 use crate::record::Record;
 
 /// The highest seq that a key can hold, for ranges that end with a document's last event.
@@ -28,6 +28,13 @@ pub(crate) struct KeptEvent {
     pub(crate) time: Timestamp,
     /// Bytes of all events of the document up to and including this one.
     pub(crate) cumulative_bytes: u64,
+}
+
+/// The fields of a kept logged event that trimming needs.
+pub(crate) struct KeptLogged {
+    pub(crate) offset: Offset,
+    /// The time, and the bytes of all logged events up to and including this one; `None` where the record is damaged.
+    pub(crate) place: Option<(Timestamp, u64)>,
 }
 
 impl<'a> StoreSnapshot<'a> {
@@ -226,6 +233,48 @@ impl<'a> StoreSnapshot<'a> {
             let offset = record.map(|record| record.offset);
             Ok(KeptEvent { seq, offset, time, cumulative_bytes })
         })
+    }
+
+    /// Iterates over the kept logged events from `first` on. A damaged record is part of the result, so that its event can
+    /// go in its turn.
+    pub(crate) fn logged_events(
+        &self,
+        first: Offset,
+    ) -> impl DoubleEndedIterator<Item = Result<KeptLogged, ReadError>> + use<'_> {
+        let range = logged_key(first)..=logged_key(Offset::new(u64::MAX));
+        self.snapshot.range(&self.store.events, range).map(|guard| {
+            let (key, value) = guard.into_inner()?;
+            let record = Record::decode(&value).ok();
+            let place = record.map(|record| (record.time, record.cumulative_bytes));
+            Ok(KeptLogged { offset: logged_offset_of(&key)?, place })
+        })
+    }
+
+    /// Returns the totals of the logged events, from the first and the last intact record.
+    pub(crate) fn logged_totals(&self) -> Result<LoggedTotals, ReadError> {
+        let range = || logged_key(Offset::ZERO)..=logged_key(Offset::new(u64::MAX));
+        let mut totals = LoggedTotals::EMPTY;
+        for guard in self.snapshot.range(&self.store.events, range()) {
+            let (_, value) = guard.into_inner()?;
+            if let Ok(first) = Record::decode(&value) {
+                totals.oldest = first.time;
+                totals.trimmed_bytes = first.cumulative_bytes.saturating_sub(first.len() as u64);
+                break;
+            }
+        }
+        for guard in self.snapshot.range(&self.store.events, range()).rev() {
+            let (_, value) = guard.into_inner()?;
+            if let Ok(last) = Record::decode(&value) {
+                totals.total_bytes = last.cumulative_bytes;
+                break;
+            }
+        }
+        Ok(totals)
+    }
+
+    /// Returns the offset of the oldest logged event that is kept.
+    pub(crate) fn first_logged(&self) -> Result<Option<Offset>, ReadError> {
+        self.logged_events(Offset::ZERO).next().map(|first| Ok(first?.offset)).transpose()
     }
 
     /// Returns up to `count` document ids after `after`, in their order.

@@ -1,8 +1,8 @@
 //! The history that a hold keeps beyond retention's limits, and its bound in bytes.
 //!
-//! A document that a hold keeps over its limits counts with all its bytes. The sum of them is bounded: a reader that never
-//! moves on does not fill the disk. A document that is held is not looked at again before the hold has passed its oldest
-//! event or the bound is reached.
+//! A document that a hold keeps over its limits counts with all its bytes, and so do the logged events. The sum is bounded: a
+//! reader that never moves on does not fill the disk. A document that is held is not looked at again before the hold has
+//! passed its oldest event or the bound is reached.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,6 +26,8 @@ pub(super) struct HeldHistory {
     /// The hold as of the last [`HeldHistory::refresh`].
     hold: Option<Offset>,
     documents: HashMap<DocumentId, HeldDocument>,
+    /// The bytes of the logged events, while the hold keeps them over their limits.
+    logged_bytes: u64,
     /// The bytes of all of them.
     bytes: u64,
     /// Held events that were dropped since the last report.
@@ -35,7 +37,7 @@ pub(super) struct HeldHistory {
 impl HeldHistory {
     pub(super) fn new(status: Arc<LogStatus>, max_bytes: u64) -> Self {
         let hold = status.hold();
-        Self { status, max_bytes, hold, documents: HashMap::new(), bytes: 0, unreported: 0 }
+        Self { status, max_bytes, hold, documents: HashMap::new(), logged_bytes: 0, bytes: 0, unreported: 0 }
     }
 
     /// Takes over the present hold. Returns the documents whose oldest event it no longer covers.
@@ -57,6 +59,27 @@ impl HeldHistory {
     pub(super) fn max_bytes_of(&self, document: &DocumentId) -> u64 {
         let own = self.documents.get(document).map_or(0, |held| held.bytes);
         self.max_bytes.saturating_sub(self.bytes - own)
+    }
+
+    /// The hold as of the last [refresh](Self::refresh).
+    pub(super) fn hold(&self) -> Option<Offset> {
+        self.hold
+    }
+
+    /// The most bytes that the logged events may have while they are held.
+    pub(super) fn max_bytes_of_logged(&self) -> u64 {
+        self.max_bytes.saturating_sub(self.bytes - self.logged_bytes)
+    }
+
+    /// True while the hold keeps logged events over their limits.
+    pub(super) fn has_logged(&self) -> bool {
+        self.logged_bytes > 0
+    }
+
+    /// Takes over the bytes of the logged events that are held; 0 if they are within their limits.
+    pub(super) fn set_logged(&mut self, bytes: u64) {
+        self.bytes = self.bytes - self.logged_bytes + bytes;
+        self.logged_bytes = bytes;
     }
 
     /// Takes over the size of a document that an append has made larger. Returns true if the document is held, within the

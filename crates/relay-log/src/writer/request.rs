@@ -1,14 +1,35 @@
 //! Requests to the writer, and the replies that wait for its commit.
 
-use relay_core::{DocumentId, Epoch, Event, Head, LogError, Offset, Seq, Timestamp};
+use relay_core::{DeliveryClass, DocumentId, Epoch, Event, Head, LogError, Offset, Seq, Timestamp};
 use relay_events::binary;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+/// The place that an event asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WantedPlace {
+    /// A place in the document's history.
+    Sequenced(Seq),
+    /// A place among the logged events.
+    Logged,
+    /// None: the event is of another document, or its positions do not fit its class.
+    None,
+}
+
+impl WantedPlace {
+    fn of(event: &Event, document: &DocumentId) -> Self {
+        match (event.kind.class(), event.seq) {
+            _ if event.document != *document => Self::None,
+            (DeliveryClass::Sequenced, Some(seq)) => Self::Sequenced(seq),
+            (DeliveryClass::Logged, None) => Self::Logged,
+            _ => Self::None,
+        }
+    }
+}
 
 /// An event in its stored form, ready for the batch.
 pub(crate) struct EncodedEvent {
     pub(crate) epoch: Epoch,
-    /// `None` for an event without a seq or of another document, which has no place in this document.
-    pub(crate) seq: Option<Seq>,
+    pub(crate) place: WantedPlace,
     pub(crate) time: Timestamp,
     pub(crate) body: Vec<u8>,
 }
@@ -25,8 +46,8 @@ impl EncodedEvent {
         if body.len() > max_bytes {
             return Err(LogError::TooLarge { bytes: body.len(), max: max_bytes });
         }
-        let seq = event.seq.filter(|_| event.document == *document);
-        Ok(Self { epoch: event.epoch, seq, time: event.time, body })
+        let place = WantedPlace::of(event, document);
+        Ok(Self { epoch: event.epoch, place, time: event.time, body })
     }
 }
 

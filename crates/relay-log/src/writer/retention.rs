@@ -1,4 +1,5 @@
-//! Retention: which documents have events to trim, and the scan that finds those that nothing appends to.
+//! Retention: the documents that have events to trim, and the scan that finds those that nothing appends to.
+//! [Logged events](super::logged) have limits of their own and are trimmed beside the documents.
 //!
 //! A document is queued for trimming by an append that takes it over its limits, by a caller's trim, or by the scan over
 //! all documents. The queue is worked off in small parts, one part in each commit. A document that a hold keeps over its
@@ -12,9 +13,10 @@ use relay_core::{DocumentId, Head, LogError, Monotonic, Offset, Retention, Seq, 
 
 use super::held_history::HeldHistory;
 use super::limits::RetentionLimits;
+use super::logged::{LoggedEvents, LoggedLimits};
 use super::request::{PendingReplies, QueuePermits, ReplySender};
 use super::staging::{ListedDocument, Staging, TrimProgress};
-use crate::config::LogConfig;
+use crate::config::{LogConfig, LoggedRetention};
 use crate::stats::Counters;
 use crate::status::LogStatus;
 use crate::store::{DocumentState, StoreBatch};
@@ -59,6 +61,9 @@ struct RetentionScan {
 pub(super) struct RetentionQueue {
     status: Arc<LogStatus>,
     retention: Retention,
+    logged_retention: LoggedRetention,
+    /// True when logged events are to go.
+    logged_due: bool,
     scan_interval: Duration,
     next_scan: Monotonic,
     scan: Option<RetentionScan>,
@@ -76,6 +81,8 @@ impl RetentionQueue {
             held: HeldHistory::new(Arc::clone(&status), config.max_held_bytes),
             status,
             retention: config.retention,
+            logged_retention: config.logged_retention,
+            logged_due: false,
             scan_interval: config.sweep_interval,
             next_scan: now + config.sweep_interval,
             scan: None,
@@ -87,7 +94,7 @@ impl RetentionQueue {
 
     /// Returns true when there is nothing to trim and no scan is running.
     pub(super) fn is_idle(&self) -> bool {
-        self.tasks.is_empty() && self.scan.is_none()
+        self.tasks.is_empty() && self.scan.is_none() && !self.logged_due
     }
 
     /// Returns true when a caller waits for a trim or a scan.
@@ -107,9 +114,11 @@ impl RetentionQueue {
 
     /// Queues the documents that the hold has kept over their limits and keeps no more.
     pub(super) fn follow_hold(&mut self) {
+        let before = self.held.hold();
         for document in self.held.refresh() {
             self.push_within_retention(document);
         }
+        self.logged_due |= self.held.hold() != before && self.held.has_logged();
     }
 
     /// Starts a scan from the first document, for a caller and for the callers of the running scan. The running scan may
@@ -149,6 +158,11 @@ impl RetentionQueue {
         }
     }
 
+    /// Notes if logged events are to go, after an append of some.
+    pub(super) fn check_logged(&mut self, logged: &LoggedEvents, now: Timestamp) {
+        self.logged_due |= logged.exceeds(&LoggedLimits::with_slack(self.logged_retention), now);
+    }
+
     /// Queues a document that exceeds its limits, unless it is queued already: each of its appends comes here.
     fn push_within_retention(&mut self, document: DocumentId) {
         if self.within_retention.insert(document.clone()) {
@@ -175,6 +189,8 @@ impl RetentionQueue {
         let Some(scan) = self.scan.as_mut().filter(|scan| !scan.finished && self.tasks.is_empty()) else {
             return;
         };
+        let logged_limits = LoggedLimits::exact(self.logged_retention);
+        self.logged_due |= staging.logged().exceeds(&logged_limits, now);
         let limits = RetentionLimits::exact(self.retention);
         let slice = match staging.documents_after(scan.after.as_ref(), SCAN_SLICE) {
             Ok(slice) => slice,
@@ -209,6 +225,9 @@ impl RetentionQueue {
         replies: &mut PendingReplies,
         now: Timestamp,
     ) {
+        if self.logged_due {
+            self.trim_logged(staging, batch, now);
+        }
         let limits = RetentionLimits::exact(self.retention);
         let has_staged_appends = !replies.appends.is_empty();
         let mut budget = TRIMS_PER_COMMIT;
@@ -259,10 +278,37 @@ impl RetentionQueue {
         }
     }
 
+    /// Stages some of the removals of logged events. Those that the hold covers stay within its bound.
+    fn trim_logged(&mut self, staging: &mut Staging, batch: &mut StoreBatch<'_>, now: Timestamp) {
+        let limits = LoggedLimits::exact(self.logged_retention);
+        let max_held_bytes = self.held.max_bytes_of_logged();
+        let (mut held_bytes, mut dropped_held) = (0, 0);
+        let excess = |logged: &LoggedEvents, offset: Offset| {
+            if !logged.exceeds(&limits, now) {
+                return false;
+            }
+            let is_held = self.held.covers(Some(offset));
+            if is_held && logged.kept_bytes() <= max_held_bytes {
+                held_bytes = logged.kept_bytes();
+                return false;
+            }
+            dropped_held += u64::from(is_held);
+            true
+        };
+        let trimmed = staging.trim_logged(batch, excess, TRIMS_PER_COMMIT);
+        self.held.set_logged(held_bytes);
+        self.held.count_dropped(dropped_held);
+        self.logged_due = trimmed.unwrap_or_else(|error| {
+            Counters::add(&self.status.counters.retention_failures, 1);
+            tracing::error!(%error, "retention could not drop old logged events");
+            false
+        });
+    }
+
     /// Replies to the scan's callers once the scan is complete, or at once when the commit failed.
     pub(super) fn finish_scan(&mut self, committed: &Result<(), LogError>) {
-        let is_over =
-            |scan: &mut RetentionScan| committed.is_err() || (scan.finished && self.tasks.is_empty());
+        let is_done = self.tasks.is_empty() && !self.logged_due;
+        let is_over = |scan: &mut RetentionScan| committed.is_err() || (scan.finished && is_done);
         if let Some(scan) = self.scan.take_if(is_over) {
             for (reply, _permits) in scan.callers {
                 // Receiver dropped: ignore the send error.
@@ -271,6 +317,7 @@ impl RetentionQueue {
         }
         if committed.is_err() {
             self.tasks.clear();
+            self.logged_due = false;
             self.within_retention.clear();
             self.requested = 0;
         }

@@ -5,19 +5,29 @@ use std::sync::Arc;
 use relay_core::{DocumentId, Epoch, Head, LogError, Offset, Seq};
 
 use super::head_cache::HeadCache;
-use super::request::EncodedEvent;
+use super::logged::LoggedEvents;
+use super::request::{EncodedEvent, WantedPlace};
 use crate::record::Record;
 use crate::stats::Counters;
 use crate::status::LogStatus;
-use crate::store::{DocumentKey, DocumentState, ReadError, Store, StoreBatch, missing_event};
+use crate::store::{DocumentKey, DocumentState, LoggedTotals, ReadError, Store, StoreBatch, missing_event};
 
 /// The store's documents, with everything staged so far applied.
 pub(super) struct Staging {
     store: Arc<Store>,
     status: Arc<LogStatus>,
     heads: HeadCache,
+    logged: LoggedEvents,
     epoch: Epoch,
     last_offset: Offset,
+}
+
+/// The position from which the writer goes on in a log that was opened.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WritePosition {
+    pub(crate) epoch: Epoch,
+    pub(crate) last_offset: Offset,
+    pub(crate) logged: LoggedTotals,
 }
 
 /// A document in the list of all documents.
@@ -32,8 +42,9 @@ pub(super) struct Appended {
     /// The offset of the first event; those of the others follow it without a gap. A list would be allocated by the writer
     /// and freed by the caller, on another thread, which costs more than the append.
     pub(super) first: Offset,
-    /// The document after it; `None` when the append had no events.
+    /// The document after it; `None` when the append had no sequenced events.
     pub(super) document: Option<DocumentState>,
+    pub(super) has_logged: bool,
 }
 
 /// The state of a trim after one commit's share of it.
@@ -51,10 +62,16 @@ impl Staging {
         store: Arc<Store>,
         status: Arc<LogStatus>,
         cached_heads: usize,
-        epoch: Epoch,
-        last_offset: Offset,
+        position: WritePosition,
     ) -> Self {
-        Self { store, status, heads: HeadCache::new(cached_heads), epoch, last_offset }
+        let WritePosition { epoch, last_offset, logged } = position;
+        let (heads, logged) = (HeadCache::new(cached_heads), LoggedEvents::new(logged));
+        Self { store, status, heads, logged, epoch, last_offset }
+    }
+
+    /// Returns the logged events as they will be after the batch.
+    pub(super) fn logged(&self) -> &LoggedEvents {
+        &self.logged
     }
 
     /// Returns the last offset that is in use or staged.
@@ -91,7 +108,7 @@ impl Staging {
         error.into_log_error(|error| self.status.fail(error))
     }
 
-    /// Stages `events` at the head of the document, or refuses all of them.
+    /// Stages `events`, the sequenced ones at the head of the document, or refuses all of them.
     pub(super) fn append(
         &mut self,
         batch: &mut StoreBatch<'_>,
@@ -104,39 +121,49 @@ impl Staging {
             DocumentState::without_events(DocumentKey::of_first_event(self.last_offset.next()), Seq::ZERO)
         });
         self.check_positions(id, &document, events)?;
-        let Some(first_event) = events.first() else {
-            return Ok(Appended { first: self.last_offset.next(), document: None });
-        };
-        if known.is_none() {
-            batch.put_document(id, document.key, document.trimmed);
-        }
-        let before = document.total_bytes;
-        if document.kept_events() == 0 {
-            document.oldest = first_event.time;
-        }
         let first = self.last_offset.next();
+        let (kept_before, bytes_before) = (document.last, document.total_bytes);
+        let (mut has_logged, mut logged_bytes) = (false, 0);
         for event in events {
             self.last_offset = self.last_offset.next();
-            document.last = document.last.next();
-            document.total_bytes += Record::size(event.body.len());
-            let record = Record {
-                offset: self.last_offset,
-                cumulative_bytes: document.total_bytes,
-                time: event.time,
-                body: &event.body,
+            let (offset, time) = (self.last_offset, event.time);
+            let bytes = Record::size(event.body.len());
+            let staged = if let WantedPlace::Sequenced(seq) = event.place {
+                if document.last == kept_before && known.is_none() {
+                    batch.put_document(id, document.key, document.trimmed);
+                }
+                if document.kept_events() == 0 {
+                    document.oldest = time;
+                }
+                document.last = seq;
+                document.total_bytes += bytes;
+                let record =
+                    Record { offset, cumulative_bytes: document.total_bytes, time, body: &event.body };
+                batch.put_event(document.key, seq, &record)
+            } else {
+                has_logged = true;
+                logged_bytes += bytes;
+                let cumulative_bytes = self.logged.add(bytes, time);
+                batch.put_logged(&Record { offset, cumulative_bytes, time, body: &event.body })
             };
             // Part of the append is staged already, so a failure here must fail the log and with it the batch.
-            batch.put_event(document.key, document.last, &record).map_err(|error| self.status.fail(error))?;
+            staged.map_err(|error| self.status.fail(error))?;
+        }
+        if events.is_empty() {
+            return Ok(Appended { first, document: None, has_logged });
         }
         let counters = &self.status.counters;
         Counters::add(&counters.appends, 1);
         Counters::add(&counters.appended_events, events.len() as u64);
-        Counters::add(&counters.appended_bytes, document.total_bytes - before);
-        self.heads.put(id, document);
-        Ok(Appended { first, document: Some(document) })
+        Counters::add(&counters.appended_bytes, document.total_bytes - bytes_before + logged_bytes);
+        let document = (document.last > kept_before).then_some(document);
+        if let Some(document) = document {
+            self.heads.put(id, document);
+        }
+        Ok(Appended { first, document, has_logged })
     }
 
-    /// Refuses events that do not follow the document's head in its epoch.
+    /// Refuses sequenced events that do not follow the document's head, and events that have no place in it.
     fn check_positions(
         &self,
         id: &DocumentId,
@@ -145,19 +172,70 @@ impl Staging {
     ) -> Result<(), LogError> {
         let mut expected = document.last;
         for event in events {
-            expected = expected.next();
-            if event.epoch != self.epoch || event.seq != Some(expected) {
+            let fits = match event.place {
+                WantedPlace::Sequenced(seq) => {
+                    expected = expected.next();
+                    seq == expected
+                }
+                WantedPlace::Logged => true,
+                WantedPlace::None => false,
+            };
+            if !fits || event.epoch != self.epoch {
                 Counters::add(&self.status.counters.conflicts, 1);
+                let seq = match event.place {
+                    WantedPlace::Sequenced(seq) => seq,
+                    // The error states seq 0 for an event that has no place in this document's order.
+                    WantedPlace::Logged | WantedPlace::None => Seq::ZERO,
+                };
                 return Err(LogError::Conflict {
                     document: id.clone(),
                     head: document.head(self.epoch),
                     epoch: event.epoch,
-                    // The error states seq 0 for an event that has no place in this document.
-                    seq: event.seq.unwrap_or(Seq::ZERO),
+                    seq,
                 });
             }
         }
         Ok(())
+    }
+
+    /// Stages the removal of the oldest logged events while `excess` holds, at most `budget` of them. `excess` is asked about
+    /// each event that it removes, with the event's offset. Returns true when more are to go with the next commit.
+    pub(super) fn trim_logged(
+        &mut self,
+        batch: &mut StoreBatch<'_>,
+        mut excess: impl FnMut(&LoggedEvents, Offset) -> bool,
+        mut budget: usize,
+    ) -> Result<bool, LogError> {
+        let store = Arc::clone(&self.store);
+        let snapshot = store.snapshot();
+        let mut dropped = 0;
+        let mut kept = snapshot.logged_events(self.logged.first());
+        let outcome = loop {
+            let Some(oldest) = kept.next() else { break Ok(false) };
+            let oldest = match oldest {
+                Ok(oldest) => oldest,
+                Err(error) => break Err(self.read_failed(error)),
+            };
+            if let Some((time, _)) = oldest.place {
+                self.logged.set_oldest(time);
+            }
+            if budget == 0 {
+                break Ok(true);
+            }
+            if !excess(&self.logged, oldest.offset) {
+                break Ok(false);
+            }
+            budget -= 1;
+            dropped += 1;
+            batch.remove_logged(oldest.offset);
+            self.logged.remove(oldest.offset, oldest.place.map(|(_, cumulative_bytes)| cumulative_bytes));
+        };
+        if dropped > 0 {
+            // The event with the last offset may be gone, and its offset must not be used again.
+            batch.put_high_watermark(self.last_offset);
+            Counters::add(&self.status.counters.dropped_logged_events, dropped);
+        }
+        outcome
     }
 
     /// Stages the removal of the document's oldest events while `excess` holds, at most `budget` of them. `excess` is asked
@@ -249,7 +327,7 @@ mod tests {
     fn append(staging: &mut Staging, store: &Store, id: &DocumentId, seqs: std::ops::RangeInclusive<u64>) {
         let event = |seq| EncodedEvent {
             epoch: Epoch::from_u64(1),
-            seq: Some(Seq::new(seq)),
+            place: WantedPlace::Sequenced(Seq::new(seq)),
             time: Timestamp::UNIX_EPOCH,
             body: b"body".to_vec(),
         };
@@ -263,7 +341,16 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(directory.path(), 1 << 20, None).unwrap());
         let status = Arc::new(LogStatus::new(Offset::ZERO, None));
-        let mut staging = Staging::new(Arc::clone(&store), status, 8, Epoch::from_u64(1), Offset::ZERO);
+        let mut staging = Staging::new(
+            Arc::clone(&store),
+            status,
+            8,
+            WritePosition {
+                epoch: Epoch::from_u64(1),
+                last_offset: Offset::ZERO,
+                logged: LoggedTotals::EMPTY,
+            },
+        );
         let id = DocumentId::new("d").unwrap();
         append(&mut staging, &store, &id, 1..=5);
         let key = store.snapshot().document(&id).unwrap().unwrap().key;

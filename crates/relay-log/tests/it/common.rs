@@ -29,6 +29,13 @@ pub(crate) fn event(document: &DocumentId, epoch: Epoch, seq: Seq, text: &str, t
     Draft::new(document.clone(), kind, payload).into_event(epoch, Some(seq), time)
 }
 
+/// Returns a logged event of `document`.
+pub(crate) fn logged(document: &DocumentId, epoch: Epoch, text: &str, time: Timestamp) -> Event {
+    let kind = Kind::new("x-test-logged", DeliveryClass::Logged).unwrap();
+    let payload = Payload::json(&text).unwrap();
+    Draft::new(document.clone(), kind, payload).into_event(epoch, None, time)
+}
+
 /// Returns the wall time of a new manual clock.
 fn start() -> Timestamp {
     ManualClock::new().wall()

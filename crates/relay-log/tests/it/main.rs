@@ -6,6 +6,7 @@ mod common;
 mod crash;
 mod damage;
 mod limits;
+mod logged;
 mod model;
 mod recovery;
 mod suite;

@@ -7,14 +7,30 @@ use relay_core::testing::MemoryLog;
 use relay_core::{DocumentId, Event, EventLog, Head, LogError, Offset, ReadLimit, Seq, Timestamp};
 use relay_log::EmbeddedLog;
 
-use crate::common::{EVERYTHING, document, event, open, text};
+use crate::common::{EVERYTHING, document, event, logged, open, text};
 
 #[derive(Debug, Clone)]
 enum Step {
-    Append { document: u8, events: u8, skip: u8 },
-    Trim { document: u8, through: u8 },
-    ReadDocument { document: u8, after: u8, events: usize },
-    Read { after: u8, events: usize },
+    /// `logged` has a bit for each event of the batch that is logged.
+    Append {
+        document: u8,
+        events: u8,
+        skip: u8,
+        logged: u8,
+    },
+    Trim {
+        document: u8,
+        through: u8,
+    },
+    ReadDocument {
+        document: u8,
+        after: u8,
+        events: usize,
+    },
+    Read {
+        after: u8,
+        events: usize,
+    },
     Reopen,
 }
 
@@ -23,7 +39,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     // One append in ten leaves a gap and is refused.
     let skip = prop_oneof![9 => Just(0u8), 1 => 1..3u8];
     let step = prop_oneof![
-        8 => (document.clone(), 0..6u8, skip).prop_map(|(document, events, skip)| Step::Append { document, events, skip }),
+        8 => (document.clone(), 0..6u8, skip, any::<u8>())
+            .prop_map(|(document, events, skip, logged)| Step::Append { document, events, skip, logged }),
         2 => (document.clone(), 0..30u8).prop_map(|(document, through)| Step::Trim { document, through }),
         4 => (document, 0..30u8, 1..9usize).prop_map(|(document, after, events)| Step::ReadDocument { document, after, events }),
         2 => (0..80u8, 1..9usize).prop_map(|(after, events)| Step::Read { after, events }),
@@ -48,12 +65,23 @@ fn id(document_number: u8) -> DocumentId {
     document(&format!("d{document_number}"))
 }
 
-async fn append(log: &dyn EventLog, number: u8, events: u8, skip: u8) -> Result<Vec<Offset>, bool> {
+async fn append(
+    log: &dyn EventLog,
+    number: u8,
+    events: u8,
+    skip: u8,
+    logged_bits: u8,
+) -> Result<Vec<Offset>, bool> {
     let id = id(number);
     let head = log.head(&id).await.unwrap();
-    let batch: Vec<Event> = (1..=u64::from(events))
+    let mut seq = Seq::new(head.last.get() + u64::from(skip));
+    // Logged events of any earlier time would be too old to be kept.
+    let batch: Vec<Event> = (0..events)
         .map(|n| {
-            let seq = Seq::new(head.last.get() + n + u64::from(skip));
+            if logged_bits >> n & 1 == 1 {
+                return logged(&id, head.epoch, &format!("{n} after {seq} of {id}"), Timestamp::MAX);
+            }
+            seq = seq.next();
             event(&id, head.epoch, seq, &format!("{seq} of {id}"), Timestamp::UNIX_EPOCH)
         })
         .collect();
@@ -66,10 +94,10 @@ async fn run(directory: &Path, steps: Vec<Step>) {
     let epoch = log.head(&id(0)).await.unwrap().epoch;
     for step in steps {
         match step {
-            Step::Append { document, events, skip } => {
+            Step::Append { document, events, skip, logged } => {
                 let (expected, got) = (
-                    append(&model, document, events, skip).await,
-                    append(&log, document, events, skip).await,
+                    append(&model, document, events, skip, logged).await,
+                    append(&log, document, events, skip, logged).await,
                 );
                 assert_eq!(got, expected);
             }

@@ -71,11 +71,15 @@ keys! {
     "tls.handshake_timeout" => tls_handshake_timeout,
         "The longest time that a TLS handshake takes.";
     "retention.max_events" => retention.max_events,
-        "The most events that are kept of each document.";
+        "The most sequenced events that are kept of each document.";
     "retention.max_age" => retention.max_age,
-        "The age beyond which events are dropped.";
+        "The age beyond which sequenced events are dropped.";
     "retention.max_bytes" => retention.max_bytes,
-        "The most bytes of events that are kept of each document.";
+        "The most bytes of sequenced events that are kept of each document.";
+    "retention.logged_max_bytes" => log.logged_retention.max_bytes,
+        "The most bytes of logged events (sessions, users, services) that are kept, over all documents.";
+    "retention.logged_max_age" => log.logged_retention.max_age,
+        "The age beyond which logged events are dropped.";
     "memory.max_bytes" => memory.max_bytes,
         "The most bytes that are held for all clients and services together. Beyond it, requests are refused and caches are dropped.";
     "memory.max_cache_bytes" => memory.max_cache_bytes,
