@@ -269,7 +269,7 @@ impl Bus {
         self.context().counters.snapshot(self.channels.len())
     }
 
-    /// Returns the times from taking a durable draft to its publisher's ack. With a log every draft is measured, without
+    /// Returns the times from taking a draft that is not ephemeral to its publisher's ack. With a log every draft is measured, without
     /// one every 64th.
     pub fn publish_latency(&self) -> LatencyStats {
         let context = self.context();

@@ -164,7 +164,25 @@ impl Channel {
         Ok(ack)
     }
 
-    /// Gives a durable draft a seq and shows its event, where there is no log. Adds the readers to wake to `wakers`.
+    /// Publishes a logged draft where there is no log: only subscriptions to all documents get it.
+    fn publish_unstored(&self, draft: CheckedDraft) -> PublishResult {
+        let now = self.context.clock.wall();
+        let mut wakers = Vec::new();
+        let ack = {
+            let mut state = self.lock_open()?;
+            let event = self.cacheable(draft.into_event(self.epoch, None, state.next_time(now)));
+            state.note_time(event.time);
+            // Under the lock, so that the events of one document are offered in their order.
+            self.context.mailboxes.offer(&event, &mut wakers);
+            self.context.counters.by_kind.increment(&event.kind);
+            PublishAck::of(&event, false)
+        };
+        self.context.counters.logged_published.increment();
+        wake_all(wakers);
+        Ok(ack)
+    }
+
+    /// Gives a sequenced draft a seq and shows its event, where there is no log. Adds the readers to wake to `wakers`.
     fn sequence_in_memory(
         &self,
         state: &mut ChannelState,
@@ -183,7 +201,7 @@ impl Channel {
         let time = state.next_time(self.context.clock.wall());
         let event = self.cacheable(draft.into_event(self.epoch, Some(seq), time));
         let ack = PublishAck::of(&event, false);
-        self.context.counters.durable_published.increment();
+        self.context.counters.sequenced_published.increment();
         self.context.counters.by_kind.increment(&event.kind);
         wakers.append(&mut state.drain_wakers());
         self.context.mailboxes.offer(&event, wakers);
@@ -200,8 +218,9 @@ impl Channel {
 
     // Writing. Only the writer calls these.
 
-    /// Takes drafts from the queue, answers duplicates, passes the others through the stages, and gives them seqs. The batch
-    /// ends before a draft whose id can only be judged with ids from the log.
+    /// Takes drafts from the queue, answers duplicates, passes the others through the stages, and gives them seqs. Logged drafts
+    /// keep their place among the others, and get no seq. The batch ends before a draft whose id can only be judged with ids
+    /// from the log.
     ///
     /// Returns `None` when the queue is empty or the channel has ended: then the writer is noted as ended, in the critical
     /// section that found the queue empty.
@@ -223,6 +242,10 @@ impl Channel {
         while batch.events().len() < MAX_BATCH_EVENTS && bytes < MAX_BATCH_BYTES {
             let Some(pending) = state.next_pending() else { break };
             bytes += pending.draft.payload.len();
+            if !pending.draft.kind.is_sequenced() {
+                batch.push_logged(pending, self.epoch, time);
+                continue;
+            }
             match state.find_earlier(&pending.draft, true) {
                 EarlierEvent::None => {}
                 EarlierEvent::Known(answer) => {
@@ -276,13 +299,14 @@ impl Channel {
         pending.sender.send(answer);
     }
 
-    /// Shows a batch that the log has taken, and answers its publishers.
+    /// Shows the sequenced events of a batch that the log has taken, and answers its publishers.
     fn commit(&self, batch: AppendBatch) {
         let (events, mut senders) = batch.into_parts();
         let mut acks = Vec::with_capacity(events.len());
         for event in &events {
             self.context.counters.by_kind.increment(&event.kind);
         }
+        let mut sequenced = 0;
         let wakers = {
             let mut state = self.state.lock();
             let mut wakers = state.drain_wakers();
@@ -290,12 +314,18 @@ impl Channel {
                 acks.push(PublishAck::of(&event, false));
                 let event = self.cacheable(event);
                 self.context.mailboxes.offer(&event, &mut wakers);
-                state.push_event(event, senders.take_original());
+                if event.seq.is_some() {
+                    sequenced += 1;
+                    state.push_event(event, senders.take_original());
+                } else {
+                    state.note_time(event.time);
+                }
             }
             wakers
         };
         self.note_cache_use();
-        self.context.counters.durable_published.add(acks.len() as u64);
+        self.context.counters.sequenced_published.add(sequenced);
+        self.context.counters.logged_published.add(acks.len() as u64 - sequenced);
         wake_all(wakers);
         for (senders, ack) in senders.into_iter().zip(acks) {
             self.context.counters.duplicates.add(senders.duplicates());

@@ -25,7 +25,7 @@ pub struct BusConfig {
     /// evicts the longest idle one, or is refused when all are in use. An event that [closes](relay_core::CheckedDraft::closing)
     /// what an earlier one opened is never refused for it.
     pub max_channels: usize,
-    /// The most bytes of durable events that wait for the log in each document; 4 MiB by default. An event counts at least
+    /// The most bytes of events that wait for the log in each document; 4 MiB by default. An event counts at least
     /// 1 KiB. A value below the largest payload counts as one largest payload, since a draft must fit into the queue.
     pub max_pending_bytes: usize,
     /// The longest wait of a publisher for space in that queue, and for most readers of the document; 5 seconds by default. Then

@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-use relay_core::{Clock, Draft, Event, EventLog, MemoryBudget, Monotonic, Ownership, Sequencer};
+use relay_core::{
+    Clock, DeliveryClass, Draft, Event, EventLog, MemoryBudget, Monotonic, Ownership, Sequencer,
+};
 use relay_metrics::LatencyWindow;
 use relay_tasks::TaskGroup;
 use tokio::runtime::Handle;
@@ -14,7 +16,7 @@ use crate::config::BusConfig;
 use crate::counters::Counters;
 use crate::mailbox::Mailboxes;
 
-/// Without a log, of how many durable events the publishing of one is timed.
+/// Without a log, of how many sequenced events the publishing of one is timed.
 const SAMPLED: u64 = 64;
 
 pub(crate) struct ChannelContext {
@@ -25,7 +27,7 @@ pub(crate) struct ChannelContext {
     pub(crate) ownership: Arc<dyn Ownership>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) counters: Arc<Counters>,
-    /// The times that publishers of durable events wait for their acks.
+    /// The times that publishers wait for the acks of events that are not ephemeral.
     pub(crate) publishing: LatencyWindow,
     pub(crate) mailboxes: Mailboxes,
     pub(crate) memory: MemoryBudget,
@@ -63,8 +65,13 @@ impl ChannelContext {
     /// The moment from which the publishing of `draft` is timed, if it is: waiting for the log always is, while of what
     /// takes less time than looking at the clock one in [`SAMPLED`] has to do.
     pub(crate) fn timing(&self, draft: &Draft) -> Option<Monotonic> {
-        let is_timed = !draft.kind.is_ephemeral()
-            && (self.log.is_some() || self.counters.durable_published.get().is_multiple_of(SAMPLED));
+        let is_timed = match (draft.kind.class(), &self.log) {
+            (DeliveryClass::Ephemeral, _) | (DeliveryClass::Logged, None) => false,
+            (DeliveryClass::Sequenced | DeliveryClass::Logged, Some(_)) => true,
+            (DeliveryClass::Sequenced, None) => {
+                self.counters.sequenced_published.get().is_multiple_of(SAMPLED)
+            }
+        };
         is_timed.then(|| self.clock.monotonic())
     }
 

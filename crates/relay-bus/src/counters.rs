@@ -16,15 +16,17 @@ relay_metrics::counters! {
             open_channels: usize,
         }
         counters: {
-            /// Events published, durable and ephemeral ones, by kind: every kind of the vocabulary, the first 32 others
+            /// Events published, of all classes, by kind: every kind of the vocabulary, the first 32 others
             /// that came, and the rest together as `x-other`.
             by_kind: KindCounters,
                 /// Documents brought into memory.
                 channels_opened: Counter,
                 /// Idle documents dropped from memory.
                 channels_evicted: Counter,
-                /// Durable events published.
-                durable_published: Counter,
+                /// Sequenced events published.
+                sequenced_published: Counter,
+                /// Logged events published.
+                logged_published: Counter,
                 /// Ephemeral events published.
                 ephemeral_published: Counter,
                 /// Drafts that were recognised as sent before.
@@ -54,6 +56,8 @@ relay_metrics::counters! {
                 ephemeral_dropped: Counter,
                 /// Caches of documents that were dropped because all together took too much memory.
                 caches_dropped: Counter,
+                /// Logged events dropped because a mailbox was full.
+                logged_dropped: Counter,
                 /// Pages of history read from the log for readers that were behind.
                 replay_pages: Counter,
                 /// Subscriptions begun.

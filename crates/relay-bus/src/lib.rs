@@ -1,4 +1,4 @@
-//! Ordered channels for documents: every durable event gets its place in its document's order, is kept as configured,
+//! Ordered channels for documents: every sequenced event gets its place in its document's order, is kept as configured,
 //! and reaches every subscriber once and in order. A subscriber that was away gets the events it missed, then live ones without a
 //! gap or a duplicate.
 //!

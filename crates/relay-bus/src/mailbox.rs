@@ -1,9 +1,10 @@
 //! Bounded mailboxes for subscriptions to many documents at once.
 //!
 //! Many documents have no single history to have a position in, so each subscription has a queue. When the queue is
-//! full, durable events are not dropped. The document gets a *gap*, which grows while the subscription is busy. The
-//! subscription fills it from the document's history when its queue is empty. Ephemeral events never queue: the mailbox
-//! keeps the newest of each key.
+//! full, sequenced events are not dropped. The document gets a *gap*, which grows while the subscription is busy. The
+//! subscription fills it from the document's history when its queue is empty. Logged events are in no history, so those
+//! that find the mailbox full are dropped and counted. Ephemeral events never queue: the mailbox keeps the newest of each
+//! key.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroUsize;
@@ -12,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::{Mutex, RwLock};
-use relay_core::{DocumentId, Epoch, Event, MemoryPurpose, Reservation, Seq, ShareKind};
+use relay_core::{DeliveryClass, DocumentId, Epoch, Event, MemoryPurpose, Reservation, Seq, ShareKind};
 
 use crate::context::ChannelContext;
 use crate::counters::Counters;
@@ -25,15 +26,15 @@ use crate::filter::Filter;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MailboxConfig {
-    /// The most durable events that wait, and the most ephemeral ones; 1,000 by default.
+    /// The most sequenced and logged events that wait, and the most ephemeral ones; 1,000 by default.
     pub capacity: NonZeroUsize,
-    /// The bytes of waiting durable events at which no further one waits, and the most of ephemeral ones, roughly; 16 MiB by
+    /// The bytes of waiting sequenced and logged events at which no further one waits, and the most of ephemeral ones, roughly; 16 MiB by
     /// default.
     pub max_bytes: usize,
     /// The most gaps at once, at about 200 bytes each; 100,000 by default. A document has one gap for each epoch in which
     /// events found the mailbox full. With 0 the first such event ends the subscription.
     pub max_gaps: usize,
-    /// The policy for durable events that find the mailbox full; [`FullPolicy::Refill`] by default.
+    /// The policy for events that find the mailbox full; [`FullPolicy::Refill`] by default.
     pub on_full: FullPolicy,
 }
 
@@ -51,11 +52,11 @@ impl Default for MailboxConfig {
     }
 }
 
-/// The policy for durable events that find a mailbox full.
+/// The policy for sequenced and logged events that find a mailbox full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum FullPolicy {
-    /// The subscription gets them from history later.
+    /// The subscription gets sequenced events from history later. Logged ones are dropped.
     #[default]
     Refill,
     /// The subscription ends. Its last item is [`Received::Overrun`](crate::Received::Overrun).
@@ -83,7 +84,7 @@ impl Mailboxes {
         self.count.store(list.len(), Ordering::Release);
     }
 
-    /// Puts `event` into every mailbox whose filter passes it, and the wakers of those into `wakers`. The durable events of
+    /// Puts `event` into every mailbox whose filter passes it, and the wakers of those into `wakers`. The events of
     /// one document are offered in their order, under the channel's lock.
     pub(crate) fn offer(&self, event: &Arc<Event>, wakers: &mut Vec<Waker>) {
         if self.count.load(Ordering::Acquire) == 0 {
@@ -124,13 +125,25 @@ struct MailboxState {
     end: Option<MailboxEnd>,
 }
 
+impl MailboxState {
+    fn has_space(&self, config: &MailboxConfig) -> bool {
+        self.queue.len() < config.capacity.get() && self.bytes < config.max_bytes
+    }
+
+    fn enqueue(&mut self, event: &Arc<Event>) {
+        self.queue.push_back(Arc::clone(event));
+        self.bytes += event.approx_bytes();
+        self.reserved.resize(self.bytes);
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum MailboxEnd {
     Closed,
     Overrun,
 }
 
-/// Durable events of one document that are not in the queue: those of one epoch after `after` up to and including `through`.
+/// Sequenced events of one document that are not in the queue: those of one epoch after `after` up to and including `through`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Gap {
     pub(crate) epoch: Epoch,
@@ -222,31 +235,39 @@ impl Mailbox {
         if state.end.is_some() {
             return None;
         }
-        match event.seq {
-            None => {
+        match (event.kind.class(), event.seq) {
+            (DeliveryClass::Ephemeral, _) => {
                 self.counters.ephemeral_dropped.add(state.ephemerals.put(Arc::clone(event)));
             }
-            Some(seq) => self.offer_durable(&mut state, event, seq),
+            (_, Some(seq)) => self.offer_sequenced(&mut state, event, seq),
+            (_, None) => self.offer_logged(&mut state, event),
         }
         state.waker.take()
     }
 
-    fn offer_durable(&self, state: &mut MailboxState, event: &Arc<Event>, seq: Seq) {
-        let MailboxState { queue, bytes, reserved, gaps, end, .. } = state;
-        if gaps.extend(&event.document, event.epoch, seq) {
-            return;
-        }
-        let has_space = queue.len() < self.config.capacity.get() && *bytes < self.config.max_bytes;
-        if has_space && !gaps.has(&event.document) {
-            queue.push_back(Arc::clone(event));
-            *bytes += event.approx_bytes();
-            reserved.resize(*bytes);
-        } else if self.config.on_full == FullPolicy::Refill && gaps.count < self.config.max_gaps {
-            self.counters.mailbox_gaps.increment();
-            gaps.begin(event.document.clone(), event.epoch, seq);
+    fn offer_logged(&self, state: &mut MailboxState, event: &Arc<Event>) {
+        if state.has_space(&self.config) {
+            state.enqueue(event);
+        } else if self.config.on_full == FullPolicy::Refill {
+            self.counters.logged_dropped.increment();
         } else {
             self.counters.readers_lagged.increment();
-            *end = Some(MailboxEnd::Overrun);
+            state.end = Some(MailboxEnd::Overrun);
+        }
+    }
+
+    fn offer_sequenced(&self, state: &mut MailboxState, event: &Arc<Event>, seq: Seq) {
+        if state.gaps.extend(&event.document, event.epoch, seq) {
+            return;
+        }
+        if state.has_space(&self.config) && !state.gaps.has(&event.document) {
+            state.enqueue(event);
+        } else if self.config.on_full == FullPolicy::Refill && state.gaps.count < self.config.max_gaps {
+            self.counters.mailbox_gaps.increment();
+            state.gaps.begin(event.document.clone(), event.epoch, seq);
+        } else {
+            self.counters.readers_lagged.increment();
+            state.end = Some(MailboxEnd::Overrun);
         }
     }
 

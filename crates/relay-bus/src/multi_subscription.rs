@@ -36,8 +36,9 @@ pub enum Received {
 
 /// Events of all documents that match a filter, from the moment of subscribing on.
 ///
-/// Durable events of one document come in their order, each once; documents are not ordered against each other.
-/// Ephemeral events come when no durable ones wait, the newest of each key. Dropping it ends the subscription.
+/// Sequenced events of one document come in their order, each once; documents are not ordered against each other. Logged
+/// events come while the mailbox has space, and those that find it full are dropped and counted, since no history has them.
+/// Ephemeral events come when no others wait, the newest of each key. Dropping it ends the subscription.
 #[derive(Debug)]
 pub struct MultiSubscription {
     channels: Arc<ChannelMap>,

@@ -28,7 +28,7 @@ pub enum LagPolicy {
     Refill,
     /// The reader gets [`StreamError::Lagged`] when it is further behind than the limit.
     Disconnect {
-        /// The most durable events that the reader may be behind.
+        /// The most sequenced events that the reader may be behind.
         max_behind: u64,
     },
 }

@@ -53,8 +53,10 @@ impl Components {
             ]),
             drops: BTreeMap::from([
                 ("ephemeral_limit", bus.ephemeral_dropped),
+                ("logged_limit", bus.logged_dropped),
                 ("reader_lagged", bus.readers_lagged),
                 ("retention", log.as_ref().map_or(0, |log| log.dropped_events)),
+                ("logged_retention", log.as_ref().map_or(0, |log| log.dropped_logged_events)),
                 ("presence_event_failed", presence.failed),
                 ("lock_change_failed", locks.failed_changes),
                 ("log_line", self.dropped_log_lines.get()),

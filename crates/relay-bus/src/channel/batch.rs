@@ -129,7 +129,7 @@ impl AppendBatch {
         &self.events
     }
 
-    /// The seq of the next event that is pushed.
+    /// The seq of the next sequenced event that is pushed.
     pub(super) fn next_seq(&self) -> Seq {
         self.next
     }
@@ -188,7 +188,14 @@ impl AppendBatch {
         None
     }
 
-    /// Turns a draft into the batch's next event.
+    /// Turns a logged draft into the batch's next event, which has no seq.
+    pub(super) fn push_logged(&mut self, pending: PendingDraft, epoch: Epoch, time: Timestamp) {
+        let PendingDraft { draft, sender } = pending;
+        self.events.push(draft.into_event(epoch, None, time));
+        self.senders.push(AckSenders { first: sender, duplicates: Vec::new(), original: None });
+    }
+
+    /// Turns a sequenced draft into the batch's next event.
     pub(super) fn push(&mut self, pending: PendingDraft, epoch: Epoch, time: Timestamp) {
         let PendingDraft { draft, sender } = pending;
         if let Some(id) = draft.id {

@@ -8,7 +8,7 @@ use crate::waker_set::WakerKey;
 /// The position of one reader in a channel.
 #[derive(Debug)]
 pub(crate) struct Cursor {
-    /// The last durable event that the reader has.
+    /// The last sequenced event that the reader has.
     pub(super) seq: Seq,
     pub(super) ephemeral_version: u64,
     /// The key of the reader's waker while it waits.
@@ -21,7 +21,7 @@ impl Cursor {
         Self { seq, ephemeral_version, waker_key: None, pace }
     }
 
-    /// The last durable event that the reader has.
+    /// The last sequenced event that the reader has.
     pub(crate) fn seq(&self) -> Seq {
         self.seq
     }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use relay_core::{CheckedDraft, MemoryPurpose, PublishError};
+use relay_core::{CheckedDraft, DeliveryClass, MemoryPurpose, PublishError};
 use tokio::sync::oneshot;
 
 use super::batch::{AckSender, PendingDraft, PublishResult, cost};
@@ -19,11 +19,13 @@ use crate::waker_set::wake_all;
 /// the readers of the taken ones are woken.
 const MAX_TAKEN: usize = 64;
 
-/// Publishes `draft` in its document's channel. The seqs of an actor's drafts follow the order in which the futures are first
+/// Publishes `draft` in its document's channel. The seqs and offsets of an actor's drafts follow the order in which the futures are first
 /// polled. So do those of all drafts while none has to wait.
 pub(crate) async fn publish(channel: &Arc<Channel>, draft: CheckedDraft) -> PublishResult {
-    if draft.kind.is_ephemeral() {
-        return channel.publish_ephemeral(draft);
+    match (draft.kind.class(), &channel.context().log) {
+        (DeliveryClass::Ephemeral, _) => return channel.publish_ephemeral(draft),
+        (DeliveryClass::Logged, None) => return channel.publish_unstored(draft),
+        (DeliveryClass::Sequenced | DeliveryClass::Logged, _) => {}
     }
     let (key, mut answer) = match channel.submit(draft)? {
         Submitted::Answered(answer) => return answer,

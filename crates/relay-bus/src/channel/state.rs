@@ -188,7 +188,13 @@ impl ChannelState {
         self.ids.forget_before(first);
     }
 
-    /// Shows the next durable event. `original` is the payload that its publisher sent, where a stage rewrote it.
+    /// Notes the time of an event that no reader sees, after which the next one comes.
+    pub(super) fn note_time(&mut self, time: Timestamp) {
+        self.used_since_sweep = true;
+        self.last_time = self.last_time.max(time);
+    }
+
+    /// Shows the next sequenced event. `original` is the payload that its publisher sent, where a stage rewrote it.
     pub(super) fn push_event(&mut self, event: Arc<Event>, original: Option<Payload>) {
         self.used_since_sweep = true;
         self.last_time = self.last_time.max(event.time);
@@ -348,7 +354,7 @@ impl ChannelState {
         self.wakers.deregister(cursor.waker_key.take());
     }
 
-    /// See [`Channel::read`](super::Channel::read). Ephemeral events come before durable ones.
+    /// See [`Channel::read`](super::Channel::read). Ephemeral events come before sequenced ones.
     pub(super) fn read(
         &mut self,
         cursor: &mut Cursor,

@@ -276,7 +276,7 @@ async fn a_log_that_returns_wrong_offsets_has_failed_and_no_event_is_seen() {
         };
         assert_eq!(source.to_string(), message);
         assert_eq!(received.len(), 1, "neither event is shown");
-        assert_eq!((bus.stats().durable_published, bus.stats().refused_log_failed), (1, 2));
+        assert_eq!((bus.stats().sequenced_published, bus.stats().refused_log_failed), (1, 2));
         // The log has kept them, as the document shows when it is opened again.
         let ack = bus.publish(note(&doc, 4)).await.unwrap();
         assert_eq!((ack.seq, ack.offset), (Some(Seq::new(4)), Some(Offset::new(4))));

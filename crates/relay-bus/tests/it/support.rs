@@ -12,7 +12,7 @@ pub(crate) fn document(name: &str) -> DocumentId {
     DocumentId::new(name).unwrap()
 }
 
-/// A durable draft that carries a number.
+/// A sequenced draft that carries a number.
 pub(crate) fn note(document: &DocumentId, number: u64) -> CheckedDraft {
     let payload = Payload::json(&number).unwrap();
     checked(Draft::new(document.clone(), relay_events::kind("x-note").unwrap(), payload))

@@ -19,6 +19,7 @@ use crate::pubsub::{EventSink, EventSource, EventStream, PublishAck, PublishErro
 use crate::subscribe_ack::{Recovery, ResetReason, StartPosition};
 
 const NOTE: Kind = Kind::from_static("x-suite", DeliveryClass::Sequenced);
+const VISIT: Kind = Kind::from_static("x-logged-suite", DeliveryClass::Logged);
 const CURSOR: Kind = Kind::from_static("x-ephemeral-suite", DeliveryClass::Ephemeral);
 const EVERYTHING: StartPosition = StartPosition::After { epoch: None, seq: Seq::ZERO };
 
@@ -36,6 +37,7 @@ pub async fn pubsub_suite(sink: &dyn EventSink, source: &dyn EventSource) {
         a_subscriber_continues_where_it_was(sink, source).await;
         a_position_that_cannot_be_continued_is_reset(sink, source).await;
         history_comes_in_pages(sink, source).await;
+        a_logged_event_takes_its_place_and_reaches_no_reader(sink, source).await;
         only_the_newest_ephemeral_event_of_a_key_is_left(sink, source).await;
         a_forked_stream_delivers_the_same(sink, source).await;
         a_reader_that_waits_is_woken(sink, source).await;
@@ -61,6 +63,28 @@ fn number(event: &Event) -> u64 {
 
 async fn publish(sink: &dyn EventSink, draft: CheckedDraft) -> PublishAck {
     sink.publish(draft).await.unwrap_or_else(|error| panic!("a draft was refused: {error}"))
+}
+
+/// Publishes all drafts at once: their futures are polled one after the other, and only then awaited.
+async fn publish_in_order_of_polls(sink: &dyn EventSink, drafts: Vec<CheckedDraft>) -> Vec<PublishAck> {
+    let mut publishing: Vec<Pin<Box<_>>> =
+        drafts.into_iter().map(|draft| Box::pin(sink.publish(draft))).collect();
+    let mut acks = vec![None; publishing.len()];
+    for (future, ack) in publishing.iter_mut().zip(&mut acks) {
+        if let std::task::Poll::Ready(outcome) = future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        {
+            *ack = Some(outcome);
+        }
+    }
+    let mut all = Vec::new();
+    for (future, ack) in publishing.into_iter().zip(acks) {
+        let outcome = match ack {
+            Some(outcome) => outcome,
+            None => future.await,
+        };
+        all.push(outcome.unwrap_or_else(|error| panic!("a draft was refused: {error}")));
+    }
+    all
 }
 
 async fn subscribe(
@@ -112,22 +136,9 @@ async fn drafts_take_their_places_in_the_order_of_first_polls(
     let doc = document("suite/polls");
     // The order of polls is promised while the document has a subscriber.
     let (_, _, mut stream) = subscribe(source, &doc, StartPosition::Live).await;
-    let mut publishing: Vec<Pin<Box<_>>> =
-        (1..=20).map(|n| Box::pin(sink.publish(draft(&doc, NOTE, n)))).collect();
-    let mut acks = vec![None; publishing.len()];
-    for (future, ack) in publishing.iter_mut().zip(&mut acks) {
-        if let std::task::Poll::Ready(outcome) = future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
-        {
-            *ack = Some(outcome);
-        }
-    }
-    for (n, (future, ack)) in publishing.into_iter().zip(acks).enumerate() {
-        let outcome = match ack {
-            Some(outcome) => outcome,
-            None => future.await,
-        };
-        let ack = outcome.unwrap_or_else(|error| panic!("a draft was refused: {error}"));
-        assert_eq!(ack.seq, Some(Seq::new(n as u64 + 1)), "the draft polled first gets the earlier seq");
+    let acks = publish_in_order_of_polls(sink, (1..=20).map(|n| draft(&doc, NOTE, n)).collect()).await;
+    for (n, ack) in (1..).zip(acks) {
+        assert_eq!(ack.seq, Some(Seq::new(n)), "the draft polled first gets the earlier seq");
     }
     assert_eq!(next_numbers(&mut *stream, 20).await, (1..=20).collect::<Vec<_>>());
 }
@@ -208,6 +219,30 @@ async fn history_comes_in_pages(sink: &dyn EventSink, source: &dyn EventSource) 
     }
     assert_eq!(seen, (1..=10).collect::<Vec<_>>());
     drop(held);
+}
+
+async fn a_logged_event_takes_its_place_and_reaches_no_reader(
+    sink: &dyn EventSink,
+    source: &dyn EventSource,
+) {
+    let doc = document("suite/logged");
+    let (_, _, mut stream) = subscribe(source, &doc, StartPosition::Live).await;
+    let kinds = [VISIT, NOTE, VISIT, NOTE].into_iter().zip(1..);
+    let drafts = kinds.map(|(kind, n)| draft(&doc, kind, n)).collect();
+    let kept = publish_in_order_of_polls(sink, drafts).await;
+    let seqs: Vec<_> = kept.iter().map(|ack| ack.seq.map(Seq::get)).collect();
+    assert_eq!(seqs, [None, Some(1), None, Some(2)], "a logged event has no seq");
+    let offsets: Vec<_> = kept.iter().filter_map(|ack| ack.offset).collect();
+    assert!(offsets.is_empty() || offsets.len() == 4, "where there is a log, each has an offset: {kept:?}");
+    assert!(offsets.is_sorted_by(|one, next| one < next), "the draft polled first comes first: {offsets:?}");
+    assert_eq!(next_numbers(&mut *stream, 2).await, [2, 4], "no subscriber gets a logged event");
+    let waits = stream.poll_next(&mut Context::from_waker(Waker::noop())).is_pending();
+    assert!(waits, "no subscriber gets a logged event");
+    let limit = ReadLimit::default();
+    let history = source.history(&doc, Seq::ZERO, limit).await;
+    let (_, events) = history.unwrap_or_else(|error| panic!("the history was refused: {error}"));
+    let numbers: Vec<u64> = events.iter().map(|event| number(event)).collect();
+    assert_eq!(numbers, [2, 4], "no logged event is replayed");
 }
 
 async fn only_the_newest_ephemeral_event_of_a_key_is_left(sink: &dyn EventSink, source: &dyn EventSource) {

@@ -37,7 +37,7 @@ fn render(stats: &ServiceStats) -> String {
     bus(&mut page, &stats.bus);
     page.summary(
         "relay_publish_duration_seconds",
-        "Time from accepting a durable draft to its receipt. Quantiles cover the last minute. Without a log one draft in 64 is measured.",
+        "Time from accepting a draft that is not ephemeral to its receipt. Quantiles cover the last minute. Without a log one draft in 64 is measured.",
         &stats.publish_latency,
     );
     page.summary(
@@ -259,6 +259,8 @@ fn log(page: &mut Exposition, log: &LogStats) {
         .value(log.appended_bytes);
     page.counter("relay_log_conflicts_total", "Appends that did not follow their document's head.")
         .value(log.conflicts);
+    page.gauge("relay_log_logged_bytes", "Bytes of the logged events that are kept now.")
+        .value(log.logged_bytes);
     page.gauge("relay_log_disk_bytes", "Bytes that the log takes on the disk.").value(log.disk_bytes);
     page.gauge("relay_log_queued_bytes", "Bytes of events that wait to be written.").value(log.queued_bytes);
 }

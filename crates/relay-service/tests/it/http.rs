@@ -363,7 +363,7 @@ fn health_and_numbers_can_be_asked_for() {
     assert_eq!(server.get("/health/ready").json(), json!({"status": "ready"}));
     let stats = server.get("/v1/stats").json();
     assert_eq!(
-        (&stats["bus"]["durable_published"], &stats["log"]["appended_events"]),
+        (&stats["bus"]["sequenced_published"], &stats["log"]["appended_events"]),
         (&json!(1), &json!(1))
     );
 }
