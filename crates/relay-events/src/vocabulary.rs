@@ -165,13 +165,13 @@ macro_rules! vocabulary {
 
 vocabulary! {
     /// A document's live collaboration began.
-    SESSION_STARTED = "session.started", Sequenced, SessionStarted;
+    SESSION_STARTED = "session.started", Logged, SessionStarted;
     /// A document's live collaboration ended.
-    SESSION_ENDED = "session.ended", Sequenced, SessionEnded;
+    SESSION_ENDED = "session.ended", Logged, SessionEnded;
     /// A user began to take part, on the first of their connections.
-    USER_JOINED = "user.joined", Sequenced, UserJoined;
+    USER_JOINED = "user.joined", Logged, UserJoined;
     /// A user left on the last of their connections.
-    USER_LEFT = "user.left", Sequenced, UserLeft;
+    USER_LEFT = "user.left", Logged, UserLeft;
     /// A participant's free-form state changed.
     PRESENCE_UPDATED = "presence.updated", Ephemeral, PresenceUpdated;
     /// A cursor or selection moved.
@@ -184,12 +184,14 @@ vocabulary! {
     DOCUMENT_LOCKED = "document.locked", Sequenced, DocumentLocked;
     /// A lock ended.
     DOCUMENT_UNLOCKED = "document.unlocked", Sequenced, DocumentUnlocked;
+    /// The lease of a lock was prolonged.
+    LOCK_RENEWED = "lock.renewed", Ephemeral, LockRenewed;
     /// A comment, suggestion or mark was added.
     ANNOTATION_ADDED = "annotation.added", Sequenced, AnnotationAdded;
     /// An annotation was resolved.
     ANNOTATION_RESOLVED = "annotation.resolved", Sequenced, AnnotationResolved;
     /// A backend service's state changed.
-    SERVICE_CHANGED = "service.changed", Sequenced, ServiceChanged;
+    SERVICE_CHANGED = "service.changed", Logged, ServiceChanged;
     /// A message from the system to the participants.
     SYSTEM_NOTICE = "system.notice", Ephemeral, SystemNotice;
 }

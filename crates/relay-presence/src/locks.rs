@@ -12,7 +12,7 @@
 //!   covers, unless the lease has expired. Others are kept out from the grant on, and the event comes after the grant. A lock
 //!   that ends keeps others out until its event has its place.
 //! - After a lock's `document.unlocked` no edit is made under its token.
-//! - A request is answered when its event is durable.
+//! - A request is answered when its event is durable. That of a renewal is ephemeral, and follows the `document.locked`.
 //! - A lease ends when it expires, even before the next sweep.
 //!
 //! Locks do not outlive the process. Their tokens do: an edit under a lock of an earlier process is refused as stale.
@@ -100,7 +100,7 @@ impl Locks {
         answer.unwrap_or(Err(LockError::Closed))
     }
 
-    /// Prolongs `user`'s lease, and waits for its event to be durable. A renewal never shortens a lease.
+    /// Prolongs `user`'s lease, and waits for the ephemeral `lock.renewed` to be published. A renewal never shortens a lease.
     ///
     /// Cancel-safe: dropped, the lease is prolonged all the same.
     ///

@@ -5,8 +5,9 @@ use relay_core::{Actor, CheckedDraft, DocumentId, Draft, Kind, LockClaim, Payloa
 use super::shape::Shape::{self, Any, List, NotNull, Object, Optional, Text, Tuple, Unsigned, Word};
 use super::{
     ANNOTATION_ADDED, ANNOTATION_RESOLVED, Body, CURSOR_MOVED, DOCUMENT_EDITED, DOCUMENT_LOCKED,
-    DOCUMENT_SAVED, DOCUMENT_UNLOCKED, PRESENCE_UPDATED, PayloadError, RESERVED_METADATA_PREFIX,
-    SERVICE_CHANGED, SESSION_ENDED, SESSION_STARTED, SYSTEM_NOTICE, TypedPayload, USER_JOINED, USER_LEFT,
+    DOCUMENT_SAVED, DOCUMENT_UNLOCKED, LOCK_RENEWED, PRESENCE_UPDATED, PayloadError,
+    RESERVED_METADATA_PREFIX, SERVICE_CHANGED, SESSION_ENDED, SESSION_STARTED, SYSTEM_NOTICE, TypedPayload,
+    USER_JOINED, USER_LEFT,
 };
 
 /// The most levels of arrays and objects in one another in a payload. Many JSON readers give up at 100 or 128 levels,
@@ -21,6 +22,7 @@ const RESERVED: &[Kind] = &[
     USER_LEFT,
     DOCUMENT_LOCKED,
     DOCUMENT_UNLOCKED,
+    LOCK_RENEWED,
     SERVICE_CHANGED,
 ];
 

@@ -191,6 +191,23 @@ pub struct DocumentUnlocked {
     pub reason: UnlockReason,
 }
 
+/// The lease of a lock was prolonged.
+///
+/// The event is ephemeral, so it may reach a reader before the [`DocumentLocked`] of its lock. The later `expires_at` of a
+/// token is the valid one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockRenewed {
+    /// The region; the whole document when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// The user that holds the lock.
+    pub holder: String,
+    /// The fencing token, which stays the same.
+    pub token: u64,
+    /// The end of the lease, unless it is renewed again.
+    pub expires_at: Timestamp,
+}
+
 /// The reason why a lock ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

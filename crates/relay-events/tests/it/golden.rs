@@ -80,8 +80,18 @@ fn version_1() -> Vec<(String, Event)> {
     for (kind, json) in PAYLOADS_1 {
         let kind = relay_events::kind(kind).unwrap();
         let name = format!("v1-{kind}");
-        let seq = kind.is_sequenced().then_some(9);
+        // Every kind that was stored had a seq at the time. Such events stay sequenced, also those of kinds that are logged now.
+        let (kind, seq) = match kind.class() {
+            DeliveryClass::Ephemeral => (kind, None),
+            _ => (Kind::new(kind.as_str(), DeliveryClass::Sequenced).unwrap(), Some(9)),
+        };
         records.push((name, at(draft(kind, text(json)), seq)));
+    }
+    for (name, kind, json) in [
+        ("v1-logged", relay_events::USER_JOINED, r#"{"user":"ada"}"#),
+        ("v1-logged-unknown-kind", Kind::new("user.waved", DeliveryClass::Logged).unwrap(), "1"),
+    ] {
+        records.push((name.to_owned(), at(draft(kind, text(json)), None)));
     }
     records
 }

@@ -24,6 +24,7 @@ pub(crate) const PAYLOADS: &[(&str, &str)] = &[
         r#"{"holder": "ada", "token": 9, "expires_at": "2026-01-02T03:04:05Z", "region": "intro"}"#,
     ),
     ("document.unlocked", r#"{"holder": "ada", "token": 9, "reason": "expired"}"#),
+    ("lock.renewed", r#"{"holder": "ada", "token": 9, "expires_at": "2026-01-02T03:04:35Z"}"#),
     ("annotation.added", r#"{"annotation": "a1", "text": "why?", "range": [3, 9], "tags": ["question"]}"#),
     ("annotation.resolved", r#"{"annotation": "a1", "resolution": "accepted"}"#),
     ("service.changed", r#"{"service": "sift", "state": "degraded", "reason": "slow"}"#),

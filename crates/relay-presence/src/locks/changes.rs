@@ -23,7 +23,7 @@ use super::store::LockStore;
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct LockChange {
-    /// The event `document.locked` (granted or renewed) or `document.unlocked`, by the system.
+    /// The event `document.locked`, `lock.renewed` or `document.unlocked`, by the system.
     pub draft: CheckedDraft,
     /// Takes the outcome.
     pub publication: Publication,
@@ -46,7 +46,7 @@ impl Publication {
         Self { store, document, is_reported: false }
     }
 
-    /// Reports that the event is durable, or the reason for which there is none.
+    /// Reports that the event is published, or the reason for which it is not.
     pub fn report(mut self, outcome: Result<(), PublishError>) {
         self.is_reported = true;
         self.store.end_publishing(&self.document, outcome.map_err(LockError::Unpublished));

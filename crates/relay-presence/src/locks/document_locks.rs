@@ -9,7 +9,7 @@ use std::time::Duration;
 use relay_core::{
     CheckedDraft, DocumentId, EventId, FencingToken, Lease, LockScope, Now, Place, TokenSource, UserId,
 };
-use relay_events::{DocumentLocked, DocumentUnlocked, PayloadError, UnlockReason, server_draft};
+use relay_events::{DocumentLocked, DocumentUnlocked, LockRenewed, PayloadError, UnlockReason, server_draft};
 use tokio::sync::oneshot;
 
 use super::config::LockConfig;
@@ -53,10 +53,19 @@ impl PendingChange {
         let lease = &self.lease;
         let region = lease.scope.region().map(|region| region.as_str().to_owned());
         let (holder, token) = (lease.holder.as_str().to_owned(), lease.token.get());
+        let expires_at = lease.expires_at;
         let draft = match self.kind {
-            ChangeKind::Granted | ChangeKind::Renewed => {
-                let locked = DocumentLocked { region, holder, token, expires_at: lease.expires_at };
-                server_draft(document.clone(), &locked)?
+            ChangeKind::Granted => {
+                server_draft(document.clone(), &DocumentLocked { region, holder, token, expires_at })?
+            }
+            ChangeKind::Renewed => {
+                let renewed = LockRenewed { region, holder, token, expires_at };
+                let draft = server_draft(document.clone(), &renewed)?;
+                // Of each scope the newest event is kept, and not of each token.
+                match lease.scope.region() {
+                    Some(region) => draft.key(region.as_str()),
+                    None => draft,
+                }
             }
             ChangeKind::Ended(reason) => {
                 server_draft(document.clone(), &DocumentUnlocked { region, holder, token, reason })?.closing()

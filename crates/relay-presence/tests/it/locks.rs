@@ -13,7 +13,7 @@ use relay_core::{
     Actor, CheckedDraft, Clock, DocumentId, Draft, Epoch, FencingToken, Lease, LockScope, Metadata,
     Monotonic, Payload, Place, PublishError, Region, Seq, Sequencer, TokenSource, UserId,
 };
-use relay_events::{DOCUMENT_EDITED, DOCUMENT_LOCKED, DOCUMENT_UNLOCKED, PayloadError};
+use relay_events::{DOCUMENT_EDITED, DOCUMENT_LOCKED, DOCUMENT_UNLOCKED, LOCK_RENEWED, PayloadError};
 use relay_presence::{
     AcquireRequest, FileTokens, LockConfig, LockError, Locks, MemoryTokens, TokenFileError,
 };
@@ -448,14 +448,14 @@ proptest! {
             let (token, holder) = (event["token"].as_u64().unwrap(), event["holder"].as_str().unwrap().to_owned());
             let region = event["region"].as_str().map(str::to_owned);
             if draft.kind == DOCUMENT_LOCKED {
-                if open.iter().any(|(known, ..)| *known == token) {
-                    continue; // renewed
-                }
+                prop_assert!(open.iter().all(|(known, ..)| *known != token), "{} begins once", token);
                 let clash = open.iter().find(|(_, other, held)| {
                     *other != holder && (held.is_none() || region.is_none() || *held == region)
                 });
                 prop_assert!(clash.is_none(), "{token} of {holder} and {clash:?}");
                 open.push((token, holder, region));
+            } else if draft.kind == LOCK_RENEWED {
+                prop_assert!(draft.kind.is_ephemeral() && open.iter().any(|(known, ..)| *known == token));
             } else {
                 prop_assert_eq!(&draft.kind, &DOCUMENT_UNLOCKED);
                 let before = open.len();

@@ -115,7 +115,7 @@ fn everything_that_is_wrong_is_told_at_once_by_line() {
             "line 3, target t: `url` `ftp://t` must begin with `http://` or `https://`",
             "line 4, rule 1: `targets` must name at least one target, or `capability:<name>`",
             "line 5, rule 1: the name `a b` must be 1 to 64 of the characters A-Z a-z 0-9 . _ -",
-            "line 6, rule 1: `kinds`: there is no event kind `document.edit`; known are `session.started`, `session.ended`, `user.joined`, `user.left`, `presence.updated`, `cursor.moved`, `document.edited`, `document.saved`, `document.locked`, `document.unlocked`, `annotation.added`, `annotation.resolved`, `service.changed`, `system.notice`, and your own beginning with `x-`; did you mean `document.edited`?",
+            "line 6, rule 1: `kinds`: there is no event kind `document.edit`; known are `session.started`, `session.ended`, `user.joined`, `user.left`, `presence.updated`, `cursor.moved`, `document.edited`, `document.saved`, `document.locked`, `document.unlocked`, `lock.renewed`, `annotation.added`, `annotation.resolved`, `service.changed`, `system.notice`, and your own beginning with `x-`; did you mean `document.edited`?",
             "line 7, rule 1: there is no `whne` here; did you mean `when`?",
             "line 8, rule r: `targets` must name at least one target, or `capability:<name>`",
         ],

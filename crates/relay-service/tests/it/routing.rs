@@ -151,15 +151,18 @@ fn a_service_registers_and_gets_its_events_signed_until_it_leaves() {
         std::thread::yield_now();
     }
     assert_eq!(server.get("/v1/services").json(), json!([]));
-    let (_, mut changes) = support::Events::open(server.address, "relay:services", "?after_seq=0", None);
-    let mut states = Vec::new();
-    while states.last().is_none_or(|state| state != "gone") {
-        let event = changes.next().unwrap();
-        if event.name == "service.changed" {
-            states.push(event.data["payload"]["state"].as_str().unwrap().to_owned());
-        }
-    }
-    assert_eq!(states.first().map(String::as_str), Some("unknown"));
+    assert_eq!(
+        server.history("relay:services").1,
+        Vec::<Value>::new(),
+        "a change of a service is no content"
+    );
+    server.signal("-TERM");
+    assert_eq!(server.ended().code(), Some(0));
+    let exported = success(&run(&["log", "export", data.path().to_str().unwrap()]));
+    let events = exported.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let changes = events.filter(|event| event["kind"] == "service.changed");
+    let states: Vec<Value> = changes.map(|event| event["payload"]["state"].clone()).collect();
+    assert_eq!((states.first(), states.last()), (Some(&json!("unknown")), Some(&json!("gone"))));
 }
 
 #[test]
