@@ -22,4 +22,5 @@ mod routing;
 mod routing_faults;
 mod suites;
 mod support;
+mod tasks;
 mod tls;
