@@ -200,6 +200,19 @@ async fn the_end_of_a_lock_is_published_once_the_log_takes_it() {
 }
 
 #[tokio::test]
+async fn a_sink_that_panics_once_costs_one_event() {
+    let scene = Scene::new();
+    scene.sink.panic_once();
+    let (ada, _) = scene.join("ada");
+    assert_eq!(scene.sink.until(1).await, ["user.joined ada"]);
+    let (locks, ask) = (scene.presence.locks(), AcquireRequest::new(LockScope::Document));
+    scene.sink.panic_once();
+    let failed = locks.acquire(&scene.document, &ada.user, ask.clone()).await.unwrap_err();
+    assert_eq!(failed.code().as_str(), "log_failed");
+    locks.acquire(&scene.document, &ada.user, ask).await.unwrap();
+}
+
+#[tokio::test]
 async fn the_events_that_close_what_others_opened_say_so() {
     let scene = Scene::new();
     let (ada, _) = scene.join("ada");

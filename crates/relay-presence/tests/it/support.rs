@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -26,12 +27,18 @@ pub(crate) struct Sink {
     events: Mutex<Vec<Event>>,
     closing: Mutex<BTreeSet<String>>,
     trouble: Mutex<Option<PublishError>>,
+    panics: AtomicBool,
     changed: Notify,
 }
 
 impl Sink {
     pub(crate) fn refuse(&self, trouble: Option<PublishError>) {
         *self.trouble.lock() = trouble;
+    }
+
+    /// Lets the next event panic.
+    pub(crate) fn panic_once(&self) {
+        self.panics.store(true, Ordering::SeqCst);
     }
 
     /// The events, each as its kind, its user and its reason.
@@ -78,6 +85,7 @@ fn tell(event: &Event) -> String {
 #[async_trait]
 impl EventSink for Sink {
     async fn publish(&self, draft: CheckedDraft) -> Result<PublishAck, PublishError> {
+        assert!(!self.panics.swap(false, Ordering::SeqCst), "the sink panics once");
         if let Some(trouble) = self.trouble.lock().clone() {
             return Err(trouble);
         }

@@ -16,8 +16,8 @@ use async_trait::async_trait;
 use futures_util::{SinkExt as _, StreamExt as _};
 use relay_bus::{BlockingHandler, EventHandler, Filter, HandlerError, MailboxConfig};
 use relay_core::{
-    Delivery, DeliveryError, DocumentId, Event, HealthProbe, Offset, Payload, ProbeFailure, ServiceName,
-    StartPosition, Target, UserId,
+    Delivery, DeliveryError, DocumentId, Draft, Event, EventId, HealthProbe, Offset, Payload, ProbeFailure,
+    ServiceName, StartPosition, Target, UserId,
 };
 use relay_events::ServiceState;
 use relay_log::LogConfig;
@@ -37,6 +37,7 @@ use crate::support::{PATIENCE, try_request};
 
 /// The tasks that run, or are started by a round of work, while a service serves.
 const SERVING: &[&str] = &[
+    "bus.duplicates",
     "bus.handler",
     "bus.handler-feed",
     "bus.handler-thread",
@@ -153,6 +154,8 @@ impl World {
         let mut config = ServiceConfig::in_process();
         config.storage = Storage::Embedded(LogConfig::new(directory.join("log")));
         config.router = Some(router);
+        // The history is read from the log.
+        config.bus.cache_bytes = 1;
         config.listen = Some("127.0.0.1:0".parse().unwrap());
         config.supervisor = supervisor.clone();
         let service = RelayService::start(config).await.unwrap();
@@ -188,6 +191,19 @@ impl World {
         let released = ada.command(ReleaseLock { token: lease.token }).await;
         released.map_err(|error| failed("release")(&error))?;
         tokio::join!(self.target.by(&payload), self.handler.by(&payload), self.blocking.by(&payload));
+        // A draft whose event is in the log alone is sent again.
+        let draft = || {
+            let payload = Payload::json(&"again").unwrap();
+            Draft::new(document.clone(), relay_events::kind("x-again").unwrap(), payload)
+        };
+        let again = EventId::new();
+        for (draft, is_duplicate) in [(draft().id(again), false), (draft(), false), (draft().id(again), true)]
+        {
+            let ack = self.service.publish(draft).await.map_err(|error| failed("publish again")(&error))?;
+            if ack.duplicate != is_duplicate {
+                return Err(format!("publish again: {ack:?}"));
+            }
+        }
         // The events of the session.
         while self.service.stats().presence.waiting_events > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -153,3 +153,45 @@ impl<'a> MakeWriter<'a> for LogOutput {
         LineWriter(self)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
+
+    use std::sync::mpsc;
+
+    use relay_tasks::Supervisor;
+
+    use super::*;
+
+    /// An output that hands over each line.
+    struct Lines(mpsc::Sender<Vec<u8>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.send(bytes.to_vec()).unwrap();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_writer_that_panics_goes_on_with_the_lines_that_wait() {
+        let (supervisor, (sender, written)) = (Supervisor::default(), mpsc::channel());
+        let (output, _guard) =
+            LogOutput::start(Lines(sender), DroppedLogLines::default(), &supervisor.group()).unwrap();
+        output.push(b"one\n");
+        assert_eq!(written.recv().unwrap(), b"one\n");
+        supervisor.kill(WRITER);
+        output.push(b"two\n");
+        output.push(b"three\n");
+        assert_eq!([written.recv().unwrap(), written.recv().unwrap()].concat(), b"two\nthree\n");
+        // By now the writer has panicked.
+        output.push(b"four\n");
+        assert_eq!(written.recv().unwrap(), b"four\n");
+        assert!(supervisor.stats().iter().all(|one| one.panicked == 1));
+    }
+}
