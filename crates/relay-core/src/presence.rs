@@ -65,6 +65,8 @@ pub enum LeaveReason {
     Left,
     /// It broke: the others are told when it has not come back within a grace time.
     Lost,
+    /// The server closed it, because it stops. The others are told as for `Lost`, with this reason.
+    Shutdown,
 }
 
 /// A sign that a connection lives.

@@ -39,6 +39,7 @@ impl End {
     pub(super) const fn leave_reason(self) -> LeaveReason {
         match self {
             Self::ClosedByClient { leave, .. } => leave,
+            Self::Close(CloseReason::Restart) => LeaveReason::Shutdown,
             Self::Close(_) | Self::Lost => LeaveReason::Lost,
         }
     }

@@ -323,7 +323,7 @@ async fn a_join_that_is_refused_leaves_nothing_behind() {
 
 #[tokio::test]
 async fn a_stopping_server_answers_requests_that_wait_before_it_closes() {
-    let (server, _roster) = scene().await;
+    let (server, roster) = scene().await;
     let mut ada = server.connect("ada").await;
     ada.join_as("1", "document:notes", json!({})).await;
     ada.send(json!(["1", "w", "document:notes", "lock:acquire", {}])).await;
@@ -340,4 +340,5 @@ async fn a_stopping_server_answers_requests_that_wait_before_it_closes() {
         assert_eq!(client.closed().await, 1012);
     }
     stopping.await.unwrap();
+    assert_eq!(roster.told().last().map(String::as_str), Some("ada Shutdown"));
 }
