@@ -39,6 +39,8 @@ struct Connection {
     heard_at: Option<Monotonic>,
     /// The time at which the connection was lost, while it is.
     lost_at: Option<Monotonic>,
+    /// The reason to tell when it does not come back.
+    lost_by: EndReason,
 }
 
 /// The findings of a sweep.
@@ -151,7 +153,13 @@ impl Document {
             self.view.put(version, presence_key, membership.user.clone(), state);
         }
         let heard_at = (!options.exempt_from_timeout).then_some(now.monotonic);
-        let connection = Connection { presence_key, user: membership.user.clone(), heard_at, lost_at: None };
+        let connection = Connection {
+            presence_key,
+            user: membership.user.clone(),
+            heard_at,
+            lost_at: None,
+            lost_by: EndReason::Stale,
+        };
         self.connections.insert(membership.connection, connection);
         let connections = self.users.entry(membership.user.clone()).or_default();
         connections.insert(membership.connection);
@@ -218,15 +226,16 @@ impl Document {
     }
 
     /// Gives up a membership on purpose.
-    pub(crate) fn leave(&mut self, membership: &Membership, now: Now, version: Version) {
+    pub(crate) fn leave(&mut self, membership: &Membership, reason: EndReason, now: Now, version: Version) {
         if self.is_joined(membership) {
-            self.remove(membership.connection, EndReason::Left, now.monotonic, version);
+            self.remove(membership.connection, reason, now.monotonic, version);
         }
     }
 
-    /// Notes that a connection is lost. It may come back within the grace time.
-    pub(crate) fn disconnect(&mut self, membership: &Membership, now: Now) {
+    /// Notes that a connection is lost for `reason`. It may come back within the grace time.
+    pub(crate) fn disconnect(&mut self, membership: &Membership, reason: EndReason, now: Now) {
         if let Some(connection) = self.connection_mut(membership) {
+            connection.lost_by = reason;
             if connection.lost_at.replace(now.monotonic).is_none() {
                 self.lost += 1;
             }
@@ -301,8 +310,10 @@ impl Document {
             .collect();
         for connection in &gone {
             // The grace time of a lost connection began when it was lost.
-            let since = self.connections.get(connection).and_then(|one| one.lost_at).unwrap_or(now.monotonic);
-            self.remove(*connection, EndReason::Stale, since, version);
+            let one = self.connections.get(connection);
+            let since = one.and_then(|one| one.lost_at).unwrap_or(now.monotonic);
+            let reason = one.map_or(EndReason::Stale, |one| one.lost_by);
+            self.remove(*connection, reason, since, version);
         }
         let mut result = SweepResult { removed: gone.len(), ..SweepResult::default() };
         let gone = self.departed_users.extract_if(|_, since| is_over(*since, config.grace));
@@ -437,16 +448,18 @@ impl Document {
         self.readers.remove(reader);
     }
 
-    /// The next event for the publisher; see [`Outbox::front`].
-    pub(crate) fn next_outgoing(&mut self) -> Option<CheckedDraft> {
+    /// The next events for the publisher; see [`Outbox::front`].
+    pub(crate) fn next_outgoing(&mut self) -> Vec<CheckedDraft> {
         self.outbox.front()
     }
 
-    /// Removes the event that was published or given up. A session whose start was published is open.
-    pub(crate) fn end_outgoing(&mut self, is_published: bool) {
-        let opens = self.outbox.end_front().filter(|_| is_published);
-        if let Some(session) = self.session.as_mut().filter(|session| Some(session.id) == opens) {
-            session.try_transition(Transition::Opened);
+    /// Removes the first events, each of which was published or given up. A session whose start was published is open.
+    pub(crate) fn end_outgoing(&mut self, are_published: &[bool]) {
+        for is_published in are_published {
+            let opens = self.outbox.end_front().filter(|_| *is_published);
+            if let Some(session) = self.session.as_mut().filter(|session| Some(session.id) == opens) {
+                session.try_transition(Transition::Opened);
+            }
         }
     }
 

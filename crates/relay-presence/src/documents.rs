@@ -178,21 +178,21 @@ impl Documents {
         wakers.unwrap_or_default().into_iter().for_each(Waker::wake);
     }
 
-    /// The next event for a document's publisher. It stays in the document's outbox until its [end](Self::end_outgoing). With
-    /// `None` the document needs no publisher any more.
-    pub(crate) fn next_outgoing(&self, id: &DocumentId) -> Option<CheckedDraft> {
+    /// The next events for a document's publisher. They stay in the document's outbox until their [end](Self::end_outgoing).
+    /// With none the document needs no publisher any more.
+    pub(crate) fn next_outgoing(&self, id: &DocumentId) -> Vec<CheckedDraft> {
         let mut shard = self.map.lock(id);
-        let document = shard.get_mut(id)?;
-        let draft = document.next_outgoing();
+        let Some(document) = shard.get_mut(id) else { return Vec::new() };
+        let drafts = document.next_outgoing();
         if document.is_over() {
             shard.remove(id);
         }
-        draft
+        drafts
     }
 
-    /// Removes the event that was published or given up from the document's outbox.
-    pub(crate) fn end_outgoing(&self, id: &DocumentId, is_kept: bool) {
-        self.with_document(id, |document| document.end_outgoing(is_kept));
+    /// Removes the first events, each of which was published or given up, from the document's outbox.
+    pub(crate) fn end_outgoing(&self, id: &DocumentId, are_kept: &[bool]) {
+        self.with_document(id, |document| document.end_outgoing(are_kept));
     }
 
     /// The present numbers and the counters.

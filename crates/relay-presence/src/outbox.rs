@@ -4,6 +4,9 @@ use std::collections::VecDeque;
 
 use relay_core::{CheckedDraft, SessionId};
 
+/// The most events that are published at once.
+const MAX_AT_ONCE: usize = 256;
+
 /// An event that waits to be published.
 #[derive(Debug)]
 struct Outgoing {
@@ -12,7 +15,7 @@ struct Outgoing {
     opens: Option<SessionId>,
 }
 
-/// The events of one document that wait. One task at a time, the document's publisher, takes them one after the other.
+/// The events of one document that wait. One task at a time, the document's publisher, takes them in their order.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     waiting: VecDeque<Outgoing>,
@@ -42,12 +45,18 @@ impl Outbox {
         is_needed
     }
 
-    /// The next event for the publisher. It stays in the outbox until its [end](Self::end_front). With `None` the publisher's
-    /// work is done, and the document has none from then on.
-    pub(crate) fn front(&mut self) -> Option<CheckedDraft> {
-        let draft = self.waiting.front().map(|outgoing| outgoing.draft.clone());
-        self.has_publisher = draft.is_some();
-        draft
+    /// The next events for the publisher. They stay in the outbox until their [end](Self::end_front). With none the
+    /// publisher's work is done, and the document has none from then on.
+    ///
+    /// Events of one kind that follow each other are about different users. So they may be published at once, and get their
+    /// places in any order.
+    pub(crate) fn front(&mut self) -> Vec<CheckedDraft> {
+        let Some(first) = self.waiting.front() else {
+            self.has_publisher = false;
+            return Vec::new();
+        };
+        let of_kind = self.waiting.iter().take_while(|outgoing| outgoing.draft.kind == first.draft.kind);
+        of_kind.take(MAX_AT_ONCE).map(|outgoing| outgoing.draft.clone()).collect()
     }
 
     /// Removes the event that was published or given up. Returns the session whose start it was.

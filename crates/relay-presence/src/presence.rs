@@ -8,6 +8,7 @@ use relay_core::{
     Activity, Clock, CommandError, ConfigError, DocumentId, ErrorCode, EventSink, JoinError, JoinOptions,
     Joined, JsonObject, LeaveReason, Membership, MemoryBudget, NodeId, Presence, PresenceSnapshot,
 };
+use relay_events::EndReason;
 use relay_tasks::{Supervisor, TaskGroup, TaskName};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -233,10 +234,12 @@ impl Presence for LocalPresence {
     }
 
     fn leave(&self, membership: &Membership, reason: LeaveReason) {
-        let now = self.0.clock.now();
+        let (now, has_grace) = (self.0.clock.now(), !self.0.config.grace.is_zero());
         self.0.update(&membership.document, |entry, version| match reason {
-            LeaveReason::Lost if !self.0.config.grace.is_zero() => entry.disconnect(membership, now),
-            _ => entry.leave(membership, now, version),
+            LeaveReason::Lost if has_grace => entry.disconnect(membership, EndReason::Stale, now),
+            LeaveReason::Shutdown if has_grace => entry.disconnect(membership, EndReason::Shutdown, now),
+            LeaveReason::Shutdown => entry.leave(membership, EndReason::Shutdown, now, version),
+            _ => entry.leave(membership, EndReason::Left, now, version),
         });
     }
 

@@ -4,6 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use relay_core::{CheckedDraft, DocumentId, ErrorCode, EventSink, LogError, PublishError};
@@ -56,18 +57,26 @@ impl Publishing {
     }
 }
 
-/// Publishes the events of one document, one after the other, until its outbox is empty.
+/// Publishes the events of one document in their order, until its outbox is empty.
 async fn publish_document(documents: &Documents, sink: &dyn EventSink, id: &DocumentId) {
-    while let Some(draft) = documents.next_outgoing(id) {
-        let outcome = publish_patiently(sink, draft, &documents.counters().retries).await;
-        match &outcome {
-            Ok(()) => documents.counters().published.increment(),
-            Err(error) => {
-                tracing::warn!(document = %id, %error, "an event of a session or user was not published");
-                documents.counters().failed.increment();
+    loop {
+        let drafts = documents.next_outgoing(id);
+        if drafts.is_empty() {
+            return;
+        }
+        let publish = |draft| publish_patiently(sink, draft, &documents.counters().retries);
+        let outcomes = join_all(drafts.into_iter().map(publish)).await;
+        for outcome in &outcomes {
+            match outcome {
+                Ok(()) => documents.counters().published.increment(),
+                Err(error) => {
+                    tracing::warn!(document = %id, %error, "an event of a session or user was not published");
+                    documents.counters().failed.increment();
+                }
             }
         }
-        documents.end_outgoing(id, outcome.is_ok());
+        let are_kept: Vec<bool> = outcomes.iter().map(Result::is_ok).collect();
+        documents.end_outgoing(id, &are_kept);
     }
 }
 

@@ -200,6 +200,36 @@ async fn the_end_of_a_lock_is_published_once_the_log_takes_it() {
 }
 
 #[tokio::test]
+async fn users_that_leave_together_are_told_together_and_the_session_ends_after_them() {
+    const USERS: usize = 200;
+    let scene = Scene::new();
+    for user in 0..USERS {
+        scene.join(&format!("user-{user}"));
+    }
+    scene.sink.until(USERS + 1).await;
+    // A publisher that told of one after the other would wait for ever.
+    scene.sink.hold_leaving(USERS);
+    assert!(scene.presence.shutdown(Duration::from_secs(20)).await);
+    let told = scene.sink.told();
+    assert!(told[USERS + 1..2 * USERS + 1].iter().all(|event| event.starts_with("user.left ")), "{told:?}");
+    assert_eq!(told[2 * USERS + 1..], ["session.ended shutdown"]);
+}
+
+#[tokio::test]
+async fn whom_the_server_closes_leaves_by_its_shutdown() {
+    let scene = Scene::new();
+    let (ada, _) = scene.join("ada");
+    let (bob, _) = scene.join("bob");
+    scene.sink.until(3).await;
+    scene.presence.leave(&ada, LeaveReason::Shutdown);
+    scene.presence.leave(&bob, LeaveReason::Lost);
+    scene.advance(Duration::from_secs(60));
+    let told = scene.sink.until(6).await;
+    assert!(told.contains(&"user.left ada shutdown".to_owned()), "{told:?}");
+    assert!(told.contains(&"user.left bob stale".to_owned()), "{told:?}");
+}
+
+#[tokio::test]
 async fn a_sink_that_panics_once_costs_one_event() {
     let scene = Scene::new();
     scene.sink.panic_once();

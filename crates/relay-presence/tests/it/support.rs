@@ -16,7 +16,7 @@ use relay_core::{
 };
 use relay_presence::{LocalPresence, LockConfig, Locks, MemoryTokens, PresenceConfig};
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use tokio::sync::{Barrier, Notify};
 
 /// After this a test that waits has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -28,12 +28,18 @@ pub(crate) struct Sink {
     closing: Mutex<BTreeSet<String>>,
     trouble: Mutex<Option<PublishError>>,
     panics: AtomicBool,
+    gate: Mutex<Option<Arc<Barrier>>>,
     changed: Notify,
 }
 
 impl Sink {
     pub(crate) fn refuse(&self, trouble: Option<PublishError>) {
         *self.trouble.lock() = trouble;
+    }
+
+    /// Lets the events of users that leave through only when `count` of them wait.
+    pub(crate) fn hold_leaving(&self, count: usize) {
+        *self.gate.lock() = Some(Arc::new(Barrier::new(count)));
     }
 
     /// Lets the next event panic.
@@ -88,6 +94,10 @@ impl EventSink for Sink {
         assert!(!self.panics.swap(false, Ordering::SeqCst), "the sink panics once");
         if let Some(trouble) = self.trouble.lock().clone() {
             return Err(trouble);
+        }
+        let gate = self.gate.lock().clone().filter(|_| draft.kind.as_str() == "user.left");
+        if let Some(gate) = gate {
+            gate.wait().await;
         }
         let mut events = self.events.lock();
         if draft.is_closing() {
