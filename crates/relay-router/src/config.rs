@@ -20,10 +20,12 @@ pub struct RouterConfig {
     pub rules: RuleDocument,
     /// The targets in this process.
     pub targets: Vec<InProcessTarget>,
-    /// The most events that wait in one route: a rule, or a target with a route of its own. A route with more
-    /// lags: it continues from the log later. Default 10,000. At least 1, for otherwise no event would be
-    /// queued.
+    /// The most events that wait in memory for one route: a rule, or a target with a route of its own. Further
+    /// ones wait on disk. Default 10,000. At least 1, for otherwise no event would be delivered.
     pub max_queued: usize,
+    /// The most events that wait for one route in memory and on disk. Further ones are lost, which is counted
+    /// and decided. Default 1,000,000. At least 1.
+    pub max_waiting: usize,
     /// The bytes of waiting events that are cached in memory; others are read from the log again. Default 64
     /// MiB. At 0 nothing is cached.
     pub cache_bytes: usize,
@@ -46,6 +48,7 @@ impl RouterConfig {
             rules: RuleDocument::default(),
             targets: Vec::new(),
             max_queued: 10_000,
+            max_waiting: 1_000_000,
             cache_bytes: 64 * 1024 * 1024,
             max_dead_letters: 10_000,
             outbound: OutboundPolicy::default(),
@@ -62,7 +65,11 @@ impl RouterConfig {
         if self.directory.as_os_str().is_empty() {
             return Err(ConfigError::new("directory", "is empty; it must name a directory"));
         }
-        let fields = [("max_queued", self.max_queued), ("max_dead_letters", self.max_dead_letters)];
+        let fields = [
+            ("max_queued", self.max_queued),
+            ("max_waiting", self.max_waiting),
+            ("max_dead_letters", self.max_dead_letters),
+        ];
         if let Some((field, _)) = fields.into_iter().find(|(_, value)| *value == 0) {
             return Err(ConfigError::new(field, "is 0; it must be at least 1"));
         }

@@ -4,6 +4,8 @@ mod attempt;
 pub(crate) mod deps;
 pub(crate) mod engine;
 mod event_rate;
+pub(crate) mod loss_report;
+mod needed_offsets;
 mod partition_queues;
 pub(crate) mod pool;
 pub(crate) mod replay;

@@ -2,11 +2,17 @@
 //!
 //! A page of the log is routed outside the engine's lock, by the routing table of that moment. Under the lock its events
 //! get their routes, if that table is still the one in force; if not, the page is routed again. Queue entries and cursor
-//! commit in one batch, so no event is passed over and none is queued twice.
+//! commit in one batch, so no event is passed over and none is queued twice. Later changes of rules do not touch them.
 //!
-//! A full route lags: it gets a cursor of its own and catches up when it has space, while the others go on. While there
-//! are no targets nothing is read. The first target gets the events from then on.
+//! A route that has many events has the further ones in the store alone, and takes them into memory when it has space. An
+//! event beyond its last limit is lost, and so is one whose rule and targets are gone; both are decided and counted. The
+//! log is told which events wait, and holds them back from retention. While there are no targets nothing is read. The
+//! first target gets the events from then on.
 
+mod assign;
+mod losses;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,14 +21,18 @@ use relay_core::{Event, LogError, Offset, ReadLimit, ServiceName};
 use relay_events::ServiceState;
 use tokio::sync::watch;
 
+use self::assign::{AssignedPage, Assignment, assign_page, retry_under_lock};
 use crate::decisions::{DecidedEvent, Decision, Outcome};
 use crate::delivery::LOG_RETRY;
 use crate::delivery::engine::Engine;
-use crate::delivery::state::State;
+use crate::delivery::state::{QueueLimits, State};
 use crate::log_page::{LogPage, read_page};
-use crate::records::{QueuedEvent, RouteId};
-use crate::routing_table::{Routed, RoutingDrop, RoutingTable};
+use crate::records::QueuedEvent;
+use crate::routing_table::{RoutingDrop, RoutingTable};
 use crate::store::{StoreError, WriteBatch};
+
+/// The most events that a route takes into memory at a time.
+const REFILL: usize = 256;
 
 /// The offset up to which the log was routed; none while there are no targets. Clones share it.
 #[derive(Clone)]
@@ -54,10 +64,11 @@ pub(crate) struct Dispatcher {
     pub(crate) cursor: RoutingCursor,
     /// The last offset of the log.
     pub(crate) head: watch::Receiver<Offset>,
-    /// The number of events in a route from which on it lags.
-    pub(crate) max_queued: usize,
+    pub(crate) limits: QueueLimits,
     /// Held while rules or targets change.
     pub(crate) config_lock: Arc<tokio::sync::Mutex<()>>,
+    /// True while events may wait for targets that no longer exist.
+    pub(crate) may_have_abandoned: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -68,28 +79,14 @@ enum DispatchError {
     Store(#[from] StoreError),
 }
 
-/// The routes that a page is for.
-#[derive(Debug, Clone, Copy)]
-enum Scope {
-    /// All routes that do not lag. The page ends at `through`.
-    All { through: Offset },
-    /// One route that lags. The page lies between `from` and `through`; none for the end of what was routed.
-    Lagging { route: RouteId, from: Offset, through: Option<Offset> },
-}
-
-/// A page whose events are assigned to routes.
-struct AssignedPage {
-    table: Arc<RoutingTable>,
-    routed: Vec<Routed>,
-    batch: WriteBatch,
-    assignments: Vec<Assignment>,
-}
-
-struct Assignment {
-    route: RouteId,
-    offset: Offset,
-    queued: Arc<QueuedEvent>,
-    event: Arc<Event>,
+/// Tells the log which events are still needed. After a failure of the store it goes on to hold them.
+pub(crate) fn hold_log(engine: &Engine, cursor: &RoutingCursor) {
+    if engine.failure().is_none() {
+        let needed = cursor
+            .get()
+            .map(|cursor| engine.read(State::needed_after).map_or(cursor, |needed| needed.min(cursor)));
+        engine.deps().log.hold(needed);
+    }
 }
 
 impl Dispatcher {
@@ -99,7 +96,10 @@ impl Dispatcher {
         let mut health_changes = self.engine.deps().monitor.changes();
         while !stopping.is_cancelled() {
             let pause = match self.step().await {
-                Ok(true) => continue,
+                Ok(true) => {
+                    hold_log(&self.engine, &self.cursor);
+                    continue;
+                }
                 Ok(false) => None,
                 Err(DispatchError::Log(LogError::Closed) | DispatchError::Store(StoreError::Closed)) => {
                     return;
@@ -116,12 +116,14 @@ impl Dispatcher {
                     None => std::future::pending().await,
                 }
             };
-            let is_lagging = self.engine.read(State::has_lagging_routes);
+            hold_log(&self.engine, &self.cursor);
+            let has_waiting = self.engine.read(State::has_waiting);
             tokio::select! {
                 () = stopping.cancelled() => return,
                 closed = self.head.changed() => if closed.is_err() { return },
+                () = self.engine.routes_changed() => self.may_have_abandoned = true,
                 closed = health_changes.changed() => if closed.is_err() { return },
-                closed = completions.changed(), if is_lagging => if closed.is_err() { return },
+                closed = completions.changed(), if has_waiting => if closed.is_err() { return },
                 () = pause => {}
             }
         }
@@ -132,20 +134,23 @@ impl Dispatcher {
         if self.engine.failure().is_some() {
             return Ok(false);
         }
-        let caught_up = self.catch_up().await?;
+        if self.may_have_abandoned {
+            self.may_have_abandoned = self.drop_abandoned().await?;
+        }
+        let is_refilled = self.refill().await?;
         let head = *self.head.borrow_and_update();
-        let Some(cursor) = self.cursor.get() else { return Ok(caught_up) };
+        let Some(cursor) = self.cursor.get() else { return Ok(is_refilled) };
         if self.engine.read(State::is_idle) {
             self.pause_when_idle().await?;
-            return Ok(caught_up);
+            return Ok(is_refilled);
         }
         if cursor >= head {
-            return Ok(caught_up);
+            return Ok(is_refilled);
         }
         let page = read_page(&*self.engine.deps().log, cursor, ReadLimit::default()).await?;
         // The page is empty if retention dropped everything up to the head.
         let through = page.last().map_or(head, |(offset, _)| *offset);
-        self.route_page(page, Scope::All { through }).await?;
+        self.route_page(page, through).await?;
         self.cursor.set(Some(through));
         Ok(true)
     }
@@ -162,48 +167,58 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Routes one page to each route that lags and has space. Returns false if there was none.
-    async fn catch_up(&self) -> Result<bool, DispatchError> {
-        let lagging = self.engine.read(|state| state.lagging_routes(self.max_queued / 2));
-        let cursor = self.cursor.get().unwrap_or_default();
-        for &(route, from) in &lagging {
-            let mut page = read_page(&*self.engine.deps().log, from, ReadLimit::default()).await?;
-            page.retain(|(offset, _)| *offset <= cursor);
-            let through = page.last().map(|(offset, _)| *offset).filter(|through| *through < cursor);
-            self.route_page(page, Scope::Lagging { route, from, through }).await?;
+    /// Takes events into memory for the routes that have space. Returns false if there was none.
+    async fn refill(&self) -> Result<bool, DispatchError> {
+        let routes = self.engine.read(|state| state.refillable(self.limits.in_memory));
+        for &(route, from, space) in &routes {
+            let (page, is_rest) = self.engine.deps().store.queued(route, from, space.min(REFILL)).await?;
+            let mut events = self.events_of(&page).await?;
+            let entries = page.into_iter().map(|(offset, queued)| {
+                let event = events.remove(&offset).filter(|event| event.id == queued.event);
+                (offset, Arc::new(queued), event)
+            });
+            let entries = entries.collect();
+            self.engine.update(|state| state.refill(route, entries, is_rest));
         }
-        Ok(!lagging.is_empty())
+        Ok(!routes.is_empty())
     }
 
-    /// Routes `page`, commits its queue entries with its cursor, and queues its events.
-    async fn route_page(&self, page: LogPage, scope: Scope) -> Result<(), StoreError> {
+    /// The events that one read of the log has of a page of queue entries. The others are read when their turn comes.
+    async fn events_of(
+        &self,
+        page: &[(Offset, QueuedEvent)],
+    ) -> Result<HashMap<Offset, Arc<Event>>, LogError> {
+        let Some((first, _)) = page.first() else { return Ok(HashMap::new()) };
+        let before = Offset::new(first.get().saturating_sub(1));
+        let read = read_page(&*self.engine.deps().log, before, ReadLimit::default()).await?;
+        Ok(read.into_iter().collect())
+    }
+
+    /// Routes `page`, commits its queue entries with the cursor at `through`, and queues its events.
+    async fn route_page(&self, page: LogPage, through: Offset) -> Result<(), StoreError> {
         let deps = self.engine.deps();
         let is_draining = |name: &ServiceName| deps.monitor.state(name) == ServiceState::Draining;
-        let assign = || assign_page(&self.engine, &page, scope, self.max_queued, is_draining);
-        let AssignedPage { table, routed, batch, assignments } =
+        let assign = || assign_page(&self.engine, &page, through, self.limits, is_draining);
+        let AssignedPage { table, routed, batch, assignments, rejected } =
             retry_under_lock(&self.config_lock, assign).await;
         for routed in &routed {
             table.count_condition_errors(routed);
         }
-        if !batch.is_empty() {
-            deps.store.commit(batch).await?;
-        }
+        deps.store.commit(batch).await?;
         let now = deps.clock.wall();
         self.engine.update(|state| {
-            if let Scope::Lagging { route, from, through } = scope {
-                state.advance_lag_cursor(route, from, through);
-            }
             for Assignment { route, offset, queued, event } in assignments {
                 deps.metrics.record_routing(now.since(event.time));
                 state.enqueue(route, offset, queued, Some(event));
                 state.release(route);
             }
         });
-        if matches!(scope, Scope::All { .. }) {
-            for ((_, event), routed) in page.iter().zip(routed) {
-                routed.matched.iter().for_each(|rule| deps.metrics.count_match(rule));
-                routed.drops.into_iter().for_each(|drop| self.record_drop(&table, event, drop));
-            }
+        for ((_, event), routed) in page.iter().zip(routed) {
+            routed.matched.iter().for_each(|rule| deps.metrics.count_match(rule));
+            routed.drops.into_iter().for_each(|drop| self.record_drop(&table, event, drop));
+        }
+        for rejected in rejected {
+            self.record_rejected(table.version(), rejected);
         }
         Ok(())
     }
@@ -232,78 +247,6 @@ impl Dispatcher {
             verdicts: Box::new(move || explained.0.explain(&explained.1)),
         });
     }
-}
-
-/// Calls `attempt` until it succeeds. After a failure it calls it once under `lock`, which keeps away the changes that made
-/// it fail, and releases the lock before any further call.
-async fn retry_under_lock<T>(lock: &tokio::sync::Mutex<()>, mut attempt: impl FnMut() -> Option<T>) -> T {
-    loop {
-        if let Some(result) = attempt() {
-            return result;
-        }
-        let _no_changes = lock.lock().await;
-        if let Some(result) = attempt() {
-            return result;
-        }
-    }
-}
-
-/// Routes `page` outside the engine's lock, and assigns its events to routes under the lock. Returns none if rules or
-/// targets have changed in between; then nothing was assigned.
-fn assign_page(
-    engine: &Engine,
-    page: &[(Offset, Arc<Event>)],
-    scope: Scope,
-    max_queued: usize,
-    is_draining: impl Fn(&ServiceName) -> bool,
-) -> Option<AssignedPage> {
-    let table = engine.routing_table();
-    let routed: Vec<_> = page.iter().map(|(_, event)| table.route(event, &is_draining)).collect();
-    let (batch, assignments) = engine.update(|state| {
-        Arc::ptr_eq(state.table(), &table).then(|| assign(state, page, &routed, scope, max_queued))
-    })?;
-    Some(AssignedPage { table, routed, batch, assignments })
-}
-
-/// Assigns each event to its routes. The routes are held until the events are queued.
-fn assign(
-    state: &mut State,
-    page: &[(Offset, Arc<Event>)],
-    routed: &[Routed],
-    scope: Scope,
-    max_queued: usize,
-) -> (WriteBatch, Vec<Assignment>) {
-    let (mut batch, mut assignments) = (WriteBatch::default(), Vec::new());
-    match scope {
-        Scope::All { through } => batch.cursor(Some(through)),
-        Scope::Lagging { route, from, through } if state.lag_cursor(route) == Some(from) => {
-            batch.lag_cursor(route, through);
-        }
-        // The route was removed, or no rule sends anything there any more.
-        Scope::Lagging { .. } => return (batch, assignments),
-    }
-    let version = state.table().version();
-    for ((offset, event), routed) in page.iter().zip(routed) {
-        let offset = *offset;
-        for to in &routed.routes {
-            let route = match scope {
-                Scope::All { .. } => {
-                    let route = state.add_route(&to.key, || to.target_set(), &mut batch);
-                    if state.mark_lagging(route, offset, max_queued, &mut batch) {
-                        continue;
-                    }
-                    route
-                }
-                Scope::Lagging { route, .. } if state.route_id(&to.key) == Some(route) => route,
-                Scope::Lagging { .. } => continue,
-            };
-            let queued = Arc::new(QueuedEvent::new(event, version));
-            batch.put_queued(route, offset, &queued);
-            state.hold(route);
-            assignments.push(Assignment { route, offset, queued, event: Arc::clone(event) });
-        }
-    }
-    (batch, assignments)
 }
 
 #[cfg(test)]

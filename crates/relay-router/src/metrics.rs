@@ -84,7 +84,7 @@ pub struct TargetStats {
     pub failures: u64,
     /// Events whose time to live was over.
     pub expired: u64,
-    /// Events that the log no longer had.
+    /// Events that a rule selected and the target never gets.
     pub lost: u64,
     /// Attempts, successful or not, at this target as a fallback.
     pub fallbacks: u64,

@@ -145,6 +145,20 @@ impl RoutingTable {
         }
     }
 
+    /// Returns true if the targets of a route may come back after all of them are gone: the route's rule exists, and names
+    /// the target where the route has but one.
+    pub(crate) fn awaits_targets(&self, key: &RouteKey) -> bool {
+        let names = |rule: &Rule, target: &ServiceName| {
+            let mut wanted = rule.targets.iter().chain(&rule.fallback);
+            wanted.any(|one| matches!(one, TargetRef::Name(name) if name == target))
+        };
+        match key {
+            RouteKey::Rule(rule) => self.targets.contains_key(rule),
+            RouteKey::Each(rule, target) => self.rules.rule(rule).is_some_and(|rule| names(rule, target)),
+            RouteKey::Direct(target) => self.rules.rules().iter().any(|rule| names(rule, target)),
+        }
+    }
+
     /// Returns true if some rule names the target.
     pub(crate) fn names(&self, target: &ServiceName) -> bool {
         self.targets.values().any(|set| set.names().any(|name| name == target))

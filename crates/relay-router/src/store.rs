@@ -2,7 +2,7 @@
 //!
 //! | keyspace | key | value (JSON) |
 //! | --- | --- | --- |
-//! | `meta` | `cursor`, `rules`, `behind/<route>` | an offset; the rules; the cursor of a route that lags |
+//! | `meta` | `cursor`, `rules` | an offset; the rules |
 //! | `routes` | route | a route and its targets |
 //! | `queue` | route, offset | a queued event |
 //! | `dead_letters` | target's length, target, offset, route | a dead letter |
@@ -30,7 +30,7 @@ use std::sync::{Arc, OnceLock};
 
 use fjall::Keyspace;
 use parking_lot::Mutex;
-use relay_core::ServiceName;
+use relay_core::{Offset, ServiceName};
 use relay_tasks::TaskGroup;
 use serde::de::DeserializeOwned;
 
@@ -42,7 +42,7 @@ use self::letter_counts::LetterCounts;
 pub(crate) use self::write_batch::WriteBatch;
 use self::write_batch::WriteDurability;
 use self::writer::Writer;
-use crate::records::{DeadLetter, DeadLetterId, Replay};
+use crate::records::{DeadLetter, DeadLetterId, QueuedEvent, Replay, RouteId};
 
 /// A handle to the open store. Clones share it.
 #[derive(Clone)]
@@ -59,13 +59,14 @@ struct Inner {
 }
 
 impl Store {
-    /// Opens or creates the store in `directory` and reads its state. For each target the latest `max_dead_letters` are kept.
-    /// Blocks.
+    /// Opens or creates the store in `directory` and reads its state, with the first `max_queued` events of each route. For
+    /// each target the latest `max_dead_letters` are kept. Blocks.
     ///
     /// # Errors
     /// [`StoreError::Failed`].
     pub(crate) fn open(
         directory: &Path,
+        max_queued: usize,
         max_dead_letters: usize,
         tasks: TaskGroup,
     ) -> Result<(Self, PersistedState), StoreError> {
@@ -73,7 +74,7 @@ impl Store {
         std::fs::create_dir_all(directory).map_err(|error| StoreError::failed(&name, &error))?;
         let keyspaces = Keyspaces::open(directory, max_dead_letters)
             .map_err(|error| StoreError::failed(&name, &error))?;
-        let persisted = keyspaces.read_all(&name)?;
+        let persisted = keyspaces.read_all(&name, max_queued)?;
         let letter_counts = keyspaces.letter_counts.clone();
         let failure = Arc::new(OnceLock::new());
         let writer = Writer::new(keyspaces.clone(), Arc::clone(&name), Arc::clone(&failure), tasks);
@@ -125,6 +126,26 @@ impl Store {
         if matches!(error, StoreError::Failed { .. }) {
             self.0.failure.get_or_init(|| error);
         }
+    }
+
+    /// Up to `limit` events of a route from `from` on, and true if there are no more.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub(crate) async fn queued(
+        &self,
+        route: RouteId,
+        from: Offset,
+        limit: usize,
+    ) -> Result<(Vec<(Offset, QueuedEvent)>, bool), StoreError> {
+        let mut values = self.read(move |keyspaces| keyspaces.queued(route, from, limit + 1)).await?;
+        let is_rest = values.len() <= limit;
+        values.truncate(limit);
+        let events = values.into_iter().map(|(key, value)| {
+            let (_, offset) = keys::parse_queued(&key).ok_or_else(|| self.malformed("queue"))?;
+            Ok((offset, self.parse(&value)?))
+        });
+        Ok((events.collect::<Result<_, _>>()?, is_rest))
     }
 
     /// The number of dead letters of the target that are kept.
@@ -191,6 +212,10 @@ impl Store {
 
     fn keyspaces(&self) -> Result<Keyspaces, StoreError> {
         self.0.keyspaces.lock().clone().ok_or(StoreError::Closed)
+    }
+
+    fn malformed(&self, column: &str) -> StoreError {
+        self.error(&format_args!("a key of `{column}` is malformed"))
     }
 
     fn parse<T: DeserializeOwned>(&self, value: &[u8]) -> Result<T, StoreError> {

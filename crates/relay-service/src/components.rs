@@ -56,6 +56,7 @@ impl Components {
                 ("logged_limit", bus.logged_dropped),
                 ("reader_lagged", bus.readers_lagged),
                 ("retention", log.as_ref().map_or(0, |log| log.dropped_events)),
+                ("retention_held", log.as_ref().map_or(0, |log| log.dropped_held_events)),
                 ("logged_retention", log.as_ref().map_or(0, |log| log.dropped_logged_events)),
                 ("presence_event_failed", presence.failed),
                 ("lock_change_failed", locks.failed_changes),

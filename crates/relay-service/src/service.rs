@@ -81,7 +81,8 @@ impl RelayService {
         };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let supervisor = config.supervisor;
-        let OpenStorage { log, tokens, recovery } = config.storage.open(&clock, &supervisor).await?;
+        let opening = config.storage.open(&clock, &supervisor, config.router.is_some());
+        let OpenStorage { log, tokens, recovery } = opening.await?;
         let locks =
             Locks::new(config.locks, Arc::clone(&clock), tokens).map_err(|error| error.within("locks"))?;
         let memory = MemoryBudget::new(config.memory);

@@ -143,6 +143,7 @@ fn serialize_log<S: Serializer>(stats: &Option<LogStats>, serializer: S) -> Resu
             "commit_seconds": log.commit_time.as_secs_f64(),
             "longest_commit_seconds": log.longest_commit.as_secs_f64(),
             "dropped_events": log.dropped_events,
+            "dropped_held_events": log.dropped_held_events,
             "dropped_logged_events": log.dropped_logged_events,
             "retention_failures": log.retention_failures,
             "lost_events": log.lost_events,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use relay_core::{Clock, EventLog, TokenSource};
+use relay_core::{Clock, EventLog, Offset, TokenSource};
 use relay_log::{EmbeddedLog, LogConfig, OpenError, RecoveryReport};
 use relay_presence::{FileTokens, MemoryTokens, TokenFileError};
 use relay_tasks::{Supervisor, call_blocking};
@@ -77,10 +77,12 @@ pub(crate) struct OpenStorage {
 }
 
 impl Storage {
+    /// Opens the storage. A log that is routed keeps all it has until the router says what it needs.
     pub(crate) async fn open(
         self,
         clock: &Arc<dyn Clock>,
         supervisor: &Supervisor,
+        is_routed: bool,
     ) -> Result<OpenStorage, StorageError> {
         match self {
             Self::Memory => {
@@ -88,7 +90,12 @@ impl Storage {
                 Ok(OpenStorage { log: None, tokens, recovery: None })
             }
             Self::Custom { log, tokens } => Ok(OpenStorage { log: Some(log), tokens, recovery: None }),
-            Self::Embedded(config) => open_embedded(config, Arc::clone(clock), supervisor.clone()).await,
+            Self::Embedded(mut config) => {
+                if is_routed {
+                    config.initial_hold = Some(Offset::ZERO);
+                }
+                open_embedded(config, Arc::clone(clock), supervisor.clone()).await
+            }
         }
     }
 }

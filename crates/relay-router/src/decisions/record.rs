@@ -69,7 +69,8 @@ pub enum Outcome {
     DeadLettered,
     /// The event's time to live was over.
     Expired,
-    /// The log no longer has the event, or cannot read it.
+    /// The target never gets the event: the log does not have it or cannot read it, too many events wait, or the target is
+    /// gone.
     Lost,
     /// No rule matches.
     NoMatch,
@@ -151,7 +152,7 @@ pub struct DecisionRecord {
     /// The error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// The verdict of each rule, by the rules that were active at the time of recording.
+    /// The verdict of each rule; empty if the rules have changed since they selected the event.
     pub verdicts: Vec<RuleVerdict>,
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use relay_core::{Clock, EventLog};
 
+use super::loss_report::LossReport;
 use crate::decisions::DecisionLog;
 use crate::metrics::RouterMetrics;
 use crate::monitor::HealthMonitor;
@@ -17,4 +18,5 @@ pub(crate) struct Deps {
     pub(crate) monitor: HealthMonitor,
     pub(crate) decisions: DecisionLog,
     pub(crate) metrics: Arc<RouterMetrics>,
+    pub(crate) losses: LossReport,
 }

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::attempt::{AttemptResult, Disposition, InFlight};
 use super::deps::Deps;
 use super::state::State;
-use crate::decisions::{DecidedEvent, Decision};
+use crate::decisions::{DecidedEvent, Decision, Outcome};
 use crate::routing_table::RoutingTable;
 use crate::store::StoreError;
 
@@ -32,6 +32,10 @@ const OPERATION: TaskName = TaskName::new("router.operation");
 /// The shortest sleep between two rounds of scheduling.
 const MIN_SLEEP: Duration = Duration::from_millis(1);
 
+/// The reason for losing an event that waited.
+const LOST: &str =
+    "the log no longer has the event: it waited for longer than history is kept (`log.max_held_bytes`)";
+
 /// A handle to the engine. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Engine(Arc<Inner>);
@@ -41,6 +45,8 @@ struct Inner {
     state: Mutex<State>,
     /// Wakes the scheduling task.
     ready: Notify,
+    /// Wakes the dispatcher when targets or rules are gone.
+    routes_changed: Notify,
     /// Counts the attempts that ended, each of which may free space in a route.
     completions: watch::Sender<u64>,
     tasks: TaskGroup,
@@ -54,6 +60,7 @@ impl Engine {
             deps,
             state: Mutex::new(state),
             ready: Notify::new(),
+            routes_changed: Notify::new(),
             completions: watch::Sender::new(0),
             tasks,
             stopping: CancellationToken::new(),
@@ -85,6 +92,16 @@ impl Engine {
     /// Counts the attempts that ended. After each one a route may have more space.
     pub(crate) fn completions(&self) -> watch::Receiver<u64> {
         self.0.completions.subscribe()
+    }
+
+    /// Tells the dispatcher that rules or targets have changed, so that some routes may lead nowhere.
+    pub(crate) fn notify_routes_changed(&self) {
+        self.0.routes_changed.notify_one();
+    }
+
+    /// Waits for [`Engine::notify_routes_changed`].
+    pub(crate) async fn routes_changed(&self) {
+        self.0.routes_changed.notified().await;
     }
 
     /// The failure that has stopped delivery, if there was one.
@@ -200,7 +217,7 @@ impl Engine {
 
     /// Records the result of an attempt in the metrics and the decision log.
     fn record_decisions(&self, attempt: &InFlight, result: &AttemptResult) {
-        let Deps { metrics, decisions, clock, store, .. } = &self.0.deps;
+        let Deps { metrics, decisions, clock, store, losses, .. } = &self.0.deps;
         let table = self.routing_table();
         let error = result.answer.as_ref().and_then(|answer| answer.as_ref().err());
         for ((entry, disposition), event) in
@@ -212,7 +229,7 @@ impl Engine {
                 (Some(event), _) => DecidedEvent::from(&**event),
                 (None, Disposition::Done(_)) => {
                     let (id, document) = (entry.queued.event, entry.queued.document.clone());
-                    tracing::error!(event = %id, %document, target = %attempt.name, "the log no longer has the event, which is not delivered; keep more history (`retention`)");
+                    losses.count(id, &document, &attempt.name, LOST, clock.monotonic());
                     DecidedEvent { id, document, kind: None, offset: Some(entry.offset) }
                 }
                 // The log could not be read, which is logged, and the event is tried again.
@@ -227,7 +244,10 @@ impl Engine {
                     tracing::debug!(event = %decided.id, target = %attempt.name, ?reason, attempts, "the event became a dead letter");
                 }
             }
-            let explained = (Arc::clone(table.rules()), event.clone());
+            // The rules that routed the event may be replaced, and others would explain something else.
+            let is_explained = entry.queued.rules == table.version();
+            let explained = (Arc::clone(table.rules()), event.clone().filter(|_| is_explained));
+            let lost = (outcome == Outcome::Lost).then(|| LOST.to_owned());
             decisions.record(Decision {
                 at: clock.wall(),
                 event: decided,
@@ -239,7 +259,7 @@ impl Engine {
                 outcome,
                 attempt: entry.queued.tried.saturating_add(u32::from(result.answer.is_some())),
                 duration: result.took,
-                error: error.map(ToString::to_string),
+                error: lost.or_else(|| error.map(ToString::to_string)),
                 verdicts: Box::new(move || {
                     explained.1.map_or_else(Vec::new, |event| explained.0.explain(&event))
                 }),

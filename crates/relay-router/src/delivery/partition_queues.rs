@@ -59,10 +59,6 @@ impl PartitionQueues {
         self.len
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// The number of partitions whose head may be delivered.
     pub(crate) fn ready(&self) -> usize {
         self.ready.len()
@@ -153,6 +149,16 @@ impl PartitionQueues {
             None => self.ready.push_back(key.clone()),
         }
         done
+    }
+
+    /// Takes all events of the partitions of which none is in flight.
+    pub(crate) fn take_idle(&mut self) -> Vec<QueueEntry> {
+        let idle = self.by_key.extract_if(|_, queue| queue.in_flight == 0);
+        let entries: Vec<_> = idle.flat_map(|(_, queue)| queue.entries).collect();
+        self.len -= entries.len();
+        self.ready.retain(|key| self.by_key.contains_key(key));
+        self.delayed_by_head.retain(|_, key| self.by_key.contains_key(key));
+        entries
     }
 
     /// Makes the delayed partitions ready whose moment has come.

@@ -9,6 +9,7 @@ use relay_core::{Event, Monotonic, Offset, ServiceName, Timestamp};
 use relay_events::ServiceState;
 
 use super::attempt::InFlight;
+use super::needed_offsets::NeededOffsets;
 use super::partition_queues::{PartitionKey, PartitionQueues, QueueEntry};
 use super::pool::{AttemptPermit, Pool, TargetOutcome};
 use super::selection::{Selection, SelectionContext, min_some};
@@ -29,6 +30,8 @@ pub(crate) struct State {
     /// The highest id of a route so far. Ids are not used again, since the removal of a route may be written after the
     /// next route.
     last_id: u32,
+    /// The offsets of the events in memory that the log must keep.
+    needed: NeededOffsets,
     /// The bytes of queued events that are in memory.
     cached_bytes: usize,
     max_cached_bytes: usize,
@@ -40,12 +43,48 @@ struct Route {
     queues: PartitionQueues,
     /// The number of selections so far.
     turn: u64,
-    /// The offset up to which the log was routed here, if the route was full and lags behind the others.
-    lag_cursor: Option<Offset>,
+    /// The events behind those in `queues`, if the store alone has some.
+    overflow: Option<Overflow>,
     /// True once the store has the route. Until then each batch that uses the route writes it.
     is_stored: bool,
     /// The number of events that are being committed to this route. It is not removed before they are queued.
     uncommitted: usize,
+}
+
+/// The events of a route that the store has and memory has not. They are behind all that memory has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Overflow {
+    /// The first one's offset, or one before it.
+    pub(crate) from: Offset,
+    pub(crate) count: usize,
+}
+
+/// The most events that wait in one route.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct QueueLimits {
+    /// In memory. Further ones are in the store alone.
+    pub(crate) in_memory: usize,
+    /// In all. Further ones are lost.
+    pub(crate) in_all: usize,
+}
+
+/// The place of a further event of a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Memory and the store. [`State::enqueue`] must follow.
+    Memory,
+    /// The store alone. The event is counted already.
+    Store,
+    /// None: the route is full.
+    Full,
+}
+
+/// Events that wait for targets which no longer exist, of one route.
+pub(crate) struct Abandoned {
+    pub(crate) route: RouteId,
+    pub(crate) key: RouteKey,
+    pub(crate) target: Option<ServiceName>,
+    pub(crate) entries: Vec<QueueEntry>,
 }
 
 impl State {
@@ -57,19 +96,20 @@ impl State {
             routes: BTreeMap::new(),
             ids: HashMap::new(),
             last_id: 0,
+            needed: NeededOffsets::default(),
             cached_bytes: 0,
             max_cached_bytes,
         }
     }
 
-    /// Adds the routes and queues of the last run. The log ends at `head`.
-    pub(crate) fn restore(&mut self, persisted: PersistedState, head: Offset) {
+    /// Adds the routes and queues of the last run.
+    pub(crate) fn restore(&mut self, persisted: PersistedState) {
         for (id, record) in persisted.routes {
             self.insert_route(id, record.key, record.targets, true);
         }
-        for (id, through) in persisted.lag_cursors {
+        for (id, overflow) in persisted.overflows {
             if let Some(route) = self.routes.get_mut(&id) {
-                route.lag_cursor = Some(through.min(head));
+                route.overflow = Some(overflow);
             }
         }
         for (route, offset, queued) in persisted.queue {
@@ -89,7 +129,7 @@ impl State {
 
     /// Brings the table and the routes up to date after rules or targets have changed. Returns the changes of routes.
     ///
-    /// A route whose rule is gone keeps its targets until its queues are empty.
+    /// A route whose rule is gone keeps its targets until nothing waits in it.
     pub(crate) fn recompute_targets(&mut self) -> WriteBatch {
         let directory = self.pool.directory();
         if *self.table.directory() != directory {
@@ -105,26 +145,31 @@ impl State {
                 }
                 true
             }
-            None if route.queues.is_empty() && route.uncommitted == 0 => {
+            None if route.waiting() == 0 => {
                 ids.remove(&route.key);
                 batch.remove_route(*id);
-                batch.lag_cursor(*id, None);
                 false
             }
-            None => {
-                // No rule routes further events here.
-                if route.lag_cursor.take().is_some() {
-                    batch.lag_cursor(*id, None);
-                }
-                true
-            }
+            None => true,
         });
         batch
     }
 
     /// Returns true if there are no targets, and no events that wait for some.
     pub(crate) fn is_idle(&self) -> bool {
-        self.pool.is_empty() && self.routes.values().all(|route| route.queues.is_empty())
+        self.pool.is_empty() && !self.has_waiting()
+    }
+
+    /// Returns true if events wait in some route.
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.routes.values().any(|route| route.waiting() > 0)
+    }
+
+    /// The offset before the first event that waits and that the log must keep, if one does.
+    pub(crate) fn needed_after(&self) -> Option<Offset> {
+        let overflows = self.routes.values().filter_map(|route| Some(route.overflow?.from));
+        let first = overflows.chain(self.needed.first()).min()?;
+        Some(Offset::new(first.get().saturating_sub(1)))
     }
 
     /// The route of `key`, if there is one.
@@ -163,50 +208,72 @@ impl State {
         self.ids.insert(key.clone(), id);
         self.last_id = self.last_id.max(id.0);
         let queues = PartitionQueues::default();
-        let route = Route { key, targets, queues, turn: 0, lag_cursor: None, is_stored, uncommitted: 0 };
+        let route = Route { key, targets, queues, turn: 0, overflow: None, is_stored, uncommitted: 0 };
         self.routes.insert(id, route);
     }
 
-    /// The offset up to which the log was routed to a route that lags.
-    pub(crate) fn lag_cursor(&self, route: RouteId) -> Option<Offset> {
-        self.routes.get(&route)?.lag_cursor
+    /// Finds the place of a further event, whose offset is behind those of all others in the route.
+    pub(crate) fn place(&mut self, route: RouteId, offset: Offset, limits: QueueLimits) -> Place {
+        let Some(route) = self.routes.get_mut(&route) else { return Place::Memory };
+        if route.waiting() >= limits.in_all {
+            return Place::Full;
+        }
+        match &mut route.overflow {
+            Some(overflow) => overflow.count += 1,
+            None if route.queues.len() + route.uncommitted < limits.in_memory => return Place::Memory,
+            None => route.overflow = Some(Overflow { from: offset, count: 1 }),
+        }
+        Place::Store
     }
 
-    /// Returns true if the route lags, and so does not get the event at `offset` now. A route with `max_queued` events
-    /// lags from there on.
-    pub(crate) fn mark_lagging(
+    /// The routes with events that the store alone has, and with space in memory for some of them: that space, and the
+    /// offset to read from.
+    pub(crate) fn refillable(&self, in_memory: usize) -> Vec<(RouteId, Offset, usize)> {
+        let refillable = |(id, route): (&RouteId, &Route)| {
+            let used = route.queues.len() + route.uncommitted;
+            Some((*id, route.overflow?.from, in_memory - used)).filter(|_| used <= in_memory / 2)
+        };
+        self.routes.iter().filter_map(refillable).collect()
+    }
+
+    /// Takes events into memory that the store alone had, the first ones from the offset of [`State::refillable`] on.
+    /// `is_rest` tells that they are all.
+    pub(crate) fn refill(
         &mut self,
-        route: RouteId,
-        offset: Offset,
-        max_queued: usize,
-        batch: &mut WriteBatch,
-    ) -> bool {
-        let Some(state) = self.routes.get_mut(&route) else { return false };
-        if state.lag_cursor.is_none() && state.queues.len() >= max_queued {
-            let through = Offset::new(offset.get().saturating_sub(1));
-            state.lag_cursor = Some(through);
-            batch.lag_cursor(route, Some(through));
+        id: RouteId,
+        entries: Vec<(Offset, Arc<QueuedEvent>, Option<Arc<Event>>)>,
+        is_rest: bool,
+    ) {
+        if let Some(route) = self.routes.get_mut(&id) {
+            let count = route.overflow.map_or(0, |overflow| overflow.count.saturating_sub(entries.len()));
+            let from = entries.last().map(|(offset, ..)| offset.next());
+            route.overflow = from.filter(|_| !is_rest).map(|from| Overflow { from, count });
         }
-        state.lag_cursor.is_some()
-    }
-
-    /// Moves the cursor of a route that lags from `from` to `through`; none if it has caught up.
-    pub(crate) fn advance_lag_cursor(&mut self, route: RouteId, from: Offset, through: Option<Offset>) {
-        if let Some(route) = self.routes.get_mut(&route)
-            && route.lag_cursor == Some(from)
-        {
-            route.lag_cursor = through;
+        for (offset, queued, event) in entries {
+            self.enqueue(id, offset, queued, event);
         }
     }
 
-    pub(crate) fn has_lagging_routes(&self) -> bool {
-        self.routes.values().any(|route| route.lag_cursor.is_some())
+    /// Returns true if events wait for targets which no longer exist and which no rule names.
+    pub(crate) fn has_abandoned(&self) -> bool {
+        self.routes.values().any(|route| route.is_abandoned(&self.pool, &self.table))
     }
 
-    /// The routes that lag and have at most `max_queued` events, with their cursors.
-    pub(crate) fn lagging_routes(&self, max_queued: usize) -> Vec<(RouteId, Offset)> {
-        let routes = self.routes.iter().filter(|(_, route)| route.queues.len() <= max_queued);
-        routes.filter_map(|(id, route)| Some((*id, route.lag_cursor?))).collect()
+    /// Takes the events that wait so and are in memory.
+    pub(crate) fn take_abandoned(&mut self) -> Vec<Abandoned> {
+        let mut abandoned = Vec::new();
+        for (id, route) in &mut self.routes {
+            if !route.is_abandoned(&self.pool, &self.table) {
+                continue;
+            }
+            let entries = route.queues.take_idle();
+            if !entries.is_empty() {
+                let target = route.targets.names().next().cloned();
+                abandoned.push(Abandoned { route: *id, key: route.key.clone(), target, entries });
+            }
+        }
+        abandoned.iter().flat_map(|route| &route.entries).for_each(|entry| self.forget(entry));
+        abandoned
     }
 
     /// Keeps a route while an event is being committed to it. [`State::release`] must follow.
@@ -247,8 +314,12 @@ impl State {
         let bytes = event.as_ref().map_or(0, |event| event.approx_bytes());
         let event = event.filter(|_| self.cached_bytes.saturating_add(bytes) <= self.max_cached_bytes);
         let cached = if event.is_some() { bytes } else { 0 };
+        let is_in_log = queued.body.is_none();
         if route.queues.insert(partition, QueueEntry { offset, queued, event }) {
             self.cached_bytes += cached;
+            if is_in_log {
+                self.needed.add(offset);
+            }
         }
     }
 
@@ -289,14 +360,24 @@ impl State {
         self.pool.end(&attempt.name, attempt.ticket, outcome, now);
         let Some(route) = self.routes.get_mut(&attempt.route) else { return };
         let done = route.queues.end(&attempt.dequeued.partition, retries, not_before);
-        let freed: usize = done.iter().filter_map(|entry| Some(entry.event.as_ref()?.approx_bytes())).sum();
-        self.cached_bytes = self.cached_bytes.saturating_sub(freed);
+        for entry in done {
+            self.forget(&entry);
+        }
+    }
+
+    /// Takes an event out of the sums over all queues.
+    fn forget(&mut self, entry: &QueueEntry) {
+        let bytes = entry.event.as_ref().map_or(0, |event| event.approx_bytes());
+        self.cached_bytes = self.cached_bytes.saturating_sub(bytes);
+        if entry.queued.body.is_none() {
+            self.needed.remove(entry.offset);
+        }
     }
 
     /// The number of events in the queues of a route.
     pub(crate) fn queued(&self, key: &RouteKey) -> usize {
         let route = self.route_id(key).and_then(|id| self.routes.get(&id));
-        route.map_or(0, |route| route.queues.len())
+        route.map_or(0, Route::waiting)
     }
 
     /// The number of events in routes that may lead to `target`, and the time of the oldest.
@@ -304,7 +385,7 @@ impl State {
         let routes = self.routes.values().filter(|route| route.targets.names().any(|name| name == target));
         routes.fold((0, None), |(queued, oldest), route| {
             let oldest = [oldest, route.queues.oldest()].into_iter().flatten().min();
-            (queued + route.queues.len(), oldest)
+            (queued + route.waiting(), oldest)
         })
     }
 
@@ -314,11 +395,22 @@ impl State {
             || self
                 .routes
                 .values()
-                .any(|route| !route.queues.is_empty() && route.targets.names().all(|name| name == target))
+                .any(|route| route.waiting() > 0 && route.targets.names().all(|name| name == target))
     }
 }
 
 impl Route {
+    /// The number of events that wait, those that are being committed included.
+    fn waiting(&self) -> usize {
+        self.queues.len() + self.uncommitted + self.overflow.map_or(0, |overflow| overflow.count)
+    }
+
+    fn is_abandoned(&self, pool: &Pool, table: &RoutingTable) -> bool {
+        self.waiting() > 0
+            && !self.targets.names().any(|name| pool.contains(name))
+            && !table.awaits_targets(&self.key)
+    }
+
     fn record(&self) -> RouteRecord {
         RouteRecord { key: self.key.clone(), targets: self.targets.clone() }
     }

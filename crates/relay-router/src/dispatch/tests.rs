@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::decisions::{DecisionLog, DecisionLogConfig};
 use crate::delivery::deps::Deps;
+use crate::delivery::loss_report::LossReport;
 use crate::delivery::pool::Pool;
 use crate::health::HealthConfig;
 use crate::metrics::RouterMetrics;
@@ -33,7 +34,9 @@ const RULES: &str = r#"
     strategy = "all"
 "#;
 
-const SCOPE: Scope = Scope::All { through: Offset::new(1) };
+const THROUGH: Offset = Offset::new(1);
+
+const LIMITS: QueueLimits = QueueLimits { in_memory: 10, in_all: 100 };
 
 struct Nowhere;
 
@@ -47,7 +50,7 @@ impl Target for Nowhere {
 /// An engine that does not deliver, with the rules above and target `a`.
 fn engine(directory: &TempDir) -> Engine {
     let (clock, tasks) = (Arc::new(SystemClock::new()), Supervisor::default().group());
-    let (store, _) = Store::open(&directory.path().join("store"), 1, tasks.clone()).unwrap();
+    let (store, _) = Store::open(&directory.path().join("store"), 10, 1, tasks.clone()).unwrap();
     let outbound = Outbound::new(OutboundPolicy::default()).unwrap();
     let deps = Deps {
         log: Arc::new(MemoryLog::new()),
@@ -63,6 +66,7 @@ fn engine(directory: &TempDir) -> Engine {
         decisions: DecisionLog::start(&DecisionLogConfig::default(), directory.path().join("log"), &tasks)
             .unwrap(),
         metrics: Arc::new(RouterMetrics::new(clock.clone())),
+        losses: LossReport::default(),
     };
     let rules = Arc::new(RuleSet::parse(RULES, RuleFormat::Toml).unwrap());
     let table = RoutingTable::new(1, rules, TargetDirectory::default());
@@ -102,7 +106,7 @@ async fn a_page_is_routed_without_the_engines_lock() {
         asked.set(asked.get() + 1);
         false
     };
-    let assigned = assign_page(&engine, &page(), SCOPE, 10, is_draining).unwrap();
+    let assigned = assign_page(&engine, &page(), THROUGH, LIMITS, is_draining).unwrap();
     assert_eq!(asked.get(), 1);
     assert_eq!(assigned.assignments.len(), 1);
 }
@@ -119,10 +123,10 @@ async fn a_page_is_assigned_by_the_table_in_force_alone() {
         false
     };
     // While the page is routed another target comes.
-    assert!(assign_page(&engine, &page(), SCOPE, 10, is_draining).is_none());
+    assert!(assign_page(&engine, &page(), THROUGH, LIMITS, is_draining).is_none());
     assert_eq!(engine.read(|state| state.route_id(&key("a"))), None);
 
-    let assigned = assign_page(&engine, &page(), SCOPE, 10, is_draining).unwrap();
+    let assigned = assign_page(&engine, &page(), THROUGH, LIMITS, is_draining).unwrap();
     let routes: Vec<_> = assigned.assignments.iter().map(|assignment| Some(assignment.route)).collect();
     assert_eq!(
         routes,
@@ -134,7 +138,7 @@ async fn a_page_is_assigned_by_the_table_in_force_alone() {
 async fn a_route_whose_rule_goes_stays_for_the_events_that_are_being_committed_to_it() {
     let directory = tempfile::tempdir().unwrap();
     let engine = engine(&directory);
-    let assigned = assign_page(&engine, &page(), SCOPE, 10, |_| false).unwrap();
+    let assigned = assign_page(&engine, &page(), THROUGH, LIMITS, |_| false).unwrap();
     engine.update(|state| {
         state.set_rules(2, Arc::default());
         state.recompute_targets();

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use crate::delivery::LOG_RETRY;
 use crate::delivery::deps::Deps;
 use crate::delivery::engine::Engine;
-use crate::dispatch::RoutingCursor;
+use crate::dispatch::{RoutingCursor, hold_log};
 use crate::store::WriteBatch;
 use crate::target::{HttpTarget, HttpTargetConfig, Outbound, OutboundError};
 
@@ -49,6 +49,7 @@ impl RouterContext {
         let known = *self.head.borrow();
         let end = self.deps().log.last_offset().await.map_or(known, |last| last.max(known));
         self.cursor.begin(end, batch);
+        hold_log(&self.engine, &self.cursor);
     }
 
     pub(super) fn http_target(&self, config: HttpTargetConfig) -> Result<Arc<dyn Target>, OutboundError> {

@@ -214,6 +214,7 @@ impl RuleActivation {
             state.recompute_targets()
         });
         *self.active.lock() = rules;
+        self.context.engine.notify_routes_changed();
         batch
     }
 

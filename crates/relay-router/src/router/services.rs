@@ -221,6 +221,10 @@ impl Services {
             }
             batch
         });
-        if batch.is_empty() { Ok(()) } else { deps.store.commit(batch).await }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.context.engine.notify_routes_changed();
+        deps.store.commit(batch).await
     }
 }

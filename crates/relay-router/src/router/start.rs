@@ -16,9 +16,10 @@ use crate::config::RouterConfig;
 use crate::decisions::{DecisionLog, DecisionLogError};
 use crate::delivery::deps::Deps;
 use crate::delivery::engine::Engine;
+use crate::delivery::loss_report::LossReport;
 use crate::delivery::pool::Pool;
-use crate::delivery::state::State;
-use crate::dispatch::{Dispatcher, RoutingCursor};
+use crate::delivery::state::{QueueLimits, State};
+use crate::dispatch::{Dispatcher, RoutingCursor, hold_log};
 use crate::metrics::RouterMetrics;
 use crate::monitor::HealthMonitor;
 use crate::records::Replay;
@@ -101,11 +102,12 @@ struct LastRun {
 
 async fn open_store(
     directory: PathBuf,
+    max_queued: usize,
     max_dead_letters: usize,
     tasks: TaskGroup,
 ) -> Result<(Store, LastRun), RouterError> {
     let opened = call_blocking(move || {
-        let (store, state) = Store::open(&directory, max_dead_letters, tasks)?;
+        let (store, state) = Store::open(&directory, max_queued, max_dead_letters, tasks)?;
         let (rules, services, replays) = (store.rules()?, store.services()?, store.replays()?);
         Ok::<_, StoreError>((store, LastRun { state, rules, services, replays }))
     });
@@ -117,8 +119,9 @@ pub(super) async fn start(config: RouterConfig, parts: RouterParts) -> Result<In
     let RouterParts { log, sink, clock, supervisor } = parts;
     let head = log.last_offset().await?;
     let outbound = Outbound::new(config.outbound)?;
-    let store = config.directory.join("store");
-    let (store, last_run) = open_store(store, config.max_dead_letters, supervisor.group()).await?;
+    let directory = config.directory.join("store");
+    let opening = open_store(directory, config.max_queued, config.max_dead_letters, supervisor.group());
+    let (store, last_run) = opening.await?;
     let (rules, set) = rules_at_start(last_run.rules, &config.rules)?;
     let pending = Arc::new(PendingChanges::default());
     let observer = {
@@ -142,6 +145,7 @@ pub(super) async fn start(config: RouterConfig, parts: RouterParts) -> Result<In
             &supervisor.group(),
         )?,
         monitor,
+        losses: LossReport::default(),
         clock: Arc::clone(&clock),
     };
     let table = RoutingTable::new(rules.version(), Arc::default(), TargetDirectory::default());
@@ -169,7 +173,7 @@ pub(super) async fn start(config: RouterConfig, parts: RouterParts) -> Result<In
     for target in config.targets {
         inner.services.put_attached(target);
     }
-    engine.update(|state| state.restore(last_run.state, head));
+    engine.update(|state| state.restore(last_run.state));
     let checked = inner.rules.check(rules.clone(), set)?;
     let mut batch = inner.rules.activate(checked);
     batch.rules(&rules);
@@ -177,7 +181,7 @@ pub(super) async fn start(config: RouterConfig, parts: RouterParts) -> Result<In
         inner.context.cursor.begin(head, &mut batch);
     }
     engine.deps().store.commit_synced(batch).await?;
-    begin(&inner, config.max_queued);
+    begin(&inner, QueueLimits { in_memory: config.max_queued, in_all: config.max_waiting });
     for replay in last_run.replays {
         inner.replays.run(replay);
     }
@@ -185,15 +189,17 @@ pub(super) async fn start(config: RouterConfig, parts: RouterParts) -> Result<In
 }
 
 /// Begins the tasks that run until the router stops.
-fn begin(inner: &Inner, max_queued: usize) {
+fn begin(inner: &Inner, limits: QueueLimits) {
     let context = &inner.context;
     let dispatcher = Dispatcher {
         engine: context.engine.clone(),
         cursor: context.cursor.clone(),
         head: context.head.subscribe(),
-        max_queued,
+        limits,
         config_lock: Arc::clone(&context.config_lock),
+        may_have_abandoned: true,
     };
+    hold_log(&context.engine, &context.cursor);
     let tasks = context.engine.tasks();
     tasks.keep_running(DISPATCHER, dispatcher, |dispatcher| Box::pin(dispatcher.run()));
     tasks.keep_running(LOG_FOLLOWER, Arc::clone(context), |context| Box::pin(context.follow_log()));

@@ -8,18 +8,12 @@ use crate::records::{DeadLetterId, RouteId};
 pub(super) const CURSOR: &[u8] = b"cursor";
 /// The key of the rules in `meta`.
 pub(super) const RULES: &[u8] = b"rules";
-/// The beginning of the keys of lag cursors in `meta`.
-pub(super) const LAG_CURSOR: &[u8] = b"behind/";
 
 // A name's length takes two bytes of a dead letter's key.
 const _: () = assert!(ServiceName::MAX_BYTES <= u16::MAX as usize);
 
 /// The bytes after the target in a dead letter's key: an offset and a route.
 const DEAD_LETTER_ID_BYTES: usize = 12;
-
-pub(super) fn lag_cursor(route: RouteId) -> Vec<u8> {
-    [LAG_CURSOR, &route.0.to_be_bytes()].concat()
-}
 
 pub(super) fn route(id: RouteId) -> Vec<u8> {
     id.0.to_be_bytes().to_vec()
@@ -45,7 +39,7 @@ pub(super) fn dead_letter(target: &ServiceName, id: DeadLetterId) -> Vec<u8> {
     key
 }
 
-/// Reads the route from the end of a key of `routes` or of a lag cursor.
+/// Reads a key that [`route`] made.
 pub(super) fn parse_route(key: &[u8]) -> Option<RouteId> {
     Some(RouteId(u32::from_be_bytes(key.try_into().ok()?)))
 }

@@ -11,12 +11,14 @@ use super::error::{StoreError, parse};
 use super::keys;
 use super::letter_counts::{LetterChanges, LetterCounts};
 use super::write_batch::{Change, Column, WriteDurability};
+use crate::delivery::state::Overflow;
 use crate::records::{DeadLetterId, QueuedEvent, RouteId, RouteRecord};
 
 /// The memory for values that are read from disk. Reads are rare: at the start, and for requests about dead letters.
 const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 
 type Keys = Vec<Vec<u8>>;
+type KeyAndValue = (Vec<u8>, Vec<u8>);
 
 /// The open keyspaces. Clones share the database.
 #[derive(Clone)]
@@ -38,9 +40,11 @@ pub(super) struct Keyspaces {
 pub(crate) struct PersistedState {
     /// The offset up to which the log was routed; none before anything was routed.
     pub(crate) cursor: Option<Offset>,
-    pub(crate) lag_cursors: Vec<(RouteId, Offset)>,
     pub(crate) routes: Vec<(RouteId, RouteRecord)>,
+    /// The first events of each route.
     pub(crate) queue: Vec<(RouteId, Offset, QueuedEvent)>,
+    /// The further events of the routes that have more.
+    pub(crate) overflows: BTreeMap<RouteId, Overflow>,
 }
 
 impl Keyspaces {
@@ -156,6 +160,18 @@ impl Keyspaces {
         Ok(letters)
     }
 
+    /// Up to `limit` queue entries of a route from `from` on, with their keys.
+    pub(super) fn queued(
+        &self,
+        route: RouteId,
+        from: Offset,
+        limit: usize,
+    ) -> Result<Vec<KeyAndValue>, fjall::Error> {
+        let range = keys::queued(route, from)..=keys::queued(route, Offset::new(u64::MAX));
+        let entries = self.queue.range(range).take(limit).map(fjall::Guard::into_inner);
+        entries.map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect()
+    }
+
     /// The values of up to `limit` dead letters of `target` after `after`.
     pub(super) fn dead_letters(
         &self,
@@ -178,30 +194,39 @@ impl Keyspaces {
             .collect()
     }
 
-    /// Reads everything that routing needs at its start, and counts the dead letters.
-    pub(super) fn read_all(&self, directory: &Arc<str>) -> Result<PersistedState, StoreError> {
+    /// Reads everything that routing needs at its start, and counts the dead letters. Of the events of a rule's route the
+    /// first `max_queued` are read, and the others are counted.
+    pub(super) fn read_all(
+        &self,
+        directory: &Arc<str>,
+        max_queued: usize,
+    ) -> Result<PersistedState, StoreError> {
         let failed = |error: fjall::Error| StoreError::failed(directory, &error);
         let malformed =
             |column: &str| StoreError::failed(directory, &format_args!("a key of `{column}` is malformed"));
         let cursor = self.meta.get(keys::CURSOR).map_err(failed)?;
         let cursor = cursor.map(|value| parse(directory, &value)).transpose()?;
-        let mut lag_cursors = Vec::new();
-        for item in self.meta.prefix(keys::LAG_CURSOR) {
-            let (key, value) = item.into_inner().map_err(failed)?;
-            let route = key.strip_prefix(keys::LAG_CURSOR).and_then(keys::parse_route);
-            lag_cursors.push((route.ok_or_else(|| malformed("meta"))?, parse(directory, &value)?));
-        }
-        let mut routes = Vec::new();
+        let mut routes = BTreeMap::<RouteId, RouteRecord>::new();
         for item in self.routes.iter() {
             let (key, value) = item.into_inner().map_err(failed)?;
             let route = keys::parse_route(&key).ok_or_else(|| malformed("routes"))?;
-            routes.push((route, parse(directory, &value)?));
+            routes.insert(route, parse(directory, &value)?);
         }
-        let mut queue = Vec::new();
+        let (mut queue, mut overflows) = (Vec::new(), BTreeMap::<RouteId, Overflow>::new());
+        let mut in_memory = (None, 0);
         for item in self.queue.iter() {
             let (key, value) = item.into_inner().map_err(failed)?;
             let (route, offset) = keys::parse_queued(&key).ok_or_else(|| malformed("queue"))?;
-            queue.push((route, offset, parse(directory, &value)?));
+            if in_memory.0 != Some(route) {
+                in_memory = (Some(route), 0);
+            }
+            let is_direct = routes.get(&route).is_some_and(|route| route.key.rule().is_none());
+            if is_direct || in_memory.1 < max_queued {
+                in_memory.1 += 1;
+                queue.push((route, offset, parse(directory, &value)?));
+            } else {
+                overflows.entry(route).or_insert(Overflow { from: offset, count: 0 }).count += 1;
+            }
         }
         let mut letters = LetterChanges::default();
         for item in self.dead_letters.iter() {
@@ -209,6 +234,7 @@ impl Keyspaces {
             letters.add(keys::parse_dead_letter_target(&key).ok_or_else(|| malformed("dead_letters"))?);
         }
         self.letter_counts.apply(letters);
-        Ok(PersistedState { cursor, lag_cursors, routes, queue })
+        let routes = routes.into_iter().collect();
+        Ok(PersistedState { cursor, routes, queue, overflows })
     }
 }

@@ -30,7 +30,7 @@ fn batch(fill: impl FnOnce(&mut WriteBatch)) -> WriteBatch {
 }
 
 fn open_with(directory: &Path, max_dead_letters: usize) -> Store {
-    Store::open(directory, max_dead_letters, relay_tasks::Supervisor::default().group()).unwrap().0
+    Store::open(directory, 100, max_dead_letters, relay_tasks::Supervisor::default().group()).unwrap().0
 }
 
 fn open(directory: &Path) -> Store {

@@ -101,11 +101,6 @@ impl WriteBatch {
         self.put_or_remove(Column::Meta, keys::CURSOR.to_vec(), through.as_ref());
     }
 
-    /// Sets the offset up to which the log was routed to a route that lags; none once it has caught up.
-    pub(crate) fn lag_cursor(&mut self, route: RouteId, through: Option<Offset>) {
-        self.put_or_remove(Column::Meta, keys::lag_cursor(route), through.as_ref());
-    }
-
     /// Sets the rules that are in force.
     pub(crate) fn rules(&mut self, rules: &impl Serialize) {
         self.put(Column::Meta, keys::RULES.to_vec(), rules);

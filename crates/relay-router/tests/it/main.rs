@@ -10,3 +10,5 @@ mod rules_conditions;
 mod rules_documents;
 mod rules_model;
 mod support;
+mod waiting_events;
+mod waiting_model;

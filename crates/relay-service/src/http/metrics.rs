@@ -327,7 +327,7 @@ fn targets(page: &mut Exposition, router: &RouterStats) {
         ("relay_target_expired_total", "Events that expired before they were delivered.", |target| {
             target.expired
         }),
-        ("relay_target_lost_total", "Events that retention dropped before they were delivered.", |target| {
+        ("relay_target_lost_total", "Events that a rule selected and the target never gets.", |target| {
             target.lost
         }),
     ];
@@ -339,9 +339,11 @@ fn targets(page: &mut Exposition, router: &RouterStats) {
     }
     let gauges: [(&'static str, &str, Gauge); 5] = [
         ("relay_target_dead_letters", "Dead letters that are kept now.", |target| target.dead_letters as f64),
-        ("relay_target_queued_events", "Events that wait in the routes to a target.", |target| {
-            target.queued as f64
-        }),
+        (
+            "relay_target_queued_events",
+            "Events that wait in the routes to a target, in memory and on disk.",
+            |target| target.queued as f64,
+        ),
         ("relay_target_requests_in_flight", "Requests to a target that are in flight.", |target| {
             target.in_flight as f64
         }),

@@ -132,6 +132,8 @@ keys! {
         "The most documents whose latest position the log's writer keeps in memory.";
     "log.cache_bytes" => log.cache_bytes,
         "The memory for data that was read from disk.";
+    "log.max_held_bytes" => log.max_held_bytes,
+        "The most bytes of documents that are kept beyond `retention` because events of theirs are not yet delivered to services. With more such events are dropped.";
     "log.sweep_interval" => log.sweep_interval,
         "The interval between scans of all documents for events that are too old.";
     "ws.max_connections" => ws.max_connections,
@@ -215,7 +217,9 @@ keys! {
     "router.connect_timeout" => router.outbound.connect_timeout,
         "The longest time that opening a connection to a service takes.";
     "router.max_queued" => router.max_queued,
-        "The most events that wait for a rule, or for one of its targets where each target gets every event. With more the route continues from the log later.";
+        "The most events that wait in memory for a rule, or for one of its targets where each target gets every event. Further ones wait on disk.";
+    "router.max_waiting" => router.max_waiting,
+        "The most events that wait so in memory and on disk. Further ones are lost.";
     "router.cache_bytes" => router.cache_bytes,
         "The most bytes of waiting events that are cached in memory.";
     "router.max_dead_letters" => router.max_dead_letters,
