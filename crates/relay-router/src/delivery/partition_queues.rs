@@ -64,9 +64,15 @@ impl PartitionQueues {
         self.ready.len()
     }
 
-    /// The first event that [`PartitionQueues::take`] would take.
-    pub(crate) fn peek(&self) -> Option<&QueueEntry> {
-        self.by_key.get(self.ready.front()?)?.entries.front()
+    /// The first event that [`PartitionQueues::take`] would take, and its partition.
+    pub(crate) fn peek(&self) -> Option<(&PartitionKey, &QueueEntry)> {
+        let key = self.ready.front()?;
+        Some((key, self.by_key.get(key)?.entries.front()?))
+    }
+
+    /// The offset of a partition's first event, which may be in flight.
+    pub(crate) fn first_offset(&self, key: &PartitionKey) -> Option<Offset> {
+        self.by_key.get(key)?.entries.front().map(|entry| entry.offset)
     }
 
     /// Puts the first ready partition behind the others.
@@ -98,12 +104,13 @@ impl PartitionQueues {
         true
     }
 
-    /// Takes the events at the head of the first ready partition: up to `most` that were never tried, or one that has
-    /// failed before. A failed event goes alone, so that it does not spoil the others.
-    pub(crate) fn take(&mut self, most: usize) -> Option<Dequeued> {
+    /// Takes the events at the head of the first ready partition: up to `most` that were never tried and are before
+    /// `end`, or one that has failed before. A failed event goes alone, so that it does not spoil the others.
+    pub(crate) fn take(&mut self, most: usize, end: Offset) -> Option<Dequeued> {
         let key = self.ready.pop_front()?;
         let queue = self.by_key.get_mut(&key)?;
-        let untried = queue.entries.iter().take(most).take_while(|entry| entry.queued.tried == 0).count();
+        let fits = |entry: &&QueueEntry| entry.queued.tried == 0 && entry.offset < end;
+        let untried = queue.entries.iter().take(most).take_while(fits).count();
         queue.in_flight = untried.max(1).min(queue.entries.len());
         let entries = queue.entries.iter().take(queue.in_flight).cloned().collect();
         Some(Dequeued { partition: key, entries })

@@ -27,6 +27,9 @@ pub(crate) struct State {
     table: Arc<RoutingTable>,
     routes: BTreeMap<RouteId, Route>,
     ids: HashMap<RouteKey, RouteId>,
+    /// The routes of rules that lead to each target. An event of a document waits there for the earlier ones in all of
+    /// them.
+    routes_to: HashMap<ServiceName, Vec<RouteId>>,
     /// The highest id of a route so far. Ids are not used again, since the removal of a route may be written after the
     /// next route.
     last_id: u32,
@@ -95,6 +98,7 @@ impl State {
             table: Arc::new(table),
             routes: BTreeMap::new(),
             ids: HashMap::new(),
+            routes_to: HashMap::new(),
             last_id: 0,
             needed: NeededOffsets::default(),
             cached_bytes: 0,
@@ -152,6 +156,10 @@ impl State {
             }
             None => true,
         });
+        self.routes_to.clear();
+        for (id, route) in &self.routes {
+            add_to_index(&mut self.routes_to, *id, route);
+        }
         batch
     }
 
@@ -209,6 +217,7 @@ impl State {
         self.last_id = self.last_id.max(id.0);
         let queues = PartitionQueues::default();
         let route = Route { key, targets, queues, turn: 0, overflow: None, is_stored, uncommitted: 0 };
+        add_to_index(&mut self.routes_to, id, &route);
         self.routes.insert(id, route);
     }
 
@@ -330,22 +339,88 @@ impl State {
         health: impl Fn(&ServiceName) -> ServiceState,
     ) -> (Vec<InFlight>, Option<Monotonic>) {
         let (mut attempts, mut next) = (Vec::new(), None);
-        for (id, route) in &mut self.routes {
+        let mut turn = RouteId(0);
+        while let Some((&id, route)) = self.routes.range_mut(turn..).next() {
+            turn = RouteId(id.0.saturating_add(1));
             route.queues.wake(now);
             let mut in_vain = 0;
-            while in_vain < MAX_LOOKS.min(route.queues.ready()) {
-                match route.begin(*id, &mut self.pool, &health, now) {
+            while in_vain < MAX_LOOKS.min(self.ready(id)) {
+                match self.begin(id, &health, now) {
                     Ok(attempt) => attempts.push(attempt),
                     Err(until) => {
                         next = min_some(next, until);
-                        route.queues.rotate();
+                        self.routes.entry(id).and_modify(|route| route.queues.rotate());
                         in_vain += 1;
                     }
                 }
             }
-            next = min_some(next, route.queues.next_wake());
+            next = min_some(next, self.routes.get(&id).and_then(|route| route.queues.next_wake()));
         }
         (attempts, next)
+    }
+
+    /// The number of documents of a route whose next event may be tried.
+    fn ready(&self, route: RouteId) -> usize {
+        self.routes.get(&route).map_or(0, |route| route.queues.ready())
+    }
+
+    /// Begins an attempt with the first ready events of a route.
+    ///
+    /// # Errors
+    /// The moment at which time alone may allow the attempt, if it may.
+    fn begin(
+        &mut self,
+        id: RouteId,
+        health: impl Fn(&ServiceName) -> ServiceState,
+        now: Monotonic,
+    ) -> Result<InFlight, Option<Monotonic>> {
+        let route = self.routes.get(&id).ok_or(None)?;
+        let (partition, head) = route.queues.peek().ok_or(None)?;
+        let context = SelectionContext::of(&head.queued, route.turn);
+        let (name, is_fallback) = match self.pool.select(&route.targets, &context, health, now) {
+            Selection::Target { name, is_fallback } => (name, is_fallback),
+            Selection::Wait(until) => return Err(until),
+        };
+        let end = self.end_of_turn(id, route, partition, &name);
+        if head.offset >= end {
+            return Err(None);
+        }
+        let most = self.pool.policy(&name).map_or(1, |policy| policy.batch_size.get());
+        let route = self.routes.get_mut(&id).ok_or(None)?;
+        let dequeued = route.queues.take(most, end).ok_or(None)?;
+        let permit = match self.pool.begin(&name, dequeued.entries.len(), now) {
+            Ok(permit) => permit,
+            Err(until) => {
+                route.queues.put_back(dequeued);
+                return Err(until);
+            }
+        };
+        route.turn = route.turn.wrapping_add(1);
+        let AttemptPermit { target, policy, ticket } = permit;
+        let key = route.key.clone();
+        Ok(InFlight { route: id, key, dequeued, name, target, policy, ticket, is_fallback })
+    }
+
+    /// The offset from which on the events of `partition` in `route` wait for those in other routes that may go to
+    /// `target`. Where several routes have the same event, the first route is first.
+    fn end_of_turn(
+        &self,
+        id: RouteId,
+        route: &Route,
+        partition: &PartitionKey,
+        target: &ServiceName,
+    ) -> Offset {
+        let is_ordered = matches!(partition, PartitionKey::Document(_))
+            && route.key.rule().is_some()
+            && self.pool.policy(target).is_none_or(|policy| policy.ordering == DeliveryOrder::Document);
+        let others = self.routes_to.get(target).filter(|_| is_ordered);
+        let others = others.into_iter().flatten().filter(|other| **other != id);
+        let firsts = others.filter_map(|other| {
+            let queue = self.routes.get(other)?;
+            let first = queue.queues.first_offset(partition).or(queue.overflow.map(|rest| rest.from))?;
+            Some(if *other < id { first } else { first.next() })
+        });
+        firsts.min().unwrap_or(Offset::new(u64::MAX))
     }
 
     /// Ends an attempt. The events in `retries` are delivered again from `not_before` on; the others leave the queue.
@@ -399,6 +474,15 @@ impl State {
     }
 }
 
+fn add_to_index(routes_to: &mut HashMap<ServiceName, Vec<RouteId>>, id: RouteId, route: &Route) {
+    // Replays and requeued dead letters are late whatever waits.
+    if route.key.rule().is_some() {
+        for name in route.targets.names() {
+            routes_to.entry(name.clone()).or_default().push(id);
+        }
+    }
+}
+
 impl Route {
     /// The number of events that wait, those that are being committed included.
     fn waiting(&self) -> usize {
@@ -413,38 +497,6 @@ impl Route {
 
     fn record(&self) -> RouteRecord {
         RouteRecord { key: self.key.clone(), targets: self.targets.clone() }
-    }
-
-    /// Begins an attempt with the first ready events.
-    ///
-    /// # Errors
-    /// The moment at which time alone may allow the attempt, if it may.
-    fn begin(
-        &mut self,
-        id: RouteId,
-        pool: &mut Pool,
-        health: impl Fn(&ServiceName) -> ServiceState,
-        now: Monotonic,
-    ) -> Result<InFlight, Option<Monotonic>> {
-        let head = self.queues.peek().ok_or(None)?;
-        let context = SelectionContext::of(&head.queued, self.turn);
-        let (name, is_fallback) = match pool.select(&self.targets, &context, health, now) {
-            Selection::Target { name, is_fallback } => (name, is_fallback),
-            Selection::Wait(until) => return Err(until),
-        };
-        let most = pool.policy(&name).map_or(1, |policy| policy.batch_size.get());
-        let dequeued = self.queues.take(most).ok_or(None)?;
-        let permit = match pool.begin(&name, dequeued.entries.len(), now) {
-            Ok(permit) => permit,
-            Err(until) => {
-                self.queues.put_back(dequeued);
-                return Err(until);
-            }
-        };
-        self.turn = self.turn.wrapping_add(1);
-        let AttemptPermit { target, policy, ticket } = permit;
-        let key = self.key.clone();
-        Ok(InFlight { route: id, key, dequeued, name, target, policy, ticket, is_fallback })
     }
 }
 

@@ -6,6 +6,7 @@ mod delivery;
 mod dry_runs;
 mod loops;
 mod missing_offsets;
+mod order_model;
 mod rules_conditions;
 mod rules_documents;
 mod rules_model;
