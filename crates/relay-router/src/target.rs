@@ -2,6 +2,7 @@
 
 mod addresses;
 mod answer;
+mod client;
 mod http;
 #[cfg(test)]
 mod http_tests;

@@ -2,7 +2,9 @@
 
 use std::error::Error;
 
-use reqwest::Response;
+use http_body_util::BodyExt;
+
+use super::client::Answer;
 
 /// The text of an error and of its causes, without causes that it quotes already.
 pub(crate) fn causes_of(error: &dyn Error) -> String {
@@ -22,9 +24,11 @@ pub(crate) fn causes_of(error: &dyn Error) -> String {
 ///
 /// # Errors
 /// The error that ended the body before.
-pub(crate) async fn read_some(mut answer: Response, max: usize) -> Result<Vec<u8>, reqwest::Error> {
+pub(crate) async fn read_some(answer: Answer, max: usize) -> Result<Vec<u8>, hyper::Error> {
+    let mut answer = answer.into_body();
     let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await? {
+    while let Some(frame) = answer.frame().await {
+        let Ok(chunk) = frame?.into_data() else { continue };
         let space = max - body.len();
         body.extend_from_slice(&chunk[..chunk.len().min(space)]);
         if body.len() == max {

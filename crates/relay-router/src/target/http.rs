@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::Method;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use relay_core::{Clock, Delivery, DeliveryError, Event, FailureKind, Target, Timestamp};
 use relay_events::cloudevents;
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use reqwest::{Response, Url};
+use url::Url;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::answer::{causes_of, read_some};
+use super::client::Answer;
 use super::outbound::{Outbound, OutboundError};
 use super::signature::Signer;
 use crate::rules::{DeliveryFormat, RetryStatuses};
@@ -69,8 +71,7 @@ impl HttpTarget {
 
     async fn send(&self, message: Post, delivery: &Delivery) -> Result<(), DeliveryError> {
         let headers = self.headers(&message, delivery)?;
-        let sent =
-            self.outbound.client().post(self.url.clone()).headers(headers).body(message.body).send().await;
+        let sent = self.outbound.client().send(Method::POST, self.url.clone(), headers, message.body).await;
         let answer = sent.map_err(|error| DeliveryError::new(FailureKind::Retry, causes_of(&error)))?;
         let (status, retry_after) = (answer.status(), self.retry_after(&answer));
         // The body of a success is read too: an answer that breaks off may not have been done.
@@ -138,7 +139,7 @@ impl HttpTarget {
     }
 
     /// The pause that the service asks for, in seconds or until a date.
-    fn retry_after(&self, answer: &Response) -> Option<Duration> {
+    fn retry_after(&self, answer: &Answer) -> Option<Duration> {
         let value = answer.headers().get(RETRY_AFTER)?.to_str().ok()?.trim();
         if let Ok(seconds) = value.parse() {
             return Some(Duration::from_secs(seconds));

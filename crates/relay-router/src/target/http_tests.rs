@@ -176,3 +176,50 @@ fn an_address_that_may_not_be_reached_is_refused_when_it_is_given() {
         assert!(matches!(anywhere.check_url(url), Err(OutboundError::Address { .. })), "{url}");
     }
 }
+
+/// Starts a server that sends `start` and then `part` for ever. Returns its address, and a receiver that is told when the
+/// client has gone.
+fn endless(start: &'static str, part: &'static str) -> (SocketAddr, std::sync::mpsc::Receiver<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (gone, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        // An answer begins after the request has.
+        stream.read_exact(&mut [0; 64]).unwrap();
+        let block = part.repeat(100);
+        let _ = stream.write_all(start.as_bytes());
+        while stream.write_all(block.as_bytes()).is_ok() {}
+        gone.send(()).unwrap();
+    });
+    (address, told)
+}
+
+#[tokio::test]
+async fn interim_answers_without_end_fail_the_attempt_and_the_connection() {
+    let (address, gone) = endless("", "HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n\r\n");
+    let error = deliver(&format!("http://{address}/"), local()).await.unwrap_err();
+    assert_eq!(error.kind, FailureKind::Retry);
+    assert!(error.detail.contains("16 interim answers"), "{error}");
+    tokio::task::spawn_blocking(move || gone.recv().unwrap()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_few_interim_answers_come_before_a_good_one() {
+    let interim = "HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n\r\n".repeat(15);
+    answer_to(format!("{interim}{}", status("200 OK", ""))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_head_without_end_fails_the_attempt_and_the_connection() {
+    for (start, part) in [
+        ("HTTP/1.1 200 OK\r\nx: ", "x"),
+        ("HTTP/1.1 200 OK\r\n", "x: y\r\n"),
+        ("HTTP/1.1 103 So\r\nx: ", "x"),
+    ] {
+        let (address, gone) = endless(start, part);
+        let error = deliver(&format!("http://{address}/"), local()).await.unwrap_err();
+        assert_eq!(error.kind, FailureKind::Retry, "{error}");
+        tokio::task::spawn_blocking(move || gone.recv().unwrap()).await.unwrap();
+    }
+}

@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use relay_core::ConfigError;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::{Client, Url, redirect};
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use url::Url;
 
 use super::addresses::{is_special, plain};
 use super::answer::causes_of;
+use super::client::HttpClient;
 
 /// The addresses that the router may call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,7 +169,7 @@ pub enum OutboundError {
 #[derive(Clone)]
 pub(crate) struct Outbound {
     policy: Arc<OutboundPolicy>,
-    client: Client,
+    client: HttpClient,
 }
 
 impl std::fmt::Debug for Outbound {
@@ -177,9 +177,6 @@ impl std::fmt::Debug for Outbound {
         f.debug_struct("Outbound").field("policy", &self.policy).finish_non_exhaustive()
     }
 }
-
-/// The most redirects that are followed.
-const MAX_REDIRECTS: usize = 3;
 
 impl Outbound {
     /// A client for the addresses that `policy` allows.
@@ -197,31 +194,7 @@ impl Outbound {
             .map_err(|error| failed(&error))?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let redirects = {
-            let policy = Arc::clone(&policy);
-            redirect::Policy::custom(move |attempt| {
-                // Other redirects turn the POST into a GET, so their status is the answer.
-                if !matches!(attempt.status().as_u16(), 307 | 308) {
-                    return attempt.stop();
-                }
-                if attempt.previous().len() > MAX_REDIRECTS {
-                    return attempt.error(format!("more than {MAX_REDIRECTS} redirects"));
-                }
-                match policy.check(attempt.url()) {
-                    Ok(()) => attempt.follow(),
-                    Err(error) => attempt.error(error),
-                }
-            })
-        };
-        let client = Client::builder()
-            .tls_backend_preconfigured(tls)
-            .no_proxy()
-            .redirect(redirects)
-            .dns_resolver(Arc::new(Resolver(Arc::clone(&policy))))
-            .connect_timeout(policy.connect_timeout)
-            .user_agent(concat!("relay/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| failed(&error))?;
+        let client = HttpClient::new(Arc::clone(&policy), tls);
         Ok(Self { policy, client })
     }
 
@@ -258,13 +231,13 @@ impl Outbound {
     }
 
     /// The HTTP client, which checks each address that it connects to.
-    pub(crate) fn client(&self) -> &Client {
+    pub(crate) fn client(&self) -> &HttpClient {
         &self.client
     }
 }
 
 impl OutboundPolicy {
-    fn check(&self, url: &Url) -> Result<(), OutboundError> {
+    pub(super) fn check(&self, url: &Url) -> Result<(), OutboundError> {
         let scheme = url.scheme();
         if !self.schemes.iter().any(|allowed| allowed == scheme) {
             return Err(OutboundError::Scheme { scheme: scheme.to_owned(), allowed: self.schemes.clone() });
@@ -296,7 +269,7 @@ impl OutboundPolicy {
     }
 
     /// Resolves a name to its allowed addresses, at least one.
-    async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, OutboundError> {
+    pub(super) async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, OutboundError> {
         let unresolved = |detail: String| OutboundError::Unresolved { host: host.to_owned(), detail };
         let found =
             tokio::net::lookup_host((host, port)).await.map_err(|error| unresolved(error.to_string()))?;
@@ -308,18 +281,5 @@ impl OutboundPolicy {
             }
             (true, None) => Err(unresolved("it has no address".to_owned())),
         }
-    }
-}
-
-/// The resolver of the HTTP client.
-struct Resolver(Arc<OutboundPolicy>);
-
-impl Resolve for Resolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let policy = Arc::clone(&self.0);
-        Box::pin(async move {
-            let addresses = policy.resolve(name.as_str(), 0).await?;
-            Ok(Box::new(addresses.into_iter()) as Addrs)
-        })
     }
 }

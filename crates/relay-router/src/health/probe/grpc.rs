@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use async_trait::async_trait;
 use http::Uri;
 use relay_core::{HealthProbe, ProbeFailure};
-use reqwest::Url;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+use url::Url;
 
 use crate::target::{Outbound, causes_of};
 

@@ -1,6 +1,8 @@
 //! The probe by an HTTP GET: it checks the status and a text in the body.
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderMap, Method};
 use relay_core::{HealthProbe, ProbeFailure};
 
 use crate::target::{Outbound, causes_of, read_some};
@@ -26,7 +28,8 @@ impl HealthProbe for HttpProbe {
         if target_url.origin() != url.origin() {
             return Err(ProbeFailure::new(format!("path `{}` leads to another host", self.path)));
         }
-        let answer = self.outbound.client().get(target_url).send().await;
+        let answer =
+            self.outbound.client().send(Method::GET, target_url, HeaderMap::new(), Bytes::new()).await;
         let answer = answer.map_err(|error| ProbeFailure::new(causes_of(&error)))?;
         let status = answer.status().as_u16();
         if status != self.status {

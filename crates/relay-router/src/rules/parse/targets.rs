@@ -85,7 +85,7 @@ fn check_url(text: &str) -> Result<(), String> {
     if text.len() > MAX_URL_BYTES {
         return Err(format!("`url` has {} bytes, at most {MAX_URL_BYTES} are allowed", text.len()));
     }
-    let url = reqwest::Url::parse(text).map_err(|error| format!("`url` `{shown}` is no address: {error}"))?;
+    let url = url::Url::parse(text).map_err(|error| format!("`url` `{shown}` is no address: {error}"))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(format!("`url` `{shown}` must begin with `http://` or `https://`"));
     }
