@@ -9,9 +9,14 @@ pub struct DecisionLogConfig {
     /// The most decisions that wait for the log's thread; further ones are dropped and counted. Default
     /// 4,096. At least 1, for otherwise no decision would be recorded.
     pub queue: usize,
+    /// The most bytes of these decisions and of their events. Default 16 MiB. A single decision may be larger. At
+    /// least 1.
+    pub queue_bytes: usize,
     /// The most decisions that are kept in memory. Default 10,000. At least 1, because requests are answered
     /// from memory.
     pub memory_records: usize,
+    /// The most bytes of these decisions; the oldest give way first. Default 32 MiB. At least 1.
+    pub memory_bytes: usize,
     /// The share of events whose decisions are kept: all decisions about an event, or none. Failures are
     /// always kept. Default 1. From 0 to 1, for it is a share.
     pub sample: f64,
@@ -28,7 +33,9 @@ impl Default for DecisionLogConfig {
     fn default() -> Self {
         Self {
             queue: 4_096,
+            queue_bytes: 16 * 1024 * 1024,
             memory_records: 10_000,
+            memory_bytes: 32 * 1024 * 1024,
             sample: 1.0,
             disk: false,
             max_file_bytes: 16 * 1024 * 1024,
@@ -63,6 +70,8 @@ impl DecisionLogConfig {
     pub fn validate(&self) -> Result<(), ConfigError> {
         let fields = [
             ("queue", self.queue == 0),
+            ("queue_bytes", self.queue_bytes == 0),
+            ("memory_bytes", self.memory_bytes == 0),
             ("memory_records", self.memory_records == 0),
             ("max_file_bytes", self.max_file_bytes == 0),
             ("max_files", self.max_files == 0),

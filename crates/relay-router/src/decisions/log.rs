@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -30,7 +30,8 @@ const FOLLOWER_CAPACITY: usize = 1_024;
 pub struct DecisionLog(Arc<Inner>);
 
 struct Inner {
-    queue: Mutex<Option<Sender<Decision>>>,
+    queue: Mutex<Option<Sender<(Decision, QueuedBytes)>>>,
+    max_queued_bytes: usize,
     /// The largest hash of an event id that is sampled.
     sample_limit: u64,
     state: Arc<LogState>,
@@ -41,12 +42,56 @@ struct Inner {
 
 /// The state that the thread and the readers share.
 struct LogState {
-    records: Mutex<VecDeque<Arc<DecisionRecord>>>,
+    records: Mutex<KeptRecords>,
+    /// The bytes of the decisions that wait.
+    queued_bytes: Arc<AtomicUsize>,
     followers: broadcast::Sender<Arc<DecisionRecord>>,
     kept: AtomicU64,
     dropped: AtomicU64,
     unsampled: AtomicU64,
     unwritten: AtomicU64,
+}
+
+/// The share of one decision in the bytes that wait. Dropping it gives them back.
+struct QueuedBytes {
+    all: Arc<AtomicUsize>,
+    own: usize,
+}
+
+impl QueuedBytes {
+    /// Takes `own` bytes, if there are no more than `max` with those of the others, or if there are no others.
+    fn take(all: &Arc<AtomicUsize>, own: usize, max: usize) -> Option<Self> {
+        let others = all.fetch_add(own, Ordering::Relaxed);
+        let taken = Self { all: Arc::clone(all), own };
+        (others == 0 || others.saturating_add(own) <= max).then_some(taken)
+    }
+}
+
+impl Drop for QueuedBytes {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.own, Ordering::Relaxed);
+    }
+}
+
+/// The latest records, within bounds.
+struct KeptRecords {
+    records: VecDeque<Arc<DecisionRecord>>,
+    bytes: usize,
+    max_records: usize,
+    max_bytes: usize,
+}
+
+impl KeptRecords {
+    fn push(&mut self, record: Arc<DecisionRecord>) {
+        self.bytes += record.bytes();
+        self.records.push_back(record);
+        // The newest one stays, however large it is.
+        while self.records.len() > self.max_records || (self.bytes > self.max_bytes && self.records.len() > 1)
+        {
+            let Some(oldest) = self.records.pop_front() else { return };
+            self.bytes -= oldest.bytes();
+        }
+    }
 }
 
 /// The statistics of a decision log.
@@ -78,7 +123,13 @@ impl DecisionLog {
         let open = || RecordFiles::open(&directory, config.max_file_bytes, config.max_files).map_err(io);
         let files = config.disk.then(open).transpose()?;
         let state = Arc::new(LogState {
-            records: Mutex::new(VecDeque::new()),
+            records: Mutex::new(KeptRecords {
+                records: VecDeque::new(),
+                bytes: 0,
+                max_records: config.memory_records,
+                max_bytes: config.memory_bytes,
+            }),
+            queued_bytes: Arc::default(),
             followers: broadcast::Sender::new(FOLLOWER_CAPACITY),
             kept: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
@@ -87,8 +138,7 @@ impl DecisionLog {
         });
         let (queue, waiting) = bounded(config.queue);
         let thread = {
-            let records = config.memory_records;
-            let mut recorder = Recorder { state: Arc::clone(&state), waiting, files, records, number: 0 };
+            let mut recorder = Recorder { state: Arc::clone(&state), waiting, files, number: 0 };
             let work = move |pulse: &Pulse| recorder.run(pulse);
             tasks.thread(RECORDER, "relay-decisions".to_owned(), OnPanic::Restart, work).map_err(io)?
         };
@@ -101,6 +151,7 @@ impl DecisionLog {
         let sample_limit = (config.sample * u64::MAX as f64) as u64;
         Ok(Self(Arc::new(Inner {
             queue: Mutex::new(Some(queue)),
+            max_queued_bytes: config.queue_bytes,
             sample_limit,
             state,
             directory: config.disk.then_some(directory),
@@ -117,8 +168,11 @@ impl DecisionLog {
             state.unsampled.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let sent = self.0.queue.lock().as_ref().is_some_and(|queue| queue.try_send(decision).is_ok());
-        if !sent {
+        let bytes = QueuedBytes::take(&state.queued_bytes, decision.bytes(), self.0.max_queued_bytes);
+        let send = |bytes| {
+            self.0.queue.lock().as_ref().is_some_and(|queue| queue.try_send((decision, bytes)).is_ok())
+        };
+        if !bytes.is_some_and(send) {
             state.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -134,7 +188,7 @@ impl DecisionLog {
         limit: usize,
     ) -> Result<Vec<Arc<DecisionRecord>>, DecisionLogError> {
         let (mut found, before) = {
-            let records = self.0.state.records.lock();
+            let records = &self.0.state.records.lock().records;
             let found: Vec<_> =
                 records.iter().rev().filter(|record| filter.matches(record)).take(limit).cloned().collect();
             (found, records.front().map_or(u64::MAX, |oldest| oldest.number))
@@ -211,10 +265,8 @@ impl DecisionStream {
 /// The state of the log's thread.
 struct Recorder {
     state: Arc<LogState>,
-    waiting: Receiver<Decision>,
+    waiting: Receiver<(Decision, QueuedBytes)>,
     files: Option<RecordFiles>,
-    /// The most records in memory.
-    records: usize,
     /// The number of the last record.
     number: u64,
 }
@@ -222,23 +274,18 @@ struct Recorder {
 impl Recorder {
     /// Records decisions until the queue is closed.
     fn run(&mut self, pulse: &Pulse) {
-        let Self { state, waiting, files, records: max_records, number } = self;
-        while let Ok(decision) = waiting.recv() {
+        let Self { state, waiting, files, number } = self;
+        while let Ok(next) = waiting.recv() {
             pulse.check();
-            for decision in std::iter::once(decision).chain(waiting.try_iter().take(FOLLOWER_CAPACITY)) {
+            for (decision, bytes) in std::iter::once(next).chain(waiting.try_iter().take(FOLLOWER_CAPACITY)) {
                 *number = next_number(*number, decision.at);
                 let record = Arc::new(decision.into_record(*number));
+                drop(bytes);
                 if let Some(Err(error)) = files.as_mut().map(|files| files.write(&record)) {
                     count_unwritten(state, &error);
                 }
                 state.kept.fetch_add(1, Ordering::Relaxed);
-                {
-                    let mut records = state.records.lock();
-                    if records.len() >= *max_records {
-                        records.pop_front();
-                    }
-                    records.push_back(Arc::clone(&record));
-                }
+                state.records.lock().push(Arc::clone(&record));
                 // Without followers the send fails, which is fine.
                 let _ = state.followers.send(record);
             }

@@ -6,7 +6,13 @@ use std::time::Duration;
 use relay_core::{DocumentId, Event, EventId, Kind, Offset, ServiceName, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::rules::RuleVerdict;
+use crate::rules::{RuleVerdict, VerdictReason};
+
+/// The most bytes of a decision's verdicts, by [`verdict_bytes`].
+const MAX_VERDICT_BYTES: usize = 16 * 1024;
+
+/// The most characters of an error, in the decision and in each verdict.
+const MAX_ERROR_CHARS: usize = 1024;
 
 /// A decision about an event: the route by a rule, or the result of an attempt.
 pub(crate) struct Decision {
@@ -43,6 +49,8 @@ pub(crate) struct DecidedEvent {
     /// The kind; `None` where the log no longer has the event.
     pub(crate) kind: Option<Kind>,
     pub(crate) offset: Option<Offset>,
+    /// The size of the event, which the decision keeps in memory while it waits.
+    pub(crate) bytes: usize,
 }
 
 impl From<&Event> for DecidedEvent {
@@ -52,6 +60,7 @@ impl From<&Event> for DecidedEvent {
             document: event.document.clone(),
             kind: Some(event.kind.clone()),
             offset: event.offset,
+            bytes: event.approx_bytes(),
         }
     }
 }
@@ -154,10 +163,57 @@ pub struct DecisionRecord {
     pub error: Option<String>,
     /// The verdict of each rule; empty if the rules have changed since they selected the event.
     pub verdicts: Vec<RuleVerdict>,
+    /// The number of rules whose verdicts are left out, because those of the rules before them fill the record.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub verdicts_left_out: usize,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+/// The memory that a verdict takes, at most about its size in JSON.
+fn verdict_bytes(verdict: &RuleVerdict) -> usize {
+    let message = match &verdict.reason {
+        VerdictReason::ConditionError { message } => message.len(),
+        VerdictReason::NotReached { after } => after.len(),
+        _ => 0,
+    };
+    64 + verdict.rule.len() + message
+}
+
+/// Shortens `text` to the characters that are kept of an error.
+fn shorten(text: &mut String) {
+    if let Some((end, _)) = text.char_indices().nth(MAX_ERROR_CHARS) {
+        text.truncate(end);
+    }
 }
 
 impl Decision {
-    pub(super) fn into_record(self, number: u64) -> DecisionRecord {
+    /// The memory that the decision takes while it waits to be kept.
+    pub(super) fn bytes(&self) -> usize {
+        let error = self.error.as_ref().map_or(0, String::len);
+        size_of::<Self>() + self.event.bytes + self.event.document.as_str().len() + error
+    }
+
+    pub(super) fn into_record(mut self, number: u64) -> DecisionRecord {
+        self.error.as_mut().map(shorten).unwrap_or_default();
+        let mut verdicts = (self.verdicts)();
+        for verdict in &mut verdicts {
+            if let VerdictReason::ConditionError { message } = &mut verdict.reason {
+                shorten(message);
+            }
+        }
+        let mut bytes = 0;
+        let fits = |verdict: &&RuleVerdict| {
+            bytes += verdict_bytes(verdict);
+            bytes <= MAX_VERDICT_BYTES
+        };
+        let kept = verdicts.iter().take_while(fits).count();
+        let verdicts_left_out = verdicts.len() - kept;
+        verdicts.truncate(kept);
+        verdicts.shrink_to_fit();
         DecisionRecord {
             number,
             at: self.at,
@@ -174,8 +230,18 @@ impl Decision {
             attempt: self.attempt,
             duration_seconds: self.duration.as_secs_f64(),
             error: self.error,
-            verdicts: (self.verdicts)(),
+            verdicts,
+            verdicts_left_out,
         }
+    }
+}
+
+impl DecisionRecord {
+    /// The memory that the record takes.
+    pub(super) fn bytes(&self) -> usize {
+        let error = self.error.as_ref().map_or(0, String::len);
+        let verdicts: usize = self.verdicts.iter().map(verdict_bytes).sum();
+        size_of::<Self>() + self.document.as_str().len() + error + verdicts
     }
 }
 

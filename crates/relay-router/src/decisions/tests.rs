@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::{
     DecidedEvent, Decision, DecisionFilter, DecisionLog, DecisionLogConfig, DecisionStreamItem, Outcome,
 };
+use crate::rules::{RuleVerdict, VerdictReason};
 use crate::test_support::{name, note};
 use relay_core::{Epoch, Event, Seq, Timestamp};
 
@@ -168,4 +169,67 @@ fn limits_that_make_no_sense_are_refused() {
     config.queue = 0;
     let Err(error) = config.validate() else { panic!("refused") };
     assert_eq!(error.to_string(), "`queue` is 0; it must be at least 1");
+}
+
+/// A decision about an event of a good 100,000 bytes, with the verdicts of `rules` rules.
+fn large_decision(second: u64, rules: usize) -> Decision {
+    let payload = relay_core::Payload::json(&"x".repeat(100_000)).unwrap();
+    let mut large = Event::clone(&event("d", 1));
+    large.payload = payload;
+    let reason = VerdictReason::ConditionError { message: "y".repeat(5_000) };
+    let verdict = move |n| RuleVerdict { rule: format!("rule-{n}").into(), reason: reason.clone() };
+    Decision {
+        error: Some("z".repeat(100_000)),
+        verdicts: Box::new(move || (0..rules).map(verdict).collect()),
+        ..decision(&Arc::new(large), second, "a", Outcome::Retrying)
+    }
+}
+
+#[tokio::test]
+async fn a_decision_of_many_rules_keeps_the_first_verdicts_and_counts_the_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let log =
+        DecisionLog::start(&DecisionLogConfig::default(), directory.path().to_owned(), &tasks()).unwrap();
+    log.record(large_decision(1, 1_000));
+    kept(&log, 1).await;
+    let record = log.query(DecisionFilter::default(), 1).await.unwrap().remove(0);
+    let json = serde_json::to_string(&record).unwrap();
+    assert!(json.len() < 20_000, "the record has {} bytes", json.len());
+    assert_eq!((record.verdicts.len(), record.verdicts_left_out), (14, 986));
+    assert_eq!(record.error.as_ref().map(String::len), Some(1024));
+}
+
+#[tokio::test]
+async fn the_decisions_that_wait_and_those_in_memory_are_bounded_in_bytes() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = DecisionLogConfig::default();
+    (config.queue_bytes, config.memory_bytes) = (1_000_000, 100_000);
+    let log = DecisionLog::start(&config, directory.path().to_owned(), &tasks()).unwrap();
+    let (open, gate) = std::sync::mpsc::channel::<()>();
+    let (begun, has_begun) = tokio::sync::oneshot::channel();
+    let mut blocking = large_decision(1, 10);
+    blocking.verdicts = Box::new(move || {
+        begun.send(()).unwrap();
+        let _ = gate.recv();
+        Vec::new()
+    });
+    log.record(blocking);
+    has_begun.await.unwrap();
+    for second in 2..100 {
+        log.record(large_decision(second, 10));
+    }
+    let dropped = log.stats().dropped;
+    assert!((93..=95).contains(&dropped), "{dropped} of decisions of 200,000 bytes are dropped");
+    open.send(()).unwrap();
+    kept(&log, 99 - dropped).await;
+    log.record(large_decision(100, 10));
+    kept(&log, 100 - dropped).await;
+    assert_eq!(log.stats().dropped, dropped, "there is space again");
+    for second in 101..120 {
+        log.record(large_decision(second, 10));
+        kept(&log, second - dropped).await;
+    }
+    let in_memory = log.query(DecisionFilter::default(), 1_000).await.unwrap();
+    assert!((6..=9).contains(&in_memory.len()), "{} records of a good 11,000 bytes", in_memory.len());
+    assert_eq!(in_memory[0].at, Timestamp::UNIX_EPOCH.saturating_add(Duration::from_secs(119)));
 }

@@ -230,7 +230,7 @@ impl Engine {
                 (None, Disposition::Done(_)) => {
                     let (id, document) = (entry.queued.event, entry.queued.document.clone());
                     losses.count(id, &document, &attempt.name, LOST, clock.monotonic());
-                    DecidedEvent { id, document, kind: None, offset: Some(entry.offset) }
+                    DecidedEvent { id, document, kind: None, offset: Some(entry.offset), bytes: 0 }
                 }
                 // The log could not be read, which is logged, and the event is tried again.
                 (None, _) => continue,

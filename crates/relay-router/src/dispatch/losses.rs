@@ -39,6 +39,7 @@ impl Dispatcher {
                     document: queued.document.clone(),
                     kind: None,
                     offset: Some(entry.offset),
+                    bytes: 0,
                 };
                 self.record_lost(event, target.clone(), reason.clone(), |decision| {
                     decision.rules_version = queued.rules;

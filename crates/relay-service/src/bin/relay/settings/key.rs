@@ -250,8 +250,12 @@ keys! {
         "The half-life of the penalty for flapping. A fall from healthy to unhealthy adds 1; from 3 on the service is kept down until the penalty is below 1.";
     "router.decisions.queue" => router.decisions.queue,
         "The most decisions that wait to be kept. Further ones are dropped and counted.";
+    "router.decisions.queue_bytes" => router.decisions.queue_bytes,
+        "The most bytes of these decisions and of their events.";
     "router.decisions.memory_records" => router.decisions.memory_records,
         "The most decisions that are kept in memory.";
+    "router.decisions.memory_bytes" => router.decisions.memory_bytes,
+        "The most bytes of these decisions.";
     "router.decisions.sample" => router.decisions.sample,
         "The share of events whose decisions are kept. Failures are always kept.";
     "router.decisions.disk" => router.decisions.disk,
