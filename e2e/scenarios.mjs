@@ -71,6 +71,17 @@ scenario("an ephemeral event is delivered without a seq", async ({ document, par
   equal([his.ephemeral[0].actor, his.events], ["user:ada", []], "what arrived")
 })
 
+scenario("a push that is too large is refused, and its channel goes on", async ({ document, participant }) => {
+  const ada = participant("ada")
+  const notes = await ada.join(document)
+  for (const payload of [{ text: "x".repeat(1_200_000) }, new ArrayBuffer(1_200_000)]) {
+    const refused = await refusal(notes.push("x-note", payload))
+    equal(refused.reason, "too_large", "the reason")
+  }
+  const receipt = await notes.type("small")
+  equal([receipt.seq, ada.closes, notes.joins.length], [1, [], 1], "the seq, closes and joins")
+})
+
 scenario("a client that leaves gets nothing more", async ({ document, participant, publish }) => {
   const ada = participant("ada")
   const notes = await ada.join(document)

@@ -18,7 +18,9 @@ mod encode;
 mod presence;
 mod topic;
 
-pub use decode::{ClientMessage, ClientPayload, DecodeError, decode_binary, decode_text};
+pub use decode::{
+    ClientMessage, ClientPayload, DecodeError, MessageHead, decode_binary, decode_head, decode_text,
+};
 pub use encode::{
     EncodeError, FieldTooLong, Frame, Status, encode_binary_push, encode_binary_reply, encode_broadcast,
     encode_close, encode_error, encode_push, encode_reply,

@@ -36,7 +36,8 @@ pub struct WsConfig {
     pub admission_wait: Duration,
     /// The most topics that one connection has joined at once; 100 by default. At least 1.
     pub max_topics: usize,
-    /// The largest incoming message in bytes. A larger one closes the connection with 1009. The default is the largest
+    /// The largest incoming message in bytes. A larger one is refused with `too_large` and discarded as it arrives. One that is
+    /// sixteen times as large, or names no `ref`, closes the connection with 1009. The default is the largest
     /// payload that a channel takes by default, 1 MiB, and 64 KiB for the fields around it. At least 1.
     pub max_frame_bytes: usize,
     /// The most requests of one connection that are not answered yet; 256 by default. At least 1, for with 0 nothing would

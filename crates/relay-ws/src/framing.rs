@@ -4,6 +4,8 @@
 //! memory only while a message has arrived in part, so an idle connection costs a few words. The existing libraries keep a
 //! buffer of several KiB for each connection. Tungstenite reads and writes the headers of frames.
 //!
+//! Of a message that is too large the decoder keeps the head, so that its sender can be answered.
+//!
 //! Two rules hold. The length in a header never causes an allocation. A text is refused at its first byte that is not
 //! UTF-8, even when its frame has arrived in part.
 //!
@@ -26,7 +28,7 @@ mod utf8;
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode as RawOpCode};
 
-pub use self::decoder::{Decoder, FramingError, Message};
+pub use self::decoder::{Decoder, FramingError, HEAD_BYTES, Message};
 pub use self::deflate::{DeflateParams, Deflater, negotiate};
 
 /// The kind of a frame that is written.

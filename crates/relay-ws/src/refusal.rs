@@ -40,6 +40,15 @@ pub(crate) fn too_many_topics(max: usize) -> ErrorBody {
     ErrorBody::new("too many channels joined").message(message)
 }
 
+/// The refusal of a message that has more than `max` bytes.
+pub(crate) fn message_too_large(event: &str, max: usize) -> ErrorBody {
+    let event = excerpt(event, 64);
+    let message = format!(
+        "the message `{event}` has more than {max} bytes, the most that one message may have; send less at once"
+    );
+    ErrorBody::from_code(ErrorCode::TooLarge, message)
+}
+
 /// Logs the cause of a [server failure](ErrorCode::is_server_failure), which the client does not get.
 pub(crate) fn log_failure(request: &str, document: &DocumentId, code: ErrorCode, cause: &dyn Display) {
     if code.is_server_failure() {

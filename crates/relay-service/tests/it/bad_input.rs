@@ -38,7 +38,7 @@ fn a_malformed_message_closes_its_own_connection_with_the_code_of_the_mistake() 
     let data = data();
     let server = start(data.path());
     let mut witness = Socket::joined(server.address, "witness", "notes");
-    let oversized = json!(["1", "2", "document:notes", "x-note", "x".repeat(MAX_FRAME)]).to_string();
+    let oversized = json!(["1", null, "document:notes", "x-note", "x".repeat(MAX_FRAME)]).to_string();
     let bad: [Bad<'_>; 5] = [
         ("an opcode that does not exist", 1002, &|socket| {
             socket.raw().write_all(&[0x83, 0x80, 0, 0, 0, 0]).unwrap();
@@ -48,7 +48,7 @@ fn a_malformed_message_closes_its_own_connection_with_the_code_of_the_mistake() 
         ("not UTF-8", 1007, &|socket| {
             socket.raw().write_all(&[0x81, 0x82, 0, 0, 0, 0, 0xff, 0xfe]).unwrap();
         }),
-        ("too large", 1009, &|socket| assert!(socket.send(&oversized))),
+        ("too large, and without a ref", 1009, &|socket| assert!(socket.send(&oversized))),
     ];
     for (number, (what, code, send)) in (1..).zip(bad) {
         let mut socket = Socket::joined(server.address, "mallory", "other");

@@ -56,6 +56,41 @@ impl ClientPayload<'_> {
     }
 }
 
+/// The head of a message from a client, without its payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MessageHead {
+    /// The `ref` of the join that the message belongs to.
+    pub join_ref: Option<String>,
+    /// The `ref` that the reply repeats.
+    pub reference: Option<String>,
+    /// The topic. It is not checked.
+    pub topic: String,
+    /// The event. It is not checked.
+    pub event: String,
+}
+
+/// Decodes the head out of the first bytes of a message. Returns `None` when it is not among them.
+pub fn decode_head(bytes: &[u8], is_text: bool) -> Option<MessageHead> {
+    if !is_text {
+        let ClientMessage { join_ref, reference, topic, event, .. } = decode_binary(bytes).ok()?;
+        let [join_ref, reference] = [join_ref, reference].map(|text| text.map(Cow::into_owned));
+        return Some(MessageHead {
+            join_ref,
+            reference,
+            topic: topic.into_owned(),
+            event: event.into_owned(),
+        });
+    }
+    let mut rest = bytes.trim_ascii_start().strip_prefix(b"[")?;
+    let mut field = || {
+        let mut values = serde_json::Deserializer::from_slice(rest).into_iter::<Option<String>>();
+        let text = values.next()?.ok()?;
+        rest = rest[values.byte_offset()..].trim_ascii_start().strip_prefix(b",")?;
+        Some(text.filter(|text| text.len() <= MAX_FIELD_BYTES))
+    };
+    Some(MessageHead { join_ref: field()?, reference: field()?, topic: field()??, event: field()?? })
+}
+
 /// The reason for which bytes are not a message of a client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

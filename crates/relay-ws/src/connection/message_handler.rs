@@ -67,6 +67,10 @@ impl MessageHandler {
             (Message::Binary(bytes), Protocol::Phoenix) => {
                 return self.receive(codec::decode_binary(bytes), RawMessage::Binary(bytes), link, shard, cx);
             }
+            (Message::TooLarge { head, is_text }, Protocol::Phoenix) => {
+                return self.refuse_too_large(head, is_text, link, shard);
+            }
+            (Message::TooLarge { .. }, Protocol::Echo) => return Err(End::Close(CloseReason::TooLarge)),
             (Message::Text(text), Protocol::Echo) => {
                 link.send(&Frame::Text(Bytes::copy_from_slice(text.as_bytes())), shard);
             }
@@ -261,6 +265,24 @@ impl MessageHandler {
             Reception::Defer => self.pending.defer(raw.to_deferred()),
             Reception::Act(action) => self.act(action, &message, link, shard, cx),
         }
+        Ok(())
+    }
+
+    /// Answers a message that was discarded since it is too large.
+    fn refuse_too_large(
+        &mut self,
+        head: &[u8],
+        is_text: bool,
+        link: &mut Link,
+        shard: &mut ShardContext<'_>,
+    ) -> Result<(), End> {
+        // Without a ref its sender cannot be answered.
+        let head = codec::decode_head(head, is_text).filter(|head| head.reference.is_some());
+        let head = head.ok_or(End::Close(CloseReason::TooLarge))?;
+        let (join_ref, reference) = (head.join_ref.as_deref(), head.reference.as_deref());
+        let to = ReplyTo { join_ref, reference, topic: &head.topic };
+        let error = refusal::message_too_large(&head.event, shard.deps.config.max_frame_bytes);
+        self.refuse(to, &error, link, shard);
         Ok(())
     }
 

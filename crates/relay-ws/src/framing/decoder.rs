@@ -7,7 +7,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use super::MAX_CONTROL_BYTES;
-use super::deflate::{InflateError, inflate};
+use super::deflate::{InflateError, inflate, inflate_head};
 use super::utf8::Utf8;
 
 /// A whole message from a client.
@@ -23,7 +23,20 @@ pub enum Message<'a> {
     Pong(&'a [u8]),
     /// A close message, with its code and reason. Messages after it must be ignored.
     Close(Option<(u16, &'a str)>),
+    /// The beginning of a message that is larger than allowed, at most [`HEAD_BYTES`]. The rest was discarded.
+    TooLarge {
+        /// The message's first bytes. A text may be cut within a character.
+        head: &'a [u8],
+        /// True for a text.
+        is_text: bool,
+    },
 }
+
+/// The most bytes of a message that is too large that the decoder keeps.
+pub const HEAD_BYTES: usize = 2048;
+
+/// The multiple of the largest allowed message up to which a larger one is discarded. Beyond it the decoder fails.
+const DISCARD_FACTOR: usize = 16;
 
 /// The reason for which bytes are no messages of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -38,8 +51,8 @@ pub enum FramingError {
     /// A text message, or the reason of a close message, is not UTF-8.
     #[error("a text is not UTF-8")]
     NotUtf8,
-    /// A message is larger than allowed.
-    #[error("a message has more than {max} bytes")]
+    /// A message is larger than what is discarded: sixteen times as large as allowed.
+    #[error("a message has more than {max} bytes, the most that are discarded")]
     TooLarge {
         /// The limit in bytes.
         max: usize,
@@ -82,7 +95,11 @@ struct PartialMessage {
     is_text: bool,
     is_compressed: bool,
     utf8: Utf8,
+    /// The payload, or the head of a message that is too large.
     payload: Vec<u8>,
+    /// The bytes that have arrived, and those that the present frame announces.
+    length: usize,
+    is_too_large: bool,
     /// The frame whose payload arrives at present.
     frame: Option<PartialFrame>,
 }
@@ -117,6 +134,10 @@ enum MessageKind {
     Ping,
     Pong,
     Close,
+    /// The head of a message that is too large.
+    Head {
+        is_text: bool,
+    },
 }
 
 /// The outcome of looking for a message.
@@ -130,8 +151,8 @@ enum Scan {
 }
 
 impl Decoder {
-    /// A decoder for messages of at most `max_message_bytes` after decompression. With `compression` the client may
-    /// compress them.
+    /// A decoder for messages of at most `max_message_bytes` after decompression. Of a larger one it keeps the head. With
+    /// `compression` the client may compress messages.
     pub fn new(max_message_bytes: usize, compression: bool) -> Self {
         let assembly = Assembly { max_message_bytes, compression, ..Assembly::default() };
         Self { assembly, ..Self::default() }
@@ -263,10 +284,10 @@ impl Assembly {
                 Some(OpCode::Control(Control::Ping)) => MessageKind::Ping,
                 Some(OpCode::Control(Control::Pong)) => MessageKind::Pong,
                 Some(OpCode::Control(_)) => MessageKind::Close,
-                Some(OpCode::Data(Data::Text)) if header.is_final && !header.is_compressed && is_here => {
+                Some(OpCode::Data(Data::Text)) if is_here && self.is_whole_message(&header) => {
                     MessageKind::Text
                 }
-                Some(OpCode::Data(Data::Binary)) if header.is_final && !header.is_compressed && is_here => {
+                Some(OpCode::Data(Data::Binary)) if is_here && self.is_whole_message(&header) => {
                     MessageKind::Binary
                 }
                 begins => {
@@ -284,21 +305,34 @@ impl Assembly {
         }
     }
 
+    /// True when the frame of `header` is a message by itself that needs no work.
+    const fn is_whole_message(&self, header: &CheckedHeader) -> bool {
+        header.is_final && !header.is_compressed && header.length <= self.max_message_bytes
+    }
+
     fn begin_frame(&mut self, header: &CheckedHeader, begins: Option<OpCode>) {
         let CheckedHeader { is_final, mask, length, .. } = *header;
-        let frame = Some(PartialFrame { left: length, is_final, mask });
-        match (&mut self.partial, begins) {
-            (Some(partial), None) => partial.frame = frame,
-            (_, begins) => {
-                self.partial_messages += 1;
-                self.partial = Some(Box::new(PartialMessage {
-                    is_text: matches!(begins, Some(OpCode::Data(Data::Text))),
-                    is_compressed: header.is_compressed,
-                    utf8: Utf8::default(),
-                    payload: Vec::new(),
-                    frame,
-                }));
-            }
+        if begins.is_some() {
+            self.partial_messages += 1;
+        }
+        let partial = self.partial.get_or_insert_with(|| {
+            Box::new(PartialMessage {
+                is_text: matches!(begins, Some(OpCode::Data(Data::Text))),
+                is_compressed: header.is_compressed,
+                utf8: Utf8::default(),
+                payload: Vec::new(),
+                length: 0,
+                is_too_large: false,
+                frame: None,
+            })
+        });
+        partial.length += length;
+        partial.frame = Some(PartialFrame { left: length, is_final, mask });
+        let max = self.max_message_bytes;
+        if partial.length > if partial.is_compressed { most_compressed(max) } else { max } {
+            partial.is_too_large = true;
+            partial.payload.truncate(HEAD_BYTES);
+            partial.payload.shrink_to_fit();
         }
     }
 
@@ -333,13 +367,11 @@ impl Assembly {
         if header.rsv1 && (is_control || !begins || !self.compression) {
             return Err(protocol("a frame is compressed and must not be"));
         }
-        let before = begun.filter(|_| !is_control).map_or(0, |partial| partial.payload.len());
-        let max = self.max_message_bytes;
-        let is_compressed = begun.map_or(header.rsv1, |partial| partial.is_compressed);
-        let most = if is_compressed { most_compressed(max) } else { max };
+        let before = begun.filter(|_| !is_control).map_or(0, |partial| partial.length);
+        let max = self.max_message_bytes.saturating_mul(DISCARD_FACTOR);
         let length = usize::try_from(length)
             .ok()
-            .filter(|length| is_control || before.saturating_add(*length) <= most)
+            .filter(|length| is_control || before.saturating_add(*length) <= max)
             .ok_or(FramingError::TooLarge { max })?;
         Ok(Some(CheckedHeader {
             op_code: begins.then_some(header.opcode),
@@ -354,19 +386,25 @@ impl Assembly {
     /// Finishes the message, which has arrived whole.
     fn finish(&mut self) -> Result<Scan, FramingError> {
         let Some(partial) = self.partial.take() else { return Ok(Scan::Incomplete) };
-        let PartialMessage { is_text, is_compressed, utf8, payload, .. } = *partial;
-        self.assembled = if is_compressed {
-            let max = self.max_message_bytes;
-            inflate(&payload, max).map_err(|error| match error {
-                InflateError::TooLarge => FramingError::TooLarge { max },
-                InflateError::Malformed => protocol("a compressed message cannot be inflated"),
-            })?
-        } else if is_text && !utf8.is_whole() {
+        let PartialMessage { is_text, is_compressed, is_too_large, utf8, payload, .. } = *partial;
+        let whole = if is_text { MessageKind::Text } else { MessageKind::Binary };
+        let head = MessageKind::Head { is_text };
+        if is_text && !is_compressed && !utf8.is_whole() {
             return Err(FramingError::NotUtf8);
-        } else {
-            payload
+        }
+        let (assembled, kind) = match is_compressed {
+            false => (payload, if is_too_large { head } else { whole }),
+            true if is_too_large => (inflate_head(&payload, HEAD_BYTES), head),
+            true => match inflate(&payload, self.max_message_bytes) {
+                Ok(inflated) => (inflated, whole),
+                Err(InflateError::TooLarge) => (inflate_head(&payload, HEAD_BYTES), head),
+                Err(InflateError::Malformed) => {
+                    return Err(protocol("a compressed message cannot be inflated"));
+                }
+            },
         };
-        Ok(Scan::Assembled(if is_text { MessageKind::Text } else { MessageKind::Binary }))
+        self.assembled = assembled;
+        Ok(Scan::Assembled(kind))
     }
 }
 
@@ -375,9 +413,11 @@ impl PartialMessage {
     fn take(&mut self, bytes: &mut [u8]) -> Result<usize, FramingError> {
         let Some(frame) = &mut self.frame else { return Ok(0) };
         let count = frame.left.min(bytes.len());
-        if self.payload.capacity() - self.payload.len() < count {
+        let kept =
+            if self.is_too_large { HEAD_BYTES.saturating_sub(self.payload.len()).min(count) } else { count };
+        if self.payload.capacity() - self.payload.len() < kept {
             // It grows with what has arrived, and not past the end of the frame.
-            self.payload.reserve_exact(self.payload.len().clamp(count, frame.left));
+            self.payload.reserve_exact(self.payload.len().clamp(kept, frame.left));
         }
         let bytes = &mut bytes[..count];
         unmask(bytes, frame.mask);
@@ -386,7 +426,7 @@ impl PartialMessage {
         if self.is_text && !self.is_compressed && !self.utf8.take(bytes) {
             return Err(FramingError::NotUtf8);
         }
-        self.payload.extend_from_slice(bytes);
+        self.payload.extend_from_slice(&bytes[..kept]);
         Ok(count)
     }
 }
@@ -403,6 +443,7 @@ fn message(kind: MessageKind, bytes: &[u8]) -> Result<Message<'_>, FramingError>
         MessageKind::Binary => Message::Binary(bytes),
         MessageKind::Ping => Message::Ping(bytes),
         MessageKind::Pong => Message::Pong(bytes),
+        MessageKind::Head { is_text } => Message::TooLarge { head: bytes, is_text },
         MessageKind::Close => Message::Close(match bytes {
             [] => None,
             [high, low, reason @ ..] => {

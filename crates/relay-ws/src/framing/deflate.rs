@@ -126,8 +126,21 @@ pub(super) enum InflateError {
 
 /// Inflates a message to at most `max` bytes.
 pub(super) fn inflate(payload: &[u8], max: usize) -> Result<Vec<u8>, InflateError> {
-    let mut inflater = Decompress::new_with_window_bits(false, MAX_WINDOW_BITS);
     let mut out = Vec::new();
+    inflate_into(&mut out, payload, max).map(|()| out)
+}
+
+/// Inflates the first `max` bytes of a message that is longer, or as many as can be inflated.
+pub(super) fn inflate_head(payload: &[u8], max: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    // A message that is cut off ends in the middle, and so does one that is longer than wanted.
+    let _ = inflate_into(&mut out, payload, max);
+    out.truncate(max);
+    out
+}
+
+fn inflate_into(out: &mut Vec<u8>, payload: &[u8], max: usize) -> Result<(), InflateError> {
+    let mut inflater = Decompress::new_with_window_bits(false, MAX_WINDOW_BITS);
     for mut rest in [payload, &TAIL] {
         loop {
             if out.len() == out.capacity() {
@@ -136,7 +149,7 @@ pub(super) fn inflate(payload: &[u8], max: usize) -> Result<Vec<u8>, InflateErro
             }
             let (taken, length) = (inflater.total_in(), out.len());
             let status = inflater
-                .decompress_vec(rest, &mut out, FlushDecompress::Sync)
+                .decompress_vec(rest, out, FlushDecompress::Sync)
                 .map_err(|_| InflateError::Malformed)?;
             if out.len() > max {
                 return Err(InflateError::TooLarge);
@@ -154,7 +167,7 @@ pub(super) fn inflate(payload: &[u8], max: usize) -> Result<Vec<u8>, InflateErro
             }
         }
     }
-    Ok(out)
+    Ok(())
 }
 
 #[cfg(test)]

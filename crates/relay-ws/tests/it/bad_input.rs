@@ -82,9 +82,70 @@ async fn text_that_is_not_utf8_closes_with_1007() {
 }
 
 #[tokio::test]
-async fn a_message_that_is_too_large_closes_with_1009() {
+async fn a_message_that_is_too_large_and_names_no_ref_closes_with_1009() {
     closes(Message::text("x".repeat(4097)), 1009).await;
     closes(Message::binary(vec![0; 4097]), 1009).await;
+    closes(
+        Message::text(json!(["1", null, "document:notes", "publish", "x".repeat(4097)]).to_string()),
+        1009,
+    )
+    .await;
+}
+
+/// A binary push to `notes` with this ref.
+fn binary_push(reference: u8, bytes: usize) -> Message {
+    let mut push = vec![0, 1, 1, 14, 15, b'1', reference];
+    push.extend(b"document:notesdocument.edited");
+    push.resize(push.len() + bytes, 0);
+    Message::binary(push)
+}
+
+#[tokio::test]
+async fn a_push_that_is_too_large_is_refused_and_its_channel_goes_on() {
+    let (server, mut mallory, mut bob) = scene().await;
+    for event in ["document.edited", "publish", "x-note"] {
+        let reply = mallory.push("1", "document:notes", event, json!("x".repeat(5000))).await;
+        assert_eq!((&reply["status"], &reply["response"]["reason"]), (&json!("error"), &json!("too_large")));
+        let message = reply["response"]["message"].as_str().unwrap();
+        assert!(message.contains(event) && message.contains("4096"), "{message}");
+    }
+    mallory.send_raw(binary_push(b'7', 5000)).await;
+    assert_eq!(mallory.reply("7").await["response"]["reason"], "too_large");
+    let ack = mallory.push("1", "document:notes", "document.edited", edit("small")).await;
+    assert_eq!(ack["status"], "ok");
+    assert_eq!(server.ws.stats().errors["too_large"], 4);
+    assert!(server.ws.stats().closed.is_empty());
+    bob.is_alive().await;
+}
+
+#[tokio::test]
+async fn a_join_that_is_too_large_is_refused_and_the_connection_goes_on() {
+    let (server, mut mallory, mut bob) = scene().await;
+    let reply = mallory.join_as("2", "document:other", json!({"state": "x".repeat(5000)})).await;
+    assert_eq!((&reply["status"], &reply["response"]["reason"]), (&json!("error"), &json!("too_large")));
+    let reply = mallory.join_as("3", "document:other", json!({})).await;
+    assert_eq!(reply["status"], "ok");
+    mallory.is_alive().await;
+    works(&server, &mut bob).await;
+}
+
+#[tokio::test]
+async fn the_refusal_of_a_message_that_is_too_large_keeps_its_place_among_the_replies() {
+    let (server, mut mallory, _bob) = scene().await;
+    server.feed.hold();
+    mallory.send(json!(["1", "a", "document:notes", "document.edited", edit("first")])).await;
+    mallory.send(json!(["1", "b", "document:notes", "document.edited", "x".repeat(5000)])).await;
+    mallory.send(json!(["1", "c", "document:notes", "document.edited", edit("last")])).await;
+    server.until("it is refused", |stats| stats.errors.contains_key("too_large")).await;
+    server.feed.release();
+    let mut refs = Vec::new();
+    while refs.len() < 3 {
+        let message = mallory.next().await;
+        if message[3] == "phx_reply" {
+            refs.push(message[1].as_str().unwrap().to_owned());
+        }
+    }
+    assert_eq!(refs, ["a", "b", "c"]);
 }
 
 #[tokio::test]

@@ -3,7 +3,8 @@
 use http::header::{HeaderMap, HeaderValue, SEC_WEBSOCKET_EXTENSIONS};
 use proptest::prelude::*;
 use relay_ws::framing::{
-    Decoder, DeflateParams, Deflater, FramingError, Message, OpCode, encode, encode_close, negotiate,
+    Decoder, DeflateParams, Deflater, FramingError, HEAD_BYTES, Message, OpCode, encode, encode_close,
+    negotiate,
 };
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode as RawOpCode};
 use tokio_tungstenite::tungstenite::protocol::frame::{Frame, FrameHeader};
@@ -16,6 +17,8 @@ enum Sent {
     Binary(Vec<u8>),
     Ping(Vec<u8>),
     Pong(Vec<u8>),
+    /// The head of a message that is too large.
+    Head(Vec<u8>),
 }
 
 fn owned(message: Message<'_>) -> Sent {
@@ -24,6 +27,7 @@ fn owned(message: Message<'_>) -> Sent {
         Message::Binary(bytes) => Sent::Binary(bytes.to_vec()),
         Message::Ping(bytes) => Sent::Ping(bytes.to_vec()),
         Message::Pong(bytes) => Sent::Pong(bytes.to_vec()),
+        Message::TooLarge { head, .. } => Sent::Head(head.to_vec()),
         Message::Close(close) => panic!("no test sends {close:?}"),
     }
 }
@@ -43,6 +47,7 @@ fn frames(message: &Sent, cuts: &[prop::sample::Index], mask: [u8; 4], between: 
         Sent::Text(text) => (Data::Text, text.as_bytes()),
         Sent::Binary(bytes) => (Data::Binary, bytes.as_slice()),
         Sent::Ping(bytes) => return frame(RawOpCode::Control(Control::Ping), true, mask, bytes),
+        Sent::Head(_) => unreachable!("no client sends it"),
         Sent::Pong(bytes) => return frame(RawOpCode::Control(Control::Pong), true, mask, bytes),
     };
     let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(payload.len() + 1)).collect();
@@ -186,14 +191,42 @@ fn text_that_is_not_utf8_is_refused_with_the_first_wrong_byte() {
 }
 
 #[test]
-fn a_message_is_too_large_over_all_its_frames_and_by_its_header_alone() {
-    let too_large = FramingError::TooLarge { max: MAX };
-    let half = vec![0; MAX / 2 + 1];
-    let halves = [data(Data::Binary, false, &half), data(Data::Continue, true, &half)].concat();
-    assert_eq!(refused(&halves), too_large);
+fn a_message_that_is_too_large_is_discarded_but_for_its_head_and_the_next_one_is_read() {
+    let half: Vec<u8> = (0..=MAX / 2).map(|index| b'a' + u8::try_from(index % 26).unwrap()).collect();
+    let whole = [half.clone(), half.clone()].concat();
+    let head = Sent::Head(whole[..HEAD_BYTES].to_vec());
+    let next = data(Data::Text, true, b"next");
+    for kind in [Data::Text, Data::Binary] {
+        let at_once = data(kind, true, &whole);
+        let halves = [data(kind, false, &half), data(Data::Continue, true, &half)].concat();
+        let tiny = [data(kind, false, b"x"), data(Data::Continue, true, &whole)].concat();
+        for (sent, expected) in [
+            (at_once, head.clone()),
+            (halves, head.clone()),
+            (tiny, Sent::Head([&b"x"[..], &whole[..HEAD_BYTES - 1]].concat())),
+        ] {
+            let bytes = [sent, next.clone()].concat();
+            for piece in [1, 1_000, usize::MAX] {
+                let received = decode(&bytes, &[piece], &[false]).unwrap();
+                assert_eq!(received, [expected.clone(), Sent::Text("next".to_owned())]);
+            }
+        }
+    }
+    // It is not read as text before that is known to be UTF-8.
+    let broken = [&whole[..], b"\xff"].concat();
+    assert_eq!(refused(&data(Data::Text, true, &broken)), FramingError::NotUtf8);
+}
+
+#[test]
+fn a_message_that_is_much_too_large_is_refused_by_its_header_alone() {
+    let too_large = FramingError::TooLarge { max: 16 * MAX };
     // The header claims 4 GiB, and no payload follows.
     assert_eq!(refused(&[0x82, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 1, 2, 3, 4]), too_large);
     assert_eq!(refused(&[0x82, 0xff, 0xff, 0, 0, 1, 0, 0, 0, 0, 1, 2, 3, 4]), too_large);
+    // Over all its frames.
+    let frames = [data(Data::Binary, false, &vec![0; MAX]), data(Data::Continue, false, &vec![0; MAX])];
+    let frames = [frames[0].clone(), frames[1].repeat(16)].concat();
+    assert_eq!(decode(&frames, &[usize::MAX], &[false]), Err(too_large));
 }
 
 #[test]
@@ -273,8 +306,9 @@ fn a_compressed_message_is_read_in_one_frame_and_in_many() {
         // A client without agreed compression must not use it.
         breaks_the_protocol(&compressed_frames(&payload, frames));
         let mut bytes = compressed_frames(&payload, frames);
-        let too_small = Decoder::new(text.len() - 1, true).next(&mut bytes.as_mut_slice()).unwrap_err();
-        assert_eq!(too_small, FramingError::TooLarge { max: text.len() - 1 });
+        let mut too_small = Decoder::new(text.len() - 1, true);
+        let head = Message::TooLarge { head: &text.as_bytes()[..HEAD_BYTES], is_text: false };
+        assert_eq!(too_small.next(&mut bytes.as_mut_slice()).unwrap(), Some(head));
     }
 }
 

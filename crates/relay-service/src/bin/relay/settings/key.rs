@@ -159,7 +159,7 @@ keys! {
     "ws.max_topics" => ws.max_topics,
         "The most documents that one connection has joined at once.";
     "ws.max_frame_bytes" => ws.max_frame_bytes,
-        "The largest incoming message. A larger one closes the connection with 1009.";
+        "The largest incoming message. A larger one is refused with `too_large`. One that is sixteen times as large, or names no `ref`, closes the connection with 1009.";
     "ws.max_pending_pushes" => ws.max_pending_pushes,
         "The most unanswered pushes of one connection. With so many nothing more is read from it.";
     "ws.max_pending_push_bytes" => ws.max_pending_push_bytes,
