@@ -30,6 +30,9 @@ mod wire;
 mod worker;
 mod workloads;
 
+/// The most times that the figures of one round are taken, until nothing is missing.
+const ATTEMPTS: u32 = 3;
+
 /// The options of `bench load`.
 #[derive(Args, Clone)]
 pub struct Options {
@@ -127,8 +130,7 @@ fn measure(options: &Options, profile: &str, scale: Scale) -> anyhow::Result<()>
         for round in 1..=times {
             for system in systems.iter().copied().filter(|system| workload.is_for(*system)) {
                 eprintln!("{workload:?}, round {round} of {times}: {}", system.name());
-                let measured = workload.run(&launcher, system, scale);
-                match measured {
+                match run_valid(workload, &launcher, system, scale) {
                     Ok(measured) => rounds.entry(system).or_default().push(measured),
                     // A peer that fails under the load is a result; Relay and the baseline must not fail.
                     Err(error) if system.is_peer() => println!("failed: {}: {error:#}", system.name()),
@@ -154,14 +156,80 @@ fn measure(options: &Options, profile: &str, scale: Scale) -> anyhow::Result<()>
     Ok(())
 }
 
-/// Returns the median round of each phase; of two rounds, the better one.
+/// Runs a workload on a system. Figures with anything missing, ended or reset are taken again, and the last ones stay marked.
+fn run_valid(
+    workload: Workload,
+    launcher: &Launcher,
+    system: System,
+    scale: Scale,
+) -> anyhow::Result<Vec<Measured>> {
+    let mut tries = ATTEMPTS;
+    loop {
+        let measured = workload.run(launcher, system, scale)?;
+        tries -= 1;
+        let Some((phase, reason)) = measured.iter().find_map(|one| Some((one.phase, one.invalid()?))) else {
+            return Ok(measured);
+        };
+        println!("invalid: {}, {workload:?}, {phase}: {reason}", system.name());
+        if tries == 0 {
+            return Ok(measured);
+        }
+    }
+}
+
+/// Returns the median round of each phase, of the valid ones if there are any; of two rounds, the better one.
 fn median(rounds: &[Vec<Measured>]) -> Vec<Measured> {
     let phases = rounds.iter().map(Vec::len).max().unwrap_or(0);
     (0..phases)
         .filter_map(|phase| {
             let mut of_phase: Vec<&Measured> = rounds.iter().filter_map(|round| round.get(phase)).collect();
+            if of_phase.iter().any(|measured| measured.invalid().is_none()) {
+                of_phase.retain(|measured| measured.invalid().is_none());
+            }
             of_phase.sort_by(|one, other| one.cost().total_cmp(&other.cost()));
             of_phase.get((of_phase.len().max(1) - 1) / 2).map(|measured| (*measured).clone())
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median;
+    use super::system::System;
+    use super::workloads::{DeliveryFigures, Figures, Latency, Measured, Workload};
+
+    fn round(per_second: f64, missing: u64, ended: u32) -> Vec<Measured> {
+        let delivery = DeliveryFigures {
+            published: 10,
+            delivered: 10,
+            missing,
+            disconnected: 0,
+            ended,
+            resets: 0,
+            seconds: 1.0,
+            per_second,
+            wire_bytes_per_message: 1.0,
+            latency_ms: Latency { p50: 1.0, p90: 1.0, p99: 1.0, p999: 1.0, max: 1.0 },
+            distribution: Vec::new(),
+            memory: Vec::new(),
+        };
+        vec![Measured {
+            system: System::Relay,
+            workload: Workload::Broadcast1000,
+            phase: "flat out",
+            members: 1,
+            result: Figures::Delivery(delivery),
+            resident_kib: 1,
+            cpu_seconds: 1.0,
+        }]
+    }
+
+    #[test]
+    fn a_round_that_lost_something_is_never_chosen_however_much_it_delivered() {
+        let chosen = |rounds: &[Vec<Measured>]| -median(rounds)[0].cost();
+        let rounds = [round(900.0, 1, 0), round(800.0, 0, 1), round(100.0, 0, 0), round(300.0, 0, 0)];
+        assert!((chosen(&rounds) - 300.0).abs() < 1e-9);
+        let invalid = median(&rounds[..1]);
+        assert_eq!(invalid[0].invalid().as_deref(), Some("1 missing"));
+    }
 }

@@ -78,8 +78,11 @@ pub(crate) fn table(results: &[Measured]) -> String {
         let rows: Vec<&Measured> = results.iter().filter(|result| result.phase == phase).collect();
         let [first, ..] = rows.as_slice() else { continue };
         let title = format!("\n## {}: {phase}\n\n", heading(first.workload, first.members));
-        let baseline = rows.iter().find(|row| row.system == System::Baseline).map(|row| row.cost());
-        let peers = rows.iter().filter(|row| row.system.is_peer()).map(|row| row.cost());
+        // Nothing is compared with figures that are invalid.
+        let valid = |row: &&&Measured| row.invalid().is_none();
+        let baseline =
+            rows.iter().filter(valid).find(|row| row.system == System::Baseline).map(|row| row.cost());
+        let peers = rows.iter().filter(valid).filter(|row| row.system.is_peer()).map(|row| row.cost());
         let best = peers.min_by(f64::total_cmp);
         text.push_str(&title);
         text.push_str(match first.result {
@@ -95,8 +98,13 @@ pub(crate) fn table(results: &[Measured]) -> String {
             }
         });
         for row in rows {
-            let name = row.system.name();
-            let (baseline, best) = (ratio(row.cost(), baseline), ratio(row.cost(), best));
+            let invalid = row.invalid();
+            let name = match &invalid {
+                None => row.system.name().to_owned(),
+                Some(reason) => format!("{} (invalid: {reason})", row.system.name()),
+            };
+            let compared = |other: Option<f64>| ratio(row.cost(), other.filter(|_| invalid.is_none()));
+            let (baseline, best) = (compared(baseline), compared(best));
             let (cpu, rss) = (row.cpu_seconds, row.resident_kib as f64 / 1024.0);
             // Writing to a string does not fail.
             let _ = match &row.result {

@@ -27,6 +27,43 @@ pub enum System {
     Nats,
 }
 
+/// The position of a member in its document: the last event that it has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub(crate) epoch: String,
+    pub(crate) seq: u64,
+}
+
+impl Position {
+    /// The position of a member that has just joined, out of the reply to its join.
+    pub(crate) fn of_reply(reply: &[u8]) -> Self {
+        let position = Self { epoch: text_after(reply, br#""epoch":""#, b'"'), seq: 0 };
+        Self { seq: text_after(reply, br#""position":"#, b',').parse().unwrap_or(0), ..position }
+    }
+
+    /// Returns the message with which Relay's member joins again after the last event that it has, as clients do.
+    pub(crate) fn rejoin(&self, document: &str, presence: bool) -> Vec<u8> {
+        let Self { epoch, seq } = self;
+        let payload = format!(r#"{{"presence":{presence},"epoch":"{epoch}","seq":{seq}}}"#);
+        client_frame(TEXT, &format!(r#"["1","1","document:{document}","phx_join",{payload}]"#))
+    }
+
+    /// Moves to the event in `message`, if it has a seq.
+    pub(crate) fn advance(&mut self, message: &[u8]) {
+        if let Ok(seq) = text_after(message, br#""seq":"#, b',').parse() {
+            self.seq = seq;
+        }
+    }
+}
+
+/// Returns the text between the first `key` and the `end` after it; empty without them.
+fn text_after(message: &[u8], key: &[u8], end: u8) -> String {
+    let Some(begin) = memchr::memmem::find(message, key) else { return String::new() };
+    let rest = &message[begin + key.len()..];
+    let length = rest.iter().position(|byte| *byte == end).unwrap_or(0);
+    String::from_utf8_lossy(&rest[..length]).into_owned()
+}
+
 /// The next step of a member that is joining.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum JoinStep {
@@ -84,6 +121,11 @@ impl System {
             Self::Ws => client_frame(TEXT, document),
             Self::Baseline | Self::SocketIo | Self::Socketioxide | Self::Nats => Vec::new(),
         }
+    }
+
+    /// Returns true for a message that ends the join of a member by a failure.
+    pub(crate) fn ends_join(self, message: &[u8]) -> bool {
+        self == Self::Relay && contains(message, br#""phx_error""#)
     }
 
     /// Returns the step of a joining member after a message of the server.
@@ -165,7 +207,18 @@ pub(crate) fn contains(message: &[u8], wanted: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{JoinStep, System};
+    use super::{JoinStep, Position, System};
+
+    #[test]
+    fn a_member_joins_again_after_its_last_event() {
+        let reply = br#"["1","1","document:d","phx_reply",{"status":"ok","response":{"epoch":"0a","seq":9,"position":7,"reset":false}}]"#;
+        let mut position = Position::of_reply(reply);
+        assert_eq!(position, Position { epoch: "0a".to_owned(), seq: 7 });
+        position.advance(br#"[null,null,"document:d","x-note",{"id":"1","seq":12,"payload":1}]"#);
+        position.advance(br#"[null,null,"document:d","x-ephemeral-note",{"id":"1"}]"#);
+        let rejoin = position.rejoin("d", true);
+        assert!(memchr::memmem::find(&rejoin, br#"{"presence":true,"epoch":"0a","seq":12}"#).is_some());
+    }
 
     #[test]
     fn a_member_has_joined_when_the_server_says_so() {

@@ -59,6 +59,10 @@ pub(crate) struct Collected {
     pub(crate) last: u64,
     /// Members that the server has disconnected so far.
     pub(crate) disconnected: u32,
+    /// Joins that the server ended by a failure. Their members join again from their positions.
+    pub(crate) ended: u32,
+    /// Joins after such an end that could not go on from the member's position.
+    pub(crate) resets: u32,
     /// Pairs of a latency in nanoseconds and its count.
     pub(crate) latencies: Vec<(u64, u64)>,
 }
@@ -70,6 +74,8 @@ impl Collected {
         self.bytes += other.bytes;
         self.last = self.last.max(other.last);
         self.disconnected += other.disconnected;
+        self.ended += other.ended;
+        self.resets += other.resets;
         self.latencies.extend(other.latencies);
     }
 

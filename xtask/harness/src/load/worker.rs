@@ -16,7 +16,7 @@ use rustix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Socket, Type};
 
 use super::frame::{self, FrameKind, MARK};
-use super::system::{JoinStep, System, contains};
+use super::system::{JoinStep, Position, System, contains};
 use super::wire::{Assignment, Collected, WorkerCommand, WorkerReply, pairs};
 
 /// The time without any event after which a phase is given up.
@@ -97,6 +97,8 @@ struct LoadMember {
     rest: Vec<u8>,
     /// Bytes that the socket has not taken yet.
     out: Vec<u8>,
+    /// The position after which Relay's member joins again.
+    position: Position,
 }
 
 struct Worker {
@@ -266,7 +268,9 @@ impl Worker {
         let token = Token(self.members.len());
         self.poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         let (rest, out) = (Vec::new(), Vec::new());
-        self.members.push(LoadMember { stream, stage: Stage::Connecting, slow, reading: true, rest, out });
+        let position = Position::default();
+        let stage = Stage::Connecting;
+        self.members.push(LoadMember { stream, stage, slow, reading: true, rest, out, position });
         Ok(())
     }
 
@@ -405,11 +409,13 @@ impl Worker {
             self.send(index, &greeting);
             used = end + 4;
         }
-        let read_at = now();
+        let (read_at, mut last) = (now(), None);
         while let Some((frame, length)) = frame::first(&bytes[used..])? {
             used += length;
             match frame.kind {
-                FrameKind::Data => self.message(index, frame.payload, read_at)?,
+                FrameKind::Data => {
+                    last = self.message(index, frame.payload, read_at)?.then_some(frame.payload).or(last);
+                }
                 FrameKind::Ping => {
                     let mut pong = Vec::new();
                     frame::write(&mut pong, 10, frame.payload);
@@ -419,10 +425,14 @@ impl Worker {
                 FrameKind::Pong | FrameKind::Close => {}
             }
         }
+        if let (System::Relay, Some(event)) = (self.plan.system, last) {
+            self.members[index].position.advance(event);
+        }
         Ok(used)
     }
 
-    fn message(&mut self, index: usize, message: &[u8], read_at: u64) -> anyhow::Result<()> {
+    /// Handles a message. Returns true for an event.
+    fn message(&mut self, index: usize, message: &[u8], read_at: u64) -> anyhow::Result<bool> {
         let (mut at, mut found) = (0, 0);
         while let Some(mark) = memchr::memmem::find(&message[at..], MARK) {
             at += mark + MARK.len();
@@ -442,7 +452,7 @@ impl Worker {
             if index == 0 {
                 self.first_got += found;
             }
-            return Ok(());
+            return Ok(true);
         }
         if let Some(reply) = self.plan.system.keep_alive(message) {
             self.send(index, &reply);
@@ -451,9 +461,21 @@ impl Worker {
             match self.plan.system.join_step(message, &self.documents[document]) {
                 JoinStep::Wait => {}
                 JoinStep::Send(reply) => self.send(index, &reply),
-                JoinStep::Joined => self.has_joined(index),
+                JoinStep::Joined => {
+                    if contains(message, br#""reset":true"#) {
+                        self.collected.resets += 1;
+                    }
+                    self.members[index].position = Position::of_reply(message);
+                    self.has_joined(index);
+                }
                 JoinStep::Refused => bail!("the server refused a join: {}", String::from_utf8_lossy(message)),
             }
+        } else if self.plan.system.ends_join(message) {
+            self.collected.ended += 1;
+            self.members[index].stage = Stage::Joining;
+            let document = &self.documents[self.document(index)];
+            let rejoin = self.members[index].position.rejoin(document, self.plan.presence);
+            self.send(index, &rejoin);
         } else if contains(message, br#""status":"error""#) {
             bail!("the server refused a message: {}", String::from_utf8_lossy(message));
         }
@@ -461,7 +483,7 @@ impl Worker {
             self.states += 1;
             self.last_state = read_at;
         }
-        Ok(())
+        Ok(false)
     }
 
     fn publish(&mut self, rate: Option<f64>, seconds: f64, window: u64) -> anyhow::Result<WorkerReply> {

@@ -64,6 +64,23 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
+    /// The reason for which the figures count for nothing, if there is one.
+    pub(crate) fn invalid(&self) -> Option<String> {
+        let Figures::Delivery(DeliveryFigures { missing, disconnected, ended, resets, .. }) = &self.result
+        else {
+            return None;
+        };
+        let counts = [
+            (*missing, "missing"),
+            ((*disconnected).into(), "disconnected"),
+            ((*ended).into(), "ended"),
+            ((*resets).into(), "reset"),
+        ];
+        let faults = counts.into_iter().filter(|(count, _)| *count > 0);
+        let faults: Vec<String> = faults.map(|(count, what)| format!("{count} {what}")).collect();
+        (!faults.is_empty()).then(|| faults.join(", "))
+    }
+
     /// Returns the figure by which systems are compared. The smaller, the better.
     pub(crate) fn cost(&self) -> f64 {
         match &self.result {
@@ -91,6 +108,8 @@ pub(crate) struct DeliveryFigures {
     pub(crate) delivered: u64,
     pub(crate) missing: u64,
     pub(crate) disconnected: u32,
+    pub(crate) ended: u32,
+    pub(crate) resets: u32,
     pub(crate) seconds: f64,
     pub(crate) per_second: f64,
     pub(crate) wire_bytes_per_message: f64,
@@ -269,6 +288,8 @@ impl Run {
             delivered: collected.delivered,
             missing: expected.saturating_sub(collected.delivered),
             disconnected: collected.disconnected,
+            ended: collected.ended,
+            resets: collected.resets,
             seconds,
             per_second: collected.delivered as f64 / seconds,
             wire_bytes_per_message: collected.bytes as f64 / collected.delivered.max(1) as f64,
