@@ -194,9 +194,14 @@ impl Bus {
                 return Err(PublishError::TooManyDocuments { open });
             }
             Err(SubscribeError::Log(error)) => return Err(error.into()),
+            Err(SubscribeError::Memory(full)) => return Err(full.into()),
             Err(SubscribeError::Ownership(error)) => return Err(error.into()),
             Err(_) => return Err(PublishError::Closed),
         };
+        if draft.kind.is_sequenced() {
+            let taken = self.channels.take_place(&channel, limit);
+            taken.map_err(|open| PublishError::TooManyDocuments { open })?;
+        }
         let published = channel::publish(&channel, draft).await;
         self.context().relieve_memory();
         published
@@ -264,9 +269,14 @@ impl Bus {
         self.channels.sweep()
     }
 
+    /// True while a further document can get its place among the [`max_channels`](BusConfig::max_channels).
+    pub fn has_free_place(&self) -> bool {
+        self.channels.has_free_place()
+    }
+
     /// Returns the counters of the bus.
     pub fn stats(&self) -> BusStats {
-        self.context().counters.snapshot(self.channels.len())
+        self.context().counters.snapshot(self.channels.len(), self.channels.places())
     }
 
     /// Returns the times from taking a draft that is not ephemeral to its publisher's ack. With a log every draft is measured, without

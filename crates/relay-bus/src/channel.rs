@@ -59,6 +59,8 @@ pub(crate) struct Channel {
     events: MemoryShare,
     /// The memory of the ephemeral events, and of their encoded copies.
     ephemerals: MemoryShare,
+    /// True when the document has a place in the map of channels.
+    has_place: AtomicBool,
     /// The number of the last use of the cached events, among those of all channels.
     last_cache_use: AtomicU64,
     /// Set when the channel has ended and given the document up. Only `lifecycle.rs` uses it.
@@ -106,6 +108,7 @@ impl Channel {
             )),
             events,
             ephemerals,
+            has_place: AtomicBool::new(false),
             last_cache_use: AtomicU64::new(context.next_cache_use()),
             needs_reopening: AtomicBool::new(false),
             context,
@@ -141,6 +144,16 @@ impl Channel {
     #[cfg(test)]
     pub(crate) fn subscribers(&self) -> usize {
         self.state.lock().subscribers()
+    }
+
+    /// True when the document has a place in the map of channels.
+    pub(crate) fn has_place(&self) -> bool {
+        self.has_place.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the document has a place in the map of channels.
+    pub(crate) fn note_place(&self) {
+        self.has_place.store(true, Ordering::Relaxed);
     }
 
     // Publishing.

@@ -3,15 +3,18 @@
 //! A document is opened once, however many tasks ask for it at the same time. An attempt that fails leaves nothing
 //! behind. A document is evicted only when the map alone holds its channel. That is decided under the map's lock, so no
 //! task can take hold of a channel that is being evicted.
+//!
+//! A document that has sequenced events takes one of a fixed number of places: it gets it when it is opened, or with its first
+//! such event. A document without them costs a little memory, and nobody a place.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, RwLock};
 use relay_core::{
-    DocumentId, Epoch, Event, EventLog, Head, LogError, MemoryShare, Monotonic, ReadLimit, Seq,
-    SubscribeError,
+    DocumentId, Epoch, Event, EventLog, Head, LogError, MemoryPurpose, MemoryShare, Monotonic, ReadLimit,
+    Reservation, Seq, SubscribeError,
 };
 use tokio::sync::OnceCell;
 
@@ -25,6 +28,8 @@ pub(crate) struct ChannelMap {
     context: Arc<ChannelContext>,
     slots: RwLock<Slots>,
     closed: AtomicBool,
+    /// The number of places that are taken.
+    places: Arc<AtomicUsize>,
     /// Locked while caches are dropped.
     dropping_caches: Mutex<()>,
 }
@@ -42,11 +47,27 @@ pub(crate) enum OpenLimit {
 #[derive(Debug, Default)]
 struct Slots(HashMap<DocumentId, Arc<ChannelSlot>>);
 
-/// The place of one document's channel, which is empty while the document is being opened.
-#[derive(Debug, Default)]
+/// The slot of one document's channel, which is empty while the document is being opened.
+#[derive(Debug)]
 struct ChannelSlot {
     channel: OnceCell<Arc<Channel>>,
+    /// Set once the document has a place.
+    place: OnceLock<Place>,
+    _memory: Reservation,
 }
+
+/// One of the places for documents with events. Dropping it frees the place.
+#[derive(Debug)]
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The memory that an open document takes without its events, roughly.
+const DOCUMENT_BYTES: usize = 2048;
 
 impl ChannelMap {
     pub(crate) fn new(context: Arc<ChannelContext>) -> Arc<Self> {
@@ -57,6 +78,7 @@ impl ChannelMap {
                 context,
                 slots: RwLock::default(),
                 closed: AtomicBool::new(false),
+                places: Arc::default(),
                 dropping_caches: Mutex::default(),
             }
         })
@@ -104,7 +126,7 @@ impl ChannelMap {
         // Declared before the slot, so that it is dropped after it.
         let mut opening = Opening { channels: self, document, is_done: false };
         let slot = self.slot(document, limit)?;
-        let channel = slot.channel.get_or_try_init(|| open_channel(document, &self.context)).await?;
+        let channel = slot.channel.get_or_try_init(|| self.open_channel(document, limit)).await?;
         opening.is_done = true;
         self.context.relieve_memory();
         Ok(Arc::clone(channel))
@@ -127,18 +149,105 @@ impl ChannelMap {
 
     /// Returns the document's slot. A slot whose channel has failed is replaced by an empty one.
     fn slot(&self, document: &DocumentId, limit: OpenLimit) -> Result<Arc<ChannelSlot>, SubscribeError> {
-        let max_channels = self.context.config.max_channels;
         let mut slots = self.slots.write();
         if slots.0.get(document).is_some_and(|slot| slot.needs_reopening()) {
             slots.0.remove(document);
         }
-        if slots.0.len() >= max_channels && !slots.0.contains_key(document) {
-            slots.evict_lru(max_channels - 1, &self.context);
-            if slots.0.len() >= max_channels && limit == OpenLimit::MaxChannels {
-                return Err(SubscribeError::TooManyDocuments { open: slots.0.len() });
-            }
+        if let Some(slot) = slots.0.get(document) {
+            return Ok(Arc::clone(slot));
         }
-        Ok(Arc::clone(slots.0.entry(document.clone()).or_default()))
+        let (total, has_log) = (self.context.memory.total(), self.context.log.is_some());
+        let reserve = || total.try_reserve(MemoryPurpose::Documents, DOCUMENT_BYTES);
+        let memory = match reserve() {
+            Ok(memory) => memory,
+            Err(_) if limit == OpenLimit::Unlimited => total.charge(MemoryPurpose::Documents, DOCUMENT_BYTES),
+            // Without a log a document that is evicted loses its history.
+            Err(_) if slots.evict_lru(&self.context, |slot| has_log || slot.place.get().is_none()) => {
+                reserve()?
+            }
+            Err(full) => return Err(full.into()),
+        };
+        let slot = ChannelSlot { channel: OnceCell::new(), place: OnceLock::new(), _memory: memory };
+        Ok(Arc::clone(slots.0.entry(document.clone()).or_insert(Arc::new(slot))))
+    }
+
+    /// Gives the document of an open channel a place, unless it has one.
+    ///
+    /// # Errors
+    /// The number of places, when all are in use.
+    pub(crate) fn take_place(&self, channel: &Channel, limit: OpenLimit) -> Result<(), usize> {
+        if !channel.has_place() {
+            self.take_place_for(channel.document(), limit)?;
+            channel.note_place();
+        }
+        Ok(())
+    }
+
+    /// Gives a document a place, for which the longest idle one may be evicted.
+    fn take_place_for(&self, document: &DocumentId, limit: OpenLimit) -> Result<(), usize> {
+        let max = self.context.config.max_channels;
+        let mut slots = self.slots.write();
+        let has_place = |slot: &ChannelSlot| slot.place.get().is_some();
+        // A document that has lost its slot has an ended channel, which refuses the draft.
+        if slots.0.get(document).is_none_or(|slot| has_place(slot)) {
+            return Ok(());
+        }
+        // There is more than one to evict only after documents were opened beyond the limit.
+        while self.places() >= max && slots.evict_lru(&self.context, has_place) {}
+        if self.places() >= max && limit == OpenLimit::MaxChannels {
+            return Err(self.places());
+        }
+        if let Some(slot) = slots.0.get(document) {
+            slot.place.get_or_init(|| {
+                self.places.fetch_add(1, Ordering::Relaxed);
+                Place(Arc::clone(&self.places))
+            });
+        }
+        Ok(())
+    }
+
+    /// The number of places that are taken.
+    pub(crate) fn places(&self) -> usize {
+        self.places.load(Ordering::Relaxed)
+    }
+
+    /// True while a further document can get a place.
+    pub(crate) fn has_free_place(&self) -> bool {
+        self.places() < self.context.config.max_channels || {
+            let now = self.context.clock.monotonic();
+            let slots = self.slots.read();
+            slots.0.values().any(|slot| slot.place.get().is_some() && slot.idle_since(now).is_some())
+        }
+    }
+
+    /// Becomes the owner of a document, reads its head and its latest events, and makes the stages ready for it.
+    async fn open_channel(
+        &self,
+        document: &DocumentId,
+        limit: OpenLimit,
+    ) -> Result<Arc<Channel>, SubscribeError> {
+        let context = &self.context;
+        let tenure = context.ownership.acquire(document).await?;
+        let (head, recent) = match &context.log {
+            // A history that lives in memory alone begins anew with each opening.
+            None => (Head::empty(Epoch::random()), Vec::new()),
+            Some(log) => {
+                let head = log.head(document).await?;
+                if head.last > Seq::ZERO {
+                    self.take_place_for(document, limit)
+                        .map_err(|open| SubscribeError::TooManyDocuments { open })?;
+                }
+                (head, preload(document, head, log.as_ref(), context).await?)
+            }
+        };
+        let stages = OpenStages::open(document.clone(), Arc::clone(&context.sequencers), head).await?;
+        context.counters.channels_opened.increment();
+        let open = OpenDocument { stages, tenure };
+        let channel = Channel::new(document.clone(), open, head, recent, Arc::clone(context));
+        if head.last > Seq::ZERO {
+            channel.note_place();
+        }
+        Ok(Arc::new(channel))
     }
 
     /// Removes the document's slot if it is empty and no task is opening the document.
@@ -245,16 +354,15 @@ impl Drop for Opening<'_> {
 }
 
 impl Slots {
-    /// Evicts the documents that are idle for longest, however short that is, until at most `left` are left.
-    fn evict_lru(&mut self, left: usize, context: &ChannelContext) {
+    /// Evicts the document that is idle for longest of those that match, however short that is. Returns false without one.
+    fn evict_lru(&mut self, context: &ChannelContext, matches: impl Fn(&ChannelSlot) -> bool) -> bool {
         let now = context.clock.monotonic();
-        // There is more than one to evict only after documents were opened beyond the limit.
-        while self.0.len() > left {
-            let idle = self.0.iter().filter_map(|(document, slot)| Some((slot.idle_since(now)?, document)));
-            let Some(document) = idle.min().map(|(_, document)| document.clone()) else { return };
-            self.0.remove(&document);
-            context.counters.channels_evicted.increment();
-        }
+        let matching = self.0.iter().filter(|(_, slot)| matches(slot));
+        let idle = matching.filter_map(|(document, slot)| Some((slot.idle_since(now)?, document)));
+        let Some(document) = idle.min().map(|(_, document)| document.clone()) else { return false };
+        self.0.remove(&document);
+        context.counters.channels_evicted.increment();
+        true
     }
 }
 
@@ -269,26 +377,6 @@ impl ChannelSlot {
         let is_unheld = Arc::strong_count(self) == 1 && Arc::strong_count(channel) == 1;
         if is_unheld { channel.idle_since(now) } else { None }
     }
-}
-
-/// Becomes the owner of a document, reads its head and its latest events, and makes the stages ready for it.
-async fn open_channel(
-    document: &DocumentId,
-    context: &Arc<ChannelContext>,
-) -> Result<Arc<Channel>, SubscribeError> {
-    let tenure = context.ownership.acquire(document).await?;
-    let (head, recent) = match &context.log {
-        // A history that lives in memory alone begins anew with each opening.
-        None => (Head::empty(Epoch::random()), Vec::new()),
-        Some(log) => {
-            let head = log.head(document).await?;
-            (head, preload(document, head, log.as_ref(), context).await?)
-        }
-    };
-    let stages = OpenStages::open(document.clone(), Arc::clone(&context.sequencers), head).await?;
-    context.counters.channels_opened.increment();
-    let open = OpenDocument { stages, tenure };
-    Ok(Arc::new(Channel::new(document.clone(), open, head, recent, Arc::clone(context))))
 }
 
 /// Reads the document's latest events up to `head`, as many as configured.

@@ -21,9 +21,9 @@ use relay_core::{ConfigError, ReadLimit, Retention};
 pub struct BusConfig {
     /// The largest payload in bytes; 1 MiB by default. At least 1: no JSON text is empty.
     pub max_payload_bytes: usize,
-    /// The most documents that are in memory at once, in use or cached; 100,000 by default. At least 1. A further document
-    /// evicts the longest idle one, or is refused when all are in use. An event that [closes](relay_core::CheckedDraft::closing)
-    /// what an earlier one opened is never refused for it.
+    /// The most documents with sequenced events that are in memory at once, in use or cached; 100,000 by default. At least 1. A
+    /// further document evicts the longest idle one, or is refused when all are in use. A document without such events takes
+    /// no place. An event that [closes](relay_core::CheckedDraft::closing) what an earlier one opened is never refused for it.
     pub max_channels: usize,
     /// The most bytes of events that wait for the log in each document; 4 MiB by default. An event counts at least
     /// 1 KiB. A value below the largest payload counts as one largest payload, since a draft must fit into the queue.

@@ -14,6 +14,8 @@ relay_metrics::counters! {
         gauges: {
             /// Documents that are in memory now.
             open_channels: usize,
+            /// Those of them that have sequenced events, and with them a place among the `max_channels`.
+            channel_places: usize,
         }
         counters: {
             /// Events published, of all classes, by kind: every kind of the vocabulary, the first 32 others

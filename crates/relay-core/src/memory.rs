@@ -97,6 +97,8 @@ names! {
         Events = "events",
         /// Ephemeral events, and their encoded copies.
         Ephemerals = "ephemerals",
+        /// Open documents, without their events.
+        Documents = "documents",
         /// Drafts that wait for the log.
         PublishQueue = "publish_queue",
         /// Participants' states, those of departed participants, and encoded rosters.
@@ -300,22 +302,9 @@ impl MemoryShare {
         Reservation { node: Arc::clone(&self.0), purpose, bytes }
     }
 
-    /// Returns `bytes` as a buffer that is charged to this share until its last clone is dropped.
+    /// Returns `bytes` as a buffer that is charged to this share until its last clone is dropped, whatever is left.
     pub fn charged_bytes(&self, purpose: MemoryPurpose, bytes: Bytes) -> Bytes {
-        struct Charged {
-            bytes: Bytes,
-            _reservation: Reservation,
-        }
-        impl AsRef<[u8]> for Charged {
-            fn as_ref(&self) -> &[u8] {
-                &self.bytes
-            }
-        }
-        if bytes.is_empty() {
-            return bytes;
-        }
-        let reservation = self.charge(purpose, bytes.len());
-        Bytes::from_owner(Charged { bytes, _reservation: reservation })
+        self.charge(purpose, bytes.len()).hold(bytes)
     }
 
     /// The bytes that are reserved.
@@ -424,6 +413,25 @@ impl Reservation {
             None => self.node.release(self.purpose, self.bytes - bytes),
         }
         self.bytes = bytes;
+    }
+}
+
+impl Reservation {
+    /// Returns `bytes` as a buffer that keeps the reservation until its last clone is dropped.
+    pub fn hold(self, bytes: Bytes) -> Bytes {
+        struct Held {
+            bytes: Bytes,
+            _reservation: Reservation,
+        }
+        impl AsRef<[u8]> for Held {
+            fn as_ref(&self) -> &[u8] {
+                &self.bytes
+            }
+        }
+        if bytes.is_empty() {
+            return bytes;
+        }
+        Bytes::from_owner(Held { bytes, _reservation: self })
     }
 }
 

@@ -273,6 +273,9 @@ pub enum SubscribeError {
     /// Another server owns the document.
     #[error(transparent)]
     Ownership(#[from] OwnershipError),
+    /// The memory for open documents is used up.
+    #[error(transparent)]
+    Memory(#[from] BudgetFull),
     /// The server is stopping.
     #[error("the server is stopping")]
     Closed,
@@ -286,6 +289,7 @@ impl SubscribeError {
     pub const fn code(&self) -> ErrorCode {
         match self {
             Self::TooManyDocuments { .. } => ErrorCode::TooManyDocuments,
+            Self::Memory(_) => ErrorCode::Overloaded,
             Self::Ownership(error) => error.code(),
             Self::Closed | Self::Log(LogError::Closed) => ErrorCode::Closed,
             Self::Log(LogError::Trimmed { .. }) => ErrorCode::Trimmed,

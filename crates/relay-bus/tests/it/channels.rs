@@ -425,13 +425,45 @@ async fn more_documents_than_allowed_are_refused_unless_one_is_idle() {
     let bus = over(MemoryLog::new(), config(|c| c.max_channels = 2));
     let first = subscribe(&bus, "a", StartPosition::Live).await;
     let _second = subscribe(&bus, "b", StartPosition::Live).await;
-    let refused = bus.subscribe(&document("c"), StartPosition::Live, Filter::all(), LagPolicy::Refill).await;
-    assert!(matches!(refused, Err(SubscribeError::TooManyDocuments { open: 2 })));
+    for name in ["a", "b"] {
+        bus.publish(note(&document(name), 1)).await.unwrap();
+    }
+    assert!(!bus.has_free_place());
     let refused = bus.publish(note(&document("c"), 1)).await;
     assert!(matches!(refused, Err(PublishError::TooManyDocuments { open: 2 })));
     drop(first);
+    assert!(bus.has_free_place());
     bus.publish(note(&document("c"), 1)).await.unwrap();
-    assert_eq!(bus.stats().open_channels, 2);
+    assert_eq!(bus.stats().channel_places, 2);
+    // Now "c" is idle, and "a" is opened in its place from the log.
+    let _first = subscribe(&bus, "a", StartPosition::Live).await;
+    let refused = bus.subscribe(&document("c"), StartPosition::Live, Filter::all(), LagPolicy::Refill).await;
+    assert!(matches!(refused, Err(SubscribeError::TooManyDocuments { open: 2 })));
+    assert_eq!((bus.stats().open_channels, bus.stats().channel_places), (2, 2));
+}
+
+#[tokio::test]
+async fn a_document_without_events_takes_no_place() {
+    let (log, two) = (MemoryLog::new(), || config(|c| c.max_channels = 2));
+    for bus in [over(log.clone(), two()), in_memory(two())] {
+        let mut readers = Vec::new();
+        for number in 0..100 {
+            readers.push(subscribe(&bus, &format!("empty {number}"), StartPosition::Live).await);
+        }
+        for name in ["a", "b"] {
+            bus.publish(laser(&document("empty 1"), "ada", 1)).await.unwrap();
+            bus.publish(note(&document(name), 1)).await.unwrap();
+        }
+        assert_eq!((bus.stats().open_channels, bus.stats().channel_places), (102, 2));
+        let _reader = (
+            subscribe(&bus, "a", StartPosition::Live).await,
+            subscribe(&bus, "b", StartPosition::Live).await,
+        );
+        let refused = bus.publish(note(&document("empty 1"), 1)).await;
+        assert!(matches!(refused, Err(PublishError::TooManyDocuments { open: 2 })));
+        // The ephemeral events have one key.
+        assert_eq!(available(&mut readers[1]).len(), 1);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -572,12 +604,15 @@ async fn a_document_is_never_open_twice_however_often_it_is_evicted() {
 async fn an_event_that_closes_something_finds_a_place_beyond_the_limit_of_documents() {
     let bus = over(MemoryLog::new(), config(|c| c.max_channels = 2));
     let held = [subscribe(&bus, "one", EVERYTHING).await, subscribe(&bus, "two", EVERYTHING).await];
+    for name in ["one", "two"] {
+        bus.publish(note(&document(name), 1)).await.unwrap();
+    }
     let refused = bus.publish(note(&document("three"), 1)).await;
     assert!(matches!(refused, Err(PublishError::TooManyDocuments { open: 2 })), "{refused:?}");
     for name in ["three", "four", "five"] {
         bus.publish(note(&document(name), 1).closing()).await.unwrap();
     }
-    assert!(bus.stats().open_channels <= 3);
+    assert!(bus.stats().channel_places <= 3);
     // The limit holds for everything else, and what is idle makes way.
     assert!(bus.publish(note(&document("six"), 1)).await.is_err());
     drop(held);

@@ -62,6 +62,9 @@ async fn publish_all(bus: &Bus, drafts: impl Iterator<Item = CheckedDraft>) -> V
     };
     let tasks: Vec<_> = drafts.map(publish).collect();
     settle().await;
+    // Those that would wait for space are refused.
+    tokio::time::advance(Duration::from_millis(1)).await;
+    settle().await;
     let (ended, waiting): (Vec<_>, Vec<_>) = tasks.into_iter().partition(JoinHandle::is_finished);
     join_all(ended).await.into_iter().for_each(Result::unwrap);
     waiting
@@ -199,7 +202,7 @@ async fn a_mailbox_that_is_full_of_bytes_leaves_gaps_instead_of_growing() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn metadata_counts_among_the_bytes_that_wait_for_the_log() {
     let memory = MemoryBudget::default();
     let bus = bus(
@@ -225,16 +228,37 @@ async fn metadata_counts_among_the_bytes_that_wait_for_the_log() {
     assert_eq!(waiting.len(), held / (33 * KIB));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_queues_of_all_documents_together_have_a_limit() {
     let mut limits = MemoryLimits::default();
-    (limits.max_bytes, limits.max_cache_bytes) = (512 * KIB, 64 * KIB);
-    (limits.max_address_bytes, limits.max_connection_bytes) = (512 * KIB, 512 * KIB);
+    (limits.max_bytes, limits.max_cache_bytes) = (550 * KIB, 64 * KIB);
+    (limits.max_address_bytes, limits.max_connection_bytes) = (550 * KIB, 550 * KIB);
     let memory = MemoryBudget::new(limits);
     let bus = bus(&memory, Some(held_log()), BusConfig::default());
     let draft = |number| draft(&document(&format!("doc {number}")), "x-note", 60 * KIB);
     let waiting = publish_all(&bus, (0..20).map(draft)).await;
+    // The open documents take 40 KiB.
     assert_eq!(waiting.len(), 8);
-    assert!(memory.total().used() <= 512 * KIB);
+    assert!(memory.total().used() <= 550 * KIB);
     assert_eq!((memory.refusals(ShareKind::Total), bus.stats().refused_overloaded), (12, 12));
+}
+
+#[tokio::test]
+async fn open_documents_without_events_count_to_the_total() {
+    let mut limits = MemoryLimits::default();
+    (limits.max_bytes, limits.max_cache_bytes) = (200 * KIB, 64 * KIB);
+    (limits.max_address_bytes, limits.max_connection_bytes) = (200 * KIB, 200 * KIB);
+    let memory = MemoryBudget::new(limits);
+    let bus = bus(&memory, None, BusConfig::default());
+    let mut readers = Vec::new();
+    for number in 0..100 {
+        readers.push(subscribe(&bus, &document(&format!("doc {number}"))).await);
+    }
+    let further = document("further");
+    let refused = bus.subscribe(&further, EVERYTHING, Filter::all(), LagPolicy::Refill).await.unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::Overloaded);
+    assert_eq!(memory.held(MemoryPurpose::Documents), 200 * KIB);
+    // An idle one gives way.
+    readers.pop();
+    subscribe(&bus, &further).await;
 }
