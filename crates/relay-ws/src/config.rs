@@ -36,6 +36,10 @@ pub struct WsConfig {
     pub admission_wait: Duration,
     /// The most topics that one connection has joined at once; 100 by default. At least 1.
     pub max_topics: usize,
+    /// The most documents that the clients of one address have joined at once; `None`, the default, sets no limit. At least 1.
+    /// A further join is refused with `too_many_documents`. It counts the connections whose address is
+    /// [known](crate::ClientAddress).
+    pub max_documents_per_address: Option<usize>,
     /// The largest incoming message in bytes. A larger one is refused with `too_large` and discarded as it arrives. One that is
     /// sixteen times as large, or names no `ref`, closes the connection with 1009. The default is the largest
     /// payload that a channel takes by default, 1 MiB, and 64 KiB for the fields around it. At least 1.
@@ -88,6 +92,7 @@ impl Default for WsConfig {
             admission_burst: 2_000,
             admission_wait: Duration::from_secs(5),
             max_topics: 100,
+            max_documents_per_address: None,
             max_frame_bytes: 1024 * 1024 + 64 * 1024,
             max_pending_pushes: 256,
             max_pending_push_bytes: 1024 * 1024,
@@ -121,6 +126,7 @@ impl WsConfig {
             ("admission_rate", self.admission_rate == 0, at_least_1),
             ("admission_burst", self.admission_burst == 0, at_least_1),
             ("max_topics", self.max_topics == 0, at_least_1),
+            ("max_documents_per_address", self.max_documents_per_address == Some(0), at_least_1),
             ("max_frame_bytes", self.max_frame_bytes == 0, at_least_1),
             ("max_pending_pushes", self.max_pending_pushes == 0, at_least_1),
             ("max_pending_push_bytes", self.max_pending_push_bytes == 0, at_least_1),

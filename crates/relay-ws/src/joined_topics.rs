@@ -11,6 +11,7 @@ use relay_core::{CheckedDraft, Commands, DocumentId, JsonText, SessionId};
 use relay_events::ErrorBody;
 
 use crate::codec::{self, ClientMessage, ClientPayload};
+use crate::document_limiter::DocumentPermit;
 use crate::document_stream::{DocumentStream, StreamItem};
 use crate::refusal;
 use crate::request::{self, Identity, JoinRequest};
@@ -38,6 +39,8 @@ pub(crate) struct JoinedTopic {
     /// The document's session at the join. `None` for members that take no part in presence.
     session: Option<SessionId>,
     pub(crate) delivery: DeliverySource,
+    /// The topic's count among the documents of the client's address, once the join is done.
+    permit: Option<DocumentPermit>,
 }
 
 /// The source of a topic's events.
@@ -133,19 +136,22 @@ impl JoinedTopics {
             presence: request.presence,
             session: None,
             delivery: DeliverySource::Joining,
+            permit: None,
         });
         Action::Join { topic: topic_ref, request: Box::new(request), replaced }
     }
 
-    /// Gives the topic whose join succeeded its `stream` and the document's `session`.
+    /// Gives the topic whose join succeeded its `stream`, its `permit`, and the document's `session`.
     pub(crate) fn join_succeeded(
         &mut self,
         topic_ref: &TopicRef,
         session: Option<SessionId>,
         stream: DocumentStream,
+        permit: DocumentPermit,
     ) {
         if let Some(topic) = self.list.iter_mut().find(|one| one.id == *topic_ref) {
             topic.session = session;
+            topic.permit = Some(permit);
             topic.delivery = DeliverySource::CatchingUp(stream);
         }
     }

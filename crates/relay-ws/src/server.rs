@@ -19,6 +19,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::admission::{Admissions, ClientAddress};
 use crate::config::WsConfig;
 use crate::connection_limiter::ConnectionPermit;
+use crate::document_limiter::DocumentLimiter;
 use crate::framing::DeflateParams;
 use crate::handshake::{self, Protocol, ValidUpgrade};
 use crate::membership_counts::MembershipCounts;
@@ -50,6 +51,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     memory: MemoryBudget,
     admissions: Admissions,
+    documents: DocumentLimiter,
     membership_counts: Arc<MembershipCounts>,
     shards: Vec<ShardHandle>,
     /// The number of connections that shards were given. The next one goes to the next shard.
@@ -103,6 +105,7 @@ impl WsServer {
         let config = Arc::new(config);
         let (membership_counts, broadcasts) =
             (Arc::new(MembershipCounts::default()), Arc::new(LatencyWindow::new()));
+        let documents = DocumentLimiter::new(config.max_documents_per_address);
         let (cut_off, running) = (CancellationToken::new(), parts.supervisor.group());
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let count = config.shards.unwrap_or_else(cores);
@@ -113,6 +116,7 @@ impl WsServer {
                 config: Arc::clone(&config),
                 parts: parts.clone(),
                 membership_counts: Arc::clone(&membership_counts),
+                documents: documents.clone(),
                 counters: Arc::clone(&counters),
                 gauges: Arc::clone(&gauges),
                 broadcasts: Arc::clone(&broadcasts),
@@ -126,6 +130,7 @@ impl WsServer {
         let inner = Inner {
             shards: shards.collect(),
             admissions: Admissions::new(&config),
+            documents,
             config,
             clock: parts.clock,
             memory: parts.memory,
@@ -194,7 +199,7 @@ impl WsServer {
             None => UserId::new(format!("guest-{connection}"))
                 .map_err(|error| Rejection::bad_request(error.to_string()))?,
         };
-        let identity = Identity { connection, user };
+        let identity = Identity { connection, user, address };
         let memory = inner.memory.connection(address);
         let serving = self.serve(upgrade, identity, protocol, accepted.deflate(), admitted.permit, memory);
         let until = inner.cut_off.clone();
@@ -231,6 +236,11 @@ impl WsServer {
                 }
             }
         }
+    }
+
+    /// The limiter of the documents that the clients of one address have joined. Other edges count their readers with it.
+    pub fn documents(&self) -> &DocumentLimiter {
+        &self.inner.documents
     }
 
     /// The counters of the whole server.

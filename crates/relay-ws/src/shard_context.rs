@@ -6,6 +6,7 @@ use relay_core::Monotonic;
 use relay_metrics::LatencyWindow;
 
 use crate::config::WsConfig;
+use crate::document_limiter::DocumentLimiter;
 use crate::frame_writer::FrameWriter;
 use crate::framing::Deflater;
 use crate::membership_counts::MembershipCounts;
@@ -19,6 +20,7 @@ pub(crate) struct ShardDeps {
     pub(crate) config: Arc<WsConfig>,
     pub(crate) parts: WsParts,
     pub(crate) membership_counts: Arc<MembershipCounts>,
+    pub(crate) documents: DocumentLimiter,
     /// The counters of the shard.
     pub(crate) counters: Arc<Counters>,
     /// The gauges of the shard.

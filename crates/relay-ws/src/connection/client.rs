@@ -34,12 +34,14 @@ impl Client {
         bytes: usize,
     ) -> BoxFuture<'static, JoinResult> {
         let parts = &self.deps.parts;
+        let permit = self.deps.documents.acquire(self.identity.address, &topic.document);
         let source = Arc::clone(&parts.source);
         let presence = parts.presence.clone().filter(|_| request.presence);
         let membership = self.membership(&topic.document);
         let reference = reference.map(Arc::from);
         let join = async move {
             let outcome = async {
+                let permit = permit.map_err(|error| ErrorBody::from_code(error.code(), error))?;
                 let subscribed = source.subscribe(&topic.document, request.start).await;
                 let (ack, events) = subscribed.map_err(|error| {
                     refusal::log_failure("join", &topic.document, error.code(), &error);
@@ -55,7 +57,7 @@ impl Client {
                     }
                     None => None,
                 };
-                Ok(Subscribed { ack, events, joined })
+                Ok(Subscribed { ack, events, joined, permit })
             };
             let result = outcome.await;
             JoinResult { topic, reference, result, bytes }
@@ -163,7 +165,7 @@ impl Client {
     }
 
     fn membership(&self, document: &DocumentId) -> Membership {
-        let Identity { user, connection } = &self.identity;
+        let Identity { user, connection, .. } = &self.identity;
         Membership { document: document.clone(), user: user.clone(), connection: *connection }
     }
 }

@@ -334,17 +334,17 @@ impl MessageHandler {
         let topic_name = topic.name();
         let to = topic.reply_to(&topic_name, reference.as_deref());
         match result {
-            Ok(Subscribed { ack, events, joined }) => {
+            Ok(Subscribed { ack, events, joined, permit }) => {
                 shard.deps.counters.joins.increment();
                 self.client.count_membership(&topic.document);
-                let Identity { user, connection } = &self.client.identity;
+                let Identity { user, connection, .. } = &self.client.identity;
                 let session = joined.as_ref().map(|joined| joined.session);
                 let join = JoinReply::new(*connection, joined.as_ref());
                 let response = TopicJoinReply { ack, user, join };
                 let reply = to.ok(&response);
                 let stream = DocumentStream::new(events, joined.map(|joined| joined.presence));
                 // Before the reply, so that a panic while it is sent leaves no membership behind.
-                self.topics.join_succeeded(&topic, session, stream);
+                self.topics.join_succeeded(&topic, session, stream, permit);
                 link.send(&reply, shard);
             }
             Err(error) => {

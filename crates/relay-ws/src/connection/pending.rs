@@ -13,6 +13,7 @@ use relay_events::ErrorBody;
 
 use crate::codec::Frame;
 use crate::config::WsConfig;
+use crate::document_limiter::DocumentPermit;
 use crate::joined_topics::TopicRef;
 
 /// The pending operations of a connection. Most connections have none most of the time. Without operations it holds no
@@ -101,6 +102,7 @@ pub(super) struct Subscribed {
     pub(super) events: Box<dyn EventStream>,
     /// The membership, for members that take part in presence.
     pub(super) joined: Option<Joined>,
+    pub(super) permit: DocumentPermit,
 }
 
 /// A completed operation.
