@@ -24,6 +24,11 @@ use clap::Parser;
 
 use crate::cli::{Cli, RelayCommand};
 
+/// The allocator. That of the system keeps most of a peak's memory; this one returns it. docs/benchmarks.md has the curve.
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
