@@ -115,7 +115,8 @@ impl ServiceConfig {
             self.ws.max_frame_bytes.saturating_mul(4).saturating_add(self.ws.max_pending_push_bytes);
         let needs = [
             (messages, "ws.max_frame_bytes", self.ws.max_frame_bytes),
-            (self.http.max_body_bytes, "http.max_body_bytes", self.http.max_body_bytes),
+            // A body, and what is decoded from it.
+            (self.http.max_body_bytes.saturating_mul(2), "http.max_body_bytes", self.http.max_body_bytes),
         ];
         match needs.into_iter().find(|(needed, ..)| *needed > max) {
             Some((needed, field, value)) => Err(ConfigError::new(

@@ -26,19 +26,25 @@ mod targets;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::response::Response;
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router, middleware};
 use http::{Method, StatusCode, Uri};
+use hyper::body::Body as _;
 use tower_http::classify::{ServerErrorsAsFailures, SharedClassifier};
 use tower_http::trace::TraceLayer;
 use tracing::Span;
 
 pub(crate) use self::api::Api;
+use self::extract::RequestMemory;
 pub(crate) use self::host::Hosts;
 use self::problem::Problem;
 use crate::config::HttpConfig;
 use crate::stats::ServiceStats;
+
+/// The size in bytes from which an answer's memory is reserved.
+const HELD_ANSWER_BYTES: u64 = 16 * 1024;
 
 /// The table of all paths.
 pub(crate) fn router(api: Api) -> Router {
@@ -46,6 +52,7 @@ pub(crate) fn router(api: Api) -> Router {
     let guard = middleware::from_fn_with_state(api.origins.clone(), origin::refuse_foreign_pages);
     let names = middleware::from_fn_with_state(api.hosts.clone(), host::refuse_other_names);
     let counted = middleware::from_fn_with_state(api.clone(), outcomes::count);
+    let held = middleware::from_fn_with_state(api.clone(), hold_answer);
     Router::new()
         .route("/socket/websocket", get(websocket))
         .route("/v1/documents/{id}/events", post(publish::publish).get(history::history))
@@ -77,11 +84,30 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/health/ready", get(health::ready))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
+        .layer(held)
         .layer(guard)
         .layer(cors)
         .layer(names)
         .layer(spans())
         .with_state(api)
+}
+
+/// Reserves the memory of a large answer until the client has read it. The answer is refused when there is too little.
+async fn hold_answer(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let memory = RequestMemory::of(request.extensions(), &api);
+    let (head, body) = next.run(request).await.into_parts();
+    // A stream has no size. It holds one event at a time.
+    if body.size_hint().exact().is_none_or(|bytes| bytes < HELD_ANSWER_BYTES) {
+        return Response::from_parts(head, body);
+    }
+    let answer = match axum::body::to_bytes(body, usize::MAX).await {
+        Ok(bytes) => memory.hold_answer(bytes),
+        Err(error) => return Problem::internal(error).into_response(),
+    };
+    match answer {
+        Ok(bytes) => Response::from_parts(head, Body::from(bytes)),
+        Err(full) => Problem::from(full).into_response(),
+    }
 }
 
 type Spans = TraceLayer<SharedClassifier<ServerErrorsAsFailures>, fn(&Request) -> Span, (), (), (), (), ()>;

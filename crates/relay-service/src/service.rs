@@ -91,6 +91,7 @@ impl RelayService {
         parts.log.clone_from(&log);
         parts.supervisor = supervisor.clone();
         parts.sequencers = vec![Arc::new(locks.clone())];
+        let places_per_address = (config.bus.max_channels / 4).max(1);
         let bus = Bus::with_parts(config.bus, parts).map_err(|error| error.within("bus"))?;
         let router = start_router(config.router, log.clone(), &bus, &clock, &supervisor).await?;
         let mut presence = config.presence;
@@ -112,7 +113,9 @@ impl RelayService {
         parts.commands = Arc::new(commands);
         parts.supervisor = supervisor.clone();
         parts.memory = memory.clone();
-        let ws = WsServer::with_parts(config.ws, parts).map_err(|error| error.within("ws"))?;
+        let mut ws = config.ws;
+        ws.max_documents_per_address.get_or_insert(places_per_address);
+        let ws = WsServer::with_parts(ws, parts).map_err(|error| error.within("ws"))?;
         let components = Components {
             bus,
             presence,

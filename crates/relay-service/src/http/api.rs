@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use relay_core::{EventSink, EventSource};
+use relay_bus::Bus;
+use relay_core::{EventSink, EventSource, MemoryBudget};
 use relay_presence::LocalPresence;
 use relay_router::Router;
 use relay_tasks::TaskFailure;
@@ -40,8 +41,12 @@ impl Api {
         closing: CancellationToken,
     ) -> Self {
         let bus = Arc::new(components.bus.clone());
-        let sink = Arc::<relay_bus::Bus>::clone(&bus);
+        let sink = Arc::<Bus>::clone(&bus);
         Self { sink, source: bus, config, origins, hosts, closing, components }
+    }
+
+    pub(super) fn bus(&self) -> &Bus {
+        &self.components.bus
     }
 
     pub(super) fn presence(&self) -> &LocalPresence {
@@ -60,6 +65,10 @@ impl Api {
     /// The first task that is to run and does not.
     pub(super) fn task_failure(&self) -> Option<TaskFailure> {
         self.components.supervisor.failures().into_iter().next()
+    }
+
+    pub(super) fn memory(&self) -> &MemoryBudget {
+        &self.components.memory
     }
 
     pub(super) fn outcomes(&self) -> &RequestOutcomes {

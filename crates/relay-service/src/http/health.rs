@@ -31,5 +31,9 @@ pub(super) async fn ready(State(api): State<Api>) -> Result<Json<HealthStatus>, 
     if let Some(failure) = api.task_failure() {
         return Err(Problem::task_failed(&failure));
     }
+    if !api.bus().has_free_place() {
+        let open = api.bus().stats().channel_places;
+        return Err(SubscribeError::TooManyDocuments { open }.into());
+    }
     Ok(Json(HealthStatus { status: "ready" }))
 }

@@ -124,6 +124,11 @@ fn bus(page: &mut Exposition, bus: &BusStats) {
         refused.labelled(&[("reason", reason)], count);
     }
     page.gauge("relay_channels", "Documents in memory now.").value(bus.open_channels);
+    page.gauge(
+        "relay_channel_places",
+        "Documents in memory now that have events, and with them a place among bus.max_channels.",
+    )
+    .value(bus.channel_places);
     page.counter("relay_channels_opened_total", "Documents that were loaded into memory.")
         .value(bus.channels_opened);
     page.counter("relay_channels_evicted_total", "Idle documents that were evicted from memory.")

@@ -9,11 +9,13 @@ use axum::response::{IntoResponse, Response};
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
 use relay_core::{
-    CommandError, ErrorClass, ErrorCode, InvalidId, JoinError, PublishError, StreamError, SubscribeError,
+    BudgetFull, CommandError, ErrorClass, ErrorCode, InvalidId, JoinError, PublishError, StreamError,
+    SubscribeError,
 };
 use relay_events::json::JsonError;
 use relay_events::{ErrorBody, PayloadError};
 use relay_tasks::TaskFailure;
+use relay_ws::TooManyFromAddress;
 
 /// The refusal of a request.
 #[derive(Debug)]
@@ -118,6 +120,18 @@ impl From<JsonError> for Problem {
 
 impl From<PayloadError> for Problem {
     fn from(error: PayloadError) -> Self {
+        Self::of(error.code(), error)
+    }
+}
+
+impl From<BudgetFull> for Problem {
+    fn from(error: BudgetFull) -> Self {
+        Self::of(ErrorCode::Overloaded, error)
+    }
+}
+
+impl From<TooManyFromAddress> for Problem {
+    fn from(error: TooManyFromAddress) -> Self {
         Self::of(error.code(), error)
     }
 }

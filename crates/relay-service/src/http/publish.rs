@@ -8,7 +8,6 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use futures_util::stream::{FuturesOrdered, StreamExt};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
@@ -18,17 +17,18 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::api::Api;
-use super::extract::{DocumentPath, media_type, read_body};
+use super::extract::{DocumentPath, RequestMemory, media_type, read_body};
 use super::problem::Problem;
 
 pub(super) async fn publish(
     State(api): State<Api>,
     DocumentPath(document): DocumentPath,
+    memory: RequestMemory,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
     let form = BodyForm::of(&headers)?;
-    let body = read_body(body, &api.config).await?;
+    let body = read_body(body, &api.config, &memory).await?;
     match form.split(&body, api.config.max_batch_events)? {
         Drafts::One(text) => {
             let draft = form.decode(&document, text)?;
@@ -113,7 +113,7 @@ impl BodyForm {
         }
     }
 
-    fn split(self, body: &Bytes, max_batch_events: usize) -> Result<Drafts<'_>, Problem> {
+    fn split(self, body: &[u8], max_batch_events: usize) -> Result<Drafts<'_>, Problem> {
         let first = body.iter().find(|byte| !byte.is_ascii_whitespace());
         let batch = match self {
             Self::Json => first == Some(&b'['),

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::api::Api;
-use super::extract::{JsonBody, media_type, read_body};
+use super::extract::{JsonBody, RequestMemory, media_type, read_body};
 use super::problem::Problem;
 use super::routing::router;
 
@@ -55,8 +55,9 @@ async fn replace(State(api): State<Api>, request: Request) -> Result<Response, P
             return Err(Problem::unsupported_media_type(message));
         }
     };
-    let body = read_body(request.into_body(), &api.config).await?;
-    let text = String::from_utf8(body.into());
+    let memory = RequestMemory::of(request.extensions(), &api);
+    let body = read_body(request.into_body(), &api.config, &memory).await?;
+    let text = String::from_utf8(body.to_vec());
     let text = text.map_err(|_| Problem::invalid_request("the rules are not UTF-8"))?;
     respond(router(&api)?.put_rules(RuleDocument { text, format }, expected).await?)
 }

@@ -12,13 +12,14 @@ use axum::response::Response;
 use axum::response::sse;
 use futures_util::stream;
 use http::HeaderMap;
-use relay_core::{Epoch, Event, EventStream, Seq, StartPosition, SubscribeAck};
+use relay_core::{Epoch, Event, EventStream, Reservation, Seq, StartPosition, SubscribeAck};
 use relay_events::json;
+use relay_ws::DocumentPermit;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use super::api::Api;
-use super::extract::DocumentPath;
+use super::extract::{DocumentPath, RequestMemory};
 use super::problem::Problem;
 use super::sse::response;
 
@@ -32,6 +33,7 @@ pub(super) async fn stream(
     State(api): State<Api>,
     DocumentPath(document): DocumentPath,
     query: Result<Query<StreamQuery>, QueryRejection>,
+    memory: RequestMemory,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let Query(query) = query?;
@@ -39,8 +41,15 @@ pub(super) async fn stream(
     if api.closing.is_cancelled() {
         return Err(Problem::stopping());
     }
+    let permit = api.ws().documents().acquire(memory.address(), &document)?;
     let (ack, events) = api.source.subscribe(&document, start).await?;
-    let follower = EventFollower { ack: Some(ack), events: Some(events), closing: api.closing.clone() };
+    let follower = EventFollower {
+        ack: Some(ack),
+        events: Some(events),
+        closing: api.closing.clone(),
+        memory: memory.outgoing(),
+        _permit: permit,
+    };
     let events = stream::unfold(follower, async |mut follower| Some((follower.next().await?, follower)));
     Ok(response(events, api.config.keep_alive))
 }
@@ -69,6 +78,9 @@ struct EventFollower {
     /// `None` once the stream has ended.
     events: Option<Box<dyn EventStream>>,
     closing: CancellationToken,
+    /// The memory of the event that was sent last, until the next one is asked for.
+    memory: Reservation,
+    _permit: DocumentPermit,
 }
 
 impl EventFollower {
@@ -83,7 +95,10 @@ impl EventFollower {
             next = poll_fn(|cx| events.poll_next(cx)) => next,
         };
         let problem = match next {
-            Some(Ok(event)) => return Some(document_event(&event)),
+            Some(Ok(event)) => match self.memory.try_resize(2 * json::encode(&event).len()) {
+                Ok(()) => return Some(document_event(&event)),
+                Err(full) => full.into(),
+            },
             Some(Err(error)) => error.into(),
             None => Problem::stopping(),
         };
@@ -126,7 +141,8 @@ mod tests {
 
     use http::HeaderValue;
     use http_body_util::BodyExt as _;
-    use relay_core::{LogError, StreamError, StreamPosition};
+    use relay_core::{DocumentId, LogError, MemoryBudget, MemoryPurpose, StreamError, StreamPosition};
+    use relay_ws::DocumentLimiter;
 
     use super::*;
 
@@ -171,7 +187,13 @@ mod tests {
     #[tokio::test]
     async fn a_stream_that_fails_ends_with_the_reason_and_without_its_cause() {
         let closing = CancellationToken::new();
-        let mut follower = EventFollower { ack: None, events: Some(Box::new(BrokenStream)), closing };
+        let mut follower = EventFollower {
+            ack: None,
+            events: Some(Box::new(BrokenStream)),
+            closing,
+            memory: MemoryBudget::default().total().charge(MemoryPurpose::Outgoing, 0),
+            _permit: DocumentLimiter::new(None).acquire(None, &DocumentId::new("doc").unwrap()).unwrap(),
+        };
         let last = follower.next().await.unwrap();
         assert!(follower.next().await.is_none());
         let response = response(stream::iter([last]), Duration::from_secs(60));

@@ -259,3 +259,75 @@ fn a_server_on_a_loopback_address_answers_to_its_own_names_alone() {
     ok(&ask(connect(&server), "localhost"));
     assert!(ask(connect(&server), "evil.example").starts_with("HTTP/1.0 421 "));
 }
+
+#[test]
+fn documents_that_nobody_wrote_to_and_one_address_lock_nobody_out() {
+    let data = data();
+    let server = start(data.path(), &["bus.max_channels=8", "ws.max_documents_per_address=100"]);
+    let mut ada = Socket::open(server.address, "ada");
+    for number in 0..50 {
+        assert_eq!(ada.join(&format!("empty-{number}"))["status"], "ok");
+    }
+    server.publish("notes", &json!({"kind": "x-note", "payload": 1}));
+    assert_eq!(server.get("/health/ready").status, 200);
+    // Documents that are written to and in use take all places, and readiness says so.
+    for number in 0..8 {
+        let document = format!("written-{number}");
+        assert_eq!(ada.join(&document)["status"], "ok");
+        server.publish(&document, &json!({"kind": "x-note", "payload": 1}));
+    }
+    let refused = server.post("/v1/documents/other/events", &json!({"kind": "x-note", "payload": 1}));
+    assert_eq!((refused.status, &refused.json()["reason"]), (503, &json!("too_many_documents")));
+    let ready = server.get("/health/ready");
+    assert_eq!((ready.status, &ready.json()["reason"]), (503, &json!("too_many_documents")));
+    drop(ada);
+    server.counted("/ws/connections_open", &json!(0));
+    server.publish("other", &json!({"kind": "x-note", "payload": 1}));
+    assert_eq!(server.get("/health/ready").status, 200);
+
+    // By default the clients of one address have a quarter of the places.
+    let data = support::data();
+    let server = start(data.path(), &["bus.max_channels=8"]);
+    let (mut ada, mut ben) = (Socket::open(server.address, "ada"), Socket::open(server.address, "ben"));
+    assert_eq!(ada.join("one")["status"], "ok");
+    assert_eq!(ben.join("one")["status"], "ok");
+    assert_eq!(ben.join("two")["status"], "ok");
+    let refused = ada.join("three");
+    assert_eq!(refused["response"]["reason"], "too_many_documents", "{refused}");
+    let refused = server.get("/v1/documents/three/events/stream");
+    assert_eq!((refused.status, &refused.json()["reason"]), (503, &json!("too_many_documents")));
+}
+
+#[test]
+fn bodies_that_stop_short_hold_no_more_than_the_share_of_their_address() {
+    const MIB: u64 = 1024 * 1024;
+    let data = data();
+    let settings = ["memory.max_connection_bytes=9437184", "memory.max_address_bytes=10485760"];
+    let server = start(data.path(), &settings);
+    let mut streams: Vec<TcpStream> = Vec::new();
+    for _ in 0..16 {
+        let mut stream = connect(&server);
+        write!(
+            stream,
+            "POST /v1/documents/notes/events HTTP/1.1\r\nhost: localhost\r\n\
+             content-type: application/json\r\ncontent-length: 4000000\r\n\r\n"
+        )
+        .unwrap();
+        // A connection that is refused may be closed already.
+        let _ = stream.write_all(&vec![b' '; 1024 * 1024]);
+        streams.push(stream);
+    }
+    let deadline = Instant::now() + PATIENCE;
+    let held = loop {
+        let memory = server.get("/v1/stats").json()["memory"].clone();
+        let held = memory["held_bytes"]["bodies"].as_u64().unwrap();
+        assert!(held <= 10 * MIB, "{memory}");
+        if memory["refused"]["address"].as_u64() > Some(0) {
+            break held;
+        }
+        assert!(Instant::now() < deadline, "nothing is refused: {memory}");
+    };
+    assert!(held >= 4 * MIB, "{held}");
+    drop(streams);
+    server.counted("/memory/held_bytes/bodies", &json!(0));
+}

@@ -91,7 +91,7 @@ keys! {
     "bus.max_payload_bytes" => bus.max_payload_bytes,
         "The largest payload that is accepted.";
     "bus.max_channels" => bus.max_channels,
-        "The most documents that are in memory at once, in use or cached.";
+        "The most documents with events that are in memory at once, in use or cached. A document without events takes no place.";
     "bus.max_pending_bytes" => bus.max_pending_bytes,
         "The most bytes of events that wait for the log in each document. An event counts as at least 1 KiB.";
     "bus.publish_timeout" => bus.publish_timeout,
@@ -158,6 +158,8 @@ keys! {
         "The connections that are closed per second when the server stops.";
     "ws.max_topics" => ws.max_topics,
         "The most documents that one connection has joined at once.";
+    "ws.max_documents_per_address" => ws.max_documents_per_address,
+        "The most documents that the clients of one address have joined at once, event streams included. More are refused with `too_many_documents`. `none`: a quarter of `bus.max_channels`.";
     "ws.max_frame_bytes" => ws.max_frame_bytes,
         "The largest incoming message. A larger one is refused with `too_large`. One that is sixteen times as large, or names no `ref`, closes the connection with 1009.";
     "ws.max_pending_pushes" => ws.max_pending_pushes,
