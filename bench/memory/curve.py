@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """The memory of a server before, at and after a peak.
 
-It starts the given programs in turn, each with a log of its own. In 40 documents it publishes events of mixed sizes, reads
+It starts the given programs in turn, each with a log of its own. In 24 documents it publishes events of mixed sizes, reads
 them back over server-sent events that do not read, and stops. Then the server has nothing to hold: its caches are dropped
 with the idle documents. The resident memory is read from /proc, so it runs on Linux. Python's standard library is enough.
 
-    cargo build --release -p relay-service && cp target/release/relay /tmp/relay-mimalloc
-    cargo build --release -p relay-service --no-default-features --features demo && cp target/release/relay /tmp/relay-system
+    cargo build -p relay-service && cp target/debug/relay /tmp/relay-mimalloc
+    cargo build -p relay-service --no-default-features --features demo && cp target/debug/relay /tmp/relay-system
     bench/memory/curve.py /tmp/relay-mimalloc /tmp/relay-system
 """
 
@@ -21,10 +21,10 @@ import threading
 import time
 from pathlib import Path
 
-DOCUMENTS = 40
+DOCUMENTS = 24
 BYTES_OF_EACH = 12 * 1024 * 1024
 READERS_OF_EACH = 2
-SETTINGS = ["bus.idle_after=1s", "bus.sweep_interval=1s", "memory.max_cache_bytes=1000000000"]
+SETTINGS = ["bus.idle_after=1s", "bus.sweep_interval=1s", "memory.max_cache_bytes=1000000000", "http.body_timeout=10m"]
 
 
 def free_port():
