@@ -211,6 +211,7 @@ impl<'a> StoreSnapshot<'a> {
                 return Ok(Some(lost));
             }
         }
+        tracing::error!(%offset, "an event of the log cannot be read, and nothing tells its document; readers pass it");
         Ok(None)
     }
 
