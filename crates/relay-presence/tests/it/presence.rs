@@ -169,7 +169,9 @@ async fn a_user_who_is_gone_is_granted_no_lock_and_one_who_never_joined_goes_on_
         scene.advance(Duration::from_secs(5));
         locks.release(&scene.document, &bob.user, held.token).await.unwrap();
     };
-    let (left, granted, ()) = tokio::join!(left, never_joined, story);
+    let all = async { tokio::join!(left, never_joined, story) };
+    let answered = tokio::time::timeout(Duration::from_secs(20), all).await;
+    let (left, granted, ()) = answered.expect("both requests are answered");
     assert_eq!(left.unwrap_err().code().as_str(), "not_joined");
     assert_eq!(granted.unwrap().holder, visitor);
 }
