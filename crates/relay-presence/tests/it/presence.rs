@@ -213,7 +213,7 @@ async fn users_that_leave_together_are_told_together_and_the_session_ends_after_
     scene.sink.hold_leaving(USERS);
     assert!(scene.presence.shutdown(Duration::from_secs(20)).await);
     let told = scene.sink.told();
-    assert!(told[USERS + 1..2 * USERS + 1].iter().all(|event| event.starts_with("user.left ")), "{told:?}");
+    assert!(told[USERS + 1..=2 * USERS].iter().all(|event| event.starts_with("user.left ")), "{told:?}");
     assert_eq!(told[2 * USERS + 1..], ["session.ended shutdown"]);
 }
 

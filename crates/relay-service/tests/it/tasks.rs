@@ -161,7 +161,7 @@ impl World {
         let service = RelayService::start(config).await.unwrap();
         let (handler, blocking) = (Reached::new(), Reached::new());
         let (filter, mailbox) = (Filter::all(), MailboxConfig::default());
-        service.bus().handle("async", filter.clone(), mailbox.clone(), PATIENCE, Arc::new(handler.clone()));
+        service.bus().handle("async", filter.clone(), mailbox, PATIENCE, Arc::new(handler.clone()));
         let threads: Arc<dyn BlockingHandler> = Arc::new(blocking.clone());
         service.bus().handle_blocking("threads", filter, mailbox, NonZeroUsize::MIN, &threads).unwrap();
         let address = service.address().unwrap();
