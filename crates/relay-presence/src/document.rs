@@ -10,9 +10,8 @@ use std::task::Waker;
 use std::time::Duration;
 
 use relay_core::{
-    Activity, Actor, BudgetFull, CheckedDraft, CommandError, ConnectionId, DocumentId, ErrorCode, EventId,
-    JoinOptions, JsonObject, Membership, Monotonic, NodeId, Now, PresenceChange, PresenceSnapshot, SessionId,
-    UserId,
+    Activity, Actor, BudgetFull, CommandError, ConnectionId, DocumentId, ErrorCode, EventId, JoinOptions,
+    JsonObject, Membership, Monotonic, NodeId, Now, PresenceChange, PresenceSnapshot, SessionId, UserId,
 };
 use relay_events::{
     EndReason, SESSION_ENDED, SessionEnded, SessionStarted, TypedPayload, USER_LEFT, UserJoined, UserLeft,
@@ -448,22 +447,20 @@ impl Document {
         self.readers.remove(reader);
     }
 
-    /// The next events for the publisher; see [`Outbox::front`].
-    pub(crate) fn next_outgoing(&mut self) -> Vec<CheckedDraft> {
-        self.outbox.front()
+    /// The events that are to be published.
+    pub(crate) fn outbox(&mut self) -> &mut Outbox {
+        &mut self.outbox
     }
 
-    /// Removes the first events, each of which was published or given up. A session whose start was published is open.
-    pub(crate) fn end_outgoing(&mut self, are_published: &[bool]) {
-        for is_published in are_published {
-            let opens = self.outbox.end_front().filter(|_| *is_published);
-            if let Some(session) = self.session.as_mut().filter(|session| Some(session.id) == opens) {
-                session.try_transition(Transition::Opened);
-            }
+    /// Removes the first event, which was published or given up. A session whose start was published is open.
+    pub(crate) fn end_outgoing(&mut self, is_published: bool) {
+        let opens = self.outbox.end_front().filter(|_| is_published);
+        if let Some(session) = self.session.as_mut().filter(|session| Some(session.id) == opens) {
+            session.try_transition(Transition::Opened);
         }
     }
 
-    /// The number of events that wait to be published.
+    /// The number of events that are not published yet.
     pub(crate) fn waiting_events(&self) -> usize {
         self.outbox.len()
     }

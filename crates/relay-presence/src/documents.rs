@@ -1,8 +1,9 @@
 //! [`Documents`]: the presence of all documents, and the effects that follow each change.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use parking_lot::MutexGuard;
@@ -178,21 +179,47 @@ impl Documents {
         wakers.unwrap_or_default().into_iter().for_each(Waker::wake);
     }
 
-    /// The next events for a document's publisher. They stay in the document's outbox until their [end](Self::end_outgoing).
-    /// With none the document needs no publisher any more.
-    pub(crate) fn next_outgoing(&self, id: &DocumentId) -> Vec<CheckedDraft> {
+    /// Waits for the next event for a document's publisher, which then [hands it over](Self::mark_handed_over). `None` when
+    /// the document does not exist. Cancel-safe.
+    pub(crate) async fn next_outgoing(&self, id: &DocumentId) -> Option<CheckedDraft> {
+        poll_fn(|cx| match self.with_document(id, |document| document.outbox().poll_next(cx)) {
+            Some(Poll::Ready(draft)) => Poll::Ready(Some(draft)),
+            Some(Poll::Pending) => Poll::Pending,
+            None => Poll::Ready(None),
+        })
+        .await
+    }
+
+    /// Takes back the events that an earlier publisher has handed over and that have no outcome.
+    pub(crate) fn reclaim_outgoing(&self, id: &DocumentId) {
+        self.with_document(id, |document| document.outbox().reclaim());
+    }
+
+    /// Notes that a document's next event is handed to the sink. It stays in the outbox until its
+    /// [end](Self::end_outgoing).
+    pub(crate) fn mark_handed_over(&self, id: &DocumentId) {
+        self.with_document(id, |document| document.outbox().mark_handed_over());
+    }
+
+    /// Notes if a document's publisher waits for an overloaded log.
+    pub(crate) fn set_delayed(&self, id: &DocumentId, is_delayed: bool) {
+        self.with_document(id, |document| document.outbox().set_delayed(is_delayed));
+    }
+
+    /// Ends the work of a document's publisher when there are no more events. Returns true then.
+    pub(crate) fn release_publisher(&self, id: &DocumentId) -> bool {
         let mut shard = self.map.lock(id);
-        let Some(document) = shard.get_mut(id) else { return Vec::new() };
-        let drafts = document.next_outgoing();
+        let Some(document) = shard.get_mut(id) else { return true };
+        let is_released = document.outbox().release_publisher();
         if document.is_over() {
             shard.remove(id);
         }
-        drafts
+        is_released
     }
 
-    /// Removes the first events, each of which was published or given up, from the document's outbox.
-    pub(crate) fn end_outgoing(&self, id: &DocumentId, are_kept: &[bool]) {
-        self.with_document(id, |document| document.end_outgoing(are_kept));
+    /// Removes the first event, which was published or given up, from the document's outbox.
+    pub(crate) fn end_outgoing(&self, id: &DocumentId, is_kept: bool) {
+        self.with_document(id, |document| document.end_outgoing(is_kept));
     }
 
     /// The present numbers and the counters.

@@ -1,13 +1,15 @@
-//! [`Outbox`]: the events of one document that wait to be published, in their order.
+//! [`Outbox`]: the events of one document that are to be published, in their order.
+//!
+//! One task at a time, the document's publisher, hands them to the sink. An event stays in the outbox until its outcome is
+//! known. A join waits until its events are handed over, so that nothing that its participant publishes comes before them.
 
 use std::collections::VecDeque;
+use std::task::{Context, Poll, Waker};
 
 use relay_core::{CheckedDraft, SessionId};
+use tokio::sync::oneshot;
 
-/// The most events that are published at once.
-const MAX_AT_ONCE: usize = 256;
-
-/// An event that waits to be published.
+/// An event that is to be published.
 #[derive(Debug)]
 struct Outgoing {
     draft: CheckedDraft,
@@ -15,52 +17,102 @@ struct Outgoing {
     opens: Option<SessionId>,
 }
 
-/// The events of one document that wait. One task at a time, the document's publisher, takes them in their order.
+/// The events of one document that are to be published.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     waiting: VecDeque<Outgoing>,
+    /// The number of events at the front that are handed to the sink.
+    handed_over: usize,
+    /// True while the publisher waits for an overloaded log. Events are not handed over meanwhile, and no join waits for them.
+    is_delayed: bool,
     has_publisher: bool,
+    /// The publisher's waker while it waits for events.
+    publisher: Option<Waker>,
+    /// The joins that wait, each with the number of events before it that are still to be handed over.
+    joins: Vec<(usize, oneshot::Sender<()>)>,
 }
 
 impl Outbox {
     /// Adds an event. `opens` names the session whose start the event is.
     pub(crate) fn push(&mut self, draft: CheckedDraft, opens: Option<SessionId>) {
         self.waiting.push_back(Outgoing { draft, opens });
+        if let Some(publisher) = self.publisher.take() {
+            publisher.wake();
+        }
     }
 
-    /// The number of events that wait.
+    /// The number of events whose outcome is not known.
     pub(crate) fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    /// True when nothing waits and no publisher is at work.
+    /// True when the outbox is empty and no publisher is at work.
     pub(crate) fn is_idle(&self) -> bool {
         self.waiting.is_empty() && !self.has_publisher
     }
 
-    /// Makes the caller the document's publisher, when events wait and there is none. Returns true when it is.
+    /// Makes the caller the document's publisher, when there are events and no publisher. Returns true when it is.
     pub(crate) fn claim_publisher(&mut self) -> bool {
         let is_needed = !self.waiting.is_empty() && !self.has_publisher;
         self.has_publisher |= is_needed;
         is_needed
     }
 
-    /// The next events for the publisher. They stay in the outbox until their [end](Self::end_front). With none the
-    /// publisher's work is done, and the document has none from then on.
-    ///
-    /// Events of one kind that follow each other are about different users. So they may be published at once, and get their
-    /// places in any order.
-    pub(crate) fn front(&mut self) -> Vec<CheckedDraft> {
-        let Some(first) = self.waiting.front() else {
-            self.has_publisher = false;
-            return Vec::new();
-        };
-        let of_kind = self.waiting.iter().take_while(|outgoing| outgoing.draft.kind == first.draft.kind);
-        of_kind.take(MAX_AT_ONCE).map(|outgoing| outgoing.draft.clone()).collect()
+    /// Ends the publisher's work when the outbox is empty. Returns true then: the document has no publisher any more.
+    pub(crate) fn release_publisher(&mut self) -> bool {
+        self.has_publisher = !self.waiting.is_empty();
+        !self.has_publisher
     }
 
-    /// Removes the event that was published or given up. Returns the session whose start it was.
+    /// The next event that is not handed over. Without one, the publisher is woken by the next [push](Self::push).
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<CheckedDraft> {
+        if let Some(next) = self.waiting.get(self.handed_over) {
+            return Poll::Ready(next.draft.clone());
+        }
+        self.publisher = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Takes back the events that were handed over and have no outcome. The next publisher hands them over again.
+    pub(crate) fn reclaim(&mut self) {
+        self.handed_over = 0;
+        self.is_delayed = false;
+    }
+
+    /// Notes that the next event is handed over, and tells the joins that wait for it.
+    pub(crate) fn mark_handed_over(&mut self) {
+        self.handed_over += 1;
+        for (left, _) in &mut self.joins {
+            *left -= 1;
+        }
+        for (_, join) in self.joins.extract_if(.., |(left, _)| *left == 0) {
+            // Receiver dropped; ignore the send error.
+            let _ = join.send(());
+        }
+    }
+
+    /// Notes if the publisher waits for an overloaded log. The joins wait no longer then.
+    pub(crate) fn set_delayed(&mut self, is_delayed: bool) {
+        self.is_delayed = is_delayed;
+        if is_delayed {
+            self.joins.clear();
+        }
+    }
+
+    /// Returns a receiver that ends when the present events are handed over; `None` when they are, or when the log is
+    /// overloaded.
+    pub(crate) fn when_handed_over(&mut self) -> Option<oneshot::Receiver<()>> {
+        let left = self.waiting.len() - self.handed_over;
+        (left > 0 && !self.is_delayed).then(|| {
+            let (sender, receiver) = oneshot::channel();
+            self.joins.push((left, sender));
+            receiver
+        })
+    }
+
+    /// Removes the first event, which was published or given up. Returns the session whose start it was.
     pub(crate) fn end_front(&mut self) -> Option<SessionId> {
+        self.handed_over = self.handed_over.saturating_sub(1);
         self.waiting.pop_front()?.opens
     }
 }

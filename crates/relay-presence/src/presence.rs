@@ -223,11 +223,19 @@ impl Presence for LocalPresence {
             return Err(CommandError::new(ErrorCode::Closed, message).into());
         }
         let now = inner.clock.now();
-        let (session, is_return) = inner.update_or_insert(&membership.document, |entry, version| {
-            entry.join(membership, &options, &inner.config, now, version)
-        })?;
+        let (session, is_return, handed_over) =
+            inner.update_or_insert(&membership.document, |entry, version| {
+                let (session, is_return) = entry.join(membership, &options, &inner.config, now, version)?;
+                Ok::<_, CommandError>((session, is_return, entry.outbox().when_handed_over()))
+            })?;
         let counters = inner.documents.counters();
         (if is_return { &counters.returns } else { &counters.joins }).increment();
+        if let Some(handed_over) = handed_over {
+            let held = LeaveOnDrop { presence: self, membership };
+            // The join goes on as well when the log is overloaded, which drops the sender, and when presence stops.
+            let _ = inner.publishing.aborting.run_until_cancelled(handed_over).await;
+            std::mem::forget(held);
+        }
         let locks = inner.locks.held(&membership.document);
         let stream = LocalPresenceStream::new(Arc::clone(&inner.documents), membership.document.clone());
         Ok(Joined::new(session, locks, Box::new(stream)))
@@ -246,6 +254,18 @@ impl Presence for LocalPresence {
     fn touch(&self, membership: &Membership, activity: Activity) {
         let now = self.0.clock.now();
         self.0.documents.with_document(&membership.document, |entry| entry.touch(membership, activity, now));
+    }
+}
+
+/// Gives up a membership whose join is dropped while it waits.
+struct LeaveOnDrop<'a> {
+    presence: &'a LocalPresence,
+    membership: &'a Membership,
+}
+
+impl Drop for LeaveOnDrop<'_> {
+    fn drop(&mut self) {
+        self.presence.leave(self.membership, LeaveReason::Left);
     }
 }
 

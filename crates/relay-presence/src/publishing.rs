@@ -1,11 +1,12 @@
 //! Publishing: the tasks that hand the events of sessions, users and locks to an [`EventSink`].
 
+use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::future::join_all;
-use futures_util::stream::FuturesUnordered;
+use futures_util::stream::{FuturesOrdered, FuturesUnordered};
 use futures_util::{FutureExt, StreamExt};
 use relay_core::{CheckedDraft, DocumentId, ErrorCode, EventSink, LogError, PublishError};
 use relay_metrics::Counter;
@@ -15,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 use crate::documents::Documents;
 use crate::locks::{LockChange, Locks};
 
+/// The most events of one document that are handed to the sink and not answered.
+const MAX_IN_FLIGHT: usize = 256;
 /// The most changes of locks that are published at the same time.
 const MAX_LOCK_CHANGES: usize = 256;
 /// The first wait of a publisher that finds the log overloaded. Each further wait is twice as long.
@@ -57,27 +60,65 @@ impl Publishing {
     }
 }
 
-/// Publishes the events of one document in their order, until its outbox is empty.
+/// Publishes the events of one document until its outbox is empty. Each is handed to the sink after the one before it, and is
+/// not awaited before the next, so that many share one write to the disk.
 async fn publish_document(documents: &Documents, sink: &dyn EventSink, id: &DocumentId) {
-    loop {
-        let drafts = documents.next_outgoing(id);
-        if drafts.is_empty() {
-            return;
-        }
-        let publish = |draft| publish_patiently(sink, draft, &documents.counters().retries);
-        let outcomes = join_all(drafts.into_iter().map(publish)).await;
-        for outcome in &outcomes {
-            match outcome {
-                Ok(()) => documents.counters().published.increment(),
-                Err(error) => {
-                    tracing::warn!(document = %id, %error, "an event of a session or user was not published");
-                    documents.counters().failed.increment();
+    // A publisher that panicked left events in flight.
+    documents.reclaim_outgoing(id);
+    let mut in_flight = FuturesOrdered::new();
+    while !(in_flight.is_empty() && documents.release_publisher(id)) {
+        tokio::select! {
+            biased;
+            draft = documents.next_outgoing(id), if in_flight.len() < MAX_IN_FLIGHT => {
+                let Some(draft) = draft else { return };
+                let mut publishing = Box::pin(publish(sink, draft.clone()));
+                // The first poll gives the event its place behind those before it.
+                let polled = poll_fn(|cx| Poll::Ready(publishing.as_mut().poll(cx))).await;
+                documents.mark_handed_over(id);
+                in_flight.push_back(async move {
+                    let outcome = match polled {
+                        Poll::Ready(outcome) => outcome,
+                        Poll::Pending => publishing.await,
+                    };
+                    (draft, outcome)
+                });
+            }
+            Some((draft, outcome)) = in_flight.next(), if !in_flight.is_empty() => {
+                if is_overloaded(&outcome) {
+                    // The others in flight end first, so that what is tried again keeps its order.
+                    documents.set_delayed(id, true);
+                    let rest: Vec<_> = std::mem::take(&mut in_flight).collect().await;
+                    for (draft, outcome) in std::iter::once((draft, outcome)).chain(rest) {
+                        let outcome = match outcome {
+                            outcome if is_overloaded(&outcome) => {
+                                publish_patiently(sink, draft, &documents.counters().retries).await
+                            }
+                            outcome => outcome,
+                        };
+                        end_outgoing(documents, id, &outcome);
+                    }
+                    documents.set_delayed(id, false);
+                } else {
+                    end_outgoing(documents, id, &outcome);
                 }
             }
         }
-        let are_kept: Vec<bool> = outcomes.iter().map(Result::is_ok).collect();
-        documents.end_outgoing(id, &are_kept);
     }
+}
+
+fn is_overloaded(outcome: &Result<(), PublishError>) -> bool {
+    outcome.as_ref().is_err_and(|error| error.code() == ErrorCode::Overloaded)
+}
+
+fn end_outgoing(documents: &Documents, id: &DocumentId, outcome: &Result<(), PublishError>) {
+    match outcome {
+        Ok(()) => documents.counters().published.increment(),
+        Err(error) => {
+            tracing::warn!(document = %id, %error, "an event of a session or user was not published");
+            documents.counters().failed.increment();
+        }
+    }
+    documents.end_outgoing(id, outcome.is_ok());
 }
 
 /// Publishes one event, again and again while the log is overloaded.

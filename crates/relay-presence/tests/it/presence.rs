@@ -14,9 +14,9 @@ use crate::support::{Reader, Scene, object, sorted, users};
 #[tokio::test]
 async fn a_session_and_a_user_begin_once_and_end_once_however_many_tabs_there_are() {
     let scene = Scene::new();
-    let (first, joined) = scene.join("ada");
-    let (second, _) = scene.join("ada");
-    let (bob, _) = scene.join("bob");
+    let (first, joined) = scene.join("ada").await;
+    let (second, _) = scene.join("ada").await;
+    let (bob, _) = scene.join("bob").await;
     scene.sink.until(3).await;
     scene.presence.leave(&first, LeaveReason::Left);
     scene.presence.leave(&bob, LeaveReason::Left);
@@ -34,16 +34,16 @@ async fn a_session_and_a_user_begin_once_and_end_once_however_many_tabs_there_ar
         ]
     );
     assert!(scene.sink.events().iter().all(|event| event.session == Some(joined.session)));
-    let (_, again) = scene.join("ada");
+    let (_, again) = scene.join("ada").await;
     assert_ne!(again.session, joined.session);
 }
 
 #[tokio::test]
 async fn a_lost_connection_that_is_back_in_time_is_not_noticed_by_anybody() {
     let scene = Scene::new();
-    let (ada, _) = scene.join("ada");
+    let (ada, _) = scene.join("ada").await;
     scene.request(&ada, "presence:update", json!({"name": "Ada"})).await.unwrap();
-    let (_bob, joined) = scene.join("bob");
+    let (_bob, joined) = scene.join("bob").await;
     let mut reader = Reader::new(joined.presence);
     scene.clock.advance(Duration::from_secs(1));
     scene.presence.sweep();
@@ -51,7 +51,7 @@ async fn a_lost_connection_that_is_back_in_time_is_not_noticed_by_anybody() {
     let before = (reader.known(), reader.diffs.len());
     scene.presence.leave(&ada, LeaveReason::Lost);
     scene.advance(Duration::from_millis(4_999));
-    scene.join("ada");
+    scene.join("ada").await;
     scene.advance(Duration::from_secs(50));
     reader.read();
     assert_eq!((reader.known(), reader.diffs.len()), before);
@@ -63,8 +63,8 @@ async fn a_lost_connection_that_is_back_in_time_is_not_noticed_by_anybody() {
 #[tokio::test]
 async fn a_lost_connection_that_is_not_back_in_time_is_gone_for_everybody() {
     let scene = Scene::new();
-    let (ada, _) = scene.join("ada");
-    let (_bob, joined) = scene.join("bob");
+    let (ada, _) = scene.join("ada").await;
+    let (_bob, joined) = scene.join("bob").await;
     let mut reader = Reader::new(joined.presence);
     reader.read();
     scene.presence.leave(&ada, LeaveReason::Lost);
@@ -82,14 +82,14 @@ async fn a_lost_connection_that_is_not_back_in_time_is_gone_for_everybody() {
 #[tokio::test]
 async fn a_new_connection_takes_over_the_one_that_it_names_even_if_that_seems_alive() {
     let scene = Scene::new();
-    let (half_open, _) = scene.join("ada");
-    let (tab, _) = scene.join("ada");
+    let (half_open, _) = scene.join("ada").await;
+    let (tab, _) = scene.join("ada").await;
     scene.request(&half_open, "presence:update", json!({"tab": 1})).await.unwrap();
     scene.request(&tab, "presence:update", json!({"tab": 2})).await.unwrap();
     let membership = scene.membership("ada");
     let state = object(&json!({"tab": 3}));
     let options = JoinOptions::default().resume(half_open.connection).state(state);
-    scene.join_as(&membership, options).unwrap();
+    scene.join_as(&membership, options).await.unwrap();
     assert_eq!(scene.participants(), json!({"ada": {"metas": [{"tab": 2}, {"tab": 3}]}}));
     // Calls of the old connection have no effect.
     scene.presence.leave(&half_open, LeaveReason::Lost);
@@ -98,17 +98,17 @@ async fn a_new_connection_takes_over_the_one_that_it_names_even_if_that_seems_al
     assert_eq!(scene.participants(), json!({"ada": {"metas": [{"tab": 2}, {"tab": 3}]}}));
     // A user cannot take over another user's connection.
     let mallory = scene.membership("mallory");
-    scene.join_as(&mallory, JoinOptions::default().resume(membership.connection)).unwrap();
+    scene.join_as(&mallory, JoinOptions::default().resume(membership.connection)).await.unwrap();
     assert_eq!(scene.participants()["ada"]["metas"].as_array().unwrap().len(), 2);
 }
 
 #[tokio::test]
 async fn a_member_that_resumes_another_connection_leaves_no_entry_behind() {
     let scene = Scene::new();
-    let (one, _) = scene.join("ada");
-    let (other, _) = scene.join("ada");
+    let (one, _) = scene.join("ada").await;
+    let (other, _) = scene.join("ada").await;
     let options = JoinOptions::default().resume(other.connection);
-    scene.join_as(&one, options).unwrap();
+    scene.join_as(&one, options).await.unwrap();
     scene.presence.leave(&one, LeaveReason::Left);
     assert_eq!(scene.participants(), json!({"ada": {"metas": [{}]}}));
     scene.presence.leave(&other, LeaveReason::Left);
@@ -120,10 +120,10 @@ async fn a_member_that_resumes_another_connection_leaves_no_entry_behind() {
 #[tokio::test]
 async fn a_connection_belongs_to_one_user() {
     let scene = Scene::new();
-    let (ada, _) = scene.join("ada");
+    let (ada, _) = scene.join("ada").await;
     let mallory = Membership { user: scene.membership("mallory").user, ..ada.clone() };
     assert_eq!(
-        scene.join_as(&mallory, JoinOptions::default()).unwrap_err().code().as_str(),
+        scene.join_as(&mallory, JoinOptions::default()).await.unwrap_err().code().as_str(),
         "invalid_request"
     );
     scene.presence.leave(&mallory, LeaveReason::Left);
@@ -137,9 +137,9 @@ async fn a_connection_belongs_to_one_user() {
 #[tokio::test]
 async fn locks_end_when_their_holder_has_been_gone_for_the_grace_time_whatever_others_do() {
     let scene = Scene::new();
-    let (bob, _) = scene.join("bob");
-    let (_tab, _) = scene.join("ada");
-    let (lost, _) = scene.join("ada");
+    let (bob, _) = scene.join("bob").await;
+    let (_tab, _) = scene.join("ada").await;
+    let (lost, _) = scene.join("ada").await;
     let ask = AcquireRequest::new(LockScope::Document);
     scene.presence.locks().acquire(&scene.document, &bob.user, ask).await.unwrap();
     scene.presence.leave(&lost, LeaveReason::Lost);
@@ -156,8 +156,8 @@ async fn locks_end_when_their_holder_has_been_gone_for_the_grace_time_whatever_o
 #[tokio::test]
 async fn a_user_who_is_gone_is_granted_no_lock_and_one_who_never_joined_goes_on_waiting() {
     let scene = Scene::new();
-    let (bob, _) = scene.join("bob");
-    let (ada, _) = scene.join("ada");
+    let (bob, _) = scene.join("bob").await;
+    let (ada, _) = scene.join("ada").await;
     let locks = scene.presence.locks();
     let waiting = || AcquireRequest::new(LockScope::Document).wait(Duration::from_secs(60));
     let held = locks.acquire(&scene.document, &bob.user, waiting()).await.unwrap();
@@ -179,7 +179,7 @@ async fn a_user_who_is_gone_is_granted_no_lock_and_one_who_never_joined_goes_on_
 #[tokio::test]
 async fn the_end_of_a_lock_is_published_once_the_log_takes_it() {
     let scene = Scene::new();
-    let (ada, _) = scene.join("ada");
+    let (ada, _) = scene.join("ada").await;
     let locks = scene.presence.locks();
     let ask = AcquireRequest::new(LockScope::Document);
     let lease = locks.acquire(&scene.document, &ada.user, ask.clone()).await.unwrap();
@@ -206,7 +206,7 @@ async fn users_that_leave_together_are_told_together_and_the_session_ends_after_
     const USERS: usize = 200;
     let scene = Scene::new();
     for user in 0..USERS {
-        scene.join(&format!("user-{user}"));
+        scene.join(&format!("user-{user}")).await;
     }
     scene.sink.until(USERS + 1).await;
     // A publisher that told of one after the other would wait for ever.
@@ -220,8 +220,8 @@ async fn users_that_leave_together_are_told_together_and_the_session_ends_after_
 #[tokio::test]
 async fn whom_the_server_closes_leaves_by_its_shutdown() {
     let scene = Scene::new();
-    let (ada, _) = scene.join("ada");
-    let (bob, _) = scene.join("bob");
+    let (ada, _) = scene.join("ada").await;
+    let (bob, _) = scene.join("bob").await;
     scene.sink.until(3).await;
     scene.presence.leave(&ada, LeaveReason::Shutdown);
     scene.presence.leave(&bob, LeaveReason::Lost);
@@ -235,7 +235,7 @@ async fn whom_the_server_closes_leaves_by_its_shutdown() {
 async fn a_sink_that_panics_once_costs_one_event() {
     let scene = Scene::new();
     scene.sink.panic_once();
-    let (ada, _) = scene.join("ada");
+    let (ada, _) = scene.join("ada").await;
     assert_eq!(scene.sink.until(1).await, ["user.joined ada"]);
     let (locks, ask) = (scene.presence.locks(), AcquireRequest::new(LockScope::Document));
     scene.sink.panic_once();
@@ -247,7 +247,7 @@ async fn a_sink_that_panics_once_costs_one_event() {
 #[tokio::test]
 async fn the_events_that_close_what_others_opened_say_so() {
     let scene = Scene::new();
-    let (ada, _) = scene.join("ada");
+    let (ada, _) = scene.join("ada").await;
     let ask = AcquireRequest::new(LockScope::Document);
     scene.presence.locks().acquire(&scene.document, &ada.user, ask).await.unwrap();
     assert!(scene.presence.shutdown(Duration::from_secs(20)).await);
@@ -258,10 +258,10 @@ async fn the_events_that_close_what_others_opened_say_so() {
 #[tokio::test]
 async fn while_many_join_at_once_texts_are_made_once_for_all_of_them() {
     let scene = Scene::new();
-    let (_first, joined) = scene.join("first");
+    let (_first, joined) = scene.join("first").await;
     let mut readers = vec![Reader::new(joined.presence)];
     for n in 0..100 {
-        readers.push(Reader::new(scene.join(&format!("user-{n}")).1.presence));
+        readers.push(Reader::new(scene.join(&format!("user-{n}")).await.1.presence));
         // All read at each join. The clock stands still, so changes wait for the flush.
         readers.iter_mut().for_each(Reader::read);
     }
@@ -274,7 +274,7 @@ async fn while_many_join_at_once_texts_are_made_once_for_all_of_them() {
     assert!(told > 100 && texts.len() <= 20, "{} texts were made for {told}", texts.len());
     // A later member gets all participants at once that the others know.
     for known in 101..104 {
-        let mut late = Reader::new(scene.join(&format!("late-{known}")).1.presence);
+        let mut late = Reader::new(scene.join(&format!("late-{known}")).await.1.presence);
         late.read();
         assert!(late.states == 1 && late.diffs.is_empty());
         assert!(late.known().as_object().unwrap().len() >= known);
@@ -297,8 +297,8 @@ async fn all_know(readers: &mut [Reader], users: usize) {
 #[tokio::test]
 async fn a_connection_that_is_silent_for_too_long_is_removed() {
     let scene = Scene::new();
-    let (ada, _) = scene.join("ada");
-    let (_silent, _) = scene.join("silent");
+    let (ada, _) = scene.join("ada").await;
+    let (_silent, _) = scene.join("silent").await;
     scene.advance(Duration::from_secs(59));
     scene.presence.touch(&ada, Activity::Alive);
     scene.advance(Duration::from_secs(1));
@@ -320,7 +320,7 @@ async fn a_session_goes_through_its_states() {
     scene
         .sink
         .refuse(Some(PublishError::Overloaded { document: scene.document.clone(), waited: Duration::ZERO }));
-    let (ada, _) = scene.join("ada");
+    let (ada, _) = scene.join("ada").await;
     assert_eq!(state(), Some(SessionState::Opening));
     scene.sink.refuse(None);
     scene.sink.until(2).await;
@@ -334,7 +334,7 @@ async fn a_session_goes_through_its_states() {
     assert_eq!(state(), Some(SessionState::Active));
     scene.presence.leave(&ada, LeaveReason::Lost);
     assert_eq!(state(), Some(SessionState::Closing));
-    let (_ada, _) = scene.join("ada");
+    let (_ada, _) = scene.join("ada").await;
     assert_eq!(state(), Some(SessionState::Active));
     let mut query = SessionQuery::default();
     (query.user, query.state) = (Some(ada.user.clone()), Some(SessionState::Active));
@@ -351,19 +351,19 @@ async fn a_session_goes_through_its_states() {
 async fn a_session_closes_when_its_last_connection_is_lost_and_no_earlier() {
     let scene = Scene::new();
     let state = || scene.presence.session(&scene.document).map(|session| session.state);
-    let ((ada, _), (bob, _)) = (scene.join("ada"), scene.join("bob"));
+    let ((ada, _), (bob, _)) = (scene.join("ada").await, scene.join("bob").await);
     scene.sink.until(3).await;
     scene.presence.leave(&ada, LeaveReason::Lost);
     scene.presence.leave(&ada, LeaveReason::Lost);
     assert_eq!(state(), Some(SessionState::Active));
-    let (ada, _) = scene.join("ada");
+    let (ada, _) = scene.join("ada").await;
     scene.presence.leave(&bob, LeaveReason::Lost);
     assert_eq!(state(), Some(SessionState::Active));
     scene.presence.leave(&bob, LeaveReason::Left);
     assert_eq!(state(), Some(SessionState::Active));
     scene.presence.leave(&ada, LeaveReason::Lost);
     assert_eq!(state(), Some(SessionState::Closing));
-    scene.join("ada");
+    scene.join("ada").await;
     assert_eq!(state(), Some(SessionState::Active));
 }
 
@@ -374,9 +374,9 @@ async fn an_overloaded_log_delays_events_and_keeps_newcomers_out_when_too_many_w
     let scene = Scene::with(config);
     let overloaded = PublishError::Overloaded { document: scene.document.clone(), waited: Duration::ZERO };
     scene.sink.refuse(Some(overloaded));
-    scene.join("ada");
-    scene.join("bob");
-    let refused = scene.join_as(&scene.membership("cleo"), JoinOptions::default()).unwrap_err();
+    scene.join("ada").await;
+    scene.join("bob").await;
+    let refused = scene.join_as(&scene.membership("cleo"), JoinOptions::default()).await.unwrap_err();
     assert_eq!(refused.code().as_str(), "overloaded");
     while scene.presence.stats().retries == 0 {
         tokio::task::yield_now().await;
@@ -386,10 +386,23 @@ async fn an_overloaded_log_delays_events_and_keeps_newcomers_out_when_too_many_w
 }
 
 #[tokio::test]
+async fn a_join_is_answered_when_its_events_have_their_places() {
+    let scene = Scene::new();
+    scene.sink.fall_silent();
+    scene.join("ada").await;
+    assert_eq!(scene.sink.told(), ["session.started", "user.joined ada"]);
+    // The second tab of a user has no events of its own.
+    scene.join("ada").await;
+    scene.join("bob").await;
+    assert_eq!(scene.sink.told()[2..], ["user.joined bob"]);
+    assert!(!scene.presence.shutdown(Duration::ZERO).await, "no event was answered");
+}
+
+#[tokio::test]
 async fn an_event_that_the_log_does_not_take_is_counted_and_the_others_go_on() {
     let scene = Scene::new();
     scene.sink.refuse(Some(PublishError::Log(LogError::Corrupt { detail: "on fire".to_owned() })));
-    let (ada, _) = scene.join("ada");
+    let (ada, _) = scene.join("ada").await;
     while scene.presence.stats().failed < 2 {
         tokio::task::yield_now().await;
     }
@@ -404,7 +417,7 @@ async fn an_event_that_the_log_does_not_take_is_counted_and_the_others_go_on() {
 #[tokio::test]
 async fn requests_of_participants_are_answered() {
     let scene = Scene::new();
-    let (ada, _) = scene.join("ada");
+    let (ada, _) = scene.join("ada").await;
     assert_eq!(scene.request(&ada, "presence:update", json!({"typing": true})).await.unwrap(), json!({}));
     let refused = scene.request(&ada, "presence:update", json!([])).await.unwrap_err();
     assert_eq!(refused.code.as_str(), "invalid_request");
@@ -429,8 +442,8 @@ async fn requests_of_participants_are_answered() {
 #[tokio::test]
 async fn two_servers_that_merge_their_deltas_have_one_presence() {
     let (here, there) = (Scene::new(), Scene::new());
-    let (ada, joined) = here.join("ada");
-    let (bob, _) = there.join("bob");
+    let (ada, joined) = here.join("ada").await;
+    let (bob, _) = there.join("bob").await;
     let mut reader = Reader::new(joined.presence);
     here.presence.merge(&here.document, &there.presence.whole(&there.document));
     there.presence.merge(&there.document, &here.presence.whole(&here.document));
@@ -489,7 +502,7 @@ proptest! {
         runtime.block_on(async {
             let scene = Scene::new();
             // One member stays, so that the document exists to the end.
-            let (stays, joined) = scene.join("zoe");
+            let (stays, joined) = scene.join("zoe").await;
             let mut readers = vec![Reader::new(joined.presence)];
             for _ in 1..3 {
                 readers.push(readers[0].fork());
@@ -500,7 +513,7 @@ proptest! {
                 match step {
                     Step::Join(who) => {
                         let membership = scene.membership(user(who));
-                        scene.join_as(&membership, JoinOptions::default()).unwrap();
+                        scene.join_as(&membership, JoinOptions::default()).await.unwrap();
                         seats[who] = Some(membership);
                     }
                     Step::Leave(who) => seats[who].take().iter().for_each(|membership| scene.presence.leave(membership, LeaveReason::Left)),

@@ -28,7 +28,7 @@ async fn the_commands_of_presence_pass_the_suite() {
     let scene = Scene::new();
     let mut commands = Commands::default();
     scene.presence.register_commands(&mut commands).unwrap();
-    let (member, _joined) = scene.join("ada");
+    let (member, _joined) = scene.join("ada").await;
     let case =
         |name, arguments, malformed, members_only| CommandCase { name, arguments, malformed, members_only };
     let cases = [

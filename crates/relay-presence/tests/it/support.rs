@@ -29,6 +29,7 @@ pub(crate) struct Sink {
     trouble: Mutex<Option<PublishError>>,
     panics: AtomicBool,
     gate: Mutex<Option<Arc<Barrier>>>,
+    is_silent: AtomicBool,
     changed: Notify,
 }
 
@@ -37,7 +38,7 @@ impl Sink {
         *self.trouble.lock() = trouble;
     }
 
-    /// Lets the events of users that leave through only when `count` of them wait.
+    /// Answers the events of users that leave only when `count` of them wait for an answer.
     pub(crate) fn hold_leaving(&self, count: usize) {
         *self.gate.lock() = Some(Arc::new(Barrier::new(count)));
     }
@@ -45,6 +46,11 @@ impl Sink {
     /// Lets the next event panic.
     pub(crate) fn panic_once(&self) {
         self.panics.store(true, Ordering::SeqCst);
+    }
+
+    /// Keeps the events from now on, and answers none.
+    pub(crate) fn fall_silent(&self) {
+        self.is_silent.store(true, Ordering::SeqCst);
     }
 
     /// The events, each as its kind, its user and its reason.
@@ -96,18 +102,24 @@ impl EventSink for Sink {
             return Err(trouble);
         }
         let gate = self.gate.lock().clone().filter(|_| draft.kind.as_str() == "user.left");
-        if let Some(gate) = gate {
-            gate.wait().await;
-        }
-        let mut events = self.events.lock();
         if draft.is_closing() {
             self.closing.lock().insert(draft.kind.as_str().to_owned());
         }
-        let seq = draft.kind.is_sequenced().then(|| Seq::new(events.len() as u64 + 1));
-        let event = draft.into_event(Epoch::from_u64(1), seq, relay_core::Timestamp::UNIX_EPOCH);
-        let ack = PublishAck::of(&event, false);
-        events.push(event);
+        let ack = {
+            let mut events = self.events.lock();
+            let seq = draft.kind.is_sequenced().then(|| Seq::new(events.len() as u64 + 1));
+            let event = draft.into_event(Epoch::from_u64(1), seq, relay_core::Timestamp::UNIX_EPOCH);
+            let ack = PublishAck::of(&event, false);
+            events.push(event);
+            ack
+        };
         self.changed.notify_waiters();
+        if let Some(gate) = gate {
+            gate.wait().await;
+        }
+        if self.is_silent.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         Ok(ack)
     }
 }
@@ -143,19 +155,18 @@ impl Scene {
     }
 
     /// A new connection of `user` joins.
-    pub(crate) fn join(&self, user: &str) -> (Membership, Joined) {
+    pub(crate) async fn join(&self, user: &str) -> (Membership, Joined) {
         let membership = self.membership(user);
-        let joined = self.join_as(&membership, JoinOptions::default()).unwrap();
+        let joined = self.join_as(&membership, JoinOptions::default()).await.unwrap();
         (membership, joined)
     }
 
-    /// Joins; the presence of one server answers at once.
-    pub(crate) fn join_as(&self, membership: &Membership, options: JoinOptions) -> Result<Joined, JoinError> {
-        let mut joining = self.presence.join(membership, options);
-        match joining.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(outcome) => outcome,
-            Poll::Pending => panic!("joining waits"),
-        }
+    pub(crate) async fn join_as(
+        &self,
+        membership: &Membership,
+        options: JoinOptions,
+    ) -> Result<Joined, JoinError> {
+        self.presence.join(membership, options).await
     }
 
     /// Advances the clock and sweeps.

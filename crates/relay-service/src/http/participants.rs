@@ -11,7 +11,7 @@ use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use relay_core::{
     Activity, CommandHandler, ConnectionId, JoinOptions, JsonObject, LeaveReason, Membership, Presence,
-    UserId,
+    StartPosition, UserId,
 };
 use relay_events::JoinReply;
 use relay_presence::UpdateState;
@@ -39,6 +39,8 @@ pub(super) async fn join(
     let membership = Membership { document, user, connection: ConnectionId::new() };
     let mut options = JoinOptions::default();
     (options.resume, options.state) = (resume, state);
+    // While the document has a subscriber, its events take their places in the order in which they are published.
+    let (_, _subscription) = api.source.subscribe(&membership.document, StartPosition::Live).await?;
     let joined = api.presence().join(&membership, options).await?;
     let reply = JoinReply::new(membership.connection, Some(&joined));
     Ok((StatusCode::CREATED, Json(reply)).into_response())

@@ -7,7 +7,8 @@ use relay_presence::{AcquireLock, RenewLock};
 use relay_service::{RelayService, ServiceConfig, Storage};
 use serde_json::json;
 
-use crate::support::data;
+use crate::support::socket::{Incoming, Socket};
+use crate::support::{Server, data};
 
 const EVERYTHING: StartPosition = StartPosition::After { epoch: None, seq: Seq::ZERO };
 
@@ -83,8 +84,8 @@ async fn a_renewal_reaches_members_and_is_not_stored() {
     let mut bob = service.join(notes(), user("bob"), StartPosition::Live).await.unwrap();
     let lease = ada.command(AcquireLock { region: None, ttl: None, wait: None }).await.unwrap();
     assert_eq!(bob.next().await.unwrap().unwrap().kind, relay_events::DOCUMENT_LOCKED);
-    for minutes in 1..=20 {
-        let ttl = Some(std::time::Duration::from_secs(60 * minutes));
+    for seconds in 1..=20 {
+        let ttl = Some(std::time::Duration::from_secs(30 + seconds));
         let renewed = ada.command(RenewLock { token: lease.token, ttl }).await.unwrap();
         assert_eq!((renewed.token, renewed.expires_at > lease.expires_at), (lease.token, true));
         let told = bob.next().await.unwrap().unwrap();
@@ -100,4 +101,45 @@ async fn a_renewal_reaches_members_and_is_not_stored() {
     let locks: Vec<&str> =
         stored.iter().map(|event| event.kind.as_str()).filter(|kind| kind.contains("lock")).collect();
     assert_eq!(locks, ["document.locked", "document.unlocked"]);
+}
+
+#[test]
+fn what_is_pushed_right_after_a_join_comes_after_the_events_of_the_session() {
+    const DOCUMENTS: usize = 20;
+    let directory = data();
+    let server = Server::start(directory.path());
+    let mut ada = Socket::open(server.address, "ada");
+    for number in 0..DOCUMENTS {
+        let topic = format!("document:d{number}");
+        for (event, payload) in [("phx_join", json!({})), ("x-note", json!(1)), ("x-note", json!(2))] {
+            assert!(ada.send(&json!(["1", format!("{number}/{event}"), topic, event, payload]).to_string()));
+        }
+    }
+    let mut replies = 0;
+    while replies < 3 * DOCUMENTS {
+        match ada.next() {
+            Incoming::Message(message) if message[3] == "phx_reply" => {
+                assert_eq!(message[4]["status"], "ok", "{message}");
+                replies += 1;
+            }
+            Incoming::Message(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    // Without a socket, too.
+    server.post("/v1/documents/http/participants", &json!({"user": "bob"}));
+    server.publish("http", &json!({"kind": "x-note", "payload": 1, "actor": "user:bob"}));
+    server.signal("-TERM");
+    assert_eq!(server.ended().code(), Some(0));
+    let stored = exported(directory.path());
+    let kinds = |document: &str| -> Vec<String> {
+        let own = stored.iter().filter(|event| event.document.as_str() == document);
+        own.map(|event| event.kind.to_string()).collect()
+    };
+    for number in 0..DOCUMENTS {
+        let kinds = kinds(&format!("d{number}"));
+        assert_eq!(kinds[..4], ["session.started", "user.joined", "x-note", "x-note"], "{kinds:?}");
+        assert_eq!(kinds[4..], ["user.left", "session.ended"], "{kinds:?}");
+    }
+    assert_eq!(kinds("http")[..3], ["session.started", "user.joined", "x-note"]);
 }
