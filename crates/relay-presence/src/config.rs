@@ -38,6 +38,9 @@ pub struct PresenceConfig {
     /// The interval between sweeps, of locks too; 1 second by default. The times above and those of locks are exact to this interval. More than 0; below 1
     /// millisecond it counts as 1 millisecond.
     pub tick: Duration,
+    /// The interval between [checkpoints](crate::LocalPresence::end_leftovers) of what is open; 10 seconds by default. After a
+    /// crash the events of about this time are read again. More than 0, for without a pause the disk would be busy with it.
+    pub checkpoint_interval: Duration,
 }
 
 impl Default for PresenceConfig {
@@ -52,6 +55,7 @@ impl Default for PresenceConfig {
             flush_interval: Duration::from_millis(50),
             max_waiting_events: 10_000,
             tick: Duration::from_secs(1),
+            checkpoint_interval: Duration::from_secs(10),
         }
     }
 }
@@ -72,6 +76,7 @@ impl PresenceConfig {
             ("flush_interval", self.flush_interval.is_zero(), more_than_0),
             ("max_waiting_events", self.max_waiting_events == 0, at_least_1),
             ("tick", self.tick.is_zero(), more_than_0),
+            ("checkpoint_interval", self.checkpoint_interval.is_zero(), more_than_0),
         ];
         match checks.into_iter().find(|(_, is_broken, _)| *is_broken) {
             Some((field, _, rule)) => Err(ConfigError::new(field, rule)),

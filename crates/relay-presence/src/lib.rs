@@ -11,6 +11,7 @@ mod crdt;
 mod document;
 mod documents;
 mod flushing;
+mod leftovers;
 mod locks;
 mod outbox;
 mod presence;
@@ -29,6 +30,7 @@ mod version;
 pub use commands::{GetSession, MoveCursor, UpdateState, Updated};
 pub use config::PresenceConfig;
 pub use crdt::ReplicaDelta;
+pub use leftovers::LeftoversError;
 pub use locks::{
     AcquireLock, AcquireRequest, LockChange, LockConfig, LockError, LockStats, Locks, Publication,
     ReleaseLock, RenewLock,

@@ -1,12 +1,15 @@
 //! [`LocalPresence`]: the presence of this server, its calls and its background tasks.
 
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use relay_core::{
-    Activity, Clock, CommandError, ConfigError, DocumentId, ErrorCode, EventSink, JoinError, JoinOptions,
-    Joined, JsonObject, LeaveReason, Membership, MemoryBudget, NodeId, Presence, PresenceSnapshot,
+    Activity, Clock, CommandError, ConfigError, DocumentId, ErrorCode, EventLog, EventSink, JoinError,
+    JoinOptions, Joined, JsonObject, LeaveReason, Membership, MemoryBudget, NodeId, Presence,
+    PresenceSnapshot,
 };
 use relay_events::EndReason;
 use relay_tasks::{Supervisor, TaskGroup, TaskName};
@@ -17,6 +20,7 @@ use crate::config::PresenceConfig;
 use crate::crdt::ReplicaDelta;
 use crate::document::{Document, not_joined};
 use crate::documents::{Changed, Documents};
+use crate::leftovers::{Checkpoints, LeftoversError, end_all};
 use crate::locks::Locks;
 use crate::publishing::Publishing;
 use crate::query::{SessionInfo, SessionQuery};
@@ -28,6 +32,8 @@ use crate::version::Version;
 const FLUSH: TaskName = TaskName::new("presence.flush");
 /// The task that applies what time alone changes.
 const SWEEP: TaskName = TaskName::new("presence.sweep");
+/// The task that notes what is open beside the log.
+const CHECKPOINT: TaskName = TaskName::new("presence.checkpoint");
 
 /// The participants, sessions and locks of all documents of one server. Clones are handles to the same presence.
 ///
@@ -41,6 +47,8 @@ struct Inner {
     clock: Arc<dyn Clock>,
     documents: Arc<Documents>,
     publishing: Publishing,
+    /// Set when leftovers are kept track of.
+    checkpoints: OnceLock<Arc<tokio::sync::Mutex<Checkpoints>>>,
     /// The publishers, and the three tasks of [`LocalPresence::new`].
     tasks: TaskGroup,
     stopping: CancellationToken,
@@ -93,20 +101,82 @@ impl LocalPresence {
             (supervisor.group(), CancellationToken::new(), CancellationToken::new());
         let documents =
             Arc::new(Documents::new(NodeId::random(), Arc::clone(&clock), &config, memory.total().clone()));
-        let publishing =
-            Publishing { documents: Arc::clone(&documents), sink, tasks: tasks.clone(), aborting };
+        let publishing = Publishing {
+            documents: Arc::clone(&documents),
+            sink,
+            leftovers: Arc::default(),
+            tasks: tasks.clone(),
+            aborting,
+        };
         publishing.start_locks(locks.clone());
         let flushed = (Arc::clone(&documents), stopping.clone());
         tasks.keep_running(FLUSH, flushed, move |(documents, stopping)| {
             Box::pin(flush_periodically(documents, stopping, config.flush_interval))
         });
         let tick = config.tick;
-        let inner = Arc::new(Inner { config, locks, clock, documents, publishing, tasks, stopping });
+        let inner = Arc::new(Inner {
+            config,
+            locks,
+            clock,
+            documents,
+            publishing,
+            checkpoints: OnceLock::new(),
+            tasks,
+            stopping,
+        });
         let swept = (Arc::downgrade(&inner), inner.stopping.clone());
         inner.tasks.keep_running(SWEEP, swept, move |(presence, stopping)| {
             Box::pin(sweep_periodically(presence, stopping, tick))
         });
         Ok(Self(inner))
+    }
+
+    /// Ends by events what an earlier server left open in `log` when it was killed: locks, users and sessions. To be called
+    /// once, before the first participant joins.
+    ///
+    /// The file at `checkpoint` tells what was open at an offset, so that only the events after it are read. A task keeps it
+    /// up to date from then on, every [`checkpoint_interval`](PresenceConfig::checkpoint_interval). Without the file the
+    /// whole log is read, unless the last server `was_stopped` in order.
+    ///
+    /// # Errors
+    /// [`LeftoversError`] when the log cannot be read. Then nothing is ended, and no checkpoint is written.
+    pub async fn end_leftovers(
+        &self,
+        log: Arc<dyn EventLog>,
+        checkpoint: PathBuf,
+        was_stopped: bool,
+    ) -> Result<(), LeftoversError> {
+        let inner = &self.0;
+        let mut checkpoints = Checkpoints::new(Arc::clone(&inner.publishing.leftovers), log, checkpoint);
+        let leftovers = checkpoints.find(was_stopped).await?;
+        if !leftovers.is_empty() {
+            tracing::warn!("ending the sessions and locks that the last server left open");
+            let failed = AtomicU64::new(0);
+            let publish = async |draft| {
+                let outcome =
+                    inner.publishing.publish_patiently(draft, &inner.documents.counters().retries).await;
+                failed.fetch_add(u64::from(outcome.is_err()), Ordering::Relaxed);
+            };
+            end_all(&leftovers, publish).await?;
+            let failed = failed.into_inner();
+            if failed > 0 {
+                tracing::error!(failed, "some of them were not ended, since the log did not take the events");
+            }
+        }
+        let checkpoints = Arc::new(tokio::sync::Mutex::new(checkpoints));
+        save(&checkpoints).await;
+        if inner.checkpoints.set(Arc::clone(&checkpoints)).is_ok() {
+            let interval = inner.config.checkpoint_interval;
+            inner.tasks.keep_running(CHECKPOINT, (checkpoints, inner.stopping.clone()), move |state| {
+                Box::pin(async move {
+                    let (checkpoints, stopping) = &*state;
+                    while stopping.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
+                        save(checkpoints).await;
+                    }
+                })
+            });
+        }
+        Ok(())
     }
 
     /// Applies everything that is due by the clock now. A task does this every [`tick`](PresenceConfig::tick).
@@ -185,6 +255,9 @@ impl LocalPresence {
         let is_complete = tokio::time::timeout(deadline, inner.tasks.wait()).await.is_ok();
         inner.publishing.aborting.cancel();
         inner.tasks.wait().await;
+        if let Some(checkpoints) = inner.checkpoints.get() {
+            save(checkpoints).await;
+        }
         is_complete
     }
 
@@ -254,6 +327,13 @@ impl Presence for LocalPresence {
     fn touch(&self, membership: &Membership, activity: Activity) {
         let now = self.0.clock.now();
         self.0.documents.with_document(&membership.document, |entry| entry.touch(membership, activity, now));
+    }
+}
+
+/// Writes a checkpoint. With an older one, the next start only reads more of the log.
+async fn save(checkpoints: &tokio::sync::Mutex<Checkpoints>) {
+    if let Err(error) = checkpoints.lock().await.save().await {
+        tracing::warn!(%error, "the checkpoint of sessions and locks was not written");
     }
 }
 

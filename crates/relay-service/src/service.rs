@@ -82,7 +82,7 @@ impl RelayService {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let supervisor = config.supervisor;
         let opening = config.storage.open(&clock, &supervisor, config.router.is_some());
-        let OpenStorage { log, tokens, recovery } = opening.await?;
+        let OpenStorage { log, tokens, recovery, checkpoint } = opening.await?;
         let locks =
             Locks::new(config.locks, Arc::clone(&clock), tokens).map_err(|error| error.within("locks"))?;
         let memory = MemoryBudget::new(config.memory);
@@ -105,6 +105,13 @@ impl RelayService {
             &memory,
         )
         .map_err(|error| error.within("presence"))?;
+        // Before anybody can join or publish.
+        if let (Some(log), Some(checkpoint)) = (&log, checkpoint) {
+            let was_stopped = recovery.as_ref().is_some_and(|report| report.clean_shutdown);
+            if let Err(error) = presence.end_leftovers(Arc::clone(log), checkpoint, was_stopped).await {
+                tracing::error!(%error, "sessions and locks that the last server left open stay open in the log");
+            }
+        }
         let mut commands = Commands::default();
         presence.register_commands(&mut commands)?;
         let origins = config.ws.origins.clone();

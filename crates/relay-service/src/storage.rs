@@ -1,6 +1,7 @@
 //! [`Storage`]: the storage of the events of a service, and of its fencing tokens with them.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use relay_core::{Clock, EventLog, Offset, TokenSource};
@@ -10,6 +11,9 @@ use relay_tasks::{Supervisor, call_blocking};
 
 /// The file of the fencing tokens in the log's directory.
 const TOKENS: &str = "fencing-tokens";
+
+/// The file in the log's directory that tells which sessions and locks are open.
+const CHECKPOINT: &str = "open-sessions";
 
 /// The storage of events.
 #[derive(Clone)]
@@ -22,7 +26,8 @@ pub enum Storage {
     /// In a log of the caller's own.
     ///
     /// The service appends to the log, reads and trims it by the contract of [`EventLog`], and closes it when it stops.
-    /// Nothing else may append to it meanwhile. Three things are the log owner's to provide:
+    /// Nothing else may append to it meanwhile. What a killed service leaves open in it, sessions and locks, is not ended by
+    /// the next one. Three things are the log owner's to provide:
     ///
     /// - Retention. The log drops old events by itself; `retention` of [`BusConfig`](relay_bus::BusConfig) is for histories
     ///   in memory. What is still in the log can be replayed.
@@ -74,6 +79,8 @@ pub(crate) struct OpenStorage {
     pub(crate) tokens: Arc<dyn TokenSource>,
     /// The report of an embedded log.
     pub(crate) recovery: Option<RecoveryReport>,
+    /// The file of open sessions and locks. `None` where the log has no directory that is known here.
+    pub(crate) checkpoint: Option<PathBuf>,
 }
 
 impl Storage {
@@ -87,9 +94,11 @@ impl Storage {
         match self {
             Self::Memory => {
                 let tokens = Arc::new(MemoryTokens::new(&**clock));
-                Ok(OpenStorage { log: None, tokens, recovery: None })
+                Ok(OpenStorage { log: None, tokens, recovery: None, checkpoint: None })
             }
-            Self::Custom { log, tokens } => Ok(OpenStorage { log: Some(log), tokens, recovery: None }),
+            Self::Custom { log, tokens } => {
+                Ok(OpenStorage { log: Some(log), tokens, recovery: None, checkpoint: None })
+            }
             Self::Embedded(mut config) => {
                 if is_routed {
                     config.initial_hold = Some(Offset::ZERO);
@@ -108,9 +117,11 @@ async fn open_embedded(
 ) -> Result<OpenStorage, StorageError> {
     let opening = call_blocking(move || {
         let tokens = config.directory.join(TOKENS);
+        let checkpoint = Some(config.directory.join(CHECKPOINT));
         let (log, recovery) = EmbeddedLog::open_supervised(config, Arc::clone(&clock), &supervisor)?;
         let tokens = FileTokens::open(tokens, &*clock)?;
-        Ok(OpenStorage { log: Some(Arc::new(log)), tokens: Arc::new(tokens), recovery: Some(recovery) })
+        let (log, tokens): (_, Arc<dyn TokenSource>) = (Arc::new(log), Arc::new(tokens));
+        Ok(OpenStorage { log: Some(log), tokens, recovery: Some(recovery), checkpoint })
     });
     opening.await.map_err(StorageError::Panicked)?
 }

@@ -32,6 +32,8 @@ pub enum EndReason {
     Stale,
     /// The server stopped.
     Shutdown,
+    /// The server was killed, and the next one found the session or the user in its log.
+    Crashed,
 }
 
 /// A user began to take part.
@@ -223,6 +225,8 @@ pub enum UnlockReason {
     Forced,
     /// The server stopped.
     Shutdown,
+    /// The server was killed, and the next one found the lock in its log.
+    Crashed,
 }
 
 /// A comment, suggestion or mark was added.

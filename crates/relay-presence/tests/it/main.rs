@@ -7,6 +7,7 @@
     reason = "tests say what they expect by unwrapping it"
 )]
 
+mod leftovers;
 mod locks;
 mod locks_endings;
 mod presence;

@@ -143,3 +143,40 @@ fn what_is_pushed_right_after_a_join_comes_after_the_events_of_the_session() {
     }
     assert_eq!(kinds("http")[..3], ["session.started", "user.joined", "x-note"]);
 }
+
+#[test]
+fn what_a_killed_server_left_open_is_ended_before_anybody_is_served() {
+    let directory = data();
+    let server = Server::start(directory.path());
+    let mut ada = Socket::open(server.address, "ada");
+    for (event, payload) in [("phx_join", json!({})), ("lock:acquire", json!({"ttl_ms": 60_000}))] {
+        assert!(ada.send(&json!(["1", event, "document:notes", event, payload]).to_string()));
+    }
+    assert_eq!(ada.reply()["status"], "ok");
+    let token = ada.reply()["response"]["token"].as_u64().unwrap();
+    server.kill();
+
+    let server = Server::start(directory.path());
+    server.publish(
+        "notes",
+        &json!({"kind": "document.edited", "payload": {"patches": [[0, 0, "b"]]}, "actor": "user:bob"}),
+    );
+    let (_, events) = server.history("notes");
+    let kinds: Vec<_> = events.iter().map(|event| event["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["document.locked", "document.unlocked", "document.edited"]);
+    assert_eq!(events[1]["payload"], json!({"holder": "ada", "token": token, "reason": "crashed"}));
+    let lease = server.post("/v1/documents/notes/locks", &json!({"user": "bob"})).json();
+    assert!(lease["token"].as_u64().unwrap() > token, "tokens only grow: {lease}");
+    server.kill();
+
+    let server = Server::start(directory.path());
+    let (_, events) = server.history("notes");
+    assert_eq!(events.len(), 5, "{events:?}");
+    assert_eq!(events[4]["payload"]["token"], lease["token"]);
+    server.signal("-TERM");
+    assert_eq!(server.ended().code(), Some(0));
+    let stored = exported(directory.path());
+    let logged = stored.iter().filter(|event| event.seq.is_none()).map(|event| event.kind.as_str());
+    let expected = ["session.started", "user.joined", "user.left", "session.ended"];
+    assert_eq!(logged.collect::<Vec<_>>(), expected);
+}

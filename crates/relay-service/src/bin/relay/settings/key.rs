@@ -194,6 +194,8 @@ keys! {
         "The most events about sessions and users of one document that wait for the log. With so many, further joins are refused.";
     "presence.tick" => presence.tick,
         "The interval at which the times of presence and locks are checked.";
+    "presence.checkpoint_interval" => presence.checkpoint_interval,
+        "The interval at which open sessions and locks are noted beside the log. After a crash they are ended by events.";
     "locks.default_ttl" => locks.default_ttl,
         "The length of a lease for which the request names none.";
     "locks.max_ttl" => locks.max_ttl,
