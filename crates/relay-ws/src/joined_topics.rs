@@ -51,6 +51,8 @@ pub(crate) enum DeliverySource {
     CatchingUp(DocumentStream),
     /// The room.
     Room(RoomMember),
+    /// None any more: the stream has ended by a failure, and the client was told. It may still publish until it joins again.
+    Ended,
 }
 
 /// The outcome of receiving a message.
@@ -127,7 +129,7 @@ impl JoinedTopics {
         if joined.is_none() && self.list.len() >= max_topics {
             return Action::Refuse(refusal::too_many_topics(max_topics));
         }
-        let replaced = joined.map(|index| self.list.remove(index));
+        let replaced = joined.map(|index| self.list.remove(index)).filter(JoinedTopic::is_active);
         let topic_ref = TopicRef { document, join_ref: message.join_ref.as_deref().map(Arc::from) };
         // Most connections join one topic, so memory for further topics would be wasted.
         self.list.reserve_exact(1);
@@ -187,9 +189,12 @@ impl JoinedTopics {
         &self.list[index]
     }
 
-    /// Removes the topic at `index`, whose stream has ended, and returns it.
-    pub(crate) fn remove(&mut self, index: usize) -> JoinedTopic {
-        self.list.remove(index)
+    /// Ends the deliveries of the topic at `index`. Returns the topic as it was, whose membership the caller releases.
+    pub(crate) fn end(&mut self, index: usize) -> JoinedTopic {
+        let topic = &mut self.list[index];
+        let delivery = std::mem::replace(&mut topic.delivery, DeliverySource::Ended);
+        let (id, permit) = (topic.id.clone(), topic.permit.take());
+        JoinedTopic { id, presence: topic.presence, session: topic.session, permit, delivery }
     }
 
     /// The index of the topic that is in `room`.
@@ -206,9 +211,9 @@ impl JoinedTopics {
         }
     }
 
-    /// The topics whose join is done.
+    /// The topics whose join is done and has not ended.
     pub(crate) fn active(&self) -> impl Iterator<Item = &JoinedTopic> {
-        self.list.iter().filter(|topic| !matches!(topic.delivery, DeliverySource::Joining))
+        self.list.iter().filter(|topic| topic.is_active())
     }
 
     /// Removes and returns all topics.
@@ -218,6 +223,11 @@ impl JoinedTopics {
 }
 
 impl JoinedTopic {
+    /// True when the join is done and has not ended.
+    pub(crate) fn is_active(&self) -> bool {
+        !matches!(self.delivery, DeliverySource::Joining | DeliverySource::Ended)
+    }
+
     fn has_join_ref(&self, message: &ClientMessage<'_>) -> bool {
         self.id.join_ref.as_deref() == message.join_ref.as_deref()
     }
@@ -227,6 +237,7 @@ impl JoinedTopic {
         let topic = &self.id;
         if commands.contains(&message.event) {
             return match message.payload {
+                _ if !self.is_active() => Action::Refuse(refusal::join_ended()),
                 _ if !self.presence => Action::Refuse(refusal::no_participant()),
                 ClientPayload::Json(arguments) => {
                     Action::Command { topic: topic.clone(), arguments: JsonText::from_raw(arguments) }

@@ -34,6 +34,14 @@ pub(crate) fn no_participant() -> ErrorBody {
     )
 }
 
+/// The refusal of a command on a topic whose join ended by a failure.
+pub(crate) fn join_ended() -> ErrorBody {
+    ErrorBody::from_code(
+        ErrorCode::NotJoined,
+        "this join has ended, as a `phx_error` said; join again to ask for this",
+    )
+}
+
 /// The refusal of a join beyond the limit of topics, with the reason that Phoenix gives it.
 pub(crate) fn too_many_topics(max: usize) -> ErrorBody {
     let message = format!("this connection has joined {max} topics, the most it may; leave one first");

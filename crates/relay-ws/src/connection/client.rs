@@ -9,7 +9,7 @@ use relay_events::ErrorBody;
 
 use super::pending::{JoinResult, ReadyReply, Subscribed};
 use super::reply::ReplyTo;
-use crate::joined_topics::{DeliverySource, JoinedTopic, TopicRef};
+use crate::joined_topics::{JoinedTopic, TopicRef};
 use crate::refusal;
 use crate::request::{Identity, JoinRequest};
 use crate::shard_context::ShardDeps;
@@ -154,7 +154,7 @@ impl Client {
 
     /// Releases the membership of a topic: its count, and its entry in the presence.
     pub(super) fn release_membership(&self, topic: &JoinedTopic, reason: LeaveReason) {
-        if matches!(topic.delivery, DeliverySource::Joining) {
+        if !topic.is_active() {
             return;
         }
         let document = &topic.id.document;

@@ -416,7 +416,7 @@ impl MessageHandler {
         link: &mut Link,
         shard: &mut ShardContext<'_>,
     ) {
-        let topic = self.topics.remove(index);
+        let topic = self.topics.end(index);
         let TopicRef { document, join_ref } = &topic.id;
         let reason = error_code(cause, document);
         shard.deps.counters.channel_errors.increment(reason.as_str());
