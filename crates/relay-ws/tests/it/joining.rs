@@ -191,8 +191,9 @@ async fn a_client_that_falls_too_far_behind_is_told_to_rejoin_and_loses_nothing(
     assert_eq!((&reply["status"], &reply["response"]["seq"]), (&json!("ok"), &json!(5)));
     assert_eq!(server.ws.stats().channel_errors["lagged"], 1);
 
-    bob.join("document:notes", json!({"epoch": EPOCH, "seq": 2})).await;
-    assert_eq!(bob.event().await["seq"], 3);
+    bob.join("document:notes", json!({"epoch": EPOCH, "seq": 3})).await;
+    assert_eq!(bob.event().await["seq"], 4);
+    assert_eq!(bob.event().await["seq"], 5);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
