@@ -51,10 +51,14 @@ impl RoutingCursor {
         *self.0.lock() = at;
     }
 
-    /// Begins to route events after `head`, unless routing has begun already. `batch` writes the cursor.
+    /// Begins to route events after `head`, unless routing has begun already. `batch` writes a cursor that is new. It does
+    /// not write the cursor of a dispatcher at work, which may be about to write a later one.
     pub(crate) fn begin(&self, head: Offset, batch: &mut WriteBatch) {
-        let at = *self.0.lock().get_or_insert(head);
-        batch.cursor(Some(at));
+        let mut at = self.0.lock();
+        if at.is_none() {
+            *at = Some(head);
+            batch.cursor(*at);
+        }
     }
 }
 

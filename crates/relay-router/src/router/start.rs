@@ -179,6 +179,8 @@ pub(super) async fn start(config: RouterConfig, parts: RouterParts) -> Result<In
     batch.rules(&rules);
     if engine.read(|state| !state.pool.is_empty()) {
         inner.context.cursor.begin(head, &mut batch);
+        // The stored cursor may lie past the end of a log that a crash has cut off.
+        batch.cursor(inner.context.cursor.get());
     }
     engine.deps().store.commit_synced(batch).await?;
     begin(&inner, QueueLimits { in_memory: config.max_queued, in_all: config.max_waiting });
