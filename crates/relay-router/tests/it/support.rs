@@ -40,7 +40,8 @@ impl EventSink for Sink {
 async fn append(log: &MemoryLog, clock: &dyn Clock, draft: Draft) -> Event {
     let head = log.head(&draft.document).await.unwrap();
     let document = draft.document.clone();
-    let mut event = draft.into_event(head.epoch, Some(head.last.next()), clock.wall());
+    let seq = draft.kind.is_sequenced().then(|| head.last.next());
+    let mut event = draft.into_event(head.epoch, seq, clock.wall());
     let offsets = log.append(&document, std::slice::from_ref(&event)).await.unwrap();
     event.offset = offsets.first().copied();
     event

@@ -46,6 +46,7 @@ const SERVING: &[&str] = &[
     "http.acceptor",
     "http.connection",
     "log.read",
+    "presence.checkpoint",
     "presence.flush",
     "presence.locks",
     "presence.publisher",
@@ -76,6 +77,9 @@ const RULES: &str = r#"
     kinds = ["x-note"]
     targets = ["recorder"]
 "#;
+
+/// The events of a document that are in memory.
+const CACHED: usize = 32;
 
 /// The payloads that have reached a part.
 #[derive(Clone)]
@@ -154,8 +158,8 @@ impl World {
         let mut config = ServiceConfig::in_process();
         config.storage = Storage::Embedded(LogConfig::new(directory.join("log")));
         config.router = Some(router);
-        // The history is read from the log.
-        config.bus.cache_bytes = 1;
+        config.bus.cache_events = CACHED;
+        config.bus.preload_events = CACHED;
         config.listen = Some("127.0.0.1:0".parse().unwrap());
         config.supervisor = supervisor.clone();
         let service = RelayService::start(config).await.unwrap();
@@ -192,13 +196,16 @@ impl World {
         released.map_err(|error| failed("release")(&error))?;
         tokio::join!(self.target.by(&payload), self.handler.by(&payload), self.blocking.by(&payload));
         // A draft whose event is in the log alone is sent again.
+        let unread = DocumentId::new(format!("unread-{}", self.rounds.load(Ordering::SeqCst))).unwrap();
         let draft = || {
             let payload = Payload::json(&"again").unwrap();
-            Draft::new(document.clone(), relay_events::kind("x-again").unwrap(), payload)
+            Draft::new(unread.clone(), relay_events::kind("x-again").unwrap(), payload)
         };
         let again = EventId::new();
-        for (draft, is_duplicate) in [(draft().id(again), false), (draft(), false), (draft().id(again), true)]
-        {
+        let others = (0..CACHED).map(|_| (draft(), false));
+        let drafts =
+            std::iter::once((draft().id(again), false)).chain(others).chain([(draft().id(again), true)]);
+        for (draft, is_duplicate) in drafts {
             let ack = self.service.publish(draft).await.map_err(|error| failed("publish again")(&error))?;
             if ack.duplicate != is_duplicate {
                 return Err(format!("publish again: {ack:?}"));
@@ -209,7 +216,6 @@ impl World {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         // The history, from the log.
-        let unread = DocumentId::new(format!("unread-{}", self.rounds.load(Ordering::SeqCst))).unwrap();
         let read = self.service.subscribe(&unread, StartPosition::Live).await;
         read.map_err(|error| failed("history")(&error))?;
         // HTTP and WebSocket.
