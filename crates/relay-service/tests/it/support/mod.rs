@@ -261,9 +261,15 @@ impl Answer {
 }
 
 /// Speaks HTTP/1.0, with which a body simply ends where the connection does.
-fn send(mut stream: TcpStream, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> TcpStream {
+fn send(
+    mut stream: TcpStream,
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> TcpStream {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let address = stream.peer_addr().unwrap();
     let mut head =
         format!("{method} {path} HTTP/1.0\r\nhost: {address}\r\ncontent-length: {}\r\n", body.len());
     for (name, value) in headers {
@@ -293,7 +299,7 @@ pub fn try_request(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Option<Answer> {
-    let mut stream = send(TcpStream::connect(address).ok()?, method, path, headers, body);
+    let mut stream = send(TcpStream::connect(address).ok()?, address, method, path, headers, body);
     let mut text = Vec::new();
     let read = stream.read_to_end(&mut text);
     let text = String::from_utf8(text).ok()?;
@@ -332,7 +338,14 @@ impl Events {
         let path = format!("/v1/documents/{document}/events/stream{query}");
         let headers: Vec<_> = last_event_id.map(|id| ("last-event-id", id)).into_iter().collect();
         let mut events = Self {
-            lines: BufReader::new(send(TcpStream::connect(address).unwrap(), "GET", &path, &headers, b"")),
+            lines: BufReader::new(send(
+                TcpStream::connect(address).unwrap(),
+                address,
+                "GET",
+                &path,
+                &headers,
+                b"",
+            )),
         };
         let mut head = String::new();
         while events.lines.read_line(&mut head).unwrap() > 2 {}
