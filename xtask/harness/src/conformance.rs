@@ -22,10 +22,11 @@ mod report;
 
 /// The server's settings: an echo, compression, frames as large as the largest case, and no limit on the rate of
 /// connections from one address.
-const SETTINGS: [&str; 5] = [
+const SETTINGS: [&str; 6] = [
     "ws.echo=true",
     "ws.compression=true",
     "ws.max_frame_bytes=16777216",
+    "memory.max_connection_bytes=68157440",
     "ws.admission_rate=10000",
     "ws.admission_burst=10000",
 ];
