@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use relay_core::{
-    CheckedDraft, Draft, Epoch, Event, EventId, Offset, Payload, PublishAck, PublishError, Reservation, Seq,
+    CheckedDraft, Epoch, Event, EventId, Offset, Payload, PublishAck, PublishError, Reservation, Seq,
     Timestamp,
 };
 use tokio::sync::oneshot;
@@ -22,18 +22,8 @@ pub(super) type PublishResult = Result<PublishAck, PublishError>;
 pub(super) struct PendingDraft {
     pub(super) draft: CheckedDraft,
     pub(super) sender: AckSender,
-}
-
-impl PendingDraft {
-    /// The space that the draft takes in the queue, and its share of a turn.
-    pub(super) fn cost(&self) -> u32 {
-        cost(&self.draft)
-    }
-}
-
-/// The cost of `draft`.
-pub(super) fn cost(draft: &Draft) -> u32 {
-    cost_of(draft.approx_bytes())
+    /// The space that the draft takes in the queue, and its share of a turn; see [`cost_of`].
+    pub(super) cost: u32,
 }
 
 /// The cost of a draft of so many bytes.
@@ -190,14 +180,14 @@ impl AppendBatch {
 
     /// Turns a logged draft into the batch's next event, which has no seq.
     pub(super) fn push_logged(&mut self, pending: PendingDraft, epoch: Epoch, time: Timestamp) {
-        let PendingDraft { draft, sender } = pending;
+        let PendingDraft { draft, sender, .. } = pending;
         self.events.push(draft.into_event(epoch, None, time));
         self.senders.push(AckSenders { first: sender, duplicates: Vec::new(), original: None });
     }
 
     /// Turns a sequenced draft into the batch's next event.
     pub(super) fn push(&mut self, pending: PendingDraft, epoch: Epoch, time: Timestamp) {
-        let PendingDraft { draft, sender } = pending;
+        let PendingDraft { draft, sender, .. } = pending;
         if let Some(id) = draft.id {
             self.by_id.insert(id, self.events.len());
         }

@@ -1,8 +1,9 @@
 //! [`Pace`]: the distance between a document's head and its readers, and the answer if publishers must wait for them.
 //!
 //! The readers set the pace when most of them cannot follow. A reader is *behind* when it has not read the events of the last
-//! half of memory: half of its events, or a quarter of its bytes, since the encoded copies take as much again. Publishers wait while more than half of the readers are behind. A slow minority
-//! never makes them wait: it reads on from the log, or is told that it lags.
+//! half of memory: half of its events, or a quarter of its bytes, since the encoded copies take as much again. Publishers
+//! wait while more than half of the readers are behind. A slow minority never makes them wait: it reads on from the log, or is
+//! told that it lags.
 //!
 //! Only what came after a reader's start counts for it, so reading up from an old position holds up no publisher. There is one
 //! exception: a reader that starts with nearly everything that is kept is behind until it is clear of the end at which

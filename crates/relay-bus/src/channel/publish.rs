@@ -8,7 +8,7 @@ use std::sync::Arc;
 use relay_core::{CheckedDraft, DeliveryClass, MemoryPurpose, PublishError};
 use tokio::sync::oneshot;
 
-use super::batch::{AckSender, PendingDraft, PublishResult, cost};
+use super::batch::{AckSender, PendingDraft, PublishResult, cost_of};
 use super::lifecycle::ChannelEnd;
 use super::state::ChannelState;
 use super::turns::TurnKey;
@@ -19,8 +19,8 @@ use crate::waker_set::wake_all;
 /// the readers of the taken ones are woken.
 const MAX_TAKEN: usize = 64;
 
-/// Publishes `draft` in its document's channel. The seqs and offsets of an actor's drafts follow the order in which the futures are first
-/// polled. So do those of all drafts while none has to wait.
+/// Publishes `draft` in its document's channel. The seqs and offsets of an actor's drafts follow the order in which the
+/// futures are first polled. So do those of all drafts while none has to wait.
 pub(crate) async fn publish(channel: &Arc<Channel>, draft: CheckedDraft) -> PublishResult {
     match (draft.kind.class(), &channel.context().log) {
         (DeliveryClass::Ephemeral, _) => return channel.publish_ephemeral(draft),
@@ -79,7 +79,9 @@ impl Channel {
     /// Takes a draft, or lets it wait for its turn.
     fn submit(self: &Arc<Self>, draft: CheckedDraft) -> Result<Submitted, ChannelEnd> {
         let mut state = self.lock_open()?;
-        let may_take = state.may_take(cost(&draft));
+        let bytes = draft.approx_bytes();
+        let cost = cost_of(bytes);
+        let may_take = state.may_take(cost);
         let mut taken = Taken::default();
         if may_take && self.context().log.is_none() {
             let answer = self.sequence_in_memory(&mut state, draft, &mut taken.wakers);
@@ -87,13 +89,12 @@ impl Channel {
             self.finish(taken);
             return Ok(Submitted::Answered(answer));
         }
-        let bytes = draft.approx_bytes();
         let reserved = self.context().memory.total().try_reserve(MemoryPurpose::PublishQueue, bytes);
         let (sender, answer) = match reserved {
             Ok(reserved) => AckSender::new(reserved),
             Err(full) => return Ok(Submitted::Answered(Err(full.into()))),
         };
-        let pending = PendingDraft { draft, sender };
+        let pending = PendingDraft { draft, sender, cost };
         if !may_take {
             self.context().counters.drafts_waited.increment();
             return Ok(Submitted::Waiting(state.wait(pending), answer));

@@ -257,7 +257,7 @@ impl ChannelState {
     /// Adds a draft to the queue. Returns true when there is no writer; the caller must start one.
     pub(super) fn enqueue(&mut self, pending: PendingDraft) -> bool {
         self.used_since_sweep = true;
-        self.queued_cost += pending.cost();
+        self.queued_cost += pending.cost;
         self.pending.push_back(pending);
         !std::mem::replace(&mut self.writing, true)
     }
@@ -270,16 +270,16 @@ impl ChannelState {
     /// Gives the writer the next draft.
     pub(super) fn next_pending(&mut self) -> Option<PendingDraft> {
         let pending = self.pending.pop_front()?;
-        self.queued_cost -= pending.cost();
-        self.writing_cost += pending.cost();
+        self.queued_cost -= pending.cost;
+        self.writing_cost += pending.cost;
         self.writing_events += 1;
         Some(pending)
     }
 
     /// Puts a draft back to the front of the queue.
     pub(super) fn put_back(&mut self, pending: PendingDraft) {
-        self.queued_cost += pending.cost();
-        self.writing_cost -= pending.cost();
+        self.queued_cost += pending.cost;
+        self.writing_cost -= pending.cost;
         self.writing_events -= 1;
         self.pending.push_front(pending);
     }

@@ -44,7 +44,7 @@ impl Turns {
         let now = self.now;
         let actor = self.ends.entry(pending.draft.actor.clone()).or_insert(ActorEnd { end: now, waiting: 0 });
         let key = TurnKey { start: actor.end, id: self.next_id };
-        actor.end += u64::from(pending.cost());
+        actor.end += u64::from(pending.cost);
         actor.waiting += 1;
         self.next_id += 1;
         self.waiting.insert(key, pending);
@@ -53,7 +53,7 @@ impl Turns {
 
     /// The cost of the draft whose turn it is.
     pub(super) fn next_cost(&self) -> Option<u32> {
-        self.waiting.first_key_value().map(|(_, pending)| pending.cost())
+        self.waiting.first_key_value().map(|(_, pending)| pending.cost)
     }
 
     /// Takes the draft whose turn it is.
@@ -93,7 +93,7 @@ mod tests {
     use relay_core::{DocumentId, Draft, MemoryBudget, MemoryPurpose, Payload, UserId};
 
     use super::*;
-    use crate::channel::batch::AckSender;
+    use crate::channel::batch::{AckSender, cost_of};
 
     fn draft(user: &str, number: usize, bytes: usize) -> PendingDraft {
         let kind = relay_events::kind("x-note").unwrap();
@@ -101,7 +101,9 @@ mod tests {
         let draft = Draft::new(DocumentId::new("doc").unwrap(), kind, payload)
             .actor(Actor::User(UserId::new(user).unwrap()));
         let reserved = MemoryBudget::default().total().charge(MemoryPurpose::PublishQueue, 0);
-        PendingDraft { draft: relay_events::check(draft).unwrap(), sender: AckSender::new(reserved).0 }
+        let draft = relay_events::check(draft).unwrap();
+        let cost = cost_of(draft.approx_bytes());
+        PendingDraft { draft, sender: AckSender::new(reserved).0, cost }
     }
 
     fn taken(turns: &mut Turns) -> Vec<(String, usize)> {

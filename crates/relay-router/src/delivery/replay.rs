@@ -18,8 +18,8 @@ const WINDOW: usize = 256;
 /// The number of events that are read at a time.
 const PAGE: usize = 64;
 
-/// Queues the rest of `replay` for its target, from its position on, which moves. Returns when everything is queued, or `cancelled` is cancelled. Calls
-/// `report` after each event and at the end.
+/// Queues the rest of `replay` for its target, from its position on, which moves. Returns when everything is queued, or
+/// `cancelled` is cancelled. Calls `report` after each event and at the end.
 ///
 /// # Errors
 /// [`StoreError`]. Errors of the log are retried.
