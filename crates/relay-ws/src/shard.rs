@@ -104,12 +104,8 @@ impl Shard {
                 self.resources.deps.counters.panicked.increment();
             }
         }
-        let (config, clock) = (&self.resources.deps.config, &self.resources.deps.parts.clock);
-        self.timers = TimerWheel::new(config.tick, clock.monotonic());
-        self.ready.clear();
-        self.due.clear();
-        let rooms = Rooms::new(Arc::clone(&self.queue), Arc::clone(clock));
-        self.resources = ShardResources::new(Arc::clone(&self.resources.deps), rooms);
+        let fresh = Self::new(Arc::clone(&self.resources.deps), self.index, Arc::clone(&self.queue));
+        *self = Self { draining: self.draining, ending: self.ending, has_run: true, ..fresh };
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -160,13 +160,14 @@ impl MessageHandler {
     /// Gives up the pending operations, except publishes and replies, since the server stops. Each is answered with `closed`.
     pub(super) fn stop_pending(&mut self, link: &mut Link, shard: &mut ShardContext<'_>) {
         let Abandoned { joins, commands, deferred } = self.pending.stop();
-        let closed = refusal::closed();
-        for RequestRef { topic, reference } in joins.iter().chain(&commands) {
+        for RequestRef { topic, reference } in joins {
+            let result = Err(refusal::closed());
+            self.finish_join(JoinResult { topic, reference, result, bytes: 0 }, link, shard);
+        }
+        for RequestRef { topic, reference } in commands {
+            let closed = refusal::closed();
             shard.deps.counters.errors.increment(closed.reason);
             link.send(&topic.reply_to(&topic.name(), reference.as_deref()).error(&closed), shard);
-        }
-        for RequestRef { topic, .. } in &joins {
-            self.topics.join_failed(topic);
         }
         let message = match &deferred {
             None => return,
@@ -175,7 +176,7 @@ impl MessageHandler {
         };
         // It was decoded before it was deferred.
         if let Ok(message) = message {
-            self.refuse(ReplyTo::message(&message), &closed, link, shard);
+            self.refuse(ReplyTo::message(&message), &refusal::closed(), link, shard);
         }
     }
 

@@ -11,8 +11,8 @@ use crate::shard_context::ShardContext;
 pub(super) struct Reader {
     decoder: Decoder,
     last_received_at: Monotonic,
-    /// The number of the message that has arrived in part, and the moment of its first byte.
-    partial: Option<(u64, Monotonic)>,
+    /// The moment of the first byte of the message that has arrived in part.
+    partial_since: Option<Monotonic>,
     messages_in: u64,
 }
 
@@ -20,7 +20,7 @@ impl Reader {
     /// A reader of messages of at most `max_message_bytes`. With `compression` the client may compress them.
     pub(super) fn new(max_message_bytes: usize, compression: bool, now: Monotonic) -> Self {
         let decoder = Decoder::new(max_message_bytes, compression);
-        Self { decoder, last_received_at: now, partial: None, messages_in: 0 }
+        Self { decoder, last_received_at: now, partial_since: None, messages_in: 0 }
     }
 
     /// Returns the next message, out of the carried-over bytes and `input`; see [`Decoder::next`].
@@ -31,7 +31,11 @@ impl Reader {
         shard: &ShardContext<'_>,
     ) -> Result<Option<Message<'m>>, End> {
         let message = self.decoder.next(input)?;
-        if message.is_some() {
+        if let Some(message) = &message {
+            // A ping or pong may come between the frames of a message.
+            if !matches!(message, Message::Ping(_) | Message::Pong(_)) {
+                self.partial_since = None;
+            }
             self.last_received_at = shard.now;
             self.messages_in += 1;
             shard.deps.counters.messages_in.increment();
@@ -44,17 +48,14 @@ impl Reader {
         self.decoder.keep(rest);
     }
 
-    /// Notes which message has arrived in part, for the time that it takes.
+    /// Notes that a message has arrived in part, for the time that it takes.
     pub(super) fn note_partial(&mut self, now: Monotonic) {
-        self.partial = self.decoder.partial_message().map(|number| match self.partial {
-            Some((same, since)) if same == number => (number, since),
-            _ => (number, now),
-        });
+        self.partial_since = self.decoder.is_partial().then(|| self.partial_since.unwrap_or(now));
     }
 
     /// The moment at which the message that has arrived in part takes too long.
     pub(super) fn message_due_at(&self, config: &WsConfig) -> Option<Monotonic> {
-        self.partial.map(|(_, since)| since + config.message_timeout)
+        self.partial_since.map(|since| since + config.message_timeout)
     }
 
     /// The bytes of the message that has arrived in part.
@@ -69,7 +70,7 @@ impl Reader {
 
     /// Gives up a message that has arrived in part, and all later ones.
     pub(super) fn discard(&mut self) {
-        (self.decoder, self.partial) = (Decoder::default(), None);
+        (self.decoder, self.partial_since) = (Decoder::default(), None);
     }
 
     /// Skips messages. Returns true at a close message, or at bytes that cannot be decoded.
@@ -86,7 +87,7 @@ impl Reader {
     /// Restarts the time without a message, and that of a message in part, at `now`.
     pub(super) fn reset_idle(&mut self, now: Monotonic) {
         self.last_received_at = now;
-        self.partial = self.partial.map(|(number, _)| (number, now));
+        self.partial_since = self.partial_since.map(|_| now);
     }
 
     /// The moment at which the client has been silent for too long.

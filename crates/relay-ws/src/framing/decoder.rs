@@ -82,8 +82,6 @@ struct Assembly {
     compression: bool,
     /// Set while a message has arrived in part.
     partial: Option<Box<PartialMessage>>,
-    /// The number of messages that have arrived in part.
-    partial_messages: u64,
     /// The message that was assembled last. The caller borrows it until the next call.
     assembled: Vec<u8>,
     has_failed: bool,
@@ -166,15 +164,9 @@ impl Decoder {
         }
     }
 
-    /// The number of the message that has arrived in part; `None` between messages.
-    pub fn partial_message(&self) -> Option<u64> {
-        match &self.assembly.partial {
-            Some(_) => Some(self.assembly.partial_messages),
-            None if self.needs_more && self.at < self.carry_over.len() => {
-                Some(self.assembly.partial_messages + 1)
-            }
-            None => None,
-        }
+    /// True when a message has arrived in part. Control messages may come between its frames.
+    pub fn is_partial(&self) -> bool {
+        self.assembly.partial.is_some() || (self.needs_more && self.at < self.carry_over.len())
     }
 
     /// The bytes that the decoder holds in memory.
@@ -312,9 +304,6 @@ impl Assembly {
 
     fn begin_frame(&mut self, header: &CheckedHeader, begins: Option<OpCode>) {
         let CheckedHeader { is_final, mask, length, .. } = *header;
-        if begins.is_some() {
-            self.partial_messages += 1;
-        }
         let partial = self.partial.get_or_insert_with(|| {
             Box::new(PartialMessage {
                 is_text: matches!(begins, Some(OpCode::Data(Data::Text))),
