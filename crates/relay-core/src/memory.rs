@@ -205,11 +205,6 @@ impl MemoryBudget {
         Self(Arc::new(Shares { limits, total, caches, addresses: Mutex::default() }))
     }
 
-    /// The limits.
-    pub fn limits(&self) -> &MemoryLimits {
-        &self.0.limits
-    }
-
     /// The share that all others are part of.
     pub fn total(&self) -> &MemoryShare {
         &self.0.total
@@ -221,7 +216,7 @@ impl MemoryBudget {
     }
 
     /// Returns the share of an address. All callers get the same one while one of them has it.
-    pub fn address(&self, address: IpAddr) -> MemoryShare {
+    fn address(&self, address: IpAddr) -> MemoryShare {
         let Shares { limits, total, addresses, .. } = &*self.0;
         let mut addresses = addresses.lock();
         if let Some(node) = addresses.shares.get(&address).and_then(Weak::upgrade) {
