@@ -6,20 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::{
-    Recorder, World, attach, by, failed, name, note, number, patient, refused, target, until,
+    Recorder, TO_A, World, attach, by, failed, name, note, number, patient, refused, target, until,
 };
 use relay_core::{DeliveryError, EventLog, FailureKind, Metadata, Offset, Seq};
 use relay_router::decisions::{DecisionFilter, Outcome};
 use relay_router::rules::TargetPolicy;
 use relay_router::{ReplayRequest, ReplayStart, ReplayState};
 use tokio::sync::Semaphore;
-
-const TO_A: &str = r#"
-    [[rules]]
-    name = "notes"
-    kinds = ["x-note"]
-    targets = ["a"]
-"#;
 
 const TO_A_ELSE_B: &str = r#"
     [[rules]]

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,6 +16,14 @@ use relay_router::target::InProcessTarget;
 use relay_router::{Router, RouterConfig, RouterParts};
 use tempfile::TempDir;
 use tokio::sync::watch;
+
+/// The rule that sends notes to target `a`.
+pub(crate) const TO_A: &str = r#"
+    [[rules]]
+    name = "notes"
+    kinds = ["x-note"]
+    targets = ["a"]
+"#;
 
 /// The log, the clock and the directory, which outlive a router.
 pub(crate) struct World {
@@ -142,6 +151,12 @@ impl Recorder {
         script: impl Fn(&Event, u32) -> Result<(), DeliveryError> + Send + Sync + 'static,
     ) -> Arc<Self> {
         Arc::new(Self { script: Arc::new(script), taken: watch::Sender::new(Vec::new()), gate: None })
+    }
+
+    /// A target that works while `works` is true, and otherwise fails.
+    pub(crate) fn switched(works: &Arc<AtomicBool>) -> Arc<Self> {
+        let works = Arc::clone(works);
+        Self::with(move |_, _| if works.load(Ordering::SeqCst) { Ok(()) } else { Err(failed()) })
     }
 
     /// A target that takes each request for one permit of `gate`.

@@ -10,20 +10,13 @@ use relay_router::decisions::{DecisionFilter, DecisionRecord, Outcome};
 use relay_router::rules::{RuleDocument, RuleFormat, TargetPolicy};
 use relay_router::{Router, RouterConfig};
 
-use crate::support::{Recorder, World, attach, failed, name, note, number, target, until};
-
-const TO_A: &str = r#"
-    [[rules]]
-    name = "notes"
-    kinds = ["x-note"]
-    targets = ["a"]
-"#;
+use crate::support::{Recorder, TO_A, World, attach, name, note, number, target, until};
 
 /// A target that fails until it is told to work.
 fn switched() -> (Arc<AtomicBool>, Arc<Recorder>) {
     let works = Arc::new(AtomicBool::new(false));
-    let told = Arc::clone(&works);
-    (works, Recorder::with(move |_, _| if told.load(Ordering::SeqCst) { Ok(()) } else { Err(failed()) }))
+    let recorder = Recorder::switched(&works);
+    (works, recorder)
 }
 
 fn persistent() -> TargetPolicy {

@@ -13,7 +13,7 @@ use relay_router::Router;
 use relay_router::decisions::{DecisionFilter, Outcome};
 use relay_router::rules::{RuleDocument, RuleFormat, TargetPolicy};
 
-use crate::support::{Recorder, World, failed, name, note, target, until};
+use crate::support::{Recorder, World, name, note, target, until};
 
 const RULES: [&str; 6] = [
     r#"rules = [{ name = "one", kinds = ["x-note"], targets = ["a"] }]"#,
@@ -91,11 +91,7 @@ async fn start(world: &World, recorders: &[Arc<Recorder>; 2]) -> Router {
 impl Run {
     async fn new() -> Self {
         let works = [(); 2].map(|()| Arc::new(AtomicBool::new(true)));
-        let recorder = |works: &Arc<AtomicBool>| {
-            let works = Arc::clone(works);
-            Recorder::with(move |_, _| if works.load(Ordering::SeqCst) { Ok(()) } else { Err(failed()) })
-        };
-        let recorders = [recorder(&works[0]), recorder(&works[1])];
+        let recorders = [Recorder::switched(&works[0]), Recorder::switched(&works[1])];
         let world = World::new();
         let router = start(&world, &recorders).await;
         Self { world, router, works, recorders, matches: BTreeMap::new() }
