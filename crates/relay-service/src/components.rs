@@ -63,12 +63,7 @@ impl Components {
                 ("log_line", self.dropped_log_lines.get()),
             ]),
             memory: MemoryStats::new(&self.memory, bus.caches_dropped),
-            tasks: self
-                .supervisor
-                .stats()
-                .into_iter()
-                .map(|task| (task.task.as_str(), task.into()))
-                .collect(),
+            tasks: self.supervisor.stats(),
             bus,
             presence,
             locks,

@@ -47,7 +47,7 @@ pub use error::{JoinError, PublishError, StartError};
 pub use participant::Participant;
 pub use server::{HttpStats, RefusedConnections, TimedOut, TlsError};
 pub use service::{RelayService, Stopped};
-pub use stats::{MemoryStats, RequestStats, ServiceStats, TaskNumbers};
+pub use stats::{MemoryStats, RequestStats, ServiceStats};
 pub use storage::{Storage, StorageError};
 
 #[cfg(doctest)]

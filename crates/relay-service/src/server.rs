@@ -86,7 +86,7 @@ impl Server {
         let cut_off = CancellationToken::new();
         let acceptor = Acceptor {
             server: self,
-            listener: Some(listener),
+            listener,
             router,
             closing,
             tasks: tasks.clone(),
@@ -117,8 +117,7 @@ impl ServingTasks {
 /// The task that accepts connections.
 struct Acceptor {
     server: Server,
-    /// None once the server closes.
-    listener: Option<TcpListener>,
+    listener: TcpListener,
     router: Router,
     closing: CancellationToken,
     tasks: TaskGroup,
@@ -129,11 +128,11 @@ struct Acceptor {
 impl Acceptor {
     async fn run(&mut self) {
         let ServerContext { counters, .. } = &*self.server.context;
-        while let Some(listener) = &self.listener {
+        loop {
             let accepted = tokio::select! {
-                () = self.closing.cancelled() => break,
-                () = self.cut_off.cancelled() => break,
-                accepted = listener.accept() => accepted,
+                () = self.closing.cancelled() => return,
+                () = self.cut_off.cancelled() => return,
+                accepted = self.listener.accept() => accepted,
             };
             match accepted {
                 Ok((stream, peer)) => self.accept(stream, peer),
@@ -146,7 +145,6 @@ impl Acceptor {
                 }
             }
         }
-        self.listener = None;
     }
 
     /// Starts a task that serves the connection or refuses it, or closes the connection at once.

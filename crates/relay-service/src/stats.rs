@@ -7,7 +7,7 @@ use relay_core::{LogStats, MemoryBudget, MemoryPurpose, ShareKind};
 use relay_metrics::LatencyStats;
 use relay_presence::{LockStats, PresenceStats};
 use relay_router::RouterStats;
-use relay_tasks::TaskStats;
+use relay_tasks::{TaskName, TaskStats};
 use relay_ws::WsStats;
 use serde::{Serialize, Serializer};
 
@@ -31,15 +31,16 @@ pub struct ServiceStats {
     /// The lengths of queues now: `log_requests` (appends for the log's writer), `presence_events` and `lock_changes`
     /// (events to be published).
     pub queues: BTreeMap<&'static str, u64>,
-    /// Counts of dropped items, by reason: `ephemeral_limit` (ephemeral events, too many different ones or too many bytes), `reader_lagged`
-    /// (readers, too far behind), `retention` (events, older than the log keeps them), `presence_event_failed` and
-    /// `lock_change_failed` (events that the log did not take), `log_line` (lines of the program's log, its output did not take
-    /// them).
+    /// Counts of dropped items, by reason: `ephemeral_limit` (ephemeral events, too many different ones or too many bytes),
+    /// `logged_limit` (logged events, a handler's mailbox was full), `reader_lagged` (readers, too far behind), `retention`
+    /// (sequenced events, beyond the limits of their history), `retention_held` (those of them that services still waited
+    /// for), `logged_retention` (logged events, beyond their own limits), `presence_event_failed` and `lock_change_failed`
+    /// (events that the log did not take), `log_line` (lines of the program's log, its output did not take them).
     pub drops: BTreeMap<&'static str, u64>,
     /// The memory that clients and services make the server hold.
     pub memory: MemoryStats,
     /// Tasks and threads, by their names.
-    pub tasks: BTreeMap<&'static str, TaskNumbers>,
+    pub tasks: BTreeMap<TaskName, TaskStats>,
     /// Channels: publishing, subscriptions, replay.
     pub bus: BusStats,
     /// Accepted connections, and HTTP. All 0 when the service does not listen.
@@ -82,24 +83,6 @@ impl MemoryStats {
             refused: ShareKind::ALL.iter().filter(|kind| **kind != ShareKind::Caches).map(refused).collect(),
             dropped_caches,
         }
-    }
-}
-
-/// The numbers of the tasks of one name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct TaskNumbers {
-    /// The tasks that run now.
-    pub running: usize,
-    /// The tasks that were started, restarts included.
-    pub started: u64,
-    /// The tasks that ended by a panic.
-    pub panicked: u64,
-}
-
-impl From<TaskStats> for TaskNumbers {
-    fn from(TaskStats { running, started, panicked, .. }: TaskStats) -> Self {
-        Self { running, started, panicked }
     }
 }
 

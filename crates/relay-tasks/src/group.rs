@@ -40,11 +40,6 @@ impl TaskGroup {
         Self { supervisor, tracker: TaskTracker::new(), closed: CancellationToken::new() }
     }
 
-    /// Returns the owner of the group.
-    pub fn supervisor(&self) -> &Supervisor {
-        &self.supervisor
-    }
-
     /// Runs `task` once. A panic is counted and logged, and the task is dropped: what it holds is given back by the
     /// destructors of its values.
     ///

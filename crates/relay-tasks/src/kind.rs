@@ -5,9 +5,10 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
+use serde::Serialize;
 
 /// The name of a kind of task: its component and its work, such as `bus.sweeper`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct TaskName(&'static str);
 
 impl TaskName {
@@ -40,20 +41,23 @@ pub struct TaskFailure {
     pub is_final: bool,
 }
 
+impl TaskFailure {
+    /// Returns the advice to an operator: what brings the task back.
+    pub const fn advice(&self) -> &'static str {
+        if self.is_final { "restart the server" } else { "it is started again in a moment" }
+    }
+}
+
 impl fmt::Display for TaskFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { task, panic, is_final } = self;
-        let next = if *is_final { "restart the server" } else { "it is started again in a moment" };
-        write!(f, "the task {task} panicked ({panic}); {next}")
+        write!(f, "the task {} panicked ({}); {}", self.task, self.panic, self.advice())
     }
 }
 
 /// The numbers of one kind of task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct TaskStats {
-    /// The name.
-    pub task: TaskName,
     /// The tasks that run now.
     pub running: usize,
     /// The tasks that were started, restarts included.
@@ -134,7 +138,6 @@ impl TaskKind {
 
     pub(crate) fn stats(&self) -> TaskStats {
         TaskStats {
-            task: self.name,
             running: self.running.load(Ordering::Relaxed),
             started: self.started.load(Ordering::Relaxed),
             panicked: self.panicked.load(Ordering::Relaxed),

@@ -27,9 +27,9 @@ impl Supervisor {
         self.kinds.read().values().filter_map(|kind| kind.failure()).collect()
     }
 
-    /// Returns the numbers of each kind of task that was started so far, in the order of their names.
-    pub fn stats(&self) -> Vec<TaskStats> {
-        self.kinds.read().values().map(|kind| kind.stats()).collect()
+    /// Returns the numbers of each kind of task that was started so far, by their names.
+    pub fn stats(&self) -> BTreeMap<TaskName, TaskStats> {
+        self.kinds.read().iter().map(|(name, kind)| (*name, kind.stats())).collect()
     }
 
     /// Ends one task of this name by a panic: one that runs, or the next that starts. A thread panics at its next

@@ -9,11 +9,11 @@ use relay_tasks::{OnPanic, Supervisor, TaskName};
 const TASK: TaskName = TaskName::new("test.task");
 
 fn panicked(supervisor: &Supervisor) -> u64 {
-    supervisor.stats().iter().find(|one| one.task == TASK).map_or(0, |one| one.panicked)
+    supervisor.stats().get(&TASK).map_or(0, |stats| stats.panicked)
 }
 
 fn running(supervisor: &Supervisor) -> usize {
-    supervisor.stats().iter().find(|one| one.task == TASK).map_or(0, |one| one.running)
+    supervisor.stats().get(&TASK).map_or(0, |stats| stats.running)
 }
 
 /// Sets a flag when it is dropped.

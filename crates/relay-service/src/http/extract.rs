@@ -67,6 +67,11 @@ pub(super) fn media_type(headers: &HeaderMap) -> &str {
     value.split_once(';').map_or(value, |(media_type, _)| media_type).trim()
 }
 
+/// The address of the client that sent a request with these extensions, if it is known.
+pub(super) fn client_address(extensions: &Extensions) -> Option<IpAddr> {
+    extensions.get::<ClientAddress>().map(|address| address.0)
+}
+
 /// The share of memory of a request: a connection's, which is part of its address's.
 pub(super) struct RequestMemory {
     share: MemoryShare,
@@ -77,7 +82,11 @@ pub(super) struct RequestMemory {
 impl RequestMemory {
     /// The share of a request with these extensions.
     pub(super) fn of(extensions: &Extensions, api: &Api) -> Self {
-        let address = extensions.get::<ClientAddress>().map(|address| address.0);
+        Self::from(client_address(extensions), api)
+    }
+
+    /// The share of a request from this address.
+    pub(super) fn from(address: Option<IpAddr>, api: &Api) -> Self {
         Self { share: api.memory().connection(address), address }
     }
 

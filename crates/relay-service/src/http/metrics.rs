@@ -153,12 +153,12 @@ fn bus(page: &mut Exposition, bus: &BusStats) {
 fn tasks(page: &mut Exposition, stats: &ServiceStats) {
     let mut running = page.gauge("relay_tasks_running", "Tasks and threads that run now, by their names.");
     for (name, task) in &stats.tasks {
-        running.labelled(&[("task", name)], task.running);
+        running.labelled(&[("task", name.as_str())], task.running);
     }
     let mut panicked =
         page.counter("relay_task_panics_total", "Tasks and threads that ended by a panic, by their names.");
     for (name, task) in &stats.tasks {
-        panicked.labelled(&[("task", name)], task.panicked);
+        panicked.labelled(&[("task", name.as_str())], task.panicked);
     }
 }
 

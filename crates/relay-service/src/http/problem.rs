@@ -66,8 +66,7 @@ impl Problem {
     pub(super) fn task_failed(failure: &TaskFailure) -> Self {
         const REASON: &str = "task_failed";
         log_failure(REASON, failure);
-        let next = if failure.is_final { "restart the server" } else { "it is started again in a moment" };
-        let message = format!("the task {} panicked; {next}", failure.task);
+        let message = format!("the task {} panicked; {}", failure.task, failure.advice());
         Self::new(StatusCode::SERVICE_UNAVAILABLE, REASON, message)
     }
 

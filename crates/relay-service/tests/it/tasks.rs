@@ -33,7 +33,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{PATIENCE, try_request};
+use crate::support::{Answer, PATIENCE, try_request};
 
 /// The tasks that run, or are started by a round of work, while a service serves.
 const SERVING: &[&str] = &[
@@ -172,8 +172,8 @@ impl World {
         Self { service, supervisor, address, target, handler, blocking, rounds: AtomicUsize::new(0) }
     }
 
-    fn panicked(&self, name: &str) -> u64 {
-        self.supervisor.stats().iter().filter(|one| one.task.as_str() == name).map(|one| one.panicked).sum()
+    fn panicked(&self, name: &'static str) -> u64 {
+        self.supervisor.stats().get(&TaskName::new(name)).map_or(0, |stats| stats.panicked)
     }
 
     /// Uses each part of the service once. An error says which part did not work.
@@ -219,10 +219,7 @@ impl World {
         let read = self.service.subscribe(&unread, StartPosition::Live).await;
         read.map_err(|error| failed("history")(&error))?;
         // HTTP and WebSocket.
-        let address = self.address;
-        let asking =
-            tokio::task::spawn_blocking(move || try_request(address, "GET", "/health/ready", &[], b""));
-        let answer = asking.await.unwrap().ok_or("http: no answer")?;
+        let answer = ready(self.address).await.ok_or("http: no answer")?;
         if answer.status != 200 {
             return Err(format!("http: {}", answer.body));
         }
@@ -291,6 +288,12 @@ impl World {
     }
 }
 
+/// Asks the server if it is ready. `None` without a whole answer.
+async fn ready(address: SocketAddr) -> Option<Answer> {
+    let asking = tokio::task::spawn_blocking(move || try_request(address, "GET", "/health/ready", &[], b""));
+    asking.await.unwrap()
+}
+
 #[test]
 fn every_task_of_the_sources_is_ended_by_a_test() {
     fn names(directory: &Path, found: &mut BTreeSet<String>) {
@@ -349,11 +352,7 @@ async fn a_service_that_cannot_go_on_says_why() {
         let failing = async {
             loop {
                 let _ = tokio::time::timeout(Duration::from_millis(500), world.round()).await;
-                let asking = tokio::task::spawn_blocking(move || {
-                    try_request(address, "GET", "/health/ready", &[], b"")
-                });
-                let answer = asking.await.unwrap();
-                if let Some(answer) = answer.filter(|answer| answer.status == 503) {
+                if let Some(answer) = ready(address).await.filter(|answer| answer.status == 503) {
                     return answer;
                 }
             }
@@ -377,7 +376,6 @@ async fn a_service_ends_although_a_task_of_its_stop_dies() {
         let (service, supervisor) = (world.service, world.supervisor);
         let stopped = tokio::time::timeout(PATIENCE, service.stop()).await;
         assert!(stopped.is_ok(), "{name}");
-        let died = supervisor.stats().iter().any(|one| one.task.as_str() == *name && one.panicked == 1);
-        assert!(died, "{name}");
+        assert_eq!(supervisor.stats()[&TaskName::new(name)].panicked, 1, "{name}");
     }
 }

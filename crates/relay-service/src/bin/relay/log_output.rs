@@ -192,6 +192,6 @@ mod tests {
         // By now the writer has panicked.
         output.push(b"four\n");
         assert_eq!(written.recv().unwrap(), b"four\n");
-        assert!(supervisor.stats().iter().all(|one| one.panicked == 1));
+        assert!(supervisor.stats().values().all(|stats| stats.panicked == 1));
     }
 }
