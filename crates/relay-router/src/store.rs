@@ -25,6 +25,8 @@ mod write_batch;
 mod writer;
 
 use std::fmt;
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -43,6 +45,9 @@ pub(crate) use self::write_batch::WriteBatch;
 use self::write_batch::WriteDurability;
 use self::writer::Writer;
 use crate::records::{DeadLetter, DeadLetterId, QueuedEvent, Replay, RouteId};
+
+/// The size of the engine's file `version`.
+const VERSION_BYTES: u64 = 4;
 
 /// A handle to the open store. Clones share it.
 #[derive(Clone)]
@@ -71,7 +76,8 @@ impl Store {
         tasks: TaskGroup,
     ) -> Result<(Self, PersistedState), StoreError> {
         let name: Arc<str> = directory.display().to_string().into();
-        std::fs::create_dir_all(directory).map_err(|error| StoreError::failed(&name, &error))?;
+        let created = remove_unfinished(directory).and_then(|()| fs::create_dir_all(directory));
+        created.map_err(|error| StoreError::failed(&name, &error))?;
         let keyspaces = Keyspaces::open(directory, max_dead_letters)
             .map_err(|error| StoreError::failed(&name, &error))?;
         let persisted = keyspaces.read_all(&name, max_queued)?;
@@ -230,6 +236,25 @@ impl Store {
         let read = relay_tasks::call_blocking(move || read(&keyspaces)).await;
         read.map_err(|error| self.error(&error))?.map_err(|error| self.error(&error))
     }
+}
+
+/// Removes a store whose creation was interrupted, which the engine refuses to open. The engine fills its file `version` last, and
+/// writes nothing to the journal before.
+fn remove_unfinished(directory: &Path) -> io::Result<()> {
+    let version = fs::metadata(directory.join("version"));
+    if version.is_ok_and(|version| version.len() >= VERSION_BYTES) || !directory.try_exists()? {
+        return Ok(());
+    }
+    for file in fs::read_dir(directory)? {
+        let path = file?.path();
+        let is_journal = path.extension().is_some_and(|extension| extension == "jnl");
+        if is_journal && fs::read(&path)?.iter().any(|byte| *byte != 0) {
+            // Damage of another kind, about which the engine has an error.
+            return Ok(());
+        }
+    }
+    tracing::warn!(directory = %directory.display(), "the creation of the router's store was interrupted; it is made again");
+    fs::remove_dir_all(directory)
 }
 
 #[cfg(test)]
