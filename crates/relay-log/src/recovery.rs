@@ -23,11 +23,14 @@ use crate::config::LogConfig;
 use crate::directory::{Directory, DirectoryLock};
 use crate::error::OpenError;
 use crate::journal_files::{JournalFiles, TornTail};
-use crate::store::Store;
+use crate::store::{Store, into_io_error, is_damage};
 use crate::writer::WritePosition;
 
 /// The gap that is left in the offsets when the last one in use is unknown.
 pub(crate) const OFFSET_GAP: u64 = 1 << 32;
+
+/// The size of the engine's file `version`.
+const VERSION_BYTES: u64 = 4;
 
 /// The findings and repairs of opening a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,8 +95,7 @@ pub(crate) fn open(config: &LogConfig) -> Result<RecoveredLog, OpenError> {
     if known_epoch.is_none() && marker_file != MarkerFile::Absent {
         return Err(damaged("the log's epoch is missing".to_owned()));
     }
-    let failed =
-        |error: fjall::Error| OpenError::io("write to", &directory.engine())(io::Error::other(error));
+    let failed = |error: fjall::Error| OpenError::io("write to", &directory.engine())(into_io_error(error));
     let epoch = if let Some(epoch) = known_epoch.filter(|_| !may_have_lost) {
         epoch
     } else {
@@ -147,7 +149,7 @@ fn clear_unfinished_creation(directory: &Directory, marker_file: MarkerFile) -> 
     let engine = directory.engine();
     let version = engine.join("version");
     // The engine creates this file early and fills it last.
-    if fs::metadata(&version).is_ok_and(|version| version.len() > 0) {
+    if fs::metadata(&version).is_ok_and(|version| version.len() >= VERSION_BYTES) {
         return Ok(());
     }
     if marker_file != MarkerFile::Absent {
@@ -155,7 +157,7 @@ fn clear_unfinished_creation(directory: &Directory, marker_file: MarkerFile) -> 
             directory: directory.path().to_owned(),
             file: version,
             position: 0,
-            what: "the engine's file is missing or empty".to_owned(),
+            what: "the engine's file is missing or incomplete".to_owned(),
         });
     }
     match fs::remove_dir_all(&engine) {
@@ -173,9 +175,7 @@ pub(crate) fn open_engine(
 ) -> Result<Store, OpenError> {
     match catch_unwind(AssertUnwindSafe(|| Store::open(engine, cache_bytes, lock))) {
         Ok(Ok(store)) => Ok(store),
-        Ok(Err(fjall::Error::Io(error))) if error.kind() != io::ErrorKind::UnexpectedEof => {
-            Err(OpenError::io("open", engine)(error))
-        }
+        Ok(Err(error)) if !is_damage(&error) => Err(OpenError::io("open", engine)(into_io_error(error))),
         Ok(Err(error)) => Err(damaged_engine(directory, error.to_string())),
         Err(_) => Err(damaged_engine(directory, "the engine cannot interpret its files".to_owned())),
     }

@@ -34,7 +34,7 @@ mod snapshot;
 
 pub(crate) use batch::StoreBatch;
 pub(crate) use document::{DocumentState, LoggedTotals};
-pub(crate) use error::{ReadError, missing_event};
+pub(crate) use error::{ReadError, into_io_error, is_damage, missing_event};
 pub(crate) use key::DocumentKey;
 pub(crate) use snapshot::StoreSnapshot;
 

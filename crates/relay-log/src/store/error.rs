@@ -27,13 +27,21 @@ impl ReadError {
 }
 
 /// Returns true when the engine read its files and their content was wrong.
-pub(super) fn is_damage(error: &fjall::Error) -> bool {
+pub(crate) fn is_damage(error: &fjall::Error) -> bool {
     match error {
         fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => {
             matches!(error.kind(), std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::InvalidData)
         }
         fjall::Error::Poisoned => false,
         _ => true,
+    }
+}
+
+/// Returns the answer of the operating system, if it is the cause of the error.
+pub(crate) fn into_io_error(error: fjall::Error) -> std::io::Error {
+    match error {
+        fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => error,
+        other => std::io::Error::other(other),
     }
 }
 
