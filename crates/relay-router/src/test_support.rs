@@ -1,9 +1,29 @@
 //! Doubles and values that the unit tests of this crate share.
 
+use std::num::NonZeroU32;
+use std::path::Path;
 use std::sync::Arc;
 
-use relay_core::testing::FnClock;
-use relay_core::{Clock, DocumentId, Draft, Payload, ServiceName};
+use async_trait::async_trait;
+use relay_core::testing::{FnClock, MemoryLog};
+use relay_core::{
+    Clock, Delivery, DeliveryError, DocumentId, Draft, Payload, ServiceName, SystemClock, Target,
+};
+use relay_tasks::Supervisor;
+
+use crate::decisions::{DecisionLog, DecisionLogConfig};
+use crate::delivery::deps::Deps;
+use crate::delivery::engine::Engine;
+use crate::delivery::loss_report::LossReport;
+use crate::delivery::pool::Pool;
+use crate::delivery::state::State;
+use crate::health::HealthConfig;
+use crate::metrics::RouterMetrics;
+use crate::monitor::HealthMonitor;
+use crate::routing_table::{RoutingTable, TargetDirectory};
+use crate::rules::{RuleFormat, RuleSet, TargetPolicy};
+use crate::store::Store;
+use crate::target::{Outbound, OutboundPolicy};
 
 /// Returns the clock of a paused runtime, which advances whenever every task waits for it.
 pub(crate) fn paused_clock() -> Arc<dyn Clock> {
@@ -19,4 +39,43 @@ pub(crate) fn name(name: &str) -> ServiceName {
 pub(crate) fn note(document: &str, n: usize) -> Draft {
     let payload = Payload::json(&serde_json::json!({ "n": n })).unwrap();
     Draft::new(DocumentId::new(document).unwrap(), relay_events::kind("x-note").unwrap(), payload)
+}
+
+/// A target that takes everything.
+struct Nowhere;
+
+#[async_trait]
+impl Target for Nowhere {
+    async fn deliver(&self, _: Delivery) -> Result<(), DeliveryError> {
+        Ok(())
+    }
+}
+
+/// An engine that is not started, with these rules and the target `a`.
+pub(crate) fn engine(directory: &Path, rules: &str) -> Engine {
+    let (clock, tasks) = (Arc::new(SystemClock::new()), Supervisor::default().group());
+    let (store, _) = Store::open(&directory.join("store"), 10, 1, tasks.clone()).unwrap();
+    let outbound = Outbound::new(OutboundPolicy::default()).unwrap();
+    let (health, decisions) = (HealthConfig::default(), DecisionLogConfig::default());
+    let deps = Deps {
+        log: Arc::new(MemoryLog::new()),
+        store,
+        clock: clock.clone(),
+        monitor: HealthMonitor::start(health, outbound, clock.clone(), tasks.clone(), |_| {}),
+        decisions: DecisionLog::start(&decisions, directory.join("log"), &tasks).unwrap(),
+        metrics: Arc::new(RouterMetrics::new(clock.clone())),
+        losses: LossReport::default(),
+    };
+    let rules = Arc::new(RuleSet::parse(rules, RuleFormat::Toml).unwrap());
+    let table = RoutingTable::new(1, rules, TargetDirectory::default());
+    let engine = Engine::new(deps, State::new(Pool::new(clock), table, 0), tasks);
+    engine.update(|state| add_target(state, "a"));
+    engine
+}
+
+/// Adds a target that takes everything.
+pub(crate) fn add_target(state: &mut State, target: &str) {
+    let policy = TargetPolicy::default();
+    state.pool.put(name(target), Arc::new(Nowhere), Vec::new(), NonZeroU32::MIN, policy);
+    state.recompute_targets();
 }

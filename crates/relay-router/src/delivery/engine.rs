@@ -300,3 +300,39 @@ impl Drop for AttemptGuard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use relay_core::{Epoch, Offset, Seq, Timestamp};
+
+    use super::*;
+    use crate::records::QueuedEvent;
+    use crate::store::WriteBatch;
+    use crate::test_support::{engine, name, note};
+
+    /// Queues the first event of `document` for target `a`.
+    fn enqueue(engine: &Engine, document: &str) {
+        let event = note(document, 1).into_event(Epoch::from_u64(1), Some(Seq::FIRST), Timestamp::UNIX_EPOCH);
+        engine.update(|state| {
+            let route = state.add_direct_route(&name("a"), &mut WriteBatch::default());
+            let queued = Arc::new(QueuedEvent::new(&event, 1));
+            state.enqueue(route, Offset::new(state.queued_for(&name("a")).0 as u64 + 1), queued, None);
+        });
+    }
+
+    fn schedule(engine: &Engine) -> (Option<Monotonic>, usize) {
+        let next = engine.schedule(engine.deps().clock.monotonic());
+        (next, engine.read(|state| state.pool.in_flight(&name("a"))))
+    }
+
+    #[tokio::test]
+    async fn no_attempt_begins_after_a_failure_of_the_store() {
+        let directory = tempfile::tempdir().unwrap();
+        let engine = engine(directory.path(), "");
+        enqueue(&engine, "before");
+        assert_eq!(schedule(&engine), (None, 1));
+        engine.fail(engine.deps().store.error(&"the disk is full"));
+        enqueue(&engine, "after");
+        assert_eq!(schedule(&engine), (None, 1));
+    }
+}

@@ -3,29 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
 
 use std::cell::Cell;
-use std::num::NonZeroU32;
 
-use async_trait::async_trait;
-use relay_core::testing::MemoryLog;
-use relay_core::{
-    Delivery, DeliveryError, DocumentId, Draft, Epoch, Payload, Seq, SystemClock, Target, Timestamp,
-};
-use relay_tasks::Supervisor;
+use relay_core::{Epoch, Seq, Timestamp};
 use tempfile::TempDir;
 
 use super::*;
-use crate::decisions::{DecisionLog, DecisionLogConfig};
-use crate::delivery::deps::Deps;
-use crate::delivery::loss_report::LossReport;
-use crate::delivery::pool::Pool;
-use crate::health::HealthConfig;
-use crate::metrics::RouterMetrics;
-use crate::monitor::HealthMonitor;
 use crate::records::RouteKey;
-use crate::routing_table::TargetDirectory;
-use crate::rules::{RuleFormat, RuleSet, TargetPolicy};
-use crate::store::Store;
-use crate::target::{Outbound, OutboundPolicy};
+use crate::test_support::{add_target, name, note};
 
 const RULES: &str = r#"
     [[rules]]
@@ -38,61 +22,17 @@ const THROUGH: Offset = Offset::new(1);
 
 const LIMITS: QueueLimits = QueueLimits { in_memory: 10, in_all: 100 };
 
-struct Nowhere;
-
-#[async_trait]
-impl Target for Nowhere {
-    async fn deliver(&self, _: Delivery) -> Result<(), DeliveryError> {
-        Ok(())
-    }
-}
-
-/// An engine that does not deliver, with the rules above and target `a`.
-fn engine(directory: &TempDir) -> Engine {
-    let (clock, tasks) = (Arc::new(SystemClock::new()), Supervisor::default().group());
-    let (store, _) = Store::open(&directory.path().join("store"), 10, 1, tasks.clone()).unwrap();
-    let outbound = Outbound::new(OutboundPolicy::default()).unwrap();
-    let deps = Deps {
-        log: Arc::new(MemoryLog::new()),
-        store,
-        clock: clock.clone(),
-        monitor: HealthMonitor::start(
-            HealthConfig::default(),
-            outbound,
-            clock.clone(),
-            tasks.clone(),
-            |_| {},
-        ),
-        decisions: DecisionLog::start(&DecisionLogConfig::default(), directory.path().join("log"), &tasks)
-            .unwrap(),
-        metrics: Arc::new(RouterMetrics::new(clock.clone())),
-        losses: LossReport::default(),
-    };
-    let rules = Arc::new(RuleSet::parse(RULES, RuleFormat::Toml).unwrap());
-    let table = RoutingTable::new(1, rules, TargetDirectory::default());
-    let engine = Engine::new(deps, State::new(Pool::new(clock), table, 0), tasks);
-    engine.update(|state| add_target(state, "a"));
-    engine
-}
-
-fn add_target(state: &mut State, target: &str) {
-    let policy = TargetPolicy::default();
-    state.pool.put(name(target), Arc::new(Nowhere), Vec::new(), NonZeroU32::MIN, policy);
-    state.recompute_targets();
-}
-
-fn name(name: &str) -> ServiceName {
-    ServiceName::new(name).unwrap()
-}
-
 fn key(target: &str) -> RouteKey {
     RouteKey::Each("notes".into(), name(target))
 }
 
+/// An engine that does not deliver.
+fn engine(directory: &TempDir) -> Engine {
+    crate::test_support::engine(directory.path(), RULES)
+}
+
 fn page() -> LogPage {
-    let payload = Payload::json(&1).unwrap();
-    let draft = Draft::new(DocumentId::new("d").unwrap(), relay_events::kind("x-note").unwrap(), payload);
-    let event = draft.into_event(Epoch::from_u64(1), Some(Seq::FIRST), Timestamp::UNIX_EPOCH);
+    let event = note("d", 1).into_event(Epoch::from_u64(1), Some(Seq::FIRST), Timestamp::UNIX_EPOCH);
     vec![(Offset::new(1), Arc::new(event))]
 }
 

@@ -6,10 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::{
-    Recorder, TO_A, World, attach, by, failed, name, note, number, patient, refused, target, until,
+    Recorder, TO_A, World, attach, by, failed, lost, name, note, number, patient, refused, target, until,
 };
 use relay_core::{DeliveryError, EventLog, FailureKind, Metadata, Offset, Seq};
-use relay_router::decisions::{DecisionFilter, Outcome};
 use relay_router::rules::TargetPolicy;
 use relay_router::{ReplayRequest, ReplayStart, ReplayState};
 use tokio::sync::Semaphore;
@@ -187,7 +186,7 @@ async fn one_refused_event_of_a_batch_does_not_take_the_others_with_it() {
     policy.batch_size = NonZeroUsize::new(4).unwrap();
     attach(&router, "a", &a, policy).await;
     world.publish_notes(1, 12).await;
-    a.wait_for(11).await;
+    until(|| router.stats().targets.get("a").is_some_and(|a| a.delivered + a.dead_lettered == 12)).await;
     let numbers = a.numbers().remove("d0").unwrap();
     let mut sorted = numbers.clone();
     sorted.sort_unstable();
@@ -322,13 +321,7 @@ async fn an_event_that_the_log_no_longer_has_is_counted_and_decided_as_lost() {
     let a = Recorder::new();
     attach(&router, "a", &a, patient()).await;
     assert_eq!(number(&a.wait_for(1).await[0].event), 3);
-    let mut filter = DecisionFilter::default();
-    filter.outcome = Some(Outcome::Lost);
-    let mut lost = Vec::new();
-    while lost.len() < 2 {
-        tokio::task::yield_now().await;
-        lost = router.decisions().query(filter.clone(), 10).await.unwrap();
-    }
+    let mut lost = lost(&router, 2).await;
     lost.sort_by_key(|record| record.offset);
     for (record, event) in lost.iter().zip(&events) {
         assert_eq!(
@@ -354,13 +347,7 @@ async fn a_damaged_event_is_decided_as_lost_and_stops_no_other() {
     world.log.damage(&events[1].document, Seq::new(2));
     let taken = a.wait_for(2).await;
     assert_eq!(taken.iter().map(|taken| number(&taken.event)).collect::<Vec<_>>(), [1, 3]);
-    let mut filter = DecisionFilter::default();
-    filter.outcome = Some(Outcome::Lost);
-    let mut lost = Vec::new();
-    while lost.is_empty() {
-        tokio::task::yield_now().await;
-        lost = router.decisions().query(filter.clone(), 10).await.unwrap();
-    }
+    let lost = lost(&router, 1).await;
     assert_eq!((lost.len(), lost[0].offset, &lost[0].document), (1, events[1].offset, &events[1].document));
     router.stop(Duration::from_secs(5)).await;
 }

@@ -1,9 +1,10 @@
 //! A router on a log in memory, with scripted targets in this process.
 
 use std::collections::HashMap;
+use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use relay_core::testing::{FnClock, MemoryLog};
@@ -11,6 +12,7 @@ use relay_core::{
     Actor, CheckedDraft, Clock, Delivery, DeliveryError, DocumentId, Draft, Event, EventLog, EventSink,
     FailureKind, Payload, PublishAck, PublishError, ServiceName, Target,
 };
+use relay_router::decisions::{DecisionFilter, DecisionRecord, Outcome};
 use relay_router::rules::{RuleDocument, RuleFormat, TargetPolicy};
 use relay_router::target::InProcessTarget;
 use relay_router::{Router, RouterConfig, RouterParts};
@@ -24,6 +26,9 @@ pub(crate) const TO_A: &str = r#"
     kinds = ["x-note"]
     targets = ["a"]
 "#;
+
+/// The longest wait of a test in real time before it fails.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The log, the clock and the directory, which outlive a router.
 pub(crate) struct World {
@@ -173,11 +178,19 @@ impl Recorder {
         self.taken.borrow().clone()
     }
 
-    /// Waits until it has taken `count` events, and returns all.
-    pub(crate) async fn wait_for(&self, count: usize) -> Vec<Taken> {
-        let mut taken = self.taken.subscribe();
-        let enough = taken.wait_for(|taken| taken.len() >= count).await.unwrap();
-        enough.clone()
+    /// Waits until it has taken `count` events, and returns all. Fails after a day of the paused clock, which passes as soon
+    /// as nothing else is left to do.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, count: usize) -> impl Future<Output = Vec<Taken>> {
+        let (caller, mut taken) = (Location::caller(), self.taken.subscribe());
+        async move {
+            let enough = taken.wait_for(|taken| taken.len() >= count);
+            match tokio::time::timeout(Duration::from_secs(60 * 60 * 24), enough).await {
+                Ok(enough) => return enough.unwrap().clone(),
+                Err(_elapsed) => {}
+            }
+            panic!("{caller}: the target has taken {} of {count} events", taken.borrow().len());
+        }
     }
 
     /// The numbers of the notes that it took, by document, in order.
@@ -235,12 +248,36 @@ pub(crate) async fn attach(router: &Router, to: &str, recorder: &Arc<Recorder>, 
 }
 
 /// Waits in a paused runtime until the condition holds. Checks it whenever all tasks wait, since the router follows the
-/// log in a task of its own.
-pub(crate) async fn until(mut is_so: impl FnMut() -> bool) {
-    loop {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        if is_so() {
-            return;
+/// log in a task of its own. Fails after [`PATIENCE`].
+#[track_caller]
+pub(crate) fn until(mut is_so: impl FnMut() -> bool) -> impl Future<Output = ()> {
+    let caller = Location::caller();
+    async move {
+        let begun = Instant::now();
+        loop {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            if is_so() {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{caller}: within {PATIENCE:?} this did not become true");
+        }
+    }
+}
+
+/// Waits until `count` events are decided as lost, and returns the decisions. Fails after [`PATIENCE`].
+#[track_caller]
+pub(crate) fn lost(router: &Router, count: usize) -> impl Future<Output = Vec<Arc<DecisionRecord>>> {
+    let (caller, mut filter) = (Location::caller(), DecisionFilter::default());
+    filter.outcome = Some(Outcome::Lost);
+    async move {
+        let begun = Instant::now();
+        loop {
+            let found = router.decisions().query(filter.clone(), 1_000).await.unwrap();
+            if found.len() >= count {
+                return found;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{caller}: {} of {count} events are lost", found.len());
+            tokio::task::yield_now().await;
         }
     }
 }

@@ -6,11 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use relay_core::{EventLog, Offset, Seq};
-use relay_router::decisions::{DecisionFilter, DecisionRecord, Outcome};
 use relay_router::rules::{RuleDocument, RuleFormat, TargetPolicy};
 use relay_router::{Router, RouterConfig};
 
-use crate::support::{Recorder, TO_A, World, attach, name, note, number, target, until};
+use crate::support::{Recorder, TO_A, World, attach, lost, name, note, number, target, until};
 
 /// A target that fails until it is told to work.
 fn switched() -> (Arc<AtomicBool>, Arc<Recorder>) {
@@ -40,18 +39,6 @@ fn small(world: &World, rules: &str) -> RouterConfig {
 async fn all_routed(router: &Router, events: u64) {
     until(|| router.stats().targets["a"].lag_events + router.stats().targets["a"].lost >= events).await;
     until(|| router.stats().behind == 0).await;
-}
-
-async fn lost(router: &Router, count: usize) -> Vec<Arc<DecisionRecord>> {
-    let mut filter = DecisionFilter::default();
-    filter.outcome = Some(Outcome::Lost);
-    loop {
-        let found = router.decisions().query(filter.clone(), 1_000).await.unwrap();
-        if found.len() >= count {
-            return found;
-        }
-        tokio::task::yield_now().await;
-    }
 }
 
 async fn survive(changes: &[&str]) {
