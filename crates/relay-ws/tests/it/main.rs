@@ -16,4 +16,6 @@ mod joining;
 mod memory;
 mod pushing;
 mod replies;
+mod rooms;
+mod scripted;
 mod support;

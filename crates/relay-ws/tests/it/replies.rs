@@ -4,16 +4,12 @@
 //! publishes are answered when the test allows it, and other publishers deliver in between. Everything runs on one thread and
 //! without a clock.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::io::{self, Read, Write};
-use std::pin::Pin;
+use std::collections::{HashMap, HashSet};
+use std::io;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use proptest::prelude::*;
 use relay_core::testing::ManualClock;
@@ -24,12 +20,11 @@ use relay_core::{
 use relay_events::DOCUMENT_EDITED;
 use relay_ws::{WsConfig, WsParts, WsServer};
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
-use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{Error, Message, WebSocket};
 
-use crate::support::{Feed, Shared, edit, quick, upgrade_request};
+use crate::scripted::{Buffer, Connected, Wire, connect};
+use crate::support::{Feed, Shared, edit, quick};
 
 /// The turns of the runtime after which a reply that has not arrived counts as lost.
 const MAX_TURNS: usize = 20_000;
@@ -130,22 +125,8 @@ impl Scene {
         let source = LateSource { source: Shared(Arc::clone(&feed)), hold: hold_joins.subscribe() };
         let parts = WsParts::new(Arc::clone(&feed) as _, Arc::new(source), clock);
         let ws = WsServer::with_parts(config, parts).unwrap();
-        let wire = Arc::new(Mutex::new(Wire { window: usize::MAX, ..Wire::default() }));
-        let upgrades = ws.clone();
-        let service = service_fn(move |request| {
-            let ws = upgrades.clone();
-            async move { Ok::<_, std::convert::Infallible>(ws.upgrade(request).await) }
-        });
-        let serving = hyper::server::conn::http1::Builder::new()
-            .serve_connection(TokioIo::new(Socket(Arc::clone(&wire))), service)
-            .with_upgrades();
-        wire.lock().send(upgrade_request("/socket/websocket?vsn=2.0.0&user=ada", "").as_bytes());
-        serving.await.unwrap();
-        let head = std::mem::take(&mut wire.lock().outgoing);
-        assert!(head.starts_with(b"HTTP/1.1 101") && head.ends_with(b"\r\n\r\n"));
+        let Connected { wire, client } = connect(&ws, "/socket/websocket?vsn=2.0.0&user=ada").await;
         wire.lock().window = 0;
-
-        let client = WebSocket::from_raw_socket(Buffer::default(), Role::Client, None);
         let mut scene = Self { wire, feed, hold_joins, client, last_ref: 0, joins: [0; DOCUMENTS], pings: 0 };
         for step in steps {
             scene.step(step).await;
@@ -307,101 +288,6 @@ impl Received {
 
 fn name(document: usize) -> String {
     format!("document-{document}")
-}
-
-/// The bytes in the socket's two directions, as far as the script has let them through.
-#[derive(Debug, Default)]
-struct Wire {
-    incoming: VecDeque<u8>,
-    outgoing: Vec<u8>,
-    /// The number of bytes that the socket takes before it is full.
-    window: usize,
-    reader: Option<Waker>,
-    writer: Option<Waker>,
-}
-
-impl Wire {
-    /// Delivers `bytes` to the server.
-    fn send(&mut self, bytes: &[u8]) {
-        self.incoming.extend(bytes);
-        self.reader.take().into_iter().for_each(Waker::wake);
-    }
-
-    /// Lets the socket take `bytes` more.
-    fn take(&mut self, bytes: usize) {
-        self.window += bytes;
-        self.writer.take().into_iter().for_each(Waker::wake);
-    }
-}
-
-/// The server's end of a [`Wire`].
-struct Socket(Arc<Mutex<Wire>>);
-
-impl AsyncRead for Socket {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let mut wire = self.0.lock();
-        if wire.incoming.is_empty() {
-            wire.reader = Some(cx.waker().clone());
-            return Poll::Pending;
-        }
-        let length = wire.incoming.len().min(buffer.remaining());
-        for byte in wire.incoming.drain(..length) {
-            buffer.put_slice(&[byte]);
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let mut wire = self.0.lock();
-        if wire.window == 0 {
-            wire.writer = Some(cx.waker().clone());
-            return Poll::Pending;
-        }
-        let length = bytes.len().min(wire.window);
-        wire.window -= length;
-        wire.outgoing.extend(&bytes[..length]);
-        Poll::Ready(Ok(length))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-/// The client's end, whose bytes the test moves.
-#[derive(Debug, Default)]
-struct Buffer {
-    incoming: VecDeque<u8>,
-    outgoing: Vec<u8>,
-}
-
-impl Read for Buffer {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        match self.incoming.read(bytes)? {
-            0 => Err(io::ErrorKind::WouldBlock.into()),
-            length => Ok(length),
-        }
-    }
-}
-
-impl Write for Buffer {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.outgoing.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// A source whose subscriptions wait while they are held.

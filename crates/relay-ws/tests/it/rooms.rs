@@ -1,0 +1,329 @@
+//! Members of a room whose sockets take what a script allows. Each member gets every event in order. A full socket delays no
+//! other member, and is called again only when it takes bytes again.
+//!
+//! All members are on one shard, and everything runs on one thread.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use proptest::prelude::*;
+use relay_core::testing::ManualClock;
+use relay_core::{Draft, EventSink, Payload};
+use relay_events::DOCUMENT_EDITED;
+use relay_ws::{WsConfig, WsParts, WsServer};
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+use crate::scripted::{Connected, connect};
+use crate::support::{Feed, Shared, edit, quick};
+
+const DOCUMENT: &str = "notes";
+/// The turns of the runtime after which nothing is left to do that needs no further event, byte or time.
+const TURNS: usize = 1_000;
+
+/// A document with its members.
+struct Room {
+    feed: Arc<Feed>,
+    clock: Arc<ManualClock>,
+    ws: WsServer,
+    members: Vec<Member>,
+    published: u64,
+}
+
+/// A member, and the messages that it has received.
+struct Member {
+    connected: Connected,
+    /// The seq of the last event.
+    last_seq: u64,
+    /// The references of the heartbeats that are not answered yet.
+    heartbeats: VecDeque<String>,
+    sent: usize,
+}
+
+async fn settle() {
+    for _ in 0..TURNS {
+        tokio::task::yield_now().await;
+    }
+}
+
+fn config() -> WsConfig {
+    let mut config = quick();
+    config.shards = Some(1);
+    config
+}
+
+impl Room {
+    async fn of(members: usize, config: WsConfig) -> Self {
+        let clock = Arc::new(ManualClock::new());
+        let feed = Arc::new(Feed::new(Arc::clone(&clock)));
+        let source = Arc::new(Shared(Arc::clone(&feed)));
+        let ws = WsServer::with_parts(config, WsParts::new(Arc::clone(&feed) as _, source, clock.clone()));
+        let ws = ws.unwrap();
+        let mut room = Self { feed, clock, ws, members: Vec::new(), published: 0 };
+        for number in 0..members {
+            let connected = connect(&room.ws, &format!("/socket/websocket?vsn=2.0.0&user=u{number}")).await;
+            let mut member = Member { connected, last_seq: 0, heartbeats: VecDeque::new(), sent: 0 };
+            member.send(&json!(["1", "1", format!("document:{DOCUMENT}"), "phx_join", {}]));
+            room.members.push(member);
+        }
+        settle().await;
+        for member in &mut room.members {
+            let joined = member.receive();
+            assert_eq!((joined.len(), &joined[0][4]["status"]), (1, &json!("ok")));
+        }
+        assert_eq!(room.feed.subscriptions(DOCUMENT), 1, "the members share one stream");
+        room
+    }
+
+    /// Publishes an event with this many bytes of text.
+    fn publish(&mut self, bytes: usize) {
+        let payload = Payload::json(&edit(&"x".repeat(bytes))).unwrap();
+        let draft = Draft::new(DOCUMENT.parse().unwrap(), DOCUMENT_EDITED, payload);
+        self.feed.publish(relay_events::check(draft).unwrap()).now_or_never().unwrap().unwrap();
+        self.published += 1;
+    }
+
+    /// Checks that these members have every event so far, and all answers.
+    #[track_caller]
+    fn have_all(&mut self, members: impl IntoIterator<Item = usize>) {
+        for number in members {
+            let member = &mut self.members[number];
+            member.read();
+            assert_eq!(member.last_seq, self.published, "member {number}");
+            assert!(member.heartbeats.is_empty(), "member {number} is not answered");
+        }
+    }
+
+    /// Runs until `is_so`, over ticks of the shard.
+    async fn until(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
+        let waiting = async {
+            while !is_so(self) {
+                tokio::task::yield_now().await;
+            }
+        };
+        assert!(tokio::time::timeout(Duration::from_secs(60), waiting).await.is_ok(), "never: {what}");
+    }
+}
+
+impl Member {
+    fn send(&mut self, message: &Value) {
+        let Connected { wire, client } = &mut self.connected;
+        client.send(Message::text(message.to_string())).unwrap();
+        let bytes = std::mem::take(&mut client.get_mut().outgoing);
+        wire.lock().send(&bytes);
+    }
+
+    fn heartbeat(&mut self) {
+        self.sent += 1;
+        let reference = format!("h{}", self.sent);
+        self.send(&json!([null, reference, "phoenix", "heartbeat", {}]));
+        self.heartbeats.push_back(reference);
+    }
+
+    /// The whole messages that have arrived.
+    fn receive(&mut self) -> Vec<Value> {
+        let Connected { wire, client } = &mut self.connected;
+        client.get_mut().incoming.extend(std::mem::take(&mut wire.lock().outgoing));
+        let mut messages = Vec::new();
+        loop {
+            match client.read() {
+                Ok(Message::Text(text)) => messages.push(serde_json::from_str(&text).unwrap()),
+                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return messages,
+                other => panic!("unexpected: {other:?}"),
+            }
+        }
+    }
+
+    /// Takes the messages that have arrived, which must be the next events and the next answers.
+    #[track_caller]
+    fn read(&mut self) {
+        for message in self.receive() {
+            if message[3] == "phx_reply" {
+                assert_eq!(self.heartbeats.pop_front().as_deref(), message[1].as_str());
+            } else {
+                assert_eq!(message[4]["seq"], self.last_seq + 1);
+                self.last_seq += 1;
+            }
+        }
+    }
+
+    /// Lets the socket take no more than `bytes`.
+    fn limit(&self, bytes: usize) {
+        let mut wire = self.connected.wire.lock();
+        wire.window = wire.window.min(bytes);
+    }
+
+    fn take(&self, bytes: usize) {
+        self.connected.wire.lock().take(bytes);
+    }
+
+    /// The number of writes that found the socket full.
+    fn refused(&self) -> usize {
+        self.connected.wire.lock().refused
+    }
+}
+
+#[tokio::test]
+async fn a_full_socket_is_not_called_until_it_takes_bytes_and_delays_no_other_member() {
+    let mut room = Room::of(3, config()).await;
+    for window in [0, 100] {
+        room.members[0].limit(window);
+        room.publish(10);
+        settle().await;
+        let refused = room.members[0].refused();
+        for _ in 0..500 {
+            room.publish(10);
+        }
+        settle().await;
+        room.have_all([1, 2]);
+        assert_eq!(room.members[0].refused(), refused, "nothing is written to a socket that is full");
+
+        // It is called for each byte that it takes.
+        for _ in 0..50 {
+            room.members[0].take(1);
+            settle().await;
+            assert_eq!(room.members[0].connected.wire.lock().window, 0);
+        }
+        room.members[0].take(usize::MAX);
+        settle().await;
+        room.have_all(0..3);
+        assert_eq!(room.feed.subscriptions(DOCUMENT), 1, "the member is in the room again");
+    }
+}
+
+#[tokio::test]
+async fn a_member_that_is_ahead_of_its_room_enters_it_when_the_room_has_caught_up() {
+    let mut room = Room::of(3, config()).await;
+    room.members[0].limit(0);
+    room.publish(10);
+    settle().await;
+    // The member is polled before its room. It reads the event by itself, and finds the room behind.
+    room.members[0].take(usize::MAX);
+    room.publish(10);
+    settle().await;
+    room.have_all(0..3);
+    assert_eq!(room.feed.subscriptions(DOCUMENT), 1, "the member is in the room again");
+}
+
+#[tokio::test]
+async fn a_member_whose_socket_takes_nothing_for_too_long_ends_alone() {
+    let config = config();
+    let stall = config.write_stall_timeout;
+    let mut room = Room::of(3, config).await;
+    room.members[0].limit(0);
+    room.publish(10);
+    settle().await;
+    room.clock.advance(stall);
+    room.until("the member's stream ends", |room| room.feed.subscriptions(DOCUMENT) == 1).await;
+    room.publish(10);
+    settle().await;
+    room.have_all([1, 2]);
+    // The close message is not taken either.
+    room.clock.advance(stall);
+    room.until("the connection ends", |room| room.ws.stats().connections_open == 2).await;
+}
+
+#[tokio::test]
+async fn a_turn_that_writes_more_than_the_buffer_keeps_its_order_and_pauses_reading() {
+    let mut config = config();
+    config.write_buffer_bytes = 1_000;
+    let mut room = Room::of(2, config).await;
+    // A batch of the room, then events that the member reads by itself, each larger than the buffer.
+    for window in [0, 1, 999, 1_001, 60_000] {
+        let member = &mut room.members[0];
+        member.limit(window);
+        for bytes in [30_000, 10, 2_000, 100_000, 10] {
+            room.publish(bytes);
+        }
+        settle().await;
+        room.have_all([1]);
+        let member = &mut room.members[0];
+        for _ in 0..100 {
+            member.heartbeat();
+        }
+        settle().await;
+        let unread = member.connected.wire.lock().incoming.len();
+        settle().await;
+        assert!(unread > 0 && member.connected.wire.lock().incoming.len() == unread, "reading is paused");
+        while room.members[0].last_seq < room.published {
+            room.members[0].take(777);
+            settle().await;
+            room.members[0].read();
+        }
+        room.members[0].take(usize::MAX);
+        settle().await;
+        room.have_all(0..2);
+        assert_eq!(room.feed.subscriptions(DOCUMENT), 1, "the member is in the room again");
+    }
+}
+
+/// A step of a publisher, a member or its socket.
+#[derive(Debug, Clone)]
+enum Step {
+    /// Publishes an event with this many bytes of text.
+    Publish(usize),
+    /// Makes a member's socket take this many bytes at most.
+    Limit(usize, usize),
+    /// Makes it take this many bytes more.
+    Take(usize, usize),
+    Heartbeats(usize, usize),
+    Run(usize),
+}
+
+/// The members with a script. A further one takes everything.
+const SCRIPTED: usize = 3;
+
+fn step() -> impl Strategy<Value = Step> {
+    let member = 0..SCRIPTED;
+    prop_oneof![
+        6 => prop_oneof![4 => 1_usize..100, 1 => 100_usize..20_000].prop_map(Step::Publish),
+        2 => (member.clone(), prop_oneof![Just(0_usize), 0_usize..2_000])
+            .prop_map(|(member, bytes)| Step::Limit(member, bytes)),
+        3 => (member.clone(), 1_usize..4_000).prop_map(|(member, bytes)| Step::Take(member, bytes)),
+        2 => (member, 1_usize..40).prop_map(|(member, count)| Step::Heartbeats(member, count)),
+        3 => (1_usize..30).prop_map(Step::Run),
+    ]
+}
+
+async fn run(config: WsConfig, steps: Vec<Step>) {
+    let mut room = Room::of(SCRIPTED + 1, config).await;
+    for step in steps {
+        match step {
+            Step::Publish(bytes) => room.publish(bytes),
+            Step::Limit(member, bytes) => room.members[member].limit(bytes),
+            Step::Take(member, bytes) => room.members[member].take(bytes),
+            Step::Heartbeats(member, count) => (0..count).for_each(|_| room.members[member].heartbeat()),
+            Step::Run(turns) => {
+                for _ in 0..turns {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        room.members.iter_mut().for_each(Member::read);
+    }
+    settle().await;
+    room.have_all([SCRIPTED]);
+    room.members.iter().for_each(|member| member.take(usize::MAX));
+    settle().await;
+    room.have_all(0..=SCRIPTED);
+    assert_eq!(room.feed.subscriptions(DOCUMENT), 1, "all members are in the room again");
+    assert_eq!(room.ws.stats().panicked, 0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_member_gets_each_event_and_answer_once_and_returns_to_the_room(
+        steps in prop::collection::vec(step(), 1..60),
+        write_buffer_bytes in prop_oneof![Just(64 * 1024_usize), 200_usize..5_000],
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let mut config = config();
+        config.write_buffer_bytes = write_buffer_bytes;
+        runtime.block_on(run(config, steps));
+    }
+}
