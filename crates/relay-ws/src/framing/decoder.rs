@@ -212,9 +212,9 @@ impl Decoder {
                 }
                 Scan::InPlace(kind, range) => {
                     let bytes = &self.carry_over[begin + range.start..begin + range.end];
-                    return message(kind, bytes).map(Some);
+                    return message(kind, bytes, &mut self.assembly.has_failed).map(Some);
                 }
-                Scan::Assembled(kind) => return message(kind, &self.assembly.assembled).map(Some),
+                Scan::Assembled(kind) => return self.assembly.message(kind).map(Some),
             }
         }
         self.carry_over = Vec::new();
@@ -230,11 +230,11 @@ impl Decoder {
             }
             Scan::InPlace(kind, range) => {
                 *input = rest;
-                message(kind, &taken[range]).map(Some)
+                message(kind, &taken[range], &mut self.assembly.has_failed).map(Some)
             }
             Scan::Assembled(kind) => {
                 *input = rest;
-                message(kind, &self.assembly.assembled).map(Some)
+                self.assembly.message(kind).map(Some)
             }
         }
     }
@@ -372,6 +372,11 @@ impl Assembly {
         }))
     }
 
+    /// The message that was assembled last.
+    fn message(&mut self, kind: MessageKind) -> Result<Message<'_>, FramingError> {
+        message(kind, &self.assembled, &mut self.has_failed)
+    }
+
     /// Finishes the message, which has arrived whole.
     fn finish(&mut self) -> Result<Scan, FramingError> {
         let Some(partial) = self.partial.take() else { return Ok(Scan::Incomplete) };
@@ -425,7 +430,18 @@ const fn most_compressed(bytes: usize) -> usize {
     bytes.saturating_add(bytes / 1024).saturating_add(64)
 }
 
-fn message(kind: MessageKind, bytes: &[u8]) -> Result<Message<'_>, FramingError> {
+/// Reads a message from its bytes. Without one the decoder has failed.
+fn message<'m>(
+    kind: MessageKind,
+    bytes: &'m [u8],
+    has_failed: &mut bool,
+) -> Result<Message<'m>, FramingError> {
+    let message = checked_message(kind, bytes);
+    *has_failed = message.is_err();
+    message
+}
+
+fn checked_message(kind: MessageKind, bytes: &[u8]) -> Result<Message<'_>, FramingError> {
     let text = |bytes| std::str::from_utf8(bytes).map_err(|_| FramingError::NotUtf8);
     Ok(match kind {
         MessageKind::Text => Message::Text(text(bytes)?),
