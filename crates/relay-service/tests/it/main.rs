@@ -12,6 +12,8 @@ mod crash;
 mod demo;
 mod documentation;
 mod embedding;
+#[cfg(target_os = "linux")]
+mod failing_disk;
 mod http;
 mod limits;
 mod log_output;

@@ -6,80 +6,11 @@
     reason = "tests say what they expect by unwrapping it"
 )]
 
-use std::io::{BufRead, BufReader, Read as _, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-
-use crate::support::{self, PATIENCE, Server, data, failure, run, success};
+use crate::support::service::Service;
+use crate::support::{self, Server, data, failure, run, success};
 use serde_json::{Value, json};
 use standardwebhooks::Webhook;
 use tempfile::TempDir;
-
-/// A request that a service got.
-struct Request {
-    headers: http::HeaderMap,
-    body: Vec<u8>,
-}
-
-/// A service that answers with a status that the test sets.
-struct Service {
-    address: SocketAddr,
-    status: Arc<AtomicU16>,
-    requests: Receiver<Request>,
-}
-
-impl Service {
-    fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let status = Arc::new(AtomicU16::new(200));
-        let (sender, requests) = channel();
-        let answer = Arc::clone(&status);
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let (sender, status) = (sender.clone(), Arc::clone(&answer));
-                std::thread::spawn(move || serve(stream.unwrap(), &sender, &status));
-            }
-        });
-        Self { address, status, requests }
-    }
-
-    fn next(&self) -> Request {
-        self.requests.recv_timeout(PATIENCE).expect("another request")
-    }
-
-    fn answer(&self, status: u16) {
-        self.status.store(status, Ordering::SeqCst);
-    }
-}
-
-fn serve(mut stream: TcpStream, sender: &Sender<Request>, status: &AtomicU16) {
-    let mut reader = BufReader::new(stream.try_clone().unwrap());
-    loop {
-        let mut headers = http::HeaderMap::new();
-        let mut line = String::new();
-        if reader.read_line(&mut line).unwrap_or(0) == 0 {
-            return;
-        }
-        loop {
-            let mut line = String::new();
-            reader.read_line(&mut line).unwrap();
-            let Some((name, value)) = line.trim_end().split_once(": ") else { break };
-            headers.insert(http::HeaderName::try_from(name).unwrap(), value.parse().unwrap());
-        }
-        let length =
-            headers.get("content-length").map_or(0, |length| length.to_str().unwrap().parse().unwrap());
-        let mut body = vec![0; length];
-        reader.read_exact(&mut body).unwrap();
-        let status = status.load(Ordering::SeqCst);
-        if sender.send(Request { headers, body }).is_err() {
-            return;
-        }
-        let _ = stream.write_all(format!("HTTP/1.1 {status} So\r\ncontent-length: 2\r\n\r\nso").as_bytes());
-    }
-}
 
 const RULES: &str = r#"
 [[rules]]

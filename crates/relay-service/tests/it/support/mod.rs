@@ -5,6 +5,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses the part that it needs")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests say what they expect by unwrapping it")]
 
+pub mod service;
 pub mod socket;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -29,6 +30,17 @@ pub fn relay() -> Command {
         command.env_remove(name);
     }
     command.stdin(Stdio::null());
+    command
+}
+
+/// `relay serve` at `listen`, with its log in `data`.
+pub fn serve(data: &Path, listen: SocketAddr, arguments: &[&str]) -> Command {
+    let mut command = relay();
+    command
+        .args(["serve", "--listen", &listen.to_string(), "--log-format", "json", "--data-dir"])
+        .arg(data)
+        .args(arguments)
+        .current_dir(data);
     command
 }
 
@@ -90,13 +102,7 @@ impl Server {
     }
 
     pub fn start_at(data: &Path, listen: SocketAddr, arguments: &[&str]) -> Self {
-        let listen = listen.to_string();
-        let mut command = relay();
-        command
-            .args(["serve", "--listen", &listen, "--log-format", "json", "--data-dir"])
-            .arg(data)
-            .args(arguments);
-        Self::spawn(command.current_dir(data))
+        Self::spawn(&mut serve(data, listen, arguments))
     }
 
     /// A server with the four example services.
@@ -108,7 +114,8 @@ impl Server {
         Self::spawn(command.current_dir(data))
     }
 
-    fn spawn(command: &mut Command) -> Self {
+    /// A server that `command` starts.
+    pub fn spawn(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let log = lines(child.stdout.take().unwrap());
         let address = loop {
