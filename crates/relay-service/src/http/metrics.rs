@@ -264,6 +264,16 @@ fn log(page: &mut Exposition, log: &LogStats) {
         .value(log.appended_bytes);
     page.counter("relay_log_conflicts_total", "Appends that did not follow their document's head.")
         .value(log.conflicts);
+    page.counter(
+        "relay_log_lost_events_total",
+        "Kept events that readers could not be given, since they cannot be read; each counts once.",
+    )
+    .value(log.lost_events);
+    page.counter(
+        "relay_log_retention_failures_total",
+        "Documents that retention could not cut back, since a record is damaged.",
+    )
+    .value(log.retention_failures);
     page.gauge("relay_log_logged_bytes", "Bytes of the logged events that are kept now.")
         .value(log.logged_bytes);
     page.gauge("relay_log_disk_bytes", "Bytes that the log takes on the disk.").value(log.disk_bytes);

@@ -183,6 +183,8 @@ fn prometheus_reads_the_same_numbers() {
     check("relay_websocket_connections", none(), "/ws/connections_open");
     check("relay_websocket_deliveries_total", none(), "/ws/deliveries");
     check("relay_log_appended_bytes_total", none(), "/log/appended_bytes");
+    check("relay_log_lost_events_total", none(), "/log/lost_events");
+    check("relay_log_retention_failures_total", none(), "/log/retention_failures");
     check("relay_queue_depth", json!({"queue": "log_requests"}), "/queues/log_requests");
     assert_eq!(families["relay_publish_duration_seconds"]["type"], "summary");
     assert_eq!(families["relay_events"]["type"], "counter");
