@@ -416,19 +416,21 @@ impl Channel {
     ) -> ReadResult {
         let result = self.with_readers(|state| state.read(cursor, batch, waker));
         if matches!(result, ReadResult::Events) {
-            self.note_cache_use();
+            // Each member of a large room reads, so this writes nothing that is shared between channels.
+            self.last_cache_use.store(self.context.cache_uses(), Ordering::Relaxed);
         }
         result
     }
 
     /// Changes readers, and takes the drafts that waited for them.
     fn with_readers<R>(self: &Arc<Self>, change: impl FnOnce(&mut ChannelState) -> R) -> R {
-        let (result, taken) = {
-            let mut state = self.state.lock();
-            let result = change(&mut state);
-            (result, self.take_waiting(&mut state))
-        };
-        self.finish(taken);
+        let mut state = self.state.lock();
+        let result = change(&mut state);
+        if state.has_waiting() {
+            let taken = self.take_waiting(&mut state);
+            drop(state);
+            self.finish(taken);
+        }
         result
     }
 }

@@ -46,6 +46,11 @@ impl ChannelContext {
         self.cache_uses.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// The number of uses so far.
+    pub(crate) fn cache_uses(&self) -> u64 {
+        self.cache_uses.load(Ordering::Relaxed)
+    }
+
     /// Drops caches while they take more memory than they may. Not to be called under a channel's lock.
     pub(crate) fn relieve_memory(&self) {
         if self.are_caches_over()

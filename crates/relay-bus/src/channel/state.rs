@@ -224,7 +224,12 @@ impl ChannelState {
 
     /// True when a draft of this cost may be taken before those that wait: none does.
     pub(super) fn may_take(&self, cost: u32) -> bool {
-        self.turns.is_empty() && self.has_space(cost)
+        !self.has_waiting() && self.has_space(cost)
+    }
+
+    /// True when a draft waits to be taken.
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.turns.is_empty()
     }
 
     /// True when the queue has space for a draft, and most readers are not behind.
