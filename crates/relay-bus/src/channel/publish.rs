@@ -1,7 +1,8 @@
 //! The way of a draft into its channel.
 //!
 //! A draft is *taken* when it gets its place in memory, or goes to the writer's queue. It waits for that while the queue is full
-//! and while most readers are behind, for as long as the configuration allows.
+//! and while most readers are behind, for as long as the configuration allows. A logged draft waits only behind drafts of its
+//! own actor: no reader gets it, and it comes from the server itself, which bounds the number.
 
 use std::sync::Arc;
 
@@ -81,7 +82,10 @@ impl Channel {
         let mut state = self.lock_open()?;
         let bytes = draft.approx_bytes();
         let cost = cost_of(bytes);
-        let may_take = state.may_take(cost);
+        let may_take = match draft.kind.class() {
+            DeliveryClass::Logged => !state.has_waiting_of(&draft.actor),
+            DeliveryClass::Sequenced | DeliveryClass::Ephemeral => state.may_take(cost),
+        };
         let mut taken = Taken::default();
         if may_take && self.context().log.is_none() {
             let answer = self.sequence_in_memory(&mut state, draft, &mut taken.wakers);

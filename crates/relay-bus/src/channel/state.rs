@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use relay_core::{
-    CheckedDraft, Epoch, Event, EventId, Head, Monotonic, Offset, Payload, PublishAck, ReadLimit, Seq,
+    Actor, CheckedDraft, Epoch, Event, EventId, Head, Monotonic, Offset, Payload, PublishAck, ReadLimit, Seq,
     Timestamp,
 };
 
@@ -230,6 +230,11 @@ impl ChannelState {
     /// True when a draft waits to be taken.
     pub(super) fn has_waiting(&self) -> bool {
         !self.turns.is_empty()
+    }
+
+    /// True when a draft of `actor` waits to be taken.
+    pub(super) fn has_waiting_of(&self, actor: &Actor) -> bool {
+        self.turns.has_draft_of(actor)
     }
 
     /// True when the queue has space for a draft, and most readers are not behind.

@@ -39,6 +39,11 @@ impl Turns {
         self.waiting.is_empty()
     }
 
+    /// True when a draft of `actor` waits.
+    pub(super) fn has_draft_of(&self, actor: &Actor) -> bool {
+        self.ends.contains_key(actor)
+    }
+
     /// Adds a draft behind those of its actor.
     pub(super) fn push(&mut self, pending: PendingDraft) -> TurnKey {
         let now = self.now;

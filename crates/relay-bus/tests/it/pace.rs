@@ -15,8 +15,9 @@ use relay_bus::{Bus, BusConfig, Filter, LagPolicy, Subscription};
 use relay_core::testing::MemoryLog;
 use relay_core::{
     Actor, DocumentId, EventLog, EventStream, PublishAck, PublishError, Retention, Seq, StartPosition,
-    StreamError, UserId,
+    StreamError, Timestamp, UserId,
 };
+use relay_events::{SessionStarted, server_draft};
 
 /// The events that are kept. A reader that is further behind lags.
 const KEPT: u64 = 512;
@@ -264,6 +265,36 @@ async fn a_publisher_is_refused_when_the_room_does_not_follow_in_time() {
         let seq = waiting.await.unwrap().unwrap().seq.unwrap();
         assert_eq!(seq, Seq::new(scene.published + 2), "the refused draft has no place");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logged_draft_does_not_wait_for_readers_that_never_get_it() {
+    let mut scene = Scene::new(true);
+    scene.join(10).await;
+    scene.add_publisher(500);
+    scene.step().await;
+    scene.members[0].speed = 0;
+    for _ in 0..100 {
+        scene.step().await;
+    }
+    assert!(scene.bus.stats().drafts_waited > 0);
+    let started = SessionStarted { started_at: Timestamp::UNIX_EPOCH };
+    let draft = |actor: Actor| server_draft(scene.document.clone(), &started).unwrap().actor(actor);
+    let system = scene.bus.publish(draft(Actor::System));
+    let before = scene.bus.publish(note(&scene.document, 0).actor(Actor::System));
+    let after = scene.bus.publish(draft(Actor::System));
+    let (mut system, mut before, mut after) = (Box::pin(system), Box::pin(before), Box::pin(after));
+    assert!(system.as_mut().now_or_never().is_none(), "the log has not answered yet");
+    assert!(before.as_mut().now_or_never().is_none());
+    assert!(after.as_mut().now_or_never().is_none());
+    let offset = system.await.unwrap().offset;
+    settle().await;
+    assert!(after.as_mut().now_or_never().is_none(), "it comes after an earlier draft of its actor");
+    scene.members[0].speed = 1000;
+    scene.members[0].read();
+    let (before, after) = tokio::join!(before, after);
+    let (before, after) = (before.unwrap().offset, after.unwrap().offset);
+    assert!(offset < before && before < after, "{offset:?} {before:?} {after:?}");
 }
 
 #[tokio::test(start_paused = true)]
