@@ -408,7 +408,7 @@ async fn read_head(stream: &mut TcpStream) -> String {
 }
 
 /// The longest time that a test waits before it fails.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A client that sends and receives single messages.
 pub(crate) struct Client {
