@@ -228,11 +228,24 @@ const MAX_KEY_BYTES: usize = 256;
 /// ```
 ///
 /// Fields: `kind`, `payload` or `payload_base64`, and optionally `id`, `actor`, `key`, `ttl_ms`, `traceparent`,
-/// `tracestate`, `metadata`. The caller decides if the client may choose the actor.
+/// `tracestate`, `metadata`. [`decode_draft_by`] is for clients that do not choose the actor.
 ///
 /// # Errors
 /// [`JsonError`], which names an unknown field.
 pub fn decode_draft(document: &DocumentId, json: &[u8]) -> Result<CheckedDraft, JsonError> {
+    Ok(vocabulary::check(read_draft(document, json)?)?)
+}
+
+/// Reads a client's draft as [`decode_draft`] does, with the actor that the caller knows the client to be. A given `actor` does
+/// not count.
+///
+/// # Errors
+/// [`JsonError`], which names an unknown field.
+pub fn decode_draft_by(actor: Actor, document: &DocumentId, json: &[u8]) -> Result<CheckedDraft, JsonError> {
+    Ok(vocabulary::check(read_draft(document, json)?.actor(actor))?)
+}
+
+fn read_draft(document: &DocumentId, json: &[u8]) -> Result<Draft, JsonError> {
     let fields: DraftFields<'_> = read_json(json).map_err(JsonError::Malformed)?;
     let kind = vocabulary::kind(&fields.kind)?;
     let payload = payload(("payload", fields.payload), ("payload_base64", fields.payload_base64.as_deref()))?;
@@ -244,7 +257,7 @@ pub fn decode_draft(document: &DocumentId, json: &[u8]) -> Result<CheckedDraft, 
     draft.ttl = fields.ttl_ms.map(Duration::from_millis);
     draft.trace = trace(fields.traceparent.as_deref(), fields.tracestate.as_deref())?;
     draft.metadata = fields.metadata;
-    Ok(vocabulary::check(draft)?)
+    Ok(draft)
 }
 
 /// Reads a field that is present, even when its value is `null`.

@@ -83,13 +83,16 @@ pub(crate) fn draft(
     identity: &Identity,
     session: Option<SessionId>,
 ) -> Result<CheckedDraft, ErrorBody> {
-    let draft = match message.payload {
+    // Before the check, which admits some drafts for their actor.
+    let actor = Actor::User(identity.user.clone());
+    let mut draft = match message.payload {
         ClientPayload::Json(raw) if message.event == PUBLISH => {
-            json::decode_draft(document, raw.get().as_bytes())?
+            json::decode_draft_by(actor, document, raw.get().as_bytes())?
         }
-        payload => check(Draft::new(document.clone(), kind(&message.event)?, payload.to_payload()))?,
+        payload => {
+            check(Draft::new(document.clone(), kind(&message.event)?, payload.to_payload()).actor(actor))?
+        }
     };
-    let mut draft = draft.actor(Actor::User(identity.user.clone()));
     if let Some(session) = session {
         draft = draft.session(session);
     }

@@ -33,6 +33,20 @@ async fn a_push_is_answered_with_its_ack_and_every_member_gets_the_event() {
 }
 
 #[tokio::test]
+async fn a_draft_that_calls_its_author_a_service_sets_no_metadata_of_the_server() {
+    let server = Server::start().await;
+    let mut ada = server.connect("ada").await;
+    ada.join_as("1", "document:notes", json!({})).await;
+    let draft = json!({
+        "kind": "x-note", "payload": 1, "actor": "service:sift", "metadata": {"relay.causes": "quality"},
+    });
+    let reply = ada.push("1", "document:notes", "publish", draft).await;
+    assert_eq!(reply["status"], "error", "{reply}");
+    assert_eq!(reply["response"]["reason"], "invalid_request", "{reply}");
+    assert_eq!(server.feed.count("notes"), 0);
+}
+
+#[tokio::test]
 async fn a_whole_draft_may_be_pushed_and_its_actor_is_always_the_connections_user() {
     let server = Server::start().await;
     let mut ada = server.connect("ada").await;
