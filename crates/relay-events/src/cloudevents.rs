@@ -152,7 +152,6 @@ impl CloudEvent<'_> {
     fn to_draft(&self, document: DocumentId, kind: Kind, payload: Payload) -> Result<Draft, JsonError> {
         let mut draft = Draft::new(document, kind, payload);
         draft.actor = self.relayactor.clone().unwrap_or(Actor::System);
-        draft.session = self.relaysession;
         json::check_key(self.relaykey.as_deref())?;
         draft.key = self.relaykey.as_deref().map(Arc::from);
         draft.ttl = number("relayttlms", self.relayttlms.as_deref())?.map(Duration::from_millis);
@@ -181,6 +180,7 @@ impl CloudEvent<'_> {
         let kind = vocabulary::kind_of_event(&self.kind, seq, offset)?;
         let mut draft = self.to_draft(DocumentId::new(document)?, kind, payload)?;
         draft.id = Some(self.id.parse()?);
+        draft.session = self.relaysession;
         let epoch = self.relayepoch.ok_or_else(|| malformed("`relayepoch` is missing".to_owned()))?;
         let time = text("time", self.time.as_ref())?
             .ok_or_else(|| malformed("`time` is missing".to_owned()))?
@@ -294,7 +294,7 @@ pub fn decode_batch(json: &[u8]) -> Result<Vec<Event>, JsonError> {
 
 /// Reads a CloudEvent of any producer as a draft for `document`: its `type` is the kind, its `data` the payload, and
 /// its `id` (with its `source`, unless it is a UUID) the idempotency key. Attributes that Relay does not know are
-/// ignored.
+/// ignored, and so are those that the server sets, such as `relaysession`.
 ///
 /// ```
 /// use relay_core::DocumentId;

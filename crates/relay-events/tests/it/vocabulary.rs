@@ -254,6 +254,15 @@ fn what_a_foreign_producer_says_for_others_stops_no_draft() {
 }
 
 #[test]
+fn a_draft_chooses_no_session() {
+    let document = DocumentId::new("doc").unwrap();
+    let event = br#"{"specversion": "1.0", "source": "/a", "id": "1", "type": "x-a", "data": 1,
+        "relaysession": "01a20a5d-9132-77ee-92fe-83d1f6e38e50"}"#;
+    assert_eq!(cloudevents::decode_draft(&document, event).unwrap().session, None);
+    assert!(json::decode_draft(&document, br#"{"kind": "x-a", "payload": 1, "session": "s"}"#).is_err());
+}
+
+#[test]
 fn a_foreign_cloud_event_in_headers_becomes_the_same_draft_as_in_json() {
     let document = DocumentId::new("doc").unwrap();
     let of = |more: &[(&'static str, &'static str)], body: &'static str| {
