@@ -6,6 +6,7 @@
 //! mailbox and delays no other one.
 
 use std::any::Any;
+use std::fmt::Display;
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,6 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::FutureExt;
 use relay_core::Event;
+use relay_metrics::Counter;
 use relay_tasks::{OnPanic, Pulse, TaskGroup, TaskName};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -25,7 +27,8 @@ use crate::filter::Filter;
 use crate::mailbox::MailboxConfig;
 use crate::multi_subscription::{MultiSubscription, Received};
 
-/// The error of a handler that could not handle an event. It is logged and counted; the event is not tried again.
+/// The error of a handler that could not handle an event. It is counted, and the first one is logged as a warning; the event is
+/// not tried again.
 pub type HandlerError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Asynchronous code that is called for events.
@@ -88,8 +91,8 @@ impl Bus {
                             Ok(Ok(result)) => count(&counters, name, &event, result),
                             Ok(Err(panic)) => count_panic(&counters, name, &event, &*panic),
                             Err(_elapsed) => {
-                                counters.handler_timeouts.increment();
-                                tracing::warn!(handler = name, event = %event.id, ?timeout, "the handler took too long");
+                                let error = format_args!("it took longer than {timeout:?}");
+                                count_failure(&counters.handler_timeouts, name, &event, &error);
                             }
                         }
                     }
@@ -242,19 +245,25 @@ impl HandlerEvents {
 fn count(counters: &Counters, name: &str, event: &Event, result: Result<(), HandlerError>) {
     match result {
         Ok(()) => counters.handler_successes.increment(),
-        Err(error) => {
-            counters.handler_errors.increment();
-            tracing::warn!(handler = name, event = %event.id, %error, "the handler failed");
-        }
+        Err(error) => count_failure(&counters.handler_errors, name, event, &error),
     }
 }
 
 fn count_panic(counters: &Counters, name: &str, event: &Event, panic: &(dyn Any + Send)) {
-    counters.handler_panics.increment();
     let message = panic
         .downcast_ref::<&str>()
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message");
-    tracing::error!(handler = name, event = %event.id, message, "the handler panicked");
+    count_failure(&counters.handler_panics, name, event, &format_args!("it panicked: {message}"));
+}
+
+/// Counts a failure of a handler, of which there may be one for each event. The first of its kind is a warning.
+fn count_failure(counter: &Counter, name: &str, event: &Event, error: &dyn Display) {
+    if counter.get() == 0 {
+        tracing::warn!(handler = name, event = %event.id, %error, "a handler failed, for the first time in this way");
+    } else {
+        tracing::debug!(handler = name, event = %event.id, %error, "a handler failed");
+    }
+    counter.increment();
 }

@@ -262,9 +262,17 @@ async fn deliver(
     match &handled {
         Ok(()) => drop(state.trouble.send_if_modified(|trouble| trouble.take().is_some())),
         Err(error) => {
-            tracing::warn!(service = %state.name, %error, "delivery refused");
-            if let DeliveryError::NotHandled(error) = error {
-                state.trouble.send_replace(Some(error.to_string()));
+            // Anybody can send deliveries that are refused. What the service itself cannot do is a warning when it begins.
+            let trouble = match error {
+                DeliveryError::NotHandled(error) => {
+                    state.trouble.send_replace(Some(error.to_string())).is_none()
+                }
+                _ => false,
+            };
+            if trouble {
+                tracing::warn!(service = %state.name, %error, "delivery refused");
+            } else {
+                tracing::debug!(service = %state.name, %error, "delivery refused");
             }
         }
     }

@@ -139,8 +139,13 @@ impl Acceptor {
                 // The client has gone already.
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
+                    // Clients can make it fail for as long as they like. It is counted, and the first one is a warning.
+                    if counters.accept_failures.get() == 0 {
+                        tracing::warn!(%error, "a connection could not be accepted; is the limit of open files too low?");
+                    } else {
+                        tracing::debug!(%error, "a connection could not be accepted");
+                    }
                     counters.accept_failures.increment();
-                    tracing::warn!(%error, "a connection could not be accepted; is the limit of open files too low?");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

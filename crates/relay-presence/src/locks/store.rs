@@ -184,7 +184,12 @@ impl LockStore {
     /// Takes the outcome of publishing a document's change.
     pub(super) fn end_publishing(&self, document: &DocumentId, outcome: Result<(), LockError>) {
         if let Err(error) = &outcome {
-            tracing::warn!(%document, %error, "a change of a lock was not published");
+            // A client can cause one for each of its requests. They are counted, and the first is a warning.
+            if self.counters.failed_changes.get() == 0 {
+                tracing::warn!(%document, %error, "a change of a lock was not published, the first one");
+            } else {
+                tracing::debug!(%document, %error, "a change of a lock was not published");
+            }
         }
         self.update(document, |locks, cx| locks.end_publishing(outcome, cx));
         if self.is_closed() {
