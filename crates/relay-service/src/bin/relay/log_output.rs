@@ -2,7 +2,7 @@
 //!
 //! Standard output may be a pipe that nobody reads, a paused terminal, or a file on a full disk. No thread that serves waits
 //! for it, except for a moment when it panics. A line that cannot be written ends nothing. A line that finds the queue full
-//! is dropped and counted, and a warning tells how many were.
+//! is dropped and counted, and a warning tells how many were. So does one for lines that are left out as too many of a kind.
 //!
 //! `tracing-appender` has a queue like this one. It bounds the number of lines and not their bytes, and at its end it writes
 //! to standard error, which may be the same paused terminal.
@@ -16,6 +16,8 @@ use parking_lot::{Condvar, Mutex};
 use relay_service::DroppedLogLines;
 use relay_tasks::{OnPanic, Pulse, TaskGroup, TaskName};
 use tracing_subscriber::fmt::MakeWriter;
+
+use crate::line_limit::MAX_LINES;
 
 /// The thread that writes lines.
 const WRITER: TaskName = TaskName::new("program.log-output");
@@ -43,6 +45,8 @@ struct Queue {
     bytes: usize,
     /// The lines that were dropped since the last warning.
     unreported: u64,
+    /// The lines that were left out since the last warning.
+    left_out: u64,
     /// True while the thread writes.
     is_writing: bool,
 }
@@ -85,19 +89,26 @@ impl LogOutput {
         self.0.changed.notify_all();
     }
 
+    /// Counts a line that is not written, since the same place in the code has written many.
+    pub(crate) fn leave_out(&self) {
+        self.0.queue.lock().left_out += 1;
+        self.0.dropped.add(1);
+    }
+
     fn run(&self, output: &mut impl Write, pulse: &Pulse) {
         // The lines that the output refused since it last took one.
         let mut refused = 0;
         loop {
             pulse.check();
-            let (lines, mut unreported) = {
+            let (lines, mut unreported, left_out) = {
                 let mut queue = self.0.queue.lock();
                 queue.is_writing = false;
                 self.0.changed.notify_all();
                 self.0.changed.wait_while(&mut queue, |queue| queue.lines.is_empty());
                 queue.is_writing = true;
                 queue.bytes = 0;
-                (std::mem::take(&mut queue.lines), std::mem::take(&mut queue.unreported))
+                let lines = std::mem::take(&mut queue.lines);
+                (lines, std::mem::take(&mut queue.unreported), std::mem::take(&mut queue.left_out))
             };
             for line in lines {
                 match output.write_all(&line).and_then(|()| output.flush()) {
@@ -107,6 +118,12 @@ impl LogOutput {
                         self.0.dropped.add(1);
                     }
                 }
+            }
+            if left_out > 0 {
+                tracing::warn!(
+                    lines = left_out,
+                    "log lines were left out, since their place in the code wrote {MAX_LINES} in a minute; the metrics have the numbers"
+                );
             }
             if unreported > 0 {
                 tracing::warn!(

@@ -6,6 +6,7 @@ mod config_command;
 #[cfg(feature = "demo")]
 mod demo;
 mod invitation;
+mod line_limit;
 mod log_commands;
 mod log_output;
 mod plural;

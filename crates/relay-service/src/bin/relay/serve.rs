@@ -15,9 +15,12 @@ use relay_tasks::Supervisor;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::SettingsArgs;
 use crate::invitation::invitation;
+use crate::line_limit::LineLimit;
 use crate::log_output::{LogGuard, LogOutput};
 use crate::settings::{self, DurabilityLevel, LogFormat, Settings};
 
@@ -162,9 +165,10 @@ pub(crate) fn start_log(settings: &Settings) -> anyhow::Result<ServerLog> {
         .with_env_filter(EnvFilter::try_new(&settings.log_filter.0)?)
         .with_ansi(std::io::stdout().is_terminal())
         .with_writer(output.clone());
+    let limit = LineLimit::new(output.clone());
     match settings.log_format {
-        LogFormat::Pretty => log.with_target(false).init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
+        LogFormat::Pretty => log.with_target(false).finish().with(limit).init(),
+        LogFormat::Json => log.json().flatten_event(true).finish().with(limit).init(),
     }
     // The usual hook writes to standard error, which may block as standard output may.
     let (format, panics) = (settings.log_format, output.clone());
