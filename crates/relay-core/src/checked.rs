@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use crate::actor::Actor;
 use crate::event::{Draft, Event};
-use crate::id::{EventId, SessionId};
+use crate::id::{EventId, InvalidId, SessionId, excerpt};
 use crate::lock::LockClaim;
+use crate::metadata::Metadata;
 use crate::payload::Payload;
 use crate::position::{Epoch, Seq};
 use crate::time::Timestamp;
@@ -52,7 +53,8 @@ impl CheckedDraft {
         self.claim.as_ref()
     }
 
-    /// Sets the actor.
+    /// Sets the actor of a draft that the server makes. A vocabulary may admit a draft for its actor, so an edge sets the actor
+    /// before the check.
     pub fn actor(mut self, actor: Actor) -> Self {
         self.draft.actor = actor;
         self
@@ -122,6 +124,20 @@ impl CheckedDraft {
                 Err(error)
             }
         }
+    }
+
+    /// Replaces the value of a metadata key to which the server gives a meaning. The vocabulary knows nothing of such values,
+    /// and locks do not depend on them.
+    ///
+    /// # Errors
+    /// [`InvalidId`], when the key does not begin with [`Metadata::SERVER_PREFIX`] or a limit of [`Metadata`] is broken; the
+    /// draft stays as it was.
+    pub fn set_server_metadata(&mut self, key: &str, value: String) -> Result<(), InvalidId> {
+        if !key.starts_with(Metadata::SERVER_PREFIX) {
+            let reason = "only keys of the server may change after the check";
+            return Err(InvalidId::Malformed { what: "metadata key", value: excerpt(key), reason });
+        }
+        self.draft.metadata.insert(key, value)
     }
 
     /// The payload as it was before it was [rewritten](Self::rewrite); `None` where it was not.

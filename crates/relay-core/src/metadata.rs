@@ -9,14 +9,17 @@ use crate::id::{InvalidId, check_text, excerpt};
 
 /// Short text properties of an event for routing and tooling, ordered by key.
 ///
-/// At most 32 entries; keys of 1 to 64 bytes, values of at most 1,024 bytes.
+/// At most 32 entries, and one more where at least one key begins with [`SERVER_PREFIX`](Self::SERVER_PREFIX); keys of 1 to 64
+/// bytes, values of at most 1,024 bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "BTreeMap<String, String>", into = "BTreeMap<String, String>")]
 pub struct Metadata(BTreeMap<String, String>);
 
 impl Metadata {
-    /// The most entries.
+    /// The most entries that a publisher sets. There is space for one of the server's own beside them.
     pub const MAX_ENTRIES: usize = 32;
+    /// The beginning of the keys to which the server gives a meaning, such as `relay.causes`.
+    pub const SERVER_PREFIX: &str = "relay.";
     /// The most bytes of a key.
     pub const MAX_KEY_BYTES: usize = 64;
     /// The most bytes of a value.
@@ -37,15 +40,30 @@ impl Metadata {
                 max: Self::MAX_VALUE_BYTES,
             });
         }
-        if self.0.len() == Self::MAX_ENTRIES && !self.0.contains_key(&key) {
+        if !self.has_space_for(&key) {
             return Err(InvalidId::Malformed {
                 what: "metadata",
                 value: excerpt(&key),
-                reason: "an event has at most 32 metadata entries",
+                reason: "an event has at most 32 metadata entries beside the server's",
             });
         }
         self.0.insert(key, value);
         Ok(())
+    }
+
+    fn has_space_for(&self, key: &str) -> bool {
+        let is_servers = |key: &str| key.starts_with(Self::SERVER_PREFIX);
+        match self.0.len() {
+            ..Self::MAX_ENTRIES => true,
+            _ if self.0.contains_key(key) => true,
+            Self::MAX_ENTRIES => is_servers(key) || self.0.keys().any(|key| is_servers(key)),
+            _ => false,
+        }
+    }
+
+    /// Removes `key`. Returns its value if there was one.
+    pub fn remove(&mut self, key: &str) -> Option<String> {
+        self.0.remove(key)
     }
 
     /// The value of `key`.

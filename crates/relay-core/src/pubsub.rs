@@ -110,6 +110,16 @@ pub enum PublishError {
     /// The memory for waiting drafts is used up.
     #[error(transparent)]
     Memory(#[from] BudgetFull),
+    /// The metadata has a value that only the server makes, and the server did not make it for this draft.
+    #[error("the metadata `{key}` is `{value}`, and {detail}")]
+    InvalidMetadata {
+        /// The key.
+        key: &'static str,
+        /// The first characters of the value.
+        value: String,
+        /// The mistake, and the way to mend it, as the end of a sentence about the value.
+        detail: String,
+    },
     /// The id belongs to another event of this document. Use a new id for a new event.
     #[error("event id {id} belongs to another event, seq {seq}; use a new id for a new event")]
     IdConflict {
@@ -163,6 +173,7 @@ impl PublishError {
             Self::Overloaded { .. } | Self::Memory(_) | Self::Log(LogError::Overloaded { .. }) => {
                 ErrorCode::Overloaded
             }
+            Self::InvalidMetadata { .. } => ErrorCode::InvalidRequest,
             Self::IdConflict { .. } => ErrorCode::IdConflict,
             Self::TooManyDocuments { .. } => ErrorCode::TooManyDocuments,
             Self::Locked { .. } => ErrorCode::Locked,

@@ -19,8 +19,9 @@ mod shape;
 pub use check::{RelayVocabulary, check, server_draft};
 pub use payloads::*;
 
-/// The beginning of the metadata keys to which the server gives a meaning, such as the `relay.causes` of routing.
-pub const RESERVED_METADATA_PREFIX: &str = "relay.";
+/// The metadata key of the rules that led to an event: their names, separated by commas, the earliest first. In a delivery the
+/// router's signature follows. It is the only key of the server that services copy into what they publish.
+pub const CAUSES_KEY: &str = "relay.causes";
 
 /// A payload type of the vocabulary, with its kind.
 pub trait TypedPayload: Serialize + DeserializeOwned {
@@ -65,9 +66,11 @@ pub enum PayloadError {
         /// The kind.
         kind: Kind,
     },
-    /// The metadata has a key to which the server gives a meaning. Only services copy such keys from the events that they
-    /// received.
-    #[error("the metadata key `{key}` is the server's: only actors `service:…` may set it; take another key")]
+    /// The metadata has a key to which the server gives a meaning. Services copy [`CAUSES_KEY`] from the events that they
+    /// received, and nobody sets another one.
+    #[error(
+        "the metadata key `{key}` is the server's: take another key; only actors `service:…` copy `{CAUSES_KEY}`, from a delivery"
+    )]
     ReservedMetadata {
         /// The key.
         key: String,

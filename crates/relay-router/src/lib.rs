@@ -54,7 +54,7 @@ pub mod target;
 mod test_support;
 
 pub use self::config::RouterConfig;
-pub use self::loop_detection::CAUSES_KEY;
+pub use self::loop_detection::{CAUSES_KEY, CausesKey, VerifiedSink};
 pub use self::metrics::{RouterStats, TargetStats};
 pub use self::records::{
     Attempt, DeadLetter, DeadLetterId, DeadReason, InvalidDeadLetterId, Replay, ReplayRequest, ReplayStart,

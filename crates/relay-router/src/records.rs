@@ -10,6 +10,6 @@ mod route;
 
 pub use self::dead_letter::{DeadLetter, DeadLetterId, DeadReason, InvalidDeadLetterId};
 pub use self::queued_event::Attempt;
-pub(crate) use self::queued_event::QueuedEvent;
+pub(crate) use self::queued_event::{QueuedEvent, publisher_of};
 pub use self::replay::{Replay, ReplayRequest, ReplayStart, ReplayState};
 pub(crate) use self::route::{RouteId, RouteKey, RouteRecord, TargetSet};

@@ -22,6 +22,7 @@ pub use self::start::{RouterError, RouterParts};
 pub use self::targets::{TargetError, TargetInfo};
 use crate::config::RouterConfig;
 use crate::decisions::DecisionLog;
+use crate::loop_detection::CausesKey;
 use crate::metrics::{RouterStats, TargetGauges};
 use crate::records::{DeadLetter, DeadLetterId, Replay, ReplayRequest};
 use crate::registry::{
@@ -74,6 +75,12 @@ impl Router {
     /// The failure of the disk that has stopped routing and delivery, if there was one. A restart goes on.
     pub fn failure(&self) -> Option<StoreError> {
         self.0.context.engine.failure()
+    }
+
+    /// The key that signs the causes of deliveries. A [`VerifiedSink`](crate::VerifiedSink) with it takes what services
+    /// publish.
+    pub fn causes_key(&self) -> CausesKey {
+        self.0.context.deps().causes_key.clone()
     }
 
     /// The log of decisions about events.

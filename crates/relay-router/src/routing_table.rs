@@ -7,11 +7,11 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use relay_core::{Actor, Event, ServiceName};
+use relay_core::{Event, ServiceName};
 
 use crate::decisions::Outcome;
 use crate::loop_detection;
-use crate::records::{RouteKey, TargetSet};
+use crate::records::{RouteKey, TargetSet, publisher_of};
 use crate::rules::{Capability, Rule, RuleSet, Strategy, TargetRef};
 
 /// The targets that exist, with their capabilities.
@@ -164,11 +164,22 @@ impl RoutingTable {
         self.targets.values().any(|set| set.names().any(|name| name == target))
     }
 
-    /// Returns true if the rules send `event` to `target`, perhaps as a fallback.
-    pub(crate) fn sends(&self, event: &Event, target: &ServiceName) -> bool {
-        self.rules.matches(event).into_iter().any(|rule| {
-            self.targets.get(&rule.name).is_some_and(|set| set.names().any(|name| name == target))
-        })
+    /// The first rule that sends `event` to `target`, perhaps as a fallback. As in routing, no rule closes a loop, and none
+    /// sends an event back to its publisher.
+    pub(crate) fn rule_to(&self, event: &Event, target: &ServiceName) -> Option<Arc<str>> {
+        if publisher_of(event) == Some(target) {
+            return None;
+        }
+        let leads_there = |rule: &Rule| {
+            let targets = self.targets.get(&rule.name);
+            targets.is_some_and(|set| set.names().any(|name| name == target))
+                && loop_detection::extend_chain(event, &rule.name).is_ok()
+        };
+        self.rules
+            .matches(event)
+            .into_iter()
+            .find(|rule| leads_there(rule))
+            .map(|rule| Arc::clone(&rule.name))
     }
 
     /// Counts the failed conditions of an event that was routed.
@@ -189,10 +200,7 @@ impl RoutingTable {
             routed.drops.push(RoutingDrop { rule: None, outcome: Outcome::Lost, reason });
             return routed;
         }
-        let publisher = match &event.actor {
-            Actor::Service(name) => Some(name),
-            Actor::User(_) | Actor::System => None,
-        };
+        let publisher = publisher_of(event);
         let matches = self.rules.evaluate(event);
         routed.condition_errors = matches.failed().iter().map(|rule| Arc::clone(&rule.name)).collect();
         for rule in matches {

@@ -2,7 +2,7 @@
 //!
 //! | keyspace | key | value (JSON) |
 //! | --- | --- | --- |
-//! | `meta` | `cursor`, `rules` | an offset; the rules |
+//! | `meta` | `cursor`, `rules`, `causes_key` | an offset; the rules; the bytes of the key that signs causes |
 //! | `routes` | route | a route and its targets |
 //! | `queue` | route, offset | a queued event |
 //! | `dead_letters` | target's length, target, offset, route | a dead letter |
@@ -44,6 +44,7 @@ use self::letter_counts::LetterCounts;
 pub(crate) use self::write_batch::WriteBatch;
 use self::write_batch::WriteDurability;
 use self::writer::Writer;
+use crate::loop_detection::CausesKey;
 use crate::records::{DeadLetter, DeadLetterId, QueuedEvent, Replay, RouteId};
 
 /// The size of the engine's file `version`.
@@ -195,6 +196,12 @@ impl Store {
     /// The rules that [`WriteBatch::rules`] has written, if any. Blocks.
     pub(crate) fn rules<R: DeserializeOwned>(&self) -> Result<Option<R>, StoreError> {
         let value = self.keyspaces()?.meta.get(keys::RULES).map_err(|error| self.error(&error))?;
+        value.map(|value| self.parse(&value)).transpose()
+    }
+
+    /// The bytes of the key of causes that [`WriteBatch::causes_key`] has written, if any. Blocks.
+    pub(crate) fn causes_key(&self) -> Result<Option<[u8; CausesKey::BYTES]>, StoreError> {
+        let value = self.keyspaces()?.meta.get(keys::CAUSES_KEY).map_err(|error| self.error(&error))?;
         value.map(|value| self.parse(&value)).transpose()
     }
 

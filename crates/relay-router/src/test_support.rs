@@ -18,6 +18,7 @@ use crate::delivery::loss_report::LossReport;
 use crate::delivery::pool::Pool;
 use crate::delivery::state::State;
 use crate::health::HealthConfig;
+use crate::loop_detection::CausesKey;
 use crate::metrics::RouterMetrics;
 use crate::monitor::HealthMonitor;
 use crate::routing_table::{RoutingTable, TargetDirectory};
@@ -65,6 +66,7 @@ pub(crate) fn engine(directory: &Path, rules: &str) -> Engine {
         decisions: DecisionLog::start(&decisions, directory.join("log"), &tasks).unwrap(),
         metrics: Arc::new(RouterMetrics::new(clock.clone())),
         losses: LossReport::default(),
+        causes_key: CausesKey::new(&[0; CausesKey::BYTES]),
     };
     let rules = Arc::new(RuleSet::parse(rules, RuleFormat::Toml).unwrap());
     let table = RoutingTable::new(1, rules, TargetDirectory::default());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use relay_bus::Bus;
 use relay_core::{Clock, DocumentId, EventLog, LogError, MemoryBudget, Monotonic};
 use relay_presence::LocalPresence;
-use relay_router::Router;
+use relay_router::{Router, VerifiedSink};
 use relay_tasks::Supervisor;
 use relay_ws::WsServer;
 
@@ -19,6 +19,8 @@ use crate::stats::{MemoryStats, RequestStats, ServiceStats};
 #[derive(Clone)]
 pub(crate) struct Components {
     pub(crate) bus: Bus,
+    /// The bus, for drafts whose publisher may be a service: its causes are verified.
+    pub(crate) verified_sink: VerifiedSink,
     pub(crate) presence: LocalPresence,
     /// `None` when the service does not listen.
     pub(crate) http: Option<Server>,

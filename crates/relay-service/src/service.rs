@@ -15,7 +15,7 @@ use relay_core::{
 };
 use relay_log::RecoveryReport;
 use relay_presence::{LocalPresence, Locks};
-use relay_router::{Router, RouterConfig, RouterError, RouterParts};
+use relay_router::{CausesKey, Router, RouterConfig, RouterError, RouterParts, VerifiedSink};
 use relay_tasks::Supervisor;
 use relay_ws::{WsParts, WsServer};
 use tokio::net::TcpSocket;
@@ -94,6 +94,7 @@ impl RelayService {
         let places_per_address = (config.bus.max_channels / 4).max(1);
         let bus = Bus::with_parts(config.bus, parts).map_err(|error| error.within("bus"))?;
         let router = start_router(config.router, log.clone(), &bus, &clock, &supervisor).await?;
+        let verified_sink = VerifiedSink::new(Arc::new(bus.clone()), causes_key(router.as_ref()));
         let mut presence = config.presence;
         presence.reserved_state_fields = relay_ws::codec::RESERVED_STATE_FIELDS;
         let presence = LocalPresence::supervised(
@@ -125,6 +126,7 @@ impl RelayService {
         let ws = WsServer::with_parts(ws, parts).map_err(|error| error.within("ws"))?;
         let components = Components {
             bus,
+            verified_sink,
             presence,
             http: server.as_ref().map(|(_, _, server)| server.clone()),
             outcomes: Arc::default(),
@@ -186,14 +188,15 @@ impl RelayService {
         self.components.router.as_ref()
     }
 
-    /// Publishes `draft`, after checking that its payload fits its kind.
+    /// Publishes `draft`, after checking that its payload fits its kind. A service's metadata `relay.causes` is that of a
+    /// delivery, as over HTTP.
     ///
     /// Returns when the event is as durable as configured. Dropped before, the event may or may not happen.
     ///
     /// # Errors
     /// See [`PublishError`].
     pub async fn publish(&self, draft: Draft) -> Result<PublishAck, PublishError> {
-        publish(&self.components.bus, draft).await
+        publish(&self.components.verified_sink, draft).await
     }
 
     /// Subscribes to a document's events. A slow reader is served from history as long as that reaches back.
@@ -302,6 +305,12 @@ async fn start_router(
     let mut parts = RouterParts::new(log, sink, clock);
     parts.supervisor = supervisor.clone();
     Router::start(config, parts).await.map(Some)
+}
+
+/// The key of the causes that services may publish. Without a router nothing is delivered, so no chain has the signature of its
+/// key.
+fn causes_key(router: Option<&Router>) -> CausesKey {
+    router.map_or_else(|| CausesKey::new(&rand::random()), Router::causes_key)
 }
 
 /// Binds a socket to an address. Clients cannot connect to it yet.

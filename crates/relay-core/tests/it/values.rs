@@ -63,6 +63,16 @@ fn metadata_keeps_its_limits_and_changes_nothing_when_it_refuses() {
         metadata.insert(format!("key {n}"), "v").unwrap();
     }
     assert!(metadata.insert("one more", "v").is_err());
+    // There is always space for one of the server's own, in whatever order the entries come.
+    let mut delivered = metadata.clone();
+    delivered.insert("relay.causes", "quality").unwrap();
+    for key in ["one more", "relay.more"] {
+        assert!(delivered.insert(key, "v").is_err(), "{key}");
+    }
+    let json = serde_json::to_string(&delivered).unwrap();
+    assert_eq!(serde_json::from_str::<Metadata>(&json).unwrap(), delivered);
+    assert_eq!(delivered.remove("relay.causes").as_deref(), Some("quality"));
+    assert_eq!(delivered, metadata);
     metadata.insert("key 0", "another").unwrap();
     assert!(metadata.insert("key 0", "v".repeat(Metadata::MAX_VALUE_BYTES + 1)).is_err());
     assert!(metadata.insert("", "v").is_err());

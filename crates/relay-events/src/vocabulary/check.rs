@@ -1,13 +1,12 @@
 //! The check of drafts that come from outside, and the drafts of the server, which need none.
 
-use relay_core::{Actor, CheckedDraft, DocumentId, Draft, Kind, LockClaim, Payload, Vocabulary};
+use relay_core::{Actor, CheckedDraft, DocumentId, Draft, Kind, LockClaim, Metadata, Payload, Vocabulary};
 
 use super::shape::Shape::{self, Any, List, NotNull, Object, Optional, Text, Tuple, Unsigned, Word};
 use super::{
-    ANNOTATION_ADDED, ANNOTATION_RESOLVED, Body, CURSOR_MOVED, DOCUMENT_EDITED, DOCUMENT_LOCKED,
-    DOCUMENT_SAVED, DOCUMENT_UNLOCKED, LOCK_RENEWED, PRESENCE_UPDATED, PayloadError,
-    RESERVED_METADATA_PREFIX, SERVICE_CHANGED, SESSION_ENDED, SESSION_STARTED, SYSTEM_NOTICE, TypedPayload,
-    USER_JOINED, USER_LEFT,
+    ANNOTATION_ADDED, ANNOTATION_RESOLVED, Body, CAUSES_KEY, CURSOR_MOVED, DOCUMENT_EDITED, DOCUMENT_LOCKED,
+    DOCUMENT_SAVED, DOCUMENT_UNLOCKED, LOCK_RENEWED, PRESENCE_UPDATED, PayloadError, SERVICE_CHANGED,
+    SESSION_ENDED, SESSION_STARTED, SYSTEM_NOTICE, TypedPayload, USER_JOINED, USER_LEFT,
 };
 
 /// The most levels of arrays and objects in one another in a payload. Many JSON readers give up at 100 or 128 levels,
@@ -80,9 +79,8 @@ static SHAPES: &[(Kind, Shape)] = &[
 const ANY_OBJECT: Shape = Object { members: &[], required: &[&[]] };
 
 /// The vocabulary's rules for drafts from outside: the kind is not reserved for the server, the payload has the type of its
-/// kind and is nested in no more than 64 levels, the metadata keys that begin with
-/// [`RESERVED_METADATA_PREFIX`](crate::RESERVED_METADATA_PREFIX) come from services, and an edit's claim about locks is
-/// well-formed.
+/// kind and is nested in no more than 64 levels, the metadata has no key of the server but [`CAUSES_KEY`] from a service, and an
+/// edit's claim about locks is well-formed. The signature of [`CAUSES_KEY`] is not checked here, since it needs the router's key.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RelayVocabulary;
 
@@ -158,12 +156,12 @@ fn check_payload(kind: &Kind, payload: &Payload) -> Result<(), PayloadError> {
     Body::parse(kind, payload).map(|_| ())
 }
 
-/// Checks that nobody but a service sets metadata to which the server gives a meaning.
+/// Checks that nobody sets metadata to which the server gives a meaning, except for a service that copies its causes.
 fn check_metadata(draft: &Draft) -> Result<(), PayloadError> {
-    if matches!(draft.actor, Actor::Service(_)) {
-        return Ok(());
-    }
-    match draft.metadata.iter().find(|(key, _)| key.starts_with(RESERVED_METADATA_PREFIX)) {
+    let is_service = matches!(draft.actor, Actor::Service(_));
+    let is_refused =
+        |key: &str| key.starts_with(Metadata::SERVER_PREFIX) && !(is_service && key == CAUSES_KEY);
+    match draft.metadata.iter().find(|(key, _)| is_refused(key)) {
         Some((key, _)) => Err(PayloadError::ReservedMetadata { key: key.clone() }),
         None => Ok(()),
     }

@@ -53,7 +53,7 @@ fn the_vocabulary_passes_the_suite() {
 }
 
 #[test]
-fn metadata_of_the_server_comes_from_services_alone() {
+fn metadata_of_the_server_is_refused_but_for_the_causes_of_services() {
     let draft = |actor: &str, key: &str| {
         let mut draft = Draft::new(
             DocumentId::new("notes").unwrap(),
@@ -71,6 +71,9 @@ fn metadata_of_the_server_comes_from_services_alone() {
         assert!(draft(actor, "relaycauses").is_ok());
     }
     assert!(draft("service:sift", "relay.causes").is_ok());
+    for key in ["relay.", "relay.cause", "relay.causes2", "relay.priority"] {
+        assert!(draft("service:sift", key).unwrap_err().to_string().contains(&format!("`{key}`")));
+    }
 }
 
 #[test]

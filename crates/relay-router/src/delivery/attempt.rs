@@ -139,9 +139,12 @@ impl InFlight {
             Some(_) => None,
         };
         let unneeded: Vec<_> = events.iter().map(unneeded).collect();
-        let needed = events.iter().zip(&unneeded).filter(|(_, unneeded)| unneeded.is_none());
-        let needed: Vec<_> =
-            needed.filter_map(|(event, _)| event.as_ref()).map(|event| self.with_causes(event)).collect();
+        let entries = self.dequeued.entries.iter().zip(&events).zip(&unneeded);
+        let needed = entries.filter(|(_, unneeded)| unneeded.is_none()).filter_map(|((entry, event), _)| {
+            let rule = self.rule_of(&entry.queued);
+            Some(loop_detection::with_causes(event.as_ref()?, rule, &deps.causes_key))
+        });
+        let needed: Vec<_> = needed.collect();
         let is_alone = needed.len() == 1;
         let answer = if needed.is_empty() { None } else { Some(self.ask(aborting, needed).await?) };
         let took = deps.clock.monotonic().since(started);
@@ -161,12 +164,9 @@ impl InFlight {
         Some(AttemptResult { events, dispositions, answer, took, backoff })
     }
 
-    /// The event with the rules that led to it.
-    fn with_causes(&self, event: &Arc<Event>) -> Arc<Event> {
-        match self.key.rule() {
-            Some(rule) => loop_detection::with_causes(event, rule),
-            None => Arc::clone(event),
-        }
+    /// The rule that selected the event.
+    fn rule_of<'a>(&'a self, queued: &'a QueuedEvent) -> Option<&'a Arc<str>> {
+        self.key.rule().or(queued.rule.as_ref())
     }
 
     /// Returns the target's answer, or none if `aborting` was cancelled first. A target that panics or takes too long
@@ -232,7 +232,7 @@ impl InFlight {
         Ok(DeadLetter {
             id: DeadLetterId { offset, route: self.route },
             target: self.name.clone(),
-            rule: self.key.rule().cloned(),
+            rule: self.rule_of(queued).cloned(),
             event_id: queued.event,
             document: queued.document.clone(),
             at,

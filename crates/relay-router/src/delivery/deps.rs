@@ -6,6 +6,7 @@ use relay_core::{Clock, EventLog};
 
 use super::loss_report::LossReport;
 use crate::decisions::DecisionLog;
+use crate::loop_detection::CausesKey;
 use crate::metrics::RouterMetrics;
 use crate::monitor::HealthMonitor;
 use crate::store::Store;
@@ -19,4 +20,5 @@ pub(crate) struct Deps {
     pub(crate) decisions: DecisionLog,
     pub(crate) metrics: Arc<RouterMetrics>,
     pub(crate) losses: LossReport,
+    pub(crate) causes_key: CausesKey,
 }

@@ -64,9 +64,9 @@ pub(crate) async fn run(
             replay.position = offset;
             let is_of_document = replay.document.as_ref().is_none_or(|document| *document == event.document);
             let table = engine.routing_table();
-            if !is_of_document || !table.sends(&event, &replay.target) {
+            let Some(rule) = table.rule_to(&event, &replay.target).filter(|_| is_of_document) else {
                 continue;
-            }
+            };
             while let Err(at) = rate.take(1) {
                 let wait = at.since(deps.clock.monotonic());
                 tokio::select! {
@@ -77,6 +77,7 @@ pub(crate) async fn run(
             replay.queued += 1;
             let mut queued = QueuedEvent::new(&event, table.version());
             queued.is_replay = true;
+            queued.rule = Some(rule);
             let mut batch = WriteBatch::default();
             let route = engine.update(|state| {
                 let route = state.add_direct_route(&replay.target, &mut batch);

@@ -62,7 +62,7 @@ pub struct DeadLetter {
     pub id: DeadLetterId,
     /// The target that was tried last.
     pub target: ServiceName,
-    /// The rule that led to the target. Replays and requeued dead letters have none.
+    /// The rule that led to the target, also by a replay or an earlier dead letter. Those of earlier versions may have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<Arc<str>>,
     /// The event's id.

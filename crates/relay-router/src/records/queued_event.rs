@@ -16,6 +16,9 @@ pub(crate) struct QueuedEvent {
     /// The service that published the event. It never gets the event back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) publisher: Option<ServiceName>,
+    /// The rule that selects the event for a route of no rule. Other routes have theirs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) rule: Option<Arc<str>>,
     /// The version of the rules that routed the event.
     pub(crate) rules: u64,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -37,15 +40,12 @@ impl QueuedEvent {
 
     /// An event that was routed by the rules of version `rules` and not yet tried.
     pub(crate) fn new(event: &Event, rules: u64) -> Self {
-        let publisher = match &event.actor {
-            Actor::Service(name) => Some(name.clone()),
-            Actor::User(_) | Actor::System => None,
-        };
         Self {
             event: event.id,
             document: event.document.clone(),
             time: event.time,
-            publisher,
+            publisher: publisher_of(event).cloned(),
+            rule: None,
             rules,
             is_replay: false,
             attempts: Vec::new(),
@@ -61,6 +61,14 @@ impl QueuedEvent {
         }
         self.attempts.push(attempt);
         self.tried = self.tried.saturating_add(1);
+    }
+}
+
+/// The service that published the event, if a service did.
+pub(crate) fn publisher_of(event: &Event) -> Option<&ServiceName> {
+    match &event.actor {
+        Actor::Service(name) => Some(name),
+        Actor::User(_) | Actor::System => None,
     }
 }
 

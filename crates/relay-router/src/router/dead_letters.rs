@@ -97,6 +97,7 @@ impl DeadLetterQueues {
             });
             let mut record = QueuedEvent::new(&event, version);
             record.body = Some(letter.event.get().into());
+            record.rule = letter.rule;
             batch.put_queued(route, letter.id.offset, &record);
             batch.remove_dead_letter(&letter.target, letter.id);
             queued.push((route, letter.id.offset, Arc::new(record), event));

@@ -20,12 +20,13 @@ use crate::delivery::loss_report::LossReport;
 use crate::delivery::pool::Pool;
 use crate::delivery::state::{QueueLimits, State};
 use crate::dispatch::{Dispatcher, RoutingCursor, hold_log};
+use crate::loop_detection::CausesKey;
 use crate::metrics::RouterMetrics;
 use crate::monitor::HealthMonitor;
 use crate::records::Replay;
 use crate::registry::ServiceRecord;
 use crate::routing_table::{RoutingTable, TargetDirectory};
-use crate::store::{PersistedState, Store, StoreError};
+use crate::store::{PersistedState, Store, StoreError, WriteBatch};
 use crate::target::{Outbound, OutboundError};
 
 /// The task that routes the log.
@@ -47,12 +48,15 @@ pub struct RouterParts {
     pub clock: Arc<dyn Clock>,
     /// The owner of the router's tasks.
     pub supervisor: Supervisor,
+    /// The key that signs the causes of deliveries, for servers that share one. Without it the router makes one, and keeps it
+    /// in its store.
+    pub causes_key: Option<CausesKey>,
 }
 
 impl RouterParts {
     /// The parts of a router that follows `log` and publishes to `sink`.
     pub fn new(log: Arc<dyn EventLog>, sink: Arc<dyn EventSink>, clock: Arc<dyn Clock>) -> Self {
-        Self { log, sink, clock, supervisor: Supervisor::default() }
+        Self { log, sink, clock, supervisor: Supervisor::default(), causes_key: None }
     }
 }
 
@@ -98,6 +102,7 @@ struct LastRun {
     rules: Option<PersistedRules>,
     services: Vec<ServiceRecord>,
     replays: Vec<Replay>,
+    causes_key: Option<[u8; CausesKey::BYTES]>,
 }
 
 async fn open_store(
@@ -109,19 +114,28 @@ async fn open_store(
     let opened = call_blocking(move || {
         let (store, state) = Store::open(&directory, max_queued, max_dead_letters, tasks)?;
         let (rules, services, replays) = (store.rules()?, store.services()?, store.replays()?);
-        Ok::<_, StoreError>((store, LastRun { state, rules, services, replays }))
+        let causes_key = store.causes_key()?;
+        Ok::<_, StoreError>((store, LastRun { state, rules, services, replays, causes_key }))
     });
     Ok(opened.await.map_err(RouterError::Panicked)??)
 }
 
 pub(super) async fn start(config: RouterConfig, parts: RouterParts) -> Result<Inner, RouterError> {
     config.validate()?;
-    let RouterParts { log, sink, clock, supervisor } = parts;
+    let RouterParts { log, sink, clock, supervisor, causes_key } = parts;
     let head = log.last_offset().await?;
     let outbound = Outbound::new(config.outbound)?;
     let directory = config.directory.join("store");
     let opening = open_store(directory, config.max_queued, config.max_dead_letters, supervisor.group());
     let (store, last_run) = opening.await?;
+    let mut batch = WriteBatch::default();
+    let causes_key = causes_key.unwrap_or_else(|| {
+        CausesKey::new(&last_run.causes_key.unwrap_or_else(|| {
+            let bytes = rand::random();
+            batch.causes_key(&bytes);
+            bytes
+        }))
+    });
     let (rules, set) = rules_at_start(last_run.rules, &config.rules)?;
     let pending = Arc::new(PendingChanges::default());
     let observer = {
@@ -146,6 +160,7 @@ pub(super) async fn start(config: RouterConfig, parts: RouterParts) -> Result<In
         )?,
         monitor,
         losses: LossReport::default(),
+        causes_key,
         clock: Arc::clone(&clock),
     };
     let table = RoutingTable::new(rules.version(), Arc::default(), TargetDirectory::default());
@@ -175,7 +190,7 @@ pub(super) async fn start(config: RouterConfig, parts: RouterParts) -> Result<In
     }
     engine.update(|state| state.restore(last_run.state));
     let checked = inner.rules.check(rules.clone(), set)?;
-    let mut batch = inner.rules.activate(checked);
+    batch.append(inner.rules.activate(checked));
     batch.rules(&rules);
     if engine.read(|state| !state.pool.is_empty()) {
         inner.context.cursor.begin(head, &mut batch);

@@ -8,6 +8,8 @@ use crate::records::{DeadLetterId, RouteId};
 pub(super) const CURSOR: &[u8] = b"cursor";
 /// The key of the rules in `meta`.
 pub(super) const RULES: &[u8] = b"rules";
+/// The key of the signatures of causes, in `meta`.
+pub(super) const CAUSES_KEY: &[u8] = b"causes_key";
 
 // A name's length takes two bytes of a dead letter's key.
 const _: () = assert!(ServiceName::MAX_BYTES <= u16::MAX as usize);

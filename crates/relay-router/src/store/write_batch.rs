@@ -3,10 +3,13 @@
 //! A value that does not serialise spoils its batch. The error comes when the batch is committed, so that code that
 //! fills a batch need not handle it at each value, and no batch is ever written without one of its values.
 
+use std::fmt;
+
 use relay_core::{Offset, ServiceName};
 use serde::Serialize;
 
 use super::keys;
+use crate::loop_detection::CausesKey;
 use crate::records::{DeadLetter, DeadLetterId, QueuedEvent, Replay, RouteId, RouteRecord};
 
 /// Changes that are written together or not at all.
@@ -25,13 +28,20 @@ pub(super) struct UnserializableValue {
     source: serde_json::Error,
 }
 
-/// One change of one entry.
-#[derive(Debug)]
+/// One change of one entry. Values hold secrets, so its debug form leaves them out.
 pub(super) struct Change {
     pub(super) column: Column,
     pub(super) key: Vec<u8>,
     /// The new value; none removes the entry.
     pub(super) value: Option<Vec<u8>>,
+}
+
+impl fmt::Debug for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { column, key, value } = self;
+        let bytes = value.as_ref().map(Vec::len);
+        f.debug_struct("Change").field("column", column).field("key", key).field("bytes", &bytes).finish()
+    }
 }
 
 /// The durability of a commit when it is answered.
@@ -106,6 +116,11 @@ impl WriteBatch {
         self.put(Column::Meta, keys::RULES.to_vec(), rules);
     }
 
+    /// Sets the bytes of the key of causes.
+    pub(crate) fn causes_key(&mut self, bytes: &[u8; CausesKey::BYTES]) {
+        self.put(Column::Meta, keys::CAUSES_KEY.to_vec(), bytes);
+    }
+
     pub(crate) fn route(&mut self, id: RouteId, route: &RouteRecord) {
         self.put(Column::Routes, keys::route(id), route);
     }
@@ -152,6 +167,13 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
+
+    #[test]
+    fn the_debug_form_of_a_batch_has_no_values() {
+        let mut batch = WriteBatch::default();
+        batch.causes_key(&[251; CausesKey::BYTES]);
+        assert!(!format!("{batch:?}").contains("251"), "{batch:?}");
+    }
 
     #[test]
     fn a_batch_with_a_value_that_does_not_serialise_is_refused_as_a_whole() {

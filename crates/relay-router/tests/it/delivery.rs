@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::{
-    Recorder, TO_A, World, attach, by, failed, lost, name, note, number, patient, refused, target, until,
+    Recorder, TO_A, World, attach, by, chain, failed, lost, name, note, number, patient, refused, target,
+    until,
 };
-use relay_core::{DeliveryError, EventLog, FailureKind, Metadata, Offset, Seq};
+use relay_core::{DeliveryError, Event, EventLog, FailureKind, Metadata, Offset, Seq};
 use relay_router::rules::TargetPolicy;
 use relay_router::{ReplayRequest, ReplayStart, ReplayState};
 use tokio::sync::Semaphore;
@@ -394,19 +395,23 @@ async fn an_event_carries_its_causes_and_goes_round_no_loop() {
     world.publish(note("d", 1)).await;
     let given = Arc::clone(&a.wait_for(1).await[0].event);
     b.wait_for(1).await;
-    assert_eq!(given.metadata.get("relay.causes"), Some("first"));
+    assert_eq!(chain(&given), "first");
     // A user's event is not kept from the services by metadata that the user sets.
     let mut forged = Metadata::default();
     forged.insert("relay.causes", "first,second").unwrap();
     world.publish(note("forged", 1).metadata(forged)).await;
     let given_forged = Arc::clone(&a.wait_for(2).await[1].event);
-    assert_eq!(given_forged.metadata.get("relay.causes"), Some("first"));
+    assert_eq!(chain(&given_forged), "first");
     b.wait_for(2).await;
     // The event that this target publishes goes to the other one alone, and that one's event goes nowhere.
-    world.publish(note("d", 2).actor(by("a")).metadata(given.metadata.clone())).await;
+    let publish = async |n, service: &str, because: &Event| {
+        let draft = note("d", n).actor(by(service)).metadata(because.metadata.clone());
+        world.publish_verified(draft).await.unwrap();
+    };
+    publish(2, "a", &given).await;
     let given = Arc::clone(&b.wait_for(3).await[2].event);
-    assert_eq!(given.metadata.get("relay.causes"), Some("first,second"));
-    world.publish(note("d", 3).actor(by("b")).metadata(given.metadata.clone())).await;
+    assert_eq!(chain(&given), "first,second");
+    publish(3, "b", &given).await;
     world.publish(note("d", 4)).await;
     a.wait_for(3).await;
     b.wait_for(4).await;
@@ -454,6 +459,31 @@ async fn a_replay_sends_history_again_marked_while_live_events_go_on() {
     until(|| router.replays(&to)[0].state == ReplayState::Finished).await;
     assert_eq!(router.replays(&to)[0].queued, 8);
     assert_eq!(router.replays(&to)[0].id, replay.id);
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_sends_what_routing_sends_with_the_same_causes() {
+    let world = World::new();
+    let router = world.router(TO_A).await;
+    let a = Recorder::new();
+    attach(&router, "a", &a, TargetPolicy::default()).await;
+    world.publish(note("d", 1)).await;
+    // By the target itself, and by another service because of the first event.
+    world.publish(note("d", 2).actor(by("a"))).await;
+    let given = Arc::clone(&a.wait_for(1).await[0].event);
+    world.publish(note("d", 3).actor(by("b")).metadata(given.metadata.clone())).await;
+    world.publish(note("d", 4).actor(by("b"))).await;
+    a.wait_for(2).await;
+    router.replay(&name("a"), ReplayRequest::new(ReplayStart::Offset(Offset::new(1)))).await.unwrap();
+    let taken = a.wait_for(4).await;
+    assert_eq!(taken.iter().map(|taken| number(&taken.event)).collect::<Vec<_>>(), [1, 4, 1, 4]);
+    for pair in [[0, 2], [1, 3]] {
+        let [live, replayed] = pair.map(|index| &taken[index].event.metadata);
+        assert_eq!(live, replayed);
+    }
+    until(|| router.replays(&name("a"))[0].state == ReplayState::Finished).await;
+    assert_eq!(router.replays(&name("a"))[0].queued, 2);
     router.stop(Duration::from_secs(5)).await;
 }
 

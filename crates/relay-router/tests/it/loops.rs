@@ -6,12 +6,11 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::{World, by, name, note, until};
+use crate::support::{World, by, chain, name, note, until};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use proptest::prelude::*;
-use relay_core::{Delivery, DeliveryError, Draft, Event, Target};
-use relay_router::CAUSES_KEY;
+use relay_core::{Delivery, DeliveryError, Draft, Event, Metadata, Target};
 use relay_router::rules::TargetPolicy;
 use relay_router::target::InProcessTarget;
 
@@ -68,7 +67,7 @@ impl Target for Answering {
             self.taken.lock().push(Arc::clone(event));
             let next = KINDS.iter().position(|kind| *kind == event.kind.as_str()).unwrap() + 1;
             let answer = of_kind(next % KINDS.len()).actor(by(self.name)).metadata(event.metadata.clone());
-            self.world.publish(answer).await;
+            self.world.publish_verified(answer).await.unwrap();
         }
         Ok(())
     }
@@ -87,7 +86,12 @@ async fn comes_to_an_end(rules: Vec<Generated>, first: usize) {
         InProcessTarget::new(name(target), Arc::new(answering)).policy(TargetPolicy::default())
     });
     let router = world.router_to(&document(&rules), targets.to_vec()).await;
-    world.publish(of_kind(first)).await;
+    // A user's event with as much metadata as possible, all of which is copied.
+    let mut metadata = Metadata::default();
+    for n in 0..Metadata::MAX_ENTRIES {
+        metadata.insert(format!("key {n}"), "v").unwrap();
+    }
+    world.publish(of_kind(first).metadata(metadata)).await;
     until(|| {
         let stats = router.stats();
         stats.behind == 0 && stats.targets.values().all(|target| target.queued == 0)
@@ -96,7 +100,7 @@ async fn comes_to_an_end(rules: Vec<Generated>, first: usize) {
     let matched = rules.iter().any(|rule| rule.kinds.contains(&first));
     assert_eq!(matched, !taken.lock().is_empty());
     for event in taken.lock().iter() {
-        let chain: Vec<_> = event.metadata.get(CAUSES_KEY).unwrap().split(',').collect();
+        let chain: Vec<_> = chain(event).split(',').collect();
         assert_eq!(chain.iter().collect::<BTreeSet<_>>().len(), chain.len(), "{chain:?} goes round");
     }
     router.stop(Duration::from_secs(5)).await;

@@ -15,7 +15,7 @@ use relay_core::{
 use relay_router::decisions::{DecisionFilter, DecisionRecord, Outcome};
 use relay_router::rules::{RuleDocument, RuleFormat, TargetPolicy};
 use relay_router::target::InProcessTarget;
-use relay_router::{Router, RouterConfig, RouterParts};
+use relay_router::{CAUSES_KEY, CausesKey, Router, RouterConfig, RouterParts, VerifiedSink};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
@@ -35,6 +35,7 @@ pub(crate) struct World {
     pub(crate) log: MemoryLog,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) directory: TempDir,
+    causes_key: CausesKey,
 }
 
 /// A sink that appends to the log.
@@ -69,6 +70,7 @@ impl World {
             log: MemoryLog::new(),
             clock: Arc::new(FnClock::new(move || start.elapsed())),
             directory: tempfile::tempdir().unwrap(),
+            causes_key: CausesKey::new(&[7; CausesKey::BYTES]),
         }
     }
 
@@ -90,9 +92,19 @@ impl World {
     }
 
     pub(crate) async fn router_with(&self, config: RouterConfig) -> Router {
-        let sink = Sink { log: self.log.clone(), clock: Arc::clone(&self.clock) };
-        let parts = RouterParts::new(Arc::new(self.log.clone()), Arc::new(sink), Arc::clone(&self.clock));
+        let mut parts = RouterParts::new(Arc::new(self.log.clone()), self.sink(), Arc::clone(&self.clock));
+        parts.causes_key = Some(self.causes_key.clone());
         Router::start(config, parts).await.unwrap()
+    }
+
+    fn sink(&self) -> Arc<dyn EventSink> {
+        Arc::new(Sink { log: self.log.clone(), clock: Arc::clone(&self.clock) })
+    }
+
+    /// Publishes as a service does, whose causes are verified.
+    pub(crate) async fn publish_verified(&self, draft: Draft) -> Result<PublishAck, PublishError> {
+        let sink = VerifiedSink::new(self.sink(), self.causes_key.clone());
+        sink.publish(relay_events::check(draft).unwrap()).await
     }
 
     /// Appends to the log that the router follows.
@@ -119,6 +131,11 @@ pub(crate) fn by(service: &str) -> Actor {
 
 pub(crate) fn name(name: &str) -> ServiceName {
     ServiceName::new(name).unwrap()
+}
+
+/// The chain of causes of a delivered event, without its signature.
+pub(crate) fn chain(event: &Event) -> &str {
+    event.metadata.get(CAUSES_KEY).unwrap().split_once(';').unwrap().0
 }
 
 /// The number in an event of [`note`].

@@ -22,6 +22,7 @@ use crate::stats::ServiceStats;
 /// connections they reach through the handles of their crates.
 #[derive(Clone)]
 pub(crate) struct Api {
+    /// The sink for drafts of clients and services.
     pub(super) sink: Arc<dyn EventSink>,
     pub(super) source: Arc<dyn EventSource>,
     pub(super) config: HttpConfig,
@@ -40,9 +41,8 @@ impl Api {
         hosts: Hosts,
         closing: CancellationToken,
     ) -> Self {
-        let bus = Arc::new(components.bus.clone());
-        let sink = Arc::<Bus>::clone(&bus);
-        Self { sink, source: bus, config, origins, hosts, closing, components }
+        let (sink, source) = (Arc::new(components.verified_sink.clone()), Arc::new(components.bus.clone()));
+        Self { sink, source, config, origins, hosts, closing, components }
     }
 
     pub(super) fn bus(&self) -> &Bus {

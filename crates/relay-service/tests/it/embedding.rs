@@ -8,14 +8,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use relay_core::testing::MemoryLog;
 use relay_core::{
-    Delivery, DeliveryError, DocumentId, Event, EventLog, FencingToken, Offset, Payload, Region, Seq,
-    ServiceName, StartPosition, SystemClock, Target, UserId,
+    Actor, Delivery, DeliveryError, DocumentId, Draft, Event, EventLog, FencingToken, Metadata, Offset,
+    Payload, Region, Seq, ServiceName, StartPosition, SystemClock, Target, UserId,
 };
 use relay_presence::{AcquireLock, FileTokens};
 use relay_router::RouterConfig;
 use relay_router::rules::{RuleDocument, RuleFormat};
 use relay_router::target::InProcessTarget;
-use relay_service::{RelayService, ServiceConfig, Storage};
+use relay_service::{PublishError, RelayService, ServiceConfig, Storage};
 use tokio::sync::mpsc;
 
 use crate::support::PATIENCE;
@@ -118,11 +118,38 @@ async fn a_log_of_ones_own_that_fails_makes_the_service_refuse_publishers() {
     config.stop_timeout = Duration::from_secs(1);
     let service = RelayService::start(config).await.unwrap();
     log.fail_after(0);
-    let draft = relay_core::Draft::new(
+    let draft = Draft::new(
         DocumentId::new("notes").unwrap(),
         relay_events::kind("x-note").unwrap(),
         Payload::json(&1).unwrap(),
     );
     let refused = service.publish(draft).await.unwrap_err();
     assert!(refused.to_string().contains("told to fail"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_service_in_the_same_process_copies_its_causes_and_writes_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let (config, mut delivered) = configure(directory.path(), &MemoryLog::new());
+    let service = RelayService::start(config).await.unwrap();
+    let draft = || {
+        let (notes, kind) = (DocumentId::new("notes").unwrap(), relay_events::kind("x-note").unwrap());
+        Draft::new(notes, kind, Payload::json(&"one").unwrap())
+    };
+    service.publish(draft()).await.unwrap();
+    let event = tokio::time::timeout(PATIENCE, delivered.recv()).await.unwrap().unwrap();
+    let by = |service: &str| Actor::Service(ServiceName::new(service).unwrap());
+    let mut forged = Metadata::default();
+    forged.insert("relay.causes", "notes").unwrap();
+    let error = service.publish(draft().actor(by("other")).metadata(forged)).await.unwrap_err();
+    assert!(
+        matches!(error, PublishError::Channel(relay_core::PublishError::InvalidMetadata { .. })),
+        "{error}"
+    );
+    service.publish(draft().actor(by("other")).metadata(event.metadata.clone())).await.unwrap();
+    // The copied causes keep the rule away, and nothing else does.
+    service.publish(draft().actor(by("other"))).await.unwrap();
+    let event = tokio::time::timeout(PATIENCE, delivered.recv()).await.unwrap().unwrap();
+    assert_eq!(event.seq, Some(Seq::new(3)));
+    service.stop().await.unwrap();
 }

@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test ends with its tasks")]
 
 mod bad_input;
+mod causes;
 mod classes;
 mod command_line;
 mod crash;

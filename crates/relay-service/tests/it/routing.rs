@@ -28,15 +28,11 @@ fn server(data: &TempDir) -> Server {
     Server::start_with(data.path(), &["--set", "router.allow_networks=127.0.0.0/8", "--set", &rules])
 }
 
-fn put(server: &Server, path: &str, content_type: &str, body: &str) -> support::Answer {
-    support::request(server.address, "PUT", path, &[("content-type", content_type)], body.as_bytes())
-}
-
 fn register(server: &Server, service: &Service) -> Value {
     let body = json!({
         "url": format!("http://{}/events", service.address), "version": "1.2", "capabilities": ["notes"],
     });
-    let answer = put(server, "/v1/services/noter", "application/json", &body.to_string());
+    let answer = server.put("/v1/services/noter", "application/json", &body.to_string());
     assert_eq!(answer.status, 201, "{}", answer.body);
     answer.json()
 }
@@ -108,7 +104,7 @@ fn an_address_that_is_not_public_is_refused_unless_it_is_allowed() {
         ("ftp://example.org/", "address_refused"),
         ("nonsense", "address_refused"),
     ] {
-        let answer = put(&server, "/v1/services/x", "application/json", &json!({"url": url}).to_string());
+        let answer = server.put("/v1/services/x", "application/json", &json!({"url": url}).to_string());
         assert_eq!((answer.status, answer.json()["reason"].as_str()), (403, Some(reason)), "{url}");
     }
 }
@@ -241,7 +237,7 @@ fn rules_are_replaced_as_a_whole_or_not_at_all_and_can_be_tried_first() {
     std::fs::write(&bad, "[[rules]]\nname = \"a\"\nwhen = 'event.knd == 1'\ntargets = [\"x\"]\n").unwrap();
     let error = failure_of_many_lines(&["rules", "check", bad.to_str().unwrap()]);
     assert!(error.contains("line 3") && error.contains("knd"), "{error}");
-    let answer = put(&server, "/v1/rules", "application/toml", &std::fs::read_to_string(&bad).unwrap());
+    let answer = server.put("/v1/rules", "application/toml", &std::fs::read_to_string(&bad).unwrap());
     assert_eq!((answer.status, answer.json()["reason"].as_str()), (422, Some("invalid_rules")));
     assert!(answer.json()["message"].as_str().unwrap().contains("line 3"), "{}", answer.body);
     assert_eq!(server.get("/v1/rules").body, RULES);

@@ -188,6 +188,10 @@ impl Server {
         request(self.address, "POST", path, &headers, body.to_string().as_bytes())
     }
 
+    pub fn put(&self, path: &str, content_type: &str, body: &str) -> Answer {
+        request(self.address, "PUT", path, &[("content-type", content_type)], body.as_bytes())
+    }
+
     /// Publishes one event, which must be accepted, and returns its ack.
     #[track_caller]
     pub fn publish(&self, document: &str, draft: &Value) -> Value {
