@@ -99,12 +99,8 @@ fn metadata_is_empty(metadata: &Cow<'_, Metadata>) -> bool {
     metadata.is_empty()
 }
 
-/// Writes the envelope's fields without a JSON payload, and with a binary payload if `binary`.
-fn write_header(event: &Event, binary: bool, out: &mut Vec<u8>) {
-    let base64 = match &event.payload {
-        Payload::Binary(bytes) if binary => Some(STANDARD.encode(bytes)),
-        _ => None,
-    };
+/// Writes the envelope's fields without the payload.
+fn write_header(event: &Event, out: &mut Vec<u8>) {
     let envelope = Envelope {
         id: event.id,
         document: Cow::Borrowed(&event.document),
@@ -121,22 +117,33 @@ fn write_header(event: &Event, binary: bool, out: &mut Vec<u8>) {
         tracestate: event.trace.as_ref().and_then(|t| t.tracestate()).map(Cow::Borrowed),
         metadata: Cow::Borrowed(&event.metadata),
         payload: None,
-        payload_base64: base64,
+        payload_base64: None,
         expired: event.payload == Payload::Absent(Absence::Expired),
         lost: event.is_lost(),
     };
     write_json(&envelope, out);
 }
 
+/// The bytes that follow a payload: the ends of the envelope and of a message around it.
+const MAX_CLOSING_BYTES: usize = 4;
+
 /// Appends the event's JSON envelope to `out`. The payload's JSON is copied unchanged.
 pub fn encode_to(event: &Event, out: &mut Vec<u8>) {
-    write_header(event, true, out);
-    if let Payload::Json(text) = &event.payload {
-        out.pop(); // the closing brace
-        out.extend_from_slice(b",\"payload\":");
-        out.extend_from_slice(text.as_bytes());
-        out.push(b'}');
-    }
+    write_header(event, out);
+    let base64;
+    let parts: [&[u8]; 3] = match &event.payload {
+        Payload::Json(text) => [b",\"payload\":", text.as_bytes(), b"}"],
+        Payload::Binary(bytes) => {
+            base64 = STANDARD.encode(bytes);
+            [b",\"payload_base64\":\"", base64.as_bytes(), b"\"}"]
+        }
+        Payload::Absent(_) => return,
+    };
+    // The bytes are kept while the event is cached. A buffer that doubles for its last byte would keep as much again, which no
+    // memory budget sees.
+    out.reserve_exact(parts.iter().map(|part| part.len()).sum::<usize>() + MAX_CLOSING_BYTES);
+    out.pop(); // the closing brace
+    parts.iter().for_each(|part| out.extend_from_slice(part));
 }
 
 /// The format under which an event keeps its JSON envelope.
@@ -154,7 +161,7 @@ pub fn encode(event: &Event) -> Bytes {
 /// Returns the event's JSON envelope without its payload, for protocols that carry the payload's bytes beside it.
 pub fn encode_header(event: &Event) -> Vec<u8> {
     let mut out = Vec::with_capacity(384);
-    write_header(event, false, &mut out);
+    write_header(event, &mut out);
     out
 }
 

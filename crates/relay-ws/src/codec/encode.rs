@@ -73,7 +73,8 @@ fn json_of(parts: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(parts).unwrap_or_else(|error| unreachable!("texts are JSON: {error}"))
 }
 
-/// Encodes a broadcast to the members of `document`. `write_payload` appends the payload as JSON.
+/// Encodes a broadcast to the members of `document`. `write_payload` appends the payload as JSON, and leaves space for the end
+/// of the message.
 pub(super) fn broadcast_of(
     document: &DocumentId,
     name: &str,

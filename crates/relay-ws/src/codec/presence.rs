@@ -23,7 +23,13 @@ struct PresenceMessage;
 /// in the change and shared.
 pub fn encode_presence(document: &DocumentId, change: &PresenceChange) -> Frame {
     let format = FormatId::of::<PresenceMessage>();
-    let message = |name, payload: &[u8]| broadcast_of(document, name, |out| out.extend_from_slice(payload));
+    let message = |name, payload: &[u8]| {
+        broadcast_of(document, name, |out| {
+            // With space for the closing bracket, so that the buffer does not grow to twice the size for it.
+            out.reserve_exact(payload.len() + 1);
+            out.extend_from_slice(payload);
+        })
+    };
     Frame::Text(match change {
         PresenceChange::Snapshot(snapshot) => snapshot
             .encodings
@@ -38,7 +44,9 @@ pub fn encode_presence(document: &DocumentId, change: &PresenceChange) -> Frame 
 /// snapshot and shared.
 pub fn encode_participants(snapshot: &PresenceSnapshot) -> Bytes {
     let format = FormatId::of::<UsersJson>();
-    snapshot.encodings.get_or_encode(format, || users_json(&snapshot.entries).into())
+    snapshot
+        .encodings
+        .get_or_encode(format, || users_json(&snapshot.entries).into_bytes().into_boxed_slice().into())
 }
 
 fn diff_json(diff: &PresenceDiff) -> String {
@@ -107,5 +115,21 @@ mod tests {
         assert_eq!(json, expected);
         assert_eq!(encode_participants(&PresenceSnapshot::default()), "{}");
         serde_json::from_slice::<serde_json::Value>(&json).unwrap();
+    }
+
+    #[test]
+    fn encoded_rosters_hold_no_spare_memory() {
+        let state = format!(r#"{{"note":"{}"}}"#, "n".repeat(1000));
+        let entries: Vec<_> = (0..100).map(|number| entry("ada", number, None, &state)).collect();
+        let document = DocumentId::new("notes").unwrap();
+        let snapshot = PresenceSnapshot::new(entries);
+        let participants = encode_participants(&snapshot);
+        let (Frame::Text(message) | Frame::Binary(message)) =
+            encode_presence(&document, &PresenceChange::Snapshot(snapshot.into()));
+        for bytes in [participants, message] {
+            let length = bytes.len();
+            // The snapshot is gone, and only the last handle tells the capacity.
+            assert!(bytes.try_into_mut().unwrap().capacity() <= length + 16);
+        }
     }
 }

@@ -210,6 +210,20 @@ fn a_broadcast_is_the_envelope_as_the_clients_payload_and_is_made_once() {
 }
 
 #[test]
+fn the_bytes_of_a_broadcast_hold_no_spare_memory() {
+    let payloads = [Payload::json(&"x".repeat(100_000)).unwrap(), Payload::Binary(vec![7; 100_000].into())];
+    for payload in payloads {
+        for document in ["notes".to_owned(), "n".repeat(250)] {
+            let event = event(&document, payload.clone());
+            let (Frame::Text(bytes) | Frame::Binary(bytes)) = codec::encode_broadcast(&event);
+            drop(event);
+            let length = bytes.len();
+            assert!(bytes.try_into_mut().unwrap().capacity() <= length + 16);
+        }
+    }
+}
+
+#[test]
 fn a_broadcast_of_bytes_is_the_envelopes_length_the_envelope_and_the_bytes() {
     let event = event("notes", Payload::Binary(Bytes::from_static(b"\x00\xff")));
     let header = relay_events::json::encode_header(&event);
