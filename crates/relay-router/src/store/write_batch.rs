@@ -172,7 +172,9 @@ mod tests {
     fn the_debug_form_of_a_batch_has_no_values() {
         let mut batch = WriteBatch::default();
         batch.causes_key(&[251; CausesKey::BYTES]);
-        assert!(!format!("{batch:?}").contains("251"), "{batch:?}");
+        // Values are bytes of JSON, and these are the digits of a number.
+        let digits = format!("{:?}", b"251");
+        assert!(!format!("{batch:?}").contains(digits.trim_matches(['[', ']'])), "{batch:?}");
     }
 
     #[test]
