@@ -276,6 +276,34 @@ fn rules_are_replaced_as_a_whole_or_not_at_all_and_can_be_tried_first() {
     assert_eq!(server.get("/v1/rules").body, RULES);
 }
 
+#[test]
+fn the_log_has_twenty_lines_of_a_kind_in_a_minute_and_a_number_of_the_others() {
+    let data = data();
+    let rules = "[[rules]]\nname = \"all\"\ntargets = [\"capability:any\"]\nstrategy = \"all\"\nkinds = [\"x-note\"]\n";
+    std::fs::write(data.path().join("rules.toml"), rules).unwrap();
+    let file = format!("router.rules={}", data.path().join("rules.toml").display());
+    let arguments = ["--set", "router.allow_networks=127.0.0.0/8", "--set", &file];
+    let (server, service) = (Server::start_with(data.path(), &arguments), Service::start());
+    let body = json!({"url": format!("http://{}/", service.address), "capabilities": ["any"]}).to_string();
+    for n in 0..25 {
+        let answer = server.put(&format!("/v1/services/s{n}"), "application/json", &body);
+        assert_eq!(answer.status, 201, "{answer:?}");
+    }
+    // Each has its first dead letter, which is worth a line.
+    service.answer(400);
+    note(&server, 1);
+    server.counted("/drops/log_line", &json!(5));
+    // The number comes with the next line, in one part or in several.
+    server.signal("-TERM");
+    let (mut written, mut left_out) = (0, 0);
+    while (written, left_out) != (20, 5) {
+        let line = server.logged("");
+        let has = |text: &str| line["message"].as_str().is_some_and(|message| message.contains(text));
+        written += u64::from(has("became a dead letter"));
+        left_out += if has("log lines were left out") { line["lines"].as_u64().unwrap() } else { 0 };
+    }
+}
+
 /// Runs a command that must fail, and returns its error: one line for each mistake of a file.
 fn failure_of_many_lines(arguments: &[&str]) -> String {
     let output = run(arguments);
