@@ -143,7 +143,9 @@ pub fn encode_to(event: &Event, out: &mut Vec<u8>) {
     // memory budget sees.
     out.reserve_exact(parts.iter().map(|part| part.len()).sum::<usize>() + MAX_CLOSING_BYTES);
     out.pop(); // the closing brace
-    parts.iter().for_each(|part| out.extend_from_slice(part));
+    for part in parts {
+        out.extend_from_slice(part);
+    }
 }
 
 /// The format under which an event keeps its JSON envelope.
