@@ -105,9 +105,9 @@ impl Documents {
         id: &DocumentId,
         change: impl FnOnce(&mut Document, Version) -> T,
     ) -> Option<Changed<T>> {
-        let version = self.next_version();
         let mut shard = self.map.lock(id);
-        let value = change(shard.get_mut(id)?, version);
+        // Under the lock, so that the versions of a document only grow.
+        let value = change(shard.get_mut(id)?, self.next_version());
         Some(Changed { value, needs_publisher: self.commit_change(shard, id) })
     }
 
