@@ -400,10 +400,11 @@ impl Document {
 
     /// Takes the effects of all changes since the last call.
     pub(crate) fn take_effects(&mut self, now: Monotonic, flush_interval: Duration) -> Effects {
+        let (version, members) = (self.view.version(), self.connections.len());
         Effects {
             counter_delta: std::mem::take(&mut self.counter_delta),
             needs_publisher: self.outbox.claim_publisher(),
-            flush: self.readers.flush_or_schedule(self.view.version(), now, flush_interval),
+            flush: self.readers.flush_or_schedule(version, now, members, flush_interval),
         }
     }
 

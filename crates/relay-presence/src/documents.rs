@@ -151,8 +151,8 @@ impl Documents {
         let wakers = match flush {
             Flush::Nothing => Vec::new(),
             Flush::Done(wakers) => wakers,
-            Flush::Scheduled => {
-                self.flushes.push(id.clone());
+            Flush::Scheduled(passes) => {
+                self.flushes.push(id.clone(), passes);
                 Vec::new()
             }
         };
@@ -164,10 +164,10 @@ impl Documents {
         self.flushes.wait().await;
     }
 
-    /// Makes the changes visible whose flush is scheduled.
+    /// Makes the changes visible whose flush is due. To be called every flush interval while flushes are scheduled.
     pub(crate) fn flush(&self) {
         let now = self.clock.monotonic();
-        for id in self.flushes.take() {
+        for id in self.flushes.pass() {
             let wakers = self.with_document(&id, |document| document.flush(now));
             wakers.unwrap_or_default().into_iter().for_each(Waker::wake);
         }

@@ -1,5 +1,8 @@
 //! The moments at which changes of presence become visible to readers. The first change after a quiet interval is visible at
 //! once; the changes that follow within the interval become visible together, at its end.
+//!
+//! A flush is a write to every member. So the interval grows with the number of members: flushes take a bounded share of the
+//! processor, and the cost of many joins grows with their number, not with its square.
 
 use std::collections::HashMap;
 use std::task::Waker;
@@ -10,6 +13,10 @@ use relay_core::{DocumentId, Monotonic};
 use tokio::sync::Notify;
 
 use crate::version::Version;
+
+/// The least interval between two flushes of a document, for each of its members. The write to a member takes about a
+/// twentieth of it.
+const INTERVAL_PER_MEMBER: Duration = Duration::from_micros(100);
 
 /// The number of a reader among those of its server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -22,8 +29,8 @@ pub(crate) enum Flush {
     Nothing,
     /// They are visible now; these readers are to be woken.
     Done(Vec<Waker>),
-    /// They become visible with the next flush, which is to be scheduled.
-    Scheduled,
+    /// They become visible with the next flush, which is to be scheduled after so many passes of the [`FlushQueue`].
+    Scheduled(u32),
 }
 
 /// The readers of one document's presence, and the version up to which they see it.
@@ -62,24 +69,31 @@ impl Readers {
         self.wakers.remove(&reader);
     }
 
-    /// Decides when the changes up to `version` become visible: now, when the last flush is an `interval` ago.
+    /// Decides when the changes up to `version` become visible: now, when the last flush is an interval ago. The interval is
+    /// that of `members`, and at least `least`, which is the time between two passes of the [`FlushQueue`].
     pub(crate) fn flush_or_schedule(
         &mut self,
         version: Version,
         now: Monotonic,
-        interval: Duration,
+        members: usize,
+        least: Duration,
     ) -> Flush {
         if version == self.visible {
             return Flush::Nothing;
         }
-        if self.flushed_at.is_none_or(|at| now.since(at) >= interval) {
+        let members = u32::try_from(members).unwrap_or(u32::MAX);
+        let interval = INTERVAL_PER_MEMBER.saturating_mul(members).max(least);
+        // A flush that is scheduled comes within two intervals.
+        let wait = if self.is_flush_scheduled { 2 * interval } else { interval };
+        if self.flushed_at.is_none_or(|at| now.since(at) >= wait) {
             return Flush::Done(self.flush(version, now));
         }
         if self.is_flush_scheduled {
             return Flush::Nothing;
         }
         self.is_flush_scheduled = true;
-        Flush::Scheduled
+        let passes = interval.as_nanos().div_ceil(least.as_nanos().max(1));
+        Flush::Scheduled(u32::try_from(passes).unwrap_or(u32::MAX))
     }
 
     /// Makes the changes up to `version` visible. Returns the readers to wake.
@@ -94,14 +108,15 @@ impl Readers {
 /// The documents whose flush is scheduled. Each is in it at most once.
 #[derive(Debug, Default)]
 pub(crate) struct FlushQueue {
-    documents: Mutex<Vec<DocumentId>>,
+    /// With the number of passes until the flush.
+    documents: Mutex<Vec<(DocumentId, u32)>>,
     scheduled: Notify,
 }
 
 impl FlushQueue {
-    /// Schedules a flush of `document`.
-    pub(crate) fn push(&self, document: DocumentId) {
-        self.documents.lock().push(document);
+    /// Schedules a flush of `document` in the pass with this number: 1 for the next one.
+    pub(crate) fn push(&self, document: DocumentId, passes: u32) {
+        self.documents.lock().push((document, passes));
         self.scheduled.notify_one();
     }
 
@@ -110,8 +125,62 @@ impl FlushQueue {
         self.scheduled.notified().await;
     }
 
-    /// Takes all documents out of the queue.
-    pub(crate) fn take(&self) -> Vec<DocumentId> {
-        std::mem::take(&mut *self.documents.lock())
+    /// Makes a pass: takes the documents whose flush is due out of the queue.
+    pub(crate) fn pass(&self) -> Vec<DocumentId> {
+        let mut documents = self.documents.lock();
+        documents.iter_mut().for_each(|(_, passes)| *passes = passes.saturating_sub(1));
+        let due =
+            documents.extract_if(.., |(_, passes)| *passes == 0).map(|(document, _)| document).collect();
+        if !documents.is_empty() {
+            self.scheduled.notify_one();
+        }
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_writes_of_a_storm_of_joins_grow_with_the_joins_and_not_with_their_square() {
+        let least = Duration::from_millis(50);
+        let (mut readers, queue) = (Readers::new(0), FlushQueue::default());
+        let document = DocumentId::new("doc").unwrap();
+        // A flush is a write to each member. One member joins in each millisecond.
+        let writes = |joins: u64, readers: &mut Readers| {
+            let mut writes = 0;
+            for members in 1..=joins {
+                let now = Monotonic::from_elapsed(Duration::from_millis(members));
+                let count = usize::try_from(members).unwrap();
+                match readers.flush_or_schedule(members, now, count, least) {
+                    Flush::Nothing => {}
+                    Flush::Done(_) => writes += members,
+                    Flush::Scheduled(passes) => queue.push(document.clone(), passes),
+                }
+                if members % 50 == 0 && !queue.pass().is_empty() {
+                    readers.flush(members, now);
+                    writes += members;
+                }
+            }
+            writes
+        };
+        let of_3000 = writes(3_000, &mut readers);
+        assert!(of_3000 <= 12 * 3_000, "{of_3000} writes for 3,000 joins");
+        // The last ones are told, too.
+        let passes = (1..=10).find(|_| !queue.pass().is_empty());
+        assert!(readers.visible() == 3_000 || passes.is_some(), "the last joins stay invisible");
+    }
+
+    #[test]
+    fn a_document_of_few_members_is_flushed_in_the_next_pass() {
+        let (mut readers, queue) = (Readers::new(0), FlushQueue::default());
+        let least = Duration::from_millis(50);
+        assert!(matches!(readers.flush_or_schedule(1, Monotonic::ZERO, 500, least), Flush::Done(_)));
+        let Flush::Scheduled(passes) = readers.flush_or_schedule(2, Monotonic::ZERO, 500, least) else {
+            panic!("the second change waits for others")
+        };
+        queue.push(DocumentId::new("doc").unwrap(), passes);
+        assert_eq!(queue.pass().len(), 1);
     }
 }

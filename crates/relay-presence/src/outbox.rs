@@ -28,8 +28,10 @@ pub(crate) struct Outbox {
     has_publisher: bool,
     /// The publisher's waker while it waits for events.
     publisher: Option<Waker>,
-    /// The joins that wait, each with the number of events before it that are still to be handed over.
-    joins: Vec<(usize, oneshot::Sender<()>)>,
+    /// The number of events that were ever handed over.
+    ever_handed_over: u64,
+    /// The joins that wait, each with the number of events that are handed over when its own are. In the order of these.
+    joins: VecDeque<(u64, oneshot::Sender<()>)>,
 }
 
 impl Outbox {
@@ -82,10 +84,10 @@ impl Outbox {
     /// Notes that the next event is handed over, and tells the joins that wait for it.
     pub(crate) fn mark_handed_over(&mut self) {
         self.handed_over += 1;
-        for (left, _) in &mut self.joins {
-            *left -= 1;
-        }
-        for (_, join) in self.joins.extract_if(.., |(left, _)| *left == 0) {
+        self.ever_handed_over += 1;
+        while self.joins.front().is_some_and(|(at, _)| *at <= self.ever_handed_over)
+            && let Some((_, join)) = self.joins.pop_front()
+        {
             // Receiver dropped; ignore the send error.
             let _ = join.send(());
         }
@@ -105,7 +107,7 @@ impl Outbox {
         let left = self.waiting.len() - self.handed_over;
         (left > 0 && !self.is_delayed).then(|| {
             let (sender, receiver) = oneshot::channel();
-            self.joins.push((left, sender));
+            self.joins.push_back((self.ever_handed_over + left as u64, sender));
             receiver
         })
     }

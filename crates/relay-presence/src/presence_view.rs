@@ -42,6 +42,8 @@ struct ViewMemory {
 struct CachedSnapshot {
     version: Version,
     snapshot: Arc<PresenceSnapshot>,
+    /// The size of the difference from it to the present.
+    changed_bytes: usize,
     /// True when a reader took it since the last sweep.
     is_used: bool,
     dropped_at: Option<Monotonic>,
@@ -165,7 +167,11 @@ impl PresenceView {
     }
 
     fn note_added(&mut self, version: Version, key: ReplicaKey) {
-        self.entry_bytes += self.replica.get(key).map_or(0, ReplicaEntry::approx_bytes);
+        let bytes = self.replica.get(key).map_or(0, ReplicaEntry::approx_bytes);
+        self.entry_bytes += bytes;
+        if let Some(cached) = &mut self.snapshot {
+            cached.changed_bytes += bytes;
+        }
         self.memory.entries.resize(self.entry_bytes);
         self.added_at.insert(key, version);
         self.by_version.insert((version, key));
@@ -175,7 +181,14 @@ impl PresenceView {
     fn bury(&mut self, removed_at: Version, key: ReplicaKey, entry: ReplicaEntry) {
         let added_at = self.added_at.remove(&key).unwrap_or_default();
         self.by_version.remove(&(added_at, key));
-        self.entry_bytes -= entry.approx_bytes();
+        let bytes = entry.approx_bytes();
+        self.entry_bytes -= bytes;
+        if let Some(cached) = &mut self.snapshot {
+            // An entry that came after the snapshot and is gone is no part of the difference.
+            let is_known = added_at <= cached.version;
+            let changed = cached.changed_bytes;
+            cached.changed_bytes = if is_known { changed + bytes } else { changed.saturating_sub(bytes) };
+        }
         self.tombstones.push(Tombstone { added_at, removed_at, key, entry }, self.entry_bytes);
         self.memory.entries.resize(self.entry_bytes);
         self.memory.tombstones.resize(self.tombstones.bytes());
@@ -234,10 +247,9 @@ impl PresenceView {
     fn visible_snapshot(&mut self, visible: Version) -> Option<(Version, Arc<PresenceSnapshot>)> {
         let is_over = self.is_over();
         let may_be_older = self.entry_bytes >= SHARED_SNAPSHOT_BYTES;
-        if let Some(CachedSnapshot { version, .. }) = self.snapshot
+        if let Some(CachedSnapshot { version, changed_bytes, .. }) = self.snapshot
             && version >= self.tombstones.oldest_diffable()
-            && (version >= visible
-                || (may_be_older && (is_over || self.changed_bytes(version) <= self.entry_bytes / 4)))
+            && (version >= visible || (may_be_older && (is_over || changed_bytes <= self.entry_bytes / 4)))
             && let Some(cached) = &mut self.snapshot
         {
             cached.is_used = true;
@@ -247,17 +259,9 @@ impl PresenceView {
             return None;
         }
         let (version, snapshot) = (self.version, self.snapshot());
-        let cached = CachedSnapshot { version, snapshot, is_used: true, dropped_at: None };
+        let cached = CachedSnapshot { version, snapshot, changed_bytes: 0, is_used: true, dropped_at: None };
         let cached = self.snapshot.insert(cached);
         Some((version, Arc::clone(&cached.snapshot)))
-    }
-
-    /// The size of a difference from `version`.
-    fn changed_bytes(&self, version: Version) -> usize {
-        let added = self.by_version.range((version.saturating_add(1), ReplicaKey::LEAST)..);
-        let added = added.filter_map(|(_, key)| self.replica.get(*key)).map(ReplicaEntry::approx_bytes);
-        let left = self.tombstones.after(version).filter(|tombstone| tombstone.added_at <= version);
-        added.chain(left.map(|tombstone| tombstone.entry.approx_bytes())).sum()
     }
 
     fn diff(&mut self, from: Version, visible: Version) -> (Version, Arc<PresenceDiff>) {
@@ -463,6 +467,16 @@ mod tests {
                 }
                 let entries: usize = view.replica.iter().map(|(_, entry)| entry.approx_bytes()).sum();
                 prop_assert_eq!(view.entry_bytes, entries);
+                if let Some(cached) = &view.snapshot
+                    && cached.version >= view.tombstones.oldest_diffable()
+                {
+                    let came = view.by_version.iter().filter(|(at, _)| *at > cached.version);
+                    let came = came.filter_map(|(_, key)| view.replica.get(*key));
+                    let left = view.tombstones.after(cached.version).filter(|one| one.added_at <= cached.version);
+                    let changed: usize =
+                        came.chain(left.map(|one| &one.entry)).map(ReplicaEntry::approx_bytes).sum();
+                    prop_assert_eq!(cached.changed_bytes, changed);
+                }
                 let buried: usize = view.tombstones.after(0).map(|one| one.entry.approx_bytes()).sum();
                 prop_assert!(buried <= entries.max(256 * 1024), "{} bytes", buried);
             }
