@@ -43,14 +43,15 @@ use crate::frame_batch::FrameBatch;
 use crate::frame_writer::FrameWriter;
 use crate::framing::Deflater;
 use crate::room::{BatchWrite, RoomId};
+use crate::schedule::{TURN_WORK, work_of};
 use crate::shard_context::{ShardContext, ShardDeps};
 use crate::shard_queue::{NewConnection, ShardWakeup};
 use crate::stats::{ConnectionStats, Member};
 
 /// The most messages that are read, and items that are written, before the other direction has its turn.
-const MAX_ITEMS: usize = 64;
-/// The most rounds of writing and reading before other connections have their turn.
-const MAX_IO_ROUNDS: usize = 4;
+const MAX_ITEMS: usize = 32;
+/// The bytes that are read of large messages before the other direction has its turn.
+const MAX_READ_BYTES: usize = 128 * 1024;
 
 /// The state of one connection.
 pub(crate) struct Connection {
@@ -155,6 +156,12 @@ impl Connection {
         self.handler.send_restart_notices(return_after, &mut self.link, shard);
     }
 
+    /// The work of the connection so far, in both directions; see [`crate::schedule`].
+    pub(crate) fn work(&self) -> u64 {
+        let messages = self.reader.messages_in() + self.link.messages_out();
+        work_of(messages, self.link.bytes_in() + self.link.bytes_out())
+    }
+
     /// The moment at which the connection must be polled even without a wake-up.
     pub(crate) fn deadline(&self, config: &WsConfig) -> Monotonic {
         if let Some(closing) = &self.closing {
@@ -207,14 +214,16 @@ impl Connection {
         }
     }
 
-    /// Writes and reads in turns until nothing is left to do, or until the rounds are used up.
+    /// Writes and reads in turns until nothing is left to do, or until the connection's turn ends. It ends with a write, so that
+    /// replies do not wait for the next turn.
     fn run_io(
         &mut self,
         shard: &mut ShardContext<'_>,
         scratch: &mut [u8],
         cx: &mut Context<'_>,
     ) -> Result<(), End> {
-        for _ in 0..MAX_IO_ROUNDS {
+        let begun = self.work();
+        loop {
             let is_draining = self.is_draining(shard.now);
             if is_draining {
                 self.handler.stop_pending(&mut self.link, shard);
@@ -224,13 +233,15 @@ impl Connection {
             if is_draining && !self.handler.has_pending() && self.unsent_bytes(shard) == 0 {
                 return Err(End::Close(CloseReason::Restart));
             }
+            if self.work() - begun >= TURN_WORK {
+                self.wakeup.requeue();
+                return Ok(());
+            }
             let read = self.read(shard, scratch, cx)?;
             if !replied && !wrote && !read {
                 return Ok(());
             }
         }
-        cx.waker().wake_by_ref();
-        Ok(())
     }
 
     /// Writes the replies, then the items of topics that catch up. Returns true when anything was written.
@@ -263,8 +274,8 @@ impl Connection {
         cx: &mut Context<'_>,
     ) -> Result<bool, End> {
         let handled_deferred = self.handler.handle_deferred(&mut self.link, shard, cx)?;
-        let mut count = 0;
-        while count < MAX_ITEMS {
+        let (mut count, mut bytes) = (0, 0);
+        while count < MAX_ITEMS && bytes < MAX_READ_BYTES {
             if !self.may_read(shard) {
                 // While reads are paused, the client cannot be found silent.
                 self.reader.reset_idle(shard.now);
@@ -277,6 +288,7 @@ impl Connection {
                     Poll::Ready(Ok(0) | Err(_)) => return Err(End::Lost),
                     Poll::Ready(Ok(length)) => {
                         shard.deps.counters.bytes_in.add(length as u64);
+                        bytes += length;
                         input = &mut scratch[..length];
                     }
                 }
@@ -291,7 +303,7 @@ impl Connection {
             self.reader.keep(input);
         }
         self.reader.note_partial(shard.now);
-        Ok(count > 0 || handled_deferred)
+        Ok(count > 0 || bytes >= MAX_READ_BYTES || handled_deferred)
     }
 
     /// True when there is space for the replies and operations of another message.

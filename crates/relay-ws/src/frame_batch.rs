@@ -34,6 +34,11 @@ impl FrameBatch {
         self.frames.len() as u64
     }
 
+    /// The number of bytes without compression.
+    pub(crate) fn len(&self) -> u64 {
+        self.plain.len() as u64
+    }
+
     /// Returns the bytes to write to a socket. With parameters they are compressed, once for all members.
     pub(crate) fn bytes(&mut self, params: Option<DeflateParams>, deflater: &mut Deflater) -> &Bytes {
         let Some(params) = params else { return &self.plain };

@@ -28,6 +28,7 @@ mod rejection;
 mod request;
 mod room;
 mod run_queue;
+mod schedule;
 mod send_queue;
 mod server;
 mod shard;

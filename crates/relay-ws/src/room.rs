@@ -17,6 +17,7 @@ use crate::document_stream::{DocumentStream, StreamItem};
 use crate::frame_batch::FrameBatch;
 use crate::member_list::{MemberId, MemberList};
 use crate::run_queue::{TaskId, Wakeup};
+use crate::schedule::work_of;
 use crate::shard_queue::{ShardQueue, ShardWakeup};
 
 /// The identity of a room in its shard. Members with and without the messages of presence have two rooms.
@@ -89,8 +90,8 @@ pub(crate) enum BatchWrite {
 /// The outcome of a delivery to some members.
 #[derive(Default)]
 pub(crate) struct BatchOutcome {
-    /// The number of members to whose sockets the batch was written.
-    pub(crate) members: usize,
+    /// The work of encoding the batch and of writing it to members; see [`crate::schedule`].
+    pub(crate) work: u64,
     /// The connections that have left the room, each with a stream of its own at the room's position.
     pub(crate) left: Vec<(usize, DocumentStream)>,
     /// The moment at which the batch's first message woke the room. Set when the batch was written for the last member.
@@ -103,6 +104,11 @@ impl Room {
     pub(crate) fn clear_wakeup(&self) -> Waker {
         self.wakeup.clear();
         Waker::from(Arc::clone(&self.wakeup))
+    }
+
+    /// Lets the room go on behind the other tasks of the shard.
+    pub(crate) fn requeue(&self) {
+        self.wakeup.requeue();
     }
 
     /// The connections of the members.
@@ -137,18 +143,22 @@ impl Room {
         }
     }
 
-    /// Delivers the batch to the next members, at most `max_members` of them.
+    /// Delivers the batch to the next members until the work reaches `max_work`, but at least to one.
     fn deliver(
         &mut self,
-        max_members: usize,
+        max_work: u64,
         mut write: impl FnMut(usize, &mut FrameBatch) -> BatchWrite,
     ) -> BatchOutcome {
         let mut delivery = BatchOutcome::default();
         let Some(sending) = &mut self.sending else { return delivery };
-        while sending.next < sending.end && delivery.members < max_members {
+        let write_work = work_of(1, sending.batch.len());
+        while sending.next < sending.end && delivery.work < max_work {
+            if sending.next == 0 {
+                delivery.work += sending.batch.messages();
+            }
             sending.next += 1;
             let Some((member, connection)) = self.members.at(sending.next - 1) else { continue };
-            delivery.members += 1;
+            delivery.work += write_work;
             if write(connection, &mut sending.batch) == BatchWrite::Partial {
                 self.members.remove(member);
                 delivery.left.push((connection, self.stream.fork()));
@@ -288,16 +298,16 @@ impl Rooms {
         }
     }
 
-    /// Delivers the batch of a room to its next members, at most `max_members` of them. `write` writes the batch to the
+    /// Delivers the batch of a room to its next members until the work reaches `max_work`. `write` writes the batch to the
     /// connection with the given key. A member whose socket is full leaves the room. The last leave ends the room.
     pub(crate) fn deliver(
         &mut self,
         id: RoomId,
-        max_members: usize,
+        max_work: u64,
         write: impl FnMut(usize, &mut FrameBatch) -> BatchWrite,
     ) -> BatchOutcome {
         let Some(room) = self.list.get_mut(id) else { return BatchOutcome::default() };
-        let mut delivery = room.deliver(max_members, write);
+        let mut delivery = room.deliver(max_work, write);
         if room.members.is_empty() {
             // No member is left whose time could be measured.
             delivery.woken_at = None;

@@ -51,11 +51,10 @@ impl<R: Send + 'static> RunQueue<R> {
         self.shard.register(waker);
     }
 
-    /// Takes the tasks into `ready` and returns the requests. `ready` must be empty: it is swapped with the list of
-    /// tasks, so that neither is allocated again.
+    /// Moves the tasks behind those in `ready`, and returns the requests.
     pub(crate) fn take(&self, ready: &mut VecDeque<TaskId>) -> Vec<R> {
         let mut state = self.state.lock();
-        std::mem::swap(&mut state.ready, ready);
+        ready.append(&mut state.ready);
         std::mem::take(&mut state.requests)
     }
 
@@ -127,6 +126,13 @@ impl<R: Send + 'static> Wakeup<R> {
     pub(crate) fn clear(&self) {
         self.queued.store(false, Ordering::Release);
     }
+
+    /// Queues the task behind the others, since its turn has ended before its work has. This is no wake-up that is timed.
+    pub(crate) fn requeue(&self) {
+        if !self.queued.swap(true, Ordering::AcqRel) {
+            self.queue.push(self.task);
+        }
+    }
 }
 
 impl<R: Send + 'static> Wake for Wakeup<R> {
@@ -138,9 +144,7 @@ impl<R: Send + 'static> Wake for Wakeup<R> {
         if let Some(woken_at) = &self.woken_at {
             woken_at.record();
         }
-        if !self.queued.swap(true, Ordering::AcqRel) {
-            self.queue.push(self.task);
-        }
+        self.requeue();
     }
 }
 

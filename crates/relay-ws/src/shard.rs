@@ -6,7 +6,6 @@
 //! Calls go one way: the shard calls its rooms and its connections, and a connection calls the rooms. The outcome of a write
 //! comes back as a value.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,13 +19,12 @@ use tokio::time::{Interval, MissedTickBehavior};
 use crate::connection::Connection;
 use crate::room::{BatchWrite, RoomEvent, RoomId, Rooms};
 use crate::run_queue::{TaskId, Wakeup};
+use crate::schedule::{Schedule, TURN_WORK};
 use crate::shard_context::ShardDeps;
 use crate::shard_queue::{NewConnection, ShardQueue, ShardRequest};
 use crate::shard_resources::ShardResources;
 use crate::timer_wheel::{Tick, TimerWheel};
 
-/// The connections and members that are served before other tasks of the runtime get their turn.
-const BUDGET: usize = 128;
 /// The most messages in a batch for the members of a room.
 const MAX_BATCH_MESSAGES: usize = 64;
 /// The bytes that are read from a socket at once.
@@ -41,8 +39,7 @@ pub(crate) struct Shard {
     timers: TimerWheel,
     ticks: Pin<Box<Interval>>,
     scratch: Box<[u8]>,
-    /// The tasks to run, in their order. It is swapped with the list in the run queue.
-    ready: VecDeque<TaskId>,
+    schedule: Schedule,
     /// The timers of a tick. It is empty between ticks, and keeps its memory.
     due: Vec<(Tick, usize)>,
     /// True while the server stops. The client of a new connection is asked to connect again at once.
@@ -74,7 +71,7 @@ impl Shard {
             queue,
             ticks,
             scratch: vec![0; READ_BYTES].into(),
-            ready: VecDeque::new(),
+            schedule: Schedule::default(),
             due: Vec::new(),
             draining: false,
             ending: false,
@@ -111,27 +108,21 @@ impl Shard {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.queue.register(cx.waker());
         self.tick(cx);
-        if self.ready.is_empty() {
-            for request in self.queue.take(&mut self.ready) {
-                self.handle(request);
-            }
+        for request in self.queue.take(self.schedule.begin_run()) {
+            self.handle(request);
         }
-        let mut budget = BUDGET;
-        while budget > 0 {
-            match self.ready.pop_front() {
-                Some(TaskId::Connection(key)) => {
-                    budget -= 1;
-                    self.poll_connection(key);
-                }
-                Some(TaskId::Room(room)) => budget = self.poll_room(room, budget),
-                None => break,
-            }
+        while let Some(task) = self.schedule.next() {
+            let work = match task {
+                TaskId::Connection(key) => self.poll_connection(key),
+                TaskId::Room(room) => self.poll_room(room),
+            };
+            self.schedule.charge(work);
         }
         self.resources.deps.gauges.set(self.connections.len(), self.resources.rooms.len());
         if self.ending && self.connections.is_empty() {
             return Poll::Ready(());
         }
-        if !self.ready.is_empty() || !self.queue.is_empty() {
+        if !self.schedule.is_empty() || !self.queue.is_empty() {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
@@ -147,14 +138,14 @@ impl Shard {
                     && task.timer == tick
                 {
                     task.timer = Tick::MAX;
-                    self.ready.push_back(TaskId::Connection(key));
+                    self.schedule.push(TaskId::Connection(key));
                 }
             }
             self.due = due;
             if self.resources.deps.parts.memory.total().is_over() {
                 // Connections that do not read give way.
                 let stalled = self.connections.iter().filter(|(_, task)| task.connection.is_stalled());
-                self.ready.extend(stalled.map(|(key, _)| TaskId::Connection(key)));
+                stalled.for_each(|(key, _)| self.schedule.push(TaskId::Connection(key)));
             }
         }
     }
@@ -189,15 +180,18 @@ impl Shard {
         if self.draining {
             self.drain_one(key, Duration::ZERO, Duration::ZERO);
         }
-        self.ready.push_front(TaskId::Connection(key));
+        self.schedule.push(TaskId::Connection(key));
     }
 
-    fn poll_connection(&mut self, key: usize) {
-        let Some(task) = self.connections.get_mut(key) else { return };
+    /// Gives a connection its turn. Returns the work that it has done.
+    fn poll_connection(&mut self, key: usize) -> u64 {
+        let Some(task) = self.connections.get_mut(key) else { return 0 };
+        let before = task.connection.work();
         let scratch = &mut self.scratch;
         let polled = self.resources.with_context(key, &mut task.connection, |connection, shard| {
             catch_unwind(AssertUnwindSafe(|| connection.poll(shard, scratch)))
         });
+        let work = 1 + task.connection.work() - before;
         match polled {
             Ok(Poll::Pending) => self.schedule(key),
             Ok(Poll::Ready(())) => self.remove(key),
@@ -207,6 +201,7 @@ impl Shard {
                 self.remove(key);
             }
         }
+        work
     }
 
     /// Sets a timer for the connection's next deadline.
@@ -224,30 +219,31 @@ impl Shard {
         self.resources.with_context(key, &mut task.connection, Connection::leave_all_rooms);
     }
 
-    /// Serves a room. Each write to a member costs one of `budget`, and so does each other step. Returns the rest of `budget`.
-    fn poll_room(&mut self, id: RoomId, mut budget: usize) -> usize {
+    /// Gives a room its turn. Returns the work that it has done.
+    fn poll_room(&mut self, id: RoomId) -> u64 {
         let now = self.resources.now();
-        let Some(room) = self.resources.rooms.get_mut(id) else { return budget };
+        let Some(room) = self.resources.rooms.get_mut(id) else { return 0 };
         let waker = room.clear_wakeup();
         let cx = &mut Context::from_waker(&waker);
-        while budget > 0 {
-            let Some(room) = self.resources.rooms.get_mut(id) else { return budget };
+        let mut work = 1;
+        while work < TURN_WORK {
+            let Some(room) = self.resources.rooms.get_mut(id) else { return work };
             let max_bytes = self.resources.deps.config.write_buffer_bytes;
             let memory = self.resources.deps.parts.memory.total();
             let event =
                 catch_unwind(AssertUnwindSafe(|| room.next_event(cx, MAX_BATCH_MESSAGES, max_bytes, memory)));
             match event {
-                Ok(RoomEvent::Batch) => budget -= self.deliver(id, budget, now).max(1),
+                Ok(RoomEvent::Batch) => work += self.deliver(id, TURN_WORK - work, now),
                 Ok(RoomEvent::Idle(waiters)) => {
                     // The waiters run at once, before the room is ahead of them again.
                     for key in waiters {
-                        self.ready.push_front(TaskId::Connection(key));
+                        self.schedule.push_first(TaskId::Connection(key));
                     }
-                    return budget - 1;
+                    return work;
                 }
                 Ok(RoomEvent::Ended(connections, cause)) => {
                     self.end_room(id, &connections, cause.as_ref());
-                    return budget - 1;
+                    return work;
                 }
                 Err(_) => {
                     tracing::error!(
@@ -256,19 +252,21 @@ impl Shard {
                     self.resources.deps.counters.panicked.increment();
                     let connections = room.connections();
                     self.end_room(id, &connections, None);
-                    return budget - 1;
+                    return work;
                 }
             }
         }
-        self.ready.push_back(TaskId::Room(id));
-        budget
+        if let Some(room) = self.resources.rooms.get_mut(id) {
+            room.requeue();
+        }
+        work
     }
 
-    /// Delivers the batch of a room to at most `max_members`. Returns their number.
-    fn deliver(&mut self, id: RoomId, max_members: usize, now: Monotonic) -> usize {
+    /// Delivers the batch of a room to members until the work reaches `max_work`. Returns the work.
+    fn deliver(&mut self, id: RoomId, max_work: u64, now: Monotonic) -> u64 {
         let Self { connections, resources, .. } = self;
         let ShardResources { deps, rooms, deflater, .. } = resources;
-        let delivery = rooms.deliver(id, max_members, |key, batch| match connections.get_mut(key) {
+        let delivery = rooms.deliver(id, max_work, |key, batch| match connections.get_mut(key) {
             Some(task) => task.connection.write_batch(batch, deflater, deps, now),
             None => BatchWrite::Done,
         });
@@ -281,7 +279,7 @@ impl Shard {
             let now = self.resources.now();
             self.resources.deps.broadcasts.record(now, now.since(woken_at));
         }
-        delivery.members
+        delivery.work
     }
 
     /// Ends a room, and the joins of its members.
@@ -304,7 +302,7 @@ impl Shard {
         for (index, key) in (0..).zip(keys) {
             let wait = over / count * index;
             self.drain_one(key, wait, over);
-            self.ready.push_front(TaskId::Connection(key));
+            self.schedule.push(TaskId::Connection(key));
         }
     }
 

@@ -10,6 +10,9 @@ use super::link::Link;
 use super::reader::Reader;
 use crate::shard_context::ShardContext;
 
+/// The most reads of a turn. A client that goes on sending must not keep other connections waiting.
+const MAX_READS: usize = 4;
+
 /// The state of a connection that is being closed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Closing {
@@ -81,7 +84,7 @@ impl Closing {
                 return Poll::Ready(());
             }
         }
-        loop {
+        for _ in 0..MAX_READS {
             match ready!(link.poll_read(cx, scratch)) {
                 Ok(0) | Err(_) => return Poll::Ready(()),
                 Ok(length) => {
@@ -92,5 +95,7 @@ impl Closing {
                 }
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }

@@ -19,3 +19,4 @@ mod replies;
 mod rooms;
 mod scripted;
 mod support;
+mod turns;
