@@ -6,6 +6,7 @@
 use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use relay_core::testing::{probe_suite, target_suite};
@@ -111,4 +112,28 @@ async fn a_probe_over_grpc_passes_the_suite() {
         build_probe(&ProbeSource::Spec(spec, format!("http://{address}")), &outbound()).0
     };
     probe_suite(&*probe("works"), &*probe("down")).await;
+}
+
+#[tokio::test]
+async fn a_probe_over_grpc_ends_when_a_service_never_stops_answering() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        // Frames of HTTP/2: empty settings, then interim answers to the first request (`:status: 103`) without end.
+        let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        let interim = b"\0\0\x05\x01\x04\0\0\0\x01\x08\x03103";
+        stream.write_all(&settings).unwrap();
+        // The request's headers come after the preface and the settings.
+        while stream.read(&mut [0; 1024]).is_ok_and(|read| read > 0) {
+            if (0..10_000).try_for_each(|_| stream.write_all(interim)).is_err() {
+                break;
+            }
+        }
+    });
+    let check = ProbeCheck::Grpc { service: String::new() };
+    let spec = ProbeSpec { check, ..ProbeSpec::default() };
+    let probe = build_probe(&ProbeSource::Spec(spec, format!("http://{address}")), &outbound()).0;
+    let checked = tokio::time::timeout(Duration::from_secs(60), probe.check()).await;
+    checked.expect("the probe ends by itself").unwrap_err();
 }
