@@ -159,8 +159,7 @@ impl InFlight {
         };
         let dispositions: Vec<_> = self.dequeued.entries.iter().zip(&unneeded).map(dispose).collect();
         let tried = self.dequeued.entries.first().map_or(0, |entry| entry.queued.tried);
-        let retry_after = answer.as_ref().and_then(|answer| answer.as_ref().err()?.retry_after);
-        let backoff = backoff(&self.policy.retry, tried).max(retry_after.unwrap_or_default());
+        let backoff = backoff(&self.policy.retry, tried);
         Some(AttemptResult { events, dispositions, answer, took, backoff })
     }
 

@@ -4,6 +4,7 @@
 
 mod delivery;
 mod dry_runs;
+mod failures;
 mod loops;
 mod missing_offsets;
 mod order_model;

@@ -92,7 +92,12 @@ impl World {
     }
 
     pub(crate) async fn router_with(&self, config: RouterConfig) -> Router {
-        let mut parts = RouterParts::new(Arc::new(self.log.clone()), self.sink(), Arc::clone(&self.clock));
+        self.router_on(Arc::new(self.log.clone()), config).await
+    }
+
+    /// Starts a router that follows `log`, which has the events of this world.
+    pub(crate) async fn router_on(&self, log: Arc<dyn EventLog>, config: RouterConfig) -> Router {
+        let mut parts = RouterParts::new(log, self.sink(), Arc::clone(&self.clock));
         parts.causes_key = Some(self.causes_key.clone());
         Router::start(config, parts).await.unwrap()
     }

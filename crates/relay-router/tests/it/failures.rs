@@ -1,0 +1,186 @@
+//! Failures beside the target's own: of the log for a while, of a target that asks for much time, and restarts after a dead letter.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use relay_core::testing::MemoryLog;
+use relay_core::{
+    DeliveryError, DocumentId, Event, EventLog, FailureKind, Head, LogError, LogStats, Offset, ReadLimit, Seq,
+};
+use relay_router::rules::{RuleDocument, RuleFormat, TargetPolicy};
+use tokio::sync::Semaphore;
+
+use crate::support::{
+    Recorder, TO_A, World, attach, lost, name, note, number, patient, refused, target, until,
+};
+
+const TO_A_ELSE_B: &str = r#"
+    [[rules]]
+    name = "notes"
+    kinds = ["x-note"]
+    targets = ["a"]
+    fallback = ["b"]
+"#;
+
+/// A log whose events cannot be read while `fails` is true.
+struct Unreadable {
+    log: MemoryLog,
+    fails: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl EventLog for Unreadable {
+    async fn head(&self, document: &DocumentId) -> Result<Head, LogError> {
+        self.log.head(document).await
+    }
+
+    async fn append(&self, document: &DocumentId, events: &[Event]) -> Result<Vec<Offset>, LogError> {
+        self.log.append(document, events).await
+    }
+
+    async fn read_document(
+        &self,
+        document: &DocumentId,
+        after: Seq,
+        limit: ReadLimit,
+    ) -> Result<Vec<Event>, LogError> {
+        self.log.read_document(document, after, limit).await
+    }
+
+    async fn read(&self, after: Offset, limit: ReadLimit) -> Result<Vec<Event>, LogError> {
+        if self.fails.load(Ordering::SeqCst) {
+            return Err(LogError::Corrupt { detail: "the disk is on fire".to_owned() });
+        }
+        self.log.read(after, limit).await
+    }
+
+    async fn last_offset(&self) -> Result<Offset, LogError> {
+        self.log.last_offset().await
+    }
+
+    async fn wait_past(&self, offset: Offset) -> Result<Offset, LogError> {
+        self.log.wait_past(offset).await
+    }
+
+    async fn trim(&self, document: &DocumentId, through: Seq) -> Result<Head, LogError> {
+        self.log.trim(document, through).await
+    }
+
+    fn hold(&self, after: Option<Offset>) {
+        EventLog::hold(&self.log, after);
+    }
+
+    async fn close(&self) -> Result<(), LogError> {
+        self.log.close().await
+    }
+
+    fn stats(&self) -> LogStats {
+        self.log.stats()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_the_log_cannot_read_for_a_while_is_delivered_later() {
+    let world = World::new();
+    let fails = Arc::new(AtomicBool::new(false));
+    let mut config = world.config(TO_A);
+    // Each event is read from the log when its turn comes.
+    config.cache_bytes = 0;
+    let log = Unreadable { log: world.log.clone(), fails: Arc::clone(&fails) };
+    let router = world.router_on(Arc::new(log), config).await;
+    let gate = Arc::new(Semaphore::new(0));
+    let a = Recorder::gated(Arc::clone(&gate));
+    attach(&router, "a", &a, patient()).await;
+    world.publish_notes(1, 3).await;
+    let queued = || router.target(&name("a")).map(|a| (a.queued, a.in_flight));
+    until(|| queued() == Some((3, 1))).await;
+    fails.store(true, Ordering::SeqCst);
+    world.publish(note("d0", 4)).await;
+    gate.add_permits(4);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!((a.taken().len(), router.stats().targets["a"].lost), (1, 0));
+    fails.store(false, Ordering::SeqCst);
+    a.wait_for(4).await;
+    assert_eq!(a.numbers()["d0"], [1, 2, 3, 4]);
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_is_not_delivered_after_a_restart() {
+    let world = World::new();
+    let a = Recorder::with(|_, _| Err(refused()));
+    let router = world.router_to(TO_A, vec![target("a", &a, patient())]).await;
+    world.publish(note("d", 1)).await;
+    until(|| router.target(&name("a")).is_some_and(|a| a.dead_letters == 1)).await;
+    router.stop(Duration::from_secs(5)).await;
+
+    let a = Recorder::new();
+    let router = world.router_to(TO_A, vec![target("a", &a, patient())]).await;
+    assert_eq!(router.target(&name("a")).map(|a| (a.queued, a.dead_letters)), Some((0, 1)));
+    world.publish(note("d", 2)).await;
+    assert_eq!(number(&a.wait_for(1).await[0].event), 2);
+    router.stop(Duration::from_secs(5)).await;
+}
+
+fn busy(retry_after: Duration) -> DeliveryError {
+    DeliveryError::new(FailureKind::Retry, "busy").status(429).retry_after(retry_after)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_asks_for_years_is_asked_again_after_an_hour() {
+    let world = World::new();
+    let router = world.router(TO_A).await;
+    let (hour, years) = (Duration::from_secs(60 * 60), Duration::from_secs(60 * 60 * 24 * 365 * 10));
+    let a = Recorder::with(move |_, attempt| if attempt == 1 { Err(busy(years)) } else { Ok(()) });
+    attach(&router, "a", &a, TargetPolicy::default()).await;
+    let begun = world.clock.monotonic();
+    world.publish(note("d", 1)).await;
+    a.wait_for(1).await;
+    let waited = world.clock.monotonic().since(begun);
+    assert!(waited >= hour && waited < 2 * hour, "{waited:?}");
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_does_not_wait_for_a_busy_target_when_another_one_works() {
+    let world = World::new();
+    let router = world.router(TO_A_ELSE_B).await;
+    let hour = Duration::from_secs(60 * 60);
+    let (a, b) = (Recorder::with(move |_, _| Err(busy(hour))), Recorder::new());
+    attach(&router, "a", &a, TargetPolicy::default()).await;
+    attach(&router, "b", &b, TargetPolicy::default()).await;
+    let begun = world.clock.monotonic();
+    world.publish(note("d", 1)).await;
+    b.wait_for(1).await;
+    assert!(world.clock.monotonic().since(begun) < hour);
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_is_lost_holds_the_log_no_longer() {
+    let world = World::new();
+    let rules = r#"rules = [{ name = "notes", kinds = ["x-note"], targets = ["gone"] }]"#;
+    let mut config = world.config(TO_A);
+    config.rules = toml(rules);
+    let gone = Recorder::gated(Arc::new(Semaphore::new(0)));
+    config.targets = vec![target("gone", &gone, patient())];
+    let router = world.router_with(config.clone()).await;
+    world.publish_notes(2, 5).await;
+    until(|| router.target(&name("gone")).is_some_and(|gone| gone.queued == 5)).await;
+    until(|| world.log.held_after() == Some(Offset::ZERO)).await;
+    router.stop(Duration::ZERO).await;
+
+    let a = Recorder::new();
+    config.rules = toml(r#"rules = [{ name = "others", kinds = ["x-other"], targets = ["a"] }]"#);
+    config.targets = vec![target("a", &a, patient())];
+    let router = world.router_with(config).await;
+    lost(&router, 5).await;
+    until(|| world.log.held_after() >= Some(Offset::new(5))).await;
+    router.stop(Duration::from_secs(5)).await;
+}
+
+fn toml(text: &str) -> RuleDocument {
+    RuleDocument { text: text.to_owned(), format: RuleFormat::Toml }
+}
