@@ -184,3 +184,43 @@ impl PartitionQueues {
         self.delayed.peek().map(|Reverse((at, _))| *at)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use relay_core::{Epoch, Seq};
+
+    use super::*;
+    use crate::test_support::note;
+
+    fn insert(queues: &mut PartitionQueues, document: &str, offset: u64) {
+        let event = note(document, 1).into_event(Epoch::from_u64(1), Some(Seq::FIRST), Timestamp::UNIX_EPOCH);
+        let partition = PartitionKey::Document(event.document.clone());
+        let record = Arc::new(QueuedEvent::new(&event, 1));
+        let entry = QueueEntry { offset: Offset::new(offset), queued: record, event: None };
+        assert!(queues.insert(partition, entry));
+    }
+
+    #[test]
+    fn what_is_not_in_flight_is_taken_whole() {
+        let mut queues = PartitionQueues::default();
+        for (document, offset) in [("in-flight", 1), ("delayed", 2), ("ready", 3)] {
+            insert(&mut queues, document, offset);
+        }
+        let all = Offset::new(u64::MAX);
+        let in_flight = queues.take(1, all).unwrap();
+        let delayed = queues.take(1, all).unwrap();
+        let retries = vec![(delayed.entries[0].offset, Arc::clone(&delayed.entries[0].queued))];
+        assert!(queues.end(&delayed.partition, retries, Monotonic::ZERO).is_empty());
+
+        let mut taken: Vec<_> = queues.take_idle().into_iter().map(|entry| entry.offset.get()).collect();
+        taken.sort_unstable();
+        assert_eq!(taken, [2, 3]);
+        // Nothing of them is left, so that their partitions can be used again.
+        queues.wake(Monotonic::ZERO);
+        assert_eq!((queues.len(), queues.ready()), (1, 0));
+        insert(&mut queues, "delayed", 4);
+        assert_eq!(queues.peek().map(|(_, entry)| entry.offset), Some(Offset::new(4)));
+        assert_eq!(queues.end(&in_flight.partition, Vec::new(), Monotonic::ZERO).len(), 1);
+        assert_eq!((queues.len(), queues.ready()), (1, 1));
+    }
+}

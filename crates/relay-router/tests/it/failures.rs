@@ -1,5 +1,6 @@
 //! Failures beside the target's own: of the log for a while, of a target that asks for much time, and restarts after a dead letter.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -178,6 +179,48 @@ async fn an_event_that_is_lost_holds_the_log_no_longer() {
     let router = world.router_with(config).await;
     lost(&router, 5).await;
     until(|| world.log.held_after() >= Some(Offset::new(5))).await;
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_is_gone_is_asked_once_and_not_before_it_registers_again() {
+    let world = World::new();
+    let router = world.router(TO_A_ELSE_B).await;
+    let gone = |event: &Event, attempt| {
+        assert_eq!((number(event), attempt), (1, 1), "a target that is gone is asked");
+        Err(DeliveryError::new(FailureKind::Gone, "moved").status(410))
+    };
+    let (a, b) = (Recorder::with(gone), Recorder::new());
+    attach(&router, "a", &a, TargetPolicy::default()).await;
+    attach(&router, "b", &b, TargetPolicy::default()).await;
+    for n in 1..=10 {
+        world.publish(note("d", n)).await;
+        b.wait_for(n).await;
+    }
+    let a = Recorder::new();
+    attach(&router, "a", &a, TargetPolicy::default()).await;
+    world.publish(note("d", 11)).await;
+    a.wait_for(1).await;
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_is_replaced_keeps_the_places_of_its_requests_under_way() {
+    let world = World::new();
+    let router = world.router(TO_A).await;
+    let gate = Arc::new(Semaphore::new(0));
+    let a = Recorder::gated(Arc::clone(&gate));
+    let mut policy = patient();
+    policy.concurrency = NonZeroUsize::MIN;
+    attach(&router, "a", &a, policy.clone()).await;
+    world.publish_notes(3, 3).await;
+    let target = || router.target(&name("a")).unwrap();
+    until(|| target().queued == 3 && target().in_flight == 1).await;
+    attach(&router, "a", &a, policy).await;
+    assert_eq!(target().in_flight, 1);
+    gate.add_permits(3);
+    a.wait_for(3).await;
+    until(|| target().in_flight == 0).await;
     router.stop(Duration::from_secs(5)).await;
 }
 
