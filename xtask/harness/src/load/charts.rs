@@ -31,7 +31,7 @@ pub(crate) fn draw(folder: &Path, results: &[Measured]) -> anyhow::Result<()> {
         results.iter().filter(move |result| result.workload == workload && result.phase == phase).filter_map(
             |result| match &result.result {
                 Figures::Delivery(delivery) => Some((result.system, delivery)),
-                Figures::Memory { .. } | Figures::Storm { .. } => None,
+                Figures::Memory { .. } | Figures::Storm { .. } | Figures::Joins { .. } => None,
             },
         )
     };

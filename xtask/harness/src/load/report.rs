@@ -96,6 +96,9 @@ pub(crate) fn table(results: &[Measured]) -> String {
             Figures::Storm { .. } => {
                 "| | seconds to the last | server CPU s | server RSS MiB | to best peer |\n| --- | ---: | ---: | ---: | ---: |\n"
             }
+            Figures::Joins { .. } => {
+                "| | server CPU ms per join | sent KiB per join | server RSS MiB |\n| --- | ---: | ---: | ---: |\n"
+            }
         });
         for row in rows {
             let invalid = row.invalid();
@@ -126,6 +129,9 @@ pub(crate) fn table(results: &[Measured]) -> String {
                 Figures::Memory { bytes_per_connection } => {
                     writeln!(text, "| {name} | {bytes_per_connection:.0} | {cpu:.2} | {rss:.1} | {best} |")
                 }
+                Figures::Joins { cpu_ms_per_join, kib_per_join } => {
+                    writeln!(text, "| {name} | {cpu_ms_per_join:.2} | {kib_per_join:.0} | {rss:.1} |")
+                }
                 Figures::Storm { seconds, presence } => {
                     let last = if *presence { "" } else { " (join's answer)" };
                     writeln!(text, "| {name} | {seconds:.2}{last} | {cpu:.2} | {rss:.1} | {best} |")
@@ -148,6 +154,8 @@ fn heading(workload: Workload, members: u32) -> String {
         Workload::Idle => format!("{members} idle connections with heartbeats"),
         Workload::JoinStorm => format!("Join storm of {members}"),
         Workload::Slow => format!("One in a hundred of {members} members stops reading"),
+        Workload::Polite => "A polite publisher and four floods".to_owned(),
+        Workload::JoinCost => format!("Joins of a document of {members}"),
     }
 }
 

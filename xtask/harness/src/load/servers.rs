@@ -1,7 +1,8 @@
 //! The servers under measurement: each is started on a free port of the loopback, and its cost is read from `/proc`.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -165,6 +166,16 @@ impl RunningSystem {
     /// Returns the process id, for sampling beside a measurement.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Returns the bytes that Relay has written to WebSockets so far.
+    pub(crate) fn bytes_out(&self) -> anyhow::Result<u64> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut page = String::new();
+        stream.read_to_string(&mut page)?;
+        let line = page.lines().find_map(|line| line.strip_prefix("relay_websocket_sent_bytes_total "));
+        Ok(line.context("/metrics has no relay_websocket_sent_bytes_total")?.trim().parse()?)
     }
 
     /// Returns the processor time of all threads so far, in seconds.

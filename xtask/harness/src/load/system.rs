@@ -160,10 +160,7 @@ impl System {
         let text = String::from_utf8_lossy(message);
         match self {
             Self::Baseline => out.extend_from_slice(message),
-            Self::Relay => {
-                let push = format!(r#"["1","2","document:{document}","x-bench",{{"text":"{text}"}}]"#);
-                frame::write(out, TEXT, push.as_bytes());
-            }
+            Self::Relay => push(out, document, "x-bench", &text),
             Self::Ws => frame::write(out, TEXT, message),
             Self::SocketIo | Self::Socketioxide => {
                 frame::write(out, TEXT, format!(r#"42["message","{text}"]"#).as_bytes());
@@ -193,6 +190,12 @@ impl System {
             Self::Baseline | Self::SocketIo | Self::Socketioxide => None,
         }
     }
+}
+
+/// Appends the bytes with which Relay's member pushes `event` in `document`. The text needs no escaping.
+pub(crate) fn push(out: &mut Vec<u8>, document: &str, event: &str, text: &str) {
+    let push = format!(r#"["1","2","document:{document}","{event}",{{"text":"{text}"}}]"#);
+    frame::write(out, TEXT, push.as_bytes());
 }
 
 fn client_frame(opcode: u8, payload: &str) -> Vec<u8> {

@@ -32,6 +32,9 @@ pub(crate) enum WorkerCommand {
     Publish { rate: Option<f64>, seconds: f64, window: u64 },
     /// Every member publishes, spread evenly.
     Type { per_member: f64, seconds: f64 },
+    /// The first `members` members publish `event`, each as fast as it is answered, with at most `window` messages that have
+    /// no answer.
+    Flood { event: String, members: u32, seconds: f64, window: u64 },
     /// Waits for `expected` messages since the last `Collect`, or until no more come, and reports.
     Collect { expected: u64 },
     /// Every member sends a heartbeat.

@@ -16,7 +16,7 @@ use rustix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Socket, Type};
 
 use super::frame::{self, FrameKind, MARK};
-use super::system::{JoinStep, Position, System, contains};
+use super::system::{self, JoinStep, Position, System, contains};
 use super::wire::{Assignment, Collected, WorkerCommand, WorkerReply, pairs};
 
 /// The time without any event after which a phase is given up.
@@ -99,6 +99,8 @@ struct LoadMember {
     out: Vec<u8>,
     /// The position after which Relay's member joins again.
     position: Position,
+    /// The answers to the messages of a flood.
+    answered: u64,
 }
 
 struct Worker {
@@ -118,6 +120,8 @@ struct Worker {
     latencies: Histogram<u64>,
     collected: Collected,
     disconnected: u32,
+    /// True while answers are counted, since members flood.
+    is_flooding: bool,
 }
 
 impl Worker {
@@ -155,6 +159,7 @@ impl Worker {
             latencies: Histogram::new(3)?,
             collected: Collected::default(),
             disconnected: 0,
+            is_flooding: false,
         })
     }
 
@@ -180,6 +185,9 @@ impl Worker {
         Ok(match *command {
             WorkerCommand::Publish { rate, seconds, window } => self.publish(rate, seconds, window)?,
             WorkerCommand::Type { per_member, seconds } => self.type_all(per_member, seconds)?,
+            WorkerCommand::Flood { ref event, members, seconds, window } => {
+                self.flood(event, members as usize, seconds, window)?
+            }
             WorkerCommand::Collect { expected } => {
                 self.last_event = now();
                 while self.collected.delivered < expected && now() - self.last_event < QUIET_NS {
@@ -270,7 +278,16 @@ impl Worker {
         let (rest, out) = (Vec::new(), Vec::new());
         let position = Position::default();
         let stage = Stage::Connecting;
-        self.members.push(LoadMember { stream, stage, slow, reading: true, rest, out, position });
+        self.members.push(LoadMember {
+            stream,
+            stage,
+            slow,
+            reading: true,
+            rest,
+            out,
+            position,
+            answered: 0,
+        });
         Ok(())
     }
 
@@ -476,6 +493,9 @@ impl Worker {
             let document = &self.documents[self.document(index)];
             let rejoin = self.members[index].position.rejoin(document, self.plan.presence);
             self.send(index, &rejoin);
+        } else if self.is_flooding && contains(message, br#""phx_reply""#) {
+            // A flood may be refused.
+            self.members[index].answered += 1;
         } else if contains(message, br#""status":"error""#) {
             bail!("the server refused a message: {}", String::from_utf8_lossy(message));
         }
@@ -523,6 +543,39 @@ impl Worker {
                 next.saturating_sub(now() - first).clamp(1, 100_000_000)
             });
             self.poll_once(Some(Duration::from_nanos(pause)))?;
+        }
+    }
+
+    fn flood(
+        &mut self,
+        event: &str,
+        members: usize,
+        seconds: f64,
+        window: u64,
+    ) -> anyhow::Result<WorkerReply> {
+        let (first, length) = (now(), whole(seconds * 1e9));
+        let mut message = Vec::new();
+        let document = self.document(0);
+        system::push(&mut message, &self.documents[document], event, &"x".repeat(self.plan.message_bytes));
+        let mut sent = vec![0; members];
+        self.is_flooding = true;
+        self.last_event = first;
+        loop {
+            let is_over = now() - first >= length;
+            for (index, sent) in sent.iter_mut().enumerate() {
+                let due = self.members[index].answered + window - *sent;
+                // A few at a time are as many writes as answers.
+                if !is_over && due >= window / 4 {
+                    self.send(index, &message.repeat(usize::try_from(due)?));
+                    *sent += due;
+                }
+            }
+            let waiting: u64 = sent.iter().zip(&self.members).map(|(sent, one)| sent - one.answered).sum();
+            if is_over && (waiting == 0 || now() - first > length + QUIET_NS) {
+                self.is_flooding = false;
+                return Ok(WorkerReply::Published { count: sent.iter().sum::<u64>() - waiting, first });
+            }
+            self.poll_once(Some(Duration::from_millis(10)))?;
         }
     }
 

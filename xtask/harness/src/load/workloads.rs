@@ -22,6 +22,17 @@ const WINDOW: u64 = 256;
 const WINDOW_DELIVERIES: u64 = 256_000;
 /// Connections that may be joining at once.
 const IN_FLIGHT: u32 = 256;
+/// Members of a flooded document.
+const FLOODED_MEMBERS: u32 = 50;
+/// Those of them that flood.
+const FLOODING: u32 = 4;
+/// Messages of a flooding member that have no answer, at most. The server answers fewer at once.
+const FLOOD_WINDOW: u64 = 1_024;
+/// Messages of the polite publisher in a second.
+const POLITE_RATE: f64 = 50.0;
+/// Joins that are measured together, and the time between two of them.
+const MEASURED_JOINS: u32 = 40;
+const JOIN_PAUSE: Duration = Duration::from_millis(50);
 /// Relay's settings: no limit on the rate of connections from one address, and messages in memory alone, as with the
 /// peers.
 const RELAY_SETTINGS: [&str; 4] =
@@ -47,6 +58,10 @@ pub enum Workload {
     JoinStorm,
     /// 1,000 members, one in a hundred of which stops reading.
     Slow,
+    /// One publisher of 50 messages a second: alone, beside floods in another document, and in a flooded document.
+    Polite,
+    /// Joins of one document, one after the other, when it has no members and when it has 1,000 and 3,000.
+    JoinCost,
 }
 
 /// The result of one phase of one workload for one system.
@@ -88,6 +103,7 @@ impl Measured {
             Figures::Delivery(delivery) => delivery.latency_ms.p99,
             Figures::Memory { bytes_per_connection } => *bytes_per_connection,
             Figures::Storm { seconds, .. } => *seconds,
+            Figures::Joins { cpu_ms_per_join, .. } => *cpu_ms_per_join,
         }
     }
 }
@@ -99,6 +115,7 @@ pub(crate) enum Figures {
     Delivery(DeliveryFigures),
     Memory { bytes_per_connection: f64 },
     Storm { seconds: f64, presence: bool },
+    Joins { cpu_ms_per_join: f64, kib_per_join: f64 },
 }
 
 /// The number of deliveries and their latency.
@@ -146,13 +163,18 @@ impl Workload {
         match self {
             Self::Broadcast1000 => 3,
             Self::Broadcast10000 | Self::JoinStorm => 2,
-            Self::Documents | Self::Idle | Self::Slow => 1,
+            Self::Documents | Self::Idle | Self::Slow | Self::Polite | Self::JoinCost => 1,
         }
     }
 
-    /// Tells if the workload measures the system. The baseline has no documents and keeps no members.
+    /// Tells if the workload measures the system. The baseline has no documents and keeps no members. The floods and the cost
+    /// of a join are about Relay's own turns and presence.
     pub(crate) fn is_for(self, system: System) -> bool {
-        system != System::Baseline || matches!(self, Self::Broadcast1000 | Self::Broadcast10000)
+        match self {
+            Self::Broadcast1000 | Self::Broadcast10000 => true,
+            Self::Polite | Self::JoinCost => system == System::Relay,
+            _ => system != System::Baseline,
+        }
     }
 
     pub(crate) fn message_bytes(self) -> usize {
@@ -167,9 +189,13 @@ impl Workload {
     ) -> anyhow::Result<Vec<Measured>> {
         let members = match self {
             Self::Broadcast1000 | Self::Slow => 1_000,
+            Self::JoinCost => 3_000,
+            Self::Polite => FLOODED_MEMBERS * scale.divisor,
             _ => 10_000,
         } / scale.divisor;
-        let server = launcher.start(system, &RELAY_SETTINGS)?;
+        // Floods reach the disk, too.
+        let settings = if self == Self::Polite { &RELAY_SETTINGS[1..] } else { &RELAY_SETTINGS };
+        let server = launcher.start(system, settings)?;
         let mut run = Run { workload: self, system, members, server, scale };
         match self {
             Self::Broadcast1000 => run.broadcast(100.0, true),
@@ -178,6 +204,8 @@ impl Workload {
             Self::Idle => run.idle(),
             Self::JoinStorm => run.join_storm(),
             Self::Slow => run.slow(),
+            Self::Polite => run.polite(),
+            Self::JoinCost => run.join_cost(),
         }
     }
 }
@@ -347,6 +375,87 @@ impl Run {
         let end = if presence { joined.last_join.max(joined.last_state) } else { joined.last_join };
         let seconds = end.saturating_sub(joined.first_connect) as f64 / 1e9;
         Ok(vec![self.measured("joins", Figures::Storm { seconds, presence }, cpu)?])
+    }
+
+    fn polite(&mut self) -> anyhow::Result<Vec<Measured>> {
+        let mut polite = self.publisher()?;
+        // The first document is the polite publisher's.
+        let members_of = |document: u32| {
+            let members =
+                Assignment { first_member: document * self.members, ..self.assignment(self.members, true) };
+            Fleet::start(&members)
+        };
+        let mut measured = vec![self.beside("alone", &mut polite, None)?];
+        for (phase, document, event) in [
+            ("beside durable floods", 1, "x-bench"),
+            ("beside ephemeral floods", 2, "x-ephemeral-bench"),
+            ("among durable floods", 0, "x-bench"),
+        ] {
+            measured.push(self.beside(phase, &mut polite, Some((&mut members_of(document)?, event)))?);
+        }
+        Ok(measured)
+    }
+
+    /// Measures the polite publisher, beside a flood if there is one.
+    fn beside(
+        &self,
+        phase: &'static str,
+        polite: &mut Fleet,
+        flooded: Option<(&mut Fleet, &str)>,
+    ) -> anyhow::Result<Measured> {
+        let seconds = self.scale.seconds;
+        let lead = Duration::from_millis(500);
+        thread::scope(|scope| {
+            let flooding = flooded.map(|(fleet, event)| {
+                let seconds = seconds + 2.0 * lead.as_secs_f64();
+                let (event, window) = (event.to_owned(), FLOOD_WINDOW);
+                let flood = WorkerCommand::Flood { event, members: FLOODING, seconds, window };
+                scope.spawn(move || fleet.publish(&flood))
+            });
+            thread::sleep(lead);
+            let cpu = self.server.cpu_seconds()?;
+            let (sent, first) =
+                polite.publish(&WorkerCommand::Publish { rate: Some(POLITE_RATE), seconds, window: 1 })?;
+            let collected = polite.collect(&[sent])?;
+            if let Some(flooding) = flooding {
+                let flooded = flooding.join().map_err(|_| anyhow::anyhow!("the flood failed"))?;
+                println!("{phase}: {} messages were flooded", flooded?.0);
+            }
+            self.delivery(phase, sent, first, sent, &collected, cpu)
+        })
+    }
+
+    fn join_cost(&mut self) -> anyhow::Result<Vec<Measured>> {
+        let mut fleets = Vec::new();
+        let mut join = |members: u32, joined: u32| {
+            let whole = Assignment { members, first_member: joined, ..self.assignment(u32::MAX, true) };
+            fleets.push(Fleet::start(&whole)?);
+            anyhow::Ok(())
+        };
+        let joins = (MEASURED_JOINS / self.scale.divisor).max(1);
+        let (mut joined, mut measured) = (0, Vec::new());
+        for (phase, before) in [("empty", 0), ("a third", self.members / 3), ("full", self.members)] {
+            if before > joined {
+                join(before - joined, joined)?;
+                joined = before;
+            }
+            // The others are told of the joins before.
+            thread::sleep(10 * JOIN_PAUSE);
+            let (cpu, bytes) = (self.server.cpu_seconds()?, self.server.bytes_out()?);
+            for _ in 0..joins {
+                join(1, joined)?;
+                joined += 1;
+                thread::sleep(JOIN_PAUSE);
+            }
+            thread::sleep(10 * JOIN_PAUSE);
+            let each = |total: f64| total / f64::from(joins);
+            let figures = Figures::Joins {
+                cpu_ms_per_join: each((self.server.cpu_seconds()? - cpu) * 1e3),
+                kib_per_join: each((self.server.bytes_out()? - bytes) as f64 / 1024.0),
+            };
+            measured.push(Measured { members: before, ..self.measured(phase, figures, cpu)? });
+        }
+        Ok(measured)
     }
 
     fn slow(&mut self) -> anyhow::Result<Vec<Measured>> {
