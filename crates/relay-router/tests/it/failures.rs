@@ -1,6 +1,6 @@
 //! Failures beside the target's own: of the log for a while, of a target that asks for much time, and restarts after a dead letter.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -10,11 +10,12 @@ use relay_core::testing::MemoryLog;
 use relay_core::{
     DeliveryError, DocumentId, Event, EventLog, FailureKind, Head, LogError, LogStats, Offset, ReadLimit, Seq,
 };
+use relay_events::ServiceState;
 use relay_router::rules::{RuleDocument, RuleFormat, TargetPolicy};
 use tokio::sync::Semaphore;
 
 use crate::support::{
-    Recorder, TO_A, World, attach, lost, name, note, number, patient, refused, target, until,
+    Recorder, TO_A, World, attach, failed, lost, name, note, number, patient, refused, target, until,
 };
 
 const TO_A_ELSE_B: &str = r#"
@@ -176,9 +177,73 @@ async fn an_event_that_is_lost_holds_the_log_no_longer() {
     let a = Recorder::new();
     config.rules = toml(r#"rules = [{ name = "others", kinds = ["x-other"], targets = ["a"] }]"#);
     config.targets = vec![target("a", &a, patient())];
-    let router = world.router_with(config).await;
+    let router = world.router_with(config.clone()).await;
     lost(&router, 5).await;
     until(|| world.log.held_after() >= Some(Offset::new(5))).await;
+    router.stop(Duration::from_secs(5)).await;
+
+    // It is not delivered either when its rule and target return.
+    let back = Recorder::new();
+    config.rules = toml(rules);
+    config.targets = vec![target("gone", &back, patient())];
+    let router = world.router_with(config).await;
+    assert_eq!(router.target(&name("gone")).unwrap().queued, 0);
+    world.publish(note("d0", 6)).await;
+    assert_eq!(number(&back.wait_for(1).await[0].event), 6);
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_after_a_time_without_any_gets_what_happens_from_then_on() {
+    let world = World::new();
+    let a = Recorder::new();
+    let router = world.router_to(TO_A, vec![target("a", &a, patient())]).await;
+    world.publish(note("d", 1)).await;
+    a.wait_for(1).await;
+    until(|| router.stats().behind == 0 && router.target(&name("a")).unwrap().queued == 0).await;
+    router.stop(Duration::from_secs(5)).await;
+    let router = world.router(TO_A).await;
+    until(|| world.log.held_after().is_none()).await;
+    world.publish(note("d", 2)).await;
+    router.stop(Duration::from_secs(5)).await;
+
+    let a = Recorder::new();
+    let router = world.router_to(TO_A, vec![target("a", &a, patient())]).await;
+    world.publish(note("d", 3)).await;
+    assert_eq!(number(&a.wait_for(1).await[0].event), 3);
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_attempt_goes_to_another_target_than_the_one_that_failed() {
+    let world = World::new();
+    let router = world.router(TO_A_ELSE_B).await;
+    let (a, b) = (Recorder::with(|_, _| Err(failed())), Recorder::new());
+    let mut policy = TargetPolicy::default();
+    policy.retry.max_attempts = NonZeroU32::MIN.saturating_add(1);
+    attach(&router, "a", &a, policy).await;
+    attach(&router, "b", &b, TargetPolicy::default()).await;
+    world.publish(note("d", 1)).await;
+    b.wait_for(1).await;
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_waits_for_a_target_that_is_full_and_goes_to_no_fallback() {
+    let world = World::new();
+    let router = world.router(TO_A_ELSE_B).await;
+    let gate = Arc::new(Semaphore::new(0));
+    let (a, b) = (Recorder::gated(Arc::clone(&gate)), Recorder::new());
+    let mut policy = patient();
+    policy.concurrency = NonZeroUsize::MIN;
+    attach(&router, "a", &a, policy).await;
+    attach(&router, "b", &b, patient()).await;
+    world.publish_notes(3, 3).await;
+    until(|| router.target(&name("a")).is_some_and(|a| a.queued == 3 && a.in_flight == 1)).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    gate.add_permits(3);
+    a.wait_for(3).await;
+    assert!(b.taken().is_empty());
     router.stop(Duration::from_secs(5)).await;
 }
 
@@ -221,6 +286,23 @@ async fn a_target_that_is_replaced_keeps_the_places_of_its_requests_under_way() 
     gate.add_permits(3);
     a.wait_for(3).await;
     until(|| target().in_flight == 0).await;
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_refuses_events_works() {
+    let world = World::new();
+    let router = world.router(TO_A).await;
+    let a = Recorder::with(|event, _| if number(event) <= 30 { Err(refused()) } else { Ok(()) });
+    let policy = TargetPolicy::default();
+    let open_for = policy.breaker.open_for;
+    attach(&router, "a", &a, policy).await;
+    let begun = world.clock.monotonic();
+    world.publish_notes(30, 31).await;
+    a.wait_for(1).await;
+    until(|| router.target(&name("a")).unwrap().dead_letters == 30).await;
+    assert!(world.clock.monotonic().since(begun) < open_for, "the breaker was open");
+    assert_eq!(router.target(&name("a")).unwrap().state, ServiceState::Healthy);
     router.stop(Duration::from_secs(5)).await;
 }
 
