@@ -538,6 +538,23 @@ mod tests {
     }
 
     #[test]
+    fn events_beyond_the_bytes_that_are_cached_are_left_in_the_log() {
+        let mut state = state();
+        let route = state.add_direct_route(&name("a"), &mut WriteBatch::default());
+        let event = crate::test_support::note("d", 1).into_event(
+            relay_core::Epoch::from_u64(1),
+            Some(relay_core::Seq::FIRST),
+            Timestamp::UNIX_EPOCH,
+        );
+        let event = Arc::new(event);
+        for offset in 1..=100 {
+            state.enqueue(route, Offset::new(offset), queued(), Some(Arc::clone(&event)));
+        }
+        let kept = state.cached_bytes / event.approx_bytes();
+        assert!(kept > 0 && state.cached_bytes <= 1_000 && event.approx_bytes() * (kept + 1) > 1_000);
+    }
+
+    #[test]
     fn the_id_of_a_removed_route_is_not_used_again() {
         let mut state = state();
         let mut batch = WriteBatch::default();

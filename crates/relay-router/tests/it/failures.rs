@@ -306,6 +306,41 @@ async fn a_target_that_refuses_events_works() {
     router.stop(Duration::from_secs(5)).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_event_that_is_damaged_while_it_waits_is_lost() {
+    let world = World::new();
+    let mut config = world.config(TO_A);
+    config.cache_bytes = 0;
+    let router = world.router_with(config).await;
+    let gate = Arc::new(Semaphore::new(0));
+    let a = Recorder::gated(Arc::clone(&gate));
+    attach(&router, "a", &a, patient()).await;
+    world.publish_notes(1, 3).await;
+    until(|| router.target(&name("a")).is_some_and(|a| a.queued == 3 && a.in_flight == 1)).await;
+    world.log.damage(&note("d0", 2).document, Seq::new(2));
+    gate.add_permits(3);
+    a.wait_for(2).await;
+    assert_eq!(a.numbers()["d0"], [1, 3]);
+    lost(&router, 1).await;
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_does_not_answer_in_time_has_failed() {
+    let world = World::new();
+    let router = world.router(TO_A).await;
+    let a = Recorder::gated(Arc::new(Semaphore::new(0)));
+    let mut policy = TargetPolicy::default();
+    policy.timeout = Duration::from_secs(1);
+    policy.retry.max_attempts = NonZeroU32::MIN;
+    attach(&router, "a", &a, policy).await;
+    let begun = world.clock.monotonic();
+    world.publish(note("d", 1)).await;
+    until(|| router.target(&name("a")).unwrap().dead_letters == 1).await;
+    assert!(world.clock.monotonic().since(begun) < Duration::from_secs(10));
+    router.stop(Duration::from_secs(5)).await;
+}
+
 fn toml(text: &str) -> RuleDocument {
     RuleDocument { text: text.to_owned(), format: RuleFormat::Toml }
 }
