@@ -74,8 +74,7 @@ pub(crate) fn with_causes(event: &Arc<Event>, rule: Option<&Arc<str>>, key: &Cau
     let chain = extended.as_deref().unwrap_or_else(|| chain_of(event));
     let mut marked = Event::clone(event);
     // A chain that an earlier version stored may be too long to be signed. The event then begins a new one.
-    let is_signed =
-        !chain.is_empty() && marked.metadata.insert(CAUSES_KEY, key.sign(&event.document, chain)).is_ok();
+    let is_signed = !chain.is_empty() && marked.metadata.insert(CAUSES_KEY, key.sign(chain)).is_ok();
     if !is_signed {
         marked.metadata.remove(CAUSES_KEY);
     }

@@ -1,13 +1,11 @@
-//! Chains: each comes back from its signed form, and none that the key has not signed for the document does.
+//! Chains: each comes back from its signed form, and none that the key has not signed does.
 
 #![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use proptest::prelude::*;
-use relay_core::{
-    CheckedDraft, DocumentId, Draft, Epoch, EventSink, PublishAck, PublishError, Seq, Timestamp,
-};
+use relay_core::{CheckedDraft, Draft, Epoch, EventSink, PublishAck, PublishError, Seq, Timestamp};
 
 use super::key::UnverifiedChain;
 use super::*;
@@ -27,10 +25,6 @@ impl EventSink for Spy {
 
 fn key(byte: u8) -> CausesKey {
     CausesKey::new(&[byte; CausesKey::BYTES])
-}
-
-fn document(id: &str) -> DocumentId {
-    DocumentId::new(id).unwrap()
 }
 
 fn by_service(metadata: Metadata) -> Draft {
@@ -54,14 +48,14 @@ fn delivered(event: &Arc<Event>, rule: Option<&str>) -> Option<String> {
 
 #[test]
 fn the_signature_of_a_chain_stays_the_same_over_versions() {
-    let signed = key(7).sign(&document("notes"), "quality,grammar");
-    // HMAC-SHA256 of the label, the document and the chain with a zero byte between them, by Python's `hmac`.
-    assert_eq!(signed, "quality,grammar;u2lI9Vij3Loni-3keCFx19HP390L-SSJc7EA0KfVy2o");
+    let signed = key(7).sign("quality,grammar");
+    // HMAC-SHA256 of the label and the chain with a zero byte between them, by Python's `hmac`.
+    assert_eq!(signed, "quality,grammar;mVAHcMajX35aBHttLjpHzZjB26BOxJ8nozkfAqe1Sr0");
 }
 
 #[test]
 fn a_delivered_chain_is_signed_whatever_led_to_the_delivery() {
-    let signed = |chain: &str| key(1).sign(&document("notes"), chain);
+    let signed = |chain: &str| key(1).sign(chain);
     let (first, result) = (event(note("notes", 1)), event(by_service(causes("quality"))));
     assert_eq!(delivered(&first, Some("quality")), Some(signed("quality")));
     assert_eq!(delivered(&result, Some("grammar")), Some(signed("quality,grammar")));
@@ -80,7 +74,7 @@ fn the_longest_chain_is_one_value_with_its_signature() {
     let rule = Arc::from("b");
     let of_length = |bytes: usize| event(by_service(causes(&"a".repeat(bytes))));
     let longest = extend_chain(&of_length(MAX_CHAIN_BYTES - 2), &rule).unwrap();
-    assert_eq!(key(1).sign(&document("notes"), &longest).len(), Metadata::MAX_VALUE_BYTES);
+    assert_eq!(key(1).sign(&longest).len(), Metadata::MAX_VALUE_BYTES);
     let error = extend_chain(&of_length(MAX_CHAIN_BYTES - 1), &rule).unwrap_err();
     assert!(error.to_string().contains("longer than 980 bytes"), "{error}");
 }
@@ -95,12 +89,12 @@ fn full_metadata_has_space_for_the_chain() {
     // A service that copies all of it is taken at its word.
     let draft = relay_events::check(by_service(given.metadata.clone())).unwrap();
     let value = draft.metadata.get(CAUSES_KEY).unwrap();
-    assert_eq!(key(1).verify(&draft.document, value), Ok("quality"));
+    assert_eq!(key(1).verify(value), Ok("quality"));
 }
 
 #[test]
 fn a_dry_run_takes_the_metadata_of_a_delivery() {
-    let metadata = causes(&key(9).sign(&document("notes"), "quality,grammar"));
+    let metadata = causes(&key(9).sign("quality,grammar"));
     let error = extend_chain(&event(by_service(metadata)), &Arc::from("grammar")).unwrap_err();
     assert_eq!(error, LoopError::Cycle { rule: "grammar".into(), chain: "quality,grammar".into() });
 }
@@ -118,7 +112,7 @@ async fn a_sink_strips_signatures_and_refuses_what_it_cannot_verify() {
         sink.publish(relay_events::check(by_service(metadata)).unwrap()).await.unwrap_err().to_string()
     };
     let closed = PublishError::Closed.to_string();
-    let mut copied = causes(&key(1).sign(&document("notes"), "quality"));
+    let mut copied = causes(&key(1).sign("quality"));
     copied.insert("lang", "en").unwrap();
     assert_eq!(publish(copied.clone()).await, closed);
     assert_eq!(publish(Metadata::default()).await, closed);
@@ -127,7 +121,7 @@ async fn a_sink_strips_signatures_and_refuses_what_it_cannot_verify() {
     assert_eq!(
         publish(copied).await,
         "the metadata `relay.causes` is `quality`, and it has no signature of this server; copy it unchanged from the \
-         delivery of the event of this document that led to this one, or leave it out"
+         delivery of the event that led to this one, or leave it out"
     );
     let long = publish(causes(&"é".repeat(500))).await;
     assert!(long.contains(&format!("is `{}…`, and", "é".repeat(64))), "{long}");
@@ -142,19 +136,11 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_chain_is_verified_for_its_document_and_key_alone(
-        chain in chains(),
-        [one, other] in prop::array::uniform2("[^\\x00-\\x1f\\x7f-\\u{9f}]{1,20}"),
-    ) {
-        let [one, other] = [document(&one), document(&other)];
-        let signed = key(1).sign(&one, &chain);
-        prop_assert_eq!(key(1).verify(&one, &signed), Ok(&*chain));
-        prop_assert_eq!(key(1).verify(&one, &chain), Err(UnverifiedChain::Unsigned));
-        let mismatch = |document: &DocumentId| Err(UnverifiedChain::Mismatch { document: document.clone() });
-        prop_assert_eq!(key(2).verify(&one, &signed), mismatch(&one));
-        if one != other {
-            prop_assert_eq!(key(1).verify(&other, &signed), mismatch(&other));
-        }
+    fn a_chain_is_verified_by_its_key_alone(chain in chains()) {
+        let signed = key(1).sign(&chain);
+        prop_assert_eq!(key(1).verify(&signed), Ok(&*chain));
+        prop_assert_eq!(key(1).verify(&chain), Err(UnverifiedChain::Unsigned));
+        prop_assert_eq!(key(2).verify(&signed), Err(UnverifiedChain::Mismatch));
     }
 
     #[test]
@@ -164,11 +150,10 @@ proptest! {
         with in "[ -~]{0,2}",
         removed in 0_usize..=2,
     ) {
-        let notes = document("notes");
-        let signed = key(1).sign(&notes, &chain);
+        let signed = key(1).sign(&chain);
         let at = at.index(signed.len());
         let changed = format!("{}{with}{}", &signed[..at], &signed[(at + removed).min(signed.len())..]);
         prop_assume!(changed != signed);
-        prop_assert!(key(1).verify(&notes, &changed).is_err(), "{}", changed);
+        prop_assert!(key(1).verify(&changed).is_err(), "{}", changed);
     }
 }

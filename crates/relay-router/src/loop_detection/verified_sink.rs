@@ -10,7 +10,7 @@ use super::{CAUSES_KEY, CausesKey};
 /// The most characters of a refused value that the error shows.
 const MAX_SHOWN_CHARS: usize = 64;
 
-/// A sink that refuses drafts whose [`CAUSES_KEY`] the router has not signed for their document. It publishes the others
+/// A sink that refuses drafts whose [`CAUSES_KEY`] the router has not signed. It publishes the others
 /// without the signature, so that what is stored does not depend on a key.
 ///
 /// Every entrance at which a publisher may call itself a service publishes through it.
@@ -29,7 +29,7 @@ impl VerifiedSink {
     /// Replaces a signed chain by the chain alone.
     fn verify(&self, draft: &mut CheckedDraft) -> Result<(), PublishError> {
         let Some(value) = draft.metadata.get(CAUSES_KEY) else { return Ok(()) };
-        let verified = self.key.verify(&draft.document, value);
+        let verified = self.key.verify(value);
         let chain = verified.map_err(|error| refusal(value, &format!("{error}; {ADVICE}")))?.to_owned();
         draft
             .set_server_metadata(CAUSES_KEY, chain.clone())
@@ -38,8 +38,7 @@ impl VerifiedSink {
 }
 
 /// The way to mend a chain that is refused.
-const ADVICE: &str =
-    "copy it unchanged from the delivery of the event of this document that led to this one, or leave it out";
+const ADVICE: &str = "copy it unchanged from the delivery of the event that led to this one, or leave it out";
 
 fn refusal(value: &str, detail: &str) -> PublishError {
     let value = match value.char_indices().nth(MAX_SHOWN_CHARS) {
