@@ -2,17 +2,19 @@
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use relay_core::testing::MemoryLog;
 use relay_core::{
-    DeliveryError, DocumentId, Event, EventLog, FailureKind, Head, LogError, LogStats, Offset, ReadLimit, Seq,
+    Delivery, DeliveryError, DocumentId, Event, EventLog, FailureKind, Head, LogError, LogStats, Offset,
+    ReadLimit, Seq, Target,
 };
 use relay_events::ServiceState;
 use relay_router::rules::{RuleDocument, RuleFormat, TargetPolicy};
-use tokio::sync::Semaphore;
+use relay_router::target::InProcessTarget;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::support::{
     Recorder, TO_A, World, attach, failed, lost, name, note, number, patient, refused, target, until,
@@ -251,8 +253,10 @@ async fn an_event_waits_for_a_target_that_is_full_and_goes_to_no_fallback() {
 async fn a_target_that_is_gone_is_asked_once_and_not_before_it_registers_again() {
     let world = World::new();
     let router = world.router(TO_A_ELSE_B).await;
-    let gone = |event: &Event, attempt| {
-        assert_eq!((number(event), attempt), (1, 1), "a target that is gone is asked");
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let gone = move |_: &Event, _| {
+        count.fetch_add(1, Ordering::SeqCst);
         Err(DeliveryError::new(FailureKind::Gone, "moved").status(410))
     };
     let (a, b) = (Recorder::with(gone), Recorder::new());
@@ -262,6 +266,7 @@ async fn a_target_that_is_gone_is_asked_once_and_not_before_it_registers_again()
         world.publish(note("d", n)).await;
         b.wait_for(n).await;
     }
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
     let a = Recorder::new();
     attach(&router, "a", &a, TargetPolicy::default()).await;
     world.publish(note("d", 11)).await;
@@ -269,23 +274,41 @@ async fn a_target_that_is_gone_is_asked_once_and_not_before_it_registers_again()
     router.stop(Duration::from_secs(5)).await;
 }
 
+/// A target that counts its requests, and answers none before it is released.
+#[derive(Default)]
+struct Counting {
+    requests: AtomicUsize,
+    released: Notify,
+}
+
+#[async_trait]
+impl Target for Counting {
+    async fn deliver(&self, _: Delivery) -> Result<(), DeliveryError> {
+        self.requests.fetch_add(1, Ordering::SeqCst);
+        self.released.notified().await;
+        Ok(())
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_target_that_is_replaced_keeps_the_places_of_its_requests_under_way() {
     let world = World::new();
     let router = world.router(TO_A).await;
-    let gate = Arc::new(Semaphore::new(0));
-    let a = Recorder::gated(Arc::clone(&gate));
+    let a = Arc::new(Counting::default());
     let mut policy = patient();
     policy.concurrency = NonZeroUsize::MIN;
-    attach(&router, "a", &a, policy.clone()).await;
+    let target = || InProcessTarget::new(name("a"), Arc::clone(&a) as Arc<dyn Target>).policy(policy.clone());
+    router.attach(target()).await.unwrap();
     world.publish_notes(3, 3).await;
-    let target = || router.target(&name("a")).unwrap();
-    until(|| target().queued == 3 && target().in_flight == 1).await;
-    attach(&router, "a", &a, policy).await;
-    assert_eq!(target().in_flight, 1);
-    gate.add_permits(3);
-    a.wait_for(3).await;
-    until(|| target().in_flight == 0).await;
+    until(|| router.target(&name("a")).is_some_and(|a| a.queued == 3 && a.in_flight == 1)).await;
+    router.attach(target()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    for answered in 1..=3 {
+        assert_eq!(a.requests.load(Ordering::SeqCst), answered, "one request at a time");
+        a.released.notify_one();
+        until(|| router.target(&name("a")).is_some_and(|a| a.queued == 3 - answered)).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+    }
     router.stop(Duration::from_secs(5)).await;
 }
 
