@@ -63,9 +63,9 @@ impl ErrorBody {
         let retry_after_ms = (code == ErrorCode::Overloaded).then_some(RETRY_AFTER_MS);
         let body = Self { retry_after_ms, ..Self::new(code.as_str()) };
         match code {
-            ErrorCode::LogFailed => {
-                body.message("the log does not take or give events at the moment; try again later")
-            }
+            ErrorCode::LogFailed => body.message(
+                "the log does not take or give events; try again later, or ask the server's operator",
+            ),
             ErrorCode::Internal => {
                 body.message("the server failed to answer; try again, or ask its operator")
             }

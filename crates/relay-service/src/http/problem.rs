@@ -58,7 +58,7 @@ impl Problem {
     pub(super) fn store_failed(error: &dyn Display) -> Self {
         const REASON: &str = "store_failed";
         log_failure(REASON, error);
-        let message = "the router's store does not work at the moment; try again later";
+        let message = "the router's store has failed; restart the server when its disk works again";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, REASON, message)
     }
 

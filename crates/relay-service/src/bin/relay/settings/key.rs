@@ -189,7 +189,7 @@ keys! {
     "presence.max_document_bytes" => presence.max_document_bytes,
         "The most bytes of one document's presence, with departed participants and encoded rosters. States take at most a quarter of it; a further one is refused with `overloaded`.";
     "presence.flush_interval" => presence.flush_interval,
-        "The interval between messages about presence. Changes within it are sent together.";
+        "The interval between messages about presence. Changes within it are sent together. Beyond 500 connections to a document it is longer.";
     "presence.max_waiting_events" => presence.max_waiting_events,
         "The most events about sessions and users of one document that wait for the log. With so many, further joins are refused.";
     "presence.tick" => presence.tick,
