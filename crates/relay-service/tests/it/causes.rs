@@ -1,10 +1,9 @@
 //! The chain of causes from outside: services that copy it end every loop, and no service can write one of its own.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
 
-use crate::support::service::Service;
+use crate::support::service::{Service, routing_server};
 use crate::support::{Answer, Server, data, request};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 /// Each service answers the other's kind, without end.
 const RULES: &str = r#"
@@ -17,13 +16,6 @@ name = "pong"
 kinds = ["x-pong"]
 targets = ["capability:ponged"]
 "#;
-
-fn server(data: &TempDir) -> Server {
-    let rules = data.path().join("rules.toml");
-    std::fs::write(&rules, RULES).unwrap();
-    let rules = format!("router.rules={}", rules.display());
-    Server::start_with(data.path(), &["--set", "router.allow_networks=127.0.0.0/8", "--set", &rules])
-}
 
 fn register(server: &Server, name: &str, service: &Service) {
     let url = format!("http://{}/events", service.address);
@@ -62,7 +54,7 @@ fn signed_ping(server: &Server, pinged: &Service, document: &str) -> String {
 #[test]
 fn services_that_copy_their_causes_end_a_loop_and_what_is_stored_has_no_signature() {
     let data = data();
-    let server = server(&data);
+    let server = routing_server(&data, RULES);
     let (pinged, other) = (Service::start(), Service::start());
     register(&server, "pinged", &pinged);
     register(&server, "ponged", &other);
@@ -93,7 +85,7 @@ fn services_that_copy_their_causes_end_a_loop_and_what_is_stored_has_no_signatur
 #[test]
 fn a_chain_that_the_server_did_not_sign_is_refused_at_every_entrance() {
     let data = data();
-    let server = server(&data);
+    let server = routing_server(&data, RULES);
     let pinged = Service::start();
     register(&server, "pinged", &pinged);
     let signed = signed_ping(&server, &pinged, "game");
@@ -147,14 +139,14 @@ fn a_chain_that_the_server_did_not_sign_is_refused_at_every_entrance() {
 #[test]
 fn a_signature_outlives_the_server_and_every_delivery_of_an_event_has_the_same_one() {
     let data = data();
-    let first = server(&data);
+    let first = routing_server(&data, RULES);
     let pinged = Service::start();
     register(&first, "pinged", &pinged);
     let signed = signed_ping(&first, &pinged, "game");
     first.counted("/router/targets/pinged/delivered", &json!(1));
     first.kill();
 
-    let server = server(&data);
+    let server = routing_server(&data, RULES);
     let mut draft = result("pinged", "x-pong", &causes(&signed));
     draft["id"] = json!("0199c9a2-6a51-7cc0-8f3e-2b7d5c6f1a90");
     assert_eq!(publish(&server, "game", &draft).status, 201);

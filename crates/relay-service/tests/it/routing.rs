@@ -6,11 +6,10 @@
     reason = "tests say what they expect by unwrapping it"
 )]
 
-use crate::support::service::Service;
+use crate::support::service::{Service, routing_server};
 use crate::support::{self, Server, data, failure, run, success};
 use serde_json::{Value, json};
 use standardwebhooks::Webhook;
-use tempfile::TempDir;
 
 const RULES: &str = r#"
 [[rules]]
@@ -20,13 +19,6 @@ documents = ["n*"]
 when = 'event.payload.n < 100'
 targets = ["capability:notes"]
 "#;
-
-fn server(data: &TempDir) -> Server {
-    let rules = data.path().join("rules.toml");
-    std::fs::write(&rules, RULES).unwrap();
-    let rules = format!("router.rules={}", rules.display());
-    Server::start_with(data.path(), &["--set", "router.allow_networks=127.0.0.0/8", "--set", &rules])
-}
 
 fn register(server: &Server, service: &Service) -> Value {
     let body = json!({
@@ -44,7 +36,7 @@ fn note(server: &Server, n: usize) {
 #[test]
 fn a_service_registers_and_gets_its_events_signed_until_it_leaves() {
     let data = data();
-    let (server, service) = (server(&data), Service::start());
+    let (server, service) = (routing_server(&data, RULES), Service::start());
     let registered = register(&server, &service);
     assert_eq!(registered["lease"]["ttl_ms"], 30_000);
     note(&server, 1);
@@ -112,7 +104,7 @@ fn an_address_that_is_not_public_is_refused_unless_it_is_allowed() {
 #[test]
 fn an_event_that_a_service_refuses_is_listed_shown_retried_and_dropped() {
     let data = data();
-    let (server, service) = (server(&data), Service::start());
+    let (server, service) = (routing_server(&data, RULES), Service::start());
     register(&server, &service);
     service.answer(400);
     for n in 1..=3 {
@@ -159,7 +151,7 @@ fn an_event_that_a_service_refuses_is_listed_shown_retried_and_dropped() {
 #[test]
 fn history_is_sent_again_and_every_decision_can_be_asked_for() {
     let data = data();
-    let (server, service) = (server(&data), Service::start());
+    let (server, service) = (routing_server(&data, RULES), Service::start());
     register(&server, &service);
     for n in 1..=5 {
         note(&server, n);
@@ -228,7 +220,7 @@ fn history_is_sent_again_and_every_decision_can_be_asked_for() {
 #[test]
 fn rules_are_replaced_as_a_whole_or_not_at_all_and_can_be_tried_first() {
     let data = data();
-    let server = server(&data);
+    let server = routing_server(&data, RULES);
     let url = server.url();
     let first = server.get("/v1/rules");
     assert_eq!((first.body.as_str(), first.header("etag")), (RULES, Some("\"1\"")));
@@ -270,7 +262,7 @@ fn rules_are_replaced_as_a_whole_or_not_at_all_and_can_be_tried_first() {
     // They are kept.
     server.signal("-TERM");
     assert!(server.ended().success());
-    let server = self::server(&data);
+    let server = routing_server(&data, RULES);
     assert!(server.get("/v1/rules").body.contains("archive"));
     assert_eq!(success(&run(&["rules", "reset", "--url", &server.url()])), "version 3 is in force\n");
     assert_eq!(server.get("/v1/rules").body, RULES);

@@ -6,7 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use super::PATIENCE;
+use tempfile::TempDir;
+
+use super::{PATIENCE, Server};
+
+/// A server that routes by `rules`, also to services on this machine.
+pub fn routing_server(data: &TempDir, rules: &str) -> Server {
+    let path = data.path().join("rules.toml");
+    std::fs::write(&path, rules).unwrap();
+    let rules = format!("router.rules={}", path.display());
+    Server::start_with(data.path(), &["--set", "router.allow_networks=127.0.0.0/8", "--set", &rules])
+}
 
 /// A request that a service got.
 pub struct Request {
