@@ -43,6 +43,8 @@ struct Faults {
     appends_until_failure: Option<usize>,
     next_append: Option<AppendFault>,
     next_head: Option<LogError>,
+    /// The failure of every read by offset.
+    reads: Option<LogError>,
     /// The event that the next read by offset returns without its offset.
     omitted_offset: Option<Offset>,
     /// The failure of every call but `close`.
@@ -195,6 +197,11 @@ impl MemoryLog {
     /// Makes the next question for a head fail with `error`.
     pub fn fail_next_head(&self, error: LogError) {
         self.faults.lock().next_head = Some(error);
+    }
+
+    /// Makes every read by offset fail with `error`; with `None` none fails.
+    pub fn fail_reads(&self, error: Option<LogError>) {
+        self.faults.lock().reads = error;
     }
 
     /// Makes the next read by offset that reaches the event at `offset` return it without its offset, against the contract.
@@ -368,6 +375,9 @@ impl EventLog for MemoryLog {
 
     async fn read(&self, after: Offset, limit: ReadLimit) -> Result<Vec<Event>, LogError> {
         self.check_every_call()?;
+        if let Some(error) = &self.faults.lock().reads {
+            return Err(error.clone());
+        }
         let state = self.lock_open()?;
         let skip = usize::try_from(after.get()).unwrap_or(usize::MAX);
         let mut page = Self::page(state.events.iter().skip(skip).flatten(), limit);

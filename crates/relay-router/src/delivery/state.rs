@@ -502,22 +502,21 @@ impl Route {
 
 #[cfg(test)]
 mod tests {
+    use relay_core::{Epoch, Seq};
+
     use super::*;
+    use crate::routing_table::TargetDirectory;
     use crate::rules::Strategy;
-    use crate::test_support::{name, paused_clock};
+    use crate::test_support::{name, note, paused_clock};
 
     fn state() -> State {
         let clock = paused_clock();
-        let table = RoutingTable::new(1, Arc::default(), crate::routing_table::TargetDirectory::default());
+        let table = RoutingTable::new(1, Arc::default(), TargetDirectory::default());
         State::new(Pool::new(clock), table, 1_000)
     }
 
     fn queued() -> Arc<QueuedEvent> {
-        let event = crate::test_support::note("d", 1).into_event(
-            relay_core::Epoch::from_u64(1),
-            Some(relay_core::Seq::FIRST),
-            Timestamp::UNIX_EPOCH,
-        );
+        let event = note("d", 1).into_event(Epoch::from_u64(1), Some(Seq::FIRST), Timestamp::UNIX_EPOCH);
         Arc::new(QueuedEvent::new(&event, 1))
     }
 
@@ -541,11 +540,7 @@ mod tests {
     fn events_beyond_the_bytes_that_are_cached_are_left_in_the_log() {
         let mut state = state();
         let route = state.add_direct_route(&name("a"), &mut WriteBatch::default());
-        let event = crate::test_support::note("d", 1).into_event(
-            relay_core::Epoch::from_u64(1),
-            Some(relay_core::Seq::FIRST),
-            Timestamp::UNIX_EPOCH,
-        );
+        let event = note("d", 1).into_event(Epoch::from_u64(1), Some(Seq::FIRST), Timestamp::UNIX_EPOCH);
         let event = Arc::new(event);
         for offset in 1..=100 {
             state.enqueue(route, Offset::new(offset), queued(), Some(Arc::clone(&event)));

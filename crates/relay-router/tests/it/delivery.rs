@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::support::{
     Recorder, TO_A, World, attach, by, chain, failed, lost, name, note, number, patient, refused, target,
-    until,
+    until, until_queued,
 };
 use relay_core::{DeliveryError, Event, EventLog, FailureKind, Metadata, Offset, Seq};
 use relay_router::rules::TargetPolicy;
@@ -226,8 +226,7 @@ async fn all_of_several_targets_get_everything_at_their_own_pace() {
         strategy = "all"
     "#;
     let router = world.router(rules).await;
-    let gate = Arc::new(Semaphore::new(0));
-    let (a, b) = (Recorder::gated(Arc::clone(&gate)), Recorder::new());
+    let ((a, gate), b) = (Recorder::gated(0), Recorder::new());
     attach(&router, "a", &a, patient()).await;
     attach(&router, "b", &b, patient()).await;
     world.publish_notes(2, 20).await;
@@ -249,7 +248,7 @@ async fn after_a_stop_at_any_moment_the_next_router_delivers_the_rest_and_little
     let mut published = 0;
     let mut stops = 0;
     while seen.len() < total {
-        let a = Recorder::gated(Arc::new(Semaphore::new(37)));
+        let (a, _) = Recorder::gated(37);
         let router = world.router_to(TO_A, vec![target("a", &a, policy.clone())]).await;
         for n in published + 1..=(published + 100).min(total) {
             world.publish(note(&format!("d{}", n % 9), n)).await;
@@ -308,13 +307,12 @@ async fn attempts_are_remembered_over_a_restart() {
 async fn an_event_that_the_log_no_longer_has_is_counted_and_decided_as_lost() {
     let world = World::new();
     let router = world.router(TO_A).await;
-    let gate = Arc::new(Semaphore::new(0));
-    attach(&router, "a", &Recorder::gated(gate), patient()).await;
+    attach(&router, "a", &Recorder::gated(0).0, patient()).await;
     let mut events = Vec::new();
     for n in 1..=3 {
         events.push(world.publish(note("d", n)).await);
     }
-    until(|| router.target(&name("a")).unwrap().queued == 3).await;
+    until_queued(&router, "a", 3).await;
     router.stop(Duration::ZERO).await;
     world.log.trim(&events[0].document, Seq::new(2)).await.unwrap();
 
@@ -521,11 +519,10 @@ async fn a_replay_from_a_time_begins_with_what_happened_then_and_goes_on_after_a
 async fn waiting_events_of_a_removed_rule_are_still_delivered() {
     let world = World::new();
     let router = world.router(TO_A).await;
-    let gate = Arc::new(Semaphore::new(0));
-    let a = Recorder::gated(Arc::clone(&gate));
+    let (a, _) = Recorder::gated(0);
     attach(&router, "a", &a, patient()).await;
     world.publish_notes(1, 10).await;
-    until(|| router.target(&name("a")).unwrap().queued == 10).await;
+    until_queued(&router, "a", 10).await;
     let rules = relay_router::rules::RuleDocument {
         text: String::new(),
         format: relay_router::rules::RuleFormat::Toml,
@@ -540,7 +537,7 @@ async fn waiting_events_of_a_removed_rule_are_still_delivered() {
     let router = world.router_to(TO_A, vec![target("a", &a, patient())]).await;
     assert_eq!(router.rules().version, version + 1);
     a.wait_for(10).await;
-    until(|| router.target(&name("a")).unwrap().queued == 0).await;
+    until_queued(&router, "a", 0).await;
     assert_eq!(a.numbers()["d0"], (1..=10).collect::<Vec<_>>());
     router.stop(Duration::from_secs(5)).await;
 }
@@ -562,8 +559,7 @@ async fn a_full_route_is_left_behind_by_itself_and_catches_up() {
     let mut config = world.config(rules);
     config.max_queued = 10;
     let router = world.router_with(config.clone()).await;
-    let gate = Arc::new(Semaphore::new(0));
-    let (a, b) = (Recorder::gated(Arc::clone(&gate)), Recorder::new());
+    let ((a, gate), b) = (Recorder::gated(0), Recorder::new());
     attach(&router, "a", &a, patient()).await;
     attach(&router, "b", &b, patient()).await;
     world.publish_notes(5, 1_000).await;
@@ -615,14 +611,13 @@ async fn a_target_gets_no_request_before_its_retry_after() {
 async fn a_target_gets_no_more_at_once_and_no_more_a_second_than_it_takes() {
     let world = World::new();
     let router = world.router(TO_A).await;
-    let gate = Arc::new(Semaphore::new(0));
-    let a = Recorder::gated(Arc::clone(&gate));
+    let (a, gate) = Recorder::gated(0);
     let mut policy = patient();
     policy.concurrency = NonZeroUsize::new(3).unwrap();
     policy.rate = NonZeroU32::new(10);
     attach(&router, "a", &a, policy).await;
     world.publish_notes(50, 50).await;
-    until(|| router.target(&name("a")).unwrap().queued == 50).await;
+    until_queued(&router, "a", 50).await;
     assert_eq!(router.target(&name("a")).unwrap().in_flight, 3);
     let begun = world.clock.monotonic();
     gate.add_permits(50);

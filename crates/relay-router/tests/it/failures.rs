@@ -2,22 +2,19 @@
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use relay_core::testing::MemoryLog;
-use relay_core::{
-    Delivery, DeliveryError, DocumentId, Event, EventLog, FailureKind, Head, LogError, LogStats, Offset,
-    ReadLimit, Seq, Target,
-};
+use relay_core::{Delivery, DeliveryError, Event, FailureKind, LogError, Offset, Seq, Target};
 use relay_events::ServiceState;
 use relay_router::rules::{RuleDocument, RuleFormat, TargetPolicy};
 use relay_router::target::InProcessTarget;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 use crate::support::{
     Recorder, TO_A, World, attach, failed, lost, name, note, number, patient, refused, target, until,
+    until_queued,
 };
 
 const TO_A_ELSE_B: &str = r#"
@@ -28,84 +25,24 @@ const TO_A_ELSE_B: &str = r#"
     fallback = ["b"]
 "#;
 
-/// A log whose events cannot be read while `fails` is true.
-struct Unreadable {
-    log: MemoryLog,
-    fails: Arc<AtomicBool>,
-}
-
-#[async_trait]
-impl EventLog for Unreadable {
-    async fn head(&self, document: &DocumentId) -> Result<Head, LogError> {
-        self.log.head(document).await
-    }
-
-    async fn append(&self, document: &DocumentId, events: &[Event]) -> Result<Vec<Offset>, LogError> {
-        self.log.append(document, events).await
-    }
-
-    async fn read_document(
-        &self,
-        document: &DocumentId,
-        after: Seq,
-        limit: ReadLimit,
-    ) -> Result<Vec<Event>, LogError> {
-        self.log.read_document(document, after, limit).await
-    }
-
-    async fn read(&self, after: Offset, limit: ReadLimit) -> Result<Vec<Event>, LogError> {
-        if self.fails.load(Ordering::SeqCst) {
-            return Err(LogError::Corrupt { detail: "the disk is on fire".to_owned() });
-        }
-        self.log.read(after, limit).await
-    }
-
-    async fn last_offset(&self) -> Result<Offset, LogError> {
-        self.log.last_offset().await
-    }
-
-    async fn wait_past(&self, offset: Offset) -> Result<Offset, LogError> {
-        self.log.wait_past(offset).await
-    }
-
-    async fn trim(&self, document: &DocumentId, through: Seq) -> Result<Head, LogError> {
-        self.log.trim(document, through).await
-    }
-
-    fn hold(&self, after: Option<Offset>) {
-        EventLog::hold(&self.log, after);
-    }
-
-    async fn close(&self) -> Result<(), LogError> {
-        self.log.close().await
-    }
-
-    fn stats(&self) -> LogStats {
-        self.log.stats()
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn an_event_that_the_log_cannot_read_for_a_while_is_delivered_later() {
     let world = World::new();
-    let fails = Arc::new(AtomicBool::new(false));
     let mut config = world.config(TO_A);
     // Each event is read from the log when its turn comes.
     config.cache_bytes = 0;
-    let log = Unreadable { log: world.log.clone(), fails: Arc::clone(&fails) };
-    let router = world.router_on(Arc::new(log), config).await;
-    let gate = Arc::new(Semaphore::new(0));
-    let a = Recorder::gated(Arc::clone(&gate));
+    let router = world.router_with(config).await;
+    let (a, gate) = Recorder::gated(0);
     attach(&router, "a", &a, patient()).await;
     world.publish_notes(1, 3).await;
     let queued = || router.target(&name("a")).map(|a| (a.queued, a.in_flight));
     until(|| queued() == Some((3, 1))).await;
-    fails.store(true, Ordering::SeqCst);
+    world.log.fail_reads(Some(LogError::Corrupt { detail: "the disk is on fire".to_owned() }));
     world.publish(note("d0", 4)).await;
     gate.add_permits(4);
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!((a.taken().len(), router.stats().targets["a"].lost), (1, 0));
-    fails.store(false, Ordering::SeqCst);
+    world.log.fail_reads(None);
     a.wait_for(4).await;
     assert_eq!(a.numbers()["d0"], [1, 2, 3, 4]);
     router.stop(Duration::from_secs(5)).await;
@@ -168,11 +105,11 @@ async fn an_event_that_is_lost_holds_the_log_no_longer() {
     let rules = r#"rules = [{ name = "notes", kinds = ["x-note"], targets = ["gone"] }]"#;
     let mut config = world.config(TO_A);
     config.rules = toml(rules);
-    let gone = Recorder::gated(Arc::new(Semaphore::new(0)));
+    let (gone, _) = Recorder::gated(0);
     config.targets = vec![target("gone", &gone, patient())];
     let router = world.router_with(config.clone()).await;
     world.publish_notes(2, 5).await;
-    until(|| router.target(&name("gone")).is_some_and(|gone| gone.queued == 5)).await;
+    until_queued(&router, "gone", 5).await;
     until(|| world.log.held_after() == Some(Offset::ZERO)).await;
     router.stop(Duration::ZERO).await;
 
@@ -234,8 +171,7 @@ async fn the_next_attempt_goes_to_another_target_than_the_one_that_failed() {
 async fn an_event_waits_for_a_target_that_is_full_and_goes_to_no_fallback() {
     let world = World::new();
     let router = world.router(TO_A_ELSE_B).await;
-    let gate = Arc::new(Semaphore::new(0));
-    let (a, b) = (Recorder::gated(Arc::clone(&gate)), Recorder::new());
+    let ((a, gate), b) = (Recorder::gated(0), Recorder::new());
     let mut policy = patient();
     policy.concurrency = NonZeroUsize::MIN;
     attach(&router, "a", &a, policy).await;
@@ -306,7 +242,7 @@ async fn a_target_that_is_replaced_keeps_the_places_of_its_requests_under_way() 
     for answered in 1..=3 {
         assert_eq!(a.requests.load(Ordering::SeqCst), answered, "one request at a time");
         a.released.notify_one();
-        until(|| router.target(&name("a")).is_some_and(|a| a.queued == 3 - answered)).await;
+        until_queued(&router, "a", 3 - answered).await;
         tokio::time::sleep(Duration::from_secs(60)).await;
     }
     router.stop(Duration::from_secs(5)).await;
@@ -335,8 +271,7 @@ async fn an_event_that_is_damaged_while_it_waits_is_lost() {
     let mut config = world.config(TO_A);
     config.cache_bytes = 0;
     let router = world.router_with(config).await;
-    let gate = Arc::new(Semaphore::new(0));
-    let a = Recorder::gated(Arc::clone(&gate));
+    let (a, gate) = Recorder::gated(0);
     attach(&router, "a", &a, patient()).await;
     world.publish_notes(1, 3).await;
     until(|| router.target(&name("a")).is_some_and(|a| a.queued == 3 && a.in_flight == 1)).await;
@@ -352,7 +287,7 @@ async fn an_event_that_is_damaged_while_it_waits_is_lost() {
 async fn a_target_that_does_not_answer_in_time_has_failed() {
     let world = World::new();
     let router = world.router(TO_A).await;
-    let a = Recorder::gated(Arc::new(Semaphore::new(0)));
+    let (a, _) = Recorder::gated(0);
     let mut policy = TargetPolicy::default();
     policy.timeout = Duration::from_secs(1);
     policy.retry.max_attempts = NonZeroU32::MIN;

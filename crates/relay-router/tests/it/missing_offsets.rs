@@ -1,12 +1,10 @@
 //! A log that returns an event without its offset. Each reader of the log reads the page again, and loses no event.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use relay_core::Offset;
 use relay_router::rules::TargetPolicy;
 use relay_router::{ReplayRequest, ReplayStart};
-use tokio::sync::Semaphore;
 
 use crate::support::{Recorder, Taken, World, attach, name, note, number, patient};
 
@@ -46,8 +44,7 @@ async fn a_route_that_catches_up_passes_over_no_event() {
     let mut config = world.config(TO_A_AND_B);
     config.max_queued = 10;
     let router = world.router_with(config).await;
-    let gate = Arc::new(Semaphore::new(0));
-    let (a, b) = (Recorder::gated(Arc::clone(&gate)), Recorder::new());
+    let ((a, gate), b) = (Recorder::gated(0), Recorder::new());
     attach(&router, "a", &a, patient()).await;
     attach(&router, "b", &b, patient()).await;
     world.publish_notes(1, 400).await;

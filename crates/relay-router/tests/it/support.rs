@@ -17,7 +17,7 @@ use relay_router::rules::{RuleDocument, RuleFormat, TargetPolicy};
 use relay_router::target::InProcessTarget;
 use relay_router::{CAUSES_KEY, CausesKey, Router, RouterConfig, RouterParts, VerifiedSink};
 use tempfile::TempDir;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// The rule that sends notes to target `a`.
 pub(crate) const TO_A: &str = r#"
@@ -92,12 +92,7 @@ impl World {
     }
 
     pub(crate) async fn router_with(&self, config: RouterConfig) -> Router {
-        self.router_on(Arc::new(self.log.clone()), config).await
-    }
-
-    /// Starts a router that follows `log`, which has the events of this world.
-    pub(crate) async fn router_on(&self, log: Arc<dyn EventLog>, config: RouterConfig) -> Router {
-        let mut parts = RouterParts::new(log, self.sink(), Arc::clone(&self.clock));
+        let mut parts = RouterParts::new(Arc::new(self.log.clone()), self.sink(), Arc::clone(&self.clock));
         parts.causes_key = Some(self.causes_key.clone());
         Router::start(config, parts).await.unwrap()
     }
@@ -158,7 +153,7 @@ pub(crate) struct Recorder {
     script: Script,
     taken: watch::Sender<Vec<Taken>>,
     /// The gate of each answer; none for immediate answers.
-    gate: Option<Arc<tokio::sync::Semaphore>>,
+    gate: Option<Arc<Semaphore>>,
 }
 
 #[derive(Debug, Clone)]
@@ -186,13 +181,15 @@ impl Recorder {
         Self::with(move |_, _| if works.load(Ordering::SeqCst) { Ok(()) } else { Err(failed()) })
     }
 
-    /// A target that takes each request for one permit of `gate`.
-    pub(crate) fn gated(gate: Arc<tokio::sync::Semaphore>) -> Arc<Self> {
-        Arc::new(Self {
+    /// A target that takes each request for one permit of the gate, which has `permits` of them at first.
+    pub(crate) fn gated(permits: usize) -> (Arc<Self>, Arc<Semaphore>) {
+        let gate = Arc::new(Semaphore::new(permits));
+        let recorder = Self {
             script: Arc::new(|_, _| Ok(())),
             taken: watch::Sender::new(Vec::new()),
-            gate: Some(gate),
-        })
+            gate: Some(Arc::clone(&gate)),
+        };
+        (Arc::new(recorder), gate)
     }
 
     /// The events that it took so far.
@@ -267,6 +264,12 @@ pub(crate) fn patient() -> TargetPolicy {
 
 pub(crate) async fn attach(router: &Router, to: &str, recorder: &Arc<Recorder>, policy: TargetPolicy) {
     router.attach(target(to, recorder, policy)).await.unwrap();
+}
+
+/// Waits in a paused runtime until so many events wait for a target.
+#[track_caller]
+pub(crate) fn until_queued(router: &Router, target: &str, events: usize) -> impl Future<Output = ()> {
+    until(move || router.target(&name(target)).is_some_and(|target| target.queued == events))
 }
 
 /// Waits in a paused runtime until the condition holds. Checks it whenever all tasks wait, since the router follows the

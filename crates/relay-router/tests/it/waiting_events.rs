@@ -9,7 +9,7 @@ use relay_core::{EventLog, Offset, Seq};
 use relay_router::rules::{RuleDocument, RuleFormat, TargetPolicy};
 use relay_router::{Router, RouterConfig};
 
-use crate::support::{Recorder, TO_A, World, attach, lost, name, note, number, target, until};
+use crate::support::{Recorder, TO_A, World, attach, lost, name, note, number, target, until, until_queued};
 
 /// A target that fails until it is told to work.
 fn switched() -> (Arc<AtomicBool>, Arc<Recorder>) {
@@ -53,7 +53,7 @@ async fn survive(changes: &[&str]) {
     }
     assert_eq!(router.stats().targets["a"].lag_events, 90);
     works.store(true, Ordering::SeqCst);
-    until(|| router.target(&name("a")).unwrap().queued == 0).await;
+    until_queued(&router, "a", 0).await;
     let mut numbers: Vec<_> = a.taken().iter().map(|taken| number(&taken.event)).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, (1..=90).collect::<Vec<_>>(), "after {changes:?}");
@@ -114,7 +114,7 @@ async fn retention_does_not_pass_the_events_that_wait() {
     let router = world.router_with(config).await;
     world.log.apply_retention(10);
     works.store(true, Ordering::SeqCst);
-    until(|| router.target(&name("a")).is_some_and(|a| a.queued == 0)).await;
+    until_queued(&router, "a", 0).await;
     assert_eq!((a.taken().len(), router.stats().targets["a"].lost), (100, 0));
     // Nothing waits any more, so that retention is free.
     let end = world.log.last_offset().await.unwrap();
@@ -141,7 +141,7 @@ async fn an_event_that_the_log_dropped_while_it_waited_on_disk_is_lost() {
     all_routed(&router, 100).await;
     world.log.trim(&note("d0", 0).document, Seq::new(70)).await.unwrap();
     works.store(true, Ordering::SeqCst);
-    until(|| router.target(&name("a")).unwrap().queued == 0).await;
+    until_queued(&router, "a", 0).await;
     let lost = lost(&router, 50).await;
     assert!(lost.iter().all(|record| record.error.as_ref().unwrap().contains("log.max_held_bytes")));
     assert!(lost.iter().all(|record| record.rule.as_deref() == Some("notes")));
@@ -166,7 +166,7 @@ async fn an_event_beyond_the_most_that_wait_is_lost() {
         lost.iter().all(|record| record.target == Some(name("a")) && record.offset > Some(Offset::new(50)))
     );
     works.store(true, Ordering::SeqCst);
-    until(|| router.target(&name("a")).unwrap().queued == 0).await;
+    until_queued(&router, "a", 0).await;
     assert_eq!(a.taken().len(), 50);
     router.stop(Duration::from_secs(5)).await;
 }
@@ -180,7 +180,7 @@ async fn an_event_whose_rule_and_target_are_gone_is_lost_with_that_reason() {
     config.targets = vec![target("gone", &gone, persistent())];
     let router = world.router_with(config.clone()).await;
     world.publish_notes(2, 50).await;
-    until(|| router.target(&name("gone")).unwrap().queued == 50).await;
+    until_queued(&router, "gone", 50).await;
     router.stop(Duration::ZERO).await;
 
     config.rules = toml(RENAMED);
