@@ -260,10 +260,9 @@ fn count_panic(counters: &Counters, name: &str, event: &Event, panic: &(dyn Any 
 
 /// Counts a failure of a handler, of which there may be one for each event. The first of its kind is a warning.
 fn count_failure(counter: &Counter, name: &str, event: &Event, error: &dyn Display) {
-    if counter.get() == 0 {
+    if counter.increment_first() {
         tracing::warn!(handler = name, event = %event.id, %error, "a handler failed, for the first time in this way");
     } else {
         tracing::debug!(handler = name, event = %event.id, %error, "a handler failed");
     }
-    counter.increment();
 }

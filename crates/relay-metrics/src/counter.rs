@@ -29,6 +29,11 @@ impl Counter {
         self.add(1);
     }
 
+    /// Adds one. Returns true when it is the first one.
+    pub fn increment_first(&self) -> bool {
+        self.0.fetch_add(1, Ordering::Relaxed) == 0
+    }
+
     /// The present number.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)

@@ -178,14 +178,12 @@ fn end_outgoing(documents: &Documents, id: &DocumentId, outcome: &Result<(), Pub
     match outcome {
         Ok(()) => documents.counters().published.increment(),
         Err(error) => {
-            let failed = &documents.counters().failed;
             // A client can cause one for each of its joins. They are counted, and the first is a warning.
-            if failed.get() == 0 {
+            if documents.counters().failed.increment_first() {
                 tracing::warn!(document = %id, %error, "an event of a session or user was not published, the first one");
             } else {
                 tracing::debug!(document = %id, %error, "an event of a session or user was not published");
             }
-            failed.increment();
         }
     }
     documents.end_outgoing(id, outcome.is_ok());

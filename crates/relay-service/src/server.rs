@@ -140,12 +140,11 @@ impl Acceptor {
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     // Clients can make it fail for as long as they like. It is counted, and the first one is a warning.
-                    if counters.accept_failures.get() == 0 {
+                    if counters.accept_failures.increment_first() {
                         tracing::warn!(%error, "a connection could not be accepted; is the limit of open files too low?");
                     } else {
                         tracing::debug!(%error, "a connection could not be accepted");
                     }
-                    counters.accept_failures.increment();
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

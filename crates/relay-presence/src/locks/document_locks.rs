@@ -307,9 +307,6 @@ impl DocumentLocks {
             (ChangeKind::Ended(_), _) => self.table.remove(token),
             (ChangeKind::Granted, Ok(())) | (ChangeKind::Renewed, _) => {}
         }
-        if outcome.is_err() {
-            cx.counters.failed_changes.increment();
-        }
         change.answer(outcome);
         self.advance(cx);
     }

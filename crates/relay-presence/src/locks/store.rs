@@ -185,7 +185,7 @@ impl LockStore {
     pub(super) fn end_publishing(&self, document: &DocumentId, outcome: Result<(), LockError>) {
         if let Err(error) = &outcome {
             // A client can cause one for each of its requests. They are counted, and the first is a warning.
-            if self.counters.failed_changes.get() == 0 {
+            if self.counters.failed_changes.increment_first() {
                 tracing::warn!(%document, %error, "a change of a lock was not published, the first one");
             } else {
                 tracing::debug!(%document, %error, "a change of a lock was not published");
