@@ -139,7 +139,7 @@ impl PresenceView {
             self.bury(version, key, entry);
         }
         self.note_added(version, key);
-        self.version = version;
+        self.advance_to(version);
     }
 
     /// Removes the entry of a connection of this server.
@@ -147,7 +147,7 @@ impl PresenceView {
         let key = self.replica.key(connection);
         if let Some((entry, _delta)) = self.replica.remove(connection) {
             self.bury(version, key, entry);
-            self.version = version;
+            self.advance_to(version);
         }
     }
 
@@ -163,6 +163,12 @@ impl PresenceView {
         for key in added {
             self.note_added(version, key);
         }
+        self.advance_to(version);
+    }
+
+    /// Moves to the version of a change, which may change several entries. A reader that has seen a later one would never be told of it.
+    fn advance_to(&mut self, version: Version) {
+        debug_assert!(version >= self.version, "version {version:?} comes after {:?}", self.version);
         self.version = version;
     }
 

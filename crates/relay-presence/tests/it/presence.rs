@@ -1,5 +1,6 @@
 //! The events and changes that follow when participants join and leave.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -9,7 +10,7 @@ use relay_core::{
 use relay_presence::{AcquireRequest, PresenceConfig, SessionQuery, SessionState};
 use serde_json::json;
 
-use crate::support::{Reader, Scene, object, sorted, users};
+use crate::support::{Reader, Scene, object, sorted, users, without_refs};
 
 #[tokio::test]
 async fn a_session_and_a_user_begin_once_and_end_once_however_many_tabs_there_are() {
@@ -412,6 +413,39 @@ async fn an_event_that_the_log_does_not_take_is_counted_and_the_others_go_on() {
     scene.sink.refuse(None);
     scene.presence.leave(&ada, LeaveReason::Left);
     assert_eq!(scene.sink.until(2).await, ["user.left ada left", "session.ended left"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[allow(clippy::disallowed_methods, reason = "the test waits for its tasks")]
+async fn changes_at_once_get_their_versions_in_the_order_in_which_they_are_made() {
+    let scene = Arc::new(Scene::new());
+    let (ada, joined) = scene.join("ada").await;
+    let (ben, _) = scene.join("ben").await;
+    let changing = [ada, ben].map(|membership| {
+        let scene = Arc::clone(&scene);
+        tokio::spawn(async move {
+            for n in 1..=5_000 {
+                scene.request(&membership, "presence:update", json!({"n": n})).await.unwrap();
+            }
+        })
+    });
+    let mut reader = Reader::new(joined.presence);
+    let reading = async {
+        loop {
+            reader.read();
+            let is_over = changing.iter().all(tokio::task::JoinHandle::is_finished);
+            let mut known = reader.known();
+            without_refs(&mut known);
+            if is_over && known == scene.participants() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), reading).await.unwrap();
+    for changes in changing {
+        changes.await.unwrap();
+    }
 }
 
 #[tokio::test]
