@@ -161,13 +161,15 @@ impl Channel {
     /// Publishes an ephemeral draft: it gets no seq and replaces the one before it.
     fn publish_ephemeral(&self, draft: CheckedDraft) -> PublishResult {
         let now = self.context.clock.wall();
-        let (event, mut wakers) = {
+        let mut wakers = Vec::new();
+        let event = {
             let mut state = self.lock_open()?;
             let mut event = draft.into_event(self.epoch, None, state.next_time(now));
             event.encodings = EncodingCache::charged_to(self.ephemerals.clone(), MemoryPurpose::Ephemerals);
             let event = Arc::new(event);
             self.context.counters.ephemeral_dropped.add(state.put_ephemeral(Arc::clone(&event)));
-            (event, state.drain_wakers())
+            state.drain_wakers(&mut wakers);
+            event
         };
         let ack = PublishAck::of(&event, false);
         self.context.counters.ephemeral_published.increment();
@@ -216,7 +218,7 @@ impl Channel {
         let ack = PublishAck::of(&event, false);
         self.context.counters.sequenced_published.increment();
         self.context.counters.by_kind.increment(&event.kind);
-        wakers.append(&mut state.drain_wakers());
+        state.drain_wakers(wakers);
         self.context.mailboxes.offer(&event, wakers);
         state.push_event(event, original);
         self.note_cache_use();
@@ -320,9 +322,10 @@ impl Channel {
             self.context.counters.by_kind.increment(&event.kind);
         }
         let mut sequenced = 0;
-        let wakers = {
+        let mut wakers = Vec::new();
+        {
             let mut state = self.state.lock();
-            let mut wakers = state.drain_wakers();
+            state.drain_wakers(&mut wakers);
             for (event, senders) in events.into_iter().zip(&mut senders) {
                 acks.push(PublishAck::of(&event, false));
                 let event = self.cacheable(event);
@@ -334,8 +337,7 @@ impl Channel {
                     state.note_time(event.time);
                 }
             }
-            wakers
-        };
+        }
         self.note_cache_use();
         self.context.counters.sequenced_published.add(sequenced);
         self.context.counters.logged_published.add(acks.len() as u64 - sequenced);

@@ -99,11 +99,7 @@ impl Subscription {
             return Poll::Ready(Some(self.take_page(page)));
         }
         match self.channel.read(&mut self.cursor, &mut self.ready, cx.waker()) {
-            ReadResult::Events => {
-                self.charge_ready();
-                self.context.relieve_memory();
-                Poll::Ready(Some(Ok(())))
-            }
+            ReadResult::Events => Poll::Ready(Some(Ok(()))),
             ReadResult::Pending => Poll::Pending,
             ReadResult::Closed => Poll::Ready(None),
             ReadResult::Failed(error) => Poll::Ready(Some(Err(error))),
@@ -125,6 +121,8 @@ impl Subscription {
     }
 
     fn take_page(&mut self, page: Result<Vec<Event>, LogError>) -> Result<(), StreamError> {
+        // From here on the events are charged as all that are ready.
+        self.memory.resize(0);
         match page {
             Ok(page) if page.is_empty() => Err(self.lagged()),
             Ok(page) => {
@@ -136,7 +134,6 @@ impl Subscription {
                     event.encodings = EncodingCache::charged_to(total.clone(), MemoryPurpose::Events);
                     Arc::new(event)
                 }));
-                self.charge_ready();
                 Ok(())
             }
             Err(LogError::Trimmed { .. }) => Err(self.lagged()),
@@ -149,8 +146,17 @@ impl Subscription {
         StreamError::Lagged { position: self.cursor.seq(), behind: self.behind() }
     }
 
-    fn charge_ready(&mut self) {
-        self.memory.resize(self.ready.iter().map(|event| event.approx_bytes()).sum());
+    /// Takes the next event that is ready. The first time it charges those that are left, since they may wait for the caller.
+    /// So an event that comes alone is never charged.
+    fn pop_ready(&mut self) -> Option<Arc<Event>> {
+        let event = self.ready.pop_front()?;
+        if self.ready.is_empty() {
+            self.memory.resize(0);
+        } else if self.memory.bytes() == 0 {
+            self.memory.resize(self.ready.iter().map(|event| event.approx_bytes()).sum());
+            self.context.relieve_memory();
+        }
+        Some(event)
     }
 
     fn behind(&self) -> u64 {
@@ -169,10 +175,7 @@ impl EventStream for Subscription {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Arc<Event>, StreamError>>> {
         let mut skipped = 0;
         loop {
-            while let Some(event) = self.ready.pop_front() {
-                if self.ready.is_empty() {
-                    self.memory.resize(0);
-                }
+            while let Some(event) = self.pop_ready() {
                 match self.context.present(event) {
                     Some(event) if self.filter.matches(&event) => return Poll::Ready(Some(Ok(event))),
                     _ => skipped += 1,

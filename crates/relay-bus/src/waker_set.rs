@@ -50,15 +50,20 @@ impl WakerSet {
         }
     }
 
-    /// Takes all wakers out. Wake them after the lock is released.
-    pub(crate) fn drain(&mut self) -> Vec<Waker> {
+    /// Takes all wakers out and adds them to `wakers`. Wake them after the lock is released.
+    pub(crate) fn drain_into(&mut self, wakers: &mut Vec<Waker>) {
         if self.wakers.is_empty() {
-            return Vec::new();
+            return;
         }
         self.generation += 1;
         self.free.clear();
-        let capacity = self.wakers.len();
-        std::mem::replace(&mut self.wakers, Vec::with_capacity(capacity))
+        if wakers.is_empty() {
+            let capacity = self.wakers.len();
+            std::mem::swap(&mut self.wakers, wakers);
+            self.wakers.reserve(capacity);
+        } else {
+            wakers.append(&mut self.wakers);
+        }
     }
 }
 
@@ -84,18 +89,21 @@ mod tests {
             wakers.deregister(key);
         }
         assert_eq!(wakers.wakers.len(), 1);
-        assert_eq!(wakers.drain().len(), 1);
+        let mut drained = Vec::new();
+        wakers.drain_into(&mut drained);
+        assert_eq!(drained.len(), 1);
     }
 
     #[test]
     fn a_key_of_a_set_that_was_drained_is_void() {
         let mut wakers = WakerSet::default();
-        let (mut old, mut new) = (None, None);
+        let (mut old, mut new, mut drained) = (None, None, Vec::new());
         wakers.register(&mut old, Waker::noop());
-        wakers.drain();
+        wakers.drain_into(&mut drained);
         wakers.register(&mut new, Waker::noop());
         wakers.deregister(old);
-        assert_eq!(wakers.drain().len(), 1);
+        wakers.drain_into(&mut drained);
+        assert_eq!(drained.len(), 2);
         assert!(wakers.free.is_empty());
     }
 }

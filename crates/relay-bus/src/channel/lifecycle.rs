@@ -201,12 +201,14 @@ impl Channel {
     /// Ends the channel: answers the drafts that wait, wakes the readers, and gives the document up. If the document must be
     /// opened again, the stages first give up the places that may not be durable.
     fn end(&self, end: &ChannelEnd) {
-        let (open, pending, wakers) = {
+        let mut wakers = Vec::new();
+        let (open, pending) = {
             let mut state = self.state.lock();
             if end.needs_reopening() {
                 state.lifecycle.drop_places(self.first_uncommitted(&state));
             }
-            (state.lifecycle.end(end), state.take_pending(), state.drain_wakers())
+            state.drain_wakers(&mut wakers);
+            (state.lifecycle.end(end), state.take_pending())
         };
         if let Some(open) = open {
             // The document is given up before another task can open it again.

@@ -82,10 +82,7 @@ impl Channel {
         let mut state = self.lock_open()?;
         let bytes = draft.approx_bytes();
         let cost = cost_of(bytes);
-        let may_take = match draft.kind.class() {
-            DeliveryClass::Logged => !state.has_waiting_of(&draft.actor),
-            DeliveryClass::Sequenced | DeliveryClass::Ephemeral => state.may_take(cost),
-        };
+        let may_take = state.may_take(&draft, cost);
         let mut taken = Taken::default();
         if may_take && self.context().log.is_none() {
             let answer = self.sequence_in_memory(&mut state, draft, &mut taken.wakers);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use relay_core::{
-    Actor, CheckedDraft, Epoch, Event, EventId, Head, Monotonic, Offset, Payload, PublishAck, ReadLimit, Seq,
+    CheckedDraft, Epoch, Event, EventId, Head, Monotonic, Offset, Payload, PublishAck, ReadLimit, Seq,
     Timestamp,
 };
 
@@ -217,24 +217,24 @@ impl ChannelState {
         (self.cache.clear(), self.ephemerals.clear())
     }
 
-    /// Takes the wakers of all readers that wait. The caller wakes them after it has released the lock.
-    pub(super) fn drain_wakers(&mut self) -> Vec<Waker> {
-        self.wakers.drain()
+    /// Moves the wakers of all readers that wait to `wakers`. The caller wakes them after it has released the lock.
+    pub(super) fn drain_wakers(&mut self, wakers: &mut Vec<Waker>) {
+        self.wakers.drain_into(wakers);
     }
 
-    /// True when a draft of this cost may be taken before those that wait: none does.
-    pub(super) fn may_take(&self, cost: u32) -> bool {
-        !self.has_waiting() && self.has_space(cost)
+    /// True when a draft of this cost need not wait for its turn. Nobody reads a logged draft, so it only stays behind
+    /// those of its own actor.
+    pub(super) fn may_take(&self, draft: &CheckedDraft, cost: u32) -> bool {
+        if draft.kind.is_sequenced() {
+            !self.has_waiting() && self.has_space(cost)
+        } else {
+            !self.turns.has_draft_of(&draft.actor)
+        }
     }
 
     /// True when a draft waits to be taken.
     pub(super) fn has_waiting(&self) -> bool {
         !self.turns.is_empty()
-    }
-
-    /// True when a draft of `actor` waits to be taken.
-    pub(super) fn has_waiting_of(&self, actor: &Actor) -> bool {
-        self.turns.has_draft_of(actor)
     }
 
     /// True when the queue has space for a draft, and most readers are not behind.
