@@ -13,6 +13,7 @@ use relay_core::{
 };
 use relay_events::EndReason;
 use relay_tasks::{Supervisor, TaskGroup, TaskName};
+use tokio::runtime::Handle;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -106,6 +107,7 @@ impl LocalPresence {
             sink,
             leftovers: Arc::default(),
             tasks: tasks.clone(),
+            runtime: Handle::current(),
             aborting,
         };
         publishing.start_locks(locks.clone());

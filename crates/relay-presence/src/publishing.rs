@@ -11,6 +11,7 @@ use futures_util::{FutureExt, StreamExt};
 use relay_core::{CheckedDraft, DocumentId, ErrorCode, EventSink, LogError, PublishError};
 use relay_metrics::Counter;
 use relay_tasks::{TaskGroup, TaskName};
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::documents::Documents;
@@ -38,6 +39,8 @@ pub(crate) struct Publishing {
     pub(crate) sink: Arc<dyn EventSink>,
     pub(crate) leftovers: Arc<LeftoverTracker>,
     pub(crate) tasks: TaskGroup,
+    /// The runtime of the tasks. A participant may leave by being dropped outside of it.
+    pub(crate) runtime: Handle,
     /// Ends every publisher when it is cancelled.
     pub(crate) aborting: CancellationToken,
 }
@@ -46,6 +49,7 @@ impl Publishing {
     /// Starts the publisher of a document: a task that lives until the document's outbox is empty.
     pub(crate) fn start(&self, id: DocumentId) {
         let publishing = (self.clone(), id);
+        let _in_runtime = self.runtime.enter();
         self.tasks.keep_running(DOCUMENT, publishing, |(publishing, id)| {
             Box::pin(async move {
                 let aborting = publishing.aborting.clone();

@@ -26,8 +26,7 @@ pub enum Storage {
     /// In a log of the caller's own.
     ///
     /// The service appends to the log, reads and trims it by the contract of [`EventLog`], and closes it when it stops.
-    /// Nothing else may append to it meanwhile. What a killed service leaves open in it, sessions and locks, is not ended by
-    /// the next one. Three things are the log owner's to provide:
+    /// Nothing else may append to it meanwhile. Three things are the log owner's to provide:
     ///
     /// - Retention. The log drops old events by itself; `retention` of [`BusConfig`](relay_bus::BusConfig) is for histories
     ///   in memory. What is still in the log can be replayed.
@@ -42,6 +41,10 @@ pub enum Storage {
         /// source that restarts lower than the last one ended makes every new lock useless. [`FileTokens`] beside the log
         /// holds whatever the clock does; [`MemoryTokens`] are enough where the wall clock never goes back.
         tokens: Arc<dyn TokenSource>,
+        /// The file in which the service keeps which sessions and locks are open, for one log alone. With it the next service
+        /// ends what a killed one left open, before it serves anybody. Where the file is missing, that one reads the whole log.
+        /// `None`: they stay open in the log.
+        open_sessions: Option<PathBuf>,
     },
 }
 
@@ -50,9 +53,11 @@ impl fmt::Debug for Storage {
         match self {
             Self::Memory => f.write_str("Memory"),
             Self::Embedded(config) => f.debug_tuple("Embedded").field(config).finish(),
-            Self::Custom { tokens, .. } => {
-                f.debug_struct("Custom").field("tokens", tokens).finish_non_exhaustive()
-            }
+            Self::Custom { tokens, open_sessions, .. } => f
+                .debug_struct("Custom")
+                .field("tokens", tokens)
+                .field("open_sessions", open_sessions)
+                .finish_non_exhaustive(),
         }
     }
 }
@@ -79,7 +84,7 @@ pub(crate) struct OpenStorage {
     pub(crate) tokens: Arc<dyn TokenSource>,
     /// The report of an embedded log.
     pub(crate) recovery: Option<RecoveryReport>,
-    /// The file of open sessions and locks. `None` where the log has no directory that is known here.
+    /// The file of open sessions and locks, if there is one.
     pub(crate) checkpoint: Option<PathBuf>,
 }
 
@@ -96,8 +101,8 @@ impl Storage {
                 let tokens = Arc::new(MemoryTokens::new(&**clock));
                 Ok(OpenStorage { log: None, tokens, recovery: None, checkpoint: None })
             }
-            Self::Custom { log, tokens } => {
-                Ok(OpenStorage { log: Some(log), tokens, recovery: None, checkpoint: None })
+            Self::Custom { log, tokens, open_sessions } => {
+                Ok(OpenStorage { log: Some(log), tokens, recovery: None, checkpoint: open_sessions })
             }
             Self::Embedded(mut config) => {
                 if is_routed {

@@ -61,7 +61,7 @@ async fn the_cause_of_a_failure_is_in_the_servers_log_with_its_request_and_not_i
     let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
     let _guard = tracing::subscriber::set_default(subscriber);
     let tokens = Arc::new(MemoryTokens::new(&SystemClock::new()));
-    let storage = Storage::Custom { log: broken_log(), tokens };
+    let storage = Storage::Custom { log: broken_log(), tokens, open_sessions: None };
     let config = ServiceConfig { storage, ..ServiceConfig::in_process() };
     let (http, origins) = (config.http.clone(), config.ws.origins.clone());
     let service = RelayService::start(config).await.unwrap();

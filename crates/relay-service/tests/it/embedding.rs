@@ -9,13 +9,14 @@ use async_trait::async_trait;
 use relay_core::testing::MemoryLog;
 use relay_core::{
     Actor, Delivery, DeliveryError, DocumentId, Draft, Event, EventLog, FencingToken, Metadata, Offset,
-    Payload, Region, Seq, ServiceName, StartPosition, SystemClock, Target, UserId,
+    Payload, ReadLimit, Region, Seq, ServiceName, StartPosition, SystemClock, Target, UserId,
 };
 use relay_presence::{AcquireLock, FileTokens};
 use relay_router::RouterConfig;
 use relay_router::rules::{RuleDocument, RuleFormat};
 use relay_router::target::InProcessTarget;
 use relay_service::{PublishError, RelayService, ServiceConfig, Storage};
+use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use crate::support::PATIENCE;
@@ -48,7 +49,11 @@ fn configure(directory: &Path, log: &MemoryLog) -> (ServiceConfig, mpsc::Unbound
     let recorder = ServiceName::new("recorder").unwrap();
     router.targets = vec![InProcessTarget::new(recorder, Arc::new(Recorder(sender)))];
     let tokens = FileTokens::open(directory.join("tokens"), &SystemClock::new()).unwrap();
-    let storage = Storage::Custom { log: Arc::new(log.clone()), tokens: Arc::new(tokens) };
+    let storage = Storage::Custom {
+        log: Arc::new(log.clone()),
+        tokens: Arc::new(tokens),
+        open_sessions: Some(directory.join("open-sessions")),
+    };
     let mut config = ServiceConfig::in_process();
     config.storage = storage;
     config.router = Some(router);
@@ -107,6 +112,37 @@ async fn a_service_publishes_routes_and_restarts_over_a_log_of_its_owners() {
     assert_eq!(texts, ["one", "two"].map(|text| Payload::json(&text).unwrap()));
     drop(events);
     assert!(service.stop().await.unwrap().complete);
+}
+
+#[test]
+fn what_a_killed_service_left_open_in_a_log_of_ones_own_is_ended_by_the_next() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = MemoryLog::new();
+    let killed = Runtime::new().unwrap();
+    let participant = killed.block_on(async {
+        let (mut config, _delivered) = configure(directory.path(), &log);
+        config.router = None;
+        let service = RelayService::start(config).await.unwrap();
+        let (notes, ada) = (DocumentId::new("notes").unwrap(), UserId::new("ada").unwrap());
+        let ada = service.join(notes, ada, StartPosition::Live).await.unwrap();
+        ada.command(AcquireLock { region: None, ttl: None, wait: None }).await.unwrap();
+        (service, ada)
+    });
+    // Nothing of it runs any more, so nothing is ended in order.
+    killed.shutdown_background();
+    let log = log.reopen();
+    drop(participant);
+
+    Runtime::new().unwrap().block_on(async {
+        let before = log.last_offset().await.unwrap();
+        let (mut config, _delivered) = configure(directory.path(), &log);
+        config.router = None;
+        let service = RelayService::start(config).await.unwrap();
+        let ended = log.read(before, ReadLimit { events: 10, bytes: 1 << 20 }).await.unwrap();
+        let kinds: Vec<_> = ended.iter().map(|event| event.kind.as_str()).collect();
+        assert_eq!(kinds, ["document.unlocked", "user.left", "session.ended"]);
+        assert!(service.stop().await.unwrap().complete);
+    });
 }
 
 #[tokio::test]
