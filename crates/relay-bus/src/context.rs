@@ -60,11 +60,14 @@ impl ChannelContext {
         }
     }
 
-    /// True when the caches take more than their share, or all that is held is more than the total. Where there is no log,
-    /// the caches are the history, which gives no way to others.
+    /// True when the caches take more than their share, or when less than an eighth of the total is free. What others ask for
+    /// is refused before the total is over its limit. Where there is no log, the caches are the history, which gives no way to
+    /// others.
     pub(crate) fn are_caches_over(&self) -> bool {
         let (caches, total) = (self.memory.caches(), self.memory.total());
-        caches.is_over() || (self.log.is_some() && total.is_over())
+        // Where the caches have given all they can, others took the rest, and looking at the documents would find nothing.
+        let gives = self.log.is_some() && caches.used() > total.limit() / 64;
+        caches.is_over() || (gives && total.used() > total.limit() - total.limit() / 8)
     }
 
     /// The moment from which the publishing of `draft` is timed, if it is: waiting for the log always is, while of what

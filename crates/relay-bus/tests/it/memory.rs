@@ -125,6 +125,26 @@ async fn all_caches_together_have_a_limit_and_the_least_recently_used_ones_give_
 }
 
 #[tokio::test]
+async fn caches_give_way_before_others_are_refused() {
+    let mut limits = MemoryLimits::default();
+    (limits.max_bytes, limits.max_cache_bytes) = (512 * KIB, 256 * KIB);
+    (limits.max_address_bytes, limits.max_connection_bytes) = (512 * KIB, 512 * KIB);
+    let memory = MemoryBudget::new(limits);
+    let bus = bus(&memory, Some(MemoryLog::new()), BusConfig::default());
+    let doc = document("doc");
+    for _ in 0..40 {
+        bus.publish(draft(&doc, "x-note", 4 * KIB)).await.unwrap();
+    }
+    assert!(memory.caches().used() > 160 * KIB);
+    let mut others = Vec::new();
+    for _ in 0..100 {
+        others.push(memory.total().try_reserve(MemoryPurpose::Requests, 4 * KIB).unwrap());
+        bus.publish(draft(&doc, "x-note", 1)).await.unwrap();
+    }
+    assert!(bus.stats().caches_dropped > 0);
+}
+
+#[tokio::test]
 async fn reading_what_is_in_memory_encodes_no_more_than_all_caches_may_take() {
     let memory = budget(256);
     let bus = bus(&memory, Some(MemoryLog::new()), config(|c| c.cache_bytes = 64 * KIB));
