@@ -10,11 +10,15 @@ use relay_core::Actor;
 
 use super::batch::PendingDraft;
 
+/// The number of actors up to which those that wait for nothing are not looked for.
+const MIN_ENDS: usize = 64;
+
 /// The drafts that wait, in the order in which they are taken.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     waiting: BTreeMap<TurnKey, PendingDraft>,
-    /// The end of the last draft of each actor, of those with a draft that waits.
+    /// The end of the last draft of each actor. It is kept while others wait and have not come as far, so that an actor gets no
+    /// more by having one draft wait at a time.
     ends: HashMap<Actor, ActorEnd>,
     /// The start of the draft that was taken last.
     now: u64,
@@ -39,17 +43,21 @@ impl Turns {
         self.waiting.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// True when a draft of `actor` waits.
     pub(super) fn has_draft_of(&self, actor: &Actor) -> bool {
-        self.ends.contains_key(actor)
+        self.ends.get(actor).is_some_and(|end| end.waiting > 0)
     }
 
     /// Adds a draft behind those of its actor.
     pub(super) fn push(&mut self, pending: PendingDraft) -> TurnKey {
         let now = self.now;
         let actor = self.ends.entry(pending.draft.actor.clone()).or_insert(ActorEnd { end: now, waiting: 0 });
-        let key = TurnKey { start: actor.end, id: self.next_id };
-        actor.end += u64::from(pending.cost);
+        let key = TurnKey { start: actor.end.max(now), id: self.next_id };
+        actor.end = key.start + u64::from(pending.cost);
         actor.waiting += 1;
         self.next_id += 1;
         self.waiting.insert(key, pending);
@@ -86,9 +94,12 @@ impl Turns {
     fn forget(&mut self, actor: &Actor) {
         if let Some(end) = self.ends.get_mut(actor) {
             end.waiting -= 1;
-            if end.waiting == 0 {
-                self.ends.remove(actor);
-            }
+        }
+        if self.waiting.is_empty() {
+            self.ends.clear();
+        } else if self.ends.len() > 2 * self.waiting.len() + MIN_ENDS {
+            let now = self.now;
+            self.ends.retain(|_, end| end.waiting > 0 || end.end > now);
         }
     }
 }
@@ -155,6 +166,25 @@ mod tests {
         let order =
             named(&[("large", 0), ("small", 0), ("small", 1), ("small", 2), ("large", 1), ("small", 3)]);
         assert_eq!(taken(&mut turns), order);
+    }
+
+    #[test]
+    fn an_actor_with_one_large_draft_at_a_time_gets_no_more_turns_for_it() {
+        let mut turns = Turns::default();
+        turns.push(draft("large", 0, 8192));
+        for number in 0..20 {
+            turns.push(draft("small", number, 1));
+        }
+        let mut order = Vec::new();
+        for _ in 0..12 {
+            let taken = turns.pop().unwrap().draft.actor.to_string();
+            if taken == "user:large" {
+                turns.push(draft("large", 0, 8192));
+            }
+            order.push(taken);
+        }
+        let large = order.iter().filter(|actor| *actor == "user:large").count();
+        assert!(large <= 2, "{order:?}");
     }
 
     #[test]
