@@ -41,6 +41,7 @@ use crate::waker_set::wake_all;
 
 pub(crate) use self::cursor::{Cursor, ReadResult};
 pub(crate) use self::lifecycle::OpenDocument;
+use self::publish::MAX_TAKEN;
 pub(crate) use self::publish::publish;
 
 /// The most events that the writer appends at once.
@@ -428,10 +429,14 @@ impl Channel {
     fn with_readers<R>(self: &Arc<Self>, change: impl FnOnce(&mut ChannelState) -> R) -> R {
         let mut state = self.state.lock();
         let result = change(&mut state);
-        if state.has_waiting() {
+        // As many as wait now. Those that come meanwhile look after themselves. Most often nobody waits.
+        let mut left = state.waiting();
+        while left > 0 {
             let taken = self.take_waiting(&mut state);
             drop(state);
             self.finish(taken);
+            left = left.saturating_sub(MAX_TAKEN);
+            state = self.state.lock();
         }
         result
     }

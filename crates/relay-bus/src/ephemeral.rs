@@ -2,7 +2,6 @@
 //!
 //! Each change gets a version. A reader remembers the version up to which it has seen everything and is given what is
 //! newer: a fast one sees every change, a slow one only the latest of each key, and neither has a queue.
-
 //!
 //! The events are bounded by their number and by the bytes of a share of memory, to which their encoded copies count too.
 //! Where a limit is reached the event that is unchanged for the longest time goes.

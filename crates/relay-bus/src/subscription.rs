@@ -159,6 +159,12 @@ impl Subscription {
         Some(event)
     }
 
+    /// Ends the subscription. It is no reader any more, also while its owner keeps it.
+    fn end(&mut self) {
+        self.over = true;
+        self.stand_for(0);
+    }
+
     fn behind(&self) -> u64 {
         self.channel.head().last.since(self.cursor.seq())
     }
@@ -196,9 +202,9 @@ impl EventStream for Subscription {
             match more {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Some(Ok(()))) => {}
-                Poll::Ready(None) => self.over = true,
+                Poll::Ready(None) => self.end(),
                 Poll::Ready(Some(Err(error))) => {
-                    self.over = true;
+                    self.end();
                     return Poll::Ready(Some(Err(error)));
                 }
             }

@@ -244,11 +244,12 @@ pub trait EventStream: Send {
     /// `None` while the stream holds events that it has still to deliver; poll on until it is `Pending`.
     fn position(&self) -> Option<StreamPosition>;
 
-    /// A second stream that goes on where this one stands. Quick: nothing is read. It stands for one reader.
+    /// A second stream that goes on where this one stands. Quick: nothing is read. It stands for one reader
+    /// from its first poll on.
     fn fork(&self) -> Box<dyn EventStream>;
 
-    /// Sets the number of readers that the stream stands for, which is 1 at first. Publishers wait when most readers of a document
-    /// are behind. With 0 they never wait for this stream. A source whose publishers wait for no reader ignores it.
+    /// Sets the number of readers that the stream stands for, which is 1 from its first poll on, and 0 after its end. Publishers
+    /// wait when most readers of a document are behind. With 0 they never wait for this stream. A source whose publishers wait for no reader ignores it.
     fn stand_for(&mut self, readers: u64) {
         let _ = readers;
     }

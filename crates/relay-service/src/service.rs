@@ -199,7 +199,8 @@ impl RelayService {
         publish(&self.components.verified_sink, draft).await
     }
 
-    /// Subscribes to a document's events. A slow reader is served from history as long as that reaches back.
+    /// Subscribes to a document's events. A slow reader is served from history as long as that reaches back. From its first
+    /// read on it is one of the readers that [set the pace](relay_core::EventStream::stand_for) of the document's publishers.
     ///
     /// Cancel-safe.
     ///

@@ -5,9 +5,10 @@
 //! wait while more than half of the readers are behind. A slow minority never makes them wait: it reads on from the log, or is
 //! told that it lags.
 //!
-//! Only what came after a reader's start counts for it, so reading up from an old position holds up no publisher. There is one
-//! exception: a reader that starts with nearly everything that is kept is behind until it is clear of the end at which
-//! retention drops events. Otherwise a fast publisher could end it before it has read anything.
+//! A cursor counts from its first read on, and until it ends. Only what came after its start counts, so reading up from an old
+//! position holds up no publisher before the head has moved by that half. There is one exception: a reader that starts with
+//! nearly everything that is kept is behind until it is clear of the end at which retention drops events. Otherwise a fast
+//! publisher could end it before it has read anything.
 //!
 //! The head leaves a mark after each part of that half, and each mark counts the readers that have come as far. So a reader
 //! that moves and an event that is shown cost constant time, however many readers there are.
@@ -118,21 +119,18 @@ impl Pace {
         }
     }
 
-    /// Adds a cursor at `seq` that stands for one reader.
-    pub(super) fn enter(&mut self, seq: Seq, head: Seq) -> PacePlace {
+    /// The place of a new cursor at `seq`, which stands for no reader yet.
+    pub(super) fn enter(&self, seq: Seq, head: Seq) -> PacePlace {
         let clear_from = (head.get() + self.max_growth).saturating_sub(self.max_kept);
         let mut place =
             PacePlace { readers: 0, mark: 0, started: self.last(), clear_from: Seq::new(clear_from) };
         place.mark = self.mark_of(&place, seq);
-        self.stand_for(&mut place, 1);
         place
     }
 
-    /// Adds a cursor that stands for one reader, in the place of `other`.
-    pub(super) fn fork(&mut self, other: &PacePlace) -> PacePlace {
-        let mut place = PacePlace { readers: 0, ..*other };
-        self.stand_for(&mut place, 1);
-        place
+    /// The place of a new cursor where `other` is, which stands for no reader yet.
+    pub(super) fn fork(other: &PacePlace) -> PacePlace {
+        PacePlace { readers: 0, ..*other }
     }
 
     /// Sets the number of readers that a cursor stands for.
@@ -194,6 +192,13 @@ mod tests {
         Pace::new(Seq::ZERO, memory, 10 * max_events, 0)
     }
 
+    /// Adds a reader at `seq`.
+    fn enter(pace: &mut Pace, seq: Seq, head: Seq) -> PacePlace {
+        let mut reader = pace.enter(seq, head);
+        pace.stand_for(&mut reader, 1);
+        reader
+    }
+
     fn show(pace: &mut Pace, events: std::ops::RangeInclusive<u64>, bytes: usize) {
         for seq in events {
             pace.advance(Seq::new(seq), bytes);
@@ -203,7 +208,7 @@ mod tests {
     #[test]
     fn more_than_half_of_the_readers_must_be_behind_before_publishers_wait() {
         let mut pace = pace(1000, None);
-        let [mut slow, mut also_slow, mut fast] = [(); 3].map(|()| pace.enter(Seq::ZERO, Seq::ZERO));
+        let [mut slow, mut also_slow, mut fast] = [(); 3].map(|()| enter(&mut pace, Seq::ZERO, Seq::ZERO));
         show(&mut pace, 1..=2000, 1);
         assert!(!pace.is_open(), "all three are behind");
         pace.move_to(&mut fast, Seq::new(2000));
@@ -228,7 +233,7 @@ mod tests {
             (1, None, 1, 1..=1),
         ] {
             let mut pace = pace(max_events, max_bytes);
-            let _reader = pace.enter(Seq::ZERO, Seq::ZERO);
+            let _reader = enter(&mut pace, Seq::ZERO, Seq::ZERO);
             let behind_at = (1..=1000).find(|&seq| {
                 pace.advance(Seq::new(seq), event_bytes);
                 !pace.is_open()
@@ -242,7 +247,7 @@ mod tests {
     fn events_from_before_its_start_do_not_put_a_reader_behind() {
         let mut pace = pace(1000, None);
         show(&mut pace, 1..=5000, 1);
-        let mut reader = pace.enter(Seq::ZERO, Seq::new(5000));
+        let mut reader = enter(&mut pace, Seq::ZERO, Seq::new(5000));
         assert!(pace.is_open());
         show(&mut pace, 5001..=5600, 1);
         assert!(!pace.is_open());
@@ -256,7 +261,7 @@ mod tests {
     fn a_reader_at_the_end_that_retention_drops_is_behind_until_it_is_clear_of_it() {
         let mut pace = pace(1000, None);
         show(&mut pace, 1..=10_000, 1);
-        let mut reader = pace.enter(Seq::ZERO, Seq::new(10_000));
+        let mut reader = enter(&mut pace, Seq::ZERO, Seq::new(10_000));
         assert!(!pace.is_open());
         pace.move_to(&mut reader, Seq::new(pace.max_growth - 1));
         assert!(!pace.is_open());

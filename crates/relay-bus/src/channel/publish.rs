@@ -16,9 +16,8 @@ use super::turns::TurnKey;
 use super::{Channel, writer};
 use crate::waker_set::wake_all;
 
-/// The most drafts without a log that one call takes after they have waited. Those that are left are taken by later calls, for
-/// the readers of the taken ones are woken.
-const MAX_TAKEN: usize = 64;
+/// The most drafts without a log that are taken under one lock after they have waited.
+pub(super) const MAX_TAKEN: usize = 64;
 
 /// Publishes `draft` in its document's channel. The seqs and offsets of an actor's drafts follow the order in which the
 /// futures are first polled. So do those of all drafts while none has to wait.
@@ -98,7 +97,12 @@ impl Channel {
         let pending = PendingDraft { draft, sender, cost };
         if !may_take {
             self.context().counters.drafts_waited.increment();
-            return Ok(Submitted::Waiting(state.wait(pending), answer));
+            let key = state.wait(pending);
+            // Those that wait may have become free to go without a reader to notice it.
+            let taken = self.take_waiting(&mut state);
+            drop(state);
+            self.finish(taken);
+            return Ok(Submitted::Waiting(key, answer));
         }
         taken.start_writer = state.enqueue(pending);
         drop(state);

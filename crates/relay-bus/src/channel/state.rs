@@ -226,15 +226,15 @@ impl ChannelState {
     /// those of its own actor.
     pub(super) fn may_take(&self, draft: &CheckedDraft, cost: u32) -> bool {
         if draft.kind.is_sequenced() {
-            !self.has_waiting() && self.has_space(cost)
+            self.turns.is_empty() && self.has_space(cost)
         } else {
             !self.turns.has_draft_of(&draft.actor)
         }
     }
 
-    /// True when a draft waits to be taken.
-    pub(super) fn has_waiting(&self) -> bool {
-        !self.turns.is_empty()
+    /// The number of drafts that wait to be taken.
+    pub(super) fn waiting(&self) -> usize {
+        self.turns.len()
     }
 
     /// True when the queue has space for a draft, and most readers are not behind.
@@ -349,11 +349,12 @@ impl ChannelState {
 
     pub(super) fn fork_cursor(&mut self, other: &Cursor) -> Cursor {
         self.subscribers += 1;
-        Cursor::new(other.seq, other.ephemeral_version, self.pace.fork(&other.pace))
+        Cursor::new(other.seq, other.ephemeral_version, Pace::fork(&other.pace))
     }
 
     /// Sets the number of readers that a cursor stands for.
     pub(super) fn stand_for(&mut self, cursor: &mut Cursor, readers: u64) {
+        cursor.is_counted = true;
         self.pace.stand_for(&mut cursor.pace, readers);
     }
 
@@ -371,6 +372,9 @@ impl ChannelState {
         batch: &mut VecDeque<Arc<Event>>,
         waker: &Waker,
     ) -> ReadResult {
+        if !cursor.is_counted {
+            self.stand_for(cursor, 1);
+        }
         let result = self.read_next(cursor, batch, waker);
         self.pace.move_to(&mut cursor.pace, cursor.seq);
         result
