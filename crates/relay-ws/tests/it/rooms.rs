@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use parking_lot::Mutex;
 use proptest::prelude::*;
 use relay_core::testing::ManualClock;
 use relay_core::{Draft, EventSink, Payload};
@@ -64,26 +65,33 @@ impl Room {
         let ws = ws.unwrap();
         let mut room = Self { feed, clock, ws, members: Vec::new(), published: 0 };
         for number in 0..members {
-            let connected = connect(&room.ws, &format!("/socket/websocket?vsn=2.0.0&user=u{number}")).await;
-            let mut member = Member { connected, last_seq: 0, heartbeats: VecDeque::new(), sent: 0 };
-            member.send(&json!(["1", "1", format!("document:{DOCUMENT}"), "phx_join", {}]));
+            let member = room.join(DOCUMENT, number).await;
             room.members.push(member);
         }
         settle().await;
-        for member in &mut room.members {
-            let joined = member.receive();
-            assert_eq!((joined.len(), &joined[0][4]["status"]), (1, &json!("ok")));
-        }
+        room.members.iter_mut().for_each(Member::has_joined);
         assert_eq!(room.feed.subscriptions(DOCUMENT), 1, "the members share one stream");
         room
     }
 
+    /// Connects a client, which asks to join `document`.
+    async fn join(&self, document: &str, number: usize) -> Member {
+        let connected = connect(&self.ws, &format!("/socket/websocket?vsn=2.0.0&user=u{number}")).await;
+        let mut member = Member { connected, last_seq: 0, heartbeats: VecDeque::new(), sent: 0 };
+        member.send(&json!(["1", "1", format!("document:{document}"), "phx_join", {}]));
+        member
+    }
+
     /// Publishes an event with this many bytes of text.
     fn publish(&mut self, bytes: usize) {
-        let payload = Payload::json(&edit(&"x".repeat(bytes))).unwrap();
-        let draft = Draft::new(DOCUMENT.parse().unwrap(), DOCUMENT_EDITED, payload);
-        self.feed.publish(relay_events::check(draft).unwrap()).now_or_never().unwrap().unwrap();
+        self.publish_in(DOCUMENT, bytes);
         self.published += 1;
+    }
+
+    fn publish_in(&self, document: &str, bytes: usize) {
+        let payload = Payload::json(&edit(&"x".repeat(bytes))).unwrap();
+        let draft = Draft::new(document.parse().unwrap(), DOCUMENT_EDITED, payload);
+        self.feed.publish(relay_events::check(draft).unwrap()).now_or_never().unwrap().unwrap();
     }
 
     /// Checks that these members have every event so far, and all answers.
@@ -114,6 +122,13 @@ impl Member {
         client.send(Message::text(message.to_string())).unwrap();
         let bytes = std::mem::take(&mut client.get_mut().outgoing);
         wire.lock().send(&bytes);
+    }
+
+    /// Checks that the only message so far accepts its join.
+    #[track_caller]
+    fn has_joined(&mut self) {
+        let joined = self.receive();
+        assert_eq!((joined.len(), &joined[0][4]["status"]), (1, &json!("ok")));
     }
 
     fn heartbeat(&mut self) {
@@ -258,6 +273,39 @@ async fn a_turn_that_writes_more_than_the_buffer_keeps_its_order_and_pauses_read
         room.have_all(0..2);
         assert_eq!(room.feed.subscriptions(DOCUMENT), 1, "the member is in the room again");
     }
+}
+
+#[tokio::test]
+async fn a_room_with_much_to_deliver_delays_a_member_of_another_document_by_one_turn() {
+    const MEMBERS: usize = 400;
+    let mut room = Room::of(MEMBERS, config()).await;
+    let mut other = room.join("other", MEMBERS).await;
+    settle().await;
+    other.has_joined();
+    let writes = Arc::new(Mutex::new(Vec::new()));
+    for (number, member) in room.members.iter().chain([&other]).enumerate() {
+        let mut wire = member.connected.wire.lock();
+        (wire.number, wire.writes) = (number, Arc::clone(&writes));
+    }
+    for round in 1..=10 {
+        // The room has to write to each of its members once more at least.
+        for _ in 0..4 {
+            room.publish(10);
+        }
+        let begun = writes.lock().len();
+        room.publish_in("other", 10);
+        other.heartbeat();
+        room.until("the other member has its event and its answer", |_| {
+            other.read();
+            other.last_seq == round && other.heartbeats.is_empty()
+        })
+        .await;
+        let last = writes.lock().iter().rposition(|number| *number == MEMBERS).unwrap();
+        // More than the writes of a turn, and fewer than those of a batch.
+        assert!(last - begun < MEMBERS / 2, "{} writes of the room came first", last - begun);
+    }
+    settle().await;
+    room.have_all(0..MEMBERS);
 }
 
 /// A step of a publisher, a member or its socket.

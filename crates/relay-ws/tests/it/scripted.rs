@@ -52,6 +52,10 @@ pub(crate) struct Wire {
     pub(crate) window: usize,
     /// The number of writes that found the socket full.
     pub(crate) refused: usize,
+    /// The numbers of sockets in the order in which they took bytes. A test may share it among several sockets.
+    pub(crate) writes: Arc<Mutex<Vec<usize>>>,
+    /// The number of this socket.
+    pub(crate) number: usize,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
@@ -102,6 +106,7 @@ impl AsyncWrite for Socket {
         }
         let length = bytes.len().min(wire.window);
         wire.window -= length;
+        wire.writes.lock().push(wire.number);
         wire.outgoing.extend(&bytes[..length]);
         Poll::Ready(Ok(length))
     }
