@@ -107,6 +107,8 @@ names! {
         Requests = "requests",
         /// WebSocket messages that have arrived in part.
         Messages = "messages",
+        /// Heads of HTTP requests that have arrived in part.
+        Heads = "heads",
         /// Bodies of HTTP requests.
         Bodies = "bodies",
         /// Bytes that wait for sockets.

@@ -1,14 +1,16 @@
 //! The HTTP server: it accepts connections, serves them and closes them.
 //!
 //! Every connection has limits of time and memory, whatever its client does. [`accept`] takes or refuses it when it is
-//! accepted. The handshake, each request's head and each write have time-outs.
+//! accepted. The handshake, each request's head and each write have time-outs. A head that arrives in part
+//! counts to the memory.
 
 mod accept;
 mod connection;
 mod context;
+mod heads;
 mod proxy;
-mod stall;
 mod stats;
+mod stream;
 mod tls;
 
 use std::net::SocketAddr;
@@ -16,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use relay_core::MemoryBudget;
 use relay_tasks::{TaskGroup, TaskName};
 use relay_ws::{ConnectionLimits, LimitReached};
 use tokio::net::{TcpListener, TcpStream};
@@ -47,7 +50,11 @@ pub(crate) struct Server {
 
 impl Server {
     /// A server with these limits. It uses TLS when there is a certificate.
-    pub(crate) async fn new(config: HttpConfig, tls: Option<TlsConfig>) -> Result<Self, TlsError> {
+    pub(crate) async fn new(
+        config: HttpConfig,
+        tls: Option<TlsConfig>,
+        memory: MemoryBudget,
+    ) -> Result<Self, TlsError> {
         let tls = match tls {
             Some(tls) => Some(Tls::new(tls).await?),
             None => None,
@@ -56,7 +63,7 @@ impl Server {
             total: config.max_connections,
             per_address: config.max_connections_per_address.unwrap_or(usize::MAX),
         });
-        let context = ServerContext { config, tls, policy, counters: HttpCounters::default() };
+        let context = ServerContext { config, tls, policy, counters: HttpCounters::default(), memory };
         Ok(Self { context: Arc::new(context) })
     }
 

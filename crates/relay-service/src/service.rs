@@ -71,12 +71,14 @@ impl RelayService {
     /// See [`StartError`].
     pub async fn start(config: ServiceConfig) -> Result<Self, StartError> {
         config.validate()?;
+        let memory = MemoryBudget::new(config.memory);
         // Before the log is opened, so that a server that cannot serve leaves nothing behind.
         let server = match config.listen {
             None => None,
             Some(wanted) => {
                 let bound = bind(wanted).map_err(|source| StartError::Listen { address: wanted, source })?;
-                Some((bound, wanted, Server::new(config.http.clone(), config.tls).await?))
+                let server = Server::new(config.http.clone(), config.tls, memory.clone()).await?;
+                Some((bound, wanted, server))
             }
         };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
@@ -85,7 +87,6 @@ impl RelayService {
         let OpenStorage { log, tokens, recovery, checkpoint } = opening.await?;
         let locks =
             Locks::new(config.locks, Arc::clone(&clock), tokens).map_err(|error| error.within("locks"))?;
-        let memory = MemoryBudget::new(config.memory);
         let mut parts = BusParts::new(Arc::clone(&clock));
         parts.memory = memory.clone();
         parts.log.clone_from(&log);

@@ -29,12 +29,13 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::context::ServerContext;
+use super::heads::HeadMemory;
 use super::proxy::{self, ThroughProxy};
-use super::stall::{StallLimit, Stalled};
+use super::stream::{HttpStream, Stalled};
 use super::tls::HandshakeError;
 
 /// The bytes of a request's head, and of an answer, that a connection buffers at most.
-const BUFFER_BYTES: usize = 64 * 1024;
+pub(super) const BUFFER_BYTES: usize = 64 * 1024;
 /// The time that the answer to a refused connection may take.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest `Retry-After` of a refused connection. Each gets another time up to it.
@@ -122,12 +123,27 @@ impl HttpConnection {
         answer: impl Fn(Request<Incoming>) -> F + Send,
         closing: &CancellationToken,
     ) {
-        let ServerContext { config, counters, .. } = &*self.context;
+        let ServerContext { config, counters, memory, .. } = &*self.context;
+        // Behind a proxy, the head itself tells the client's address.
+        let address = (!proxy::is_trusted(&config.trusted_proxies, self.peer)).then_some(self.peer);
+        let heads = HeadMemory::new(memory.clone(), address);
+        let stream = HttpStream::new(stream, config.write_timeout, heads.clone());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            if let Some(reserved) = heads.begin_answer() {
+                request.extensions_mut().insert(Arc::new(reserved));
+            }
+            let (answered, heads) = (answer(request), heads.clone());
+            async move {
+                let response = answered.await;
+                heads.end_answer();
+                response
+            }
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(config.header_timeout)
             .max_buf_size(BUFFER_BYTES)
-            .serve_connection(TokioIo::new(StallLimit::new(stream, config.write_timeout)), service_fn(answer))
+            .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         let mut connection = pin!(connection);
         let ended = tokio::select! {
@@ -147,13 +163,13 @@ impl HttpConnection {
     }
 }
 
-/// Returns the socket without the write limit of HTTP: WebSocket connections have time-outs of their own.
+/// Returns the socket without the limits of HTTP: WebSocket connections have limits of their own.
 fn unwrap(upgraded: Upgraded) -> Result<(Transport, Bytes), Upgraded> {
-    let upgraded = match upgraded.downcast::<TokioIo<StallLimit<TcpStream>>>() {
+    let upgraded = match upgraded.downcast::<TokioIo<HttpStream<TcpStream>>>() {
         Ok(parts) => return Ok((Transport::Tcp(parts.io.into_inner().into_inner()), parts.read_buf)),
         Err(other) => other,
     };
-    let parts = upgraded.downcast::<TokioIo<StallLimit<TlsStream<TcpStream>>>>()?;
+    let parts = upgraded.downcast::<TokioIo<HttpStream<TlsStream<TcpStream>>>>()?;
     Ok((Transport::Other(Box::new(parts.io.into_inner().into_inner())), parts.read_buf))
 }
 

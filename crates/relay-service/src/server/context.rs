@@ -1,5 +1,7 @@
 //! The parts that the server and all of its connections share.
 
+use relay_core::MemoryBudget;
+
 use super::accept::AcceptPolicy;
 use super::stats::HttpCounters;
 use super::tls::Tls;
@@ -11,4 +13,5 @@ pub(super) struct ServerContext {
     pub(super) tls: Option<Tls>,
     pub(super) policy: AcceptPolicy,
     pub(super) counters: HttpCounters,
+    pub(super) memory: MemoryBudget,
 }

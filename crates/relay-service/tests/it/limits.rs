@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::{self, WebSocket};
 
-fn start(directory: &std::path::Path, settings: &[&str]) -> Server {
+pub(crate) fn start(directory: &std::path::Path, settings: &[&str]) -> Server {
     let mut arguments = vec!["--durability", "memory"];
     for setting in settings {
         arguments.extend(["--set", setting]);
@@ -19,14 +19,14 @@ fn start(directory: &std::path::Path, settings: &[&str]) -> Server {
     Server::start_with(directory, &arguments)
 }
 
-fn connect(server: &Server) -> TcpStream {
+pub(crate) fn connect(server: &Server) -> TcpStream {
     let stream = TcpStream::connect(server.address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
 }
 
 /// A connection from another address of this machine.
-fn connect_from(last: u8, server: &Server) -> TcpStream {
+pub(crate) fn connect_from(last: u8, server: &Server) -> TcpStream {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let stream = runtime.block_on(async {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
@@ -46,13 +46,13 @@ fn rest(mut stream: TcpStream) -> String {
 }
 
 /// Sends a request and returns its answer.
-fn ask(mut stream: TcpStream, host: &str) -> String {
+pub(crate) fn ask(mut stream: TcpStream, host: &str) -> String {
     write!(stream, "GET /health/live HTTP/1.0\r\nhost: {host}\r\n\r\n").unwrap();
     rest(stream)
 }
 
 #[track_caller]
-fn ok(answer: &str) {
+pub(crate) fn ok(answer: &str) {
     assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{answer}");
 }
 

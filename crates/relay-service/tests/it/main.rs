@@ -15,6 +15,7 @@ mod documentation;
 mod embedding;
 #[cfg(target_os = "linux")]
 mod failing_disk;
+mod heads;
 mod http;
 mod limits;
 mod log_output;
