@@ -19,12 +19,13 @@ pub(crate) enum Task {
     /// Format, clippy, layers, tidiness, all tests, WebSocket conformance, a short replay, a little load, documentation,
     /// public items, packaging, licences.
     /// Needs Rust and a C compiler; uses cargo-nextest and cargo-deny where they are installed. The end-to-end tests
-    /// need node, npm and chromium: without them they are skipped by name, but with `CI=true` that is a failure.
+    /// need node, npm and chromium, and two others python3: without them they are skipped by name, but with `CI=true`
+    /// that is a failure.
     Ci,
     /// Runs all tests: unit, integration, documentation and end-to-end.
     ///
     /// Needs Rust and a C compiler; uses cargo-nextest where it is installed. The end-to-end tests need node, npm and
-    /// chromium: without them they are skipped by name, but with `CI=true` that is a failure.
+    /// chromium, and two others python3: without them they are skipped by name, but with `CI=true` that is a failure.
     Test,
     /// Runs the crates' own benchmarks, or puts the whole server and its peers under load.
     #[command(subcommand)]
