@@ -121,7 +121,8 @@ impl Pace {
 
     /// The place of a new cursor at `seq`, which stands for no reader yet.
     pub(super) fn enter(&self, seq: Seq, head: Seq) -> PacePlace {
-        let clear_from = (head.get() + self.max_growth).saturating_sub(self.max_kept);
+        // A reader at the head is never behind, however little is kept.
+        let clear_from = (head.get() + self.max_growth).saturating_sub(self.max_kept).min(head.get());
         let mut place =
             PacePlace { readers: 0, mark: 0, started: self.last(), clear_from: Seq::new(clear_from) };
         place.mark = self.mark_of(&place, seq);

@@ -303,6 +303,24 @@ async fn a_publisher_is_refused_when_the_room_does_not_follow_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_document_that_keeps_few_events_is_published_in_while_somebody_follows() {
+    for (has_log, kept) in [(false, 1), (false, 2), (true, 1), (true, 2), (true, 3)] {
+        let mut few = small();
+        few.retention.max_events = kept;
+        let bus = if has_log { over(MemoryLog::new(), few) } else { in_memory(few) };
+        let document = document("doc");
+        let start = StartPosition::After { epoch: None, seq: Seq::ZERO };
+        let joined = bus.subscribe(&document, start, Filter::all(), LagPolicy::Refill).await;
+        let (_, mut events) = joined.unwrap();
+        assert!(events.next().now_or_never().is_none());
+        for number in 0..10 {
+            bus.publish(note(&document, number)).await.unwrap();
+            assert_eq!(events.next().await.unwrap().unwrap().seq, Some(Seq::new(number + 1)));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reader_that_never_reads_holds_up_no_publisher() {
     for has_log in [false, true] {
         let scene = Scene::new(has_log);

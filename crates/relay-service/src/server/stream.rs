@@ -143,7 +143,7 @@ mod tests {
         let budget = MemoryBudget::new(limits);
         let (server, mut client) = tokio::io::duplex(64 * 1024);
         let mut server = HttpStream::new(server, LIMIT, HeadMemory::new(budget.clone(), None));
-        client.write_all(&[7; 64 * 1024]).await.unwrap();
+        client.write_all(&vec![7; 64 * 1024]).await.unwrap();
         let mut buffer = vec![0; 64 * 1024];
         for _ in 0..2 {
             assert_eq!(server.read(&mut buffer).await.unwrap(), 8 * 1024 - 1);
