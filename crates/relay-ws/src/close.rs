@@ -57,7 +57,9 @@ impl CloseReason {
             Self::Restart => "the server restarts; connect again",
             Self::TooSlow => "the client did not read its messages; connect again and recover",
             Self::SlowMessage => "a message did not arrive whole in time",
-            Self::TooMuchMemory => "too much is held for this client; connect again later and recover",
+            Self::TooMuchMemory => {
+                "the memory for this client, its address or all clients is used up; connect again later and recover"
+            }
         }
     }
 }

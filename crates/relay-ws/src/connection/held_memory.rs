@@ -4,6 +4,10 @@
 
 use relay_core::{BudgetFull, MemoryPurpose, MemoryShare, Reservation};
 
+/// The most bytes of each purpose that a connection may hold whatever is left of the memory for all. So a client that sends
+/// little and reads is not disconnected because of others.
+const SMALL_BYTES: usize = 4 * 1024;
+
 /// The reservations of one connection.
 pub(super) struct HeldMemory {
     messages: Reservation,
@@ -36,12 +40,18 @@ impl HeldMemory {
     /// Reserves `held`.
     ///
     /// # Errors
-    /// [`BudgetFull`] when a share is used up.
+    /// [`BudgetFull`] when a share is used up, and more than a little is held.
     pub(super) fn reserve(&mut self, held: HeldBytes) -> Result<(), BudgetFull> {
         let Self { messages, requests, outgoing } = self;
         let mut parts = [(messages, held.messages), (requests, held.requests), (outgoing, held.outgoing)];
         // What is given back first may make space for the rest.
         parts.sort_by_key(|(reserved, bytes)| *bytes > reserved.bytes());
-        parts.into_iter().try_for_each(|(reserved, bytes)| reserved.try_resize(bytes))
+        parts.into_iter().try_for_each(|(reserved, bytes)| {
+            if bytes <= SMALL_BYTES {
+                reserved.resize(bytes);
+                return Ok(());
+            }
+            reserved.try_resize(bytes)
+        })
     }
 }

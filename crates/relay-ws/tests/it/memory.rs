@@ -60,6 +60,22 @@ async fn messages_that_arrive_in_part_count_to_the_address_and_are_given_back() 
 }
 
 #[tokio::test]
+async fn a_client_that_sends_little_is_not_disconnected_when_others_use_the_memory_up() {
+    let server = Server::start().await;
+    let mut ada = server.connect("ada").await;
+    ada.join_as("1", "document:notes", json!({})).await;
+    let total = server.memory.total();
+    let _others = total.try_reserve(MemoryPurpose::Bodies, total.limit() - total.used()).unwrap();
+    for number in 0..20 {
+        let reference = number.to_string();
+        ada.send(json!(["1", reference, "document:notes", "x-note", {"n": number}])).await;
+        ada.reply(&reference).await;
+    }
+    begin_message(&mut ada, 300 * KIB).await;
+    assert_eq!(ada.closed().await, 1013);
+}
+
+#[tokio::test]
 async fn a_message_has_a_time_as_a_whole_that_other_frames_do_not_prolong() {
     let server = Server::start().await;
     let (mut slow, mut other) = (server.connect("slow").await, server.connect("other").await);
