@@ -67,8 +67,11 @@ async fn a_client_that_sends_little_is_not_disconnected_when_others_use_the_memo
     let total = server.memory.total();
     let _others = total.try_reserve(MemoryPurpose::Bodies, total.limit() - total.used()).unwrap();
     for number in 0..20 {
+        server.feed.hold();
         let reference = number.to_string();
         ada.send(json!(["1", reference, "document:notes", "x-note", {"n": number}])).await;
+        until(&server.memory, "the push waits", |memory| memory.held(MemoryPurpose::Requests) > 0).await;
+        server.feed.release();
         ada.reply(&reference).await;
     }
     begin_message(&mut ada, 300 * KIB).await;
