@@ -289,14 +289,24 @@ impl MemoryShare {
     /// # Errors
     /// [`BudgetFull`] when this share, or one that it is part of, has too little left.
     pub fn try_reserve(&self, purpose: MemoryPurpose, bytes: usize) -> Result<Reservation, BudgetFull> {
-        self.0.try_charge(purpose, bytes)?;
-        Ok(Reservation { node: Arc::clone(&self.0), purpose, bytes })
+        self.0.try_charge(Some(purpose), bytes)?;
+        Ok(Reservation { node: Arc::clone(&self.0), purpose: Some(purpose), bytes })
+    }
+
+    /// Reserves `bytes` in this share and those around it except the total, for bytes that count to the total by another
+    /// share. A participant's state is held by its document, and counts to the client that set it beside that.
+    ///
+    /// # Errors
+    /// [`BudgetFull`] when this share, or one that it is part of, has too little left.
+    pub fn try_reserve_beside(&self, bytes: usize) -> Result<Reservation, BudgetFull> {
+        self.0.try_charge(None, bytes)?;
+        Ok(Reservation { node: Arc::clone(&self.0), purpose: None, bytes })
     }
 
     /// Reserves `bytes` whatever is left, for owners that make space themselves.
     pub fn charge(&self, purpose: MemoryPurpose, bytes: usize) -> Reservation {
-        self.0.charge(purpose, bytes);
-        Reservation { node: Arc::clone(&self.0), purpose, bytes }
+        self.0.charge(Some(purpose), bytes);
+        Reservation { node: Arc::clone(&self.0), purpose: Some(purpose), bytes }
     }
 
     /// Returns `bytes` as a buffer that is charged to this share until its last clone is dropped, whatever is left.
@@ -333,44 +343,56 @@ impl fmt::Debug for Node {
 }
 
 impl Node {
-    /// This share and those that it is part of, from the inside to the total.
-    fn chain(&self) -> impl Iterator<Item = &Self> {
-        std::iter::successors(Some(self), |node| node.parent.as_deref())
+    /// This share and those that it is part of, from the inside to the total. Without a purpose the total is left out.
+    fn chain(&self, purpose: Option<MemoryPurpose>) -> impl Iterator<Item = &Self> {
+        let nodes = std::iter::successors(Some(self), |node| node.parent.as_deref());
+        nodes.filter(move |node| purpose.is_some() || node.kind != ShareKind::Total)
     }
 
-    fn charge(&self, purpose: MemoryPurpose, bytes: usize) {
+    /// The gauge of a purpose.
+    fn held(&self, purpose: Option<MemoryPurpose>) -> Option<&AtomicUsize> {
+        purpose.map(|purpose| &self.gauges.held[purpose as usize])
+    }
+
+    fn charge(&self, purpose: Option<MemoryPurpose>, bytes: usize) {
         if bytes > 0 {
-            for node in self.chain() {
+            for node in self.chain(purpose) {
                 node.used.fetch_add(bytes, Ordering::Relaxed);
             }
-            self.gauges.held[purpose as usize].fetch_add(bytes, Ordering::Relaxed);
+            if let Some(held) = self.held(purpose) {
+                held.fetch_add(bytes, Ordering::Relaxed);
+            }
         }
     }
 
-    fn try_charge(&self, purpose: MemoryPurpose, bytes: usize) -> Result<(), BudgetFull> {
+    fn try_charge(&self, purpose: Option<MemoryPurpose>, bytes: usize) -> Result<(), BudgetFull> {
         if bytes == 0 {
             return Ok(());
         }
-        for (count, node) in self.chain().enumerate() {
+        for (count, node) in self.chain(purpose).enumerate() {
             let add = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= node.limit);
             if node.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_err() {
-                for charged in self.chain().take(count) {
+                for charged in self.chain(purpose).take(count) {
                     charged.used.fetch_sub(bytes, Ordering::Relaxed);
                 }
                 self.gauges.refusals[node.kind as usize].fetch_add(1, Ordering::Relaxed);
                 return Err(BudgetFull { share: node.kind, limit: node.limit, wanted: bytes });
             }
         }
-        self.gauges.held[purpose as usize].fetch_add(bytes, Ordering::Relaxed);
+        if let Some(held) = self.held(purpose) {
+            held.fetch_add(bytes, Ordering::Relaxed);
+        }
         Ok(())
     }
 
-    fn release(&self, purpose: MemoryPurpose, bytes: usize) {
+    fn release(&self, purpose: Option<MemoryPurpose>, bytes: usize) {
         if bytes > 0 {
-            for node in self.chain() {
+            for node in self.chain(purpose) {
                 node.used.fetch_sub(bytes, Ordering::Relaxed);
             }
-            self.gauges.held[purpose as usize].fetch_sub(bytes, Ordering::Relaxed);
+            if let Some(held) = self.held(purpose) {
+                held.fetch_sub(bytes, Ordering::Relaxed);
+            }
         }
     }
 }
@@ -380,7 +402,8 @@ impl Node {
 #[must_use = "dropping it gives the bytes back"]
 pub struct Reservation {
     node: Arc<Node>,
-    purpose: MemoryPurpose,
+    /// `None` for bytes that count to the total by another share.
+    purpose: Option<MemoryPurpose>,
     bytes: usize,
 }
 
@@ -457,6 +480,22 @@ mod tests {
             max_address_bytes: address,
             max_connection_bytes: connection,
         }
+    }
+
+    #[test]
+    fn what_counts_beside_another_share_counts_to_the_client_alone() {
+        let budget = MemoryBudget::new(limits(100, 50, 40));
+        let document = budget.total().child(ShareKind::Document, 100);
+        let _state = document.try_reserve(MemoryPurpose::Presence, 30).unwrap();
+        let [first, second] = [(); 2].map(|()| budget.connection(Some(ADA)));
+        let mut held = first.try_reserve_beside(30).unwrap();
+        assert_eq!((first.used(), budget.total().used()), (30, 30));
+        assert_eq!(second.try_reserve_beside(30).unwrap_err().share, ShareKind::Address);
+        assert_eq!(held.try_resize(41).unwrap_err().share, ShareKind::Connection);
+        held.try_resize(10).unwrap();
+        assert!(second.try_reserve_beside(30).is_ok());
+        drop(held);
+        assert_eq!((first.used(), budget.total().used(), budget.held(MemoryPurpose::Presence)), (0, 30, 30));
     }
 
     #[test]

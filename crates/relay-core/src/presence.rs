@@ -41,6 +41,8 @@ pub struct JoinOptions {
     /// True when the edge notices the end of the connection itself: the membership lasts until the edge leaves. Without it
     /// the membership also ends when [`touch`](Presence::touch) reports no sign of life for too long.
     pub exempt_from_timeout: bool,
+    /// The share of memory of the client, to which its state counts beside the document's; `None` where it counts to no client.
+    pub memory: Option<MemoryShare>,
 }
 
 impl JoinOptions {

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use relay_core::{
     Activity, Actor, BudgetFull, CommandError, ConnectionId, DocumentId, ErrorCode, EventId, JoinOptions,
-    JsonObject, Membership, Monotonic, NodeId, Now, PresenceChange, PresenceSnapshot, SessionId, UserId,
+    JsonObject, Membership, MemoryShare, Monotonic, NodeId, Now, PresenceChange, PresenceSnapshot,
+    Reservation, SessionId, UserId,
 };
 use relay_events::{
     EndReason, SESSION_ENDED, SessionEnded, SessionStarted, TypedPayload, USER_LEFT, UserJoined, UserLeft,
@@ -19,7 +20,7 @@ use relay_events::{
 };
 
 use crate::config::PresenceConfig;
-use crate::crdt::ReplicaDelta;
+use crate::crdt::{ReplicaDelta, ReplicaEntry};
 use crate::flushing::{Flush, ReaderId, Readers};
 use crate::outbox::Outbox;
 use crate::presence_view::PresenceView;
@@ -40,6 +41,23 @@ struct Connection {
     lost_at: Option<Monotonic>,
     /// The reason to tell when it does not come back.
     lost_by: EndReason,
+    /// The client's own share of memory, and the state in it.
+    client: ClientMemory,
+}
+
+/// The memory of one participant's state in the share of the client that set it.
+#[derive(Debug, Default)]
+struct ClientMemory {
+    share: Option<MemoryShare>,
+    state: Option<Reservation>,
+}
+
+impl ClientMemory {
+    /// Reserves the memory of a state beside the one before it, which is given up when the result is put in its place.
+    fn reserve(&self, user: &UserId, state: &JsonObject) -> Result<Option<Reservation>, BudgetFull> {
+        let bytes = ReplicaEntry::bytes_of(user, state);
+        self.share.as_ref().map(|share| share.try_reserve_beside(bytes)).transpose()
+    }
 }
 
 /// The findings of a sweep.
@@ -142,6 +160,8 @@ impl Document {
             None => before.clone(),
         };
         let is_new = self.view.own_state(presence_key).is_none();
+        let mut client = ClientMemory { share: options.memory.clone(), state: None };
+        client.state = client.reserve(&membership.user, &state).map_err(overloaded)?;
         if is_new || state != before {
             self.view.reserve_state(&membership.user, &state).map_err(overloaded)?;
         }
@@ -158,6 +178,7 @@ impl Document {
             heard_at,
             lost_at: None,
             lost_by: EndReason::Stale,
+            client,
         };
         self.connections.insert(membership.connection, connection);
         let connections = self.users.entry(membership.user.clone()).or_default();
@@ -285,7 +306,14 @@ impl Document {
         if state == before {
             return Ok(false);
         }
+        let reserved = match self.connection_mut(membership) {
+            Some(connection) => connection.client.reserve(&membership.user, &state).map_err(overloaded)?,
+            None => None,
+        };
         self.view.reserve_state(&membership.user, &state).map_err(overloaded)?;
+        if let Some(connection) = self.connection_mut(membership) {
+            connection.client.state = reserved;
+        }
         self.view.put(version, presence_key, membership.user.clone(), state);
         if let Some(session) = &mut self.session {
             session.counters.presence_updates += 1;

@@ -1,11 +1,13 @@
 //! The events and changes that follow when participants join and leave.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 use relay_core::{
-    Activity, JoinOptions, LeaveReason, LockScope, LogError, Membership, Presence, PublishError, UserId,
+    Activity, ErrorCode, JoinOptions, LeaveReason, LockScope, LogError, Membership, MemoryBudget,
+    MemoryLimits, Presence, PublishError, UserId,
 };
 use relay_presence::{AcquireRequest, PresenceConfig, SessionQuery, SessionState};
 use serde_json::json;
@@ -413,6 +415,40 @@ async fn an_event_that_the_log_does_not_take_is_counted_and_the_others_go_on() {
     scene.sink.refuse(None);
     scene.presence.leave(&ada, LeaveReason::Left);
     assert_eq!(scene.sink.until(2).await, ["user.left ada left", "session.ended left"]);
+}
+
+#[tokio::test]
+async fn states_count_to_the_address_that_set_them_until_they_are_gone() {
+    let scene = Scene::new();
+    let mut limits = MemoryLimits::default();
+    (limits.max_address_bytes, limits.max_connection_bytes) = (4_000, 4_000);
+    let budget = MemoryBudget::new(limits);
+    let [ada, ben] = [1, 2].map(|last| Some(IpAddr::from([10, 0, 0, last])));
+    let options = |address| {
+        let mut options = JoinOptions::default().state(object(&json!({"text": "x".repeat(1_000)})));
+        options.memory = Some(budget.connection(address));
+        options
+    };
+    let mut joined = Vec::new();
+    let refused = loop {
+        let membership = scene.membership(&format!("user-{}", joined.len()));
+        match scene.join_as(&membership, options(ada)).await {
+            Ok(_) => joined.push(membership),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((joined.len(), refused.code()), (3, ErrorCode::Overloaded));
+    assert!(refused.to_string().contains("your address"), "{refused}");
+    scene.join_as(&scene.membership("ben"), options(ben)).await.unwrap();
+    // A larger state is refused, and a smaller one makes space.
+    let larger = json!({"more": "x".repeat(1_000)});
+    let refused = scene.request(&joined[0], "presence:update", larger).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::Overloaded);
+    scene.request(&joined[0], "presence:update", json!({"text": null})).await.unwrap();
+    scene.join_as(&scene.membership("late"), options(ada)).await.unwrap();
+    let used = budget.connection(ada);
+    scene.presence.leave(&joined[1], LeaveReason::Left);
+    assert!(used.try_reserve_beside(1_000).is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

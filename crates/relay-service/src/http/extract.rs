@@ -90,6 +90,11 @@ impl RequestMemory {
         Self { share: api.memory().connection(address), address }
     }
 
+    /// The share itself, for what the request leaves behind.
+    pub(super) fn share(&self) -> MemoryShare {
+        self.share.clone()
+    }
+
     /// The client's address, if it is known.
     pub(super) fn address(&self) -> Option<IpAddr> {
         self.address

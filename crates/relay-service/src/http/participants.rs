@@ -19,7 +19,7 @@ use relay_ws::codec::encode_participants;
 use serde::Deserialize;
 
 use super::api::Api;
-use super::extract::{DocumentPath, JsonBody};
+use super::extract::{DocumentPath, JsonBody, RequestMemory};
 use super::problem::Problem;
 
 #[derive(Deserialize)]
@@ -33,12 +33,13 @@ pub(super) struct JoinBody {
 pub(super) async fn join(
     State(api): State<Api>,
     DocumentPath(document): DocumentPath,
+    memory: RequestMemory,
     JsonBody(body): JsonBody<JoinBody>,
 ) -> Result<Response, Problem> {
     let JoinBody { user, state, resume } = body;
     let membership = Membership { document, user, connection: ConnectionId::new() };
     let mut options = JoinOptions::default();
-    (options.resume, options.state) = (resume, state);
+    (options.resume, options.state, options.memory) = (resume, state, Some(memory.share()));
     // While the document has a subscriber, its events take their places in the order in which they are published.
     let (_, _subscription) = api.source.subscribe(&membership.document, StartPosition::Live).await?;
     let joined = api.presence().join(&membership, options).await?;

@@ -331,3 +331,52 @@ fn bodies_that_stop_short_hold_no_more_than_the_share_of_their_address() {
     drop(streams);
     server.counted("/memory/held_bytes/bodies", &json!(0));
 }
+
+#[test]
+fn states_of_participants_hold_no_more_than_the_share_of_their_address() {
+    let data = data();
+    let settings = [
+        "ws.max_frame_bytes=65536",
+        "ws.max_pending_push_bytes=65536",
+        "http.max_body_bytes=262144",
+        "memory.max_connection_bytes=524288",
+        "memory.max_address_bytes=1048576",
+        "presence.max_state_bytes=65536",
+    ];
+    let server = start(data.path(), &settings);
+    let join = |last: u8, number: usize| {
+        let body =
+            json!({"user": format!("user-{number}"), "state": {"text": "x".repeat(60_000)}}).to_string();
+        let mut stream = connect_from(last, &server);
+        write!(
+            stream,
+            "POST /v1/documents/doc-{}/participants HTTP/1.0\r\nhost: localhost\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            number / 4,
+            body.len()
+        )
+        .unwrap();
+        rest(stream)
+    };
+    let (joined, refused) = (0..100)
+        .map(|number| (number, join(7, number)))
+        .find(|(_, answer)| !answer.starts_with("HTTP/1.0 201 "))
+        .unwrap();
+    assert!((14..=17).contains(&joined), "{joined}");
+    assert!(refused.starts_with("HTTP/1.0 429 ") && refused.contains("your address"), "{refused}");
+    let other = join(8, joined + 1);
+    assert!(other.starts_with("HTTP/1.0 201 "), "{other}");
+    // Sockets of another address have a share of their own.
+    let mut sockets = Vec::new();
+    let refused = (0..100).find_map(|number| {
+        let mut socket = Socket::open(server.address, "ada");
+        let (topic, state) = (format!("document:notes-{}", number / 4), json!({"text": "x".repeat(60_000)}));
+        assert!(socket.send(&json!(["1", "1", topic, "phx_join", {"state": state}]).to_string()));
+        let reply = socket.reply();
+        sockets.push(socket);
+        (reply["status"] == "error").then_some(reply)
+    });
+    let refused = refused.unwrap();
+    assert_eq!(refused["response"]["reason"], "overloaded", "{refused}");
+    assert!((14..=18).contains(&sockets.len()), "{}", sockets.len());
+}

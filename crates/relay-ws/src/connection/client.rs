@@ -39,6 +39,8 @@ impl Client {
         let presence = parts.presence.clone().filter(|_| request.presence);
         let membership = self.membership(&topic.document);
         let reference = reference.map(Arc::from);
+        let mut options = request.options;
+        options.memory = Some(parts.memory.connection(self.identity.address));
         let join = async move {
             let outcome = async {
                 let permit = permit.map_err(|error| ErrorBody::from_code(error.code(), error))?;
@@ -49,7 +51,7 @@ impl Client {
                 })?;
                 let joined = match presence {
                     Some(presence) => {
-                        let joined = presence.join(&membership, request.options).await;
+                        let joined = presence.join(&membership, options).await;
                         Some(joined.map_err(|error| {
                             refusal::log_failure("join", &topic.document, error.code(), &error);
                             ErrorBody::from(&error)
