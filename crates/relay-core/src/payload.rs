@@ -5,8 +5,8 @@ use std::fmt;
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Number, Value};
 
 /// The content of an event. Cloning is cheap: the bytes are shared.
 #[derive(Clone, PartialEq, Eq)]
@@ -137,9 +137,10 @@ impl JsonText {
 fn same_value(one: &Value, other: &Value) -> bool {
     match (one, other) {
         // An integer and a fraction are different numbers to serde_json even where they are equal, as 1 and 1.0 are.
-        (Value::Number(one), Value::Number(other)) => {
-            one == other || ((one.is_f64() || other.is_f64()) && one.as_f64() == other.as_f64())
-        }
+        (Value::Number(one), Value::Number(other)) => match (as_integer(one), as_integer(other)) {
+            (None, None) => one == other,
+            (one, other) => one == other,
+        },
         (Value::Array(one), Value::Array(other)) => {
             one.len() == other.len() && one.iter().zip(other).all(|(one, other)| same_value(one, other))
         }
@@ -149,6 +150,17 @@ fn same_value(one: &Value, other: &Value) -> bool {
         }
         _ => one == other,
     }
+}
+
+/// The number as an integer, if it is one that fits.
+fn as_integer(number: &Number) -> Option<i128> {
+    /// A fraction of this size or more is compared as it is.
+    const LIMIT: f64 = (1_u128 << 100) as f64;
+    let integer = number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from));
+    #[allow(clippy::cast_possible_truncation, reason = "it is an integer of less than 100 bits")]
+    let whole =
+        |fraction: f64| (fraction.fract() == 0.0 && fraction.abs() < LIMIT).then_some(fraction as i128);
+    integer.or_else(|| number.as_f64().and_then(whole))
 }
 
 impl fmt::Debug for JsonText {
@@ -249,6 +261,7 @@ mod tests {
             (r#""\u00e9\/""#, r#""é/""#),
             ("[1, 1e2, -0.5]", "[1.0,100,-5e-1]"),
             ("1e999", "1e999"),
+            ("[-0, 9007199254740992]", "[0.0, 9007199254740992.0]"),
         ];
         for (one, other) in same {
             assert!(
@@ -261,6 +274,8 @@ mod tests {
             (r#"{"a":1}"#, r#"{"a":1,"b":1}"#),
             ("[1,2]", "[2,1]"),
             ("18446744073709551615", "18446744073709551614"),
+            ("9007199254740993", "9007199254740992.0"),
+            ("1", "1.5"),
             ("1", r#""1""#),
             ("1e999", "1e998"),
             ("0", "false"),
