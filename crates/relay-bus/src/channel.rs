@@ -33,7 +33,7 @@ use self::pace::Pace;
 use self::state::{ChannelState, EarlierEvent, QueueLimits};
 use crate::config::BusConfig;
 use crate::context::ChannelContext;
-use crate::duplicate::check_same_content;
+use crate::duplicate::{Earlier, check_same_content};
 use crate::ephemeral::Ephemerals;
 use crate::event_cache::EventCache;
 use crate::recent_ids::{MissingIds, RecentIds};
@@ -204,15 +204,16 @@ impl Channel {
         state: &mut ChannelState,
         mut draft: CheckedDraft,
         wakers: &mut Vec<Waker>,
-    ) -> PublishResult {
+    ) -> Sequenced {
         let may_be_known = draft.id.is_some();
         draft.assign_id();
-        if may_be_known && let EarlierEvent::Known(answer) = state.find_earlier(&draft, false) {
-            self.count_duplicate(&answer);
-            return answer;
+        if may_be_known && let EarlierEvent::Known(earlier) = state.find_earlier(&draft, false) {
+            return Sequenced::Duplicate(Box::new((draft, earlier)));
         }
         let seq = state.last().next();
-        state.lifecycle.sequence(&mut draft, Place::new(self.epoch, seq))?;
+        if let Err(refusal) = state.lifecycle.sequence(&mut draft, Place::new(self.epoch, seq)) {
+            return Sequenced::Answered(Err(refusal));
+        }
         let original = draft.original_payload().cloned();
         let time = state.next_time(self.context.clock.wall());
         let event = self.cacheable(draft.into_event(self.epoch, Some(seq), time));
@@ -223,7 +224,22 @@ impl Channel {
         self.context.mailboxes.offer(&event, wakers);
         state.push_event(event, original);
         self.note_cache_use();
-        Ok(ack)
+        Sequenced::Answered(Ok(ack))
+    }
+
+    /// Returns the answer to a draft that was taken where there is no log. Not to be called under the lock.
+    fn answer(&self, sequenced: Sequenced) -> PublishResult {
+        match sequenced {
+            Sequenced::Answered(answer) => answer,
+            Sequenced::Duplicate(duplicate) => self.answer_known(&duplicate.0, &duplicate.1),
+        }
+    }
+
+    /// Returns the answer to a draft that has the id of an event in memory.
+    fn answer_known(&self, draft: &CheckedDraft, earlier: &Earlier) -> PublishResult {
+        let answer = earlier.answer(draft);
+        self.count_duplicate(&answer);
+        answer
     }
 
     /// The event as readers share it. Its encoded copies count to the document's share of memory.
@@ -254,6 +270,7 @@ impl Channel {
         }
         let time = state.next_time(self.context.clock.wall());
         let mut batch = AppendBatch::after(state.last(), state.last_offset());
+        let mut known = Vec::new();
         let mut bytes = 0;
         while batch.events().len() < MAX_BATCH_EVENTS && bytes < MAX_BATCH_BYTES {
             let Some(pending) = state.next_pending() else { break };
@@ -264,9 +281,8 @@ impl Channel {
             }
             match state.find_earlier(&pending.draft, true) {
                 EarlierEvent::None => {}
-                EarlierEvent::Known(answer) => {
-                    self.count_duplicate(&answer);
-                    pending.sender.send(answer);
+                EarlierEvent::Known(earlier) => {
+                    known.push((pending, earlier));
                     continue;
                 }
                 EarlierEvent::InLog(seq) => {
@@ -279,12 +295,18 @@ impl Channel {
                     break;
                 }
             }
-            let Some(mut pending) = batch.join_duplicate(pending) else { continue };
+            let Some(mut pending) = batch.set_duplicate_aside(pending) else { continue };
             match state.lifecycle.sequence(&mut pending.draft, Place::new(self.epoch, batch.next_seq())) {
                 Ok(()) => batch.push(pending, self.epoch, time),
                 Err(refusal) => pending.sender.send(Err(refusal)),
             }
         }
+        drop(state);
+        for (pending, earlier) in known {
+            let answer = self.answer_known(&pending.draft, &earlier);
+            pending.sender.send(answer);
+        }
+        batch.join_duplicates();
         Some(batch)
     }
 
@@ -310,7 +332,7 @@ impl Channel {
     fn answer_duplicate(&self, pending: PendingDraft, event: &Event) {
         let original = self.state.lock().original_of_logged();
         let answer =
-            check_same_content(&pending.draft, event, original).map(|()| PublishAck::of(event, true));
+            check_same_content(&pending.draft, event, &original).map(|()| PublishAck::of(event, true));
         self.count_duplicate(&answer);
         pending.sender.send(answer);
     }
@@ -440,6 +462,14 @@ impl Channel {
         }
         result
     }
+}
+
+/// The outcome of a draft that was taken where there is no log.
+#[derive(Debug)]
+enum Sequenced {
+    Answered(PublishResult),
+    /// Its id is that of an event in memory.
+    Duplicate(Box<(CheckedDraft, Earlier)>),
 }
 
 /// The limits of a channel's memory. Beside a log it is a cache; without one it is the whole history, of which no document

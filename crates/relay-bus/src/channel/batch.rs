@@ -95,6 +95,8 @@ pub(super) struct AppendBatch {
     by_id: HashMap<EventId, usize>,
     /// Drafts that are no part of the batch, since an event that is no longer in memory has their id, with its seq.
     earlier: Vec<(PendingDraft, Seq)>,
+    /// Drafts with the id of an event of the batch, whose index they have.
+    duplicates: Vec<(usize, PendingDraft)>,
     missing_ids: Option<MissingIds>,
     next: Seq,
     /// The offset of the document's last event before the batch, as far as memory knows it.
@@ -109,6 +111,7 @@ impl AppendBatch {
             senders: Vec::new(),
             by_id: HashMap::new(),
             earlier: Vec::new(),
+            duplicates: Vec::new(),
             missing_ids: None,
             next: last.next(),
             last_offset,
@@ -166,16 +169,24 @@ impl AppendBatch {
         std::mem::take(&mut self.earlier)
     }
 
-    /// Returns `pending`, unless its id is that of an event in the batch. Then its publisher waits for that event, or is
-    /// refused when the contents differ.
-    pub(super) fn join_duplicate(&mut self, pending: PendingDraft) -> Option<PendingDraft> {
+    /// Returns `pending`, unless its id is that of an event in the batch. Then it is set aside until the duplicates are
+    /// [joined](Self::join_duplicates).
+    pub(super) fn set_duplicate_aside(&mut self, pending: PendingDraft) -> Option<PendingDraft> {
         let Some(&index) = pending.draft.id.and_then(|id| self.by_id.get(&id)) else { return Some(pending) };
-        let (event, senders) = (&self.events[index], &mut self.senders[index]);
-        match check_same_content(&pending.draft, event, OriginalPayload::of(senders.original.as_ref())) {
-            Ok(()) => senders.duplicates.push(pending.sender),
-            Err(conflict) => pending.sender.send(Err(conflict)),
-        }
+        self.duplicates.push((index, pending));
         None
+    }
+
+    /// Lets the publisher of each duplicate wait for the event that has its id, or refuses it when the contents differ.
+    pub(super) fn join_duplicates(&mut self) {
+        for (index, pending) in std::mem::take(&mut self.duplicates) {
+            let (event, senders) = (&self.events[index], &mut self.senders[index]);
+            let original = OriginalPayload::of(senders.original.as_ref());
+            match check_same_content(&pending.draft, event, &original) {
+                Ok(()) => senders.duplicates.push(pending.sender),
+                Err(conflict) => pending.sender.send(Err(conflict)),
+            }
+        }
     }
 
     /// Turns a logged draft into the batch's next event, which has no seq.

@@ -13,7 +13,7 @@ use super::batch::{AckSender, PendingDraft, PublishResult, cost_of};
 use super::lifecycle::ChannelEnd;
 use super::state::ChannelState;
 use super::turns::TurnKey;
-use super::{Channel, writer};
+use super::{Channel, Sequenced, writer};
 use crate::waker_set::wake_all;
 
 /// The most drafts without a log that are taken under one lock after they have waited.
@@ -84,10 +84,10 @@ impl Channel {
         let may_take = state.may_take(&draft, cost);
         let mut taken = Taken::default();
         if may_take && self.context().log.is_none() {
-            let answer = self.sequence_in_memory(&mut state, draft, &mut taken.wakers);
+            let sequenced = self.sequence_in_memory(&mut state, draft, &mut taken.wakers);
             drop(state);
             self.finish(taken);
-            return Ok(Submitted::Answered(answer));
+            return Ok(Submitted::Answered(self.answer(sequenced)));
         }
         let reserved = self.context().memory.total().try_reserve(MemoryPurpose::PublishQueue, bytes);
         let (sender, answer) = match reserved {
@@ -130,8 +130,8 @@ impl Channel {
             if self.context().log.is_some() {
                 taken.start_writer |= state.enqueue(pending);
             } else {
-                let answer = self.sequence_in_memory(state, pending.draft, &mut taken.wakers);
-                taken.answers.push((pending.sender, answer));
+                let sequenced = self.sequence_in_memory(state, pending.draft, &mut taken.wakers);
+                taken.answers.push((pending.sender, sequenced));
             }
         }
         taken
@@ -141,8 +141,8 @@ impl Channel {
     pub(super) fn finish(self: &Arc<Self>, taken: Taken) {
         let Taken { start_writer, answers, wakers } = taken;
         wake_all(wakers);
-        for (sender, answer) in answers {
-            sender.send(answer);
+        for (sender, sequenced) in answers {
+            sender.send(self.answer(sequenced));
         }
         if start_writer && let Some(log) = &self.context().log {
             writer::start(self, log);
@@ -157,7 +157,7 @@ pub(super) struct Taken {
     /// Set when there is no writer for the queue.
     start_writer: bool,
     /// The answers to the publishers whose drafts got their places.
-    answers: Vec<(AckSender, PublishResult)>,
+    answers: Vec<(AckSender, Sequenced)>,
     /// The wakers of the readers that have new events.
     wakers: Vec<std::task::Waker>,
 }

@@ -5,16 +5,15 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use relay_core::{
-    CheckedDraft, Epoch, Event, EventId, Head, Monotonic, Offset, Payload, PublishAck, ReadLimit, Seq,
-    Timestamp,
+    CheckedDraft, Epoch, Event, EventId, Head, Monotonic, Offset, Payload, ReadLimit, Seq, Timestamp,
 };
 
-use super::batch::{PendingDraft, PublishResult};
+use super::batch::PendingDraft;
 use super::cursor::{Cursor, ReadResult};
 use super::lifecycle::Lifecycle;
 use super::pace::Pace;
 use super::turns::{TurnKey, Turns};
-use crate::duplicate::{OriginalPayload, check_same_content};
+use crate::duplicate::{Earlier, OriginalPayload};
 use crate::ephemeral::Ephemerals;
 use crate::event_cache::EventCache;
 use crate::recent_ids::{MissingIds, RecentIds};
@@ -87,8 +86,8 @@ pub(super) struct QueueLimits {
 pub(super) enum EarlierEvent {
     /// There is none, as far back as ids are remembered.
     None,
-    /// It is in memory. This is the answer to the draft.
-    Known(PublishResult),
+    /// It is in memory.
+    Known(Earlier),
     /// It is in the log alone.
     InLog(Seq),
     /// It is not known before these ids are read from the log.
@@ -156,17 +155,17 @@ impl ChannelState {
         }
         let Some(seq) = self.ids.find(id, &self.cache) else { return EarlierEvent::None };
         match self.cache.get(seq) {
-            Some(event) => {
-                let same = check_same_content(draft, event, self.original_payload(seq));
-                EarlierEvent::Known(same.map(|()| PublishAck::of(event, true)))
-            }
+            Some(event) => EarlierEvent::Known(Earlier {
+                event: Arc::clone(event),
+                original: self.original_payload(seq),
+            }),
             None if searches_log => EarlierEvent::InLog(seq),
             None => EarlierEvent::None,
         }
     }
 
     /// The payload with which the draft of a cached event was sent.
-    fn original_payload(&self, seq: Seq) -> OriginalPayload<'_> {
+    fn original_payload(&self, seq: Seq) -> OriginalPayload {
         match self.cache.original(seq) {
             None if seq <= self.opened_after => self.original_of_logged(),
             original => OriginalPayload::of(original),
@@ -174,7 +173,7 @@ impl ChannelState {
     }
 
     /// The payload with which the draft of an event from the log was sent.
-    pub(super) fn original_of_logged(&self) -> OriginalPayload<'static> {
+    pub(super) fn original_of_logged(&self) -> OriginalPayload {
         if self.may_rewrite { OriginalPayload::Unknown } else { OriginalPayload::Kept }
     }
 
