@@ -56,7 +56,7 @@ pub(super) struct Usability {
 /// The result of a selection among the targets or among the fallback targets of a set.
 enum GroupSelection {
     Chosen(ServiceName),
-    /// The selected target is usable but busy, perhaps until then.
+    /// The selected target is usable but busy. Time may bring another selection then.
     Busy(Option<Monotonic>),
     /// No target of the group is usable, perhaps until then.
     NoneUsable(Option<Monotonic>),
@@ -129,7 +129,8 @@ fn select_in_group<'a>(
         Strategy::RoundRobin | Strategy::LeastOutstanding => order.len(),
         Strategy::FirstHealthy | Strategy::All | Strategy::ConsistentHash => 1,
     };
-    let mut until = None;
+    // A target that is not usable yet may be preferred to the busy one.
+    let mut until = later;
     for index in order.into_iter().take(considered) {
         let (name, target) = &usable[index];
         if target.rate_from > now {
@@ -148,3 +149,6 @@ pub(super) fn min_some(one: Option<Monotonic>, other: Option<Monotonic>) -> Opti
         (one, other) => one.or(other),
     }
 }
+
+#[cfg(test)]
+mod tests;
