@@ -91,12 +91,16 @@ impl PartitionQueues {
     pub(crate) fn insert(&mut self, key: PartitionKey, entry: QueueEntry) -> bool {
         let queue = self.by_key.entry(key.clone()).or_default();
         let is_new = queue.entries.is_empty();
-        let at = queue.entries.partition_point(|other| other.offset < entry.offset);
-        if queue.entries.get(at).is_some_and(|other| other.offset == entry.offset) {
+        // Nearly all events come in their order. Entries in flight stay at the head.
+        let waiting = queue.entries.range(queue.in_flight..);
+        let later = waiting.rev().take_while(|other| other.offset > entry.offset).count();
+        let at = queue.entries.len() - later;
+        let mut in_flight_and_before =
+            queue.entries.range(..queue.in_flight).chain(queue.entries.range(..at).next_back());
+        if in_flight_and_before.any(|other| other.offset == entry.offset) {
             return false;
         }
-        // Entries in flight stay at the head.
-        queue.entries.insert(at.max(queue.in_flight), entry);
+        queue.entries.insert(at, entry);
         self.len += 1;
         if is_new {
             self.ready.push_back(key);
@@ -125,7 +129,8 @@ impl PartitionQueues {
     }
 
     /// Ends the flight of a partition's head. The events in `retries`, which has the order of the queue, stay with their
-    /// new records and are delayed until `not_before`. The others are removed and returned.
+    /// new records, in their places by offset. Their partition is delayed until `not_before`. The others are removed and
+    /// returned.
     pub(crate) fn end(
         &mut self,
         key: &PartitionKey,
@@ -148,7 +153,10 @@ impl PartitionQueues {
         self.len -= done.len();
         match kept.first().map(|entry| entry.offset) {
             Some(head) => {
-                kept.into_iter().rev().for_each(|entry| queue.entries.push_front(entry));
+                for entry in kept.into_iter().rev() {
+                    let at = queue.entries.partition_point(|other| other.offset < entry.offset);
+                    queue.entries.insert(at, entry);
+                }
                 self.delayed.push(Reverse((not_before, head)));
                 self.delayed_by_head.insert(head, key.clone());
             }
@@ -165,6 +173,7 @@ impl PartitionQueues {
         self.len -= entries.len();
         self.ready.retain(|key| self.by_key.contains_key(key));
         self.delayed_by_head.retain(|_, key| self.by_key.contains_key(key));
+        self.delayed.retain(|Reverse((_, head))| self.delayed_by_head.contains_key(head));
         entries
     }
 
@@ -186,41 +195,4 @@ impl PartitionQueues {
 }
 
 #[cfg(test)]
-mod tests {
-    use relay_core::{Epoch, Seq};
-
-    use super::*;
-    use crate::test_support::note;
-
-    fn insert(queues: &mut PartitionQueues, document: &str, offset: u64) {
-        let event = note(document, 1).into_event(Epoch::from_u64(1), Some(Seq::FIRST), Timestamp::UNIX_EPOCH);
-        let partition = PartitionKey::Document(event.document.clone());
-        let record = Arc::new(QueuedEvent::new(&event, 1));
-        let entry = QueueEntry { offset: Offset::new(offset), queued: record, event: None };
-        assert!(queues.insert(partition, entry));
-    }
-
-    #[test]
-    fn what_is_not_in_flight_is_taken_whole() {
-        let mut queues = PartitionQueues::default();
-        for (document, offset) in [("in-flight", 1), ("delayed", 2), ("ready", 3)] {
-            insert(&mut queues, document, offset);
-        }
-        let all = Offset::new(u64::MAX);
-        let in_flight = queues.take(1, all).unwrap();
-        let delayed = queues.take(1, all).unwrap();
-        let retries = vec![(delayed.entries[0].offset, Arc::clone(&delayed.entries[0].queued))];
-        assert!(queues.end(&delayed.partition, retries, Monotonic::ZERO).is_empty());
-
-        let mut taken: Vec<_> = queues.take_idle().into_iter().map(|entry| entry.offset.get()).collect();
-        taken.sort_unstable();
-        assert_eq!(taken, [2, 3]);
-        // Nothing of them is left, so that their partitions can be used again.
-        queues.wake(Monotonic::ZERO);
-        assert_eq!((queues.len(), queues.ready()), (1, 0));
-        insert(&mut queues, "delayed", 4);
-        assert_eq!(queues.peek().map(|(_, entry)| entry.offset), Some(Offset::new(4)));
-        assert_eq!(queues.end(&in_flight.partition, Vec::new(), Monotonic::ZERO).len(), 1);
-        assert_eq!((queues.len(), queues.ready()), (1, 1));
-    }
-}
+mod tests;
