@@ -164,7 +164,7 @@ impl InFlight {
     }
 
     /// The rule that selected the event.
-    fn rule_of<'a>(&'a self, queued: &'a QueuedEvent) -> Option<&'a Arc<str>> {
+    pub(super) fn rule_of<'a>(&'a self, queued: &'a QueuedEvent) -> Option<&'a Arc<str>> {
         self.key.rule().or(queued.rule.as_ref())
     }
 

@@ -252,7 +252,7 @@ impl Engine {
                 at: clock.wall(),
                 event: decided,
                 rules_version: entry.queued.rules,
-                rule: attempt.key.rule().cloned(),
+                rule: attempt.rule_of(&entry.queued).cloned(),
                 target: Some(attempt.name.clone()),
                 is_fallback: attempt.is_fallback,
                 is_replay: entry.queued.is_replay,

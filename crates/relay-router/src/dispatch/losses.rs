@@ -43,7 +43,7 @@ impl Dispatcher {
                 };
                 self.record_lost(event, target.clone(), reason.clone(), |decision| {
                     decision.rules_version = queued.rules;
-                    decision.rule = key.rule().cloned();
+                    decision.rule = key.rule().or(queued.rule.as_ref()).cloned();
                     decision.is_replay = queued.is_replay;
                     decision.attempt = queued.tried;
                 });

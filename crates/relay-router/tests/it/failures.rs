@@ -6,15 +6,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use relay_core::testing::MemoryLog;
 use relay_core::{Delivery, DeliveryError, Event, FailureKind, LogError, Offset, Seq, Target};
 use relay_events::ServiceState;
+use relay_router::decisions::{DecisionFilter, Outcome};
 use relay_router::rules::{RuleDocument, RuleFormat, TargetPolicy};
 use relay_router::target::InProcessTarget;
+use relay_router::{ReplayRequest, ReplayStart};
 use tokio::sync::Notify;
 
 use crate::support::{
-    Recorder, TO_A, World, attach, failed, lost, name, note, number, patient, refused, target, until,
-    until_queued,
+    Recorder, TO_A, World, attach, decisions, failed, lost, name, note, number, patient, refused, target,
+    until, until_queued,
 };
 
 const TO_A_ELSE_B: &str = r#"
@@ -154,7 +157,7 @@ async fn a_target_after_a_time_without_any_gets_what_happens_from_then_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_next_attempt_goes_to_another_target_than_the_one_that_failed() {
+async fn the_next_attempt_goes_to_another_target_and_each_is_decided() {
     let world = World::new();
     let router = world.router(TO_A_ELSE_B).await;
     let (a, b) = (Recorder::with(|_, _| Err(failed())), Recorder::new());
@@ -162,8 +165,30 @@ async fn the_next_attempt_goes_to_another_target_than_the_one_that_failed() {
     policy.retry.max_attempts = NonZeroU32::MIN.saturating_add(1);
     attach(&router, "a", &a, policy).await;
     attach(&router, "b", &b, TargetPolicy::default()).await;
-    world.publish(note("d", 1)).await;
+    let event = world.publish(note("d", 1)).await;
     b.wait_for(1).await;
+    router.replay(&name("b"), ReplayRequest::new(ReplayStart::Offset(Offset::new(1)))).await.unwrap();
+    b.wait_for(2).await;
+    let mut filter = DecisionFilter::default();
+    filter.event = Some(event.id);
+    let mut decisions = decisions(&router, filter, 3).await;
+    decisions.reverse();
+    let target_of = |target: &str| Some(name(target));
+    let decided: Vec<_> = decisions
+        .iter()
+        .map(|one| {
+            (one.outcome, one.target.clone(), one.fallback, one.replay, one.attempt, one.error.is_some())
+        })
+        .collect();
+    assert_eq!(
+        decided,
+        [
+            (Outcome::Retrying, target_of("a"), false, false, 1, true),
+            (Outcome::Delivered, target_of("b"), true, false, 2, false),
+            (Outcome::Delivered, target_of("b"), false, true, 1, false),
+        ]
+    );
+    assert!(decisions.iter().all(|one| one.rule.as_deref() == Some("notes") && one.verdicts.len() == 1));
     router.stop(Duration::from_secs(5)).await;
 }
 
@@ -280,6 +305,48 @@ async fn an_event_that_is_damaged_while_it_waits_is_lost() {
     a.wait_for(2).await;
     assert_eq!(a.numbers()["d0"], [1, 3]);
     lost(&router, 1).await;
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_decides_a_damaged_event_as_lost() {
+    let world = World::new();
+    let router = world.router(r#"rules = [{ name = "all", documents = ["d0"], targets = ["a"] }]"#).await;
+    let a = Recorder::new();
+    attach(&router, "a", &a, patient()).await;
+    world.publish_notes(1, 3).await;
+    let offset = a.wait_for(3).await[1].event.offset;
+    world.log.damage(&note("d0", 2).document, Seq::new(2));
+    router.replay(&name("a"), ReplayRequest::new(ReplayStart::Offset(Offset::new(1)))).await.unwrap();
+    a.wait_for(5).await;
+    assert_eq!(a.numbers()["d0"], [1, 2, 3, 1, 3]);
+    let lost = lost(&router, 1).await;
+    let decided = (lost[0].replay, lost[0].rule.as_deref(), lost[0].offset);
+    assert_eq!((lost.len(), decided), (1, (true, Some("all"), offset)));
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_whose_place_in_the_log_another_one_has_is_lost() {
+    let mut world = World::new();
+    let mut config = world.config(TO_A);
+    config.max_queued = 4;
+    config.targets = vec![target("a", &Recorder::gated(0).0, patient())];
+    let router = world.router_with(config.clone()).await;
+    world.publish_notes(2, 10).await;
+    until_queued(&router, "a", 10).await;
+    router.stop(Duration::ZERO).await;
+
+    // A crash of the machine took the end of the log, and others were published since.
+    world.log = MemoryLog::new();
+    world.publish_notes(2, 10).await;
+    let a = Recorder::new();
+    config.targets = vec![target("a", &a, patient())];
+    let router = world.router_with(config).await;
+    lost(&router, 10).await;
+    world.publish(note("d0", 11)).await;
+    a.wait_for(1).await;
+    assert_eq!((a.taken().len(), a.numbers()["d0"].as_slice()), (1, &[11][..]));
     router.stop(Duration::from_secs(5)).await;
 }
 

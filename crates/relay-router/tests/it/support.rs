@@ -292,8 +292,19 @@ pub(crate) fn until(mut is_so: impl FnMut() -> bool) -> impl Future<Output = ()>
 /// Waits until `count` events are decided as lost, and returns the decisions. Fails after [`PATIENCE`].
 #[track_caller]
 pub(crate) fn lost(router: &Router, count: usize) -> impl Future<Output = Vec<Arc<DecisionRecord>>> {
-    let (caller, mut filter) = (Location::caller(), DecisionFilter::default());
+    let mut filter = DecisionFilter::default();
     filter.outcome = Some(Outcome::Lost);
+    decisions(router, filter, count)
+}
+
+/// Waits until `count` decisions match, and returns them, the newest first. Fails after [`PATIENCE`].
+#[track_caller]
+pub(crate) fn decisions(
+    router: &Router,
+    filter: DecisionFilter,
+    count: usize,
+) -> impl Future<Output = Vec<Arc<DecisionRecord>>> {
+    let caller = Location::caller();
     async move {
         let begun = Instant::now();
         loop {
@@ -301,7 +312,7 @@ pub(crate) fn lost(router: &Router, count: usize) -> impl Future<Output = Vec<Ar
             if found.len() >= count {
                 return found;
             }
-            assert!(begun.elapsed() < PATIENCE, "{caller}: {} of {count} events are lost", found.len());
+            assert!(begun.elapsed() < PATIENCE, "{caller}: there are {} of {count} decisions", found.len());
             tokio::task::yield_now().await;
         }
     }
