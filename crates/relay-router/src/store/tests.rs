@@ -1,12 +1,15 @@
-//! The store's counts and its failure.
+//! The store's counts, its pages, its writer and its failure.
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::time::Duration;
 
 use relay_core::{DocumentId, EventId, Offset, Timestamp};
+use relay_tasks::Supervisor;
 
+use super::writer::WRITER;
 use super::*;
-use crate::records::{DeadReason, RouteId};
+use crate::records::{DeadReason, RouteId, RouteKey, RouteRecord, TargetSet};
 use crate::test_support::name;
 
 fn letter(target: &str, offset: u64) -> DeadLetter {
@@ -30,7 +33,7 @@ fn batch(fill: impl FnOnce(&mut WriteBatch)) -> WriteBatch {
 }
 
 fn open_with(directory: &Path, max_dead_letters: usize) -> Store {
-    Store::open(directory, 100, max_dead_letters, relay_tasks::Supervisor::default().group()).unwrap().0
+    Store::open(directory, 100, max_dead_letters, Supervisor::default().group()).unwrap().0
 }
 
 fn open(directory: &Path) -> Store {
@@ -134,4 +137,91 @@ async fn a_closed_store_has_not_failed() {
     assert!(matches!(store.commit(WriteBatch::default()).await, Err(StoreError::Closed)));
     store.fail(StoreError::Closed);
     assert!(store.failure().is_none());
+}
+
+/// Opens a store whose tasks `supervisor` can end.
+fn open_under(supervisor: &Supervisor, directory: &Path) -> Store {
+    Store::open(directory, 100, usize::MAX, supervisor.group()).unwrap().0
+}
+
+fn route(id: u32) -> WriteBatch {
+    let record = RouteRecord { key: RouteKey::Direct(name("a")), targets: TargetSet::only(name("a")) };
+    batch(|batch| batch.route(RouteId(id), &record))
+}
+
+#[tokio::test]
+async fn the_pages_of_a_targets_letters_have_each_letter_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let letters = batch(|batch| {
+        for (target, count) in [("a", 10), ("ab", 3), ("b", 3)] {
+            for n in 0..count {
+                // Several routes have the same event.
+                let id = DeadLetterId {
+                    offset: Offset::new(n / 2),
+                    route: RouteId(u32::MAX - u32::from(n % 2 == 0)),
+                };
+                batch.dead_letter(&DeadLetter { id, ..letter(target, 0) });
+            }
+        }
+    });
+    store.commit(letters).await.unwrap();
+    for limit in [1, 3, 10, 11] {
+        let (mut ids, mut after) = (Vec::new(), None);
+        loop {
+            let page = store.dead_letters(name("a"), after, limit).await.unwrap();
+            assert!(page.len() <= limit);
+            let Some(last) = page.last() else { break };
+            after = Some(last.id);
+            ids.extend(page.iter().map(|letter| (letter.target.clone(), letter.id)));
+        }
+        assert!(ids.len() == 10 && ids.is_sorted_by(|one, other| one < other), "{ids:?}");
+        assert!(ids.iter().all(|(target, _)| *target == name("a")));
+    }
+    store.close();
+}
+
+#[tokio::test]
+async fn all_commits_that_wait_are_written_before_the_store_is_closed() {
+    let (directory, supervisor) = (tempfile::tempdir().unwrap(), Supervisor::default());
+    let store = open_under(&supervisor, directory.path());
+    let mut commits: Vec<_> =
+        (0..1_000).map(|n| Box::pin(tokio::task::unconstrained(store.commit(route(n))))).collect();
+    for commit in &mut commits {
+        assert!(futures_util::poll!(commit).is_pending());
+    }
+    close(&store).await;
+    for commit in commits {
+        commit.await.unwrap();
+    }
+    assert!(matches!(store.commit(route(1)).await, Err(StoreError::Closed)));
+    let (store, persisted) = Store::open(directory.path(), 100, 1, supervisor.group()).unwrap();
+    assert_eq!(persisted.routes.len(), 1_000);
+    store.close();
+}
+
+#[tokio::test]
+async fn a_writer_that_is_interrupted_is_the_stores_failure_and_answers_every_commit() {
+    let (directory, supervisor) = (tempfile::tempdir().unwrap(), Supervisor::default());
+    let store = open_under(&supervisor, directory.path());
+    supervisor.kill(WRITER);
+    let commits = (0..3).map(|n| store.commit(route(n)));
+    let answers = futures_util::future::join_all(commits).await;
+    assert!(answers.iter().all(Result::is_err), "{answers:?}");
+    let failure = store.failure().map(|failure| failure.to_string());
+    assert!(failure.as_ref().is_some_and(|failure| failure.contains("interrupted")), "{failure:?}");
+    // Another writer takes the next commit, and the store can be closed while one is interrupted.
+    store.commit(route(4)).await.unwrap();
+    supervisor.kill(WRITER);
+    let mut commit = Box::pin(store.commit(route(5)));
+    assert!(futures_util::poll!(&mut commit).is_pending());
+    close(&store).await;
+    commit.await.unwrap_err();
+}
+
+/// Closes the store, which blocks.
+async fn close(store: &Store) {
+    let store = store.clone();
+    let closed = relay_tasks::call_blocking(move || store.close());
+    tokio::time::timeout(Duration::from_secs(60), closed).await.expect("the store is closed").unwrap();
 }

@@ -44,10 +44,11 @@ impl fmt::Debug for Change {
     }
 }
 
-/// The durability of a commit when it is answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The durability of a commit when it is answered. The greater one includes the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(super) enum WriteDurability {
     /// The operating system has the batch: it survives a killed process.
+    #[default]
     Buffered,
     /// The disk has the batch: it survives a crash of the machine.
     Synced,

@@ -15,7 +15,7 @@ use super::keyspaces::Keyspaces;
 use super::write_batch::{Change, WriteDurability};
 
 /// The writing of the commits that wait.
-const WRITER: TaskName = TaskName::new("router.store-writer");
+pub(super) const WRITER: TaskName = TaskName::new("router.store-writer");
 
 /// The most commits that wait. Further ones wait for a permit, in their order.
 const QUEUE: usize = 1024;
@@ -138,8 +138,7 @@ impl Run {
     fn write(&self, group: Vec<Commit>) {
         let Shared { keyspaces, directory, failure, .. } = &*self.shared;
         let Some(keyspaces) = keyspaces.lock().clone() else { return };
-        let is_synced = group.iter().any(|commit| commit.durability == WriteDurability::Synced);
-        let durability = if is_synced { WriteDurability::Synced } else { WriteDurability::Buffered };
+        let durability = group.iter().map(|commit| commit.durability).max().unwrap_or_default();
         let changes = group.iter().flat_map(|commit| &commit.changes);
         let written =
             keyspaces.write(changes, durability).map_err(|error| StoreError::failed(directory, &error));
