@@ -52,14 +52,19 @@ impl Target for Nowhere {
     }
 }
 
-/// An engine that is not started, with these rules and the target `a`.
+/// An engine that is not started, with an empty log, these rules and the target `a`.
 pub(crate) fn engine(directory: &Path, rules: &str) -> Engine {
+    engine_on(MemoryLog::new(), directory, rules)
+}
+
+/// An engine that is not started, with these rules and the target `a`.
+pub(crate) fn engine_on(log: MemoryLog, directory: &Path, rules: &str) -> Engine {
     let (clock, tasks) = (Arc::new(SystemClock::new()), Supervisor::default().group());
     let (store, _) = Store::open(&directory.join("store"), 10, 1, tasks.clone()).unwrap();
     let outbound = Outbound::new(OutboundPolicy::default()).unwrap();
     let (health, decisions) = (HealthConfig::default(), DecisionLogConfig::default());
     let deps = Deps {
-        log: Arc::new(MemoryLog::new()),
+        log: Arc::new(log),
         store,
         clock: clock.clone(),
         monitor: HealthMonitor::start(health, outbound, clock.clone(), tasks.clone(), |_| {}),

@@ -206,3 +206,6 @@ impl Pool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -559,4 +559,17 @@ mod tests {
         assert_eq!(state.route_id(&RouteKey::Rule("gone".into())), None);
         assert!(state.add_direct_route(&name("a"), &mut batch) > removed);
     }
+
+    #[test]
+    fn events_that_the_store_turns_out_not_to_have_are_waited_for_no_longer() {
+        let mut state = state();
+        let route = state.add_direct_route(&name("a"), &mut WriteBatch::default());
+        let limits = QueueLimits { in_memory: 0, in_all: 10 };
+        assert_eq!(state.place(route, Offset::new(3), limits), Place::Store);
+        assert_eq!(state.refillable(10), [(route, Offset::new(3), 10)]);
+        // The dispatcher panicked before it stored the event.
+        state.refill(route, Vec::new(), true);
+        assert!(state.refillable(10).is_empty());
+        assert!(!state.has_waiting() && state.needed_after().is_none());
+    }
 }

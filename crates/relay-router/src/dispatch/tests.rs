@@ -4,7 +4,8 @@
 
 use std::cell::Cell;
 
-use relay_core::{Epoch, Seq, Timestamp};
+use relay_core::testing::MemoryLog;
+use relay_core::{Epoch, EventLog, Seq, Timestamp};
 use tempfile::TempDir;
 
 use super::*;
@@ -101,4 +102,34 @@ async fn an_assignment_that_fails_under_the_lock_too_is_tried_again() {
     tokio::time::timeout(Duration::from_secs(1), retry_under_lock(&lock, attempt)).await.unwrap();
     assert_eq!(was_locked, [false, true, false, true]);
     assert!(lock.try_lock().is_ok());
+}
+
+#[tokio::test]
+async fn what_the_store_does_not_take_is_not_passed_over_and_stays_held() {
+    let (directory, log) = (tempfile::tempdir().unwrap(), MemoryLog::new());
+    let engine = crate::test_support::engine_on(log.clone(), directory.path(), RULES);
+    let draft = note("d", 1);
+    let (document, head) = (draft.document.clone(), log.head(&draft.document).await.unwrap());
+    log.append(&document, &[draft.into_event(head.epoch, Some(Seq::FIRST), Timestamp::UNIX_EPOCH)])
+        .await
+        .unwrap();
+    let cursor = RoutingCursor::new(Some(Offset::ZERO));
+    let mut dispatcher = Dispatcher {
+        engine: engine.clone(),
+        cursor: cursor.clone(),
+        head: watch::Sender::new(THROUGH).subscribe(),
+        limits: LIMITS,
+        config_lock: Arc::default(),
+        may_have_abandoned: false,
+    };
+    hold_log(&engine, &cursor);
+    engine.deps().store.close();
+    assert!(matches!(dispatcher.step().await, Err(DispatchError::Store(StoreError::Closed))));
+    assert_eq!(cursor.get(), Some(Offset::ZERO));
+
+    // After a failure the hold stays, whatever memory has.
+    engine.fail(engine.deps().store.error(&"the disk is full"));
+    cursor.set(Some(THROUGH));
+    hold_log(&engine, &cursor);
+    assert_eq!(log.held_after(), Some(Offset::ZERO));
 }

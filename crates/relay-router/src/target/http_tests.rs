@@ -5,40 +5,46 @@
 use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use relay_core::{
-    Delivery, DeliveryError, DocumentId, Draft, Epoch, FailureKind, Payload, Seq, SystemClock, Target,
-    Timestamp,
+    Delivery, DeliveryError, DocumentId, Draft, Epoch, Event, FailureKind, Payload, Seq, SystemClock, Target,
+    Timestamp, TraceContext,
 };
 
 use super::{HostPattern, HttpTarget, HttpTargetConfig, Outbound, OutboundError, OutboundPolicy};
+use crate::rules::DeliveryFormat;
 
-/// Starts a server that gives each request the same raw answer and closes. Returns its address and the number
-/// of its requests.
-fn answering(answer: String) -> (SocketAddr, Arc<AtomicUsize>) {
+/// The heads of the requests to a server, each as its lines in lower case.
+type Heads = Arc<Mutex<Vec<Vec<String>>>>;
+
+/// Starts a server that gives each request the same raw answer and closes. Returns its address and the heads of its
+/// requests.
+fn answering(answer: String) -> (SocketAddr, Heads) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let asked = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&asked);
+    let asked = Heads::default();
+    let kept = Arc::clone(&asked);
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             let mut reader = BufReader::new(stream.try_clone().unwrap());
-            let mut length = 0;
+            let (mut length, mut head) = (0, Vec::new());
             loop {
                 let mut line = String::new();
                 if reader.read_line(&mut line).unwrap() == 0 || line == "\r\n" {
                     break;
                 }
-                if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                let line = line.trim_end().to_ascii_lowercase();
+                if let Some(value) = line.strip_prefix("content-length:") {
                     length = value.trim().parse().unwrap();
                 }
+                head.push(line);
             }
             let mut body = vec![0; length];
             reader.read_exact(&mut body).unwrap();
-            counted.fetch_add(1, Ordering::SeqCst);
+            kept.lock().push(head);
             let _ = stream.write_all(answer.as_bytes());
         }
     });
@@ -53,14 +59,22 @@ fn local() -> OutboundPolicy {
     OutboundPolicy { allow_networks: vec!["127.0.0.0/8".parse().unwrap()], ..OutboundPolicy::default() }
 }
 
-async fn deliver(url: &str, policy: OutboundPolicy) -> Result<(), DeliveryError> {
-    let config = HttpTargetConfig { url: url.to_owned(), ..HttpTargetConfig::default() };
-    let target =
-        HttpTarget::new(config, Outbound::new(policy).unwrap(), Arc::new(SystemClock::new())).unwrap();
+fn note() -> Draft {
     let payload = Payload::json(&"hello").unwrap();
-    let draft = Draft::new(DocumentId::new("d").unwrap(), relay_events::kind("x-note").unwrap(), payload);
-    let event = draft.into_event(Epoch::from_u64(1), Some(Seq::FIRST), Timestamp::UNIX_EPOCH);
-    target.deliver(Delivery::new(vec![Arc::new(event)])).await
+    Draft::new(DocumentId::new("d").unwrap(), relay_events::kind("x-note").unwrap(), payload)
+}
+
+fn event(draft: Draft) -> Arc<Event> {
+    Arc::new(draft.into_event(Epoch::from_u64(1), Some(Seq::FIRST), Timestamp::UNIX_EPOCH))
+}
+
+fn target(url: &str, policy: OutboundPolicy, format: DeliveryFormat) -> HttpTarget {
+    let config = HttpTargetConfig { url: url.to_owned(), format, ..HttpTargetConfig::default() };
+    HttpTarget::new(config, Outbound::new(policy).unwrap(), Arc::new(SystemClock::new())).unwrap()
+}
+
+async fn deliver(url: &str, policy: OutboundPolicy) -> Result<(), DeliveryError> {
+    target(url, policy, DeliveryFormat::Structured).deliver(Delivery::new(vec![event(note())])).await
 }
 
 async fn answer_to(answer: String) -> Result<(), DeliveryError> {
@@ -123,7 +137,7 @@ async fn an_answer_that_breaks_off_was_none() {
 async fn a_redirect_is_followed_to_where_deliveries_may_go_and_nowhere_else() {
     let (good, asked) = answering(status("200 OK", ""));
     answer_to(status("307 So", &format!("location: http://{good}/\r\n"))).await.unwrap();
-    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    assert_eq!(asked.lock().len(), 1);
 
     // Addresses outside the public internet that are not allowed, in several spellings.
     for forbidden in [
@@ -144,14 +158,65 @@ async fn a_redirect_is_followed_to_where_deliveries_may_go_and_nowhere_else() {
 }
 
 #[tokio::test]
+async fn redirects_end_after_the_third() {
+    let (address, asked) = answering(status("307 So", "location: /\r\n"));
+    let error = deliver(&format!("http://{address}/"), local()).await.unwrap_err();
+    assert_eq!(error.kind, FailureKind::Retry);
+    assert!(error.detail.contains("redirects"), "{error}");
+    assert_eq!(asked.lock().len(), 4);
+}
+
+#[tokio::test]
+async fn a_request_tells_the_attempt_the_trace_and_a_replay_and_keeps_its_head_through_a_redirect() {
+    const STATE: &str = "vendor=1";
+    let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let traced = || event(note().trace(TraceContext::new(traceparent, Some(STATE)).unwrap()));
+    let (address, asked) = answering(status("200 OK", ""));
+    let (redirecting, redirected) = answering(status("308 So", &format!("location: http://{address}/\r\n")));
+    let send = async |format, delivery| {
+        asked.lock().clear();
+        target(&format!("http://{redirecting}/"), local(), format).deliver(delivery).await.unwrap();
+        let (first, last) = (redirected.lock().pop().unwrap(), asked.lock().pop().unwrap());
+        let but_host = |head: Vec<String>| {
+            head.into_iter().filter(|line| !line.starts_with("host:")).collect::<Vec<_>>()
+        };
+        let (first, last) = (but_host(first), but_host(last));
+        assert_eq!(first, last);
+        last
+    };
+    let value = |head: &[String], name: &str| {
+        head.iter().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(": ")?.to_owned()))
+    };
+
+    let one = traced();
+    let head =
+        send(DeliveryFormat::Structured, Delivery::new(vec![Arc::clone(&one)]).attempt(3).replay()).await;
+    let expected = [
+        ("relay-attempt", Some("3")),
+        ("relay-replay", Some("true")),
+        ("traceparent", Some(traceparent)),
+        ("tracestate", Some(STATE)),
+        ("webhook-id", Some(&*one.id.to_string())),
+        ("user-agent", Some(concat!("relay/", env!("CARGO_PKG_VERSION")))),
+    ]
+    .map(|(name, value)| (name, value.map(str::to_owned)));
+    assert_eq!(expected.clone().map(|(name, _)| (name, value(&head, name))), expected);
+
+    // Several events have no trace in common.
+    let head = send(DeliveryFormat::Batch, Delivery::new(vec![traced(), traced()])).await;
+    let names = ["relay-attempt", "relay-replay", "traceparent", "tracestate"];
+    assert_eq!(names.map(|name| value(&head, name)), [Some("1".to_owned()), None, None, None]);
+}
+
+#[tokio::test]
 async fn a_name_is_checked_by_what_it_resolves_to() {
     let (address, asked) = answering(status("200 OK", ""));
     let url = format!("http://localhost:{}/", address.port());
     let error = deliver(&url, OutboundPolicy::default()).await.unwrap_err();
     assert!(error.detail.contains("router.allow_networks"), "{error}");
-    assert_eq!(asked.load(Ordering::SeqCst), 0);
+    assert_eq!(asked.lock().len(), 0);
     deliver(&url, local()).await.unwrap();
-    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    assert_eq!(asked.lock().len(), 1);
 }
 
 #[test]
@@ -177,9 +242,13 @@ fn an_address_that_may_not_be_reached_is_refused_when_it_is_given() {
     }
 }
 
-/// Starts a server that sends `start` and then `part` for ever. Returns its address, and a receiver that is told when the
-/// client has gone.
-fn endless(start: &'static str, part: &'static str) -> (SocketAddr, std::sync::mpsc::Receiver<()>) {
+/// An interim answer.
+const INTERIM: &str = "HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n\r\n";
+
+/// Starts a server that sends `start` and then `part` for ever, or nothing more if that is empty. Returns its address, and
+/// a receiver that is told when the client has gone.
+fn endless(start: impl Into<String>, part: &'static str) -> (SocketAddr, std::sync::mpsc::Receiver<()>) {
+    let start = start.into();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let (gone, told) = std::sync::mpsc::channel();
@@ -189,7 +258,10 @@ fn endless(start: &'static str, part: &'static str) -> (SocketAddr, std::sync::m
         stream.read_exact(&mut [0; 64]).unwrap();
         let block = part.repeat(100);
         let _ = stream.write_all(start.as_bytes());
-        while stream.write_all(block.as_bytes()).is_ok() {}
+        if part.is_empty() {
+            let _ = std::io::copy(&mut stream, &mut std::io::sink());
+        }
+        while !part.is_empty() && stream.write_all(block.as_bytes()).is_ok() {}
         gone.send(()).unwrap();
     });
     (address, told)
@@ -197,17 +269,21 @@ fn endless(start: &'static str, part: &'static str) -> (SocketAddr, std::sync::m
 
 #[tokio::test]
 async fn interim_answers_without_end_fail_the_attempt_and_the_connection() {
-    let (address, gone) = endless("", "HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n\r\n");
-    let error = deliver(&format!("http://{address}/"), local()).await.unwrap_err();
-    assert_eq!(error.kind, FailureKind::Retry);
-    assert!(error.detail.contains("16 interim answers"), "{error}");
-    tokio::task::spawn_blocking(move || gone.recv().unwrap()).await.unwrap();
+    // Without end, or as many as are too many and then silence.
+    for (start, part) in [(String::new(), INTERIM), (INTERIM.repeat(16), "")] {
+        let (address, gone) = endless(start, part);
+        let url = format!("http://{address}/");
+        let delivered = tokio::time::timeout(Duration::from_secs(60), deliver(&url, local())).await;
+        let error = delivered.expect("the attempt ends").unwrap_err();
+        assert_eq!(error.kind, FailureKind::Retry);
+        assert!(error.detail.contains("16 interim answers"), "{error}");
+        tokio::task::spawn_blocking(move || gone.recv().unwrap()).await.unwrap();
+    }
 }
 
 #[tokio::test]
 async fn a_few_interim_answers_come_before_a_good_one() {
-    let interim = "HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n\r\n".repeat(15);
-    answer_to(format!("{interim}{}", status("200 OK", ""))).await.unwrap();
+    answer_to(format!("{}{}", INTERIM.repeat(15), status("200 OK", ""))).await.unwrap();
 }
 
 #[tokio::test]

@@ -569,11 +569,14 @@ async fn a_full_route_is_left_behind_by_itself_and_catches_up() {
     assert_eq!(router.target(&name("a")).unwrap().queued, 1_000);
     gate.add_permits(300);
     a.wait_for(300).await;
+    until_queued(&router, "a", 700).await;
     router.stop(Duration::ZERO).await;
 
-    let rest = Recorder::new();
+    let (rest, gate) = Recorder::gated(0);
     config.targets = vec![target("a", &rest, patient()), target("b", &b, patient())];
     let router = world.router_with(config).await;
+    assert_eq!(router.target(&name("a")).unwrap().queued, 700);
+    gate.add_permits(700);
     rest.wait_for(700).await;
     let mut numbers: Vec<_> =
         a.taken().iter().chain(&rest.taken()).map(|taken| number(&taken.event)).collect();

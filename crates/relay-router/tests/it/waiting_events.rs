@@ -1,6 +1,7 @@
 //! Events that wait for a target that does not take them: through changes of the rules, through retention, and beyond the
 //! limits.
 
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -190,5 +191,36 @@ async fn an_event_whose_rule_and_target_are_gone_is_lost_with_that_reason() {
     assert_eq!((lost.len(), router.stats().targets["gone"].lost), (50, 50));
     let reason = "rule `notes` no longer leads to a target that exists";
     assert!(lost.iter().all(|record| record.error.as_deref() == Some(reason)));
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn an_event_whose_rule_and_target_go_while_it_is_under_way_is_lost_when_the_attempt_has_failed() {
+    let world = World::new();
+    // The service accepts connections and answers nothing.
+    let service = TcpListener::bind("127.0.0.1:0").unwrap();
+    let rules = format!(
+        r#"
+        [[targets]]
+        name = "gone"
+        url = "http://{}/"
+        timeout = "1s"
+
+        [[rules]]
+        name = "notes"
+        kinds = ["x-note"]
+        targets = ["gone"]
+        "#,
+        service.local_addr().unwrap()
+    );
+    let mut config = small(&world, &rules);
+    config.outbound.allow_networks = vec!["127.0.0.0/8".parse().unwrap()];
+    let router = world.router_with(config).await;
+    world.publish_notes(2, 10).await;
+    let state = || router.target(&name("gone")).map(|gone| (gone.queued, gone.in_flight));
+    until(|| state() == Some((10, 2))).await;
+    router.put_rules(toml(RENAMED), None).await.unwrap();
+    let lost = lost(&router, 10).await;
+    assert_eq!((lost.len(), router.stats().targets["gone"].lost), (10, 10));
     router.stop(Duration::from_secs(5)).await;
 }
