@@ -407,7 +407,8 @@ impl Document {
             Ok(draft) => {
                 let draft =
                     if [USER_LEFT, SESSION_ENDED].contains(&P::KIND) { draft.closing() } else { draft };
-                // The id makes a repeated attempt a duplicate, and not a second event.
+                // Each attempt has the same id. The bus looks for no duplicates of logged events, so an attempt is repeated only
+                // when the log has refused the one before.
                 self.outbox.push(draft.actor(actor).session(session).fresh_id(EventId::new()), opens);
             }
             Err(error) => {
@@ -481,9 +482,9 @@ impl Document {
         &mut self.outbox
     }
 
-    /// Removes the first event, which was published or given up. A session whose start was published is open.
+    /// Removes the first event in flight, which was published or given up. A session whose start was published is open.
     pub(crate) fn end_outgoing(&mut self, is_published: bool) {
-        let opens = self.outbox.end_front().filter(|_| is_published);
+        let opens = self.outbox.end_first().filter(|_| is_published);
         if let Some(session) = self.session.as_mut().filter(|session| Some(session.id) == opens) {
             session.try_transition(Transition::Opened);
         }

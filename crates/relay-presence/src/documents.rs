@@ -190,9 +190,9 @@ impl Documents {
         .await
     }
 
-    /// Takes back the events that an earlier publisher has handed over and that have no outcome.
-    pub(crate) fn reclaim_outgoing(&self, id: &DocumentId) {
-        self.with_document(id, |document| document.outbox().reclaim());
+    /// Takes back the events that are handed over and have no outcome, but the first `in_flight` ones.
+    pub(crate) fn reclaim_outgoing(&self, id: &DocumentId, in_flight: usize) {
+        self.with_document(id, |document| document.outbox().reclaim(in_flight));
     }
 
     /// Notes that a document's next event is handed to the sink. It stays in the outbox until its
@@ -201,9 +201,9 @@ impl Documents {
         self.with_document(id, |document| document.outbox().mark_handed_over());
     }
 
-    /// Notes if a document's publisher waits for an overloaded log.
-    pub(crate) fn set_delayed(&self, id: &DocumentId, is_delayed: bool) {
-        self.with_document(id, |document| document.outbox().set_delayed(is_delayed));
+    /// Notes that the overloaded log refused the first event in flight, which is handed over again.
+    pub(crate) fn refuse_outgoing(&self, id: &DocumentId) {
+        self.with_document(id, |document| document.outbox().refuse_first());
     }
 
     /// Ends the work of a document's publisher when there are no more events. Returns true then.
@@ -217,7 +217,7 @@ impl Documents {
         is_released
     }
 
-    /// Removes the first event, which was published or given up, from the document's outbox.
+    /// Removes the first event in flight, which was published or given up, from the document's outbox.
     pub(crate) fn end_outgoing(&self, id: &DocumentId, is_kept: bool) {
         self.with_document(id, |document| document.end_outgoing(is_kept));
     }

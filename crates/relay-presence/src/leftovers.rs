@@ -130,7 +130,7 @@ impl DocumentLeftovers {
     }
 }
 
-/// Returns the draft of an ending. Its id makes a repeated attempt a duplicate.
+/// Returns the draft of an ending. Each attempt to publish it has the same id.
 fn ending<P: TypedPayload>(document: &DocumentId, payload: &P) -> Result<CheckedDraft, PayloadError> {
     Ok(server_draft(document.clone(), payload)?.id(EventId::new()))
 }

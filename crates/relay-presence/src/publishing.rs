@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::future::{BoxFuture, Either, Ready, ready};
 use futures_util::stream::{FuturesOrdered, FuturesUnordered};
 use futures_util::{FutureExt, StreamExt};
 use relay_core::{CheckedDraft, DocumentId, ErrorCode, EventSink, LogError, PublishError};
@@ -32,6 +33,9 @@ const DOCUMENT: TaskName = TaskName::new("presence.publisher");
 /// The task that publishes the changes of locks.
 const LOCKS: TaskName = TaskName::new("presence.locks");
 
+/// The outcome of an attempt to publish an event.
+type Outcome = Result<(), PublishError>;
+
 /// Starts the publishers of documents, in the tasks of its owner.
 #[derive(Clone)]
 pub(crate) struct Publishing {
@@ -48,80 +52,30 @@ pub(crate) struct Publishing {
 impl Publishing {
     /// Starts the publisher of a document: a task that lives until the document's outbox is empty.
     pub(crate) fn start(&self, id: DocumentId) {
-        let publishing = (self.clone(), id);
+        let publisher = DocumentPublisher { publishing: self.clone(), id, in_flight: FuturesOrdered::new() };
         let _in_runtime = self.runtime.enter();
-        self.tasks.keep_running(DOCUMENT, publishing, |(publishing, id)| {
+        self.tasks.keep_running(DOCUMENT, publisher, |publisher| {
             Box::pin(async move {
-                let aborting = publishing.aborting.clone();
-                _ = aborting.run_until_cancelled(publishing.publish_document(id)).await;
+                let aborting = publisher.publishing.aborting.clone();
+                _ = aborting.run_until_cancelled(publisher.publish()).await;
             })
         });
     }
 
     /// Starts the task that publishes the changes of locks until they are shut down.
     pub(crate) fn start_locks(&self, locks: Locks) {
-        let publishing = (self.clone(), locks);
-        self.tasks.keep_running(LOCKS, publishing, |(publishing, locks)| {
+        let publishing = Arc::new(self.clone());
+        let publisher = LockPublisher { publishing, locks, in_flight: FuturesUnordered::new() };
+        self.tasks.keep_running(LOCKS, publisher, |publisher| {
             Box::pin(async move {
-                let aborting = publishing.aborting.clone();
-                _ = aborting.run_until_cancelled(publishing.publish_locks(locks)).await;
+                let aborting = publisher.publishing.aborting.clone();
+                _ = aborting.run_until_cancelled(publisher.publish()).await;
             })
         });
     }
 
-    /// Publishes the events of one document until its outbox is empty. Each is handed to the sink after the one before it, and is
-    /// not awaited before the next, so that many share one write to the disk.
-    async fn publish_document(&self, id: &DocumentId) {
-        let documents = &*self.documents;
-        // A publisher that panicked left events in flight.
-        documents.reclaim_outgoing(id);
-        let mut in_flight = FuturesOrdered::new();
-        while !(in_flight.is_empty() && documents.release_publisher(id)) {
-            tokio::select! {
-                biased;
-                draft = documents.next_outgoing(id), if in_flight.len() < MAX_IN_FLIGHT => {
-                    let Some(draft) = draft else { return };
-                    let mut publishing = Box::pin(self.publish(draft.clone()));
-                    // The first poll gives the event its place behind those before it.
-                    let polled = poll_fn(|cx| Poll::Ready(publishing.as_mut().poll(cx))).await;
-                    documents.mark_handed_over(id);
-                    in_flight.push_back(async move {
-                        let outcome = match polled {
-                            Poll::Ready(outcome) => outcome,
-                            Poll::Pending => publishing.await,
-                        };
-                        (draft, outcome)
-                    });
-                }
-                Some((draft, outcome)) = in_flight.next(), if !in_flight.is_empty() => {
-                    if is_overloaded(&outcome) {
-                        // The others in flight end first, so that what is tried again keeps its order.
-                        documents.set_delayed(id, true);
-                        let rest: Vec<_> = std::mem::take(&mut in_flight).collect().await;
-                        for (draft, outcome) in std::iter::once((draft, outcome)).chain(rest) {
-                            let outcome = match outcome {
-                                outcome if is_overloaded(&outcome) => {
-                                    self.publish_patiently(draft, &documents.counters().retries).await
-                                }
-                                outcome => outcome,
-                            };
-                            end_outgoing(documents, id, &outcome);
-                        }
-                        documents.set_delayed(id, false);
-                    } else {
-                        end_outgoing(documents, id, &outcome);
-                    }
-                }
-            }
-        }
-    }
-
     /// Publishes one event, again and again while the log is overloaded.
-    pub(crate) async fn publish_patiently(
-        &self,
-        draft: CheckedDraft,
-        retries: &Counter,
-    ) -> Result<(), PublishError> {
+    pub(crate) async fn publish_patiently(&self, draft: CheckedDraft, retries: &Counter) -> Outcome {
         let mut wait = FIRST_RETRY;
         loop {
             match self.publish(draft.clone()).await {
@@ -136,49 +90,115 @@ impl Publishing {
         }
     }
 
-    /// Publishes the changes of locks until they are shut down. The changes of one document come one by one. The
-    /// end of a lock, which has happened already, is published patiently; a grant is refused while the log is overloaded.
-    async fn publish_locks(&self, locks: &Locks) {
-        let publish_change = async |LockChange { draft, publication }: LockChange| {
-            publication.report(if draft.is_closing() {
-                self.publish_patiently(draft, locks.retries()).await
-            } else {
-                self.publish(draft).await
+    /// Begins to publish one event. A sink that panics has failed for this event alone.
+    fn publish(&self, draft: CheckedDraft) -> BoxFuture<'static, Outcome> {
+        let (sink, leftovers) = (Arc::clone(&self.sink), Arc::clone(&self.leftovers));
+        Box::pin(async move {
+            let document = draft.document.clone();
+            let attempt = leftovers.begin(&draft);
+            let publishing = async { sink.publish(draft).await };
+            let outcome = AssertUnwindSafe(publishing).catch_unwind().await.unwrap_or_else(|_panic| {
+                tracing::error!(%document, "publishing an event of presence panicked, which is a defect");
+                let source = Arc::new(std::io::Error::other("publishing the event panicked"));
+                Err(LogError::Failed { source }.into())
             });
-        };
-        let mut under_way = FuturesUnordered::new();
-        let mut is_over = false;
-        while !is_over || !under_way.is_empty() {
+            leftovers.end(attempt, &outcome);
+            outcome.map(drop)
+        })
+    }
+}
+
+/// The publisher of one document's events. It keeps the attempts in flight when it panics, so that it learns their outcomes
+/// after its restart: an event that was handed over twice could be in the log twice.
+struct DocumentPublisher {
+    publishing: Publishing,
+    id: DocumentId,
+    in_flight: FuturesOrdered<Either<Ready<Outcome>, BoxFuture<'static, Outcome>>>,
+}
+
+impl DocumentPublisher {
+    /// Publishes the events until the outbox is empty. Each is handed to the sink after the one before it, and is not awaited
+    /// before the next, so that many share one write to the disk.
+    async fn publish(&mut self) {
+        let Self { publishing, id, in_flight } = self;
+        let documents = &*publishing.documents;
+        // Nothing is in flight that this publisher does not wait for.
+        documents.reclaim_outgoing(id, in_flight.len());
+        let mut wait = FIRST_RETRY;
+        while !(in_flight.is_empty() && documents.release_publisher(id)) {
             tokio::select! {
-                change = locks.next_change(), if !is_over && under_way.len() < MAX_LOCK_CHANGES => match change {
-                    Some(change) => under_way.push(publish_change(change)),
-                    None => is_over = true,
-                },
-                Some(()) = under_way.next() => {}
+                biased;
+                draft = documents.next_outgoing(id), if in_flight.len() < MAX_IN_FLIGHT => {
+                    let Some(draft) = draft else { return };
+                    let mut attempt = publishing.publish(draft);
+                    // The first poll gives the event its place behind those before it.
+                    in_flight.push_back(match poll_fn(|cx| Poll::Ready(attempt.as_mut().poll(cx))).await {
+                        Poll::Ready(outcome) => Either::Left(ready(outcome)),
+                        Poll::Pending => Either::Right(attempt),
+                    });
+                    documents.mark_handed_over(id);
+                }
+                Some(outcome) = in_flight.next(), if !in_flight.is_empty() => {
+                    if is_overloaded(&outcome) {
+                        documents.refuse_outgoing(id);
+                        documents.counters().retries.increment();
+                        if in_flight.is_empty() {
+                            tokio::time::sleep(wait).await;
+                            wait = (wait * 2).min(LONGEST_RETRY);
+                        }
+                    } else {
+                        end_outgoing(documents, id, &outcome);
+                        wait = FIRST_RETRY;
+                    }
+                }
             }
         }
     }
+}
 
-    /// Publishes one event. A sink that panics has failed for this event alone.
-    async fn publish(&self, draft: CheckedDraft) -> Result<(), PublishError> {
-        let document = draft.document.clone();
-        let attempt = self.leftovers.begin(&draft);
-        let publishing = async { self.sink.publish(draft).await };
-        let outcome = AssertUnwindSafe(publishing).catch_unwind().await.unwrap_or_else(|_panic| {
-            tracing::error!(%document, "publishing an event of presence panicked, which is a defect");
-            let source = Arc::new(std::io::Error::other("publishing the event panicked"));
-            Err(LogError::Failed { source }.into())
-        });
-        self.leftovers.end(attempt, &outcome);
-        outcome.map(drop)
+/// The publisher of the changes of locks. It keeps the attempts in flight when it panics, as that of a document does.
+struct LockPublisher {
+    publishing: Arc<Publishing>,
+    locks: Locks,
+    in_flight: FuturesUnordered<BoxFuture<'static, ()>>,
+}
+
+impl LockPublisher {
+    /// Publishes the changes until the locks are shut down. The changes of one document come one by one.
+    async fn publish(&mut self) {
+        let Self { publishing, locks, in_flight } = self;
+        let mut is_over = false;
+        while !is_over || !in_flight.is_empty() {
+            tokio::select! {
+                change = locks.next_change(), if !is_over && in_flight.len() < MAX_LOCK_CHANGES => match change {
+                    Some(change) => in_flight.push(publish_change(publishing, locks, change)),
+                    None => is_over = true,
+                },
+                Some(()) = in_flight.next() => {}
+            }
+        }
     }
 }
 
-fn is_overloaded(outcome: &Result<(), PublishError>) -> bool {
+/// Publishes a change of a lock. The end of a lock, which has happened already, is published patiently; a grant is refused
+/// while the log is overloaded.
+fn publish_change(publishing: &Arc<Publishing>, locks: &Locks, change: LockChange) -> BoxFuture<'static, ()> {
+    let (publishing, locks) = (Arc::clone(publishing), locks.clone());
+    let LockChange { draft, publication } = change;
+    Box::pin(async move {
+        publication.report(if draft.is_closing() {
+            publishing.publish_patiently(draft, locks.retries()).await
+        } else {
+            publishing.publish(draft).await
+        });
+    })
+}
+
+fn is_overloaded(outcome: &Outcome) -> bool {
     outcome.as_ref().is_err_and(|error| error.code() == ErrorCode::Overloaded)
 }
 
-fn end_outgoing(documents: &Documents, id: &DocumentId, outcome: &Result<(), PublishError>) {
+fn end_outgoing(documents: &Documents, id: &DocumentId, outcome: &Outcome) {
     match outcome {
         Ok(()) => documents.counters().published.increment(),
         Err(error) => {

@@ -248,6 +248,40 @@ async fn a_sink_that_panics_once_costs_one_event() {
 }
 
 #[tokio::test]
+async fn a_publisher_that_panics_hands_no_event_over_twice() {
+    let scene = Scene::new();
+    scene.sink.fall_silent();
+    scene.join("ada").await;
+    scene.kill("presence.publisher").await;
+    scene.join("bob").await;
+    // The publisher is at work again.
+    let told = ["session.started", "user.joined ada", "user.joined bob"];
+    assert_eq!(scene.sink.told(), told);
+    scene.sink.speak();
+    while scene.presence.stats().waiting_events > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(scene.sink.told(), told);
+    assert_eq!(scene.presence.stats().published, 3, "the outcomes are known");
+}
+
+#[tokio::test]
+async fn a_lock_is_granted_although_the_publisher_of_locks_panics_meanwhile() {
+    let scene = Scene::new();
+    let (ada, _) = scene.join("ada").await;
+    scene.sink.fall_silent();
+    let (locks, ask) = (scene.presence.locks(), AcquireRequest::new(LockScope::Document));
+    let story = async {
+        scene.sink.until(3).await;
+        scene.kill("presence.locks").await;
+        scene.sink.speak();
+    };
+    let (granted, ()) = tokio::join!(locks.acquire(&scene.document, &ada.user, ask), story);
+    assert_eq!(granted.unwrap().holder, ada.user);
+    assert_eq!(scene.sink.told()[2..], ["document.locked ada"]);
+}
+
+#[tokio::test]
 async fn the_events_that_close_what_others_opened_say_so() {
     let scene = Scene::new();
     let (ada, _) = scene.join("ada").await;

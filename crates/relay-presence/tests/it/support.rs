@@ -11,12 +11,13 @@ use parking_lot::Mutex;
 use relay_core::testing::ManualClock;
 use relay_core::{
     CheckedDraft, Clock, CommandError, Commands, ConnectionId, DocumentId, Epoch, Event, EventSink,
-    JoinError, JoinOptions, Joined, JsonObject, Membership, Presence, PresenceChange, PresenceEntry,
-    PresenceId, PresenceStream, PublishAck, PublishError, Seq, UserId,
+    JoinError, JoinOptions, Joined, JsonObject, Membership, MemoryBudget, Presence, PresenceChange,
+    PresenceEntry, PresenceId, PresenceStream, PublishAck, PublishError, Seq, UserId,
 };
 use relay_presence::{LocalPresence, LockConfig, Locks, MemoryTokens, PresenceConfig};
+use relay_tasks::{Supervisor, TaskName};
 use serde_json::{Value, json};
-use tokio::sync::{Barrier, Notify};
+use tokio::sync::{Barrier, Notify, watch};
 
 /// After this a test that waits has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,7 +30,7 @@ pub(crate) struct Sink {
     trouble: Mutex<Option<PublishError>>,
     panics: AtomicBool,
     gate: Mutex<Option<Arc<Barrier>>>,
-    is_silent: AtomicBool,
+    is_silent: watch::Sender<bool>,
     changed: Notify,
 }
 
@@ -48,9 +49,14 @@ impl Sink {
         self.panics.store(true, Ordering::SeqCst);
     }
 
-    /// Keeps the events from now on, and answers none.
+    /// Keeps the events from now on, and answers none before it is to [speak](Self::speak).
     pub(crate) fn fall_silent(&self) {
-        self.is_silent.store(true, Ordering::SeqCst);
+        self.is_silent.send_replace(true);
+    }
+
+    /// Answers all events.
+    pub(crate) fn speak(&self) {
+        self.is_silent.send_replace(false);
     }
 
     /// The events, each as its kind, its user and its reason.
@@ -117,9 +123,7 @@ impl EventSink for Sink {
         if let Some(gate) = gate {
             gate.wait().await;
         }
-        if self.is_silent.load(Ordering::SeqCst) {
-            std::future::pending::<()>().await;
-        }
+        self.is_silent.subscribe().wait_for(|is_silent| !is_silent).await.unwrap();
         Ok(ack)
     }
 }
@@ -129,6 +133,7 @@ pub(crate) struct Scene {
     pub(crate) sink: Arc<Sink>,
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) document: DocumentId,
+    pub(crate) supervisor: Supervisor,
 }
 
 impl Scene {
@@ -145,8 +150,22 @@ impl Scene {
         config.tick = tick;
         let tokens = Arc::new(MemoryTokens::new(&*time));
         let locks = Locks::new(LockConfig::default(), Arc::clone(&time), tokens).unwrap();
-        let presence = LocalPresence::new(config, Arc::clone(&sink) as _, locks, time).unwrap();
-        Self { presence, sink, clock, document: DocumentId::new("notes").unwrap() }
+        let (events, supervisor) = (Arc::clone(&sink) as _, Supervisor::default());
+        let memory = MemoryBudget::default();
+        let presence = LocalPresence::supervised(config, events, locks, time, &supervisor, &memory).unwrap();
+        Self { presence, sink, clock, document: DocumentId::new("notes").unwrap(), supervisor }
+    }
+
+    /// Ends the running task of this name by a panic. It is started again.
+    pub(crate) async fn kill(&self, task: &'static str) {
+        let task = TaskName::new(task);
+        self.supervisor.kill(task);
+        let dying = async {
+            while self.supervisor.stats()[&task].panicked == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, dying).await.expect("the task panics");
     }
 
     pub(crate) fn membership(&self, user: &str) -> Membership {
