@@ -102,7 +102,9 @@ impl Publishing {
                 let source = Arc::new(std::io::Error::other("publishing the event panicked"));
                 Err(LogError::Failed { source }.into())
             });
-            leftovers.end(attempt, &outcome);
+            if let Some(attempt) = attempt {
+                attempt.end(&outcome);
+            }
             outcome.map(drop)
         })
     }
