@@ -173,7 +173,7 @@ impl LocalPresence {
                 Box::pin(async move {
                     let (checkpoints, stopping) = &*state;
                     while stopping.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
-                        save(checkpoints).await;
+                        stopping.run_until_cancelled(save(checkpoints)).await;
                     }
                 })
             });
@@ -242,11 +242,13 @@ impl LocalPresence {
     }
 
     /// Stops: removes all participants, ends all locks, and publishes the events about it. Events that are not published at
-    /// the `deadline` are given up. Call it when no edge lets participants in any more.
+    /// the `deadline` are given up. So is the last checkpoint, without which the next start reads more of the log. Call it
+    /// when no edge lets participants in any more.
     ///
-    /// Returns true when every event was published. A second call does nothing.
+    /// Returns true when every event was published: none failed since the call, and none is left. A second call does nothing.
     pub async fn shutdown(&self, deadline: Duration) -> bool {
         let inner = &self.0;
+        let failed_before = inner.failed_events();
         inner.stopping.cancel();
         let now = inner.clock.now();
         for document in inner.documents.ids() {
@@ -254,12 +256,18 @@ impl LocalPresence {
         }
         inner.locks.shutdown();
         inner.tasks.close();
-        let is_complete = tokio::time::timeout(deadline, inner.tasks.wait()).await.is_ok();
+        let mut is_complete = false;
+        let ending = async {
+            inner.tasks.wait().await;
+            // A publisher that panics now is not started again, and leaves its events.
+            is_complete = inner.failed_events() == failed_before && inner.unpublished_events() == 0;
+            if let Some(checkpoints) = inner.checkpoints.get() {
+                save(checkpoints).await;
+            }
+        };
+        let _ = tokio::time::timeout(deadline, ending).await;
         inner.publishing.aborting.cancel();
         inner.tasks.wait().await;
-        if let Some(checkpoints) = inner.checkpoints.get() {
-            save(checkpoints).await;
-        }
         is_complete
     }
 
@@ -333,8 +341,9 @@ impl Presence for LocalPresence {
 }
 
 /// Writes a checkpoint. With an older one, the next start only reads more of the log.
-async fn save(checkpoints: &tokio::sync::Mutex<Checkpoints>) {
-    if let Err(error) = checkpoints.lock().await.save().await {
+async fn save(checkpoints: &Arc<tokio::sync::Mutex<Checkpoints>>) {
+    let checkpoints = Arc::clone(checkpoints).lock_owned().await;
+    if let Err(error) = Checkpoints::save(checkpoints).await {
         tracing::warn!(%error, "the checkpoint of sessions and locks was not written");
     }
 }
@@ -369,6 +378,16 @@ impl Inner {
             self.publishing.start(id.clone());
         }
         changed.value
+    }
+
+    /// The number of events that could not be published so far.
+    fn failed_events(&self) -> u64 {
+        self.documents.counters().failed.get() + self.locks.stats().failed_changes
+    }
+
+    /// The number of events whose outcome is not known.
+    fn unpublished_events(&self) -> usize {
+        self.documents.stats().waiting_events + self.locks.stats().pending_changes
     }
 
     fn sweep(&self) {

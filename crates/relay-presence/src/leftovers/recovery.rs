@@ -7,6 +7,7 @@ use futures_util::{StreamExt, stream};
 use relay_core::{EventLog, LogError, Offset, ReadLimit};
 use relay_events::PayloadError;
 use relay_tasks::call_blocking;
+use tokio::sync::OwnedMutexGuard;
 
 use super::checkpoint::{self, Checkpoint};
 use super::{LeftoverTracker, Leftovers};
@@ -29,7 +30,6 @@ pub enum LeftoversError {
 }
 
 /// The checkpoints of a log's leftovers, in one file.
-#[derive(Clone)]
 pub(crate) struct Checkpoints {
     tracker: Arc<LeftoverTracker>,
     log: Arc<dyn EventLog>,
@@ -71,17 +71,20 @@ impl Checkpoints {
         Ok(leftovers)
     }
 
-    /// Writes a checkpoint, unless the file has it.
-    pub(crate) async fn save(&mut self) -> std::io::Result<()> {
-        let last = self.log.last_offset().await.map_err(std::io::Error::other)?;
-        let Some(checkpoint) = self.tracker.checkpoint(last) else { return Ok(()) };
-        if self.saved.as_ref() == Some(&checkpoint) {
+    /// Writes a checkpoint, unless the file has it. The write goes on when its caller stops waiting, and holds `checkpoints`
+    /// until its end: two writes at the same time would spoil the file.
+    pub(crate) async fn save(mut checkpoints: OwnedMutexGuard<Self>) -> std::io::Result<()> {
+        let last = checkpoints.log.last_offset().await.map_err(std::io::Error::other)?;
+        let Some(checkpoint) = checkpoints.tracker.checkpoint(last) else { return Ok(()) };
+        if checkpoints.saved.as_ref() == Some(&checkpoint) {
             return Ok(());
         }
-        let (path, written) = (self.path.clone(), checkpoint.clone());
-        call_blocking(move || checkpoint::save(&path, &written)).await.map_err(std::io::Error::other)??;
-        self.saved = Some(checkpoint);
-        Ok(())
+        let writing = call_blocking(move || {
+            checkpoint::save(&checkpoints.path, &checkpoint)?;
+            checkpoints.saved = Some(checkpoint);
+            Ok(())
+        });
+        writing.await.map_err(std::io::Error::other)?
     }
 }
 

@@ -12,7 +12,7 @@ use relay_core::{
 use relay_presence::{AcquireRequest, PresenceConfig, SessionQuery, SessionState};
 use serde_json::json;
 
-use crate::support::{Reader, Scene, object, sorted, users, without_refs};
+use crate::support::{PATIENCE, Reader, Scene, object, sorted, users, without_refs};
 
 #[tokio::test]
 async fn a_session_and_a_user_begin_once_and_end_once_however_many_tabs_there_are() {
@@ -279,6 +279,34 @@ async fn a_lock_is_granted_although_the_publisher_of_locks_panics_meanwhile() {
     let (granted, ()) = tokio::join!(locks.acquire(&scene.document, &ada.user, ask), story);
     assert_eq!(granted.unwrap().holder, ada.user);
     assert_eq!(scene.sink.told()[2..], ["document.locked ada"]);
+}
+
+#[tokio::test]
+async fn a_stop_that_gives_an_event_up_is_not_complete() {
+    let scene = Scene::new();
+    scene.join("ada").await;
+    scene.sink.until(2).await;
+    scene.sink.refuse(Some(PublishError::Log(LogError::Corrupt { detail: "on fire".to_owned() })));
+    assert!(!scene.presence.shutdown(PATIENCE).await);
+    assert_eq!(scene.presence.stats().failed, 2);
+}
+
+#[tokio::test]
+async fn a_stop_is_not_complete_after_the_panic_of_a_publisher() {
+    for task in ["presence.publisher", "presence.locks"] {
+        let scene = Scene::new();
+        let (ada, _) = scene.join("ada").await;
+        let ask = AcquireRequest::new(LockScope::Document);
+        scene.presence.locks().acquire(&scene.document, &ada.user, ask).await.unwrap();
+        scene.sink.fall_silent();
+        let story = async {
+            scene.sink.until(6).await;
+            scene.kill(task).await;
+            scene.sink.speak();
+        };
+        let (is_complete, ()) = tokio::join!(scene.presence.shutdown(PATIENCE), story);
+        assert!(!is_complete, "after the panic of {task}");
+    }
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Barrier, Notify, watch};
 
 /// After this a test that waits has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A sink that keeps the events, or refuses them with the error that a test sets.
 #[derive(Default)]
