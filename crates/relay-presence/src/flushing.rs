@@ -83,7 +83,7 @@ impl Readers {
         }
         let members = u32::try_from(members).unwrap_or(u32::MAX);
         let interval = INTERVAL_PER_MEMBER.saturating_mul(members).max(least);
-        // A flush that is scheduled comes within two intervals.
+        // A flush that is scheduled comes within two intervals, unless its pass is late.
         let wait = if self.is_flush_scheduled { 2 * interval } else { interval };
         if self.flushed_at.is_none_or(|at| now.since(at) >= wait) {
             return Flush::Done(self.flush(version, now));
@@ -105,7 +105,8 @@ impl Readers {
     }
 }
 
-/// The documents whose flush is scheduled. Each is in it at most once.
+/// The documents whose flush is scheduled. A document whose changes became visible before its pass, which was late, may be
+/// in it once more for each two intervals until that pass.
 #[derive(Debug, Default)]
 pub(crate) struct FlushQueue {
     /// With the number of passes until the flush.
