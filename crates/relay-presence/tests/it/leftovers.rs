@@ -237,7 +237,7 @@ enum Step {
     Join(usize, usize),
     Leave(usize),
     Lock(usize, usize),
-    Wait,
+    Checkpoint,
     Crash,
     Stop,
 }
@@ -247,7 +247,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => (0..3_usize, 0..4_usize).prop_map(|(document, user)| Step::Join(document, user)),
         3 => any::<usize>().prop_map(Step::Leave),
         3 => (0..3_usize, 0..4_usize).prop_map(|(document, user)| Step::Lock(document, user)),
-        2 => Just(Step::Wait),
+        2 => Just(Step::Checkpoint),
         2 => Just(Step::Crash),
         1 => Just(Step::Stop),
     ];
@@ -266,7 +266,8 @@ proptest! {
             let mut file = directory.path().join("0");
             let mut log = MemoryLog::new();
             let interval = Duration::from_micros(1);
-            let mut presence = start(&log, &file, interval).await;
+            let mut watched = WatchedLog::new(&log);
+            let mut presence = start_on(Arc::clone(&watched), &file, interval).await;
             let mut members: Vec<Membership> = Vec::new();
             for (number, step) in (1..).zip(steps) {
                 match step {
@@ -286,7 +287,8 @@ proptest! {
                         let request = AcquireRequest::new(LockScope::Document);
                         let _ = presence.locks().acquire(&self::document(document), &self::user(user), request).await;
                     }
-                    Step::Wait => tokio::time::sleep(Duration::from_millis(2)).await,
+                    // The one that is being made ends before the next begins.
+                    Step::Checkpoint => watched.until_asked(2).await,
                     Step::Crash => {
                         // The killed server goes on with its own log and file, and the next one with what was there.
                         log = log.reopen();
@@ -296,7 +298,8 @@ proptest! {
                         }
                         file = next;
                         members.clear();
-                        presence = start(&log, &file, interval).await;
+                        watched = WatchedLog::new(&log);
+                        presence = start_on(Arc::clone(&watched), &file, interval).await;
                         check_ended(&events(&log).await);
                     }
                     Step::Stop => {
@@ -304,7 +307,8 @@ proptest! {
                         members.clear();
                         check_ended(&events(&log).await);
                         log = log.reopen();
-                        presence = start(&log, &file, interval).await;
+                        watched = WatchedLog::new(&log);
+                        presence = start_on(Arc::clone(&watched), &file, interval).await;
                     }
                 }
             }
