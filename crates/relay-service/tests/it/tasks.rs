@@ -1,4 +1,7 @@
-//! The death of each task in turn: it is noticed, what it held is free again, and the service goes on or says what is missing.
+//! The death of each task in turn: it is noticed, and the service goes on or says what is missing. What the task held is free
+//! again as far as the next round of work needs it; nothing else of it is compared.
+//!
+//! Parts that announce nothing to wait for are asked again after a pause, and a round that failed is repeated after one.
 //!
 //! Tasks are made by `relay-tasks` alone, so the names in the sources are all tasks that there are. The first test compares
 //! them with the tasks that this file ends.
