@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use relay_core::{Event, ServiceName};
 
+pub use self::dead_letters::DeadLetterPage;
 pub use self::dry_run::{DryDecision, DryRoute, DryRun};
 pub use self::rule_activation::{ActiveRules, RulesError, RulesSource};
 pub use self::services::SERVICES_DOCUMENT;
@@ -222,7 +223,8 @@ impl Router {
         targets::target(&self.0.context.engine, name)
     }
 
-    /// Up to `limit`, and 1,000, of the target's dead letters after `after`, the oldest events first.
+    /// A page of up to `limit`, and 1,000, of the target's dead letters after `after`, the oldest events first. A page ends
+    /// earlier when it has about a mebibyte.
     ///
     /// # Errors
     /// See [`TargetError`].
@@ -231,7 +233,7 @@ impl Router {
         target: &ServiceName,
         after: Option<DeadLetterId>,
         limit: usize,
-    ) -> Result<Vec<DeadLetter>, TargetError> {
+    ) -> Result<DeadLetterPage, TargetError> {
         self.0.dead_letters.list(target, after, limit).await
     }
 

@@ -135,7 +135,7 @@ impl Store {
         }
     }
 
-    /// Up to `limit` events of a route from `from` on, and true if there are no more.
+    /// A page of up to `limit` events of a route from `from` on, and true if there are no more.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -145,14 +145,12 @@ impl Store {
         from: Offset,
         limit: usize,
     ) -> Result<(Vec<(Offset, QueuedEvent)>, bool), StoreError> {
-        let mut values = self.read(move |keyspaces| keyspaces.queued(route, from, limit + 1)).await?;
-        let is_rest = values.len() <= limit;
-        values.truncate(limit);
-        let events = values.into_iter().map(|(key, value)| {
+        let page = self.read(move |keyspaces| keyspaces.queued(route, from, limit)).await?;
+        let events = page.entries.into_iter().map(|(key, value)| {
             let (_, offset) = keys::parse_queued(&key).ok_or_else(|| self.malformed("queue"))?;
             Ok((offset, self.parse(&value)?))
         });
-        Ok((events.collect::<Result<_, _>>()?, is_rest))
+        Ok((events.collect::<Result<_, _>>()?, !page.has_more))
     }
 
     /// The number of dead letters of the target that are kept.
@@ -165,7 +163,7 @@ impl Store {
         self.0.letter_counts.dropped(target)
     }
 
-    /// Up to `limit` of the target's dead letters after `after`, the lowest offsets first.
+    /// A page of up to `limit` of the target's dead letters after `after`, the lowest offsets first. True if there are more.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -174,9 +172,10 @@ impl Store {
         target: ServiceName,
         after: Option<DeadLetterId>,
         limit: usize,
-    ) -> Result<Vec<DeadLetter>, StoreError> {
-        let values = self.read(move |keyspaces| keyspaces.dead_letters(&target, after, limit)).await?;
-        values.iter().map(|value| self.parse(value)).collect()
+    ) -> Result<(Vec<DeadLetter>, bool), StoreError> {
+        let page = self.read(move |keyspaces| keyspaces.dead_letters(&target, after, limit)).await?;
+        let letters = page.entries.iter().map(|(_, value)| self.parse(value));
+        Ok((letters.collect::<Result<_, _>>()?, page.has_more))
     }
 
     /// One dead letter of the target.

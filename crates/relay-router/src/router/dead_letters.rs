@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use relay_core::ServiceName;
+use serde::Serialize;
 
 use super::context::RouterContext;
 use super::targets::TargetError;
@@ -11,6 +12,17 @@ use crate::store::{StoreError, WriteBatch};
 
 /// The most dead letters in one page.
 const MAX_PAGE: usize = 1_000;
+
+/// Some dead letters of a target, the oldest events first.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct DeadLetterPage {
+    /// The dead letters.
+    pub dead_letters: Vec<DeadLetter>,
+    /// The last of them, after which the next page begins; none when there are no more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_after: Option<DeadLetterId>,
+}
 
 /// The operators' access to dead letters.
 pub(super) struct DeadLetterQueues {
@@ -22,19 +34,21 @@ impl DeadLetterQueues {
         Self { context }
     }
 
-    /// Up to `limit` and [`MAX_PAGE`] of the target's dead letters after `after`, the oldest events first. Those of events that
-    /// have expired meanwhile are without content.
+    /// Up to `limit` and [`MAX_PAGE`] of the target's dead letters after `after`, as many as the store reads at once. Those of
+    /// events that have expired meanwhile are without content.
     pub(super) async fn list(
         &self,
         target: &ServiceName,
         after: Option<DeadLetterId>,
         limit: usize,
-    ) -> Result<Vec<DeadLetter>, TargetError> {
+    ) -> Result<DeadLetterPage, TargetError> {
         self.check_target(target)?;
         let deps = self.context.deps();
-        let letters = deps.store.dead_letters(target.clone(), after, limit.min(MAX_PAGE)).await?;
+        let (letters, has_more) = deps.store.dead_letters(target.clone(), after, limit.min(MAX_PAGE)).await?;
         let now = deps.clock.wall();
-        Ok(letters.into_iter().map(|letter| letter.at(now)).collect())
+        let dead_letters: Vec<_> = letters.into_iter().map(|letter| letter.at(now)).collect();
+        let next_after = dead_letters.last().filter(|_| has_more).map(|last| last.id);
+        Ok(DeadLetterPage { dead_letters, next_after })
     }
 
     pub(super) async fn get(
@@ -63,7 +77,7 @@ impl DeadLetterQueues {
         let mut left = self.context.deps().store.dead_letter_count(target);
         let mut after = None;
         while left > 0 {
-            let page = self.list(target, after, left.min(MAX_PAGE)).await?;
+            let page = self.list(target, after, left).await?.dead_letters;
             let Some(last) = page.last() else { break };
             after = Some(last.id);
             left -= page.len();
@@ -129,7 +143,7 @@ impl DeadLetterQueues {
         let mut count = 0;
         let mut left = deps.store.dead_letter_count(target);
         while left > 0 {
-            let page = self.list(target, None, left.min(MAX_PAGE)).await?;
+            let page = self.list(target, None, left).await?.dead_letters;
             if page.is_empty() {
                 break;
             }

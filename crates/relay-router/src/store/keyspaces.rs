@@ -20,6 +20,35 @@ const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 type Keys = Vec<Vec<u8>>;
 type KeyAndValue = (Vec<u8>, Vec<u8>);
 
+/// The bytes of values after which a page ends.
+const PAGE_BYTES: usize = 1024 * 1024;
+
+/// Entries that are read together. At least one, if there is one; otherwise bounded in number and in [`PAGE_BYTES`].
+pub(super) struct Page {
+    pub(super) entries: Vec<KeyAndValue>,
+    /// True if there are further entries behind these.
+    pub(super) has_more: bool,
+}
+
+impl Page {
+    fn read(
+        entries: impl Iterator<Item = Result<fjall::KvPair, fjall::Error>>,
+        limit: usize,
+    ) -> Result<Self, fjall::Error> {
+        let (mut page, mut bytes) = (Self { entries: Vec::new(), has_more: false }, 0);
+        for entry in entries {
+            let (key, value) = entry?;
+            bytes += value.len();
+            if page.entries.len() == limit || (bytes > PAGE_BYTES && !page.entries.is_empty()) {
+                page.has_more = true;
+                break;
+            }
+            page.entries.push((key.to_vec(), value.to_vec()));
+        }
+        Ok(page)
+    }
+}
+
 /// The open keyspaces. Clones share the database.
 #[derive(Clone)]
 pub(super) struct Keyspaces {
@@ -160,38 +189,29 @@ impl Keyspaces {
         Ok(letters)
     }
 
-    /// Up to `limit` queue entries of a route from `from` on, with their keys.
-    pub(super) fn queued(
-        &self,
-        route: RouteId,
-        from: Offset,
-        limit: usize,
-    ) -> Result<Vec<KeyAndValue>, fjall::Error> {
+    /// Up to `limit` queue entries of a route from `from` on.
+    pub(super) fn queued(&self, route: RouteId, from: Offset, limit: usize) -> Result<Page, fjall::Error> {
         let range = keys::queued(route, from)..=keys::queued(route, Offset::new(u64::MAX));
-        let entries = self.queue.range(range).take(limit).map(fjall::Guard::into_inner);
-        entries.map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect()
+        Page::read(self.queue.range(range).map(fjall::Guard::into_inner), limit)
     }
 
-    /// The values of up to `limit` dead letters of `target` after `after`.
+    /// Up to `limit` dead letters of `target` after `after`.
     pub(super) fn dead_letters(
         &self,
         target: &ServiceName,
         after: Option<DeadLetterId>,
         limit: usize,
-    ) -> Result<Vec<Vec<u8>>, fjall::Error> {
+    ) -> Result<Page, fjall::Error> {
         let prefix = keys::dead_letters_of(target);
         let from = match after {
             // The first key after that of `after`.
             Some(after) => [keys::dead_letter(target, after), vec![0]].concat(),
             None => prefix.clone(),
         };
-        self.dead_letters
-            .range(from..)
-            .map(fjall::Guard::into_inner)
-            .take_while(|item| item.as_ref().map_or(true, |(key, _)| key.starts_with(&prefix)))
-            .take(limit)
-            .map(|item| item.map(|(_, value)| value.to_vec()))
-            .collect()
+        let letters = self.dead_letters.range(from..).map(fjall::Guard::into_inner);
+        let of_target =
+            letters.take_while(|item| item.as_ref().map_or(true, |(key, _)| key.starts_with(&prefix)));
+        Page::read(of_target, limit)
     }
 
     /// Reads everything that routing needs at its start, and counts the dead letters. Of the events of a rule's route the

@@ -46,7 +46,7 @@ async fn the_latest_letters_of_a_target_are_kept_and_no_more() {
     let store = open_with(directory.path(), 100);
     let (a, b) = (name("a"), name("b"));
     let kept = async |target: &ServiceName| -> Vec<u64> {
-        let letters = store.dead_letters(target.clone(), None, usize::MAX).await.unwrap();
+        let (letters, _) = store.dead_letters(target.clone(), None, usize::MAX).await.unwrap();
         letters.into_iter().map(|letter| letter.id.offset.get()).collect()
     };
     let add = async |offset| {
@@ -169,7 +169,7 @@ async fn the_pages_of_a_targets_letters_have_each_letter_once() {
     for limit in [1, 3, 10, 11] {
         let (mut ids, mut after) = (Vec::new(), None);
         loop {
-            let page = store.dead_letters(name("a"), after, limit).await.unwrap();
+            let (page, _) = store.dead_letters(name("a"), after, limit).await.unwrap();
             assert!(page.len() <= limit);
             let Some(last) = page.last() else { break };
             after = Some(last.id);

@@ -75,7 +75,7 @@ async fn a_failing_event_holds_up_its_own_document_alone_and_ends_as_a_dead_lett
     let taken = a.wait_for(2).await;
     assert_eq!(taken.iter().map(|taken| number(&taken.event)).collect::<Vec<_>>(), [3, 2]);
 
-    let letters = router.dead_letters(&name("a"), None, 10).await.unwrap();
+    let letters = router.dead_letters(&name("a"), None, 10).await.unwrap().dead_letters;
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0].attempts.len(), 3);
     assert!(letters[0].attempts.iter().all(|attempt| attempt.status == Some(503)));
@@ -100,7 +100,7 @@ async fn a_dead_letter_can_be_retried_or_dropped_also_when_the_log_has_forgotten
         world.publish(note("d", n)).await;
     }
     until(|| router.target(&target).unwrap().dead_letters == 3).await;
-    let letters = router.dead_letters(&target, None, 10).await.unwrap();
+    let letters = router.dead_letters(&target, None, 10).await.unwrap().dead_letters;
     // A rejected event is not tried again.
     assert!(letters.iter().all(|letter| letter.attempts.len() == 1));
     world.log.trim(&letters[0].document, Seq::new(3)).await.unwrap();
@@ -149,7 +149,7 @@ async fn the_oldest_dead_letters_make_room_for_those_of_a_batch() {
     attach(&router, "a", &a, policy).await;
     world.publish_notes(1, 8).await;
     until(|| router.stats().targets["a"].dead_lettered == 8).await;
-    let letters = router.dead_letters(&name("a"), None, 10).await.unwrap();
+    let letters = router.dead_letters(&name("a"), None, 10).await.unwrap().dead_letters;
     assert_eq!(letters.len(), 2);
     let stats = &router.stats().targets["a"];
     assert_eq!((stats.dead_letters, stats.dead_letters_dropped), (2, 6));
@@ -194,7 +194,7 @@ async fn one_refused_event_of_a_batch_does_not_take_the_others_with_it() {
     sorted.dedup();
     assert_eq!(sorted, [1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12]);
     assert!(is_sorted(&numbers), "{numbers:?}");
-    let letters = router.dead_letters(&name("a"), None, 10).await.unwrap();
+    let letters = router.dead_letters(&name("a"), None, 10).await.unwrap().dead_letters;
     assert_eq!(letters.len(), 1);
     assert!(letters[0].event.get().contains("\"n\":5"));
     router.stop(Duration::from_secs(5)).await;
@@ -212,7 +212,7 @@ async fn events_that_the_first_target_fails_go_to_the_fallback_in_order() {
     b.wait_for(60).await;
     assert_eq!(b.taken().len(), 60);
     assert!(b.numbers().values().all(|numbers| is_sorted(numbers)));
-    assert!(router.dead_letters(&name("a"), None, 1).await.unwrap().is_empty());
+    assert!(router.dead_letters(&name("a"), None, 1).await.unwrap().dead_letters.is_empty());
     router.stop(Duration::from_secs(5)).await;
 }
 
@@ -296,7 +296,7 @@ async fn attempts_are_remembered_over_a_restart() {
         until(|| gate.available_permits() == 0).await;
         if round == 3 {
             until(|| router.target(&name("a")).unwrap().dead_letters == 1).await;
-            let letters = router.dead_letters(&name("a"), None, 1).await.unwrap();
+            let letters = router.dead_letters(&name("a"), None, 1).await.unwrap().dead_letters;
             assert_eq!(letters[0].attempts.len(), 3);
         }
         router.stop(Duration::from_secs(5)).await;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by unwrapping it")]
 
+mod dead_letters;
 mod delivery;
 mod dry_runs;
 mod failures;

@@ -9,8 +9,10 @@ use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use http::StatusCode;
 use relay_core::{LogError, ServiceName, SubscribeError};
-use relay_router::{DeadLetter, DeadLetterId, Replay, ReplayRequest, TargetError, TargetInfo};
-use serde::{Deserialize, Serialize};
+use relay_router::{
+    DeadLetter, DeadLetterId, DeadLetterPage, Replay, ReplayRequest, TargetError, TargetInfo,
+};
+use serde::Deserialize;
 
 use super::api::Api;
 use super::extract::JsonBody;
@@ -50,14 +52,6 @@ struct PageQuery {
     limit: Option<usize>,
 }
 
-#[derive(Serialize)]
-struct DeadLetterPage {
-    dead_letters: Vec<DeadLetter>,
-    /// The `after` of the next page; none when this is the last one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next_after: Option<DeadLetterId>,
-}
-
 async fn dead_letters(
     State(api): State<Api>,
     name: NamePath,
@@ -69,10 +63,7 @@ async fn dead_letters(
         return Err(Problem::invalid_request(format!("`limit` is {limit}; it must be 1 to 1000")));
     }
     let after = query.after.map(|after| letter_id(&after)).transpose()?;
-    let dead_letters = router(&api)?.dead_letters(&name, after, limit).await?;
-    let is_full = dead_letters.len() == limit;
-    let next_after = dead_letters.last().filter(|_| is_full).map(|last| last.id);
-    Ok(Json(DeadLetterPage { dead_letters, next_after }))
+    Ok(Json(router(&api)?.dead_letters(&name, after, limit).await?))
 }
 
 #[derive(Deserialize)]
