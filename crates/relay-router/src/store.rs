@@ -45,7 +45,7 @@ pub(crate) use self::write_batch::WriteBatch;
 use self::write_batch::WriteDurability;
 use self::writer::Writer;
 use crate::loop_detection::CausesKey;
-use crate::records::{DeadLetter, DeadLetterId, QueuedEvent, Replay, RouteId};
+use crate::records::{DeadLetter, DeadLetterId, QueuedEvent, Replay, RequeuedBody, RouteId};
 
 /// The size of the engine's file `version`.
 const VERSION_BYTES: u64 = 4;
@@ -151,6 +151,21 @@ impl Store {
             Ok((offset, self.parse(&value)?))
         });
         Ok((events.collect::<Result<_, _>>()?, !page.has_more))
+    }
+
+    /// The JSON envelope of a requeued dead letter's event, if the store has it.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub(crate) async fn requeued_body(
+        &self,
+        route: RouteId,
+        offset: Offset,
+    ) -> Result<Option<String>, StoreError> {
+        let key = keys::queued(route, offset);
+        let value = self.read(move |keyspaces| keyspaces.queue.get(key)).await?;
+        let record = value.map(|value| self.parse::<RequeuedBody>(&value)).transpose()?;
+        Ok(record.and_then(|record| record.body))
     }
 
     /// The number of dead letters of the target that are kept.

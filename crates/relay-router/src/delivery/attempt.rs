@@ -16,7 +16,9 @@ use super::pool::TargetOutcome;
 use crate::decisions::Outcome;
 use crate::health::BreakerTicket;
 use crate::loop_detection;
-use crate::records::{Attempt, DeadLetter, DeadLetterId, DeadReason, QueuedEvent, RouteId, RouteKey};
+use crate::records::{
+    Attempt, DeadLetter, DeadLetterId, DeadReason, QueuedEvent, RouteId, RouteKey, json_of,
+};
 use crate::rules::{RetryPolicy, TargetPolicy};
 use crate::store::{StoreError, WriteBatch};
 
@@ -55,6 +57,15 @@ impl Disposition {
     }
 }
 
+/// A failure to read the events of an attempt.
+#[derive(Debug, thiserror::Error)]
+enum LoadError {
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 /// The result of an attempt.
 pub(crate) struct AttemptResult {
     /// The attempt's events. None stands for an event that the log no longer has.
@@ -83,7 +94,7 @@ impl InFlight {
         let events = match self.load(deps).await {
             Ok(events) => events,
             Err(error) => {
-                tracing::error!(%error, target = %self.name, "queued events cannot be read from the log; retrying");
+                tracing::error!(%error, target = %self.name, "queued events cannot be read; retrying");
                 return Ok(Some(self.interrupted()));
             }
         };
@@ -101,19 +112,22 @@ impl InFlight {
     }
 
     /// The events, from memory, from their records or from the log.
-    async fn load(&self, deps: &Deps) -> Result<Vec<Option<Arc<Event>>>, LogError> {
+    async fn load(&self, deps: &Deps) -> Result<Vec<Option<Arc<Event>>>, LoadError> {
         let mut events = Vec::with_capacity(self.dequeued.entries.len());
         for entry in &self.dequeued.entries {
-            events.push(match (&entry.event, &entry.queued.body) {
+            events.push(match (&entry.event, entry.queued.is_requeued) {
                 (Some(event), _) => Some(Arc::clone(event)),
-                (None, Some(body)) => match relay_events::json::decode(body.as_bytes()) {
-                    Ok(event) => Some(Arc::new(event)),
-                    Err(error) => {
-                        tracing::error!(%error, event = %entry.queued.event, "a requeued dead letter cannot be decoded");
-                        None
+                (None, true) => {
+                    let body = deps.store.requeued_body(self.route, entry.offset).await?;
+                    match relay_events::json::decode(body.unwrap_or_default().as_bytes()) {
+                        Ok(event) => Some(Arc::new(event)),
+                        Err(error) => {
+                            tracing::error!(%error, event = %entry.queued.event, "a requeued dead letter cannot be decoded");
+                            None
+                        }
                     }
-                },
-                (None, None) => {
+                }
+                (None, false) => {
                     let before = Offset::new(entry.offset.get().saturating_sub(1));
                     let limit = ReadLimit { events: 1, ..ReadLimit::default() };
                     let read = deps.log.read(before, limit).await?;
@@ -202,6 +216,9 @@ impl InFlight {
             self.dequeued.entries.iter().zip(&result.dispositions).zip(&result.events)
         {
             match (disposition, event) {
+                (Disposition::Retry(queued), Some(event)) if queued.is_requeued => {
+                    batch.put_requeued(self.route, entry.offset, queued, &json_of(event));
+                }
                 (Disposition::Retry(queued), _) => batch.put_queued(self.route, entry.offset, queued),
                 (Disposition::DeadLetter(queued, reason), Some(event)) => {
                     batch.remove_queued(self.route, entry.offset);

@@ -323,7 +323,7 @@ impl State {
         let bytes = event.as_ref().map_or(0, |event| event.approx_bytes());
         let event = event.filter(|_| self.cached_bytes.saturating_add(bytes) <= self.max_cached_bytes);
         let cached = if event.is_some() { bytes } else { 0 };
-        let is_in_log = queued.body.is_none();
+        let is_in_log = !queued.is_requeued;
         if route.queues.insert(partition, QueueEntry { offset, queued, event }) {
             self.cached_bytes += cached;
             if is_in_log {
@@ -444,7 +444,7 @@ impl State {
     fn forget(&mut self, entry: &QueueEntry) {
         let bytes = entry.event.as_ref().map_or(0, |event| event.approx_bytes());
         self.cached_bytes = self.cached_bytes.saturating_sub(bytes);
-        if entry.queued.body.is_none() {
+        if !entry.queued.is_requeued {
             self.needed.remove(entry.offset);
         }
     }

@@ -93,7 +93,8 @@ impl DeadLetter {
     }
 }
 
-fn json_of(event: &Event) -> String {
+/// The event's JSON envelope.
+pub(crate) fn json_of(event: &Event) -> String {
     String::from_utf8_lossy(&relay_events::json::encode(event)).into_owned()
 }
 

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use relay_core::{Actor, DeliveryError, DocumentId, Event, EventId, ServiceName, Timestamp};
-use serde::{Deserialize, Serialize};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer, Serialize};
 
-/// An event that waits in a route. The log has its content, except for requeued dead letters, which carry it.
+/// An event that waits in a route. Its content is in the log, or for a requeued dead letter in its [`RequeuedRecord`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct QueuedEvent {
     pub(crate) event: EventId,
@@ -29,9 +30,29 @@ pub(crate) struct QueuedEvent {
     /// The number of failed attempts, including those that `attempts` has dropped.
     #[serde(default)]
     pub(crate) tried: u32,
-    /// The event's JSON envelope, where the log may no longer have the event.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) body: Option<Arc<str>>,
+    /// True for a requeued dead letter. The store alone has its body, which can be large.
+    #[serde(default, rename = "body", deserialize_with = "is_present", skip_serializing)]
+    pub(crate) is_requeued: bool,
+}
+
+/// A requeued dead letter as the store keeps it.
+#[derive(Serialize)]
+pub(crate) struct RequeuedRecord<'a> {
+    #[serde(flatten)]
+    pub(crate) queued: &'a QueuedEvent,
+    /// The event's JSON envelope, since the log may no longer have the event.
+    pub(crate) body: &'a str,
+}
+
+/// The body in the record of a requeued dead letter.
+#[derive(Deserialize)]
+pub(crate) struct RequeuedBody {
+    pub(crate) body: Option<String>,
+}
+
+/// Passes over a value, and tells that it is there.
+fn is_present<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
+    Ok(Option::<IgnoredAny>::deserialize(value)?.is_some())
 }
 
 impl QueuedEvent {
@@ -50,7 +71,7 @@ impl QueuedEvent {
             is_replay: false,
             attempts: Vec::new(),
             tried: 0,
-            body: None,
+            is_requeued: false,
         }
     }
 

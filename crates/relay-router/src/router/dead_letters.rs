@@ -110,9 +110,9 @@ impl DeadLetterQueues {
                 route
             });
             let mut record = QueuedEvent::new(&event, version);
-            record.body = Some(letter.event.get().into());
+            record.is_requeued = true;
             record.rule = letter.rule;
-            batch.put_queued(route, letter.id.offset, &record);
+            batch.put_requeued(route, letter.id.offset, &record, letter.event.get());
             batch.remove_dead_letter(&letter.target, letter.id);
             queued.push((route, letter.id.offset, Arc::new(record), event));
         }

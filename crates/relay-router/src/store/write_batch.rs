@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::keys;
 use crate::loop_detection::CausesKey;
-use crate::records::{DeadLetter, DeadLetterId, QueuedEvent, Replay, RouteId, RouteRecord};
+use crate::records::{DeadLetter, DeadLetterId, QueuedEvent, Replay, RequeuedRecord, RouteId, RouteRecord};
 
 /// Changes that are written together or not at all.
 #[derive(Debug, Default)]
@@ -132,6 +132,11 @@ impl WriteBatch {
 
     pub(crate) fn put_queued(&mut self, route: RouteId, offset: Offset, queued: &QueuedEvent) {
         self.put(Column::Queue, keys::queued(route, offset), queued);
+    }
+
+    /// Puts a requeued dead letter with its event's JSON envelope.
+    pub(crate) fn put_requeued(&mut self, route: RouteId, offset: Offset, queued: &QueuedEvent, body: &str) {
+        self.put(Column::Queue, keys::queued(route, offset), &RequeuedRecord { queued, body });
     }
 
     pub(crate) fn remove_queued(&mut self, route: RouteId, offset: Offset) {

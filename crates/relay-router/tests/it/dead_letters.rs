@@ -1,10 +1,15 @@
 //! Dead letters in number and size: pages, and retries of many.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use relay_core::{Draft, Payload};
+use relay_core::{DocumentId, Draft, EventLog, Payload, Seq};
+use relay_router::Router;
 
-use crate::support::{Recorder, TO_A, World, attach, name, note, patient, refused, until};
+use crate::support::{
+    Recorder, TO_A, World, attach, failed, name, note, number, patient, refused, target, until,
+};
 
 /// An `x-note` event of more than `bytes`.
 fn long_note(document: &str, n: usize, bytes: usize) -> Draft {
@@ -39,5 +44,46 @@ async fn a_page_of_dead_letters_is_bounded_in_bytes_and_leads_to_the_next() {
     assert_eq!(page.dead_letters.len(), 1);
     // What is larger than a page is dropped as a whole too.
     assert_eq!(router.drop_dead_letters(&target).await.unwrap(), 5);
+    router.stop(Duration::from_secs(5)).await;
+}
+
+/// Starts a router that keeps no event in memory.
+async fn router_without_cache(world: &World, a: &Arc<Recorder>) -> Router {
+    let mut config = world.config(TO_A);
+    config.cache_bytes = 0;
+    config.targets = vec![target("a", a, patient())];
+    world.router_with(config).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retried_dead_letter_keeps_its_content_on_disk_over_failures_and_restarts() {
+    let world = World::new();
+    let router = router_without_cache(&world, &Recorder::with(|_, _| Err(refused()))).await;
+    for n in 1..=2 {
+        world.publish(note("d", n)).await;
+    }
+    until(|| router.target(&name("a")).unwrap().dead_letters == 2).await;
+    // The log has neither event any more.
+    world.log.trim(&DocumentId::new("d").unwrap(), Seq::new(2)).await.unwrap();
+    router.stop(Duration::from_secs(5)).await;
+
+    let failures = Arc::new(AtomicUsize::new(0));
+    let a = {
+        let failures = Arc::clone(&failures);
+        Recorder::with(move |_, _| {
+            failures.fetch_add(1, Ordering::SeqCst);
+            Err(failed())
+        })
+    };
+    let router = router_without_cache(&world, &a).await;
+    assert_eq!(router.retry_dead_letters(&name("a")).await.unwrap(), 2);
+    until(|| failures.load(Ordering::SeqCst) >= 2).await;
+    router.stop(Duration::from_secs(5)).await;
+
+    let a = Recorder::new();
+    let router = router_without_cache(&world, &a).await;
+    let taken = a.wait_for(2).await;
+    assert_eq!(taken.iter().map(|taken| number(&taken.event)).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(router.stats().targets["a"].lost, 0);
     router.stop(Duration::from_secs(5)).await;
 }
