@@ -4,6 +4,7 @@ mod attempt;
 pub(crate) mod deps;
 pub(crate) mod engine;
 mod event_rate;
+pub(crate) mod held_events;
 pub(crate) mod loss_report;
 mod needed_offsets;
 mod partition_queues;

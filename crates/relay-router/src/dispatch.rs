@@ -21,7 +21,7 @@ use relay_core::{Event, LogError, Offset, ReadLimit, ServiceName};
 use relay_events::ServiceState;
 use tokio::sync::watch;
 
-use self::assign::{AssignedPage, Assignment, assign_page, retry_under_lock};
+use self::assign::{AssignedPage, assign_page, retry_under_lock};
 use crate::decisions::{DecidedEvent, Decision, Outcome};
 use crate::delivery::LOG_RETRY;
 use crate::delivery::engine::Engine;
@@ -203,20 +203,15 @@ impl Dispatcher {
         let deps = self.engine.deps();
         let is_draining = |name: &ServiceName| deps.monitor.state(name) == ServiceState::Draining;
         let assign = || assign_page(&self.engine, &page, through, self.limits, is_draining);
-        let AssignedPage { table, routed, batch, assignments, rejected } =
+        let AssignedPage { table, routed, batch, held, rejected } =
             retry_under_lock(&self.config_lock, assign).await;
         for routed in &routed {
             table.count_condition_errors(routed);
         }
         deps.store.commit(batch).await?;
         let now = deps.clock.wall();
-        self.engine.update(|state| {
-            for Assignment { route, offset, queued, event } in assignments {
-                deps.metrics.record_routing(now.since(event.time));
-                state.enqueue(route, offset, queued, Some(event));
-                state.release(route);
-            }
-        });
+        held.events().iter().for_each(|held| deps.metrics.record_routing(now.since(held.event.time)));
+        held.queue();
         for ((_, event), routed) in page.iter().zip(routed) {
             routed.matched.iter().for_each(|rule| deps.metrics.count_match(rule));
             routed.drops.into_iter().for_each(|drop| self.record_drop(&table, event, drop));

@@ -8,6 +8,8 @@ use tokio_util::sync::CancellationToken;
 use super::attempt::LOG_RETRY;
 use super::engine::Engine;
 use super::event_rate::EventRate;
+use super::held_events::{HeldEvent, HeldEvents};
+use super::state::Place;
 use crate::log_page::read_page;
 use crate::records::{QueuedEvent, Replay, ReplayState, RouteKey};
 use crate::store::{StoreError, WriteBatch};
@@ -61,10 +63,10 @@ pub(crate) async fn run(
             if cancelled.is_cancelled() {
                 return Ok(());
             }
-            replay.position = offset;
             let is_of_document = replay.document.as_ref().is_none_or(|document| *document == event.document);
             let table = engine.routing_table();
             let Some(rule) = table.rule_to(&event, &replay.target).filter(|_| is_of_document) else {
+                replay.position = offset;
                 continue;
             };
             while let Err(at) = rate.take(1) {
@@ -74,23 +76,21 @@ pub(crate) async fn run(
                     () = tokio::time::sleep(wait) => {}
                 }
             }
-            replay.queued += 1;
+            let progress = Replay { position: offset, queued: replay.queued + 1, ..replay.clone() };
             let mut queued = QueuedEvent::new(&event, table.version());
             queued.is_replay = true;
             queued.rule = Some(rule);
             let mut batch = WriteBatch::default();
-            let route = engine.update(|state| {
-                let route = state.add_direct_route(&replay.target, &mut batch);
-                state.hold(route);
-                route
-            });
-            batch.put_queued(route, offset, &queued);
-            batch.replay(replay);
-            deps.store.commit(batch).await?;
+            let (queued, mut held) = (Arc::new(queued), HeldEvents::new(engine));
             engine.update(|state| {
-                state.enqueue(route, offset, Arc::new(queued), Some(event));
-                state.release(route);
+                let route = state.add_direct_route(&progress.target, &mut batch);
+                batch.put_queued(route, offset, &queued);
+                held.hold(state, HeldEvent { route, offset, place: Place::Memory, queued, event });
             });
+            batch.replay(&progress);
+            deps.store.commit(batch).await?;
+            held.queue();
+            *replay = progress;
             report(replay);
         }
     }

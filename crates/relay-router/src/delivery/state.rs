@@ -9,6 +9,7 @@ use relay_core::{Event, Monotonic, Offset, ServiceName, Timestamp};
 use relay_events::ServiceState;
 
 use super::attempt::InFlight;
+use super::held_events::HeldEvent;
 use super::needed_offsets::NeededOffsets;
 use super::partition_queues::{PartitionKey, PartitionQueues, QueueEntry};
 use super::pool::{AttemptPermit, Pool, TargetOutcome};
@@ -50,8 +51,24 @@ struct Route {
     overflow: Option<Overflow>,
     /// True once the store has the route. Until then each batch that uses the route writes it.
     is_stored: bool,
-    /// The number of events that are being committed to this route. It is not removed before they are queued.
-    uncommitted: usize,
+    /// The events that are being committed to this route. It is not removed before they are queued.
+    uncommitted: Uncommitted,
+}
+
+/// The numbers of events that are being committed to a route, by their place.
+#[derive(Debug, Default)]
+struct Uncommitted {
+    in_memory: usize,
+    in_store: usize,
+}
+
+impl Uncommitted {
+    fn at(&mut self, place: Place) -> &mut usize {
+        match place {
+            Place::Memory => &mut self.in_memory,
+            Place::Store => &mut self.in_store,
+        }
+    }
 }
 
 /// The events of a route that the store has and memory has not. They are behind all that memory has.
@@ -74,12 +91,10 @@ pub(crate) struct QueueLimits {
 /// The place of a further event of a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// Memory and the store. [`State::enqueue`] must follow.
+    /// Memory and the store.
     Memory,
-    /// The store alone. The event is counted already.
+    /// The store alone.
     Store,
-    /// None: the route is full.
-    Full,
 }
 
 /// Events that wait for targets which no longer exist, of one route.
@@ -215,31 +230,28 @@ impl State {
     fn insert_route(&mut self, id: RouteId, key: RouteKey, targets: TargetSet, is_stored: bool) {
         self.ids.insert(key.clone(), id);
         self.last_id = self.last_id.max(id.0);
-        let queues = PartitionQueues::default();
-        let route = Route { key, targets, queues, turn: 0, overflow: None, is_stored, uncommitted: 0 };
+        let (queues, uncommitted) = (PartitionQueues::default(), Uncommitted::default());
+        let route = Route { key, targets, queues, turn: 0, overflow: None, is_stored, uncommitted };
         add_to_index(&mut self.routes_to, id, &route);
         self.routes.insert(id, route);
     }
 
-    /// Finds the place of a further event, whose offset is behind those of all others in the route.
-    pub(crate) fn place(&mut self, route: RouteId, offset: Offset, limits: QueueLimits) -> Place {
-        let Some(route) = self.routes.get_mut(&route) else { return Place::Memory };
+    /// Finds the place of a further event, whose offset is behind those of all others in the route. None if the route is full.
+    pub(crate) fn place(&self, route: RouteId, limits: QueueLimits) -> Option<Place> {
+        let Some(route) = self.routes.get(&route) else { return Some(Place::Memory) };
         if route.waiting() >= limits.in_all {
-            return Place::Full;
+            return None;
         }
-        match &mut route.overflow {
-            Some(overflow) => overflow.count += 1,
-            None if route.queues.len() + route.uncommitted < limits.in_memory => return Place::Memory,
-            None => route.overflow = Some(Overflow { from: offset, count: 1 }),
-        }
-        Place::Store
+        let follows_others = route.overflow.is_some() || route.uncommitted.in_store > 0;
+        let has_space = !follows_others && route.in_memory() < limits.in_memory;
+        Some(if has_space { Place::Memory } else { Place::Store })
     }
 
     /// The routes with events that the store alone has, and with space in memory for some of them: that space, and the
     /// offset to read from.
     pub(crate) fn refillable(&self, in_memory: usize) -> Vec<(RouteId, Offset, usize)> {
         let refillable = |(id, route): (&RouteId, &Route)| {
-            let used = route.queues.len() + route.uncommitted;
+            let used = route.in_memory();
             Some((*id, route.overflow?.from, in_memory - used)).filter(|_| used <= in_memory / 2)
         };
         self.routes.iter().filter_map(refillable).collect()
@@ -285,17 +297,30 @@ impl State {
         abandoned
     }
 
-    /// Keeps a route while an event is being committed to it. [`State::release`] must follow.
-    pub(crate) fn hold(&mut self, route: RouteId) {
+    /// Counts an event that is being committed. [`State::release`] must follow.
+    pub(super) fn hold(&mut self, route: RouteId, place: Place) {
         if let Some(route) = self.routes.get_mut(&route) {
-            route.uncommitted += 1;
+            *route.uncommitted.at(place) += 1;
         }
     }
 
     /// Undoes one [`State::hold`].
-    pub(crate) fn release(&mut self, route: RouteId) {
+    pub(super) fn release(&mut self, route: RouteId, place: Place) {
         if let Some(route) = self.routes.get_mut(&route) {
-            route.uncommitted = route.uncommitted.saturating_sub(1);
+            let count = route.uncommitted.at(place);
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    /// Adds a committed event to its place.
+    pub(super) fn queue(&mut self, event: HeldEvent) {
+        let HeldEvent { route, offset, place, queued, event } = event;
+        match (place, self.routes.get_mut(&route)) {
+            (Place::Store, Some(route)) => {
+                route.is_stored = true;
+                route.overflow.get_or_insert(Overflow { from: offset, count: 0 }).count += 1;
+            }
+            _ => self.enqueue(route, offset, queued, Some(event)),
         }
     }
 
@@ -486,7 +511,13 @@ fn add_to_index(routes_to: &mut HashMap<ServiceName, Vec<RouteId>>, id: RouteId,
 impl Route {
     /// The number of events that wait, those that are being committed included.
     fn waiting(&self) -> usize {
-        self.queues.len() + self.uncommitted + self.overflow.map_or(0, |overflow| overflow.count)
+        let in_store = self.overflow.map_or(0, |overflow| overflow.count) + self.uncommitted.in_store;
+        self.in_memory() + in_store
+    }
+
+    /// The number of events that wait in memory, those that are being committed included.
+    fn in_memory(&self) -> usize {
+        self.queues.len() + self.uncommitted.in_memory
     }
 
     fn is_abandoned(&self, pool: &Pool, table: &RoutingTable) -> bool {
@@ -565,9 +596,11 @@ mod tests {
         let mut state = state();
         let route = state.add_direct_route(&name("a"), &mut WriteBatch::default());
         let limits = QueueLimits { in_memory: 0, in_all: 10 };
-        assert_eq!(state.place(route, Offset::new(3), limits), Place::Store);
-        assert_eq!(state.refillable(10), [(route, Offset::new(3), 10)]);
-        // The dispatcher panicked before it stored the event.
+        let place = state.place(route, limits).unwrap();
+        let event = note("d", 1).into_event(Epoch::from_u64(1), Some(Seq::FIRST), Timestamp::UNIX_EPOCH);
+        let (offset, event) = (Offset::new(3), Arc::new(event));
+        state.queue(HeldEvent { route, offset, place, queued: queued(), event });
+        assert_eq!(state.refillable(10), [(route, offset, 10)]);
         state.refill(route, Vec::new(), true);
         assert!(state.refillable(10).is_empty());
         assert!(!state.has_waiting() && state.needed_after().is_none());

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use relay_core::{Event, Offset, ServiceName};
 
 use crate::delivery::engine::Engine;
-use crate::delivery::state::{Place, QueueLimits, State};
-use crate::records::{QueuedEvent, RouteId};
+use crate::delivery::held_events::{HeldEvent, HeldEvents};
+use crate::delivery::state::{QueueLimits, State};
+use crate::records::QueuedEvent;
 use crate::routing_table::{Routed, RoutingTable};
 use crate::store::WriteBatch;
 
@@ -15,16 +16,9 @@ pub(super) struct AssignedPage {
     pub(super) table: Arc<RoutingTable>,
     pub(super) routed: Vec<Routed>,
     pub(super) batch: WriteBatch,
-    /// The events that are queued in memory once the batch is written.
-    pub(super) assignments: Vec<Assignment>,
+    /// The events that are queued once the batch is written.
+    pub(super) held: HeldEvents,
     pub(super) rejected: Vec<Rejected>,
-}
-
-pub(super) struct Assignment {
-    pub(super) route: RouteId,
-    pub(super) offset: Offset,
-    pub(super) queued: Arc<QueuedEvent>,
-    pub(super) event: Arc<Event>,
 }
 
 /// An event that found its route full.
@@ -64,39 +58,44 @@ pub(super) fn assign_page(
 ) -> Option<AssignedPage> {
     let table = engine.routing_table();
     let routed: Vec<_> = page.iter().map(|(_, event)| table.route(event, &is_draining)).collect();
-    engine.update(|state| {
-        Arc::ptr_eq(state.table(), &table).then(|| assign(state, page, routed, through, limits))
-    })
+    let mut assigned = AssignedPage {
+        table: Arc::clone(&table),
+        routed,
+        batch: WriteBatch::default(),
+        held: HeldEvents::new(engine),
+        rejected: Vec::new(),
+    };
+    assigned.batch.cursor(Some(through));
+    let is_current = engine.update(|state| {
+        let is_current = Arc::ptr_eq(state.table(), &table);
+        if is_current {
+            assign(state, page, limits, &mut assigned);
+        }
+        is_current
+    });
+    is_current.then_some(assigned)
 }
 
-/// Assigns each event to its routes. The routes in memory are held until the events are queued.
+/// Assigns each event to its routes.
 fn assign(
     state: &mut State,
     page: &[(Offset, Arc<Event>)],
-    routed: Vec<Routed>,
-    through: Offset,
     limits: QueueLimits,
-) -> AssignedPage {
-    let table = Arc::clone(state.table());
-    let (mut batch, mut assignments, mut rejected) = (WriteBatch::default(), Vec::new(), Vec::new());
-    batch.cursor(Some(through));
-    for ((offset, event), routed) in page.iter().zip(&routed) {
+    assigned: &mut AssignedPage,
+) {
+    let AssignedPage { table, routed, batch, held, rejected } = assigned;
+    for ((offset, event), routed) in page.iter().zip(routed.iter()) {
         let offset = *offset;
         for to in &routed.routes {
-            let route = state.add_route(&to.key, || to.target_set(), &mut batch);
-            let place = state.place(route, offset, limits);
-            if place == Place::Full {
+            let route = state.add_route(&to.key, || to.target_set(), batch);
+            let Some(place) = state.place(route, limits) else {
                 let (rule, target) = (to.key.rule().cloned(), to.target_set().names().next().cloned());
                 rejected.push(Rejected { event: Arc::clone(event), rule, target, limit: limits.in_all });
                 continue;
-            }
+            };
             let queued = Arc::new(QueuedEvent::new(event, table.version()));
             batch.put_queued(route, offset, &queued);
-            if place == Place::Memory {
-                state.hold(route);
-                assignments.push(Assignment { route, offset, queued, event: Arc::clone(event) });
-            }
+            held.hold(state, HeldEvent { route, offset, place, queued, event: Arc::clone(event) });
         }
     }
-    AssignedPage { table, routed, batch, assignments, rejected }
 }

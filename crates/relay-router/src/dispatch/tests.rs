@@ -49,7 +49,7 @@ async fn a_page_is_routed_without_the_engines_lock() {
     };
     let assigned = assign_page(&engine, &page(), THROUGH, LIMITS, is_draining).unwrap();
     assert_eq!(asked.get(), 1);
-    assert_eq!(assigned.assignments.len(), 1);
+    assert_eq!(assigned.held.events().len(), 1);
 }
 
 #[tokio::test]
@@ -68,7 +68,7 @@ async fn a_page_is_assigned_by_the_table_in_force_alone() {
     assert_eq!(engine.read(|state| state.route_id(&key("a"))), None);
 
     let assigned = assign_page(&engine, &page(), THROUGH, LIMITS, is_draining).unwrap();
-    let routes: Vec<_> = assigned.assignments.iter().map(|assignment| Some(assignment.route)).collect();
+    let routes: Vec<_> = assigned.held.events().iter().map(|event| Some(event.route)).collect();
     assert_eq!(
         routes,
         [engine.read(|state| state.route_id(&key("a"))), engine.read(|state| state.route_id(&key("b")))]
@@ -83,11 +83,8 @@ async fn a_route_whose_rule_goes_stays_for_the_events_that_are_being_committed_t
     engine.update(|state| {
         state.set_rules(2, Arc::default());
         state.recompute_targets();
-        for Assignment { route, offset, queued, event } in assigned.assignments {
-            state.enqueue(route, offset, queued, Some(event));
-            state.release(route);
-        }
     });
+    assigned.held.queue();
     assert_eq!(engine.read(|state| state.queued_for(&name("a")).0), 1);
 }
 

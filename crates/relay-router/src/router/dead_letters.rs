@@ -7,6 +7,8 @@ use serde::Serialize;
 
 use super::context::RouterContext;
 use super::targets::TargetError;
+use crate::delivery::held_events::{HeldEvent, HeldEvents};
+use crate::delivery::state::Place;
 use crate::records::{DeadLetter, DeadLetterId, QueuedEvent};
 use crate::store::{StoreError, WriteBatch};
 
@@ -101,28 +103,21 @@ impl DeadLetterQueues {
                 }
             })
             .collect();
-        let mut batch = WriteBatch::default();
-        let mut queued = Vec::new();
+        let (mut batch, mut held) = (WriteBatch::default(), HeldEvents::new(engine));
         for (letter, event) in decoded? {
-            let route = engine.update(|state| {
-                let route = state.add_direct_route(&letter.target, &mut batch);
-                state.hold(route);
-                route
-            });
             let mut record = QueuedEvent::new(&event, version);
             record.is_requeued = true;
             record.rule = letter.rule;
-            batch.put_requeued(route, letter.id.offset, &record, letter.event.get());
+            let (offset, queued) = (letter.id.offset, Arc::new(record));
+            engine.update(|state| {
+                let route = state.add_direct_route(&letter.target, &mut batch);
+                batch.put_requeued(route, offset, &queued, letter.event.get());
+                held.hold(state, HeldEvent { route, offset, place: Place::Memory, queued, event });
+            });
             batch.remove_dead_letter(&letter.target, letter.id);
-            queued.push((route, letter.id.offset, Arc::new(record), event));
         }
         deps.store.commit(batch).await?;
-        engine.update(|state| {
-            for (route, offset, record, event) in queued {
-                state.enqueue(route, offset, record, Some(event));
-                state.release(route);
-            }
-        });
+        held.queue();
         Ok(())
     }
 

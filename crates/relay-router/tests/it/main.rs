@@ -9,6 +9,7 @@ mod failures;
 mod loops;
 mod missing_offsets;
 mod order_model;
+mod panics;
 mod rules_conditions;
 mod rules_documents;
 mod rules_model;

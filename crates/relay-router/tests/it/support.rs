@@ -16,6 +16,7 @@ use relay_router::decisions::{DecisionFilter, DecisionRecord, Outcome};
 use relay_router::rules::{RuleDocument, RuleFormat, TargetPolicy};
 use relay_router::target::InProcessTarget;
 use relay_router::{CAUSES_KEY, CausesKey, Router, RouterConfig, RouterParts, VerifiedSink};
+use relay_tasks::Supervisor;
 use tempfile::TempDir;
 use tokio::sync::{Semaphore, watch};
 
@@ -35,6 +36,7 @@ pub(crate) struct World {
     pub(crate) log: MemoryLog,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) directory: TempDir,
+    pub(crate) supervisor: Supervisor,
     causes_key: CausesKey,
 }
 
@@ -70,6 +72,7 @@ impl World {
             log: MemoryLog::new(),
             clock: Arc::new(FnClock::new(move || start.elapsed())),
             directory: tempfile::tempdir().unwrap(),
+            supervisor: Supervisor::default(),
             causes_key: CausesKey::new(&[7; CausesKey::BYTES]),
         }
     }
@@ -94,6 +97,7 @@ impl World {
     pub(crate) async fn router_with(&self, config: RouterConfig) -> Router {
         let mut parts = RouterParts::new(Arc::new(self.log.clone()), self.sink(), Arc::clone(&self.clock));
         parts.causes_key = Some(self.causes_key.clone());
+        parts.supervisor = self.supervisor.clone();
         Router::start(config, parts).await.unwrap()
     }
 
