@@ -21,7 +21,8 @@ pub struct RouterConfig {
     /// The targets in this process.
     pub targets: Vec<InProcessTarget>,
     /// The most events that wait in memory for one route: a rule, or a target with a route of its own. Further
-    /// ones wait on disk. Default 10,000. At least 1, for otherwise no event would be delivered.
+    /// ones wait on disk, and further retried dead letters stay dead letters. Default 10,000. At least 1, for otherwise no
+    /// event would be delivered.
     pub max_queued: usize,
     /// The most events that wait for one route in memory and on disk. Further ones are lost, which is counted
     /// and decided. Default 1,000,000. At least 1.

@@ -258,7 +258,8 @@ impl Router {
         self.run_to_end(move |inner| async move { inner.dead_letters.retry(&target, id).await }).await
     }
 
-    /// Delivers all of the target's dead letters again. Returns their number.
+    /// Delivers the target's dead letters again. Returns the number of those that wait for that now. A letter stays one whose
+    /// event waits for the target already, and so do those beyond [`RouterConfig::max_queued`].
     ///
     /// # Errors
     /// See [`TargetError`].

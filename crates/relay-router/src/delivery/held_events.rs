@@ -32,9 +32,10 @@ impl HeldEvents {
         Self { engine: engine.clone(), events: Vec::new() }
     }
 
-    /// Counts `event` in its route. Called with the engine's state, so this value outlives the lock of the state.
+    /// Counts `event` in its route. Called within [`Engine::update`], from which `self` must not be dropped: that takes the
+    /// lock of the state.
     pub(crate) fn hold(&mut self, state: &mut State, event: HeldEvent) {
-        state.hold(event.route, event.place);
+        state.hold(&event);
         self.events.push(event);
     }
 
@@ -47,7 +48,7 @@ impl HeldEvents {
         let events = std::mem::take(&mut self.events);
         self.engine.update(|state| {
             for event in events {
-                state.release(event.route, event.place);
+                state.release(&event);
                 state.queue(event);
             }
         });
@@ -58,9 +59,7 @@ impl Drop for HeldEvents {
     fn drop(&mut self) {
         let events = std::mem::take(&mut self.events);
         if !events.is_empty() {
-            self.engine.update(|state| {
-                events.iter().for_each(|event| state.release(event.route, event.place));
-            });
+            self.engine.update(|state| events.iter().for_each(|event| state.release(event)));
         }
     }
 }

@@ -9,7 +9,7 @@ use super::attempt::LOG_RETRY;
 use super::engine::Engine;
 use super::event_rate::EventRate;
 use super::held_events::{HeldEvent, HeldEvents};
-use super::state::Place;
+use super::state::{DirectRefusal, Place, State};
 use crate::log_page::read_page;
 use crate::records::{QueuedEvent, Replay, ReplayState, RouteKey};
 use crate::store::{StoreError, WriteBatch};
@@ -82,11 +82,21 @@ pub(crate) async fn run(
             queued.rule = Some(rule);
             let mut batch = WriteBatch::default();
             let (queued, mut held) = (Arc::new(queued), HeldEvents::new(engine));
-            engine.update(|state| {
+            let mut enter = |state: &mut State| {
                 let route = state.add_direct_route(&progress.target, &mut batch);
+                state.check_direct(route, offset, usize::MAX)?;
                 batch.put_queued(route, offset, &queued);
+                let (queued, event) = (Arc::clone(&queued), Arc::clone(&event));
                 held.hold(state, HeldEvent { route, offset, place: Place::Memory, queued, event });
-            });
+                Ok::<_, DirectRefusal>(())
+            };
+            // The event may wait there already: as a retried dead letter, or of another replay. It is delivered for each.
+            while engine.update(&mut enter).is_err() {
+                tokio::select! {
+                    () = cancelled.cancelled() => return Ok(()),
+                    closed = completions.changed() => if closed.is_err() { return Ok(()) },
+                }
+            }
             batch.replay(&progress);
             deps.store.commit(batch).await?;
             held.queue();

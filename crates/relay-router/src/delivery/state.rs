@@ -2,7 +2,7 @@
 //!
 //! Plain values without a clock: each step gets the moment. The engine keeps them behind its lock.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use relay_core::{Event, Monotonic, Offset, ServiceName, Timestamp};
@@ -53,6 +53,9 @@ struct Route {
     is_stored: bool,
     /// The events that are being committed to this route. It is not removed before they are queued.
     uncommitted: Uncommitted,
+    /// The offsets of the events in memory and of those being committed, where events come in no order: in a target's own
+    /// route.
+    unordered: HashSet<Offset>,
 }
 
 /// The numbers of events that are being committed to a route, by their place.
@@ -95,6 +98,15 @@ pub(crate) enum Place {
     Memory,
     /// The store alone.
     Store,
+}
+
+/// The reason for which an event cannot enter a target's own route now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DirectRefusal {
+    /// The event waits there already, and a second one would replace it.
+    AlreadyWaiting,
+    /// The route has no space in memory.
+    Full,
 }
 
 /// Events that wait for targets which no longer exist, of one route.
@@ -230,8 +242,9 @@ impl State {
     fn insert_route(&mut self, id: RouteId, key: RouteKey, targets: TargetSet, is_stored: bool) {
         self.ids.insert(key.clone(), id);
         self.last_id = self.last_id.max(id.0);
-        let (queues, uncommitted) = (PartitionQueues::default(), Uncommitted::default());
-        let route = Route { key, targets, queues, turn: 0, overflow: None, is_stored, uncommitted };
+        let (queues, uncommitted, unordered) = Default::default();
+        let route =
+            Route { key, targets, queues, turn: 0, overflow: None, is_stored, uncommitted, unordered };
         add_to_index(&mut self.routes_to, id, &route);
         self.routes.insert(id, route);
     }
@@ -289,6 +302,9 @@ impl State {
             }
             let entries = route.queues.take_idle();
             if !entries.is_empty() {
+                for entry in &entries {
+                    route.unordered.remove(&entry.offset);
+                }
                 let target = route.targets.names().next().cloned();
                 abandoned.push(Abandoned { route: *id, key: route.key.clone(), target, entries });
             }
@@ -297,18 +313,37 @@ impl State {
         abandoned
     }
 
+    /// Checks that an event may enter a target's own route, in which at most `in_memory` events wait.
+    pub(crate) fn check_direct(
+        &self,
+        route: RouteId,
+        offset: Offset,
+        in_memory: usize,
+    ) -> Result<(), DirectRefusal> {
+        match self.routes.get(&route) {
+            Some(route) if route.unordered.contains(&offset) => Err(DirectRefusal::AlreadyWaiting),
+            // Those in the store are known by number alone, after a start with a lower limit.
+            Some(route) if route.overflow.is_some() || route.in_memory() >= in_memory => {
+                Err(DirectRefusal::Full)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Counts an event that is being committed. [`State::release`] must follow.
-    pub(super) fn hold(&mut self, route: RouteId, place: Place) {
-        if let Some(route) = self.routes.get_mut(&route) {
-            *route.uncommitted.at(place) += 1;
+    pub(super) fn hold(&mut self, event: &HeldEvent) {
+        if let Some(route) = self.routes.get_mut(&event.route) {
+            *route.uncommitted.at(event.place) += 1;
+            route.add_unordered(event.offset);
         }
     }
 
     /// Undoes one [`State::hold`].
-    pub(super) fn release(&mut self, route: RouteId, place: Place) {
-        if let Some(route) = self.routes.get_mut(&route) {
-            let count = route.uncommitted.at(place);
+    pub(super) fn release(&mut self, event: &HeldEvent) {
+        if let Some(route) = self.routes.get_mut(&event.route) {
+            let count = route.uncommitted.at(event.place);
             *count = count.saturating_sub(1);
+            route.unordered.remove(&event.offset);
         }
     }
 
@@ -337,6 +372,7 @@ impl State {
             return;
         };
         route.is_stored = true;
+        route.add_unordered(offset);
         let in_order =
             |name| self.pool.policy(name).is_none_or(|policy| policy.ordering == DeliveryOrder::Document);
         let is_ordered = route.targets.names().next().is_none() || route.targets.names().any(in_order);
@@ -460,9 +496,10 @@ impl State {
         self.pool.end(&attempt.name, attempt.ticket, outcome, now);
         let Some(route) = self.routes.get_mut(&attempt.route) else { return };
         let done = route.queues.end(&attempt.dequeued.partition, retries, not_before);
-        for entry in done {
-            self.forget(&entry);
+        for entry in &done {
+            route.unordered.remove(&entry.offset);
         }
+        done.iter().for_each(|entry| self.forget(entry));
     }
 
     /// Takes an event out of the sums over all queues.
@@ -518,6 +555,12 @@ impl Route {
     /// The number of events that wait in memory, those that are being committed included.
     fn in_memory(&self) -> usize {
         self.queues.len() + self.uncommitted.in_memory
+    }
+
+    fn add_unordered(&mut self, offset: Offset) {
+        if self.key.rule().is_none() {
+            self.unordered.insert(offset);
+        }
     }
 
     fn is_abandoned(&self, pool: &Pool, table: &RoutingTable) -> bool {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::context::RouterContext;
 use super::targets::TargetError;
 use crate::delivery::held_events::{HeldEvent, HeldEvents};
-use crate::delivery::state::Place;
+use crate::delivery::state::{DirectRefusal, Place};
 use crate::records::{DeadLetter, DeadLetterId, QueuedEvent};
 use crate::store::{StoreError, WriteBatch};
 
@@ -26,14 +26,23 @@ pub struct DeadLetterPage {
     pub next_after: Option<DeadLetterId>,
 }
 
+/// The result of a move of letters into their targets' own routes.
+struct Requeued {
+    count: usize,
+    /// The reason for which the last letter that stays does so.
+    refusal: Option<DirectRefusal>,
+}
+
 /// The operators' access to dead letters.
 pub(super) struct DeadLetterQueues {
     context: Arc<RouterContext>,
+    /// The most events that wait in a target's own route.
+    max_queued: usize,
 }
 
 impl DeadLetterQueues {
-    pub(super) fn new(context: Arc<RouterContext>) -> Self {
-        Self { context }
+    pub(super) fn new(context: Arc<RouterContext>, max_queued: usize) -> Self {
+        Self { context, max_queued }
     }
 
     /// Up to `limit` and [`MAX_PAGE`] of the target's dead letters after `after`, as many as the store reads at once. Those of
@@ -68,10 +77,18 @@ impl DeadLetterQueues {
     pub(super) async fn retry(&self, target: &ServiceName, id: DeadLetterId) -> Result<(), TargetError> {
         let _guard = self.context.config_lock.lock().await;
         let letter = self.get(target, id).await?;
-        Ok(self.requeue(vec![letter]).await?)
+        match self.requeue(vec![letter]).await?.refusal {
+            None => Ok(()),
+            Some(DirectRefusal::AlreadyWaiting) => {
+                Err(TargetError::AlreadyWaiting { target: target.clone(), id })
+            }
+            Some(DirectRefusal::Full) => {
+                Err(TargetError::TooManyWaiting { target: target.clone(), limit: self.max_queued })
+            }
+        }
     }
 
-    /// Requeues all of the target's dead letters. Returns their number.
+    /// Requeues the target's dead letters. Returns the number of those that wait now.
     pub(super) async fn retry_all(&self, target: &ServiceName) -> Result<usize, TargetError> {
         let _guard = self.context.config_lock.lock().await;
         let mut count = 0;
@@ -83,14 +100,18 @@ impl DeadLetterQueues {
             let Some(last) = page.last() else { break };
             after = Some(last.id);
             left -= page.len();
-            count += page.len();
-            self.requeue(page).await?;
+            let requeued = self.requeue(page).await?;
+            count += requeued.count;
+            if requeued.refusal == Some(DirectRefusal::Full) {
+                break;
+            }
         }
         Ok(count)
     }
 
-    /// Moves all `letters` into their targets' own routes, or none of them.
-    async fn requeue(&self, letters: Vec<DeadLetter>) -> Result<(), StoreError> {
+    /// Moves `letters` into their targets' own routes. A letter stays whose event waits there already, and so do those for
+    /// which there is no space.
+    async fn requeue(&self, letters: Vec<DeadLetter>) -> Result<Requeued, StoreError> {
         let (engine, deps) = (&self.context.engine, self.context.deps());
         let version = engine.routing_table().version();
         let decoded: Result<Vec<_>, StoreError> = letters
@@ -104,21 +125,30 @@ impl DeadLetterQueues {
             })
             .collect();
         let (mut batch, mut held) = (WriteBatch::default(), HeldEvents::new(engine));
+        let mut requeued = Requeued { count: 0, refusal: None };
         for (letter, event) in decoded? {
             let mut record = QueuedEvent::new(&event, version);
             record.is_requeued = true;
             record.rule = letter.rule;
             let (offset, queued) = (letter.id.offset, Arc::new(record));
-            engine.update(|state| {
+            let entered = engine.update(|state| {
                 let route = state.add_direct_route(&letter.target, &mut batch);
+                state.check_direct(route, offset, self.max_queued)?;
                 batch.put_requeued(route, offset, &queued, letter.event.get());
                 held.hold(state, HeldEvent { route, offset, place: Place::Memory, queued, event });
+                Ok::<_, DirectRefusal>(())
             });
-            batch.remove_dead_letter(&letter.target, letter.id);
+            match entered {
+                Ok(()) => {
+                    batch.remove_dead_letter(&letter.target, letter.id);
+                    requeued.count += 1;
+                }
+                Err(refusal) => requeued.refusal = Some(refusal),
+            }
         }
         deps.store.commit(batch).await?;
         held.queue();
-        Ok(())
+        Ok(requeued)
     }
 
     /// Removes a dead letter.

@@ -178,7 +178,7 @@ pub(super) async fn start(config: RouterConfig, parts: RouterParts) -> Result<In
     let inner = Inner {
         rules: RuleActivation::new(Arc::clone(&context), config.rules, rules.clone()),
         services: Arc::new(Services::new(Arc::clone(&context), sink, pending)),
-        dead_letters: DeadLetterQueues::new(Arc::clone(&context)),
+        dead_letters: DeadLetterQueues::new(Arc::clone(&context), config.max_queued),
         replays: Arc::new(Replays::new(Arc::clone(&context))),
         context,
     };

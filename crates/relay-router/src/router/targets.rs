@@ -25,6 +25,27 @@ pub enum TargetError {
         /// The id.
         id: DeadLetterId,
     },
+    /// The event of a dead letter waits for its target already, as another retried dead letter or of a replay.
+    #[error(
+        "the event of dead letter `{id}` waits for `{target}` already; retry the letter after its delivery"
+    )]
+    AlreadyWaiting {
+        /// The target.
+        target: ServiceName,
+        /// The id.
+        id: DeadLetterId,
+    },
+    /// The most retried dead letters that are allowed wait for the target.
+    #[error(
+        "{limit} retried or replayed events wait for `{target}`, the most that are allowed (`router.max_queued`); \
+         retry the dead letter when some of them are delivered"
+    )]
+    TooManyWaiting {
+        /// The target.
+        target: ServiceName,
+        /// The most that wait.
+        limit: usize,
+    },
     /// No rule names the target, so a replay would send nothing.
     #[error("no rule sends anything to `{0}`, so there is nothing to replay")]
     NoRule(ServiceName),

@@ -214,7 +214,7 @@ impl Keyspaces {
         Page::read(of_target, limit)
     }
 
-    /// Reads everything that routing needs at its start, and counts the dead letters. Of the events of a rule's route the
+    /// Reads everything that routing needs at its start, and counts the dead letters. Of each route's events the
     /// first `max_queued` are read, and the others are counted.
     pub(super) fn read_all(
         &self,
@@ -240,8 +240,7 @@ impl Keyspaces {
             if in_memory.0 != Some(route) {
                 in_memory = (Some(route), 0);
             }
-            let is_direct = routes.get(&route).is_some_and(|route| route.key.rule().is_none());
-            if is_direct || in_memory.1 < max_queued {
+            if in_memory.1 < max_queued {
                 in_memory.1 += 1;
                 queue.push((route, offset, parse(directory, &value)?));
             } else {

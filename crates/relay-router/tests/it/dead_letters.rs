@@ -4,12 +4,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use relay_core::{DocumentId, Draft, EventLog, Payload, Seq};
-use relay_router::Router;
+use relay_core::{DocumentId, Draft, EventLog, Offset, Payload, Seq};
+use relay_router::{ReplayRequest, ReplayStart, Router, TargetError};
 
 use crate::support::{
-    Recorder, TO_A, World, attach, failed, name, note, number, patient, refused, target, until,
+    Recorder, TO_A, World, attach, failed, name, note, number, patient, refused, target, until, until_queued,
 };
+
+/// Two rules that send notes to target `a`.
+const TWICE_TO_A: &str = r#"
+    [[rules]]
+    name = "one"
+    kinds = ["x-note"]
+    targets = ["a"]
+    continue = true
+
+    [[rules]]
+    name = "two"
+    kinds = ["x-note"]
+    targets = ["a"]
+"#;
 
 /// An `x-note` event of more than `bytes`.
 fn long_note(document: &str, n: usize, bytes: usize) -> Draft {
@@ -85,5 +99,97 @@ async fn a_retried_dead_letter_keeps_its_content_on_disk_over_failures_and_resta
     let taken = a.wait_for(2).await;
     assert_eq!(taken.iter().map(|taken| number(&taken.event)).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(router.stats().targets["a"].lost, 0);
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_of_two_dead_letters_of_one_event_is_delivered() {
+    let world = World::new();
+    let router = world.router(TWICE_TO_A).await;
+    attach(&router, "a", &Recorder::with(|_, _| Err(refused())), patient()).await;
+    world.publish(note("d", 1)).await;
+    let target = name("a");
+    until(|| router.target(&target).unwrap().dead_letters == 2).await;
+    until_queued(&router, "a", 0).await;
+
+    let (a, gate) = Recorder::gated(0);
+    attach(&router, "a", &a, patient()).await;
+    assert_eq!(router.retry_dead_letters(&target).await.unwrap(), 1);
+    let left = router.dead_letters(&target, None, 10).await.unwrap().dead_letters;
+    assert_eq!((left.len(), router.target(&target).unwrap().queued), (1, 1));
+    let refusal = router.retry_dead_letter(&target, left[0].id).await;
+    assert!(matches!(refusal, Err(TargetError::AlreadyWaiting { .. })), "{refusal:?}");
+    gate.add_permits(2);
+    until_queued(&router, "a", 0).await;
+    router.retry_dead_letter(&target, left[0].id).await.unwrap();
+    a.wait_for(2).await;
+    assert_eq!(router.target(&target).unwrap().dead_letters, 0);
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_is_delivered_for_its_dead_letter_and_for_its_replay() {
+    let world = World::new();
+    let router = world.router(TO_A).await;
+    attach(&router, "a", &Recorder::with(|_, _| Err(refused())), patient()).await;
+    world.publish(note("d", 1)).await;
+    let target = name("a");
+    until(|| router.target(&target).unwrap().dead_letters == 1).await;
+    let (a, gate) = Recorder::gated(0);
+    attach(&router, "a", &a, patient()).await;
+    assert_eq!(router.retry_dead_letters(&target).await.unwrap(), 1);
+    router.replay(&target, ReplayRequest::new(ReplayStart::Offset(Offset::new(1)))).await.unwrap();
+    gate.add_permits(2);
+    let taken = a.wait_for(2).await;
+    assert_eq!(taken.iter().map(|taken| taken.is_replay).collect::<Vec<_>>(), [false, true]);
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_dead_letters_wait_for_a_target_than_its_route_takes() {
+    let world = World::new();
+    let mut config = world.config(TO_A);
+    config.max_queued = 3;
+    let router = world.router_with(config.clone()).await;
+    attach(&router, "a", &Recorder::with(|_, _| Err(refused())), patient()).await;
+    world.publish_notes(5, 5).await;
+    let target = name("a");
+    until(|| router.target(&target).unwrap().dead_letters == 5).await;
+    let (a, gate) = Recorder::gated(0);
+    attach(&router, "a", &a, patient()).await;
+    assert_eq!(router.retry_dead_letters(&target).await.unwrap(), 3);
+    let left = router.dead_letters(&target, None, 10).await.unwrap().dead_letters;
+    let refusal = router.retry_dead_letter(&target, left[0].id).await;
+    assert!(matches!(refusal, Err(TargetError::TooManyWaiting { limit: 3, .. })), "{refusal:?}");
+    gate.add_permits(5);
+    a.wait_for(3).await;
+    until_queued(&router, "a", 0).await;
+    assert_eq!(router.retry_dead_letters(&target).await.unwrap(), 2);
+    a.wait_for(5).await;
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn retried_dead_letters_beyond_a_lower_limit_are_delivered_after_a_restart() {
+    let world = World::new();
+    let mut config = world.config(TO_A);
+    let router = world.router_with(config.clone()).await;
+    attach(&router, "a", &Recorder::with(|_, _| Err(refused())), patient()).await;
+    world.publish_notes(2, 6).await;
+    until(|| router.target(&name("a")).unwrap().dead_letters == 6).await;
+    attach(&router, "a", &Recorder::gated(0).0, patient()).await;
+    assert_eq!(router.retry_dead_letters(&name("a")).await.unwrap(), 6);
+    router.stop(Duration::ZERO).await;
+
+    let a = Recorder::new();
+    config.max_queued = 2;
+    config.targets = vec![target("a", &a, patient())];
+    let router = world.router_with(config).await;
+    a.wait_for(6).await;
+    until_queued(&router, "a", 0).await;
+    assert_eq!(
+        (a.numbers()["d0"].as_slice(), a.numbers()["d1"].as_slice()),
+        (&[2, 4, 6][..], &[1, 3, 5][..])
+    );
     router.stop(Duration::from_secs(5)).await;
 }

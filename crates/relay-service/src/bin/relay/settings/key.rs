@@ -221,7 +221,7 @@ keys! {
     "router.connect_timeout" => router.outbound.connect_timeout,
         "The longest time that opening a connection to a service takes.";
     "router.max_queued" => router.max_queued,
-        "The most events that wait in memory for a rule, or for one of its targets where each target gets every event. Further ones wait on disk.";
+        "The most events that wait in memory for a rule, or for one of its targets where each target gets every event. Further ones wait on disk. Also the most retried dead letters that wait for a target; further ones stay dead letters.";
     "router.max_waiting" => router.max_waiting,
         "The most events that wait so in memory and on disk. Further ones are lost.";
     "router.cache_bytes" => router.cache_bytes,
