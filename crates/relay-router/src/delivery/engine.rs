@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::attempt::{AttemptResult, Disposition, InFlight};
 use super::deps::Deps;
-use super::state::State;
+use super::selection::min_some;
+use super::state::{Round, Scheduled, State};
 use crate::decisions::{DecidedEvent, Decision, Outcome};
 use crate::routing_table::RoutingTable;
 use crate::store::StoreError;
@@ -29,7 +30,7 @@ const ATTEMPT: TaskName = TaskName::new("router.attempt");
 /// One change by a caller, which runs to its end.
 const OPERATION: TaskName = TaskName::new("router.operation");
 
-/// The shortest sleep between two rounds of scheduling.
+/// The shortest sleep between two steps of scheduling.
 const MIN_SLEEP: Duration = Duration::from_millis(1);
 
 /// The reason for losing an event that waited.
@@ -157,36 +158,45 @@ impl Engine {
 
     async fn run(&self) {
         let mut health_changes = self.0.deps.monitor.changes();
+        let (mut round, mut wake) = (Round::New, None);
         loop {
             let now = self.0.deps.clock.monotonic();
-            let next = self.schedule(now);
+            let (next, has_rest) = self.schedule(now, round);
+            wake = if round == Round::New { next } else { min_some(wake, next) };
             let sleep = async {
-                match next {
+                match wake {
+                    _ if has_rest => tokio::time::sleep(MIN_SLEEP).await,
                     Some(at) => tokio::time::sleep(at.since(now).max(MIN_SLEEP)).await,
                     None => std::future::pending().await,
                 }
             };
-            tokio::select! {
+            round = tokio::select! {
                 () = self.0.stopping.cancelled() => return,
-                () = self.0.ready.notified() => {}
-                closed = health_changes.changed() => if closed.is_err() { return },
-                () = sleep => {}
-            }
+                () = self.0.ready.notified() => Round::New,
+                closed = health_changes.changed() => {
+                    if closed.is_err() {
+                        return;
+                    }
+                    Round::New
+                }
+                () = sleep => if has_rest { Round::Continued } else { Round::New },
+            };
         }
     }
 
-    /// Begins all attempts that can begin. Returns the moment at which time alone may allow the next.
-    fn schedule(&self, now: Monotonic) -> Option<Monotonic> {
+    /// Begins attempts that can begin. Returns the moment at which time alone may allow the next, and true if the round has
+    /// further steps.
+    fn schedule(&self, now: Monotonic, round: Round) -> (Option<Monotonic>, bool) {
         if self.failure().is_some() {
-            return None;
+            return (None, false);
         }
         let health = |name: &ServiceName| self.0.deps.monitor.state(name);
-        let (attempts, next) = self.0.state.lock().schedule(now, health);
+        let Scheduled { attempts, next, has_rest } = self.0.state.lock().schedule(now, health, round);
         for attempt in attempts {
             let mut attempt = AttemptGuard { engine: self.clone(), attempt: Some(attempt) };
             drop(self.0.tasks.spawn(ATTEMPT, async move { attempt.run().await }));
         }
-        next
+        (next, has_rest)
     }
 
     /// Records the result of an attempt and gives its slot to others.
@@ -321,7 +331,7 @@ mod tests {
     }
 
     fn schedule(engine: &Engine) -> (Option<Monotonic>, usize) {
-        let next = engine.schedule(engine.deps().clock.monotonic());
+        let (next, _) = engine.schedule(engine.deps().clock.monotonic(), Round::New);
         (next, engine.read(|state| state.pool.in_flight(&name("a"))))
     }
 

@@ -47,6 +47,8 @@ pub(crate) struct PartitionQueues {
     by_key: HashMap<PartitionKey, PartitionQueue>,
     /// The partitions whose head may be delivered, each once, in the order in which they became ready.
     ready: VecDeque<PartitionKey>,
+    /// The number of partitions at the end of `ready` whose head was looked at in vain in this round.
+    refused: usize,
     /// The heads of delayed partitions, by the moment at which they become ready.
     delayed: BinaryHeap<Reverse<(Monotonic, Offset)>>,
     delayed_by_head: HashMap<Offset, PartitionKey>,
@@ -57,11 +59,6 @@ impl PartitionQueues {
     /// The number of events, those in flight included.
     pub(crate) fn len(&self) -> usize {
         self.len
-    }
-
-    /// The number of partitions whose head may be delivered.
-    pub(crate) fn ready(&self) -> usize {
-        self.ready.len()
     }
 
     /// The first event that [`PartitionQueues::take`] would take, and its partition.
@@ -75,11 +72,28 @@ impl PartitionQueues {
         self.by_key.get(key)?.entries.front().map(|entry| entry.offset)
     }
 
-    /// Puts the first ready partition behind the others.
-    pub(crate) fn rotate(&mut self) {
+    /// The number of ready partitions whose head was not looked at in this round.
+    pub(crate) fn unseen(&self) -> usize {
+        self.ready.len().saturating_sub(self.refused)
+    }
+
+    /// Begins a round, in which each head is looked at again.
+    pub(crate) fn begin_round(&mut self) {
+        self.refused = 0;
+    }
+
+    /// Puts the first ready partition, whose head was looked at in vain, behind the others.
+    pub(crate) fn refuse(&mut self) {
         if !self.ready.is_empty() {
             self.ready.rotate_left(1);
+            self.refused += 1;
         }
+    }
+
+    /// Adds a ready partition. It is behind those that were looked at, so all of them are looked at again.
+    fn push_ready(&mut self, key: PartitionKey) {
+        self.ready.push_back(key);
+        self.refused = 0;
     }
 
     /// The time of the oldest event.
@@ -103,7 +117,7 @@ impl PartitionQueues {
         queue.entries.insert(at, entry);
         self.len += 1;
         if is_new {
-            self.ready.push_back(key);
+            self.push_ready(key);
         }
         true
     }
@@ -161,7 +175,7 @@ impl PartitionQueues {
                 self.delayed_by_head.insert(head, key.clone());
             }
             None if queue.entries.is_empty() => drop(self.by_key.remove(key)),
-            None => self.ready.push_back(key.clone()),
+            None => self.push_ready(key.clone()),
         }
         done
     }
@@ -172,6 +186,7 @@ impl PartitionQueues {
         let entries: Vec<_> = idle.flat_map(|(_, queue)| queue.entries).collect();
         self.len -= entries.len();
         self.ready.retain(|key| self.by_key.contains_key(key));
+        self.refused = 0;
         self.delayed_by_head.retain(|_, key| self.by_key.contains_key(key));
         self.delayed.retain(|Reverse((_, head))| self.delayed_by_head.contains_key(head));
         entries
@@ -184,7 +199,7 @@ impl PartitionQueues {
         {
             self.delayed.pop();
             let Some(key) = self.delayed_by_head.remove(&head) else { continue };
-            self.ready.push_back(key);
+            self.push_ready(key);
         }
     }
 

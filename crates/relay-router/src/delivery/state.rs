@@ -19,8 +19,26 @@ use crate::routing_table::RoutingTable;
 use crate::rules::{DeliveryOrder, RuleSet};
 use crate::store::{PersistedState, WriteBatch};
 
-/// The most events of one route that are looked at in vain before the next route's turn.
+/// The most events of one route that are looked at in vain in one step, which has the lock of the state.
 const MAX_LOOKS: usize = 64;
+
+/// The events that a step of scheduling looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Round {
+    /// The first ones, after a change that may allow an attempt.
+    New,
+    /// Those that the round's earlier steps have left over.
+    Continued,
+}
+
+/// The result of a step of scheduling.
+pub(crate) struct Scheduled {
+    pub(crate) attempts: Vec<InFlight>,
+    /// The moment at which time alone may allow the next attempt.
+    pub(crate) next: Option<Monotonic>,
+    /// True if the round is not at its end: some ready events were not looked at.
+    pub(crate) has_rest: bool,
+}
 
 /// Everything about delivery that changes.
 pub(crate) struct State {
@@ -393,36 +411,42 @@ impl State {
         }
     }
 
-    /// Begins all attempts that can begin at `now`. Returns them, and the moment at which time alone may allow the next.
+    /// Begins the attempts that can begin at `now`, with a bounded number of looks at each route. Further steps of the round
+    /// look at the rest.
     pub(crate) fn schedule(
         &mut self,
         now: Monotonic,
         health: impl Fn(&ServiceName) -> ServiceState,
-    ) -> (Vec<InFlight>, Option<Monotonic>) {
-        let (mut attempts, mut next) = (Vec::new(), None);
+        round: Round,
+    ) -> Scheduled {
+        let (mut attempts, mut next, mut has_rest) = (Vec::new(), None, false);
         let mut turn = RouteId(0);
         while let Some((&id, route)) = self.routes.range_mut(turn..).next() {
             turn = RouteId(id.0.saturating_add(1));
+            if round == Round::New {
+                route.queues.begin_round();
+            }
             route.queues.wake(now);
             let mut in_vain = 0;
-            while in_vain < MAX_LOOKS.min(self.ready(id)) {
+            while in_vain < MAX_LOOKS && self.unseen(id) > 0 {
                 match self.begin(id, &health, now) {
                     Ok(attempt) => attempts.push(attempt),
                     Err(until) => {
                         next = min_some(next, until);
-                        self.routes.entry(id).and_modify(|route| route.queues.rotate());
+                        self.routes.entry(id).and_modify(|route| route.queues.refuse());
                         in_vain += 1;
                     }
                 }
             }
+            has_rest |= self.unseen(id) > 0;
             next = min_some(next, self.routes.get(&id).and_then(|route| route.queues.next_wake()));
         }
-        (attempts, next)
+        Scheduled { attempts, next, has_rest }
     }
 
-    /// The number of documents of a route whose next event may be tried.
-    fn ready(&self, route: RouteId) -> usize {
-        self.routes.get(&route).map_or(0, |route| route.queues.ready())
+    /// The number of documents of a route whose next event may be tried and was not looked at in this round.
+    fn unseen(&self, route: RouteId) -> usize {
+        self.routes.get(&route).map_or(0, |route| route.queues.unseen())
     }
 
     /// Begins an attempt with the first ready events of a route.

@@ -13,6 +13,7 @@ mod panics;
 mod rules_conditions;
 mod rules_documents;
 mod rules_model;
+mod scheduling;
 mod support;
 mod waiting_events;
 mod waiting_model;

@@ -211,7 +211,8 @@ impl Run {
                 assert_eq!(offsets(&done), model.end(name, &again, delay));
             }
             Step::Rotate => {
-                queues.rotate();
+                queues.refuse();
+                queues.begin_round();
                 if !model.ready.is_empty() {
                     model.ready.rotate_left(1);
                 }
@@ -231,7 +232,7 @@ impl Run {
 
     fn check(&self) {
         let Self { queues, model, .. } = self;
-        assert_eq!((queues.len(), queues.ready()), (model.len(), model.ready.len()));
+        assert_eq!((queues.len(), queues.unseen()), (model.len(), model.ready.len()));
         let first = model
             .ready
             .front()
