@@ -37,10 +37,36 @@ pub(crate) struct InFlight {
     pub(crate) is_fallback: bool,
 }
 
+/// The reason for losing an event that waited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LossReason {
+    /// The log dropped the event.
+    Dropped,
+    /// The log cannot read the event.
+    Damaged,
+    /// The store cannot read the body of a requeued dead letter.
+    BodyDamaged,
+}
+
+impl LossReason {
+    /// The reason in words.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Dropped => {
+                "the log no longer has the event: it waited for longer than history is kept (`log.max_held_bytes`)"
+            }
+            Self::Damaged => "the log cannot read the event: it is damaged (`relay log check`)",
+            Self::BodyDamaged => "the event of the retried dead letter was damaged in the router's store",
+        }
+    }
+}
+
 /// The further course of one event after an attempt.
 pub(crate) enum Disposition {
     /// The event leaves the queue.
     Done(Outcome),
+    /// The event cannot be delivered any more.
+    Lost(LossReason),
     /// The event is tried again, with this record of its attempts.
     Retry(Arc<QueuedEvent>),
     /// The event becomes a dead letter.
@@ -51,10 +77,17 @@ impl Disposition {
     pub(crate) fn outcome(&self) -> Outcome {
         match self {
             Self::Done(outcome) => *outcome,
+            Self::Lost(_) => Outcome::Lost,
             Self::Retry(_) => Outcome::Retrying,
             Self::DeadLetter(..) => Outcome::DeadLettered,
         }
     }
+}
+
+/// The reason for not asking a target about an event.
+enum Unneeded {
+    Lost(LossReason),
+    Expired,
 }
 
 /// A failure to read the events of an attempt.
@@ -68,7 +101,7 @@ enum LoadError {
 
 /// The result of an attempt.
 pub(crate) struct AttemptResult {
-    /// The attempt's events. None stands for an event that the log no longer has.
+    /// The attempt's events. None stands for an event that was not read.
     pub(crate) events: Vec<Option<Arc<Event>>>,
     /// The disposition of each event.
     pub(crate) dispositions: Vec<Disposition>,
@@ -112,27 +145,28 @@ impl InFlight {
     }
 
     /// The events, from memory, from their records or from the log.
-    async fn load(&self, deps: &Deps) -> Result<Vec<Option<Arc<Event>>>, LoadError> {
+    async fn load(&self, deps: &Deps) -> Result<Vec<Result<Arc<Event>, LossReason>>, LoadError> {
         let mut events = Vec::with_capacity(self.dequeued.entries.len());
         for entry in &self.dequeued.entries {
             events.push(match (&entry.event, entry.queued.is_requeued) {
-                (Some(event), _) => Some(Arc::clone(event)),
+                (Some(event), _) => Ok(Arc::clone(event)),
                 (None, true) => {
                     let body = deps.store.requeued_body(self.route, entry.offset).await?;
-                    match relay_events::json::decode(body.unwrap_or_default().as_bytes()) {
-                        Ok(event) => Some(Arc::new(event)),
-                        Err(error) => {
-                            tracing::error!(%error, event = %entry.queued.event, "a requeued dead letter cannot be decoded");
-                            None
-                        }
-                    }
+                    let event = relay_events::json::decode(body.unwrap_or_default().as_bytes());
+                    event.map(Arc::new).map_err(|_| LossReason::BodyDamaged)
                 }
                 (None, false) => {
                     let before = Offset::new(entry.offset.get().saturating_sub(1));
                     let limit = ReadLimit { events: 1, ..ReadLimit::default() };
                     let read = deps.log.read(before, limit).await?;
-                    // A different event means that the log no longer has this one.
-                    read.into_iter().find(|event| event.id == entry.queued.event).map(Arc::new)
+                    match read.into_iter().next() {
+                        Some(event) if event.id == entry.queued.event => Ok(Arc::new(event)),
+                        // A damaged event has another id.
+                        Some(event) if event.is_lost() && event.offset == Some(entry.offset) => {
+                            Err(LossReason::Damaged)
+                        }
+                        _ => Err(LossReason::Dropped),
+                    }
                 }
             });
         }
@@ -143,16 +177,17 @@ impl InFlight {
         &self,
         deps: &Deps,
         aborting: &CancellationToken,
-        events: Vec<Option<Arc<Event>>>,
+        events: Vec<Result<Arc<Event>, LossReason>>,
     ) -> Option<AttemptResult> {
         let (now, started) = (deps.clock.wall(), deps.clock.monotonic());
-        let unneeded = |event: &Option<Arc<Event>>| match event {
-            None => Some(Outcome::Lost),
-            Some(event) if event.is_lost() => Some(Outcome::Lost),
-            Some(event) if event.is_expired(now) => Some(Outcome::Expired),
-            Some(_) => None,
+        let unneeded = |event: &Result<Arc<Event>, LossReason>| match event {
+            Err(reason) => Some(Unneeded::Lost(*reason)),
+            Ok(event) if event.is_lost() => Some(Unneeded::Lost(LossReason::Damaged)),
+            Ok(event) if event.is_expired(now) => Some(Unneeded::Expired),
+            Ok(_) => None,
         };
         let unneeded: Vec<_> = events.iter().map(unneeded).collect();
+        let events: Vec<_> = events.into_iter().map(Result::ok).collect();
         let entries = self.dequeued.entries.iter().zip(&events).zip(&unneeded);
         let needed = entries.filter(|(_, unneeded)| unneeded.is_none()).filter_map(|((entry, event), _)| {
             let rule = self.rule_of(&entry.queued);
@@ -162,8 +197,9 @@ impl InFlight {
         let is_alone = needed.len() == 1;
         let answer = if needed.is_empty() { None } else { Some(self.ask(aborting, needed).await?) };
         let took = deps.clock.monotonic().since(started);
-        let dispose = |(entry, unneeded): (&QueueEntry, &Option<Outcome>)| match (unneeded, &answer) {
-            (Some(outcome), _) => Disposition::Done(*outcome),
+        let dispose = |(entry, unneeded): (&QueueEntry, &Option<Unneeded>)| match (unneeded, &answer) {
+            (Some(Unneeded::Lost(reason)), _) => Disposition::Lost(*reason),
+            (Some(Unneeded::Expired), _) => Disposition::Done(Outcome::Expired),
             (None, Some(Err(error))) => {
                 let mut queued = QueuedEvent::clone(&entry.queued);
                 queued.push(Attempt::new(now, self.name.clone(), error, took));
@@ -224,7 +260,7 @@ impl InFlight {
                     batch.remove_queued(self.route, entry.offset);
                     batch.dead_letter(&self.dead_letter(deps, entry.offset, queued, event, *reason)?);
                 }
-                (Disposition::Done(_) | Disposition::DeadLetter(..), _) => {
+                (Disposition::Done(_) | Disposition::Lost(_) | Disposition::DeadLetter(..), _) => {
                     batch.remove_queued(self.route, entry.offset);
                 }
             }

@@ -19,7 +19,7 @@ use super::attempt::{AttemptResult, Disposition, InFlight};
 use super::deps::Deps;
 use super::selection::min_some;
 use super::state::{Round, Scheduled, State};
-use crate::decisions::{DecidedEvent, Decision, Outcome};
+use crate::decisions::{DecidedEvent, Decision};
 use crate::routing_table::RoutingTable;
 use crate::store::StoreError;
 
@@ -32,10 +32,6 @@ const OPERATION: TaskName = TaskName::new("router.operation");
 
 /// The shortest sleep between two steps of scheduling.
 const MIN_SLEEP: Duration = Duration::from_millis(1);
-
-/// The reason for losing an event that waited.
-const LOST: &str =
-    "the log no longer has the event: it waited for longer than history is kept (`log.max_held_bytes`)";
 
 /// A handle to the engine. Clones share it.
 #[derive(Clone)]
@@ -218,7 +214,7 @@ impl Engine {
         let entries = attempt.dequeued.entries.iter().zip(result.dispositions);
         let retries = entries.filter_map(|(entry, disposition)| match disposition {
             Disposition::Retry(queued) => Some((entry.offset, queued)),
-            Disposition::Done(_) | Disposition::DeadLetter(..) => None,
+            Disposition::Done(_) | Disposition::Lost(_) | Disposition::DeadLetter(..) => None,
         });
         let retries = retries.collect();
         self.update(|state| state.end(attempt, &outcome, retries, now, not_before));
@@ -237,11 +233,13 @@ impl Engine {
             metrics.count_outcome(&attempt.name, outcome, result.took, attempt.is_fallback);
             let decided = match (event, disposition) {
                 (Some(event), _) => DecidedEvent::from(&**event),
-                (None, Disposition::Done(_)) => {
-                    let (id, document) = (entry.queued.event, entry.queued.document.clone());
-                    losses.count(id, &document, &attempt.name, LOST, clock.monotonic());
-                    DecidedEvent { id, document, kind: None, offset: Some(entry.offset), bytes: 0 }
-                }
+                (None, Disposition::Lost(_)) => DecidedEvent {
+                    id: entry.queued.event,
+                    document: entry.queued.document.clone(),
+                    kind: None,
+                    offset: Some(entry.offset),
+                    bytes: 0,
+                },
                 // The log could not be read, which is logged, and the event is tried again.
                 (None, _) => continue,
             };
@@ -257,7 +255,14 @@ impl Engine {
             // The rules that routed the event may be replaced, and others would explain something else.
             let is_explained = entry.queued.rules == table.version();
             let explained = (Arc::clone(table.rules()), event.clone().filter(|_| is_explained));
-            let lost = (outcome == Outcome::Lost).then(|| LOST.to_owned());
+            let lost = match disposition {
+                Disposition::Lost(reason) => {
+                    let (reason, now) = (reason.text(), clock.monotonic());
+                    losses.count(decided.id, &decided.document, &attempt.name, reason, now);
+                    Some(reason.to_owned())
+                }
+                _ => None,
+            };
             decisions.record(Decision {
                 at: clock.wall(),
                 event: decided,

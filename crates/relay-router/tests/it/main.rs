@@ -7,6 +7,7 @@ mod delivery;
 mod dry_runs;
 mod failures;
 mod loops;
+mod losses;
 mod missing_offsets;
 mod order_model;
 mod panics;

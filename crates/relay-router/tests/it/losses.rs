@@ -1,0 +1,77 @@
+//! Lost events: the reason in their decision, and the log lines about them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use relay_core::Seq;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Metadata, Subscriber};
+
+use crate::support::{Recorder, TO_A, World, attach, lost, name, note, patient, until, until_queued};
+
+/// Adds up the field `events` of all log lines.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<u64>>);
+
+impl Told {
+    fn get(&self) -> u64 {
+        *self.0.lock()
+    }
+}
+
+impl Visit for Told {
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        if field.name() == "events" {
+            *self.0.lock() += value;
+        }
+    }
+
+    fn record_debug(&mut self, _: &Field, _: &dyn fmt::Debug) {}
+}
+
+impl Subscriber for Told {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        event.record(&mut self.clone());
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_is_damaged_while_it_waits_is_lost_with_that_reason() {
+    let told = Told::default();
+    let _lines = tracing::subscriber::set_default(told.clone());
+    let world = World::new();
+    let mut config = world.config(TO_A);
+    config.cache_bytes = 0;
+    let router = world.router_with(config).await;
+    let (a, gate) = Recorder::gated(0);
+    attach(&router, "a", &a, patient()).await;
+    world.publish_notes(1, 2).await;
+    until(|| router.target(&name("a")).is_some_and(|a| a.queued == 2 && a.in_flight == 1)).await;
+    world.log.damage(&note("d0", 2).document, Seq::new(2));
+    gate.add_permits(2);
+    let lost = lost(&router, 1).await;
+    let reason = "the log cannot read the event: it is damaged (`relay log check`)";
+    assert_eq!(lost[0].error.as_deref(), Some(reason));
+    until_queued(&router, "a", 0).await;
+    router.stop(Duration::from_secs(5)).await;
+    assert_eq!(told.get(), 1);
+}
