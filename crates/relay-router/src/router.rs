@@ -66,6 +66,7 @@ impl Router {
         self.0.replays.stop();
         let deps = self.0.context.deps();
         let complete = self.0.context.engine.stop(timeout).await;
+        deps.losses.log_rest();
         deps.monitor.shutdown().await;
         deps.decisions.close().await;
         let store = deps.store.clone();

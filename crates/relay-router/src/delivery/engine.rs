@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::attempt::{AttemptResult, Disposition, InFlight};
 use super::deps::Deps;
+use super::loss_report::Loss;
 use super::selection::min_some;
 use super::state::{Round, Scheduled, State};
 use crate::decisions::{DecidedEvent, Decision};
@@ -111,6 +112,12 @@ impl Engine {
         self.0.deps.store.fail(error);
     }
 
+    /// Counts a lost event. The scheduling task logs it.
+    pub(crate) fn count_loss(&self, loss: Loss) {
+        self.0.deps.losses.count(loss);
+        self.0.ready.notify_one();
+    }
+
     /// The tasks that [`Engine::stop`] waits for.
     pub(crate) fn tasks(&self) -> &TaskGroup {
         &self.0.tasks
@@ -159,6 +166,7 @@ impl Engine {
             let now = self.0.deps.clock.monotonic();
             let (next, has_rest) = self.schedule(now, round);
             wake = if round == Round::New { next } else { min_some(wake, next) };
+            wake = min_some(wake, self.0.deps.losses.log_due(now));
             let sleep = async {
                 match wake {
                     _ if has_rest => tokio::time::sleep(MIN_SLEEP).await,
@@ -223,7 +231,7 @@ impl Engine {
 
     /// Records the result of an attempt in the metrics and the decision log.
     fn record_decisions(&self, attempt: &InFlight, result: &AttemptResult) {
-        let Deps { metrics, decisions, clock, store, losses, .. } = &self.0.deps;
+        let Deps { metrics, decisions, clock, store, .. } = &self.0.deps;
         let table = self.routing_table();
         let error = result.answer.as_ref().and_then(|answer| answer.as_ref().err());
         for ((entry, disposition), event) in
@@ -257,9 +265,10 @@ impl Engine {
             let explained = (Arc::clone(table.rules()), event.clone().filter(|_| is_explained));
             let lost = match disposition {
                 Disposition::Lost(reason) => {
-                    let (reason, now) = (reason.text(), clock.monotonic());
-                    losses.count(decided.id, &decided.document, &attempt.name, reason, now);
-                    Some(reason.to_owned())
+                    let (event, document) = (decided.id, decided.document.clone());
+                    let (target, reason) = (attempt.name.clone(), reason.text().to_owned());
+                    self.count_loss(Loss { event, document, target, reason: reason.clone() });
+                    Some(reason)
                 }
                 _ => None,
             };

@@ -1,4 +1,7 @@
 //! Log lines about lost events: the first at once, then at most one a minute, with the number since the last one.
+//!
+//! A line about the last losses of a burst is due although no further event is lost. The scheduling task wakes up for it,
+//! and the stop of the router does not wait for it.
 
 use std::time::Duration;
 
@@ -8,6 +11,15 @@ use relay_core::{DocumentId, EventId, Monotonic, ServiceName};
 /// The shortest time between two lines.
 const INTERVAL: Duration = Duration::from_secs(60);
 
+/// A lost event.
+#[derive(Debug)]
+pub(crate) struct Loss {
+    pub(crate) event: EventId,
+    pub(crate) document: DocumentId,
+    pub(crate) target: ServiceName,
+    pub(crate) reason: String,
+}
+
 /// The lost events that no line has told of yet.
 #[derive(Debug, Default)]
 pub(crate) struct LossReport(Mutex<Unreported>);
@@ -15,44 +27,74 @@ pub(crate) struct LossReport(Mutex<Unreported>);
 #[derive(Debug, Default)]
 struct Unreported {
     events: u64,
+    /// The last of them.
+    last: Option<Loss>,
     last_line: Option<Monotonic>,
 }
 
-impl LossReport {
-    /// Counts a lost event, and logs it if the last line is long enough ago.
-    pub(crate) fn count(
-        &self,
-        event: EventId,
-        document: &DocumentId,
-        target: &ServiceName,
-        reason: &str,
-        now: Monotonic,
-    ) {
-        let Some(events) = self.count_at(now) else { return };
-        tracing::error!(events, last = %event, %document, %target, reason, "events are lost; each is among the decisions");
+impl Unreported {
+    /// The moment from which on a line may be written.
+    fn due(&self) -> Monotonic {
+        self.last_line.map_or(Monotonic::ZERO, |last| last + INTERVAL)
     }
 
-    /// Returns the number of events to report now, if it is time.
-    fn count_at(&self, now: Monotonic) -> Option<u64> {
+    fn log(&mut self) {
+        let Some(Loss { event, document, target, reason }) = self.last.take() else { return };
+        let events = std::mem::take(&mut self.events);
+        tracing::error!(events, last = %event, %document, %target, reason, "events are lost; each is among the decisions");
+    }
+}
+
+impl LossReport {
+    /// Counts a lost event. [`LossReport::log_due`] must follow.
+    pub(super) fn count(&self, loss: Loss) {
         let mut unreported = self.0.lock();
         unreported.events += 1;
-        if unreported.last_line.is_some_and(|last| now.since(last) < INTERVAL) {
-            return None;
+        unreported.last = Some(loss);
+    }
+
+    /// Logs the losses that no line has told of, if the last line is long enough ago. Otherwise returns the moment for them.
+    pub(super) fn log_due(&self, now: Monotonic) -> Option<Monotonic> {
+        let mut unreported = self.0.lock();
+        unreported.last.as_ref()?;
+        let due = unreported.due();
+        if now < due {
+            return Some(due);
         }
         unreported.last_line = Some(now);
-        Some(std::mem::take(&mut unreported.events))
+        unreported.log();
+        None
+    }
+
+    /// Logs the losses that no line has told of.
+    pub(crate) fn log_rest(&self) {
+        self.0.lock().log();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::test_support::{name, note};
 
     #[test]
     fn a_line_a_minute_has_the_number_of_all_events_since_the_last_one() {
         let report = LossReport::default();
         let at = |seconds| Monotonic::ZERO + Duration::from_secs(seconds);
-        let counted: Vec<_> = [0, 1, 59, 60, 61, 120].map(|seconds| report.count_at(at(seconds))).into();
-        assert_eq!(counted, [Some(1), None, None, Some(3), None, Some(2)]);
+        let count = || {
+            let (event, document) = (EventId::new(), note("d", 1).document);
+            report.count(Loss { event, document, target: name("a"), reason: "a test".to_owned() });
+        };
+        // Nothing is lost, so no line is due.
+        assert_eq!(report.log_due(at(0)), None);
+        count();
+        assert_eq!((report.log_due(at(1)), report.0.lock().events), (None, 0));
+        (0..3).for_each(|_| count());
+        assert_eq!((report.log_due(at(60)), report.0.lock().events), (Some(at(61)), 3));
+        // No further event is lost.
+        assert_eq!((report.log_due(at(61)), report.0.lock().events), (None, 0));
+        count();
+        report.log_rest();
+        assert_eq!((report.log_due(at(62)), report.0.lock().events), (None, 0));
     }
 }

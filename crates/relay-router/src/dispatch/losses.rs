@@ -7,6 +7,7 @@ use relay_core::ServiceName;
 use super::Dispatcher;
 use super::assign::Rejected;
 use crate::decisions::{DecidedEvent, Decision, Outcome};
+use crate::delivery::loss_report::Loss;
 use crate::delivery::state::Abandoned;
 use crate::store::{StoreError, WriteBatch};
 
@@ -73,7 +74,8 @@ impl Dispatcher {
         match &target {
             Some(target) => {
                 deps.metrics.count_outcome(target, Outcome::Lost, Duration::ZERO, false);
-                deps.losses.count(event.id, &event.document, target, &reason, deps.clock.monotonic());
+                let (document, target, reason) = (event.document.clone(), target.clone(), reason.clone());
+                self.engine.count_loss(Loss { event: event.id, document, target, reason });
             }
             None => deps.metrics.count_decision(Outcome::Lost),
         }

@@ -10,7 +10,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Metadata, Subscriber};
 
-use crate::support::{Recorder, TO_A, World, attach, lost, name, note, patient, until, until_queued};
+use crate::support::{Recorder, TO_A, World, attach, lost, name, note, patient, target, until, until_queued};
 
 /// Adds up the field `events` of all log lines.
 #[derive(Clone, Default)]
@@ -52,6 +52,26 @@ impl Subscriber for Told {
     fn enter(&self, _: &Id) {}
 
     fn exit(&self, _: &Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn log_lines_tell_of_each_lost_event_also_of_the_last_ones() {
+    let told = Told::default();
+    let _lines = tracing::subscriber::set_default(told.clone());
+    let world = World::new();
+    let (a, _gate) = Recorder::gated(0);
+    let mut config = world.config(TO_A);
+    config.max_waiting = 5;
+    config.targets = vec![target("a", &a, patient())];
+    let router = world.router_with(config).await;
+    world.publish_notes(5, 55).await;
+    lost(&router, 50).await;
+    until(|| told.get() == 50).await;
+    // The next line is not due when the router stops.
+    world.publish_notes(5, 3).await;
+    lost(&router, 53).await;
+    router.stop(Duration::ZERO).await;
+    assert_eq!(told.get(), 53);
 }
 
 #[tokio::test(start_paused = true)]
