@@ -15,6 +15,7 @@
 
 mod client;
 mod closing;
+mod deferred;
 mod end;
 mod held_memory;
 mod link;
@@ -159,7 +160,8 @@ impl Connection {
     /// The work of the connection so far, in both directions; see [`crate::schedule`].
     pub(crate) fn work(&self) -> u64 {
         let messages = self.reader.messages_in() + self.link.messages_out();
-        work_of(messages, self.link.bytes_in() + self.link.bytes_out())
+        let bytes = self.link.bytes_in() + self.link.bytes_out() + self.handler.deferred_bytes();
+        work_of(messages, bytes)
     }
 
     /// The moment at which the connection must be polled even without a wake-up.
@@ -273,7 +275,10 @@ impl Connection {
         scratch: &mut [u8],
         cx: &mut Context<'_>,
     ) -> Result<bool, End> {
-        let handled_deferred = self.handler.handle_deferred(&mut self.link, shard, cx)?;
+        if self.handler.handle_deferred(&mut self.link, shard, cx) {
+            // It may be as much work as a turn.
+            return Ok(true);
+        }
         let (mut count, mut bytes) = (0, 0);
         while count < MAX_ITEMS && bytes < MAX_READ_BYTES {
             if !self.may_read(shard) {
@@ -303,7 +308,7 @@ impl Connection {
             self.reader.keep(input);
         }
         self.reader.note_partial(shard.now);
-        Ok(count > 0 || bytes >= MAX_READ_BYTES || handled_deferred)
+        Ok(count > 0 || bytes >= MAX_READ_BYTES)
     }
 
     /// True when there is space for the replies and operations of another message.

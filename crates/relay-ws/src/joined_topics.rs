@@ -55,14 +55,6 @@ pub(crate) enum DeliverySource {
     Ended,
 }
 
-/// The outcome of receiving a message.
-pub(crate) enum Reception {
-    /// Keep the message until the join of its topic is done, and receive no other before.
-    Defer,
-    /// Perform this action.
-    Act(Action),
-}
-
 /// The action that is due for a message.
 pub(crate) enum Action {
     /// Reply to a heartbeat.
@@ -90,33 +82,40 @@ pub(crate) struct JoinedTopics {
 }
 
 impl JoinedTopics {
-    /// Returns the action that is due for `message`. It adds the topic of a join, and removes that of a leave.
+    /// True while the join of `topic` is not done. Messages on the topic wait for it.
+    pub(crate) fn is_joining(&self, topic: &str) -> bool {
+        let joined = self.index_of(topic);
+        joined.is_some_and(|index| matches!(self.list[index].delivery, DeliverySource::Joining))
+    }
+
+    fn index_of(&self, topic: &str) -> Option<usize> {
+        let id = codec::document_id(topic)?;
+        self.list.iter().position(|topic| topic.id.document.as_str() == id)
+    }
+
+    /// Returns the action that is due for `message`, whose topic is not being joined. It adds the topic of a join, and removes
+    /// that of a leave.
     pub(crate) fn receive(
         &mut self,
         message: &ClientMessage<'_>,
         identity: &Identity,
         commands: &Commands,
         max_topics: usize,
-    ) -> Reception {
+    ) -> Action {
         if message.topic == "phoenix" {
-            return Reception::Act(match message.event.as_ref() {
+            return match message.event.as_ref() {
                 "heartbeat" => Action::Heartbeat,
                 _ => Action::Refuse(refusal::UNMATCHED_TOPIC),
-            });
+            };
         }
-        let id = codec::document_id(&message.topic);
-        let joined = self.list.iter().position(|topic| Some(topic.id.document.as_str()) == id);
-        if joined.is_some_and(|index| matches!(self.list[index].delivery, DeliverySource::Joining)) {
-            return Reception::Defer;
-        }
-        Reception::Act(match (message.event.as_ref(), joined) {
+        match (message.event.as_ref(), self.index_of(&message.topic)) {
             ("phx_join", joined) => self.join(message, joined, max_topics),
             ("phx_leave", None) => Action::Leave { closed: None },
             (_, None) => Action::Refuse(refusal::UNMATCHED_TOPIC),
             (_, Some(index)) if !self.list[index].has_join_ref(message) => Action::Ignore,
             ("phx_leave", Some(index)) => Action::Leave { closed: Some(self.list.remove(index)) },
             (_, Some(index)) => self.list[index].receive(message, identity, commands),
-        })
+        }
     }
 
     fn join(&mut self, message: &ClientMessage<'_>, joined: Option<usize>, max_topics: usize) -> Action {

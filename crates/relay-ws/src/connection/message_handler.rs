@@ -10,10 +10,11 @@ use relay_core::{CheckedDraft, DocumentId, ErrorCode, JsonText, LeaveReason, Str
 use relay_events::{ErrorBody, JoinReply, NoticeLevel, SYSTEM_NOTICE, SystemNotice};
 
 use super::client::Client;
+use super::deferred::DeferredMessage;
 use super::end::End;
 use super::link::Link;
 use super::pending::{
-    Abandoned, Completed, Deferred, JoinResult, OPERATION_BYTES, Pending, ReadyReply, RequestRef, Subscribed,
+    Abandoned, Completed, JoinResult, OPERATION_BYTES, Pending, ReadyReply, RequestRef, Subscribed,
 };
 use super::reply::{Empty, ReplyTo};
 use crate::close::CloseReason;
@@ -22,7 +23,7 @@ use crate::config::WsConfig;
 use crate::document_stream::{DocumentStream, StreamItem};
 use crate::framing::{Message, OpCode};
 use crate::handshake::Protocol;
-use crate::joined_topics::{Action, DeliverySource, JoinedTopic, JoinedTopics, Reception, TopicRef};
+use crate::joined_topics::{Action, DeliverySource, JoinedTopic, JoinedTopics, TopicRef};
 use crate::refusal;
 use crate::request::{Identity, TopicJoinReply};
 use crate::room::RoomId;
@@ -34,6 +35,8 @@ pub(super) struct MessageHandler {
     client: Client,
     topics: JoinedTopics,
     pending: Pending,
+    /// The bytes of deferred messages that were handled. They are work a second time: the reads were in earlier turns.
+    deferred_bytes: u64,
     /// The reason with which the client leaves its documents when the connection ends.
     leave_reason: LeaveReason,
 }
@@ -45,6 +48,7 @@ impl MessageHandler {
             client: Client::new(identity, deps),
             topics: JoinedTopics::default(),
             pending: Pending::default(),
+            deferred_bytes: 0,
             leave_reason: LeaveReason::Lost,
         }
     }
@@ -62,10 +66,10 @@ impl MessageHandler {
             (Message::Ping(payload), _) => shard.writer.control(OpCode::Pong, payload),
             (Message::Pong(_), _) => {}
             (Message::Text(text), Protocol::Phoenix) => {
-                return self.receive(codec::decode_text(text), RawMessage::Text(text), link, shard, cx);
+                return self.receive(codec::decode_text(text), link, shard, cx);
             }
             (Message::Binary(bytes), Protocol::Phoenix) => {
-                return self.receive(codec::decode_binary(bytes), RawMessage::Binary(bytes), link, shard, cx);
+                return self.receive(codec::decode_binary(bytes), link, shard, cx);
             }
             (Message::TooLarge { head, is_text }, Protocol::Phoenix) => {
                 return self.refuse_too_large(head, is_text, link, shard);
@@ -81,23 +85,22 @@ impl MessageHandler {
         Ok(())
     }
 
-    /// Acts on the deferred message, or defers it again. Returns true when it was handled.
+    /// Acts on the deferred message, unless it still has to wait. Returns true when it was handled.
     pub(super) fn handle_deferred(
         &mut self,
         link: &mut Link,
         shard: &mut ShardContext<'_>,
         cx: &mut Context<'_>,
-    ) -> Result<bool, End> {
-        let Some(deferred) = self.pending.take_deferred() else { return Ok(false) };
-        match &deferred {
-            Deferred::Text(text) => {
-                self.receive(codec::decode_text(text), RawMessage::Text(text), link, shard, cx)?;
-            }
-            Deferred::Binary(bytes) => {
-                self.receive(codec::decode_binary(bytes), RawMessage::Binary(bytes), link, shard, cx)?;
-            }
+    ) -> bool {
+        let Some(deferred) = self.pending.take_deferred() else { return false };
+        let message = deferred.message();
+        if self.must_wait(&message) {
+            self.pending.defer(deferred);
+            return false;
         }
-        Ok(!self.pending.has_deferred())
+        self.deferred_bytes += deferred.bytes() as u64;
+        self.receive_now(&message, link, shard, cx);
+        true
     }
 
     /// Sends the replies of completed operations. Returns true when there were any.
@@ -142,6 +145,11 @@ impl MessageHandler {
         true
     }
 
+    /// The bytes of deferred messages that were handled so far.
+    pub(super) fn deferred_bytes(&self) -> u64 {
+        self.deferred_bytes
+    }
+
     /// The bytes of the pending operations.
     pub(super) fn pending_bytes(&self) -> usize {
         self.pending.bytes()
@@ -169,14 +177,8 @@ impl MessageHandler {
             shard.deps.counters.errors.increment(closed.reason);
             link.send(&topic.reply_to(&topic.name(), reference.as_deref()).error(&closed), shard);
         }
-        let message = match &deferred {
-            None => return,
-            Some(Deferred::Text(text)) => codec::decode_text(text),
-            Some(Deferred::Binary(bytes)) => codec::decode_binary(bytes),
-        };
-        // It was decoded before it was deferred.
-        if let Ok(message) = message {
-            self.refuse(ReplyTo::message(&message), &refusal::closed(), link, shard);
+        if let Some(deferred) = deferred {
+            self.refuse(ReplyTo::message(&deferred.message()), &refusal::closed(), link, shard);
         }
     }
 
@@ -247,7 +249,6 @@ impl MessageHandler {
     fn receive(
         &mut self,
         decoded: Result<ClientMessage<'_>, DecodeError>,
-        raw: RawMessage<'_>,
         link: &mut Link,
         shard: &mut ShardContext<'_>,
         cx: &mut Context<'_>,
@@ -256,17 +257,31 @@ impl MessageHandler {
             tracing::debug!(connection = %self.client.identity.connection, %error, "a message is malformed");
             End::Close(CloseReason::Malformed)
         })?;
-        // The reply to a join follows the replies to the messages before it.
-        if message.event == "phx_join" && self.pending.awaits_replies() {
-            self.pending.defer(raw.to_deferred());
-            return Ok(());
-        }
-        let (commands, max_topics) = (&shard.deps.parts.commands, shard.deps.config.max_topics);
-        match self.topics.receive(&message, &self.client.identity, commands, max_topics) {
-            Reception::Defer => self.pending.defer(raw.to_deferred()),
-            Reception::Act(action) => self.act(action, &message, link, shard, cx),
+        if self.must_wait(&message) {
+            self.pending.defer(DeferredMessage::new(&message));
+        } else {
+            self.receive_now(&message, link, shard, cx);
         }
         Ok(())
+    }
+
+    /// True while `message` waits for the join of its topic. A join also waits for the replies before it, which its own
+    /// reply follows.
+    fn must_wait(&self, message: &ClientMessage<'_>) -> bool {
+        self.topics.is_joining(&message.topic)
+            || (message.event == "phx_join" && self.pending.awaits_replies())
+    }
+
+    fn receive_now(
+        &mut self,
+        message: &ClientMessage<'_>,
+        link: &mut Link,
+        shard: &mut ShardContext<'_>,
+        cx: &mut Context<'_>,
+    ) {
+        let (commands, max_topics) = (&shard.deps.parts.commands, shard.deps.config.max_topics);
+        let action = self.topics.receive(message, &self.client.identity, commands, max_topics);
+        self.act(action, message, link, shard, cx);
     }
 
     /// Answers a message that was discarded since it is too large.
@@ -452,22 +467,6 @@ impl Drop for MessageHandler {
 
 fn reference_of(message: &ClientMessage<'_>) -> Option<Arc<str>> {
     message.reference.as_deref().map(Arc::from)
-}
-
-/// A message before it is decoded.
-#[derive(Clone, Copy)]
-enum RawMessage<'a> {
-    Text(&'a str),
-    Binary(&'a [u8]),
-}
-
-impl RawMessage<'_> {
-    fn to_deferred(self) -> Deferred {
-        match self {
-            Self::Text(text) => Deferred::Text(text.to_owned()),
-            Self::Binary(bytes) => Deferred::Binary(bytes.to_vec()),
-        }
-    }
 }
 
 /// Encodes the end of a join. The client left the topic or joined it again.

@@ -11,6 +11,7 @@ use futures_util::{FutureExt, StreamExt};
 use relay_core::{EventStream, Joined, SubscribeAck};
 use relay_events::ErrorBody;
 
+use super::deferred::DeferredMessage;
 use crate::codec::Frame;
 use crate::config::WsConfig;
 use crate::document_limiter::DocumentPermit;
@@ -30,7 +31,7 @@ struct Operations {
     commands: FuturesUnordered<Operation<ReadyReply>>,
     /// The bytes of all of them.
     bytes: usize,
-    deferred: Option<Deferred>,
+    deferred: Option<DeferredMessage>,
 }
 
 /// A join or a command under way, with the message that it is the answer to.
@@ -58,23 +59,7 @@ pub(super) struct RequestRef {
 pub(super) struct Abandoned {
     pub(super) joins: Vec<RequestRef>,
     pub(super) commands: Vec<RequestRef>,
-    pub(super) deferred: Option<Deferred>,
-}
-
-/// A message that waits: for the join of its topic, or a join that waits for the replies before it. The connection reads
-/// nothing until it is handled.
-pub(super) enum Deferred {
-    Text(String),
-    Binary(Vec<u8>),
-}
-
-impl Deferred {
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Text(text) => text.len(),
-            Self::Binary(bytes) => bytes.len(),
-        }
-    }
+    pub(super) deferred: Option<DeferredMessage>,
 }
 
 /// The bytes that an operation takes beside its content, roughly.
@@ -122,11 +107,6 @@ impl Pending {
         self.0.as_ref().is_some_and(|operations| !operations.replies.is_empty())
     }
 
-    /// True while a message is deferred.
-    pub(super) fn has_deferred(&self) -> bool {
-        self.0.as_ref().is_some_and(|operations| operations.deferred.is_some())
-    }
-
     /// True when another message may be read.
     pub(super) fn has_capacity(&self, config: &WsConfig) -> bool {
         self.0.as_ref().is_none_or(|operations| {
@@ -139,7 +119,7 @@ impl Pending {
     /// The bytes of all operations and of the deferred message.
     pub(super) fn bytes(&self) -> usize {
         self.0.as_ref().map_or(0, |operations| {
-            operations.bytes + operations.deferred.as_ref().map_or(0, Deferred::bytes)
+            operations.bytes + operations.deferred.as_ref().map_or(0, DeferredMessage::bytes)
         })
     }
 
@@ -181,12 +161,12 @@ impl Pending {
     }
 
     /// Sets the deferred message.
-    pub(super) fn defer(&mut self, message: Deferred) {
+    pub(super) fn defer(&mut self, message: DeferredMessage) {
         self.operations().deferred = Some(message);
     }
 
     /// Takes the deferred message.
-    pub(super) fn take_deferred(&mut self) -> Option<Deferred> {
+    pub(super) fn take_deferred(&mut self) -> Option<DeferredMessage> {
         self.0.as_mut()?.deferred.take()
     }
 

@@ -159,6 +159,41 @@ async fn metadata_counts_among_the_bytes_of_unanswered_pushes() {
     ada.reply("99").await;
 }
 
+#[test]
+fn a_message_that_waits_is_not_copied_again_when_its_connection_is_woken() {
+    const PUSHES: usize = 40;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (server, mut ada) = runtime.block_on(async {
+        let server = Server::start().await;
+        let mut ada = server.connect("ada").await;
+        ada.join_as("1", "document:notes", json!({})).await;
+        server.feed.hold();
+        for number in 0..PUSHES {
+            ada.send(json!(["1", number.to_string(), "document:notes", "document.edited", edit("a")])).await;
+        }
+        let join = json!(["2", "join", "document:other", "phx_join", {"unknown": "x".repeat(1024 * KIB)}]);
+        ada.send(join).await;
+        until(&server.memory, "the join waits for the replies", |memory| {
+            memory.held(MemoryPurpose::Requests) > 1024 * KIB
+        })
+        .await;
+        (server, ada)
+    });
+    let answered = allocation_counter::measure(|| {
+        runtime.block_on(async {
+            for number in 0..PUSHES - 1 {
+                server.feed.release_one();
+                assert_eq!(ada.reply(&number.to_string()).await["status"], "ok");
+            }
+        });
+    });
+    assert!(answered.bytes_total < 1024 * KIB as u64, "{answered:?}");
+    runtime.block_on(async {
+        server.feed.release();
+        assert_eq!(ada.reply("join").await["status"], "ok");
+    });
+}
+
 #[tokio::test]
 async fn members_that_do_not_read_share_one_copy_of_what_waits_for_them() {
     let mut config = quick();

@@ -5,14 +5,16 @@ use std::io::{self, Read, Write};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use relay_ws::WsServer;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_tungstenite::tungstenite::WebSocket;
 use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::{Error, Message, WebSocket};
 
 use crate::support::upgrade_request;
 
@@ -39,6 +41,53 @@ pub(crate) async fn connect(ws: &WsServer, path: &str) -> Connected {
     assert!(head.starts_with(b"HTTP/1.1 101") && head.ends_with(b"\r\n\r\n"));
     let client = WebSocket::from_raw_socket(Buffer::default(), Role::Client, None);
     Connected { wire, client }
+}
+
+impl Connected {
+    /// Delivers messages to the server at once.
+    pub(crate) fn deliver(&mut self, messages: &[Value]) {
+        for message in messages {
+            self.client.send(Message::text(message.to_string())).unwrap();
+        }
+        let bytes = std::mem::take(&mut self.client.get_mut().outgoing);
+        self.wire.lock().send(&bytes);
+    }
+
+    /// Joins a document, with `reference` as the reference of the join.
+    pub(crate) async fn join(&mut self, reference: &str, document: &str) {
+        self.deliver(&[json!([reference, reference, format!("document:{document}"), "phx_join", {}])]);
+        assert_eq!(self.until_reply(reference).await["status"], "ok");
+    }
+
+    /// The whole messages that have arrived.
+    pub(crate) fn receive(&mut self) -> Vec<Value> {
+        let Self { wire, client } = self;
+        client.get_mut().incoming.extend(std::mem::take(&mut wire.lock().outgoing));
+        let mut messages = Vec::new();
+        loop {
+            match client.read() {
+                Ok(Message::Text(text)) => messages.push(serde_json::from_str(&text).unwrap()),
+                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return messages,
+                other => panic!("unexpected: {other:?}"),
+            }
+        }
+    }
+
+    /// Waits for the reply to `reference`, and returns its payload. Earlier messages are skipped.
+    pub(crate) async fn until_reply(&mut self, reference: &str) -> Value {
+        let waiting = async {
+            loop {
+                let mut messages = self.receive().into_iter();
+                let reply = messages.find(|message| message[1] == reference && message[3] == "phx_reply");
+                match reply {
+                    Some(reply) => return reply[4].clone(),
+                    None => tokio::task::yield_now().await,
+                }
+            }
+        };
+        let reply = tokio::time::timeout(Duration::from_secs(60), waiting).await;
+        reply.unwrap_or_else(|_| panic!("{reference} is not answered"))
+    }
 }
 
 /// The bytes in the socket's two directions, as far as the script has let them through.

@@ -90,6 +90,11 @@ impl Feed {
         self.released.notify_waiters();
     }
 
+    /// Answers the first draft that is held.
+    pub(crate) fn release_one(&self) {
+        self.released.notify_one();
+    }
+
     /// Drops the oldest events of a document.
     pub(crate) fn trim(&self, document: &str, events: usize) {
         let mut documents = self.documents.lock();

@@ -1,10 +1,36 @@
 //! The turns of connections on one shard.
 
+use std::sync::Arc;
+
 use futures_util::SinkExt;
-use serde_json::json;
+use relay_core::testing::ManualClock;
+use relay_ws::{WsConfig, WsParts, WsServer};
+use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{Server, edit, quick};
+use crate::scripted::{Connected, connect};
+use crate::support::{Feed, Server, Shared, edit, quick};
+
+/// A server with one shard, for scripted sockets.
+fn start(mut config: WsConfig) -> (WsServer, Arc<Feed>) {
+    config.shards = Some(1);
+    let clock = Arc::new(ManualClock::new());
+    let feed = Arc::new(Feed::new(Arc::clone(&clock)));
+    let source = Arc::new(Shared(Arc::clone(&feed)));
+    (WsServer::with_parts(config, WsParts::new(Arc::clone(&feed) as _, source, clock)).unwrap(), feed)
+}
+
+/// Connects a client that joins `notes`.
+async fn member(ws: &WsServer, user: &str) -> Connected {
+    let mut client = connect(ws, &format!("/socket/websocket?vsn=2.0.0&user={user}")).await;
+    client.join("1", "notes").await;
+    client
+}
+
+/// A push to `notes`.
+fn push(reference: u64) -> Value {
+    json!(["1", reference.to_string(), "document:notes", "document.edited", edit("a")])
+}
 
 #[tokio::test]
 async fn a_connection_with_many_pushes_delays_another_by_one_turn() {
@@ -24,4 +50,26 @@ async fn a_connection_with_many_pushes_delays_another_by_one_turn() {
     let seq = ack["response"]["seq"].as_u64().unwrap();
     assert!(seq <= 100, "{} pushes of the fast connection came first", seq - 1);
     fast.reply("199").await;
+}
+
+#[tokio::test]
+async fn a_message_that_waited_is_work_of_the_turn_in_which_it_is_handled() {
+    const PUSHES: u64 = 30;
+    let mut config = quick();
+    config.max_frame_bytes = 8 * 1024 * 1024;
+    let (ws, feed) = start(config);
+    let (mut large, mut polite) = (member(&ws, "large").await, member(&ws, "polite").await);
+    feed.hold();
+    let unknown = "x".repeat(6 * 1024 * 1024);
+    large.deliver(&[push(0), json!(["2", "join", "document:other", "phx_join", {"unknown": unknown}])]);
+    while !large.wire.lock().incoming.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    large.deliver(&(1..=PUSHES).map(push).collect::<Vec<_>>());
+    // The client whose message waits is woken first.
+    feed.release();
+    polite.deliver(&[push(0)]);
+    let ack = polite.until_reply("0").await;
+    assert_eq!(ack["response"]["seq"], 2, "the turn ends before further messages are read");
+    large.until_reply(&PUSHES.to_string()).await;
 }
