@@ -31,18 +31,18 @@ pub(crate) struct RunQueue<R> {
 #[derive(Debug)]
 struct QueueState<R> {
     ready: VecDeque<TaskId>,
-    requests: Vec<R>,
+    requests: VecDeque<R>,
 }
 
 impl<R: Send + 'static> RunQueue<R> {
     pub(crate) fn new() -> Self {
-        let state = QueueState { ready: VecDeque::new(), requests: Vec::new() };
+        let state = QueueState { ready: VecDeque::new(), requests: VecDeque::new() };
         Self { state: Mutex::new(state), shard: AtomicWaker::new() }
     }
 
     /// Adds a request and wakes the shard.
     pub(crate) fn submit(&self, request: R) {
-        self.state.lock().requests.push(request);
+        self.state.lock().requests.push_back(request);
         self.shard.wake();
     }
 
@@ -51,11 +51,11 @@ impl<R: Send + 'static> RunQueue<R> {
         self.shard.register(waker);
     }
 
-    /// Moves the tasks behind those in `ready`, and returns the requests.
-    pub(crate) fn take(&self, ready: &mut VecDeque<TaskId>) -> Vec<R> {
+    /// Moves the tasks behind those in `ready`, and the requests behind those in `requests`.
+    pub(crate) fn take(&self, ready: &mut VecDeque<TaskId>, requests: &mut VecDeque<R>) {
         let mut state = self.state.lock();
         ready.append(&mut state.ready);
-        std::mem::take(&mut state.requests)
+        requests.append(&mut state.requests);
     }
 
     /// True when nothing is in the queue.
@@ -160,12 +160,12 @@ mod tests {
         waker.wake_by_ref();
         waker.wake_by_ref();
         let mut ready = VecDeque::new();
-        queue.take(&mut ready);
+        queue.take(&mut ready, &mut VecDeque::new());
         assert_eq!(ready, [TaskId::Room(7)]);
         wakeup.clear();
         waker.wake_by_ref();
         ready.clear();
-        queue.take(&mut ready);
+        queue.take(&mut ready, &mut VecDeque::new());
         assert_eq!(ready, [TaskId::Room(7)]);
     }
 

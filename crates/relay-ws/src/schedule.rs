@@ -109,7 +109,7 @@ mod tests {
             for (woken, work) in steps {
                 tasks[woken].wake(work);
                 tasks[0].wake(10 * TURN_WORK);
-                queue.take(schedule.begin_run());
+                queue.take(schedule.begin_run(), &mut VecDeque::new());
                 let mut done = 0;
                 while let Some(TaskId::Connection(key) | TaskId::Room(key)) = schedule.next() {
                     prop_assert!(done < RUN_WORK, "the run goes on after {done}");

@@ -6,6 +6,7 @@
 //! Calls go one way: the shard calls its rooms and its connections, and a connection calls the rooms. The outcome of a write
 //! comes back as a value.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -35,6 +36,8 @@ pub(crate) struct Shard {
     resources: ShardResources,
     index: usize,
     queue: Arc<ShardQueue>,
+    /// The requests that are not handled yet. A panic in one of them leaves the others to the next run.
+    requests: VecDeque<ShardRequest>,
     connections: Slab<Box<ConnectionTask>>,
     timers: TimerWheel,
     ticks: Pin<Box<Interval>>,
@@ -69,6 +72,7 @@ impl Shard {
             index,
             connections: Slab::new(),
             queue,
+            requests: VecDeque::new(),
             ticks,
             scratch: vec![0; READ_BYTES].into(),
             schedule: Schedule::default(),
@@ -101,14 +105,16 @@ impl Shard {
                 self.resources.deps.counters.panicked.increment();
             }
         }
+        let requests = std::mem::take(&mut self.requests);
         let fresh = Self::new(Arc::clone(&self.resources.deps), self.index, Arc::clone(&self.queue));
-        *self = Self { draining: self.draining, ending: self.ending, has_run: true, ..fresh };
+        *self = Self { requests, draining: self.draining, ending: self.ending, has_run: true, ..fresh };
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.queue.register(cx.waker());
         self.tick(cx);
-        for request in self.queue.take(self.schedule.begin_run()) {
+        self.queue.take(self.schedule.begin_run(), &mut self.requests);
+        while let Some(request) = self.requests.pop_front() {
             self.handle(request);
         }
         while let Some(task) = self.schedule.next() {

@@ -18,5 +18,6 @@ mod pushing;
 mod replies;
 mod rooms;
 mod scripted;
+mod shards;
 mod support;
 mod turns;
