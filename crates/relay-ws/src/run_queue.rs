@@ -32,18 +32,35 @@ pub(crate) struct RunQueue<R> {
 struct QueueState<R> {
     ready: VecDeque<TaskId>,
     requests: VecDeque<R>,
+    /// True once the shard has ended.
+    is_closed: bool,
 }
 
 impl<R: Send + 'static> RunQueue<R> {
     pub(crate) fn new() -> Self {
-        let state = QueueState { ready: VecDeque::new(), requests: VecDeque::new() };
+        let state = QueueState { ready: VecDeque::new(), requests: VecDeque::new(), is_closed: false };
         Self { state: Mutex::new(state), shard: AtomicWaker::new() }
     }
 
-    /// Adds a request and wakes the shard.
+    /// Adds a request and wakes the shard. Drops the request when the shard has ended.
     pub(crate) fn submit(&self, request: R) {
-        self.state.lock().requests.push_back(request);
-        self.shard.wake();
+        let mut state = self.state.lock();
+        if !state.is_closed {
+            state.requests.push_back(request);
+            drop(state);
+            self.shard.wake();
+        }
+    }
+
+    /// Drops the requests, and all later ones, since the shard has ended.
+    pub(crate) fn close(&self) {
+        let requests = {
+            let mut state = self.state.lock();
+            state.is_closed = true;
+            std::mem::take(&mut state.requests)
+        };
+        // Outside of the lock, for a request that is dropped may wake its sender.
+        drop(requests);
     }
 
     /// Sets the waker of the shard's own task.

@@ -28,7 +28,7 @@ use crate::rejection::Rejection;
 use crate::request::Identity;
 use crate::shard::Shard;
 use crate::shard_context::ShardDeps;
-use crate::shard_queue::{NewConnection, ShardQueue, ShardRequest};
+use crate::shard_queue::{CloseOnDrop, NewConnection, ShardQueue, ShardRequest};
 use crate::socket::Upgrade;
 use crate::stats::{ConnectionStats, Counters, Member, RoomStats, ShardGauges, ShardStats, WsStats};
 
@@ -121,8 +121,9 @@ impl WsServer {
                 gauges: Arc::clone(&gauges),
                 broadcasts: Arc::clone(&broadcasts),
             });
-            let serving = (Shard::new(deps, index, Arc::clone(&queue)), cut_off.clone());
-            running.keep_running(SHARD, serving, |(shard, until)| {
+            let closing = CloseOnDrop(Arc::clone(&queue));
+            let serving = (Shard::new(deps, index, Arc::clone(&queue)), cut_off.clone(), closing);
+            running.keep_running(SHARD, serving, |(shard, until, _)| {
                 Box::pin(async { _ = until.run_until_cancelled(shard.run()).await })
             });
             ShardHandle { queue, counters, gauges }

@@ -2,6 +2,7 @@
 //!
 //! The shard, its rooms and its connections use the queue, so this module depends on none of them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use relay_core::{ConnectionId, DocumentId, MemoryShare};
@@ -44,4 +45,13 @@ pub(crate) struct NewConnection {
     pub(crate) permit: ConnectionPermit,
     /// The connection's share of memory.
     pub(crate) memory: MemoryShare,
+}
+
+/// Closes the queue of a shard when it is dropped.
+pub(crate) struct CloseOnDrop(pub(crate) Arc<ShardQueue>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }

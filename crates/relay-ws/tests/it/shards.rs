@@ -1,4 +1,4 @@
-//! A shard that panics.
+//! A shard that panics, and a shard that has ended.
 
 use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
@@ -63,4 +63,12 @@ async fn a_shard_that_panics_in_a_request_goes_on_with_the_later_requests() {
     client.deliver(&[json!([null, "1", "phoenix", "heartbeat", {}])]);
     assert_eq!(client.until_reply("1").await["status"], "ok");
     assert_eq!(ws.stats().connections, 1);
+}
+
+#[tokio::test]
+async fn a_shard_that_has_ended_answers_no_question_and_keeps_nobody_waiting() {
+    let ws = WsServer::with_parts(config(), parts()).unwrap();
+    ws.shutdown(Duration::from_secs(60)).await;
+    let asked = tokio::time::timeout(Duration::from_secs(10), ws.connections(None)).await;
+    assert_eq!(asked.map(|connections| connections.len()), Ok(0));
 }
