@@ -125,6 +125,34 @@ impl Connection {
         self.link.write_batch(batch, deflater, deps, now, &waker)
     }
 
+    /// Queues the connection for a turn.
+    pub(crate) fn requeue(&self) {
+        self.wakeup.requeue();
+    }
+
+    /// Lets the topic that waits for `room` catch up and enter. This is work of the room, and no turn: nothing else is written
+    /// or read.
+    pub(crate) fn rejoin(&mut self, room: RoomId, shard: &mut ShardContext<'_>) {
+        if self.link.queued_bytes() > 0 || self.closing.is_some() || self.is_draining(shard.now) {
+            return;
+        }
+        let waker = Waker::from(Arc::clone(&self.wakeup));
+        let cx = &mut Context::from_waker(&waker);
+        let max_bytes = shard.deps.config.write_buffer_bytes;
+        let mut items = 0;
+        while items < MAX_ITEMS
+            && self.unsent_bytes(shard) < max_bytes
+            && self.handler.send_rejoin(room, &mut self.link, shard, cx)
+        {
+            items += 1;
+        }
+        if items > 0 {
+            // An error, a full socket and further items are matters of the connection's own turn.
+            let _ = self.link.flush(shard, cx);
+            self.requeue();
+        }
+    }
+
     /// Replaces the room of the topic in `room` by a stream of its own.
     pub(crate) fn left_room(&mut self, room: RoomId, stream: DocumentStream) {
         self.handler.left_room(room, stream);

@@ -172,15 +172,25 @@ impl JoinedTopics {
     ) -> Option<(usize, StreamItem)> {
         for step in 0..self.list.len() {
             let index = (self.next_index + step) % self.list.len();
-            let topic = &mut self.list[index];
-            let DeliverySource::CatchingUp(stream) = &mut topic.delivery else { continue };
-            if let Poll::Ready(item) = stream.poll_next(cx) {
+            if let Some(item) = self.list[index].poll_catch_up(cx, rooms, connection) {
                 self.next_index = index + 1;
                 return Some((index, item));
             }
-            topic.enter_room(rooms, connection);
         }
         None
+    }
+
+    /// Polls the topic that waits for `room` alone. Returns as [`JoinedTopics::poll_catch_up`] does.
+    pub(crate) fn poll_rejoin(
+        &mut self,
+        room: RoomId,
+        cx: &mut Context<'_>,
+        rooms: &mut Rooms,
+        connection: usize,
+    ) -> Option<(usize, StreamItem)> {
+        let key = rooms.key(room)?;
+        let index = self.list.iter().position(|topic| topic.is_of(key))?;
+        self.list[index].poll_catch_up(cx, rooms, connection).map(|item| (index, item))
     }
 
     /// The topic at `index`.
@@ -248,6 +258,26 @@ impl JoinedTopic {
             Ok(draft) => Action::Publish { topic: topic.clone(), draft: Box::new(draft) },
             Err(error) => Action::Refuse(error),
         }
+    }
+
+    /// True for the topic of the members of the room with `key`.
+    fn is_of(&self, key: &RoomKey) -> bool {
+        self.id.document == key.document && self.presence == key.presence
+    }
+
+    /// Polls a topic that catches up for its next item. A topic without an item enters its room if it has caught up.
+    fn poll_catch_up(
+        &mut self,
+        cx: &mut Context<'_>,
+        rooms: &mut Rooms,
+        connection: usize,
+    ) -> Option<StreamItem> {
+        let DeliverySource::CatchingUp(stream) = &mut self.delivery else { return None };
+        if let Poll::Ready(item) = stream.poll_next(cx) {
+            return Some(item);
+        }
+        self.enter_room(rooms, connection);
+        None
     }
 
     /// Enters the room of the document, if the topic has caught up with it.

@@ -47,8 +47,11 @@ pub(crate) struct Room {
     sending: Option<Sending>,
     /// Set once the stream has ended.
     ended: Option<Ended>,
-    /// The connections that wait to enter, since they had not caught up when they tried.
+    /// The connections that wait to enter, since they had not caught up when they tried. They try again when the room has
+    /// delivered its items.
     rejoin_waiters: BTreeSet<usize>,
+    /// Those that tried then, and did not enter. They wait for the room's next item.
+    tried: BTreeSet<usize>,
     wakeup: Arc<ShardWakeup>,
     /// The moment of the wake-up for items that are still in the stream.
     woken_at: Option<Monotonic>,
@@ -72,8 +75,10 @@ struct Sending {
 pub(crate) enum RoomEvent {
     /// Deliver the batch; see [`Rooms::deliver`].
     Batch,
-    /// Nothing, until the room is woken. These connections may have caught up.
-    Idle(BTreeSet<usize>),
+    /// Let this connection catch up with the room, and enter.
+    Rejoin(usize),
+    /// Nothing, until the room is woken.
+    Idle,
     /// Tell these connections that the stream has ended.
     Ended(Vec<usize>, Option<StreamError>),
 }
@@ -139,8 +144,15 @@ impl Room {
         }
         match self.ended.take() {
             Some(Ended(cause)) => RoomEvent::Ended(self.connections(), cause),
-            None => RoomEvent::Idle(std::mem::take(&mut self.rejoin_waiters)),
+            None => self.next_waiter().map_or(RoomEvent::Idle, RoomEvent::Rejoin),
         }
+    }
+
+    /// Returns a connection that has not tried to enter since the room's last item.
+    fn next_waiter(&mut self) -> Option<usize> {
+        let connection = self.rejoin_waiters.pop_first()?;
+        self.tried.insert(connection);
+        Some(connection)
     }
 
     /// Delivers the batch to the next members until the work reaches `max_work`, but at least to one.
@@ -207,6 +219,7 @@ impl Room {
             self.woken_at = woken_at;
         }
         if !frames.is_empty() {
+            self.rejoin_waiters.append(&mut self.tried);
             let batch = FrameBatch::new(frames, memory.clone());
             self.sending = Some(Sending { batch, next: 0, end: self.members.slots(), woken_at });
         }
@@ -238,7 +251,7 @@ impl Rooms {
     /// from `stream`.
     ///
     /// # Errors
-    /// The stream, when its position is another one. The connection is woken when it may have caught up.
+    /// The stream, when its position is another one. The room lets the connection try again when it has read on.
     pub(crate) fn enter(
         &mut self,
         key: &RoomKey,
@@ -250,11 +263,15 @@ impl Rooms {
         };
         let room = &mut self.list[id];
         if room.ended.is_some() || !room.stream.is_caught_up_with(&stream) {
-            // The reader that is behind is woken by the event that it lacks. If that is the room, it wakes its waiters once
+            // The reader that is behind is woken by the event that it lacks. If that is the room, it lets its waiters enter once
             // it has read the event.
-            room.rejoin_waiters.insert(connection);
+            if !room.tried.contains(&connection) {
+                room.rejoin_waiters.insert(connection);
+            }
             return Err(stream);
         }
+        room.rejoin_waiters.remove(&connection);
+        room.tried.remove(&connection);
         // Before the stream of the member is dropped, so that publishers never see one reader less.
         Ok(room.add(connection))
     }
@@ -274,9 +291,15 @@ impl Rooms {
             sending: None,
             ended: None,
             rejoin_waiters: BTreeSet::new(),
+            tried: BTreeSet::new(),
             wakeup,
             woken_at: None,
         })
+    }
+
+    /// The identity of the room `id`.
+    pub(crate) fn key(&self, id: RoomId) -> Option<&RoomKey> {
+        self.list.get(id).map(|room| &room.key)
     }
 
     /// The id of the room's document. Members take this copy, so that all share its memory.

@@ -144,14 +144,14 @@ impl Shard {
                     && task.timer == tick
                 {
                     task.timer = Tick::MAX;
-                    self.schedule.push(TaskId::Connection(key));
+                    task.connection.requeue();
                 }
             }
             self.due = due;
             if self.resources.deps.parts.memory.total().is_over() {
                 // Connections that do not read give way.
-                let stalled = self.connections.iter().filter(|(_, task)| task.connection.is_stalled());
-                stalled.for_each(|(key, _)| self.schedule.push(TaskId::Connection(key)));
+                let connections = self.connections.iter().map(|(_, task)| &task.connection);
+                connections.filter(|one| one.is_stalled()).for_each(Connection::requeue);
             }
         }
     }
@@ -182,11 +182,11 @@ impl Shard {
         let wakeup = Wakeup::new(&self.queue, TaskId::Connection(key));
         // Boxed, since a growing slab moves its values and reserves space for twice as many.
         let connection = Connection::new(new, Arc::clone(&self.resources.deps), wakeup);
+        connection.requeue();
         entry.insert(Box::new(ConnectionTask { connection, timer: Tick::MAX }));
         if self.draining {
             self.drain_one(key, Duration::ZERO, Duration::ZERO);
         }
-        self.schedule.push(TaskId::Connection(key));
     }
 
     /// Gives a connection its turn. Returns the work that it has done.
@@ -201,13 +201,29 @@ impl Shard {
         match polled {
             Ok(Poll::Pending) => self.schedule(key),
             Ok(Poll::Ready(())) => self.remove(key),
-            Err(_) => {
-                tracing::error!("a connection panicked, which is a defect; it ends, and the others go on");
-                self.resources.deps.counters.panicked.increment();
-                self.remove(key);
-            }
+            Err(_) => self.end_panicked(key),
         }
         work
+    }
+
+    /// Lets a connection that waits for a room catch up and enter it. Returns the work.
+    fn rejoin(&mut self, room: RoomId, key: usize) -> u64 {
+        let Some(task) = self.connections.get_mut(key) else { return 1 };
+        let before = task.connection.work();
+        let entered = self.resources.with_context(key, &mut task.connection, |connection, shard| {
+            catch_unwind(AssertUnwindSafe(|| connection.rejoin(room, shard)))
+        });
+        let work = 1 + task.connection.work() - before;
+        if entered.is_err() {
+            self.end_panicked(key);
+        }
+        work
+    }
+
+    fn end_panicked(&mut self, key: usize) {
+        tracing::error!("a connection panicked, which is a defect; it ends, and the others go on");
+        self.resources.deps.counters.panicked.increment();
+        self.remove(key);
     }
 
     /// Sets a timer for the connection's next deadline.
@@ -240,13 +256,9 @@ impl Shard {
                 catch_unwind(AssertUnwindSafe(|| room.next_event(cx, MAX_BATCH_MESSAGES, max_bytes, memory)));
             match event {
                 Ok(RoomEvent::Batch) => work += self.deliver(id, TURN_WORK - work, now),
-                Ok(RoomEvent::Idle(waiters)) => {
-                    // The waiters run at once, before the room is ahead of them again.
-                    for key in waiters {
-                        self.schedule.push_first(TaskId::Connection(key));
-                    }
-                    return work;
-                }
+                // At once, before the room is ahead of the connection again.
+                Ok(RoomEvent::Rejoin(key)) => work += self.rejoin(id, key),
+                Ok(RoomEvent::Idle) => return work,
                 Ok(RoomEvent::Ended(connections, cause)) => {
                     self.end_room(id, &connections, cause.as_ref());
                     return work;
@@ -308,7 +320,6 @@ impl Shard {
         for (index, key) in (0..).zip(keys) {
             let wait = over / count * index;
             self.drain_one(key, wait, over);
-            self.schedule.push(TaskId::Connection(key));
         }
     }
 
@@ -320,5 +331,6 @@ impl Shard {
         self.resources.with_context(key, &mut task.connection, |connection, shard| {
             connection.begin_draining(shard.now + wait, return_after, shard);
         });
+        task.connection.requeue();
     }
 }

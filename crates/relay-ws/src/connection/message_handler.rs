@@ -131,6 +131,27 @@ impl MessageHandler {
         let Some((index, item)) = self.topics.poll_catch_up(cx, shard.rooms, shard.key) else {
             return false;
         };
+        self.deliver(index, item, link, shard);
+        true
+    }
+
+    /// Sends the next item of the topic that waits for `room`. Returns false when there is none.
+    pub(super) fn send_rejoin(
+        &mut self,
+        room: RoomId,
+        link: &mut Link,
+        shard: &mut ShardContext<'_>,
+        cx: &mut Context<'_>,
+    ) -> bool {
+        let Some((index, item)) = self.topics.poll_rejoin(room, cx, shard.rooms, shard.key) else {
+            return false;
+        };
+        self.deliver(index, item, link, shard);
+        true
+    }
+
+    /// Sends an item of the topic at `index`.
+    fn deliver(&mut self, index: usize, item: StreamItem, link: &mut Link, shard: &mut ShardContext<'_>) {
         match item {
             StreamItem::Event(event) => {
                 shard.deps.counters.deliveries.increment();
@@ -142,7 +163,6 @@ impl MessageHandler {
             }
             StreamItem::Ended(cause) => self.topic_ended(index, cause.as_ref(), link, shard),
         }
-        true
     }
 
     /// The bytes of deferred messages that were handled so far.

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use futures_util::SinkExt;
+use futures_util::{FutureExt, SinkExt};
 use relay_core::testing::ManualClock;
+use relay_core::{Draft, EventSink, Payload};
+use relay_events::DOCUMENT_EDITED;
 use relay_ws::{WsConfig, WsParts, WsServer};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
@@ -72,4 +74,44 @@ async fn a_message_that_waited_is_work_of_the_turn_in_which_it_is_handled() {
     let ack = polite.until_reply("0").await;
     assert_eq!(ack["response"]["seq"], 2, "the turn ends before further messages are read");
     large.until_reply(&PUSHES.to_string()).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_waits_for_many_rooms_gets_no_turn_for_each() {
+    const ROOMS: usize = 20;
+    const PUSHES: u64 = 700;
+    let (ws, feed) = start(quick());
+    let (mut busy, mut other) = (member(&ws, "busy").await, member(&ws, "other").await);
+    let mut polite = member(&ws, "polite").await;
+    let rooms: Vec<_> = (0..ROOMS).map(|number| format!("room {number}")).collect();
+    for (room, reference) in rooms.iter().zip(2..) {
+        for client in [&mut busy, &mut other] {
+            client.join(&reference.to_string(), room).await;
+        }
+    }
+    let publish_in_all = || {
+        for room in &rooms {
+            let draft =
+                Draft::new(room.parse().unwrap(), DOCUMENT_EDITED, Payload::json(&edit("a")).unwrap());
+            feed.publish(relay_events::check(draft).unwrap()).now_or_never().unwrap().unwrap();
+        }
+    };
+    // The busy connection leaves all rooms, since its socket is full.
+    busy.wire.lock().window = 0;
+    publish_in_all();
+    while busy.wire.lock().refused < 1 || rooms.iter().any(|room| feed.subscriptions(room) < 2) {
+        tokio::task::yield_now().await;
+    }
+    // It is polled before the rooms. So it reads the next events by itself, and waits for each room to read them too.
+    busy.wire.lock().take(usize::MAX);
+    publish_in_all();
+    busy.deliver(&(0..PUSHES).map(push).collect::<Vec<_>>());
+    polite.deliver(&[push(0)]);
+    let ack = polite.until_reply("0").await;
+    let seq = ack["response"]["seq"].as_u64().unwrap();
+    assert!(seq <= 100, "{} pushes of the busy connection came first", seq - 1);
+    busy.until_reply(&(PUSHES - 1).to_string()).await;
+    for room in &rooms {
+        assert_eq!(feed.subscriptions(room), 1, "the connection is in {room} again");
+    }
 }
