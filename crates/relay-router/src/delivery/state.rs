@@ -523,7 +523,9 @@ impl State {
         for entry in &done {
             route.unordered.remove(&entry.offset);
         }
-        done.iter().for_each(|entry| self.forget(entry));
+        for entry in &done {
+            self.forget(entry);
+        }
     }
 
     /// Takes an event out of the sums over all queues.
