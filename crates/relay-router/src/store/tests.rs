@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
-use relay_core::{DocumentId, EventId, Offset, Timestamp};
+use relay_core::{DocumentId, Epoch, EventId, Offset, Seq, Timestamp};
 use relay_tasks::Supervisor;
 
 use super::writer::WRITER;
 use super::*;
+use crate::delivery::state::Overflow;
 use crate::records::{DeadReason, RouteId, RouteKey, RouteRecord, TargetSet};
-use crate::test_support::name;
+use crate::test_support::{name, note};
 
 fn letter(target: &str, offset: u64) -> DeadLetter {
     DeadLetter {
@@ -225,4 +226,28 @@ async fn close(store: &Store) {
     let store = store.clone();
     let closed = relay_tasks::call_blocking(move || store.close());
     tokio::time::timeout(Duration::from_secs(60), closed).await.expect("the store is closed").unwrap();
+}
+
+#[tokio::test]
+async fn memory_gets_the_first_events_of_a_targets_own_route_without_their_bodies() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let event = note("d", 1).into_event(Epoch::from_u64(1), Some(Seq::FIRST), Timestamp::UNIX_EPOCH);
+    let mut queued = QueuedEvent::new(&event, 1);
+    queued.is_requeued = true;
+    store.commit(route(1)).await.unwrap();
+    let entries = batch(|batch| {
+        for offset in 1..=5 {
+            batch.put_requeued(RouteId(1), Offset::new(offset), &queued, "the body");
+        }
+    });
+    store.commit(entries).await.unwrap();
+    let body = store.requeued_body(RouteId(1), Offset::new(2)).await.unwrap();
+    assert_eq!(body.as_deref(), Some("the body"));
+    close(&store).await;
+    let (store, persisted) = Store::open(directory.path(), 2, 1, Supervisor::default().group()).unwrap();
+    let first: Vec<_> = persisted.queue.iter().map(|(_, offset, queued)| (offset.get(), queued)).collect();
+    assert_eq!(first, [(1, &queued), (2, &queued)]);
+    assert_eq!(persisted.overflows[&RouteId(1)], Overflow { from: Offset::new(3), count: 3 });
+    store.close();
 }

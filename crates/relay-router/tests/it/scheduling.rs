@@ -32,7 +32,7 @@ fn first(document: &str) -> Draft {
 
 #[tokio::test(start_paused = true)]
 async fn documents_that_wait_for_a_failed_event_delay_no_other() {
-    const WAITING: usize = 200;
+    const WAITING: usize = 600;
     let world = World::new();
     let hour = Duration::from_secs(60 * 60);
     let mut policy = TargetPolicy::default();
