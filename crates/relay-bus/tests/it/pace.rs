@@ -18,6 +18,7 @@ use relay_core::{
     StreamError, Timestamp, UserId,
 };
 use relay_events::{SessionStarted, server_draft};
+use tokio::task::JoinHandle;
 
 /// The events that are kept. A reader that is further behind lags.
 const KEPT: u64 = 512;
@@ -103,6 +104,17 @@ impl Scene {
             were_there.map(|(_, member)| self.published.saturating_sub(member.received)).collect();
         let follow = distances.iter().filter(|&&distance| distance <= near).count();
         assert!(2 * follow >= distances.len(), "{distances:?}");
+    }
+
+    /// Publishes so many notes at once, and lets them come as far as they do.
+    async fn publish_at_once(&self, notes: u64) -> Vec<JoinHandle<Result<PublishAck, PublishError>>> {
+        let publish = |number| {
+            let (bus, draft) = (self.bus.clone(), note(&self.document, number));
+            tokio::spawn(async move { bus.publish(draft).await })
+        };
+        let publishing = (0..notes).map(publish).collect();
+        settle().await;
+        publishing
     }
 
     /// Every publisher fills its window, and every member reads as much as it can.
@@ -342,13 +354,7 @@ async fn when_the_last_reader_leaves_all_drafts_that_wait_for_it_are_taken() {
     for has_log in [false, true] {
         let mut scene = Scene::new(has_log);
         scene.join(1).await;
-        let publishing: Vec<_> = (0..2 * KEPT)
-            .map(|number| {
-                let (bus, draft) = (scene.bus.clone(), note(&scene.document, number));
-                tokio::spawn(async move { bus.publish(draft).await })
-            })
-            .collect();
-        settle().await;
+        let publishing = scene.publish_at_once(2 * KEPT).await;
         assert!(scene.bus.stats().drafts_waited > 200);
         scene.members.clear();
         for one in publishing {
@@ -417,13 +423,7 @@ async fn a_document_that_stops_answers_the_drafts_that_wait() {
     for has_log in [false, true] {
         let mut scene = Scene::new(has_log);
         scene.join(1).await;
-        let publishing: Vec<_> = (0..2 * KEPT)
-            .map(|number| {
-                let (bus, draft) = (scene.bus.clone(), note(&scene.document, number));
-                tokio::spawn(async move { bus.publish(draft).await })
-            })
-            .collect();
-        settle().await;
+        let publishing = scene.publish_at_once(2 * KEPT).await;
         assert!(scene.bus.shutdown(Duration::from_secs(1)).await.complete);
         let mut closed = 0;
         for one in publishing {
