@@ -4,7 +4,6 @@
 //! All members are on one shard, and everything runs on one thread.
 
 use std::collections::VecDeque;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use relay_core::{Draft, EventSink, Payload};
 use relay_events::DOCUMENT_EDITED;
 use relay_ws::{WsConfig, WsParts, WsServer};
 use serde_json::{Value, json};
-use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::scripted::{Connected, connect};
 use crate::support::{Feed, Shared, edit, quick};
@@ -140,16 +139,7 @@ impl Member {
 
     /// The whole messages that have arrived.
     fn receive(&mut self) -> Vec<Value> {
-        let Connected { wire, client } = &mut self.connected;
-        client.get_mut().incoming.extend(std::mem::take(&mut wire.lock().outgoing));
-        let mut messages = Vec::new();
-        loop {
-            match client.read() {
-                Ok(Message::Text(text)) => messages.push(serde_json::from_str(&text).unwrap()),
-                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return messages,
-                other => panic!("unexpected: {other:?}"),
-            }
-        }
+        self.connected.receive()
     }
 
     /// Takes the messages that have arrived, which must be the next events and the next answers.
