@@ -14,13 +14,11 @@ pub(crate) struct Cursor {
     /// The key of the reader's waker while it waits.
     pub(super) waker_key: Option<WakerKey>,
     pub(super) pace: PacePlace,
-    /// True when the cursor counts as a reader. One that never reads holds up nobody.
-    pub(super) is_counted: bool,
 }
 
 impl Cursor {
     pub(super) fn new(seq: Seq, ephemeral_version: u64, pace: PacePlace) -> Self {
-        Self { seq, ephemeral_version, waker_key: None, pace, is_counted: false }
+        Self { seq, ephemeral_version, waker_key: None, pace }
     }
 
     /// The last sequenced event that the reader has.

@@ -54,14 +54,21 @@ struct Mark {
 /// The place of one cursor among the marks.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PacePlace {
-    /// The number of readers that the cursor stands for.
-    readers: u64,
+    /// The number of readers that the cursor stands for; `None` until it counts. One that never reads holds up nobody.
+    readers: Option<u64>,
     /// The mark up to which the cursor has come; 0 for none.
     mark: u64,
     /// The mark at which the cursor began.
     started: u64,
     /// The position from which the cursor is clear of the oldest event that is kept.
     clear_from: Seq,
+}
+
+impl PacePlace {
+    /// True when the cursor counts as a reader.
+    pub(super) fn is_counted(&self) -> bool {
+        self.readers.is_some()
+    }
 }
 
 impl Pace {
@@ -124,20 +131,20 @@ impl Pace {
         // A reader at the head is never behind, however little is kept.
         let clear_from = (head.get() + self.max_growth).saturating_sub(self.max_kept).min(head.get());
         let mut place =
-            PacePlace { readers: 0, mark: 0, started: self.last(), clear_from: Seq::new(clear_from) };
+            PacePlace { readers: None, mark: 0, started: self.last(), clear_from: Seq::new(clear_from) };
         place.mark = self.mark_of(&place, seq);
         place
     }
 
     /// The place of a new cursor where `other` is, which stands for no reader yet.
     pub(super) fn fork(other: &PacePlace) -> PacePlace {
-        PacePlace { readers: 0, ..*other }
+        PacePlace { readers: None, ..*other }
     }
 
     /// Sets the number of readers that a cursor stands for.
     pub(super) fn stand_for(&mut self, place: &mut PacePlace, readers: u64) {
         self.take(place);
-        place.readers = readers;
+        place.readers = Some(readers);
         self.put(place);
     }
 
@@ -174,13 +181,15 @@ impl Pace {
     }
 
     fn take(&mut self, place: &PacePlace) {
-        *self.count(place.mark) -= place.readers;
-        self.readers -= place.readers;
+        let readers = place.readers.unwrap_or(0);
+        *self.count(place.mark) -= readers;
+        self.readers -= readers;
     }
 
     fn put(&mut self, place: &PacePlace) {
-        *self.count(place.mark) += place.readers;
-        self.readers += place.readers;
+        let readers = place.readers.unwrap_or(0);
+        *self.count(place.mark) += readers;
+        self.readers += readers;
     }
 }
 

@@ -353,7 +353,6 @@ impl ChannelState {
 
     /// Sets the number of readers that a cursor stands for.
     pub(super) fn stand_for(&mut self, cursor: &mut Cursor, readers: u64) {
-        cursor.is_counted = true;
         self.pace.stand_for(&mut cursor.pace, readers);
     }
 
@@ -371,7 +370,7 @@ impl ChannelState {
         batch: &mut VecDeque<Arc<Event>>,
         waker: &Waker,
     ) -> ReadResult {
-        if !cursor.is_counted {
+        if !cursor.pace.is_counted() {
             self.stand_for(cursor, 1);
         }
         let result = self.read_next(cursor, batch, waker);
