@@ -9,6 +9,7 @@
 mod batch;
 mod cursor;
 mod lifecycle;
+mod min_rate;
 mod pace;
 mod publish;
 mod state;
@@ -29,6 +30,7 @@ use relay_core::{
 
 use self::batch::{AppendBatch, PendingDraft, PublishResult, cost_of};
 use self::lifecycle::{ChannelEnd, Lifecycle};
+use self::min_rate::MinRate;
 use self::pace::Pace;
 use self::state::{ChannelState, EarlierEvent, QueueLimits};
 use crate::config::BusConfig;
@@ -96,6 +98,8 @@ impl Channel {
         };
         let max_pending = if context.log.is_some() { queue.events as u64 } else { 0 };
         let pace = Pace::new(head.last, limits, config.retention.max_events, max_pending);
+        // A burst of drafts that readers do not set the pace of leaves most of their memory to them.
+        let min_rate = MinRate::new(config.min_events_per_second, limits.max_events / 8);
         Self {
             document,
             epoch: head.epoch,
@@ -105,6 +109,7 @@ impl Channel {
                 Ephemerals::new(config.max_ephemeral_keys, ephemerals.clone()),
                 queue,
                 pace,
+                min_rate,
                 Lifecycle::Open(open),
             )),
             events,

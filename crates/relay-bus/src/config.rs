@@ -31,6 +31,9 @@ pub struct BusConfig {
     /// The longest wait of a publisher for space in that queue, and for most readers of the document; 5 seconds by default. Then
     /// it is refused as [`Overloaded`](relay_core::PublishError::Overloaded). With 0 it is refused at once.
     pub publish_timeout: Duration,
+    /// The events a second that each document takes although most of its readers are behind; 100 by default. A draft counts
+    /// as one more for each KiB. With 0, readers that never read stop the document.
+    pub min_events_per_second: u32,
     /// The most events of each document that memory holds beside a log; 1,000 by default. At least 1: live readers take
     /// events from memory.
     pub cache_events: usize,
@@ -76,6 +79,7 @@ impl Default for BusConfig {
             max_channels: 100_000,
             max_pending_bytes: 4 * 1024 * 1024,
             publish_timeout: Duration::from_secs(5),
+            min_events_per_second: 100,
             cache_events: 1_000,
             cache_bytes: 16 * 1024 * 1024,
             preload_events: 256,

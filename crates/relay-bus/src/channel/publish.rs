@@ -1,13 +1,16 @@
 //! The way of a draft into its channel.
 //!
 //! A draft is *taken* when it gets its place in memory, or goes to the writer's queue. It waits for that while the queue is full
-//! and while most readers are behind, for as long as the configuration allows. A logged draft waits only behind drafts of its
+//! and while most readers are behind, for as long as the configuration allows. While they are behind, the document goes on at a
+//! [least rate](super::min_rate). A logged draft waits only behind drafts of its
 //! own actor: no reader gets it, and it comes from the server itself, which bounds the number.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use relay_core::{CheckedDraft, DeliveryClass, MemoryPurpose, PublishError};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::batch::{AckSender, PendingDraft, PublishResult, cost_of};
 use super::lifecycle::ChannelEnd;
@@ -15,6 +18,9 @@ use super::state::ChannelState;
 use super::turns::TurnKey;
 use super::{Channel, Sequenced, writer};
 use crate::waker_set::wake_all;
+
+/// The interval at which a draft that waits looks whether the [least rate](super::min_rate) of the document takes drafts.
+const RATE_CHECK: Duration = Duration::from_millis(250);
 
 /// The most drafts without a log that are taken under one lock after they have waited.
 pub(super) const MAX_TAKEN: usize = 64;
@@ -35,12 +41,17 @@ pub(crate) async fn publish(channel: &Arc<Channel>, draft: CheckedDraft) -> Publ
     if let Some(key) = key {
         let waiting = Waiting { channel, key };
         let waited = channel.context().config.publish_timeout;
-        match tokio::time::timeout(waited, &mut answer).await {
-            Ok(answer) => return answer.unwrap_or(Err(PublishError::Closed)),
-            Err(_elapsed) if waiting.withdraw() => {
-                return Err(PublishError::Overloaded { document: channel.document().clone(), waited });
+        let deadline = Instant::now() + waited;
+        loop {
+            let until = deadline.min(Instant::now() + RATE_CHECK);
+            match tokio::time::timeout_at(until, &mut answer).await {
+                Ok(answer) => return answer.unwrap_or(Err(PublishError::Closed)),
+                Err(_elapsed) if until < deadline => channel.take_by_rate(),
+                Err(_elapsed) if waiting.withdraw() => {
+                    return Err(PublishError::Overloaded { document: channel.document().clone(), waited });
+                }
+                Err(_elapsed) => break,
             }
-            Err(_elapsed) => {}
         }
     }
     // The writer answers every draft, at the latest when it is dropped. `Closed` is a fallback for an answer that is lost.
@@ -81,7 +92,7 @@ impl Channel {
         let mut state = self.lock_open()?;
         let bytes = draft.approx_bytes();
         let cost = cost_of(bytes);
-        let may_take = state.may_take(&draft, cost);
+        let may_take = state.may_take(&draft, cost, &*self.context().clock);
         let mut taken = Taken::default();
         if may_take && self.context().log.is_none() {
             let sequenced = self.sequence_in_memory(&mut state, draft, &mut taken.wakers);
@@ -125,7 +136,7 @@ impl Channel {
     pub(super) fn take_waiting(&self, state: &mut ChannelState) -> Taken {
         let mut taken = Taken::default();
         while taken.answers.len() < MAX_TAKEN
-            && let Some(pending) = state.next_waiting()
+            && let Some(pending) = state.next_waiting(&*self.context().clock)
         {
             if self.context().log.is_some() {
                 taken.start_writer |= state.enqueue(pending);
@@ -135,6 +146,12 @@ impl Channel {
             }
         }
         taken
+    }
+
+    /// Takes the drafts that the least rate of the document allows by now.
+    fn take_by_rate(self: &Arc<Self>) {
+        let taken = self.take_waiting(&mut self.state.lock());
+        self.finish(taken);
     }
 
     /// Does what must follow when drafts were taken, outside the lock.

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use relay_core::{
-    CheckedDraft, Epoch, Event, EventId, Head, Monotonic, Offset, Payload, ReadLimit, Seq, Timestamp,
+    CheckedDraft, Clock, Epoch, Event, EventId, Head, Monotonic, Offset, Payload, ReadLimit, Seq, Timestamp,
 };
 
 use super::batch::PendingDraft;
 use super::cursor::{Cursor, ReadResult};
 use super::lifecycle::Lifecycle;
+use super::min_rate::MinRate;
 use super::pace::Pace;
 use super::turns::{TurnKey, Turns};
 use crate::duplicate::{Earlier, OriginalPayload};
@@ -61,6 +62,7 @@ pub(super) struct ChannelState {
     /// The drafts that wait to be taken into the queue, or to get their places where there is no log.
     turns: Turns,
     pace: Pace,
+    min_rate: MinRate,
     /// True while a writer runs, or is about to.
     writing: bool,
     subscribers: usize,
@@ -101,6 +103,7 @@ impl ChannelState {
         ephemerals: Ephemerals,
         limits: QueueLimits,
         pace: Pace,
+        min_rate: MinRate,
         lifecycle: Lifecycle,
     ) -> Self {
         Self {
@@ -110,6 +113,7 @@ impl ChannelState {
             limits,
             turns: Turns::default(),
             pace,
+            min_rate,
             last_time: cache.last_time(),
             may_rewrite: matches!(&lifecycle, Lifecycle::Open(open) if open.stages.may_rewrite()),
             opened_after: cache.last(),
@@ -223,9 +227,9 @@ impl ChannelState {
 
     /// True when a draft of this cost need not wait for its turn. Nobody reads a logged draft, so it only stays behind
     /// those of its own actor.
-    pub(super) fn may_take(&self, draft: &CheckedDraft, cost: u32) -> bool {
+    pub(super) fn may_take(&mut self, draft: &CheckedDraft, cost: u32, clock: &dyn Clock) -> bool {
         if draft.kind.is_sequenced() {
-            self.turns.is_empty() && self.has_space(cost)
+            self.turns.is_empty() && self.take_space(cost, clock)
         } else {
             !self.turns.has_draft_of(&draft.actor)
         }
@@ -236,14 +240,15 @@ impl ChannelState {
         self.turns.len()
     }
 
-    /// True when the queue has space for a draft, and most readers are not behind.
-    fn has_space(&self, cost: u32) -> bool {
+    /// Returns true when the queue has space for a draft, and most readers are not behind. A draft that is taken although
+    /// they are is paid for by the least rate.
+    fn take_space(&mut self, cost: u32, clock: &dyn Clock) -> bool {
         let events = self.pending.len() + self.writing_events;
-        self.pace.is_open()
-            && (events < self.limits.events || !self.pace.has_readers())
+        (events < self.limits.events || !self.pace.has_readers())
             && (events == 0
                 || self.queued_cost.saturating_add(self.writing_cost).saturating_add(cost)
                     <= self.limits.cost)
+            && (self.pace.is_open() || self.min_rate.try_take(cost, clock.monotonic()))
     }
 
     /// Lets a draft wait to be taken.
@@ -258,9 +263,9 @@ impl ChannelState {
     }
 
     /// Returns the waiting draft whose turn it is, if it may be taken.
-    pub(super) fn next_waiting(&mut self) -> Option<PendingDraft> {
+    pub(super) fn next_waiting(&mut self, clock: &dyn Clock) -> Option<PendingDraft> {
         let cost = self.turns.next_cost()?;
-        if self.has_space(cost) { self.turns.pop() } else { None }
+        if self.take_space(cost, clock) { self.turns.pop() } else { None }
     }
 
     /// Adds a draft to the queue. Returns true when there is no writer; the caller must start one.

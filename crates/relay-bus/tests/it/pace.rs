@@ -6,15 +6,16 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::support::{config, document, in_memory, note, number, over, settle};
 use futures_util::FutureExt;
 use proptest::prelude::*;
 use relay_bus::{Bus, BusConfig, Filter, LagPolicy, Subscription};
-use relay_core::testing::MemoryLog;
+use relay_core::testing::{ManualClock, MemoryLog};
 use relay_core::{
-    Actor, DocumentId, EventLog, EventStream, PublishAck, PublishError, Retention, Seq, StartPosition,
+    Actor, Clock, DocumentId, EventLog, EventStream, PublishAck, PublishError, Retention, Seq, StartPosition,
     StreamError, Timestamp, UserId,
 };
 use relay_events::{SessionStarted, server_draft};
@@ -59,6 +60,7 @@ fn small() -> BusConfig {
         c.retention = Retention { max_events: KEPT, ..Retention::default() };
         c.cache_events = 256;
         c.preload_events = 8;
+        c.min_events_per_second = 0;
     })
 }
 
@@ -104,6 +106,20 @@ impl Scene {
             were_there.map(|(_, member)| self.published.saturating_sub(member.received)).collect();
         let follow = distances.iter().filter(|&&distance| distance <= near).count();
         assert!(2 * follow >= distances.len(), "{distances:?}");
+    }
+
+    /// Publishes a note. Returns false when it has to wait for readers; it is withdrawn then.
+    async fn publish_now(&mut self) -> bool {
+        let waited = self.bus.stats().drafts_waited;
+        let mut publishing = Box::pin(self.bus.publish(note(&self.document, self.published)));
+        let ack = match publishing.as_mut().now_or_never() {
+            Some(ack) => ack,
+            None if self.bus.stats().drafts_waited > waited => return false,
+            None => publishing.await,
+        };
+        self.published = ack.unwrap().seq.unwrap().get();
+        self.members[0].read();
+        true
     }
 
     /// Publishes so many notes at once, and lets them come as far as they do.
@@ -311,6 +327,60 @@ async fn a_publisher_is_refused_when_the_room_does_not_follow_in_time() {
         }
         let seq = waiting.await.unwrap().unwrap().seq.unwrap();
         assert_eq!(seq, Seq::new(scene.published + 2), "the refused draft has no place");
+    }
+}
+
+/// A document with one member that follows, and two that never read and are behind.
+async fn held_up(has_log: bool, min_rate: u32) -> (Scene, Arc<ManualClock>) {
+    let clock = Arc::new(ManualClock::new());
+    let mut config = small();
+    config.min_events_per_second = min_rate;
+    let log = has_log.then(|| Arc::new(MemoryLog::new()) as Arc<dyn EventLog>);
+    let bus = Bus::new(config, log, Arc::clone(&clock) as Arc<dyn Clock>).unwrap();
+    let (log, members, publishers) = (None, Vec::new(), Vec::new());
+    let mut scene = Scene { bus, log, document: document("doc"), members, publishers, published: 0 };
+    for speed in [1000, 0, 0] {
+        scene.join(speed).await;
+    }
+    while scene.publish_now().await {}
+    (scene, clock)
+}
+
+#[tokio::test(start_paused = true)]
+async fn readers_that_never_read_slow_a_document_and_never_stop_it() {
+    for has_log in [false, true] {
+        let (mut scene, clock) = held_up(has_log, 100).await;
+        let mut publishing: VecDeque<_> = scene.publish_at_once(1000).await.into();
+        let mut per_second = Vec::new();
+        for second in 0..3 {
+            per_second.push(0);
+            for _ in 0..4 {
+                clock.advance(Duration::from_millis(250));
+                tokio::time::advance(Duration::from_millis(250)).await;
+                settle().await;
+                scene.members[0].read();
+                while publishing.front().is_some_and(JoinHandle::is_finished) {
+                    publishing.pop_front().unwrap().await.unwrap().unwrap();
+                    per_second[second] += 1;
+                }
+            }
+        }
+        assert_eq!(per_second, [100; 3]);
+        assert!(!scene.members[0].has_lagged);
+        for waiting in publishing {
+            waiting.abort();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publisher_below_the_least_rate_does_not_notice_readers_that_never_read() {
+    for has_log in [false, true] {
+        let (mut scene, clock) = held_up(has_log, 100).await;
+        for _ in 0..KEPT {
+            clock.advance(Duration::from_millis(10));
+            assert!(scene.publish_now().await);
+        }
     }
 }
 

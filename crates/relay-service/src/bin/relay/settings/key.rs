@@ -96,12 +96,14 @@ keys! {
         "The most bytes of events that wait for the log in each document. An event counts as at least 1 KiB.";
     "bus.publish_timeout" => bus.publish_timeout,
         "The longest time that a publisher waits for space in that queue, and for most readers of the document. Then it is refused with `overloaded`.";
+    "bus.min_events_per_second" => bus.min_events_per_second,
+        "The events a second that each document takes although most of its readers are behind. An event counts as one more for each KiB.";
     "bus.cache_events" => bus.cache_events,
         "The most events of each open document that memory holds beside a log.";
     "bus.cache_bytes" => bus.cache_bytes,
         "The most bytes of these events, their encoded copies included.";
     "bus.warm_events" => bus.preload_events,
-        "The number of latest events that are read when a document is opened. With 0 the latest event alone is read.";
+        "The number of latest events that are read when a document is opened.";
     "bus.idempotency_events" => bus.idempotency_events,
         "The number of latest events of each document whose ids are recognised when a draft is sent again, also after a restart. Events that retention has dropped are not recognised.";
     "bus.idempotency_bytes" => bus.idempotency_bytes,
