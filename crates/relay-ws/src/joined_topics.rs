@@ -59,9 +59,9 @@ pub(crate) enum DeliverySource {
 pub(crate) enum Action {
     /// Reply to a heartbeat.
     Heartbeat,
-    /// Subscribe to the document, then reply. `replaced` is the earlier join of the topic, which ends.
-    Join { topic: TopicRef, request: Box<JoinRequest>, replaced: Option<JoinedTopic> },
-    /// Reply ok, then leave the topic. `None` when it was not joined.
+    /// End the earlier join of the topic, which is `replaced`. Then subscribe to the document and reply, or refuse the join.
+    Join { replaced: Option<JoinedTopic>, requested: Result<(TopicRef, Box<JoinRequest>), ErrorBody> },
+    /// Reply ok, then leave the topic. `None` when this join of it has ended already, or never was.
     Leave { closed: Option<JoinedTopic> },
     /// Publish the draft and reply with the outcome.
     Publish { topic: TopicRef, draft: Box<CheckedDraft> },
@@ -69,8 +69,6 @@ pub(crate) enum Action {
     Command { topic: TopicRef, arguments: JsonText },
     /// Reply with an error.
     Refuse(ErrorBody),
-    /// Do nothing: the message belongs to an earlier join, which ended while the message was on its way.
-    Ignore,
 }
 
 /// The topics of one connection.
@@ -109,26 +107,38 @@ impl JoinedTopics {
             };
         }
         match (message.event.as_ref(), self.index_of(&message.topic)) {
-            ("phx_join", joined) => self.join(message, joined, max_topics),
-            ("phx_leave", None) => Action::Leave { closed: None },
-            (_, None) => Action::Refuse(refusal::UNMATCHED_TOPIC),
-            (_, Some(index)) if !self.list[index].has_join_ref(message) => Action::Ignore,
-            ("phx_leave", Some(index)) => Action::Leave { closed: Some(self.list.remove(index)) },
-            (_, Some(index)) => self.list[index].receive(message, identity, commands),
+            ("phx_join", _) => Action::Join {
+                replaced: self.take_replaced(&message.topic),
+                requested: self.join(message, max_topics),
+            },
+            (event, Some(index)) if self.list[index].is_addressed_by(message) => match event {
+                "phx_leave" => Action::Leave { closed: Some(self.list.remove(index)) },
+                _ => self.list[index].receive(message, identity, commands),
+            },
+            // The join that the message belongs to has ended while the message was on its way, or there was none.
+            ("phx_leave", _) => Action::Leave { closed: None },
+            _ => Action::Refuse(refusal::UNMATCHED_TOPIC),
         }
     }
 
-    fn join(&mut self, message: &ClientMessage<'_>, joined: Option<usize>, max_topics: usize) -> Action {
-        let parsed = request::document(&message.topic)
-            .and_then(|document| Ok((document, request::join_request(message.payload)?)));
-        let (document, request) = match parsed {
-            Ok(parsed) => parsed,
-            Err(error) => return Action::Refuse(error),
-        };
-        if joined.is_none() && self.list.len() >= max_topics {
-            return Action::Refuse(refusal::too_many_topics(max_topics));
+    /// Removes the join of `topic`, since a message that joins the topic has arrived. It ends even if that message is refused,
+    /// as in Phoenix: the client has given it up. Returns the join if its client is to be told.
+    pub(crate) fn take_replaced(&mut self, topic: &str) -> Option<JoinedTopic> {
+        let index = self.index_of(topic)?;
+        Some(self.list.remove(index)).filter(JoinedTopic::is_active)
+    }
+
+    /// Adds the topic of a join, unless the join is refused.
+    fn join(
+        &mut self,
+        message: &ClientMessage<'_>,
+        max_topics: usize,
+    ) -> Result<(TopicRef, Box<JoinRequest>), ErrorBody> {
+        let document = request::document(&message.topic)?;
+        let request = request::join_request(message.payload)?;
+        if self.list.len() >= max_topics {
+            return Err(refusal::too_many_topics(max_topics));
         }
-        let replaced = joined.map(|index| self.list.remove(index)).filter(JoinedTopic::is_active);
         let topic_ref = TopicRef { document, join_ref: message.join_ref.as_deref().map(Arc::from) };
         // Most connections join one topic, so memory for further topics would be wasted.
         self.list.reserve_exact(1);
@@ -139,7 +149,7 @@ impl JoinedTopics {
             delivery: DeliverySource::Joining,
             permit: None,
         });
-        Action::Join { topic: topic_ref, request: Box::new(request), replaced }
+        Ok((topic_ref, Box::new(request)))
     }
 
     /// Gives the topic whose join succeeded its `stream`, its `permit`, and the document's `session`.
@@ -237,8 +247,10 @@ impl JoinedTopic {
         !matches!(self.delivery, DeliverySource::Joining | DeliverySource::Ended)
     }
 
-    fn has_join_ref(&self, message: &ClientMessage<'_>) -> bool {
-        self.id.join_ref.as_deref() == message.join_ref.as_deref()
+    /// True when `message` belongs to this join, and not to an earlier one. A join without a reference takes all messages, as in
+    /// Phoenix.
+    fn is_addressed_by(&self, message: &ClientMessage<'_>) -> bool {
+        self.id.join_ref.is_none() || self.id.join_ref.as_deref() == message.join_ref.as_deref()
     }
 
     /// Returns the action that is due for a command or a push.

@@ -53,8 +53,6 @@ relay_metrics::counters! {
             deliveries: Counter,
             /// Batches of events for which a member's socket was full, so that the member went on at its own pace.
             slow: Counter,
-            /// Messages ignored, since their channel was closed while they were on their way.
-            stale_messages: Counter,
             /// Error replies, by the reason in them.
             errors: CounterMap<&'static str>,
             /// Channels that ended by a failure, by the reason in their last message, for instance `lagged`.

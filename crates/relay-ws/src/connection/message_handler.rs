@@ -318,6 +318,10 @@ impl MessageHandler {
         let (join_ref, reference) = (head.join_ref.as_deref(), head.reference.as_deref());
         let to = ReplyTo { join_ref, reference, topic: &head.topic };
         let error = refusal::message_too_large(&head.event, shard.deps.config.max_frame_bytes);
+        if head.event == "phx_join" && !self.topics.is_joining(&head.topic) {
+            let replaced = self.topics.take_replaced(&head.topic);
+            self.close(replaced, LeaveReason::Lost, link, shard);
+        }
         self.refuse(to, &error, link, shard);
         Ok(())
     }
@@ -335,23 +339,21 @@ impl MessageHandler {
                 shard.deps.counters.heartbeats.increment();
                 link.send(&ReplyTo::message(message).ok(&Empty {}), shard);
             }
-            Action::Join { topic, request, replaced } => {
-                if let Some(replaced) = replaced {
-                    link.send(&encode_close(&replaced), shard);
-                    // The new join takes the membership again.
-                    self.leave_topic(&replaced, LeaveReason::Lost, shard);
+            Action::Join { replaced, requested } => {
+                self.close(replaced, LeaveReason::Lost, link, shard);
+                match requested {
+                    Ok((topic, request)) => {
+                        let to = RequestRef { topic: topic.clone(), reference: reference_of(message) };
+                        let bytes = OPERATION_BYTES + message.payload.len();
+                        let join = self.client.join(topic, message.reference.as_deref(), *request, bytes);
+                        self.pending.push_join(join, to, bytes);
+                    }
+                    Err(error) => self.refuse(ReplyTo::message(message), &error, link, shard),
                 }
-                let to = RequestRef { topic: topic.clone(), reference: reference_of(message) };
-                let bytes = OPERATION_BYTES + message.payload.len();
-                let join = self.client.join(topic, message.reference.as_deref(), *request, bytes);
-                self.pending.push_join(join, to, bytes);
             }
             Action::Leave { closed } => {
                 self.reply_in_order(ReplyTo::message(message).ok(&Empty {}), link, shard);
-                if let Some(closed) = closed {
-                    self.reply_in_order(encode_close(&closed), link, shard);
-                    self.leave_topic(&closed, LeaveReason::Left, shard);
-                }
+                self.close(closed, LeaveReason::Left, link, shard);
             }
             Action::Publish { topic, draft } => {
                 self.report_activity(&topic.document);
@@ -361,7 +363,6 @@ impl MessageHandler {
                 self.command(topic, message, arguments, link, shard, cx);
             }
             Action::Refuse(error) => self.refuse(ReplyTo::message(message), &error, link, shard),
-            Action::Ignore => shard.deps.counters.stale_messages.increment(),
         }
     }
 
@@ -461,6 +462,21 @@ impl MessageHandler {
         self.leave_topic(&topic, LeaveReason::Lost, shard);
     }
 
+    /// Closes the channel of a topic that the client has left, or has joined again. A new join takes the membership of one that
+    /// is [`Lost`](LeaveReason::Lost).
+    fn close(
+        &mut self,
+        closed: Option<JoinedTopic>,
+        reason: LeaveReason,
+        link: &mut Link,
+        shard: &mut ShardContext<'_>,
+    ) {
+        let Some(topic) = closed else { return };
+        let TopicRef { join_ref, .. } = &topic.id;
+        self.reply_in_order(codec::encode_close(join_ref.as_deref(), &topic.id.name()), link, shard);
+        self.leave_topic(&topic, reason, shard);
+    }
+
     fn leave_topic(&self, topic: &JoinedTopic, reason: LeaveReason, shard: &mut ShardContext<'_>) {
         if let DeliverySource::Room(member) = topic.delivery {
             shard.rooms.leave(member);
@@ -487,12 +503,6 @@ impl Drop for MessageHandler {
 
 fn reference_of(message: &ClientMessage<'_>) -> Option<Arc<str>> {
     message.reference.as_deref().map(Arc::from)
-}
-
-/// Encodes the end of a join. The client left the topic or joined it again.
-fn encode_close(topic: &JoinedTopic) -> Frame {
-    let TopicRef { join_ref, .. } = &topic.id;
-    codec::encode_close(join_ref.as_deref(), &topic.id.name())
 }
 
 /// The code in the message that ends a join.

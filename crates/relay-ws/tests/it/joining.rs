@@ -111,17 +111,61 @@ async fn a_second_join_closes_the_first_and_events_come_once() {
 }
 
 #[tokio::test]
-async fn a_message_for_a_channel_that_was_replaced_is_ignored() {
+async fn messages_of_a_channel_that_was_replaced_are_answered_and_change_nothing() {
     let server = Server::start().await;
     let mut ada = server.connect("ada").await;
     ada.join_as("1", "document:notes", json!({})).await;
     ada.join_as("2", "document:notes", json!({})).await;
-    ada.send(json!(["1", "9", "document:notes", "document.edited", edit("late")])).await;
-    ada.send(json!(["1", "10", "document:notes", "phx_leave", {}])).await;
-    ada.is_alive().await;
-    assert_eq!(server.ws.stats().stale_messages, 2);
+    let unmatched = json!({"status": "error", "response": {"reason": "unmatched topic"}});
+    assert_eq!(ada.push("1", "document:notes", "document.edited", edit("late")).await, unmatched);
+    assert_eq!(ada.push("1", "document:notes", "phx_leave", json!({})).await["status"], "ok");
     assert_eq!(server.feed.count("notes"), 0);
     assert_eq!(ada.push("2", "document:notes", "document.edited", edit("a")).await["status"], "ok");
+}
+
+#[tokio::test]
+async fn a_join_that_is_refused_ends_the_channel_that_it_would_have_replaced() {
+    let mut config = quick();
+    config.max_frame_bytes = 4096;
+    let server = Server::with(config).await;
+    let mut bob = server.connect("bob").await;
+    bob.join_as("1", "document:notes", json!({})).await;
+    for (refused, reason) in [
+        (json!({"seq": "seven"}), "invalid_request"),
+        (json!({"epoch": EPOCH}), "invalid_request"),
+        (json!(["no object"]), "invalid_request"),
+        (json!({"state": "x".repeat(5000)}), "too_large"),
+    ] {
+        let mut ada = server.connect("ada").await;
+        ada.join_as("1", "document:notes", json!({})).await;
+        ada.send(json!(["2", "2", "document:notes", "phx_join", refused])).await;
+        assert_eq!(ada.next().await, json!(["1", "1", "document:notes", "phx_close", {}]), "{reason}");
+        assert_eq!(ada.reply("2").await["response"]["reason"], reason);
+        assert_eq!(server.ws.rooms()[0].connections, 1, "{reason}");
+
+        // Neither join gets events, and the messages of both are answered.
+        bob.push("1", "document:notes", "document.edited", edit("a")).await;
+        for join_ref in ["1", "2"] {
+            ada.send(json!([join_ref, "3", "document:notes", "document.edited", edit("b")])).await;
+            let reply = ada.next().await;
+            assert_eq!((&reply[0], &reply[3]), (&json!(join_ref), &json!("phx_reply")));
+            assert_eq!(reply[4]["response"]["reason"], "unmatched topic");
+            let left = ada.push(join_ref, "document:notes", "phx_leave", json!({})).await;
+            assert_eq!(left["status"], "ok");
+        }
+        assert_eq!(ada.join_as("4", "document:notes", json!({})).await["status"], "ok");
+    }
+}
+
+#[tokio::test]
+async fn a_channel_without_a_reference_takes_messages_with_any() {
+    let server = Server::start().await;
+    let mut ada = server.connect("ada").await;
+    ada.send(json!([null, "1", "document:notes", "phx_join", {}])).await;
+    assert_eq!(ada.reply("1").await["status"], "ok");
+    assert_eq!(ada.push("1", "document:notes", "document.edited", edit("a")).await["status"], "ok");
+    ada.send(json!([null, "2", "document:notes", "document.edited", edit("b")])).await;
+    assert_eq!(ada.reply("2").await["status"], "ok");
 }
 
 #[tokio::test]

@@ -53,7 +53,11 @@ enum Request {
     Heartbeat,
     Ping,
     Join(usize),
+    /// A join whose payload is refused. It ends the join before it all the same.
+    BadJoin(usize),
     Leave(usize),
+    /// A push, or else a leave, with the reference of an earlier request as that of its join.
+    Late(usize, u64, bool),
     /// A push with this many bytes of text.
     Push(usize, usize),
     /// A push that is refused.
@@ -66,7 +70,10 @@ fn request() -> impl Strategy<Value = Request> {
         2 => Just(Request::Heartbeat),
         1 => Just(Request::Ping),
         3 => document.clone().prop_map(Request::Join),
+        1 => document.clone().prop_map(Request::BadJoin),
         2 => document.clone().prop_map(Request::Leave),
+        1 => (document.clone(), 1_u64..100, any::<bool>())
+            .prop_map(|(document, before, is_push)| Request::Late(document, before, is_push)),
         6 => (document.clone(), prop_oneof![9 => 1_usize..200, 1 => 200_usize..30_000])
             .prop_map(|(document, size)| Request::Push(document, size)),
         1 => document.prop_map(Request::BadPush),
@@ -114,6 +121,7 @@ struct Scene {
     last_ref: u64,
     /// The reference of the last join of each document.
     joins: [u64; DOCUMENTS],
+    bad_joins: HashSet<u64>,
     pings: usize,
 }
 
@@ -127,7 +135,8 @@ impl Scene {
         let ws = WsServer::with_parts(config, parts).unwrap();
         let Connected { wire, client } = connect(&ws, "/socket/websocket?vsn=2.0.0&user=ada").await;
         wire.lock().window = 0;
-        let mut scene = Self { wire, feed, hold_joins, client, last_ref: 0, joins: [0; DOCUMENTS], pings: 0 };
+        let (joins, bad_joins) = ([0; DOCUMENTS], HashSet::new());
+        let mut scene = Self { wire, feed, hold_joins, client, last_ref: 0, joins, bad_joins, pings: 0 };
         for step in steps {
             scene.step(step).await;
         }
@@ -185,6 +194,11 @@ impl Scene {
                 self.joins[*document] = self.last_ref;
                 json!([reference, reference, topic(document), "phx_join", {}])
             }
+            Request::BadJoin(document) => {
+                self.joins[*document] = self.last_ref;
+                self.bad_joins.insert(self.last_ref);
+                json!([reference, reference, topic(document), "phx_join", {"seq": "x"}])
+            }
             Request::Leave(document) => {
                 json!([joined(document), reference, topic(document), "phx_leave", {}])
             }
@@ -197,6 +211,12 @@ impl Scene {
                     edit(&"x".repeat(*size))
                 ])
             }
+            Request::Late(document, before, is_push) => {
+                let (event, payload) =
+                    if *is_push { ("document.edited", edit("late")) } else { ("phx_leave", json!({})) };
+                let join_ref = self.last_ref.saturating_sub(*before).to_string();
+                json!([join_ref, reference, topic(document), event, payload])
+            }
             Request::BadPush(document) => {
                 json!([joined(document), reference, topic(document), "document.edited", {"patches": 7}])
             }
@@ -208,7 +228,8 @@ impl Scene {
     async fn finish(mut self) -> Result<(), TestCaseError> {
         self.hold_joins.send_replace(false);
         self.feed.release();
-        let mut received = Received::default();
+        let bad_joins = std::mem::take(&mut self.bad_joins);
+        let mut received = Received { bad_joins, ..Received::default() };
         for _ in 0..MAX_TURNS {
             self.wire.lock().take(1_000_000);
             tokio::task::yield_now().await;
@@ -229,6 +250,7 @@ impl Scene {
 /// The messages that a client received.
 #[derive(Debug, Default)]
 struct Received {
+    bad_joins: HashSet<u64>,
     replied: HashSet<u64>,
     pongs: usize,
     /// The last reply to a push, or to a leave.
@@ -259,6 +281,10 @@ impl Received {
             "phx_reply" => {
                 let reference: u64 = message[1].as_str().unwrap().parse().unwrap();
                 prop_assert!(self.replied.insert(reference), "{reference} is answered twice");
+                if self.bad_joins.contains(&reference) {
+                    prop_assert_eq!(&message[4]["status"], "error");
+                    prop_assert!(!self.last_seqs.contains_key(&topic), "{} is joined still", topic);
+                }
                 let response = &message[4]["response"];
                 if let Some(position) = response["position"].as_u64() {
                     self.last_seqs.insert(topic, position);
