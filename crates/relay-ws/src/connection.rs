@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use relay_core::{ConnectionId, DocumentId, Monotonic, StreamError};
+use relay_core::{ConnectionId, DocumentId, ErrorCode, Monotonic};
 
 use self::closing::Closing;
 use self::end::End;
@@ -61,6 +61,8 @@ pub(crate) struct Connection {
     handler: MessageHandler,
     /// The moment at which the connection ends since the server stops.
     drain_at: Option<Monotonic>,
+    /// The time after which the client is to connect again, until it is told.
+    restart_notice: Option<Duration>,
     /// Set once the connection is being closed.
     closing: Option<Closing>,
     memory: HeldMemory,
@@ -77,6 +79,7 @@ impl Connection {
             reader: Reader::new(deps.config.max_frame_bytes, deflate.is_some(), now),
             handler: MessageHandler::new(protocol, identity, deps),
             drain_at: None,
+            restart_notice: None,
             closing: None,
             memory: HeldMemory::new(&memory),
             wakeup,
@@ -158,14 +161,9 @@ impl Connection {
         self.handler.left_room(room, stream);
     }
 
-    /// Ends the join whose topic is in `room`. The room has ended with `cause`.
-    pub(crate) fn room_ended(
-        &mut self,
-        room: RoomId,
-        cause: Option<&StreamError>,
-        shard: &mut ShardContext<'_>,
-    ) {
-        self.handler.room_ended(room, cause, &mut self.link, shard);
+    /// Ends the join whose topic is in `room`. The room has ended for `reason`.
+    pub(crate) fn room_ended(&mut self, room: RoomId, reason: ErrorCode, shard: &mut ShardContext<'_>) {
+        self.handler.room_ended(room, reason, &mut self.link, shard);
     }
 
     /// Leaves all topics.
@@ -173,16 +171,11 @@ impl Connection {
         self.handler.leave_all_rooms(shard);
     }
 
-    /// Asks the client, on every topic, to connect again after `return_after`, since the server stops. From the moment `at`
-    /// the connection reads no more. It answers the earlier pushes, and closes.
-    pub(crate) fn begin_draining(
-        &mut self,
-        at: Monotonic,
-        return_after: Duration,
-        shard: &mut ShardContext<'_>,
-    ) {
-        self.drain_at = Some(at);
-        self.handler.send_restart_notices(return_after, &mut self.link, shard);
+    /// Lets the connection ask its client, on every topic, to connect again after `return_after`, since the server stops. From
+    /// the moment `at` the connection reads no more. It answers the earlier pushes, and closes. All this is work of its turns.
+    pub(crate) fn begin_draining(&mut self, at: Monotonic, return_after: Duration) {
+        (self.drain_at, self.restart_notice) = (Some(at), Some(return_after));
+        self.requeue();
     }
 
     /// The work of the connection so far, in both directions; see [`crate::schedule`].
@@ -253,6 +246,9 @@ impl Connection {
         cx: &mut Context<'_>,
     ) -> Result<(), End> {
         let begun = self.work();
+        if let Some(return_after) = self.restart_notice.take() {
+            self.handler.send_restart_notices(return_after, &mut self.link, shard);
+        }
         loop {
             let is_draining = self.is_draining(shard.now);
             if is_draining {

@@ -71,9 +71,11 @@ impl MemberList {
         Some((slot.id, slot.connection?))
     }
 
-    /// The connections of all members.
-    pub(crate) fn connections(&self) -> Vec<usize> {
-        self.slots.iter().filter_map(|slot| slot.connection).collect()
+    /// Removes the last member. Returns its connection.
+    pub(crate) fn pop(&mut self) -> Option<usize> {
+        let connection = std::iter::from_fn(|| self.slots.pop()).find_map(|slot| slot.connection)?;
+        self.len -= 1;
+        Some(connection)
     }
 }
 
@@ -87,6 +89,7 @@ mod tests {
     enum Step {
         Push(usize),
         Remove(prop::sample::Index),
+        Pop,
         Compact,
     }
 
@@ -94,6 +97,7 @@ mod tests {
         let step = prop_oneof![
             3 => (0_usize..100).prop_map(Step::Push),
             3 => any::<prop::sample::Index>().prop_map(Step::Remove),
+            1 => Just(Step::Pop),
             1 => Just(Step::Compact),
         ];
         prop::collection::vec(step, 0..200)
@@ -120,6 +124,7 @@ mod tests {
                         model.retain(|member| member.0 != id);
                     }
                     Step::Remove(_) => {}
+                    Step::Pop => prop_assert_eq!(list.pop(), model.pop().map(|member| member.1)),
                     Step::Compact => {
                         list.compact();
                         prop_assert!(list.slots() <= 2 * model.len());
@@ -128,7 +133,7 @@ mod tests {
                 let members: Vec<_> = (0..list.slots()).filter_map(|index| list.at(index)).collect();
                 prop_assert_eq!(&members, &model);
                 prop_assert_eq!(list.is_empty(), model.is_empty());
-                prop_assert_eq!(list.connections(), model.iter().map(|member| member.1).collect::<Vec<_>>());
+                prop_assert_eq!(list.len(), model.len());
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use relay_core::{DocumentId, ErrorCode};
+use relay_core::{DocumentId, ErrorCode, StreamError};
 use relay_events::ErrorBody;
 
 use crate::text::excerpt;
@@ -55,6 +55,13 @@ pub(crate) fn message_too_large(event: &str, max: usize) -> ErrorBody {
         "the message `{event}` has more than {max} bytes, the most that one message may have; send less at once"
     );
     ErrorBody::from_code(ErrorCode::TooLarge, message)
+}
+
+/// The reason in the message that ends a join, whose stream has ended with `cause`. A server failure is logged.
+pub(crate) fn end_reason(cause: Option<&StreamError>, document: &DocumentId) -> ErrorCode {
+    let Some(error) = cause else { return ErrorCode::Closed };
+    log_failure("stream", document, error.code(), error);
+    error.code()
 }
 
 /// Logs the cause of a [server failure](ErrorCode::is_server_failure), which the client does not get.

@@ -4,18 +4,22 @@
 //! A member is in a room only while its socket takes every batch. When the socket is full, the member leaves the room with a
 //! stream of its own, forked at the room's position. It reads on from there at its own pace, and enters the room again when it
 //! has caught up. So no member has a queue of events, and no member waits for another.
+//!
+//! When the stream ends, the members are told one after the other, in as many turns as that takes. New members open another
+//! room meanwhile.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use relay_core::{Clock, DocumentId, MemoryShare, Monotonic, StreamError};
+use relay_core::{Clock, DocumentId, ErrorCode, MemoryShare, Monotonic};
 use slab::Slab;
 
 use crate::codec;
 use crate::document_stream::{DocumentStream, StreamItem};
 use crate::frame_batch::FrameBatch;
 use crate::member_list::{MemberId, MemberList};
+use crate::refusal;
 use crate::run_queue::{TaskId, Wakeup};
 use crate::schedule::work_of;
 use crate::shard_queue::{ShardQueue, ShardWakeup};
@@ -45,8 +49,8 @@ pub(crate) struct Room {
     stream: DocumentStream,
     members: MemberList,
     sending: Option<Sending>,
-    /// Set once the stream has ended.
-    ended: Option<Ended>,
+    /// The reason to tell the members once the stream has ended.
+    ended: Option<ErrorCode>,
     /// The connections that wait to enter, since they had not caught up when they tried. They try again when the room has
     /// delivered its items.
     rejoin_waiters: BTreeSet<usize>,
@@ -56,9 +60,6 @@ pub(crate) struct Room {
     /// The moment of the wake-up for items that are still in the stream.
     woken_at: Option<Monotonic>,
 }
-
-/// The end of a room's stream, with its cause. `None` when the source is stopping.
-struct Ended(Option<StreamError>);
 
 /// A batch that is being delivered.
 struct Sending {
@@ -79,8 +80,10 @@ pub(crate) enum RoomEvent {
     Rejoin(usize),
     /// Nothing, until the room is woken.
     Idle,
-    /// Tell these connections that the stream has ended.
-    Ended(Vec<usize>, Option<StreamError>),
+    /// Tell this connection, which is a member no more, that the stream has ended for this reason.
+    MemberEnded(usize, ErrorCode),
+    /// Remove the room: its stream has ended, and no member is left to tell.
+    Over,
 }
 
 /// The outcome of writing a batch to a member's socket.
@@ -116,9 +119,10 @@ impl Room {
         self.wakeup.requeue();
     }
 
-    /// The connections of the members.
-    pub(crate) fn connections(&self) -> Vec<usize> {
-        self.members.connections()
+    /// Ends the stream for `reason`.
+    pub(crate) fn end(&mut self, reason: ErrorCode) {
+        self.sending = None;
+        self.ended = Some(reason);
     }
 
     fn add(&mut self, connection: usize) -> RoomMember {
@@ -142,8 +146,11 @@ impl Room {
         if self.sending.is_some() {
             return RoomEvent::Batch;
         }
-        match self.ended.take() {
-            Some(Ended(cause)) => RoomEvent::Ended(self.connections(), cause),
+        match self.ended {
+            Some(reason) => {
+                let next = self.members.pop();
+                next.map_or(RoomEvent::Over, |connection| RoomEvent::MemberEnded(connection, reason))
+            }
             None => self.next_waiter().map_or(RoomEvent::Idle, RoomEvent::Rejoin),
         }
     }
@@ -171,7 +178,8 @@ impl Room {
             sending.next += 1;
             let Some((member, connection)) = self.members.at(sending.next - 1) else { continue };
             delivery.work += write_work;
-            if write(connection, &mut sending.batch) == BatchWrite::Partial {
+            // After the last batch there is nothing to read on, so a member that keeps the rest of it may stay.
+            if write(connection, &mut sending.batch) == BatchWrite::Partial && self.ended.is_none() {
                 self.members.remove(member);
                 delivery.left.push((connection, self.stream.fork()));
             }
@@ -203,7 +211,7 @@ impl Room {
                     break;
                 }
                 Poll::Ready(StreamItem::Ended(cause)) => {
-                    self.ended = Some(Ended(cause));
+                    self.ended = Some(refusal::end_reason(cause.as_ref(), &self.key.document));
                     break;
                 }
                 Poll::Ready(StreamItem::Event(event)) => frames.push(codec::encode_broadcast(&event)),
@@ -258,11 +266,12 @@ impl Rooms {
         connection: usize,
         stream: DocumentStream,
     ) -> Result<RoomMember, DocumentStream> {
-        let Some(&id) = self.by_key.get(key) else {
+        let open = self.by_key.get(key).filter(|id| self.list[**id].ended.is_none());
+        let Some(&id) = open else {
             return Ok(self.open(key, stream).add(connection));
         };
         let room = &mut self.list[id];
-        if room.ended.is_some() || !room.stream.is_caught_up_with(&stream) {
+        if !room.stream.is_caught_up_with(&stream) {
             // The reader that is behind is woken by the event that it lacks. If that is the room, it lets its waiters enter once
             // it has read the event.
             if !room.tried.contains(&connection) {
@@ -315,7 +324,9 @@ impl Rooms {
             self.remove(member.room);
             return;
         }
-        room.stream.stand_for(room.members.len());
+        if room.ended.is_none() {
+            room.stream.stand_for(room.members.len());
+        }
         if room.sending.is_none() {
             room.members.compact();
         }
@@ -341,7 +352,9 @@ impl Rooms {
 
     /// Ends a room.
     pub(crate) fn remove(&mut self, id: RoomId) {
-        if let Some(room) = self.list.try_remove(id) {
+        if let Some(room) = self.list.try_remove(id)
+            && self.by_key.get(&room.key) == Some(&id)
+        {
             self.by_key.remove(&room.key);
         }
     }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use relay_core::{Monotonic, StreamError};
+use relay_core::{ErrorCode, Monotonic};
 use slab::Slab;
 use tokio::time::{Interval, MissedTickBehavior};
 
@@ -21,7 +21,7 @@ use crate::connection::Connection;
 use crate::room::{BatchWrite, RoomEvent, RoomId, Rooms};
 use crate::run_queue::{TaskId, Wakeup};
 use crate::schedule::{Schedule, TURN_WORK};
-use crate::shard_context::ShardDeps;
+use crate::shard_context::{ShardContext, ShardDeps};
 use crate::shard_queue::{NewConnection, ShardQueue, ShardRequest};
 use crate::shard_resources::ShardResources;
 use crate::timer_wheel::{Tick, TimerWheel};
@@ -206,15 +206,15 @@ impl Shard {
         work
     }
 
-    /// Lets a connection that waits for a room catch up and enter it. Returns the work.
-    fn rejoin(&mut self, room: RoomId, key: usize) -> u64 {
+    /// Lets a connection act on behalf of a room, as a part of the room's turn. Returns the work.
+    fn act_for_room(&mut self, key: usize, act: impl FnOnce(&mut Connection, &mut ShardContext<'_>)) -> u64 {
         let Some(task) = self.connections.get_mut(key) else { return 1 };
         let before = task.connection.work();
-        let entered = self.resources.with_context(key, &mut task.connection, |connection, shard| {
-            catch_unwind(AssertUnwindSafe(|| connection.rejoin(room, shard)))
+        let acted = self.resources.with_context(key, &mut task.connection, |connection, shard| {
+            catch_unwind(AssertUnwindSafe(|| act(connection, shard)))
         });
         let work = 1 + task.connection.work() - before;
-        if entered.is_err() {
+        if acted.is_err() {
             self.end_panicked(key);
         }
         work
@@ -257,10 +257,16 @@ impl Shard {
             match event {
                 Ok(RoomEvent::Batch) => work += self.deliver(id, TURN_WORK - work, now),
                 // At once, before the room is ahead of the connection again.
-                Ok(RoomEvent::Rejoin(key)) => work += self.rejoin(id, key),
+                Ok(RoomEvent::Rejoin(key)) => {
+                    work += self.act_for_room(key, |connection, shard| connection.rejoin(id, shard));
+                }
+                Ok(RoomEvent::MemberEnded(key, reason)) => {
+                    work +=
+                        self.act_for_room(key, |connection, shard| connection.room_ended(id, reason, shard));
+                }
                 Ok(RoomEvent::Idle) => return work,
-                Ok(RoomEvent::Ended(connections, cause)) => {
-                    self.end_room(id, &connections, cause.as_ref());
+                Ok(RoomEvent::Over) => {
+                    self.resources.rooms.remove(id);
                     return work;
                 }
                 Err(_) => {
@@ -268,9 +274,8 @@ impl Shard {
                         "a room panicked, which is a defect; the room ends, and the others go on"
                     );
                     self.resources.deps.counters.panicked.increment();
-                    let connections = room.connections();
-                    self.end_room(id, &connections, None);
-                    return work;
+                    work += 1;
+                    room.end(ErrorCode::Closed);
                 }
             }
         }
@@ -300,18 +305,6 @@ impl Shard {
         delivery.work
     }
 
-    /// Ends a room, and the joins of its members.
-    fn end_room(&mut self, id: RoomId, connections: &[usize], cause: Option<&StreamError>) {
-        self.resources.rooms.remove(id);
-        for &key in connections {
-            if let Some(task) = self.connections.get_mut(key) {
-                self.resources.with_context(key, &mut task.connection, |connection, shard| {
-                    connection.room_ended(id, cause, shard);
-                });
-            }
-        }
-    }
-
     /// Closes all connections, spread over the time `over`.
     fn drain(&mut self, over: Duration) {
         self.draining = true;
@@ -328,9 +321,6 @@ impl Shard {
         let Some(task) = self.connections.get_mut(key) else { return };
         // Clients return after the last connection is closed, each at another moment.
         let return_after = over.saturating_add(wait);
-        self.resources.with_context(key, &mut task.connection, |connection, shard| {
-            connection.begin_draining(shard.now + wait, return_after, shard);
-        });
-        task.connection.requeue();
+        task.connection.begin_draining(self.resources.now() + wait, return_after);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use relay_core::{CheckedDraft, DocumentId, ErrorCode, JsonText, LeaveReason, StreamError};
+use relay_core::{CheckedDraft, DocumentId, ErrorCode, JsonText, LeaveReason};
 use relay_events::{ErrorBody, JoinReply, NoticeLevel, SYSTEM_NOTICE, SystemNotice};
 
 use super::client::Client;
@@ -161,7 +161,10 @@ impl MessageHandler {
                 let document = &self.topics.at(index).id.document;
                 link.send_shared(&codec::encode_presence(document, &change), shard);
             }
-            StreamItem::Ended(cause) => self.topic_ended(index, cause.as_ref(), link, shard),
+            StreamItem::Ended(cause) => {
+                let reason = refusal::end_reason(cause.as_ref(), &self.topics.at(index).id.document);
+                self.topic_ended(index, reason, link, shard);
+            }
         }
     }
 
@@ -207,16 +210,16 @@ impl MessageHandler {
         self.topics.left_room(room, stream);
     }
 
-    /// Ends the join whose topic is in `room`. The room has ended with `cause`.
+    /// Ends the join whose topic is in `room`. The room has ended for `reason`.
     pub(super) fn room_ended(
         &mut self,
         room: RoomId,
-        cause: Option<&StreamError>,
+        reason: ErrorCode,
         link: &mut Link,
         shard: &mut ShardContext<'_>,
     ) {
         if let Some(index) = self.topics.in_room(room) {
-            self.topic_ended(index, cause, link, shard);
+            self.topic_ended(index, reason, link, shard);
         }
     }
 
@@ -449,16 +452,14 @@ impl MessageHandler {
     fn topic_ended(
         &mut self,
         index: usize,
-        cause: Option<&StreamError>,
+        reason: ErrorCode,
         link: &mut Link,
         shard: &mut ShardContext<'_>,
     ) {
         let topic = self.topics.end(index);
-        let TopicRef { document, join_ref } = &topic.id;
-        let reason = error_code(cause, document);
         shard.deps.counters.channel_errors.increment(reason.as_str());
-        let name = topic.id.name();
-        link.send(&codec::encode_error(join_ref.as_deref(), &name, reason.as_str()), shard);
+        let (join_ref, name) = (topic.id.join_ref.as_deref(), topic.id.name());
+        link.send(&codec::encode_error(join_ref, &name, reason.as_str()), shard);
         self.leave_topic(&topic, LeaveReason::Lost, shard);
     }
 
@@ -503,11 +504,4 @@ impl Drop for MessageHandler {
 
 fn reference_of(message: &ClientMessage<'_>) -> Option<Arc<str>> {
     message.reference.as_deref().map(Arc::from)
-}
-
-/// The code in the message that ends a join.
-fn error_code(cause: Option<&StreamError>, document: &DocumentId) -> ErrorCode {
-    let Some(error) = cause else { return ErrorCode::Closed };
-    refusal::log_failure("stream", document, error.code(), error);
-    error.code()
 }

@@ -49,6 +49,12 @@ async fn settle() {
     }
 }
 
+/// Runs `test`, which gets its turn after each run of a shard. Otherwise many runs come between two looks.
+fn look_after_each_run(test: impl Future<Output = ()>) {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_time().event_interval(1).build().unwrap().block_on(test);
+}
+
 fn config() -> WsConfig {
     let mut config = quick();
     config.shards = Some(1);
@@ -69,7 +75,7 @@ impl Room {
         }
         settle().await;
         room.members.iter_mut().for_each(Member::has_joined);
-        assert_eq!(room.feed.subscriptions(DOCUMENT), 1, "the members share one stream");
+        assert_eq!(room.feed.subscriptions(DOCUMENT), members.min(1), "the members share one stream");
         room
     }
 
@@ -296,6 +302,100 @@ async fn a_room_with_much_to_deliver_delays_a_member_of_another_document_by_one_
     }
     settle().await;
     room.have_all(0..MEMBERS);
+}
+
+#[test]
+fn a_large_room_that_ends_delays_a_member_of_another_document_by_one_turn() {
+    look_after_each_run(async {
+        const MEMBERS: usize = 400;
+        let mut room = Room::of(MEMBERS, config()).await;
+        let mut other = room.join("other", MEMBERS).await;
+        settle().await;
+        other.has_joined();
+        // The events are dropped before the room has read them.
+        for _ in 0..3 {
+            room.publish(10);
+        }
+        room.feed.trim(DOCUMENT, 3);
+        other.heartbeat();
+        room.until("the other member has its answer", |_| {
+            other.read();
+            other.heartbeats.is_empty()
+        })
+        .await;
+        let ended = room.ws.stats().channel_errors["lagged"];
+        assert!(ended < MEMBERS as u64 / 2, "{ended} members were ended first");
+
+        // The last member has been told, and the first one has not. Both join again.
+        let again = [(0, "phx_close", json!({})), (MEMBERS - 1, "phx_error", json!({"reason": "lagged"}))];
+        for (number, ..) in &again {
+            room.members[*number].send(&json!(["2", "2", "document:notes", "phx_join", {}]));
+        }
+        settle().await;
+        for (number, event, payload) in &again {
+            let received = room.members[*number].receive();
+            assert_eq!(received[0], json!(["1", "1", "document:notes", event, payload]));
+            assert_eq!((&received[1][4]["status"], received.len()), (&json!("ok"), 2));
+        }
+        for member in &mut room.members[1..MEMBERS - 1] {
+            let ended = json!(["1", "1", "document:notes", "phx_error", {"reason": "lagged"}]);
+            assert_eq!(member.receive(), [ended]);
+        }
+        assert_eq!(room.feed.subscriptions(DOCUMENT), 1, "the two members share a room");
+        room.publish(10);
+        settle().await;
+        for (number, ..) in again {
+            assert_eq!(room.members[number].receive()[0][4]["seq"], room.published);
+        }
+        let stats = room.ws.stats();
+        assert_eq!((stats.channel_errors["lagged"], stats.rooms_open), (MEMBERS as u64 - 1, 2));
+    });
+}
+
+#[tokio::test]
+async fn a_member_whose_socket_is_full_when_its_room_ends_is_told_the_reason() {
+    let room = Room::of(0, config()).await;
+    let mut members = [room.join("brief", 0).await, room.join("brief", 1).await];
+    settle().await;
+    members.iter_mut().for_each(Member::has_joined);
+    members[0].limit(0);
+    room.publish_in("brief", 10);
+    settle().await;
+    members[0].take(usize::MAX);
+    settle().await;
+    for member in &mut members {
+        let received = member.receive();
+        assert_eq!((&received[0][4]["seq"], received.len()), (&json!(1), 2));
+        assert_eq!(received[1], json!(["1", "1", "document:brief", "phx_error", {"reason": "lagged"}]));
+    }
+}
+
+#[test]
+fn a_server_that_stops_notifies_the_members_of_a_large_room_in_turns() {
+    look_after_each_run(async {
+        const MEMBERS: usize = 400;
+        let mut room = Room::of(MEMBERS, config()).await;
+        let mut other = room.join("other", MEMBERS).await;
+        settle().await;
+        other.has_joined();
+        let before = room.ws.stats().messages_out;
+        let ws = room.ws.clone();
+        let mut stopping = Box::pin(ws.shutdown(Duration::from_secs(20)));
+        assert!((&mut stopping).now_or_never().is_none());
+        other.heartbeat();
+        room.until("the other member has its answer", |_| {
+            other.receive().iter().any(|message| message[3] == "phx_reply")
+        })
+        .await;
+        let sent = room.ws.stats().messages_out - before;
+        assert!(sent < MEMBERS as u64 / 2, "{sent} messages were sent first");
+        settle().await;
+        // The first member is closed at once.
+        for member in &mut room.members[1..] {
+            let received = member.receive();
+            assert_eq!((&received[0][3], received.len()), (&json!("system.notice"), 1));
+        }
+    });
 }
 
 /// A step of a publisher, a member or its socket.

@@ -33,7 +33,8 @@ pub(crate) const EPOCH: Epoch = Epoch::from_u64(0x00c0_ffee_00c0_ffee);
 
 /// Documents in memory. Durable events are kept and read by a cursor. Ephemeral events are conflated per subscription.
 ///
-/// Three documents are special. `broken` refuses subscriptions, `doomed` refuses drafts, and a reader of `panic` panics.
+/// Four documents are special. `broken` refuses subscriptions, `doomed` refuses drafts, a reader of `panic` panics, and a reader
+/// of `brief` lags after its first event.
 pub(crate) struct Feed {
     clock: Arc<ManualClock>,
     documents: Mutex<HashMap<DocumentId, Document>>,
@@ -184,6 +185,7 @@ impl EventSource for Shared {
             document: document.clone(),
             position: opening.position,
             inbox,
+            is_over: false,
         };
         Ok((opening, Box::new(stream)))
     }
@@ -206,14 +208,21 @@ struct Cursor {
     document: DocumentId,
     position: Seq,
     inbox: Arc<Mutex<Inbox>>,
+    /// True once the stream has lagged.
+    is_over: bool,
 }
 
 impl EventStream for Cursor {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Arc<Event>, StreamError>>> {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
         let documents = self.feed.documents.lock();
         let document = &documents[&self.document];
         let behind = document.head().last.since(self.position);
-        if behind > self.feed.max_behind || self.position.get() < document.trimmed {
+        let is_brief = self.document.as_str() == "brief" && self.position > Seq::ZERO;
+        if behind > self.feed.max_behind || self.position.get() < document.trimmed || is_brief {
+            self.is_over = true;
             return Poll::Ready(Some(Err(StreamError::Lagged { position: self.position, behind })));
         }
         if let Some(event) = document.events.iter().find(|event| event.seq == Some(self.position.next())) {
@@ -244,7 +253,7 @@ impl EventStream for Cursor {
         };
         documents.entry(self.document.clone()).or_default().streams.push(Arc::clone(&inbox));
         let (feed, document) = (Arc::clone(&self.feed), self.document.clone());
-        Box::new(Self { feed, document, position: self.position, inbox })
+        Box::new(Self { feed, document, position: self.position, inbox, is_over: self.is_over })
     }
 }
 
