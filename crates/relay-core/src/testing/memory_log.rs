@@ -51,7 +51,11 @@ struct Faults {
     every_call: Option<LogError>,
     /// The appends that may go on while others wait; `None` when none waits.
     permits: Option<usize>,
-    /// The appends that wait for a permit.
+    /// True while questions for the last offset are not answered.
+    last_offset_hangs: bool,
+    /// The number of questions for the last offset.
+    last_offset_questions: u64,
+    /// The appends that wait for a permit, and the questions that hang.
     waiting: Vec<Waker>,
 }
 
@@ -212,6 +216,18 @@ impl MemoryLog {
     /// Makes every call but that to close the log fail with `error`.
     pub fn fail_always(&self, error: LogError) {
         self.faults.lock().every_call = Some(error);
+    }
+
+    /// Makes questions for the last offset wait while `hangs` is true.
+    pub fn hang_last_offset(&self, hangs: bool) {
+        let mut faults = self.faults.lock();
+        faults.last_offset_hangs = hangs;
+        faults.waiting.drain(..).for_each(Waker::wake);
+    }
+
+    /// The number of questions for the last offset so far, those that wait included.
+    pub fn last_offset_questions(&self) -> u64 {
+        self.faults.lock().last_offset_questions
     }
 
     /// Makes appends wait until they are [let through](Self::let_through). They begin, and the answers to questions for a
@@ -386,6 +402,16 @@ impl EventLog for MemoryLog {
     }
 
     async fn last_offset(&self) -> Result<Offset, LogError> {
+        self.faults.lock().last_offset_questions += 1;
+        poll_fn(|cx| {
+            let mut faults = self.faults.lock();
+            if faults.last_offset_hangs {
+                faults.waiting.push(cx.waker().clone());
+                return Poll::Pending;
+            }
+            Poll::Ready(())
+        })
+        .await;
         self.check_every_call()?;
         Ok(self.lock_open()?.last_offset())
     }

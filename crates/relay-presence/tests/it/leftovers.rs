@@ -9,13 +9,11 @@ use async_trait::async_trait;
 use proptest::prelude::*;
 use relay_core::testing::{ManualClock, MemoryLog};
 use relay_core::{
-    CheckedDraft, Clock, ConnectionId, DocumentId, Event, EventLog, EventSink, Head, JoinOptions,
-    LeaveReason, LockScope, LogError, LogStats, Membership, Offset, Payload, Presence, PublishAck,
-    PublishError, ReadLimit, Seq, Timestamp, UserId,
+    CheckedDraft, Clock, ConnectionId, DocumentId, Event, EventLog, EventSink, JoinOptions, LeaveReason,
+    LockScope, Membership, Offset, Payload, Presence, PublishAck, PublishError, ReadLimit, Timestamp, UserId,
 };
 use relay_presence::{AcquireRequest, LocalPresence, LockConfig, Locks, MemoryTokens, PresenceConfig};
 use serde_json::Value;
-use tokio::sync::watch;
 
 use crate::support::PATIENCE;
 
@@ -38,95 +36,26 @@ impl EventSink for LogSink {
     }
 }
 
-/// A log that tells when its last offset was asked for, which each checkpoint does, and that can stop to answer that.
-struct WatchedLog {
-    log: MemoryLog,
-    /// The number of questions for the last offset.
-    asked: watch::Sender<u64>,
-    is_stuck: watch::Sender<bool>,
-}
-
-impl WatchedLog {
-    fn new(log: &MemoryLog) -> Arc<Self> {
-        Arc::new(Self {
-            log: log.clone(),
-            asked: watch::Sender::default(),
-            is_stuck: watch::Sender::default(),
-        })
-    }
-
-    /// Waits until the last offset was asked for so many times more.
-    async fn until_asked(&self, times: u64) {
-        let mut asked = self.asked.subscribe();
-        let target = *asked.borrow() + times;
-        let waiting = asked.wait_for(|asked| *asked >= target);
-        tokio::time::timeout(PATIENCE, waiting).await.expect("a checkpoint is made").unwrap();
-    }
-}
-
-#[async_trait]
-impl EventLog for WatchedLog {
-    async fn head(&self, document: &DocumentId) -> Result<Head, LogError> {
-        self.log.head(document).await
-    }
-
-    async fn append(&self, document: &DocumentId, events: &[Event]) -> Result<Vec<Offset>, LogError> {
-        self.log.append(document, events).await
-    }
-
-    async fn read_document(
-        &self,
-        document: &DocumentId,
-        after: Seq,
-        limit: ReadLimit,
-    ) -> Result<Vec<Event>, LogError> {
-        self.log.read_document(document, after, limit).await
-    }
-
-    async fn read(&self, after: Offset, limit: ReadLimit) -> Result<Vec<Event>, LogError> {
-        self.log.read(after, limit).await
-    }
-
-    async fn last_offset(&self) -> Result<Offset, LogError> {
-        self.asked.send_modify(|asked| *asked += 1);
-        self.is_stuck.subscribe().wait_for(|is_stuck| !is_stuck).await.unwrap();
-        self.log.last_offset().await
-    }
-
-    async fn wait_past(&self, offset: Offset) -> Result<Offset, LogError> {
-        self.log.wait_past(offset).await
-    }
-
-    async fn trim(&self, document: &DocumentId, through: Seq) -> Result<Head, LogError> {
-        self.log.trim(document, through).await
-    }
-
-    fn hold(&self, after: Option<Offset>) {
-        EventLog::hold(&self.log, after);
-    }
-
-    async fn close(&self) -> Result<(), LogError> {
-        self.log.close().await
-    }
-
-    fn stats(&self) -> LogStats {
-        self.log.stats()
-    }
+/// Waits until the last offset was asked for so many times more. Each checkpoint asks for it once.
+async fn until_asked(log: &MemoryLog, times: u64) {
+    let target = log.last_offset_questions() + times;
+    let waiting = async {
+        while log.last_offset_questions() < target {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("a checkpoint is made");
 }
 
 /// A server over `log`. It has ended what the log shows as open.
 async fn start(log: &MemoryLog, checkpoint: &Path, interval: Duration) -> LocalPresence {
-    start_on(WatchedLog::new(log), checkpoint, interval).await
-}
-
-async fn start_on(log: Arc<WatchedLog>, checkpoint: &Path, interval: Duration) -> LocalPresence {
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::new());
     let mut config = PresenceConfig::default();
     config.checkpoint_interval = interval;
     let tokens = Arc::new(MemoryTokens::new(&relay_core::SystemClock::new()));
     let locks = Locks::new(LockConfig::default(), Arc::clone(&clock), tokens).unwrap();
-    let presence = LocalPresence::new(config, Arc::new(LogSink(log.log.clone())), locks, clock).unwrap();
-    presence.end_leftovers(log, checkpoint.to_owned(), false).await.unwrap();
+    let presence = LocalPresence::new(config, Arc::new(LogSink(log.clone())), locks, clock).unwrap();
+    presence.end_leftovers(Arc::new(log.clone()), checkpoint.to_owned(), false).await.unwrap();
     presence
 }
 
@@ -220,12 +149,12 @@ async fn a_checkpoint_that_does_not_end_does_not_keep_a_server_from_stopping() {
     let (directory, log) = (tempfile::tempdir().unwrap(), MemoryLog::new());
     let file = directory.path().join("open");
     for interval in [Duration::from_micros(1), Duration::from_secs(3600)] {
-        let watched = WatchedLog::new(&log);
-        let presence = start_on(Arc::clone(&watched), &file, interval).await;
-        watched.is_stuck.send_replace(true);
+        let log = log.reopen();
+        let presence = start(&log, &file, interval).await;
+        log.hang_last_offset(true);
         if interval < Duration::from_secs(1) {
             // The periodic one is stuck. Otherwise it is that of the stop.
-            watched.until_asked(1).await;
+            until_asked(&log, 1).await;
         }
         let stopped = tokio::time::timeout(PATIENCE, presence.shutdown(Duration::from_millis(100))).await;
         assert!(stopped.is_ok(), "the stop does not end");
@@ -266,8 +195,7 @@ proptest! {
             let mut file = directory.path().join("0");
             let mut log = MemoryLog::new();
             let interval = Duration::from_micros(1);
-            let mut watched = WatchedLog::new(&log);
-            let mut presence = start_on(Arc::clone(&watched), &file, interval).await;
+            let mut presence = start(&log, &file, interval).await;
             let mut members: Vec<Membership> = Vec::new();
             for (number, step) in (1..).zip(steps) {
                 match step {
@@ -288,7 +216,7 @@ proptest! {
                         let _ = presence.locks().acquire(&self::document(document), &self::user(user), request).await;
                     }
                     // The one that is being made ends before the next begins.
-                    Step::Checkpoint => watched.until_asked(2).await,
+                    Step::Checkpoint => until_asked(&log, 2).await,
                     Step::Crash => {
                         // The killed server goes on with its own log and file, and the next one with what was there.
                         log = log.reopen();
@@ -298,8 +226,7 @@ proptest! {
                         }
                         file = next;
                         members.clear();
-                        watched = WatchedLog::new(&log);
-                        presence = start_on(Arc::clone(&watched), &file, interval).await;
+                        presence = start(&log, &file, interval).await;
                         check_ended(&events(&log).await);
                     }
                     Step::Stop => {
@@ -307,8 +234,7 @@ proptest! {
                         members.clear();
                         check_ended(&events(&log).await);
                         log = log.reopen();
-                        watched = WatchedLog::new(&log);
-                        presence = start_on(Arc::clone(&watched), &file, interval).await;
+                        presence = start(&log, &file, interval).await;
                     }
                 }
             }
