@@ -154,7 +154,7 @@ impl Document {
         let presence_key = previous
             .and_then(|previous| self.connections.get(&previous))
             .map_or(membership.connection, |one| one.presence_key);
-        let before = self.state_of(presence_key);
+        let before = self.view.own_state_or_empty(presence_key);
         let state = match &options.state {
             Some(change) => state::merge(&before, change, config)?,
             None => before.clone(),
@@ -232,10 +232,6 @@ impl Document {
         })
     }
 
-    fn state_of(&self, presence_key: ConnectionId) -> JsonObject {
-        self.view.own_state(presence_key).map_or_else(JsonObject::empty, JsonObject::clone)
-    }
-
     /// The `name` in a participant's state, if it has one.
     fn name_of(&self, presence_key: ConnectionId) -> Option<String> {
         #[derive(serde::Deserialize)]
@@ -299,22 +295,19 @@ impl Document {
         config: &PresenceConfig,
         version: Version,
     ) -> Result<bool, CommandError> {
-        let Some(connection) = self.connection_mut(membership) else { return Err(not_joined(&self.id)) };
-        let presence_key = connection.presence_key;
-        let before = self.state_of(presence_key);
+        let Self { id, view, connections, .. } = self;
+        let own = connections.get_mut(&membership.connection).filter(|one| one.user == membership.user);
+        let Some(Connection { presence_key, client, .. }) = own else { return Err(not_joined(id)) };
+        let presence_key = *presence_key;
+        let before = view.own_state_or_empty(presence_key);
         let state = state::merge(&before, change, config)?;
         if state == before {
             return Ok(false);
         }
-        let reserved = match self.connection_mut(membership) {
-            Some(connection) => connection.client.reserve(&membership.user, &state).map_err(overloaded)?,
-            None => None,
-        };
-        self.view.reserve_state(&membership.user, &state).map_err(overloaded)?;
-        if let Some(connection) = self.connection_mut(membership) {
-            connection.client.state = reserved;
-        }
-        self.view.put(version, presence_key, membership.user.clone(), state);
+        let reserved = client.reserve(&membership.user, &state).map_err(overloaded)?;
+        view.reserve_state(&membership.user, &state).map_err(overloaded)?;
+        client.state = reserved;
+        view.put(version, presence_key, membership.user.clone(), state);
         if let Some(session) = &mut self.session {
             session.counters.presence_updates += 1;
         }

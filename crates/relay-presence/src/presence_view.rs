@@ -112,6 +112,11 @@ impl PresenceView {
         self.replica.get(self.replica.key(connection)).map(|entry| &entry.state)
     }
 
+    /// A copy of the state of a participant of this server; an empty one when there is no such participant.
+    pub(crate) fn own_state_or_empty(&self, connection: ConnectionId) -> JsonObject {
+        self.own_state(connection).map_or_else(JsonObject::empty, JsonObject::clone)
+    }
+
     /// All that this server knows of the document's presence.
     pub(crate) fn whole(&self) -> ReplicaDelta {
         self.replica.whole()
