@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use relay_core::{
     CheckedDraft, DocumentId, EncodingCache, Epoch, Event, EventId, Head, LogError, MemoryPurpose,
     MemoryShare, Monotonic, Place, PublishAck, ReadLimit, Retention, Seq, ShareKind, SubscribeError,
@@ -458,12 +458,15 @@ impl Channel {
         let result = change(&mut state);
         // As many as wait now. Those that come meanwhile look after themselves. Most often nobody waits.
         let mut left = state.waiting();
-        while left > 0 {
+        while left > MAX_TAKEN {
             let taken = self.take_waiting(&mut state);
-            drop(state);
+            MutexGuard::unlocked(&mut state, || self.finish(taken));
+            left -= MAX_TAKEN;
+        }
+        let last = (left > 0).then(|| self.take_waiting(&mut state));
+        drop(state);
+        if let Some(taken) = last {
             self.finish(taken);
-            left = left.saturating_sub(MAX_TAKEN);
-            state = self.state.lock();
         }
         result
     }
