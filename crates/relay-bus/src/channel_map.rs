@@ -20,6 +20,7 @@ use tokio::sync::OnceCell;
 
 use crate::channel::{Channel, OpenDocument};
 use crate::context::ChannelContext;
+use crate::idle_queue::IdleQueue;
 use crate::stages::OpenStages;
 
 /// The channels of a bus, by document.
@@ -45,7 +46,13 @@ pub(crate) enum OpenLimit {
 }
 
 #[derive(Debug, Default)]
-struct Slots(HashMap<DocumentId, Arc<ChannelSlot>>);
+struct Slots {
+    by_document: HashMap<DocumentId, Arc<ChannelSlot>>,
+    /// The documents that are evicted for the memory of others.
+    for_memory: IdleQueue,
+    /// The documents that are evicted for a place.
+    for_places: IdleQueue,
+}
 
 /// The slot of one document's channel, which is empty while the document is being opened.
 #[derive(Debug)]
@@ -143,32 +150,32 @@ impl ChannelMap {
     /// Returns the document's channel if it is in memory and has not failed.
     fn get_open(&self, document: &DocumentId) -> Option<Arc<Channel>> {
         let slots = self.slots.read();
-        let channel = slots.0.get(document)?.channel.get()?;
+        let channel = slots.by_document.get(document)?.channel.get()?;
         (!channel.needs_reopening()).then(|| Arc::clone(channel))
     }
 
     /// Returns the document's slot. A slot whose channel has failed is replaced by an empty one.
     fn slot(&self, document: &DocumentId, limit: OpenLimit) -> Result<Arc<ChannelSlot>, SubscribeError> {
         let mut slots = self.slots.write();
-        if slots.0.get(document).is_some_and(|slot| slot.needs_reopening()) {
-            slots.0.remove(document);
+        if slots.by_document.get(document).is_some_and(|slot| slot.needs_reopening()) {
+            slots.by_document.remove(document);
         }
-        if let Some(slot) = slots.0.get(document) {
+        if let Some(slot) = slots.by_document.get(document) {
             return Ok(Arc::clone(slot));
         }
         let (total, has_log) = (self.context.memory.total(), self.context.log.is_some());
-        let reserve = || total.try_reserve(MemoryPurpose::Documents, DOCUMENT_BYTES);
-        let memory = match reserve() {
-            Ok(memory) => memory,
-            Err(_) if limit == OpenLimit::Unlimited => total.charge(MemoryPurpose::Documents, DOCUMENT_BYTES),
-            // Without a log a document that is evicted loses its history.
-            Err(_) if slots.evict_lru(&self.context, |slot| has_log || slot.place.get().is_none()) => {
-                reserve()?
+        let memory = match total.reserve_if_free(MemoryPurpose::Documents, DOCUMENT_BYTES) {
+            Some(memory) => memory,
+            None if limit == OpenLimit::Unlimited => total.charge(MemoryPurpose::Documents, DOCUMENT_BYTES),
+            None => {
+                // Without a log a document that is evicted loses its history.
+                let may_go = |slot: &ChannelSlot| has_log || !slot.has_place();
+                slots.evict_lru(&self.context, |slots| &mut slots.for_memory, may_go);
+                total.try_reserve(MemoryPurpose::Documents, DOCUMENT_BYTES)?
             }
-            Err(full) => return Err(full.into()),
         };
         let slot = ChannelSlot { channel: OnceCell::new(), place: OnceLock::new(), _memory: memory };
-        Ok(Arc::clone(slots.0.entry(document.clone()).or_insert(Arc::new(slot))))
+        Ok(Arc::clone(slots.by_document.entry(document.clone()).or_insert(Arc::new(slot))))
     }
 
     /// Gives the document of an open channel a place, unless it has one.
@@ -187,17 +194,18 @@ impl ChannelMap {
     fn take_place_for(&self, document: &DocumentId, limit: OpenLimit) -> Result<(), usize> {
         let max = self.context.config.max_channels;
         let mut slots = self.slots.write();
-        let has_place = |slot: &ChannelSlot| slot.place.get().is_some();
         // A document that has lost its slot has an ended channel, which refuses the draft.
-        if slots.0.get(document).is_none_or(|slot| has_place(slot)) {
+        if slots.by_document.get(document).is_none_or(|slot| slot.has_place()) {
             return Ok(());
         }
         // There is more than one to evict only after documents were opened beyond the limit.
-        while self.places() >= max && slots.evict_lru(&self.context, has_place) {}
+        while self.places() >= max
+            && slots.evict_lru(&self.context, |slots| &mut slots.for_places, ChannelSlot::has_place)
+        {}
         if self.places() >= max && limit == OpenLimit::MaxChannels {
             return Err(self.places());
         }
-        if let Some(slot) = slots.0.get(document) {
+        if let Some(slot) = slots.by_document.get(document) {
             slot.place.get_or_init(|| {
                 self.places.fetch_add(1, Ordering::Relaxed);
                 Place(Arc::clone(&self.places))
@@ -216,7 +224,7 @@ impl ChannelMap {
         self.places() < self.context.config.max_channels || {
             let now = self.context.clock.monotonic();
             let slots = self.slots.read();
-            slots.0.values().any(|slot| slot.place.get().is_some() && slot.idle_since(now).is_some())
+            slots.by_document.values().any(|slot| slot.has_place() && slot.idle_since(now).is_some())
         }
     }
 
@@ -253,11 +261,11 @@ impl ChannelMap {
     /// Removes the document's slot if it is empty and no task is opening the document.
     fn remove_failed(&self, document: &DocumentId) {
         let mut slots = self.slots.write();
-        if let Some(slot) = slots.0.get(document)
+        if let Some(slot) = slots.by_document.get(document)
             && Arc::strong_count(slot) == 1
             && slot.channel.get().is_none()
         {
-            slots.0.remove(document);
+            slots.by_document.remove(document);
         }
     }
 
@@ -307,13 +315,15 @@ impl ChannelMap {
     fn evict_idle(&self, now: Monotonic) -> usize {
         let idle_after = self.context.config.idle_after;
         let mut slots = self.slots.write();
-        let before = slots.0.len();
-        slots.0.retain(|_, slot| slot.idle_since(now).is_none_or(|since| now.since(since) < idle_after));
-        before - slots.0.len()
+        let before = slots.by_document.len();
+        slots
+            .by_document
+            .retain(|_, slot| slot.idle_since(now).is_none_or(|since| now.since(since) < idle_after));
+        before - slots.by_document.len()
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.slots.read().0.len()
+        self.slots.read().by_document.len()
     }
 
     fn is_closed(&self) -> bool {
@@ -322,7 +332,7 @@ impl ChannelMap {
 
     /// Returns all channels in memory.
     pub(crate) fn channels(&self) -> Vec<Arc<Channel>> {
-        self.slots.read().0.values().filter_map(|slot| slot.channel.get().cloned()).collect()
+        self.slots.read().by_document.values().filter_map(|slot| slot.channel.get().cloned()).collect()
     }
 
     /// Refuses the opening of documents from now on, other than for reading. The channels in memory stay open.
@@ -354,19 +364,34 @@ impl Drop for Opening<'_> {
 }
 
 impl Slots {
-    /// Evicts the document that is idle for longest of those that match, however short that is. Returns false without one.
-    fn evict_lru(&mut self, context: &ChannelContext, matches: impl Fn(&ChannelSlot) -> bool) -> bool {
+    /// Evicts the document that is idle for longest of those that may go, however short that is. Returns false without one.
+    /// All calls with the same queue have the same `may_go`.
+    fn evict_lru(
+        &mut self,
+        context: &ChannelContext,
+        queue: impl Fn(&mut Self) -> &mut IdleQueue,
+        may_go: impl Fn(&ChannelSlot) -> bool,
+    ) -> bool {
         let now = context.clock.monotonic();
-        let matching = self.0.iter().filter(|(_, slot)| matches(slot));
-        let idle = matching.filter_map(|(document, slot)| Some((slot.idle_since(now)?, document)));
-        let Some(document) = idle.min().map(|(_, document)| document.clone()) else { return false };
-        self.0.remove(&document);
+        let mut queued = std::mem::take(queue(self));
+        let slots = &self.by_document;
+        let idle_since = |slot: &Arc<ChannelSlot>| slot.idle_since(now).filter(|_| may_go(slot));
+        let idle = || slots.iter().filter_map(|(document, slot)| Some((idle_since(slot)?, document)));
+        let evicted = queued.take(slots.len(), idle, |document| idle_since(slots.get(document)?));
+        *queue(self) = queued;
+        let Some(document) = evicted else { return false };
+        self.by_document.remove(&document);
         context.counters.channels_evicted.increment();
         true
     }
 }
 
 impl ChannelSlot {
+    /// True once the document has a place.
+    fn has_place(&self) -> bool {
+        self.place.get().is_some()
+    }
+
     fn needs_reopening(&self) -> bool {
         self.channel.get().is_some_and(|channel| channel.needs_reopening())
     }

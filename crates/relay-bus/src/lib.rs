@@ -47,6 +47,7 @@ mod event_cache;
 mod filter;
 mod handlers;
 mod history;
+mod idle_queue;
 mod kind_counters;
 mod mailbox;
 mod multi_subscription;

@@ -293,6 +293,12 @@ impl MemoryShare {
         Ok(Reservation { node: Arc::clone(&self.0), purpose: Some(purpose), bytes })
     }
 
+    /// Reserves `bytes` if they are free, for a caller that has another way. It counts no refusal.
+    pub fn reserve_if_free(&self, purpose: MemoryPurpose, bytes: usize) -> Option<Reservation> {
+        self.0.charge_if_free(Some(purpose), bytes).ok()?;
+        Some(Reservation { node: Arc::clone(&self.0), purpose: Some(purpose), bytes })
+    }
+
     /// Reserves `bytes` in this share and those around it except the total, for bytes that count to the total by another
     /// share. A participant's state is held by its document, and counts to the client that set it beside that.
     ///
@@ -366,6 +372,14 @@ impl Node {
     }
 
     fn try_charge(&self, purpose: Option<MemoryPurpose>, bytes: usize) -> Result<(), BudgetFull> {
+        self.charge_if_free(purpose, bytes).map_err(|full| {
+            self.gauges.refusals[full.kind as usize].fetch_add(1, Ordering::Relaxed);
+            BudgetFull { share: full.kind, limit: full.limit, wanted: bytes }
+        })
+    }
+
+    /// Charges `bytes`, or returns the share that is used up.
+    fn charge_if_free(&self, purpose: Option<MemoryPurpose>, bytes: usize) -> Result<(), &Self> {
         if bytes == 0 {
             return Ok(());
         }
@@ -375,8 +389,7 @@ impl Node {
                 for charged in self.chain(purpose).take(count) {
                     charged.used.fetch_sub(bytes, Ordering::Relaxed);
                 }
-                self.gauges.refusals[node.kind as usize].fetch_add(1, Ordering::Relaxed);
-                return Err(BudgetFull { share: node.kind, limit: node.limit, wanted: bytes });
+                return Err(node);
             }
         }
         if let Some(held) = self.held(purpose) {
@@ -513,8 +526,14 @@ mod tests {
         assert_eq!((budget.total().used(), budget.held(REQUESTS)), (29, 29));
         held.try_resize(4).unwrap();
         assert!(budget.connection(None).try_reserve(REQUESTS, 7).is_ok());
-        let refusals = [ShareKind::Connection, ShareKind::Address, ShareKind::Total];
-        assert_eq!(refusals.map(|kind| budget.refusals(kind)), [1, 1, 1]);
+        let refusals = || {
+            let kinds = [ShareKind::Connection, ShareKind::Address, ShareKind::Total];
+            kinds.map(|kind| budget.refusals(kind))
+        };
+        assert_eq!(refusals(), [1, 1, 1]);
+        assert!(first.reserve_if_free(REQUESTS, 7).is_none());
+        assert_eq!((first.used(), refusals()), (4, [1, 1, 1]));
+        assert_eq!(first.reserve_if_free(REQUESTS, 6).map(|six| six.bytes()), Some(6));
     }
 
     #[test]

@@ -278,7 +278,9 @@ async fn open_documents_without_events_count_to_the_total() {
     let refused = bus.subscribe(&further, EVERYTHING, Filter::all(), LagPolicy::Refill).await.unwrap_err();
     assert_eq!(refused.code(), ErrorCode::Overloaded);
     assert_eq!(memory.held(MemoryPurpose::Documents), 200 * KIB);
-    // An idle one gives way.
+    assert_eq!(memory.refusals(ShareKind::Total), 1);
+    // An idle one gives way, and nothing is refused.
     readers.pop();
     subscribe(&bus, &further).await;
+    assert_eq!((bus.stats().channels_evicted, memory.refusals(ShareKind::Total)), (1, 1));
 }
