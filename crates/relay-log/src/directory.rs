@@ -1,7 +1,8 @@
 //! The log's directory: its lock, its format, and the paths of its parts.
 //!
 //! ```text
-//! <directory>/lock      locked as long as a process has the log open
+//! <directory>           locked as long as a process has the log open
+//! <directory>/lock      locked like the directory, for file systems that lock no directories, and for earlier versions
 //! <directory>/format    the format's name and version, written once
 //! <directory>/witness   the commit marker: how far the log was acknowledged
 //! <directory>/engine/   the storage engine's files
@@ -20,7 +21,7 @@ const FORMAT: &str = "relay-log 1";
 pub(crate) struct Directory(PathBuf);
 
 /// The exclusive right to use a directory. Dropping it gives the right back.
-pub(crate) struct DirectoryLock(#[expect(dead_code, reason = "closing the file frees the lock")] File);
+pub(crate) struct DirectoryLock(#[expect(dead_code, reason = "closing the files frees the locks")] [File; 2]);
 
 impl Directory {
     pub(crate) fn new(path: &Path) -> Self {
@@ -48,14 +49,23 @@ impl Directory {
         self.format().exists()
     }
 
-    /// Locks the directory, which must exist.
+    /// Locks the directory, which must exist. A `lock` file that was removed frees nothing: the next one would be another file.
     pub(crate) fn lock(&self) -> Result<DirectoryLock, OpenError> {
+        let in_use = || OpenError::InUse { directory: self.0.clone() };
+        let directory = File::open(&self.0).map_err(OpenError::io("open", &self.0))?;
+        match directory.try_lock() {
+            Err(TryLockError::WouldBlock) => return Err(in_use()),
+            Err(TryLockError::Error(error)) => {
+                tracing::debug!(directory = %self.0.display(), %error, "the file system locks no directories");
+            }
+            Ok(()) => {}
+        }
         let path = self.0.join("lock");
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let file = file.map_err(OpenError::io("open for writing", &path))?;
         match file.try_lock() {
-            Ok(()) => Ok(DirectoryLock(file)),
-            Err(TryLockError::WouldBlock) => Err(OpenError::InUse { directory: self.0.clone() }),
+            Ok(()) => Ok(DirectoryLock([directory, file])),
+            Err(TryLockError::WouldBlock) => Err(in_use()),
             Err(TryLockError::Error(source)) => Err(OpenError::Io { action: "lock", path, source }),
         }
     }

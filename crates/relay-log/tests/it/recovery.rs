@@ -102,6 +102,26 @@ async fn a_log_has_one_opener_at_a_time() {
 }
 
 #[tokio::test]
+async fn a_log_that_is_open_has_one_opener_also_without_its_lock_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = open(directory.path());
+    for text in ["one", "two"] {
+        append(&log, "d", text).await;
+        fs::remove_file(directory.path().join("lock")).unwrap();
+        let refused = try_open(directory.path()).unwrap_err();
+        assert!(matches!(refused, OpenError::InUse { .. }), "{refused}");
+        let refused = relay_log::check(directory.path()).unwrap_err();
+        assert!(matches!(refused, OpenError::InUse { .. }), "{refused}");
+        let refused = relay_log::repair(directory.path()).unwrap_err();
+        assert!(matches!(refused, OpenError::InUse { .. }), "{refused}");
+        fs::write(directory.path().join("lock"), "").unwrap();
+    }
+    log.close().await.unwrap();
+    let log = open(directory.path());
+    assert_eq!(texts(&log, "d").await, ["one", "two"]);
+}
+
+#[tokio::test]
 async fn a_directory_of_another_format_is_refused_by_name() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("format"), "relay-log 2\n").unwrap();
