@@ -125,17 +125,20 @@ impl EmbeddedLog {
     /// # Errors
     /// [`LogError::Failed`] when the log had failed, or when the last sync fails.
     pub async fn close(&self) -> Result<(), LogError> {
-        let inner = Arc::clone(&self.inner);
+        let inner = &self.inner;
         let store = inner.open.write().take().map(|open| open.store);
         inner.status.end();
+        // Begun before anything is waited for, so that it goes on when this future is dropped, and no handle waits for it.
+        let joining = Arc::clone(inner);
+        let joined = inner.tasks.blocking(CLOSE, move || {
+            let joined = joining.join();
+            drop(store);
+            joined
+        });
+        joined.await.map_err(|error| inner.status.fail(error))??;
         // Running reads hold the files open. All permits together mean that no read is running.
-        let all = self.inner.config.concurrent_reads;
-        let readers = inner.reads.acquire_many(all).await.map_err(|_| LogError::Closed)?;
-        drop(store);
-        drop(readers);
-        let joining = Arc::clone(&self.inner);
-        let joined = self.inner.tasks.blocking(CLOSE, move || joining.join()).await;
-        joined.map_err(|error| self.inner.status.fail(error))??;
+        let all = inner.config.concurrent_reads;
+        drop(inner.reads.acquire_many(all).await.map_err(|_| LogError::Closed)?);
         self.inner.status.check()
     }
 

@@ -3,7 +3,7 @@
  * Preloaded into a program, this library stands between the program and the system calls that write to files and sync them.
  * The files are those below the directory FAILING_DISK_BELOW. The faults are in the file FAILING_DISK_FAULTS, which both the
  * program and the test have open: first the bytes that the disk still takes (-1 for no limit), then the error of a sync
- * (0 for none). Both are 64-bit numbers in the machine's order. */
+ * (0 for none, -1 for a sync that does not return). Both are 64-bit numbers in the machine's order. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -85,8 +85,9 @@ ssize_t writev(int fd, const struct iovec *parts, int count) {
 }
 
 static int sync_with(long number, int fd) {
+    while (faults && __atomic_load_n(&faults->sync_error, __ATOMIC_SEQ_CST) < 0 && is_below(fd)) usleep(10000);
     int64_t error = faults ? __atomic_load_n(&faults->sync_error, __ATOMIC_SEQ_CST) : 0;
-    if (error != 0 && is_below(fd)) {
+    if (error > 0 && is_below(fd)) {
         errno = (int)error;
         return -1;
     }

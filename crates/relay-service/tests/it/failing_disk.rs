@@ -37,6 +37,8 @@ enum State {
     Full(i64),
     /// The disk takes bytes and does not sync.
     Unsynced,
+    /// The disk takes bytes, and a sync does not return.
+    Hung,
 }
 
 /// The disk under one directory, for the servers that are started on it.
@@ -65,6 +67,7 @@ impl Disk {
             State::Working => (-1, 0),
             State::Full(space) => (space, 0),
             State::Unsynced => (-1, EIO),
+            State::Hung => (-1, -1),
         };
         self.faults.write_all_at(&[space, sync_error].map(i64::to_ne_bytes).concat(), 0).unwrap();
     }
@@ -370,4 +373,30 @@ fn a_log_that_is_not_synced_at_its_end_says_so_and_keeps_its_events() {
     let opened = server.get("/health/ready");
     assert_eq!(opened.status, 200);
     assert_eq!(server.history("notes").1.len(), 2);
+}
+
+#[test]
+fn a_server_stops_on_a_disk_that_hangs_and_says_what_it_gave_up() {
+    let given_up = [
+        (LOG, &["writing accepted events", "closing the log"][..]),
+        (STORE, &["ending deliveries to services"]),
+    ];
+    for (part, steps) in given_up {
+        let data = data();
+        let disk = Disk::new(data.path(), part);
+        let server = disk.server(data.path(), &["--set", "stop_timeout=2s"]);
+        let mut member = Socket::joined(server.address, "ada", "notes");
+        server.publish("notes", &json!({"kind": "x-note", "payload": 1}));
+        disk.set(State::Hung);
+        member.push("x-note", &json!(2));
+        server.signal("-TERM");
+        for step in steps {
+            assert_eq!(server.logged(&format!("\"step\":\"{step}\""))["level"], "WARN");
+        }
+        assert_eq!(server.logged("\"stopped\"")["complete"], false);
+        assert_eq!(server.ended().code(), Some(0));
+        disk.set(State::Working);
+        let server = Server::start(data.path());
+        assert_eq!(server.history("notes").1[0]["payload"], 1);
+    }
 }

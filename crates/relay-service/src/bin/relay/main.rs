@@ -44,9 +44,9 @@ fn main() -> ExitCode {
 
 fn run(command: RelayCommand) -> anyhow::Result<()> {
     match command {
-        RelayCommand::Serve(args) => runtime()?.block_on(serve::serve(args)),
+        RelayCommand::Serve(args) => run_server(serve::serve(args)),
         #[cfg(feature = "demo")]
-        RelayCommand::Demo(args) => runtime()?.block_on(demo::demo(args)),
+        RelayCommand::Demo(args) => run_server(demo::demo(args)),
         RelayCommand::Tail(args) => runtime()?.block_on(tail::tail(args)),
         RelayCommand::Publish(args) => runtime()?.block_on(publish::publish(args)),
         RelayCommand::Stats(args) => runtime()?.block_on(stats::stats(args)),
@@ -59,6 +59,14 @@ fn run(command: RelayCommand) -> anyhow::Result<()> {
         RelayCommand::Log(command) => log_commands::run(command),
         RelayCommand::Config(args) => config_command::run(&args),
     }
+}
+
+/// Runs a server. What its stop has given up, such as a call that waits for a disk that hangs, ends with the process.
+fn run_server(serving: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = runtime()?;
+    let ended = runtime.block_on(serving);
+    runtime.shutdown_background();
+    ended
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
