@@ -15,6 +15,7 @@ use relay_router::RouterConfig;
 use relay_tasks::Supervisor;
 use relay_ws::WsConfig;
 
+use crate::server::HEAD_BYTES;
 use crate::storage::Storage;
 
 /// The most bytes that an event's envelope takes. Metadata is the largest part of it, with 35 KiB at most.
@@ -113,10 +114,11 @@ impl ServiceConfig {
         // A message may arrive while one waits, one is published, and a reply as large waits for the socket.
         let messages =
             self.ws.max_frame_bytes.saturating_mul(4).saturating_add(self.ws.max_pending_push_bytes);
+        // A body, what is decoded from it, and the head before it.
+        let bodies = self.http.max_body_bytes.saturating_mul(2).saturating_add(HEAD_BYTES);
         let needs = [
             (messages, "ws.max_frame_bytes", self.ws.max_frame_bytes),
-            // A body, and what is decoded from it.
-            (self.http.max_body_bytes.saturating_mul(2), "http.max_body_bytes", self.http.max_body_bytes),
+            (bodies, "http.max_body_bytes", self.http.max_body_bytes),
         ];
         match needs.into_iter().find(|(needed, ..)| *needed > max) {
             Some((needed, field, value)) => Err(ConfigError::new(
@@ -301,6 +303,17 @@ mod tests {
             &config,
             "router",
             "is set, and there is no log to route events from; leave it out, or keep events in a log",
+        );
+    }
+
+    #[test]
+    fn a_connection_that_could_not_send_the_largest_body_is_refused() {
+        let mut config = ServiceConfig::in_process();
+        config.memory.max_connection_bytes = 2 * config.http.max_body_bytes;
+        check(
+            &config,
+            "memory.max_connection_bytes",
+            "is 8388608; it must be at least 8454144, since `http.max_body_bytes` is 4194304",
         );
     }
 

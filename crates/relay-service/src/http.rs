@@ -37,7 +37,7 @@ use tower_http::trace::TraceLayer;
 use tracing::Span;
 
 pub(crate) use self::api::Api;
-use self::extract::{RequestMemory, client_address};
+use self::extract::RequestMemory;
 pub(crate) use self::host::Hosts;
 use self::problem::Problem;
 use crate::config::HttpConfig;
@@ -94,14 +94,14 @@ pub(crate) fn router(api: Api) -> Router {
 
 /// Reserves the memory of a large answer until the client has read it. The answer is refused when there is too little.
 async fn hold_answer(State(api): State<Api>, request: Request, next: Next) -> Response {
-    let address = client_address(request.extensions());
+    let memory = RequestMemory::of(request.extensions(), &api);
     let (head, body) = next.run(request).await.into_parts();
     // A stream has no size. It holds one event at a time.
     if body.size_hint().exact().is_none_or(|bytes| bytes < HELD_ANSWER_BYTES) {
         return Response::from_parts(head, body);
     }
     let answer = match axum::body::to_bytes(body, usize::MAX).await {
-        Ok(bytes) => RequestMemory::from(address, &api).hold_answer(bytes),
+        Ok(bytes) => memory.hold_answer(bytes),
         Err(error) => return Problem::internal(error).into_response(),
     };
     match answer {

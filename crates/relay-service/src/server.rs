@@ -8,6 +8,7 @@ mod accept;
 mod connection;
 mod context;
 mod heads;
+mod memory;
 mod proxy;
 mod stats;
 mod stream;
@@ -25,6 +26,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::accept::{AcceptDecision, AcceptPolicy};
+pub(crate) use self::connection::HEAD_BYTES;
 use self::connection::HttpConnection;
 use self::context::ServerContext;
 pub(crate) use self::proxy::ThroughProxy;

@@ -77,11 +77,11 @@ impl Connection {
         Self {
             link: Link::new(socket, deflate),
             reader: Reader::new(deps.config.max_frame_bytes, deflate.is_some(), now),
-            handler: MessageHandler::new(protocol, identity, deps),
+            memory: HeldMemory::new(&memory),
+            handler: MessageHandler::new(protocol, identity, memory, deps),
             drain_at: None,
             restart_notice: None,
             closing: None,
-            memory: HeldMemory::new(&memory),
             wakeup,
             _permit: permit,
         }

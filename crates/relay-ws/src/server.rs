@@ -153,7 +153,8 @@ impl WsServer {
     /// delayed until the client's turn.
     ///
     /// The request needs hyper's upgrade among its extensions, where `hyper` and `axum` put it. Connections are counted per
-    /// address if the extensions have a [`ClientAddress`].
+    /// address if the extensions have a [`ClientAddress`]. What the WebSocket holds counts to the [`MemoryShare`] among them,
+    /// for a server that counts the connection already; without one it gets a share of its own.
     ///
     /// Cancel-safe: when the future is dropped, the connection does not count any more.
     pub async fn upgrade<B>(&self, request: Request<B>) -> Response<Full<Bytes>> {
@@ -169,10 +170,12 @@ impl WsServer {
     async fn answer<B>(&self, mut request: Request<B>, protocol: Protocol) -> Response<Full<Bytes>> {
         let upgrade = Upgrade::of(&mut request);
         let address = request.extensions().get::<ClientAddress>().map(|address| address.0);
+        let memory = request.extensions().get::<MemoryShare>().cloned();
+        let memory = memory.unwrap_or_else(|| self.inner.memory.connection(address));
         let checked = handshake::check(&request, protocol, &self.inner.config);
         // The request may be of a type that other threads cannot use, so it must not live across an await.
         drop(request);
-        let answered = async { self.admit(checked?, upgrade, address, protocol).await }.await;
+        let answered = async { self.admit(checked?, upgrade, address, protocol, memory).await }.await;
         answered.unwrap_or_else(|rejection: Rejection| {
             tracing::debug!(?rejection, "an upgrade is refused");
             self.inner.counters.refused.increment(rejection.reason);
@@ -186,6 +189,7 @@ impl WsServer {
         upgrade: Option<Upgrade>,
         address: Option<IpAddr>,
         protocol: Protocol,
+        memory: MemoryShare,
     ) -> Result<Response<Full<Bytes>>, Rejection> {
         let inner = &self.inner;
         let upgrade = upgrade
@@ -201,7 +205,6 @@ impl WsServer {
                 .map_err(|error| Rejection::bad_request(error.to_string()))?,
         };
         let identity = Identity { connection, user, address };
-        let memory = inner.memory.connection(address);
         let serving = self.serve(upgrade, identity, protocol, accepted.deflate(), admitted.permit, memory);
         let until = inner.cut_off.clone();
         drop(inner.upgrades.spawn(UPGRADE, async move { until.run_until_cancelled_owned(serving).await }));

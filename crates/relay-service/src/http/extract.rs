@@ -67,12 +67,7 @@ pub(super) fn media_type(headers: &HeaderMap) -> &str {
     value.split_once(';').map_or(value, |(media_type, _)| media_type).trim()
 }
 
-/// The address of the client that sent a request with these extensions, if it is known.
-pub(super) fn client_address(extensions: &Extensions) -> Option<IpAddr> {
-    extensions.get::<ClientAddress>().map(|address| address.0)
-}
-
-/// The share of memory of a request: a connection's, which is part of its address's.
+/// The share of memory of a request: its connection's, which is part of its address's.
 pub(super) struct RequestMemory {
     share: MemoryShare,
     /// The client's address, if it is known.
@@ -80,19 +75,11 @@ pub(super) struct RequestMemory {
 }
 
 impl RequestMemory {
-    /// The share of a request with these extensions.
+    /// The share of a request with these extensions, which is that of its connection.
     pub(super) fn of(extensions: &Extensions, api: &Api) -> Self {
-        Self::from(client_address(extensions), api)
-    }
-
-    /// The share of a request from this address.
-    pub(super) fn from(address: Option<IpAddr>, api: &Api) -> Self {
-        Self { share: api.memory().connection(address), address }
-    }
-
-    /// The share itself, for what the request leaves behind.
-    pub(super) fn share(&self) -> MemoryShare {
-        self.share.clone()
+        let address = extensions.get::<ClientAddress>().map(|address| address.0);
+        let share = extensions.get().cloned().unwrap_or_else(|| api.memory().connection(address));
+        Self { share, address }
     }
 
     /// The client's address, if it is known.
@@ -207,7 +194,7 @@ mod tests {
     use std::time::Duration;
 
     use futures_util::{FutureExt, StreamExt, stream};
-    use relay_core::{MemoryBudget, MemoryLimits};
+    use relay_core::{MemoryBudget, MemoryLimits, ShareKind};
 
     use super::*;
 
@@ -245,6 +232,20 @@ mod tests {
         assert_eq!(budget.held(MemoryPurpose::Bodies), 8 * 64 * KIB);
         drop(reading);
         assert_eq!(budget.total().used(), 0);
+    }
+
+    #[tokio::test]
+    async fn the_head_the_body_and_the_answer_of_a_connection_share_its_limit() {
+        let (budget, config) = (budget(512 * KIB), HttpConfig::default());
+        let memory = memory(&budget);
+        let head = memory.share.try_reserve(MemoryPurpose::Heads, 64 * KIB).unwrap();
+        let body = read_body(Body::from(vec![b' '; 160 * KIB]), &config, &memory).await.unwrap();
+        let answer = || memory.hold_answer(Bytes::from(vec![b' '; 160 * KIB]));
+        assert_eq!(answer().unwrap_err().share, ShareKind::Connection);
+        assert!(read_body(stalled(9), &config, &memory).now_or_never().unwrap().is_err());
+        drop((head, body));
+        let _held = answer().unwrap();
+        assert_eq!(budget.total().used(), 160 * KIB);
     }
 
     #[tokio::test(start_paused = true)]

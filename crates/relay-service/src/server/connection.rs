@@ -30,12 +30,13 @@ use tower::ServiceExt;
 
 use super::context::ServerContext;
 use super::heads::HeadMemory;
+use super::memory::ConnectionMemory;
 use super::proxy::{self, ThroughProxy};
 use super::stream::{HttpStream, Stalled};
 use super::tls::HandshakeError;
 
 /// The bytes of a request's head, and of an answer, that a connection buffers at most.
-pub(super) const BUFFER_BYTES: usize = 64 * 1024;
+pub(crate) const HEAD_BYTES: usize = 64 * 1024;
 /// The time that the answer to a refused connection may take.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest `Retry-After` of a refused connection. Each gets another time up to it.
@@ -60,36 +61,46 @@ impl HttpConnection {
         router: Router,
         closing: CancellationToken,
     ) {
+        let memory = self.memory();
         let answer = |mut request: Request<Incoming>| {
             let proxies = &self.context.config.trusted_proxies;
             let client = proxy::client_address(proxies, self.peer, request.headers());
             let extensions = request.extensions_mut();
             extensions.insert(ClientAddress(client));
+            extensions.insert(memory.of_client(client));
             if proxy::is_trusted(proxies, self.peer) {
                 extensions.insert(ThroughProxy);
             }
             extensions.insert(TransportUnwrapper(unwrap));
             router.clone().oneshot(request.map(Body::new))
         };
-        self.serve_http(stream, answer, &closing).await;
+        self.serve_http(stream, &memory, answer, &closing).await;
         drop(permit);
     }
 
     /// Answers one request with 503.
     pub(super) async fn refuse(self, stream: TcpStream, permit: OwnedSemaphorePermit, reached: LimitReached) {
         let answer = |_: Request<Incoming>| std::future::ready(Ok(refusal_response(reached)));
-        let never = CancellationToken::new();
-        let served = self.serve_http(stream, answer, &never);
+        let (memory, never) = (self.memory(), CancellationToken::new());
+        let served = self.serve_http(stream, &memory, answer, &never);
         if tokio::time::timeout(REFUSAL_TIMEOUT, served).await.is_err() {
             tracing::debug!(peer = %self.peer, "a connection was too slow to read that it is refused");
         }
         drop(permit);
     }
 
+    /// The memory of the connection. Behind a proxy, the head itself tells the client's address.
+    fn memory(&self) -> ConnectionMemory {
+        let ServerContext { config, memory, .. } = &*self.context;
+        let address = (!proxy::is_trusted(&config.trusted_proxies, self.peer)).then_some(self.peer);
+        ConnectionMemory::new(memory.clone(), address)
+    }
+
     /// Serves HTTP on the connection, over TLS if there is a certificate.
     async fn serve_http<F: Future<Output = Result<Response, Infallible>> + Send>(
         &self,
         stream: TcpStream,
+        memory: &ConnectionMemory,
         answer: impl Fn(Request<Incoming>) -> F + Send,
         closing: &CancellationToken,
     ) {
@@ -99,14 +110,14 @@ impl HttpConnection {
         }
         let ServerContext { tls, counters, .. } = &*self.context;
         let Some(tls) = tls else {
-            return self.answer_requests(stream, answer, closing).await;
+            return self.answer_requests(stream, memory, answer, closing).await;
         };
         let handshake = tokio::select! {
             () = closing.cancelled() => return,
             handshake = tls.handshake(stream) => handshake,
         };
         match handshake {
-            Ok(stream) => self.answer_requests(stream, answer, closing).await,
+            Ok(stream) => self.answer_requests(stream, memory, answer, closing).await,
             Err(error) => {
                 match error {
                     HandshakeError::TimedOut(_) => counters.tls_timeouts.increment(),
@@ -120,13 +131,12 @@ impl HttpConnection {
     async fn answer_requests<F: Future<Output = Result<Response, Infallible>> + Send>(
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        memory: &ConnectionMemory,
         answer: impl Fn(Request<Incoming>) -> F + Send,
         closing: &CancellationToken,
     ) {
-        let ServerContext { config, counters, memory, .. } = &*self.context;
-        // Behind a proxy, the head itself tells the client's address.
-        let address = (!proxy::is_trusted(&config.trusted_proxies, self.peer)).then_some(self.peer);
-        let heads = HeadMemory::new(memory.clone(), address);
+        let ServerContext { config, counters, .. } = &*self.context;
+        let heads = HeadMemory::new(memory.own().clone());
         let stream = HttpStream::new(stream, config.write_timeout, heads.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
             if let Some(reserved) = heads.begin_answer() {
@@ -142,7 +152,7 @@ impl HttpConnection {
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(config.header_timeout)
-            .max_buf_size(BUFFER_BYTES)
+            .max_buf_size(HEAD_BYTES)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         let mut connection = pin!(connection);
@@ -186,4 +196,65 @@ fn refusal_response(reached: LimitReached) -> Response {
     // Spread over time, so that clients that are refused together do not come back together.
     headers.insert(RETRY_AFTER, HeaderValue::from(rand::random_range(1..=RETRY_WITHIN_SECONDS)));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::post;
+    use relay_core::{MemoryBudget, MemoryPurpose, MemoryShare};
+    use relay_ws::ConnectionLimits;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::config::HttpConfig;
+    use crate::server::accept::{AcceptDecision, AcceptPolicy};
+    use crate::server::stats::HttpCounters;
+
+    #[tokio::test]
+    async fn the_requests_of_a_connection_have_the_share_in_which_their_heads_count() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        let policy = AcceptPolicy::new(ConnectionLimits { total: 1, per_address: 1 });
+        let AcceptDecision::Serve(permit) = policy.decide(None) else { panic!("not served") };
+        let memory = MemoryBudget::default();
+        let context = ServerContext {
+            config: HttpConfig::default(),
+            tls: None,
+            policy,
+            counters: HttpCounters::default(),
+            memory: memory.clone(),
+        };
+        // The handler keeps a reservation of 1 byte for each request.
+        let kept = Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let handler = async move |request: axum::extract::Request| {
+            let share = request.extensions().get::<MemoryShare>().unwrap();
+            let used = share.used();
+            kept.lock().push(share.charge(MemoryPurpose::Requests, 1));
+            used.to_string()
+        };
+        let router = Router::new().route("/", post(handler));
+        let connection = HttpConnection::new(Arc::new(context), peer.ip());
+        let serving = connection.serve(stream, permit, router, CancellationToken::new());
+        let asking = async {
+            let mut answers = String::new();
+            for (number, connection) in ["keep-alive", "close"].into_iter().enumerate() {
+                let begun = format!("POST / HTTP/1.1\r\nhost: localhost\r\nx-long: {}", "x".repeat(10_000));
+                client.write_all(begun.as_bytes()).await.unwrap();
+                while memory.total().used() < 12 * 1024 + number {
+                    tokio::task::yield_now().await;
+                }
+                let end = format!("\r\nconnection: {connection}\r\ncontent-length: 0\r\n\r\n");
+                client.write_all(end.as_bytes()).await.unwrap();
+                while !answers.ends_with(&(12 * 1024 + number).to_string()) {
+                    let mut answer = [0; 1024];
+                    let read = client.read(&mut answer).await.unwrap();
+                    assert!(read > 0, "{answers}");
+                    answers += std::str::from_utf8(&answer[..read]).unwrap();
+                }
+            }
+        };
+        tokio::join!(serving, asking);
+    }
 }

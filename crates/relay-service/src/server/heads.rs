@@ -4,13 +4,12 @@
 //! and cost nothing here. Between the head and the answer, hyper holds one read at most of a body or of the next request.
 //! Those bytes are among the fixed cost of a connection.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use relay_core::{BudgetFull, MemoryBudget, MemoryPurpose, Reservation};
+use relay_core::{BudgetFull, MemoryPurpose, MemoryShare, Reservation};
 
-use super::connection::BUFFER_BYTES;
+use super::connection::HEAD_BYTES;
 
 /// The unit in which memory is reserved.
 const STEP_BYTES: usize = 4 * 1024;
@@ -21,9 +20,7 @@ const STEP_BYTES: usize = 4 * 1024;
 pub(super) struct HeadMemory(Arc<Inner>);
 
 struct Inner {
-    budget: MemoryBudget,
-    /// The client's address, where it is known before a head is read.
-    address: Option<IpAddr>,
+    share: MemoryShare,
     phase: Mutex<Phase>,
 }
 
@@ -45,24 +42,21 @@ impl Phase {
 }
 
 impl HeadMemory {
-    /// The memory of a connection of which nothing is read.
-    pub(super) fn new(budget: MemoryBudget, address: Option<IpAddr>) -> Self {
-        Self(Arc::new(Inner { budget, address, phase: Mutex::new(Phase::IDLE) }))
+    /// The memory of a connection of which nothing is read, in the connection's share.
+    pub(super) fn new(share: MemoryShare) -> Self {
+        Self(Arc::new(Inner { share, phase: Mutex::new(Phase::IDLE) }))
     }
 
     /// Reserves the memory of an unfinished head. It is called before each read.
     pub(super) fn reserve(&self) -> Result<(), BudgetFull> {
-        let Inner { budget, address, phase } = &*self.0;
+        let Inner { share, phase } = &*self.0;
         let Phase::Head { bytes, reserved } = &mut *phase.lock() else { return Ok(()) };
-        let wanted = bytes.next_multiple_of(STEP_BYTES).min(BUFFER_BYTES);
+        let wanted = bytes.next_multiple_of(STEP_BYTES).min(HEAD_BYTES);
         match reserved {
             _ if *bytes == 0 => {}
             Some(reserved) if reserved.bytes() >= wanted => {}
             Some(reserved) => reserved.try_resize(wanted)?,
-            None => {
-                let share = budget.connection(*address);
-                *reserved = Some(share.try_reserve(MemoryPurpose::Heads, wanted)?);
-            }
+            None => *reserved = Some(share.try_reserve(MemoryPurpose::Heads, wanted)?),
         }
         Ok(())
     }
@@ -92,7 +86,7 @@ impl HeadMemory {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use relay_core::MemoryLimits;
+    use relay_core::{MemoryBudget, MemoryLimits};
 
     use super::*;
 
@@ -100,21 +94,20 @@ mod tests {
     fn a_head_counts_in_steps_from_its_second_read_to_its_end() {
         let budget = MemoryBudget::default();
         let held = || budget.held(MemoryPurpose::Heads);
-        let heads = HeadMemory::new(budget.clone(), Some(Ipv4Addr::LOCALHOST.into()));
+        let heads = HeadMemory::new(budget.connection(Some(Ipv4Addr::LOCALHOST.into())));
         heads.reserve().unwrap();
         heads.add(1);
         assert_eq!(held(), 0);
-        for (more, reserved) in [(0, 1), (STEP_BYTES - 1, 1), (1, 2), (BUFFER_BYTES, 16), (BUFFER_BYTES, 16)]
-        {
+        for (more, reserved) in [(0, 1), (STEP_BYTES - 1, 1), (1, 2), (HEAD_BYTES, 16), (HEAD_BYTES, 16)] {
             heads.add(more);
             heads.reserve().unwrap();
             assert_eq!(held(), reserved * STEP_BYTES);
         }
         let reserved = heads.begin_answer();
-        assert_eq!(held(), BUFFER_BYTES, "the request has the head");
+        assert_eq!(held(), HEAD_BYTES, "the request has the head");
         drop(reserved);
         // Bytes of a body.
-        heads.add(BUFFER_BYTES);
+        heads.add(HEAD_BYTES);
         heads.reserve().unwrap();
         heads.end_answer();
         heads.reserve().unwrap();
@@ -130,7 +123,7 @@ mod tests {
         (limits.max_address_bytes, limits.max_connection_bytes) = (STEP_BYTES, STEP_BYTES);
         let budget = MemoryBudget::new(limits);
         let [first, second] =
-            [(); 2].map(|()| HeadMemory::new(budget.clone(), Some(Ipv4Addr::LOCALHOST.into())));
+            [(); 2].map(|()| HeadMemory::new(budget.connection(Some(Ipv4Addr::LOCALHOST.into()))));
         first.add(STEP_BYTES);
         first.reserve().unwrap();
         second.add(1);

@@ -118,7 +118,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_reader_that_takes_a_little_each_time_is_waited_for_and_one_that_takes_nothing_is_not() {
         let (server, mut client) = tokio::io::duplex(4);
-        let mut server = HttpStream::new(server, LIMIT, HeadMemory::new(MemoryBudget::default(), None));
+        let mut server =
+            HttpStream::new(server, LIMIT, HeadMemory::new(MemoryBudget::default().connection(None)));
         let slow = tokio::spawn(async move {
             let mut got = [0; 1];
             for _ in 0..12 {
@@ -142,7 +143,7 @@ mod tests {
         (limits.max_address_bytes, limits.max_connection_bytes) = (8 * 1024, 8 * 1024);
         let budget = MemoryBudget::new(limits);
         let (server, mut client) = tokio::io::duplex(64 * 1024);
-        let mut server = HttpStream::new(server, LIMIT, HeadMemory::new(budget.clone(), None));
+        let mut server = HttpStream::new(server, LIMIT, HeadMemory::new(budget.connection(None)));
         client.write_all(&vec![7; 64 * 1024]).await.unwrap();
         let mut buffer = vec![0; 64 * 1024];
         for _ in 0..2 {

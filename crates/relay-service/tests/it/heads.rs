@@ -7,19 +7,11 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use crate::limits::{ask, connect, connect_from, ok, start};
+use crate::limits::{SMALL, ask, connect, connect_from, ok, start};
 use crate::support::{PATIENCE, Server, data};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
-/// An address may hold 1 MiB.
-const SMALL: [&str; 5] = [
-    "ws.max_frame_bytes=65536",
-    "ws.max_pending_push_bytes=65536",
-    "http.max_body_bytes=262144",
-    "memory.max_connection_bytes=524288",
-    "memory.max_address_bytes=1048576",
-];
 
 /// The start of a head, which has this many bytes.
 fn head(bytes: usize) -> String {

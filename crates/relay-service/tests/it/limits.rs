@@ -11,6 +11,15 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::{self, WebSocket};
 
+/// A connection may hold 512 KiB, and an address 1 MiB.
+pub(crate) const SMALL: [&str; 5] = [
+    "ws.max_frame_bytes=65536",
+    "ws.max_pending_push_bytes=65536",
+    "http.max_body_bytes=229376",
+    "memory.max_connection_bytes=524288",
+    "memory.max_address_bytes=1048576",
+];
+
 pub(crate) fn start(directory: &std::path::Path, settings: &[&str]) -> Server {
     let mut arguments = vec!["--durability", "memory"];
     for setting in settings {
@@ -298,6 +307,31 @@ fn documents_that_nobody_wrote_to_and_one_address_lock_nobody_out() {
     assert_eq!((refused.status, &refused.json()["reason"]), (503, &json!("too_many_documents")));
 }
 
+/// Joins the document with this number, with a state of 3,000 bytes, and returns the reply.
+#[track_caller]
+fn join_with_a_state(socket: &mut Socket, number: usize) -> Value {
+    let topic = format!("document:notes-{number}");
+    let join = json!(["1", "1", topic, "phx_join", {"state": {"text": "x".repeat(3_000)}}]);
+    assert!(socket.send(&join.to_string()));
+    socket.reply()
+}
+
+#[test]
+fn the_documents_that_a_socket_joins_count_to_its_one_share() {
+    let data = data();
+    let server = start(data.path(), &[&SMALL[..], &["ws.max_topics=400"]].concat());
+    let mut socket = Socket::open(server.address, "ada");
+    let refused = (0..400).map(|number| (number, join_with_a_state(&mut socket, number)));
+    let (joins, refused) = refused.into_iter().find(|(_, reply)| reply["status"] == "error").unwrap();
+    assert!((150..=170).contains(&joins), "{joins}: {refused}");
+    let message = refused["response"]["message"].as_str().unwrap();
+    assert!(message.contains("the memory for this connection has a limit of 524288 bytes"), "{refused}");
+    // What is held by the states is lacking for a message.
+    socket.raw().write_all(&[0x81, 0xfe, 0xff, 0xff, 0, 0, 0, 0]).unwrap();
+    socket.raw().write_all(&vec![b'x'; 60_000]).unwrap();
+    assert_eq!(socket.closed(), 1013);
+}
+
 #[test]
 fn bodies_that_stop_short_hold_no_more_than_the_share_of_their_address() {
     const MIB: u64 = 1024 * 1024;
@@ -335,15 +369,7 @@ fn bodies_that_stop_short_hold_no_more_than_the_share_of_their_address() {
 #[test]
 fn states_of_participants_hold_no_more_than_the_share_of_their_address() {
     let data = data();
-    let settings = [
-        "ws.max_frame_bytes=65536",
-        "ws.max_pending_push_bytes=65536",
-        "http.max_body_bytes=262144",
-        "memory.max_connection_bytes=524288",
-        "memory.max_address_bytes=1048576",
-        "presence.max_state_bytes=65536",
-    ];
-    let server = start(data.path(), &settings);
+    let server = start(data.path(), &[&SMALL[..], &["presence.max_state_bytes=65536"]].concat());
     let join = |last: u8, number: usize| {
         let body =
             json!({"user": format!("user-{number}"), "state": {"text": "x".repeat(60_000)}}).to_string();
@@ -372,9 +398,7 @@ fn states_of_participants_hold_no_more_than_the_share_of_their_address() {
     let refused = sockets.iter_mut().find_map(|socket| {
         (0..80).find_map(|_| {
             joins += 1;
-            let join = json!(["1", "1", format!("document:notes-{joins}"), "phx_join", {"state": {"text": "x".repeat(3_000)}}]);
-            assert!(socket.send(&join.to_string()));
-            let reply = socket.reply();
+            let reply = join_with_a_state(socket, joins);
             (reply["status"] == "error").then_some(reply)
         })
     });

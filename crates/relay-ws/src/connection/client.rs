@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use relay_core::{Activity, CheckedDraft, DocumentId, JsonText, LeaveReason, Membership};
+use relay_core::{Activity, CheckedDraft, DocumentId, JsonText, LeaveReason, Membership, MemoryShare};
 use relay_events::ErrorBody;
 
 use super::pending::{JoinResult, ReadyReply, Subscribed};
@@ -17,12 +17,14 @@ use crate::shard_context::ShardDeps;
 /// The client of a connection. Its methods call the sink, the source, the presence and the commands with its identity.
 pub(super) struct Client {
     pub(super) identity: Identity,
+    /// The connection's share of memory.
+    memory: MemoryShare,
     deps: Arc<ShardDeps>,
 }
 
 impl Client {
-    pub(super) fn new(identity: Identity, deps: Arc<ShardDeps>) -> Self {
-        Self { identity, deps }
+    pub(super) fn new(identity: Identity, memory: MemoryShare, deps: Arc<ShardDeps>) -> Self {
+        Self { identity, memory, deps }
     }
 
     /// Subscribes to the document of `topic`, and joins its presence if the request asks for that.
@@ -40,7 +42,7 @@ impl Client {
         let membership = self.membership(&topic.document);
         let reference = reference.map(Arc::from);
         let mut options = request.options;
-        options.memory = Some(parts.memory.connection(self.identity.address));
+        options.memory = Some(self.memory.clone());
         let join = async move {
             let outcome = async {
                 let permit = permit.map_err(|error| ErrorBody::from_code(error.code(), error))?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use relay_core::{CheckedDraft, DocumentId, ErrorCode, JsonText, LeaveReason};
+use relay_core::{CheckedDraft, DocumentId, ErrorCode, JsonText, LeaveReason, MemoryShare};
 use relay_events::{ErrorBody, JoinReply, NoticeLevel, SYSTEM_NOTICE, SystemNotice};
 
 use super::client::Client;
@@ -42,10 +42,15 @@ pub(super) struct MessageHandler {
 }
 
 impl MessageHandler {
-    pub(super) fn new(protocol: Protocol, identity: Identity, deps: Arc<ShardDeps>) -> Self {
+    pub(super) fn new(
+        protocol: Protocol,
+        identity: Identity,
+        memory: MemoryShare,
+        deps: Arc<ShardDeps>,
+    ) -> Self {
         Self {
             protocol,
-            client: Client::new(identity, deps),
+            client: Client::new(identity, memory, deps),
             topics: JoinedTopics::default(),
             pending: Pending::default(),
             deferred_bytes: 0,
