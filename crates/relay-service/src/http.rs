@@ -30,8 +30,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router, middleware};
+use bytes::Bytes;
 use http::{Method, StatusCode, Uri};
 use hyper::body::Body as _;
+use relay_core::BudgetFull;
 use tower_http::classify::{ServerErrorsAsFailures, SharedClassifier};
 use tower_http::trace::TraceLayer;
 use tracing::Span;
@@ -53,6 +55,12 @@ pub(crate) fn router(api: Api) -> Router {
     let names = middleware::from_fn_with_state(api.hosts.clone(), host::refuse_other_names);
     let counted = middleware::from_fn_with_state(api.clone(), outcomes::count);
     let held = middleware::from_fn_with_state(api.clone(), hold_answer);
+    let numbers_held = middleware::from_fn_with_state(api.clone(), hold_numbers);
+    let numbers = Router::new()
+        .route("/v1/shards", get(shards))
+        .route("/v1/stats", get(stats))
+        .route("/metrics", get(metrics::metrics))
+        .layer(numbers_held);
     Router::new()
         .route("/socket/websocket", get(websocket))
         .route("/v1/documents/{id}/events", post(publish::publish).get(history::history))
@@ -73,18 +81,16 @@ pub(crate) fn router(api: Api) -> Router {
         .merge(echo(&api.config))
         .route("/v1/rooms", get(rooms))
         .route("/v1/connections", get(connections))
-        .route("/v1/shards", get(shards))
-        .route("/v1/stats", get(stats))
-        .route("/metrics", get(metrics::metrics))
         .merge(services::routes())
         .merge(rules::routes())
         .merge(targets::routes())
         .merge(decisions::routes())
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
+        .layer(held)
+        .merge(numbers)
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
-        .layer(held)
         .layer(guard)
         .layer(cors)
         .layer(names)
@@ -95,18 +101,25 @@ pub(crate) fn router(api: Api) -> Router {
 /// Reserves the memory of a large answer until the client has read it. The answer is refused when there is too little.
 async fn hold_answer(State(api): State<Api>, request: Request, next: Next) -> Response {
     let memory = RequestMemory::of(request.extensions(), &api);
-    let (head, body) = next.run(request).await.into_parts();
+    hold_large(next.run(request).await, |answer| memory.hold_answer(answer)).await
+}
+
+/// Reserves the memory of the server's own numbers, in a reserve where that of clients is used up.
+async fn hold_numbers(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let memory = RequestMemory::of(request.extensions(), &api);
+    hold_large(next.run(request).await, |numbers| memory.hold_numbers(numbers, &api.numbers_reserve)).await
+}
+
+async fn hold_large(response: Response, hold: impl FnOnce(Bytes) -> Result<Bytes, BudgetFull>) -> Response {
+    let (head, body) = response.into_parts();
     // A stream has no size. It holds one event at a time.
     if body.size_hint().exact().is_none_or(|bytes| bytes < HELD_ANSWER_BYTES) {
         return Response::from_parts(head, body);
     }
-    let answer = match axum::body::to_bytes(body, usize::MAX).await {
-        Ok(bytes) => memory.hold_answer(bytes),
-        Err(error) => return Problem::internal(error).into_response(),
-    };
-    match answer {
-        Ok(bytes) => Response::from_parts(head, Body::from(bytes)),
-        Err(full) => Problem::from(full).into_response(),
+    match axum::body::to_bytes(body, usize::MAX).await.map(hold) {
+        Ok(Ok(bytes)) => Response::from_parts(head, Body::from(bytes)),
+        Ok(Err(full)) => Problem::from(full).into_response(),
+        Err(error) => Problem::internal(error).into_response(),
     }
 }
 

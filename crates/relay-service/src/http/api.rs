@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use relay_bus::Bus;
-use relay_core::{EventSink, EventSource, MemoryBudget};
+use relay_core::{EventSink, EventSource, MemoryBudget, MemoryLimits};
 use relay_presence::LocalPresence;
 use relay_router::Router;
 use relay_tasks::TaskFailure;
@@ -15,6 +15,16 @@ use crate::components::Components;
 use crate::config::HttpConfig;
 use crate::outcomes::RequestOutcomes;
 use crate::stats::ServiceStats;
+
+/// The memory of answers with the server's own numbers while that of clients is used up: 16 MiB, of which an address has at most
+/// a quarter. So clients that read none of them leave some to an operator.
+pub(super) fn numbers_reserve() -> MemoryBudget {
+    let mut limits = MemoryLimits::default();
+    limits.max_bytes = 16 * 1024 * 1024;
+    limits.max_address_bytes = limits.max_bytes / 4;
+    limits.max_connection_bytes = limits.max_address_bytes;
+    MemoryBudget::new(limits)
+}
 
 /// The state that all HTTP handlers share.
 ///
@@ -30,6 +40,8 @@ pub(crate) struct Api {
     pub(super) hosts: Hosts,
     /// Cancelled when the server begins to stop.
     pub(super) closing: CancellationToken,
+    /// The memory of answers with the server's own numbers while that of clients is used up.
+    pub(super) numbers_reserve: MemoryBudget,
     components: Components,
 }
 
@@ -42,7 +54,8 @@ impl Api {
         closing: CancellationToken,
     ) -> Self {
         let (sink, source) = (Arc::new(components.verified_sink.clone()), Arc::new(components.bus.clone()));
-        Self { sink, source, config, origins, hosts, closing, components }
+        let numbers_reserve = numbers_reserve();
+        Self { sink, source, config, origins, hosts, closing, numbers_reserve, components }
     }
 
     pub(super) fn bus(&self) -> &Bus {

@@ -13,7 +13,7 @@ use http::request::Parts;
 use http::{Extensions, HeaderMap, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
-use relay_core::{BudgetFull, DocumentId, MemoryPurpose, MemoryShare, Reservation};
+use relay_core::{BudgetFull, DocumentId, MemoryBudget, MemoryPurpose, MemoryShare, Reservation};
 use relay_ws::ClientAddress;
 use serde::de::DeserializeOwned;
 
@@ -95,6 +95,17 @@ impl RequestMemory {
     /// Reserves the memory of an answer until it is written.
     pub(super) fn hold_answer(&self, answer: Bytes) -> Result<Bytes, BudgetFull> {
         Ok(self.share.try_reserve(MemoryPurpose::Outgoing, answer.len())?.hold(answer))
+    }
+
+    /// Reserves the memory of an answer with the server's own numbers until it is written. Where the memory of clients is
+    /// used up, it is a part of `reserve`.
+    pub(super) fn hold_numbers(&self, numbers: Bytes, reserve: &MemoryBudget) -> Result<Bytes, BudgetFull> {
+        let reserve = || reserve.connection(self.address);
+        let free = |share: &MemoryShare| share.reserve_if_free(MemoryPurpose::Outgoing, numbers.len());
+        match free(&self.share).or_else(|| free(&reserve())) {
+            Some(reserved) => Ok(reserved.hold(numbers)),
+            None => self.hold_answer(numbers),
+        }
     }
 }
 
@@ -194,9 +205,10 @@ mod tests {
     use std::time::Duration;
 
     use futures_util::{FutureExt, StreamExt, stream};
-    use relay_core::{MemoryBudget, MemoryLimits, ShareKind};
+    use relay_core::{MemoryLimits, ShareKind};
 
     use super::*;
+    use crate::http::api::numbers_reserve;
 
     const KIB: usize = 1024;
 
@@ -246,6 +258,28 @@ mod tests {
         drop((head, body));
         let _held = answer().unwrap();
         assert_eq!(budget.total().used(), 160 * KIB);
+    }
+
+    #[test]
+    fn numbers_have_a_reserve_of_which_an_address_has_a_part() {
+        let (clients, reserve) = (budget(64 * KIB), numbers_reserve());
+        let ada = memory(&clients);
+        let numbers =
+            |memory: &RequestMemory| memory.hold_numbers(Bytes::from(vec![b' '; 64 * KIB]), &reserve);
+        // The memory of clients comes first, and the reserve makes up for it without a refusal.
+        let mut held = vec![numbers(&ada).unwrap()];
+        assert_eq!((clients.total().used(), reserve.total().used()), (64 * KIB, 0));
+        let part = reserve.total().limit() / 4;
+        while reserve.total().used() < part {
+            held.push(numbers(&ada).unwrap());
+        }
+        assert_eq!(clients.refusals(ShareKind::Connection), 0);
+        assert!(numbers(&ada).is_err());
+        assert_eq!((reserve.total().used(), clients.refusals(ShareKind::Connection)), (part, 1));
+        let other = RequestMemory { address: Some([10, 0, 0, 2].into()), ..ada };
+        drop(numbers(&other).unwrap());
+        drop(held);
+        assert_eq!(reserve.total().used(), 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,7 +11,8 @@ use relay_core::{BudgetFull, MemoryPurpose, MemoryShare, Reservation};
 
 use super::connection::HEAD_BYTES;
 
-/// The unit in which memory is reserved.
+/// The unit in which memory is reserved. The first unit of a head is never refused, so that small requests are answered while
+/// others use the memory up.
 const STEP_BYTES: usize = 4 * 1024;
 
 /// The memory of one connection's heads. Its stream counts what is read, and its requests end the count. Clones are handles to
@@ -56,6 +57,7 @@ impl HeadMemory {
             _ if *bytes == 0 => {}
             Some(reserved) if reserved.bytes() >= wanted => {}
             Some(reserved) => reserved.try_resize(wanted)?,
+            None if wanted == STEP_BYTES => *reserved = Some(share.charge(MemoryPurpose::Heads, wanted)),
             None => *reserved = Some(share.try_reserve(MemoryPurpose::Heads, wanted)?),
         }
         Ok(())
@@ -118,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_that_is_used_up_refuses_the_next_step() {
+    fn a_share_that_is_used_up_refuses_the_second_step_and_not_the_first() {
         let mut limits = MemoryLimits::default();
         (limits.max_address_bytes, limits.max_connection_bytes) = (STEP_BYTES, STEP_BYTES);
         let budget = MemoryBudget::new(limits);
@@ -127,9 +129,11 @@ mod tests {
         first.add(STEP_BYTES);
         first.reserve().unwrap();
         second.add(1);
-        assert!(second.reserve().is_err());
-        first.add(1);
-        assert!(first.reserve().is_err());
-        assert_eq!(budget.held(MemoryPurpose::Heads), STEP_BYTES);
+        second.reserve().unwrap();
+        for heads in [&first, &second] {
+            heads.add(STEP_BYTES);
+            assert!(heads.reserve().is_err());
+        }
+        assert_eq!(budget.held(MemoryPurpose::Heads), 2 * STEP_BYTES);
     }
 }

@@ -332,6 +332,77 @@ fn the_documents_that_a_socket_joins_count_to_its_one_share() {
     assert_eq!(socket.closed(), 1013);
 }
 
+/// Begins bodies until less than 8 KiB of the memory of all clients is free.
+fn use_up_the_memory(server: &Server) -> Vec<TcpStream> {
+    let memory = || server.get("/v1/stats").json()["memory"].clone();
+    let bodies = |memory: &Value| memory["held_bytes"]["bodies"].as_u64().unwrap();
+    let sum = |counts: &Value| counts.as_object().unwrap().values().filter_map(Value::as_u64).sum::<u64>();
+    let mut streams = Vec::new();
+    loop {
+        let before = memory();
+        let free = before["limit_bytes"].as_u64().unwrap() - sum(&before["held_bytes"]);
+        if free < 8 * 1024 {
+            return streams;
+        }
+        // A buffer is at most twice as large as what has arrived.
+        let part = (free / 2).min(200_000);
+        let mut stream = connect_from(7, server);
+        write!(
+            stream,
+            "POST /v1/documents/notes/events HTTP/1.1\r\nhost: localhost\r\n\
+             content-type: application/json\r\ncontent-length: 229000\r\n\r\n"
+        )
+        .unwrap();
+        stream.write_all(&vec![b' '; usize::try_from(part).unwrap()]).unwrap();
+        streams.push(stream);
+        let deadline = Instant::now() + PATIENCE;
+        // The answers with the numbers count as well, so that a body may be refused.
+        while let now = memory()
+            && bodies(&now) < bodies(&before) + part
+            && now["refused"] == before["refused"]
+        {
+            assert!(Instant::now() < deadline, "{before} {now}");
+        }
+    }
+}
+
+#[test]
+fn an_operator_sees_the_numbers_when_the_memory_is_used_up() {
+    let data = data();
+    let total = ["memory.max_bytes=1048576", "memory.max_cache_bytes=524288"];
+    let settings = [&SMALL[..], &total].concat();
+    let arguments: Vec<_> = settings.into_iter().flat_map(|setting| ["--set", setting]).collect();
+    let server = Server::start_with(data.path(), &arguments);
+    // Each target has its numbers.
+    let target = |n| format!("[[targets]]\nname = \"target-{n}\"\nurl = \"http://service.example/\"\n");
+    let targets: Vec<_> = (0..40).map(target).collect();
+    let changed = server.put("/v1/rules", "application/toml", &targets.concat());
+    assert_eq!(changed.status, 200, "{changed:?}");
+    server.publish("notes", &json!({"kind": "x-note", "payload": "x".repeat(20_000)}));
+    let held = use_up_the_memory(&server);
+    let refused = server.get("/v1/documents/notes/events");
+    assert_eq!((refused.status, &refused.json()["reason"]), (429, &json!("overloaded")));
+    let refusals = server.get("/v1/stats").json()["memory"]["refused"]["total"].clone();
+    assert!(refusals.as_u64() > Some(0), "{refusals}");
+
+    for path in ["/metrics", "/v1/stats", "/v1/shards", "/health/live", "/health/ready"] {
+        let answer = server.get(path);
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+    }
+    assert!(["/metrics", "/v1/stats"].iter().all(|path| server.get(path).body.len() > 16 * 1024));
+    // A head may come in parts.
+    let mut parts = connect(&server);
+    for part in ["GET /health/live HT", "TP/1.0\r\nhost: local", "host\r\n\r\n"] {
+        parts.write_all(part.as_bytes()).unwrap();
+        server.get("/health/live");
+    }
+    ok(&rest(parts));
+    server.counted("/memory/refused/total", &refusals);
+    drop(held);
+    server.counted("/memory/held_bytes/bodies", &json!(0));
+    assert_eq!(server.get("/v1/documents/notes/events").status, 200);
+}
+
 #[test]
 fn bodies_that_stop_short_hold_no_more_than_the_share_of_their_address() {
     const MIB: u64 = 1024 * 1024;
