@@ -52,6 +52,15 @@ impl Router {
         Ok(Self(Arc::new(start::start(config, parts).await?)))
     }
 
+    /// Checks a configuration as [`Router::start`] does on an empty store: its bounds, its rules, and the addresses of their
+    /// targets. It opens nothing.
+    ///
+    /// # Errors
+    /// The error with which the start would fail.
+    pub fn check(config: &RouterConfig) -> Result<(), RouterError> {
+        start::check(config)
+    }
+
     async fn run_to_end<T, F>(&self, operation: impl FnOnce(Arc<Inner>) -> F) -> T
     where
         T: Send + 'static,

@@ -11,11 +11,12 @@ use relay_bus::BusConfig;
 use relay_core::{ConfigError, MemoryLimits};
 use relay_log::LogConfig;
 use relay_presence::{LockConfig, PresenceConfig};
-use relay_router::RouterConfig;
+use relay_router::{Router, RouterConfig};
 use relay_tasks::Supervisor;
 use relay_ws::WsConfig;
 
-use crate::server::HEAD_BYTES;
+use crate::error::StartError;
+use crate::server::{HEAD_BYTES, Server};
 use crate::storage::Storage;
 
 /// The most bytes that an event's envelope takes. Metadata is the largest part of it, with 35 KiB at most.
@@ -105,6 +106,22 @@ impl ServiceConfig {
                 "is set, and there is no log to route events from; leave it out, or keep events in a log",
             )),
             (Some(router), _) => router.validate().map_err(|error| error.within("router")),
+        }
+    }
+
+    /// Checks all that [`validate`](Self::validate) does, and the files that the values name: the certificate with its key, and
+    /// the rules with the addresses of their targets. It opens no log and no store, and does not listen.
+    ///
+    /// # Errors
+    /// The error with which [`RelayService::start`](crate::RelayService::start) would fail.
+    pub async fn check(&self) -> Result<(), StartError> {
+        self.validate()?;
+        if let (Some(_), Some(tls)) = (self.listen, &self.tls) {
+            Server::check_certificate(tls.clone()).await?;
+        }
+        match &self.router {
+            Some(router) => Ok(Router::check(router)?),
+            None => Ok(()),
         }
     }
 

@@ -69,6 +69,11 @@ impl Server {
         Ok(Self { context: Arc::new(context) })
     }
 
+    /// Reads a certificate as a server with it does.
+    pub(crate) async fn check_certificate(tls: TlsConfig) -> Result<(), TlsError> {
+        Tls::new(tls).await.map(drop)
+    }
+
     /// Reads the certificate again. Returns false when there is none to read.
     pub(crate) async fn reload_certificate(&self) -> Result<bool, TlsError> {
         match &self.context.tls {

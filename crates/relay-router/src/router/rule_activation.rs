@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use relay_core::{Event, ServiceName, Target};
+use relay_core::{Clock, Event, ServiceName, SystemClock, Target};
 use serde::{Deserialize, Serialize};
 
 use super::context::{Origin, RouterContext};
 use super::dry_run::{DryRun, dry_run};
 use crate::rules::{RuleDocument, RuleSet, RuleSetError, TargetSpec};
 use crate::store::{StoreError, WriteBatch};
-use crate::target::{HttpTargetConfig, OutboundError};
+use crate::target::{HttpTarget, HttpTargetConfig, Outbound, OutboundError};
 
 /// The rules as the store keeps them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -177,19 +177,7 @@ impl RuleActivation {
     }
 
     fn targets_of(&self, set: &RuleSet) -> Result<ReadyTargets, RulesError> {
-        let target = |spec: &TargetSpec| {
-            let config = HttpTargetConfig {
-                url: spec.url.clone(),
-                format: spec.format,
-                secrets: spec.secrets.clone(),
-                retry_statuses: spec.policy.retry.statuses.clone(),
-            };
-            match self.context.http_target(config) {
-                Ok(target) => Ok((spec.name.clone(), target)),
-                Err(source) => Err(RulesError::Target { target: spec.name.clone(), source }),
-            }
-        };
-        set.targets().iter().map(target).collect()
+        targets_of(set, |config| self.context.http_target(config))
     }
 
     /// Puts `checked` in force. Returns the changes of routes.
@@ -233,6 +221,33 @@ impl RuleActivation {
             None => dry_run(&self.context.engine, &table, event),
         })
     }
+}
+
+/// Makes the targets of `set`.
+fn targets_of<T>(
+    set: &RuleSet,
+    make: impl Fn(HttpTargetConfig) -> Result<T, OutboundError>,
+) -> Result<Vec<(ServiceName, T)>, RulesError> {
+    let target = |spec: &TargetSpec| {
+        let config = HttpTargetConfig {
+            url: spec.url.clone(),
+            format: spec.format,
+            secrets: spec.secrets.clone(),
+            retry_statuses: spec.policy.retry.statuses.clone(),
+        };
+        match make(config) {
+            Ok(target) => Ok((spec.name.clone(), target)),
+            Err(source) => Err(RulesError::Target { target: spec.name.clone(), source }),
+        }
+    };
+    set.targets().iter().map(target).collect()
+}
+
+/// Checks rules and their targets as at the start.
+pub(super) fn check_rules(document: &RuleDocument, outbound: &Outbound) -> Result<(), RulesError> {
+    let set = RuleSet::parse(&document.text, document.format)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    targets_of(&set, |config| HttpTarget::new(config, outbound.clone(), Arc::clone(&clock))).map(drop)
 }
 
 /// The rules to start with: those of the last run if they came over the API and are still valid, else the configured

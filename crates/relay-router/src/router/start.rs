@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::context::RouterContext;
 use super::dead_letters::DeadLetterQueues;
 use super::replays::Replays;
-use super::rule_activation::{PersistedRules, RuleActivation, RulesError, rules_at_start};
+use super::rule_activation::{PersistedRules, RuleActivation, RulesError, check_rules, rules_at_start};
 use super::services::{PendingChanges, Services};
 use crate::config::RouterConfig;
 use crate::decisions::{DecisionLog, DecisionLogError};
@@ -118,6 +118,12 @@ async fn open_store(
         Ok::<_, StoreError>((store, LastRun { state, rules, services, replays, causes_key }))
     });
     Ok(opened.await.map_err(RouterError::Panicked)??)
+}
+
+/// Checks a configuration with its rules, and opens nothing.
+pub(super) fn check(config: &RouterConfig) -> Result<(), RouterError> {
+    config.validate()?;
+    Ok(check_rules(&config.rules, &Outbound::new(config.outbound.clone())?)?)
 }
 
 pub(super) async fn start(config: RouterConfig, parts: RouterParts) -> Result<Inner, RouterError> {

@@ -62,6 +62,46 @@ fn an_unknown_key_or_a_bad_value_is_one_line_that_names_it() {
 }
 
 #[test]
+fn a_configuration_that_a_server_refuses_fails_when_it_is_shown_too() {
+    let data = data();
+    let file = |name: &str, text: &str| std::fs::write(data.path().join(name), text).unwrap();
+    let target = |url: &str| format!("[[targets]]\nname = \"one\"\nurl = \"{url}\"\n");
+    file("malformed.toml", "[[rules]]\nname = \"one\"\n");
+    file("scheme.toml", &target("ftp://service.example/"));
+    file("address.toml", &target("http://127.0.0.1/"));
+    file("cert.pem", "no certificate");
+    let refused = [
+        (&["memory.max_connection_bytes=1000000"][..], "memory.max_connection_bytes"),
+        (&["memory.max_address_bytes=2147483648"], "memory.max_address_bytes"),
+        (&["bus.max_payload_bytes=8000000"], "log.max_event_bytes"),
+        (&["ws.tick=100us"], "ws.tick"),
+        (&["locks.default_ttl=2h"], "locks.default_ttl"),
+        (&["router.heartbeat_every=20s"], "router.health.heartbeat_every"),
+        (&["tls.cert=cert.pem"], "`tls.cert` is given without `tls.key`"),
+        (&["tls.cert=cert.pem", "tls.key=cert.pem"], "there is no certificate in cert.pem"),
+        (&["router.rules=missing.toml"], "missing.toml cannot be read"),
+        (&["router.rules=malformed.toml"], "must name at least one target"),
+        (&["router.rules=scheme.toml"], "must begin with `http://`"),
+        (&["router.rules=address.toml"], "target `one`"),
+    ];
+    for (settings, named) in refused {
+        let settings: Vec<_> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+        let run = |command: &str| {
+            let all = [&[command, "--listen", "127.0.0.1:0", "--log-format", "json"], &settings[..]].concat();
+            relay().args(all).current_dir(data.path()).output().unwrap()
+        };
+        let shown = run("config");
+        let error = failure(&shown);
+        assert!(error.contains(named), "{settings:?}: {error}");
+        assert_eq!(error, failure(&run("serve")), "{settings:?}");
+    }
+    // The values are shown all the same.
+    let shown = relay().args(["config", "--set", "locks.default_ttl=2h"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("locks.default_ttl = \"2h\""));
+    success(&run(&["config", "--durability", "memory"]));
+}
+
+#[test]
 fn a_server_that_cannot_listen_says_why() {
     let data = data();
     let server = Server::start(data.path());

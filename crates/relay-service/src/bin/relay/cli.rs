@@ -51,7 +51,7 @@ pub(crate) enum RelayCommand {
     /// Check, export or repair a log on disk that no server has open.
     #[command(subcommand)]
     Log(LogCommand),
-    /// Print the configuration in force, with the source of each value.
+    /// Print the configuration in force, with the source of each value, and check it as `relay serve` does.
     Config(ConfigArgs),
 }
 

@@ -1,4 +1,4 @@
-//! `relay config`: the values in force with their sources, in the form of a configuration file.
+//! `relay config`: the values in force with their sources, in the form of a configuration file; and their check.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -9,9 +9,14 @@ use crate::settings::key::KEYS;
 use crate::settings::layers::Layered;
 
 pub(crate) fn run(args: &ConfigArgs) -> anyhow::Result<()> {
-    let text = if args.reference { reference() } else { in_force(&args.settings.load()?) };
-    std::io::stdout().write_all(text.as_bytes())?;
-    Ok(())
+    if args.reference {
+        return Ok(std::io::stdout().write_all(reference().as_bytes())?);
+    }
+    let layered = args.settings.load()?;
+    // Values that the server refuses are shown as well.
+    std::io::stdout().write_all(in_force(&layered).as_bytes())?;
+    let service = layered.settings.service()?;
+    Ok(crate::runtime()?.block_on(service.check())?)
 }
 
 /// One line per key: `key = value  # source`.
