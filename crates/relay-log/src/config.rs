@@ -7,6 +7,8 @@ use relay_core::{ConfigError, Offset, Retention};
 
 /// The highest value of [`LogConfig::max_event_bytes`].
 const MAX_EVENT_BYTES: u32 = 1 << 30;
+/// The highest value of [`LogConfig::queue_requests`].
+const MAX_QUEUE_REQUESTS: u32 = 1 << 20;
 
 /// The durability of an event when its append returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +63,8 @@ pub struct LogConfig {
     /// The largest encoded event in bytes; 4 MiB by default. Between 1 byte and 1 GiB: a record states its length in 32
     /// bits, and a read holds at least one event in memory.
     pub max_event_bytes: u32,
-    /// The most requests that wait for the writer; 4,096 by default. At least 1, for without a slot nothing is written.
+    /// The most requests that wait for the writer; 4,096 by default. At least 1, for without a slot nothing is written, and at
+    /// most 1,048,576: the slots take memory from the start.
     pub queue_requests: u32,
     /// The most bytes of events that wait for the writer; 32 MiB by default. At least 1; a batch that is larger than the
     /// whole queue waits until the queue is empty.
@@ -126,10 +129,15 @@ impl LogConfig {
         if let Some((field, _, rule)) = checks.into_iter().find(|(_, is_broken, _)| *is_broken) {
             return Err(ConfigError::new(field, rule));
         }
-        if *max_event_bytes > MAX_EVENT_BYTES {
-            let rule = format!("is {max_event_bytes}; it must be at most {MAX_EVENT_BYTES}");
-            return Err(ConfigError::new("max_event_bytes", rule));
+        let limits = [
+            ("max_event_bytes", *max_event_bytes, MAX_EVENT_BYTES),
+            ("queue_requests", self.queue_requests, MAX_QUEUE_REQUESTS),
+        ];
+        match limits.into_iter().find(|(_, value, most)| value > most) {
+            Some((field, value, most)) => {
+                Err(ConfigError::new(field, format!("is {value}; it must be at most {most}")))
+            }
+            None => Ok(()),
         }
-        Ok(())
     }
 }

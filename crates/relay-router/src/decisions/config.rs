@@ -2,12 +2,16 @@
 
 use relay_core::ConfigError;
 
+/// The highest value of [`DecisionLogConfig::queue`].
+const MAX_QUEUE: usize = 1 << 20;
+
 /// The limits of the decision log.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct DecisionLogConfig {
     /// The most decisions that wait for the log's thread; further ones are dropped and counted. Default
-    /// 4,096. At least 1, for otherwise no decision would be recorded.
+    /// 4,096. At least 1, for otherwise no decision would be recorded, and at most 1,048,576: the queue's slots take memory
+    /// from the start.
     pub queue: usize,
     /// The most bytes of these decisions and of their events. Default 16 MiB. A single decision may be larger. At
     /// least 1.
@@ -78,6 +82,10 @@ impl DecisionLogConfig {
         ];
         if let Some((field, _)) = fields.into_iter().find(|(_, is_zero)| *is_zero) {
             return Err(ConfigError::new(field, "is 0; it must be at least 1"));
+        }
+        if self.queue > MAX_QUEUE {
+            let rule = format!("is {}; it must be at most {MAX_QUEUE}", self.queue);
+            return Err(ConfigError::new("queue", rule));
         }
         if !(0.0..=1.0).contains(&self.sample) {
             let rule = format!("is {}; it must be between 0 and 1", self.sample);

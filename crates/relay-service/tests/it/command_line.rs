@@ -75,6 +75,9 @@ fn a_configuration_that_a_server_refuses_fails_when_it_is_shown_too() {
         (&["memory.max_address_bytes=2147483648"], "memory.max_address_bytes"),
         (&["bus.max_payload_bytes=8000000"], "log.max_event_bytes"),
         (&["ws.tick=100us"], "ws.tick"),
+        // The slots of these queues are allocated at the start.
+        (&["log.queue_requests=4294967295"], "log.queue_requests"),
+        (&["router.decisions.queue=18446744073709551615"], "router.decisions.queue"),
         (&["locks.default_ttl=2h"], "locks.default_ttl"),
         (&["router.heartbeat_every=20s"], "router.health.heartbeat_every"),
         (&["tls.cert=cert.pem"], "`tls.cert` is given without `tls.key`"),
