@@ -7,7 +7,9 @@
 //!
 //! ```
 //! use async_trait::async_trait;
-//! use relay_core::{Command, CommandError, CommandHandler, Commands, ConnectionId, DocumentId, Membership, UserId};
+//! use relay_core::{
+//!     Caller, Command, CommandError, CommandHandler, Commands, ConnectionId, DocumentId, Membership, UserId,
+//! };
 //! use serde::{Deserialize, Serialize};
 //!
 //! #[derive(Deserialize)]
@@ -25,7 +27,7 @@
 //!
 //! #[async_trait]
 //! impl CommandHandler<Roll> for Loaded {
-//!     async fn handle(&self, _from: &Membership, roll: Roll) -> Result<Rolled, CommandError> {
+//!     async fn handle(&self, _from: &Caller, roll: Roll) -> Result<Rolled, CommandError> {
 //!         Ok(Rolled { value: roll.sides })
 //!     }
 //! }
@@ -35,11 +37,11 @@
 //! let mut commands = Commands::default();
 //! commands.register::<Roll>(Loaded)?;
 //!
-//! let from = Membership {
+//! let from = Caller::from(Membership {
 //!     document: DocumentId::new("notes")?,
 //!     user: UserId::new("ada")?,
 //!     connection: ConnectionId::new(),
-//! };
+//! });
 //! let mut arguments = serde_json::Deserializer::from_str(r#"{"sides": 6}"#);
 //! let reply = commands.run("dice:roll", &from, &mut arguments).ok_or("no such command")?.await?;
 //! assert_eq!(serde_json::to_string(&reply)?, r#"{"value":6}"#);
@@ -56,6 +58,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserializer, Serialize, Serializer};
 
 use crate::error::{CommandError, ErrorCode};
+use crate::memory::MemoryShare;
 use crate::presence::Membership;
 
 /// A command of a participant, with its arguments.
@@ -67,10 +70,34 @@ pub trait Command: DeserializeOwned + Send + 'static {
     type Reply: Serialize + Send + 'static;
 }
 
+/// The participant that gives a command.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Caller {
+    /// The participant.
+    pub membership: Membership,
+    /// The share of memory of the client, to which what the command leaves behind counts; `None` where it counts to no client.
+    pub memory: Option<MemoryShare>,
+}
+
+impl Caller {
+    /// A participant whose client has the share `memory`.
+    pub const fn new(membership: Membership, memory: Option<MemoryShare>) -> Self {
+        Self { membership, memory }
+    }
+}
+
+impl From<Membership> for Caller {
+    /// A participant within this process.
+    fn from(membership: Membership) -> Self {
+        Self::new(membership, None)
+    }
+}
+
 /// Carries out one type of command.
 ///
 /// # Contract
-/// - The caller names the membership truthfully; the handler checks that the participant may do what it asks.
+/// - The edge names the caller truthfully; the handler checks that the participant may do what it asks.
 /// - `handle` may wait for long. It is cancel-safe: dropped, what waits is withdrawn.
 #[async_trait]
 pub trait CommandHandler<C: Command>: Send + Sync + 'static {
@@ -78,7 +105,7 @@ pub trait CommandHandler<C: Command>: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`CommandError`], whose code says how to go on.
-    async fn handle(&self, from: &Membership, command: C) -> Result<C::Reply, CommandError>;
+    async fn handle(&self, from: &Caller, command: C) -> Result<C::Reply, CommandError>;
 }
 
 /// All commands that a server knows, by their names. Made once, when the server is put together.
@@ -114,7 +141,7 @@ impl Commands {
     pub fn run<'de>(
         &self,
         name: &str,
-        from: &Membership,
+        from: &Caller,
         arguments: impl Deserializer<'de>,
     ) -> Option<RunningCommand<'_>> {
         let handler = self.by_name.get(name)?;
@@ -158,8 +185,7 @@ pub struct DuplicateCommand {
 
 /// A handler without the type of its command.
 trait ErasedHandler: Send + Sync {
-    fn run(&self, from: Membership, arguments: &mut dyn erased_serde::Deserializer<'_>)
-    -> RunningCommand<'_>;
+    fn run(&self, from: Caller, arguments: &mut dyn erased_serde::Deserializer<'_>) -> RunningCommand<'_>;
 }
 
 struct TypedHandler<C, H> {
@@ -168,11 +194,7 @@ struct TypedHandler<C, H> {
 }
 
 impl<C: Command, H: CommandHandler<C>> ErasedHandler for TypedHandler<C, H> {
-    fn run(
-        &self,
-        from: Membership,
-        arguments: &mut dyn erased_serde::Deserializer<'_>,
-    ) -> RunningCommand<'_> {
+    fn run(&self, from: Caller, arguments: &mut dyn erased_serde::Deserializer<'_>) -> RunningCommand<'_> {
         let command = erased_serde::deserialize::<C>(arguments);
         Box::pin(async move {
             let command = command.map_err(|error| {

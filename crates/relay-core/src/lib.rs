@@ -25,6 +25,7 @@
 mod actor;
 mod checked;
 mod command;
+mod document_limiter;
 mod encoding;
 mod error;
 mod event;
@@ -49,7 +50,8 @@ mod tokens;
 
 pub use actor::Actor;
 pub use checked::{CheckedDraft, Vocabulary};
-pub use command::{Command, CommandHandler, Commands, DuplicateCommand, Reply, RunningCommand};
+pub use command::{Caller, Command, CommandHandler, Commands, DuplicateCommand, Reply, RunningCommand};
+pub use document_limiter::{DocumentLimiter, DocumentPermit, TooManyFromAddress};
 pub use encoding::{EncodingCache, FormatId};
 pub use error::{CommandError, ConfigError, ErrorClass, ErrorCode};
 pub use event::{Draft, Event};

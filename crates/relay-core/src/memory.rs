@@ -101,6 +101,8 @@ names! {
         Documents = "documents",
         /// Drafts that wait for the log.
         PublishQueue = "publish_queue",
+        /// Locks, requests for them, and their changes that wait for the log.
+        Locks = "locks",
         /// Participants' states, those of departed participants, and encoded rosters.
         Presence = "presence",
         /// Requests that are not answered yet.
@@ -200,6 +202,7 @@ impl MemoryBudget {
             limit: limits.max_bytes,
             used: AtomicUsize::new(0),
             parent: None,
+            address: None,
             gauges: Arc::new(Gauges::default()),
         };
         let total = MemoryShare(Arc::new(total));
@@ -224,7 +227,7 @@ impl MemoryBudget {
         if let Some(node) = addresses.shares.get(&address).and_then(Weak::upgrade) {
             return MemoryShare(node);
         }
-        let share = total.child(ShareKind::Address, limits.max_address_bytes);
+        let share = total.part(ShareKind::Address, limits.max_address_bytes, Some(address));
         if addresses.shares.len() >= addresses.sweep_at {
             addresses.shares.retain(|_, share| share.strong_count() > 0);
             addresses.sweep_at = 2 * addresses.shares.len() + 64;
@@ -262,6 +265,8 @@ struct Node {
     limit: usize,
     used: AtomicUsize,
     parent: Option<Arc<Node>>,
+    /// The address whose share it is, or is part of.
+    address: Option<IpAddr>,
     gauges: Arc<Gauges>,
 }
 
@@ -275,11 +280,17 @@ struct Gauges {
 impl MemoryShare {
     /// Returns a new share that is part of this one.
     pub fn child(&self, kind: ShareKind, limit: usize) -> Self {
+        self.part(kind, limit, self.0.address)
+    }
+
+    /// Returns a new share that is part of this one, and belongs to `address`.
+    fn part(&self, kind: ShareKind, limit: usize, address: Option<IpAddr>) -> Self {
         Self(Arc::new(Node {
             kind,
             limit,
             used: AtomicUsize::new(0),
             parent: Some(Arc::clone(&self.0)),
+            address,
             gauges: Arc::clone(&self.0.gauges),
         }))
     }
@@ -318,6 +329,12 @@ impl MemoryShare {
     /// Returns `bytes` as a buffer that is charged to this share until its last clone is dropped, whatever is left.
     pub fn charged_bytes(&self, purpose: MemoryPurpose, bytes: Bytes) -> Bytes {
         self.charge(purpose, bytes.len()).hold(bytes)
+    }
+
+    /// The address of the client whose share it is, if it is known. Limits that count in other units than bytes are by address,
+    /// too.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.0.address
     }
 
     /// The bytes that are reserved.
@@ -509,6 +526,7 @@ mod tests {
         assert!(second.try_reserve_beside(30).is_ok());
         drop(held);
         assert_eq!((first.used(), budget.total().used(), budget.held(MemoryPurpose::Presence)), (0, 30, 30));
+        assert_eq!((first.address(), document.address()), (Some(ADA), None));
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use relay_core::{
-    Actor, Command, CommandError, CommandHandler, Commands, Draft, DuplicateCommand, JsonObject, JsonText,
-    Lease, Membership, Payload, PublishAck,
+    Actor, Caller, Command, CommandError, CommandHandler, Commands, Draft, DuplicateCommand, JsonObject,
+    JsonText, Lease, Payload, PublishAck,
 };
 use relay_events::CURSOR_MOVED;
 use serde::de::IgnoredAny;
@@ -60,25 +60,17 @@ impl Command for GetSession {
 
 #[async_trait]
 impl CommandHandler<UpdateState> for LocalPresence {
-    async fn handle(
-        &self,
-        from: &Membership,
-        UpdateState(change): UpdateState,
-    ) -> Result<Updated, CommandError> {
-        self.update(from, &change).map(|()| Updated {})
+    async fn handle(&self, from: &Caller, UpdateState(change): UpdateState) -> Result<Updated, CommandError> {
+        self.update(&from.membership, &change).map(|()| Updated {})
     }
 }
 
 #[async_trait]
 impl CommandHandler<MoveCursor> for LocalPresence {
-    async fn handle(
-        &self,
-        from: &Membership,
-        MoveCursor(to): MoveCursor,
-    ) -> Result<PublishAck, CommandError> {
-        let draft = Draft::new(from.document.clone(), CURSOR_MOVED, Payload::Json(to))
-            .actor(Actor::User(from.user.clone()))
-            .key(Arc::from(from.connection.to_string()));
+    async fn handle(&self, from: &Caller, MoveCursor(to): MoveCursor) -> Result<PublishAck, CommandError> {
+        let draft = Draft::new(from.membership.document.clone(), CURSOR_MOVED, Payload::Json(to))
+            .actor(Actor::User(from.membership.user.clone()))
+            .key(Arc::from(from.membership.connection.to_string()));
         let draft =
             relay_events::check(draft).map_err(|error| CommandError::new(error.code(), error.to_string()))?;
         let published = self.sink().publish(draft).await;
@@ -88,8 +80,8 @@ impl CommandHandler<MoveCursor> for LocalPresence {
 
 #[async_trait]
 impl CommandHandler<GetSession> for LocalPresence {
-    async fn handle(&self, from: &Membership, GetSession: GetSession) -> Result<SessionInfo, CommandError> {
-        self.session(&from.document).ok_or_else(|| not_joined(&from.document))
+    async fn handle(&self, from: &Caller, GetSession: GetSession) -> Result<SessionInfo, CommandError> {
+        self.session(&from.membership.document).ok_or_else(|| not_joined(&from.membership.document))
     }
 }
 
@@ -97,22 +89,27 @@ impl CommandHandler<GetSession> for LocalPresence {
 
 #[async_trait]
 impl CommandHandler<AcquireLock> for LocalPresence {
-    async fn handle(&self, from: &Membership, command: AcquireLock) -> Result<Lease, CommandError> {
-        Ok(self.locks().acquire(&from.document, &from.user, command.into_request()).await?)
+    async fn handle(&self, from: &Caller, command: AcquireLock) -> Result<Lease, CommandError> {
+        let Caller { membership, memory, .. } = from;
+        let request = command.into_request().memory(memory.clone());
+        Ok(self.locks().acquire(&membership.document, &membership.user, request).await?)
     }
 }
 
 #[async_trait]
 impl CommandHandler<RenewLock> for LocalPresence {
-    async fn handle(&self, from: &Membership, command: RenewLock) -> Result<Lease, CommandError> {
-        Ok(self.locks().renew(&from.document, &from.user, command.token, command.ttl).await?)
+    async fn handle(&self, from: &Caller, command: RenewLock) -> Result<Lease, CommandError> {
+        Ok(self
+            .locks()
+            .renew(&from.membership.document, &from.membership.user, command.token, command.ttl)
+            .await?)
     }
 }
 
 #[async_trait]
 impl CommandHandler<ReleaseLock> for LocalPresence {
-    async fn handle(&self, from: &Membership, command: ReleaseLock) -> Result<Lease, CommandError> {
-        Ok(self.locks().release(&from.document, &from.user, command.token).await?)
+    async fn handle(&self, from: &Caller, command: ReleaseLock) -> Result<Lease, CommandError> {
+        Ok(self.locks().release(&from.membership.document, &from.membership.user, command.token).await?)
     }
 }
 

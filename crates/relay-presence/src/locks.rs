@@ -23,6 +23,7 @@ mod config;
 mod document_locks;
 mod error;
 mod held_locks;
+mod memory;
 mod sequencer;
 mod stats;
 mod store;
@@ -31,12 +32,14 @@ mod table;
 use std::sync::Arc;
 use std::time::Duration;
 
-use relay_core::{Clock, ConfigError, DocumentId, FencingToken, Lease, TokenSource, UserId};
+use relay_core::{
+    Clock, ConfigError, DocumentId, FencingToken, Lease, MemoryBudget, Region, TokenSource, UserId,
+};
 use relay_events::UnlockReason;
 use relay_metrics::Counter;
 use tokio::sync::oneshot;
 
-use self::document_locks::DocumentLocks;
+use self::document_locks::{DocumentLocks, Waiter};
 use self::held_locks::RequestId;
 use self::store::LockStore;
 use self::table::LockRequest;
@@ -52,7 +55,7 @@ pub use self::stats::LockStats;
 pub struct Locks(Arc<LockStore>);
 
 impl Locks {
-    /// No locks yet. `tokens` gives the fencing tokens.
+    /// No locks yet. `tokens` gives the fencing tokens. They have a budget of memory of their own.
     ///
     /// # Errors
     /// [`ConfigError`] when a field of `config` is out of bounds.
@@ -61,8 +64,21 @@ impl Locks {
         clock: Arc<dyn Clock>,
         tokens: Arc<dyn TokenSource>,
     ) -> Result<Self, ConfigError> {
+        Self::with_memory(config, clock, tokens, &MemoryBudget::default())
+    }
+
+    /// Locks like those of [`Locks::new`], whose memory counts to `memory`.
+    ///
+    /// # Errors
+    /// As for [`Locks::new`].
+    pub fn with_memory(
+        config: LockConfig,
+        clock: Arc<dyn Clock>,
+        tokens: Arc<dyn TokenSource>,
+        memory: &MemoryBudget,
+    ) -> Result<Self, ConfigError> {
         config.validate()?;
-        Ok(Self(Arc::new(LockStore::new(config, clock, tokens))))
+        Ok(Self(Arc::new(LockStore::new(config, clock, tokens, memory.total().clone()))))
     }
 
     /// Acquires a lock for `user`. Waits for the lock as long as the request allows, and then for its event to be durable.
@@ -81,18 +97,21 @@ impl Locks {
         user: &UserId,
         request: AcquireRequest,
     ) -> Result<Lease, LockError> {
-        let AcquireRequest { scope, ttl, wait } = request;
+        let AcquireRequest { scope, ttl, wait, memory } = request;
         let config = self.0.config();
         let ttl = config.ttl(ttl)?;
         if wait > config.max_wait {
             return Err(LockError::InvalidWait { wait, max: config.max_wait });
         }
+        let texts = [document.as_str(), user.as_str(), scope.region().map_or("", Region::as_str)];
+        let memory = self.0.reserve_memory(document, memory, texts.map(str::len).iter().sum())?;
         self.0.reserve_token().await?;
         let (answer, answered) = oneshot::channel();
         let ticket = self.0.enter(document, |locks, cx| {
             let wait_until = cx.now.monotonic + wait;
+            let waiter = Waiter { scope: scope.clone(), wait, answer, memory };
             let request = LockRequest { user: user.clone(), scope, ttl, wait_until };
-            locks.acquire(request, wait, answer, cx)
+            locks.acquire(request, waiter, cx)
         })?;
         let mut pending = WithdrawOnDrop { store: &self.0, document, ticket: Some(ticket) };
         let answer = answered.await;

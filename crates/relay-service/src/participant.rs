@@ -53,7 +53,7 @@ impl Participant {
     where
         LocalPresence: CommandHandler<C>,
     {
-        self.presence.handle(&self.membership, command).await
+        self.presence.handle(&self.membership.clone().into(), command).await
     }
 
     /// The document's position when the participant joined, and how the wanted start was met.

@@ -85,8 +85,8 @@ impl RelayService {
         let supervisor = config.supervisor;
         let opening = config.storage.open(&clock, &supervisor, config.router.is_some());
         let OpenStorage { log, tokens, recovery, checkpoint } = opening.await?;
-        let locks =
-            Locks::new(config.locks, Arc::clone(&clock), tokens).map_err(|error| error.within("locks"))?;
+        let locks = Locks::with_memory(config.locks, Arc::clone(&clock), tokens, &memory)
+            .map_err(|error| error.within("locks"))?;
         let mut parts = BusParts::new(Arc::clone(&clock));
         parts.memory = memory.clone();
         parts.log.clone_from(&log);

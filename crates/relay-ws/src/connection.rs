@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use relay_core::{ConnectionId, DocumentId, ErrorCode, Monotonic};
 
+use self::client::Client;
 use self::closing::Closing;
 use self::end::End;
 use self::held_memory::{HeldBytes, HeldMemory};
@@ -78,7 +79,7 @@ impl Connection {
             link: Link::new(socket, deflate),
             reader: Reader::new(deps.config.max_frame_bytes, deflate.is_some(), now),
             memory: HeldMemory::new(&memory),
-            handler: MessageHandler::new(protocol, identity, memory, deps),
+            handler: MessageHandler::new(protocol, Client::new(identity, memory, deps)),
             drain_at: None,
             restart_notice: None,
             closing: None,

@@ -7,11 +7,10 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use relay_core::{CheckedDraft, Commands, DocumentId, JsonText, SessionId};
+use relay_core::{CheckedDraft, Commands, DocumentId, DocumentPermit, JsonText, SessionId};
 use relay_events::ErrorBody;
 
 use crate::codec::{self, ClientMessage, ClientPayload};
-use crate::document_limiter::DocumentPermit;
 use crate::document_stream::{DocumentStream, StreamItem};
 use crate::refusal;
 use crate::request::{self, Identity, JoinRequest};

@@ -1,8 +1,6 @@
 //! The parsed requests of a client on a topic: the document, the options of a join, and the draft of a push. The response to
 //! a join is here too. Nothing here does I/O.
 
-use std::net::IpAddr;
-
 use relay_core::{
     Actor, CheckedDraft, ConnectionId, DocumentId, Draft, Epoch, JoinOptions, JsonObject, Seq, SessionId,
     StartPosition, SubscribeAck, UserId,
@@ -21,8 +19,6 @@ const PUBLISH: &str = "publish";
 pub(crate) struct Identity {
     pub(crate) connection: ConnectionId,
     pub(crate) user: UserId,
-    /// The address of the client, if it is known.
-    pub(crate) address: Option<IpAddr>,
 }
 
 /// The document that `topic` names.

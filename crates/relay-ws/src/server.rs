@@ -9,7 +9,8 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use relay_core::{
-    Clock, ConfigError, ConnectionId, DocumentId, EventSink, EventSource, MemoryBudget, MemoryShare, UserId,
+    Clock, ConfigError, ConnectionId, DocumentId, DocumentLimiter, EventSink, EventSource, MemoryBudget,
+    MemoryShare, UserId,
 };
 use relay_metrics::{LatencyStats, LatencyWindow, Merge};
 use relay_tasks::{TaskGroup, TaskName};
@@ -19,7 +20,6 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::admission::{Admissions, ClientAddress};
 use crate::config::WsConfig;
 use crate::connection_limiter::ConnectionPermit;
-use crate::document_limiter::DocumentLimiter;
 use crate::framing::DeflateParams;
 use crate::handshake::{self, Protocol, ValidUpgrade};
 use crate::membership_counts::MembershipCounts;
@@ -204,7 +204,7 @@ impl WsServer {
             None => UserId::new(format!("guest-{connection}"))
                 .map_err(|error| Rejection::bad_request(error.to_string()))?,
         };
-        let identity = Identity { connection, user, address };
+        let identity = Identity { connection, user };
         let serving = self.serve(upgrade, identity, protocol, accepted.deflate(), admitted.permit, memory);
         let until = inner.cut_off.clone();
         drop(inner.upgrades.spawn(UPGRADE, async move { until.run_until_cancelled_owned(serving).await }));

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use relay_core::Monotonic;
+use relay_core::{DocumentLimiter, Monotonic};
 use relay_metrics::LatencyWindow;
 
 use crate::config::WsConfig;
-use crate::document_limiter::DocumentLimiter;
 use crate::frame_writer::FrameWriter;
 use crate::framing::Deflater;
 use crate::membership_counts::MembershipCounts;

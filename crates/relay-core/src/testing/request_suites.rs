@@ -39,10 +39,15 @@ pub async fn command_suite(
     cases: &[CommandCase],
 ) {
     let start = |name: &str, from: &Membership, arguments: &str| -> RunningCommand<'_> {
-        let running = commands.run(name, from, &mut serde_json::Deserializer::from_str(arguments));
+        let running =
+            commands.run(name, &from.clone().into(), &mut serde_json::Deserializer::from_str(arguments));
         running.unwrap_or_else(|| panic!("there is no command `{name}`"))
     };
-    assert!(commands.run("suite:unknown", member, &mut serde_json::Deserializer::from_str("{}")).is_none());
+    assert!(
+        commands
+            .run("suite:unknown", &member.clone().into(), &mut serde_json::Deserializer::from_str("{}"))
+            .is_none()
+    );
     let refusal = async |name: &str, from: &Membership, arguments: &str| -> CommandError {
         match start(name, from, arguments).await {
             Err(error) => error,

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use relay_core::{
-    Command, CommandError, CommandHandler, Commands, ConnectionId, DuplicateCommand, ErrorCode, JsonText,
-    Membership,
+    Caller, Command, CommandError, CommandHandler, Commands, ConnectionId, DuplicateCommand, ErrorCode,
+    JsonText, Membership,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -38,7 +38,7 @@ struct Calculator;
 
 #[async_trait]
 impl CommandHandler<Add> for Calculator {
-    async fn handle(&self, _from: &Membership, Add { a, b }: Add) -> Result<Sum, CommandError> {
+    async fn handle(&self, _from: &Caller, Add { a, b }: Add) -> Result<Sum, CommandError> {
         let sum = a.checked_add(b);
         sum.map(|sum| Sum { sum })
             .ok_or_else(|| CommandError::new(ErrorCode::TooLarge, "the sum is too large"))
@@ -47,7 +47,7 @@ impl CommandHandler<Add> for Calculator {
 
 #[async_trait]
 impl CommandHandler<Echo> for Calculator {
-    async fn handle(&self, _from: &Membership, Echo(text): Echo) -> Result<JsonText, CommandError> {
+    async fn handle(&self, _from: &Caller, Echo(text): Echo) -> Result<JsonText, CommandError> {
         Ok(text)
     }
 }
@@ -59,9 +59,9 @@ fn commands() -> Commands {
     commands
 }
 
-fn ada() -> Membership {
+fn ada() -> Caller {
     let (document, user) = ("notes".parse().unwrap(), "ada".parse().unwrap());
-    Membership { document, user, connection: ConnectionId::new() }
+    Membership { document, user, connection: ConnectionId::new() }.into()
 }
 
 /// Runs a command as an edge does that speaks JSON.

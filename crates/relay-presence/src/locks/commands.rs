@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use relay_core::{Command, FencingToken, Lease, LockScope, Region};
+use relay_core::{Command, FencingToken, Lease, LockScope, MemoryShare, Region};
 use serde::{Deserialize, Deserializer};
 
 /// The arguments of [`Locks::acquire`](super::Locks::acquire).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct AcquireRequest {
     /// The part of the document to lock.
@@ -15,12 +15,14 @@ pub struct AcquireRequest {
     pub ttl: Option<Duration>,
     /// The longest time to wait for the lock. With zero the request does not wait.
     pub wait: Duration,
+    /// The share of memory of the client, to which the lock counts; `None` where it counts to no client.
+    pub memory: Option<MemoryShare>,
 }
 
 impl AcquireRequest {
     /// A request for `scope` that does not wait, for a lease of the default length.
     pub const fn new(scope: LockScope) -> Self {
-        Self { scope, ttl: None, wait: Duration::ZERO }
+        Self { scope, ttl: None, wait: Duration::ZERO, memory: None }
     }
 
     /// Sets the length of the lease.
@@ -32,6 +34,12 @@ impl AcquireRequest {
     /// Sets the longest time to wait for the lock.
     pub const fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait;
+        self
+    }
+
+    /// Sets the share of memory to which the lock counts.
+    pub fn memory(mut self, memory: Option<MemoryShare>) -> Self {
+        self.memory = memory;
         self
     }
 }
@@ -53,7 +61,7 @@ impl AcquireLock {
     /// The arguments with which the command calls [`Locks::acquire`](super::Locks::acquire).
     pub fn into_request(self) -> AcquireRequest {
         let Self { region, ttl, wait } = self;
-        AcquireRequest { scope: LockScope::of(region), ttl, wait: wait.unwrap_or_default() }
+        AcquireRequest { scope: LockScope::of(region), ttl, wait: wait.unwrap_or_default(), memory: None }
     }
 }
 

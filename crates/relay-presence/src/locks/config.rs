@@ -29,6 +29,10 @@ pub struct LockConfig {
     pub max_waiters: usize,
     /// The most documents that have locks or requests that wait; 100,000 by default. At least 1.
     pub max_documents: usize,
+    /// The most documents in which the clients of one address have locks or requests that wait; `None`, the default, sets a
+    /// quarter of `max_documents`. At least 1. It counts the clients whose address is
+    /// [known](relay_core::MemoryShare::address).
+    pub max_documents_per_address: Option<usize>,
     /// The most changes of one document's locks that wait to be published; 1,000 by default. At least 1. With so many,
     /// nothing more is acquired or renewed there, and locks still end.
     pub max_unpublished: usize,
@@ -43,6 +47,7 @@ impl Default for LockConfig {
             max_locks: 1_000,
             max_waiters: 1_000,
             max_documents: 100_000,
+            max_documents_per_address: None,
             max_unpublished: 1_000,
         }
     }
@@ -63,6 +68,7 @@ impl LockConfig {
             ("max_locks", self.max_locks),
             ("max_waiters", self.max_waiters),
             ("max_documents", self.max_documents),
+            ("max_documents_per_address", self.documents_per_address()),
             ("max_unpublished", self.max_unpublished),
         ];
         if let Some((field, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
@@ -73,6 +79,11 @@ impl LockConfig {
             return Err(ConfigError::new("default_ttl", rule));
         }
         Ok(())
+    }
+
+    /// The most documents in which the clients of one address have locks.
+    pub(super) fn documents_per_address(&self) -> usize {
+        self.max_documents_per_address.unwrap_or(self.max_documents.div_ceil(4))
     }
 
     /// The length of a lease for which `ttl` is asked.

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::config::LockConfig;
 use super::error::LockError;
 use super::held_locks::RequestId;
+use super::memory::LockMemory;
 use super::stats::LockCounters;
 use super::table::{Conflict, ConflictKind, GrantError, LockRequest, LockTable, TableChange, TableLimits};
 
@@ -36,6 +37,8 @@ struct PendingChange {
     kind: ChangeKind,
     lease: Lease,
     answer: Option<Answer>,
+    /// `None` for a lock whose memory is with another change of it.
+    _memory: Option<LockMemory>,
     /// The place of the end of a lock, once it has one.
     ended_at: Option<Place>,
 }
@@ -77,10 +80,11 @@ impl PendingChange {
 
 /// A request that waits for its answer.
 #[derive(Debug)]
-struct Waiter {
-    scope: LockScope,
-    wait: Duration,
-    answer: Answer,
+pub(super) struct Waiter {
+    pub(super) scope: LockScope,
+    pub(super) wait: Duration,
+    pub(super) answer: Answer,
+    pub(super) memory: LockMemory,
 }
 
 /// The time and the collaborators with which locks advance to the present.
@@ -96,6 +100,8 @@ pub(super) struct AdvanceContext<'a> {
 pub(super) struct DocumentLocks {
     table: LockTable,
     waiters: HashMap<RequestId, Waiter>,
+    /// The memory of each lock whose end is not decided.
+    memory: HashMap<FencingToken, LockMemory>,
     unpublished: VecDeque<PendingChange>,
     /// The change that is being published.
     publishing: Option<PendingChange>,
@@ -110,6 +116,7 @@ impl DocumentLocks {
         Self {
             table: LockTable::new(limits),
             waiters: HashMap::new(),
+            memory: HashMap::new(),
             unpublished: VecDeque::new(),
             publishing: None,
             is_in_ready_queue: false,
@@ -142,12 +149,10 @@ impl DocumentLocks {
     pub(super) fn acquire(
         &mut self,
         request: LockRequest,
-        wait: Duration,
-        answer: Answer,
+        waiter: Waiter,
         cx: &AdvanceContext<'_>,
     ) -> RequestId {
         let mut changes = Vec::new();
-        let waiter = Waiter { scope: request.scope.clone(), wait, answer };
         let id = self.table.acquire(request, cx.now, &mut || cx.tokens.issue(), &mut changes);
         self.waiters.insert(id, waiter);
         self.apply(changes, cx);
@@ -164,9 +169,14 @@ impl DocumentLocks {
         cx: &AdvanceContext<'_>,
     ) {
         self.advance(cx);
-        match self.table.renew(user, token, ttl, cx.now) {
-            Some(lease) => self.publish(ChangeKind::Renewed, lease, Some(answer), cx),
-            None => refuse(answer, LockError::Stale { token }, cx),
+        let stale = LockError::Stale { token };
+        match self.memory.get(&token).map(LockMemory::renewal) {
+            Some(Ok(memory)) => match self.table.renew(user, token, ttl, cx.now) {
+                Some(lease) => self.publish(ChangeKind::Renewed, lease, Some(answer), Some(memory), cx),
+                None => refuse(answer, stale, cx),
+            },
+            Some(Err(full)) => refuse(answer, full.into(), cx),
+            None => refuse(answer, stale, cx),
         }
     }
 
@@ -181,7 +191,7 @@ impl DocumentLocks {
     ) {
         self.advance(cx);
         match self.table.end(|lease| lease.token == token && ends(lease)).pop() {
-            Some(lease) => self.publish(ChangeKind::Ended(reason), lease, Some(answer), cx),
+            Some(lease) => self.publish_end(reason, lease, Some(answer), cx),
             None => refuse(answer, LockError::Stale { token }, cx),
         }
     }
@@ -195,7 +205,7 @@ impl DocumentLocks {
     ) {
         self.advance(cx);
         for lease in self.table.end(ends) {
-            self.publish(ChangeKind::Ended(reason), lease, None, cx);
+            self.publish_end(reason, lease, None, cx);
         }
     }
 
@@ -214,7 +224,7 @@ impl DocumentLocks {
     pub(super) fn withdraw(&mut self, id: RequestId, cx: &AdvanceContext<'_>) {
         self.waiters.remove(&id);
         if let Some(lease) = self.table.withdraw(id) {
-            self.publish(ChangeKind::Ended(UnlockReason::Released), lease, None, cx);
+            self.publish_end(UnlockReason::Released, lease, None, cx);
         }
         self.advance(cx);
     }
@@ -239,16 +249,15 @@ impl DocumentLocks {
         for change in changes {
             match change {
                 TableChange::Granted(id, lease) => {
-                    let answer = self.waiters.remove(&id).map(|waiter| waiter.answer);
-                    self.publish(ChangeKind::Granted, lease, answer, cx);
+                    let (answer, memory) = self.take_waiter(id);
+                    self.memory.extend(memory.clone().map(|memory| (lease.token, memory)));
+                    self.publish(ChangeKind::Granted, lease, answer, memory, cx);
                 }
                 TableChange::Renewed(id, lease) => {
-                    let answer = self.waiters.remove(&id).map(|waiter| waiter.answer);
-                    self.publish(ChangeKind::Renewed, lease, answer, cx);
+                    let (answer, memory) = self.take_waiter(id);
+                    self.publish(ChangeKind::Renewed, lease, answer, memory, cx);
                 }
-                TableChange::Expired(lease) => {
-                    self.publish(ChangeKind::Ended(UnlockReason::Expired), lease, None, cx);
-                }
+                TableChange::Expired(lease) => self.publish_end(UnlockReason::Expired, lease, None, cx),
                 TableChange::Refused(id, error) => {
                     if let Some(waiter) = self.waiters.remove(&id) {
                         let error = lock_error(error, waiter.scope, waiter.wait, cx.config);
@@ -259,7 +268,30 @@ impl DocumentLocks {
         }
     }
 
-    fn publish(&mut self, kind: ChangeKind, lease: Lease, answer: Option<Answer>, cx: &AdvanceContext<'_>) {
+    fn take_waiter(&mut self, id: RequestId) -> (Option<Answer>, Option<LockMemory>) {
+        self.waiters.remove(&id).map(|waiter| (waiter.answer, waiter.memory)).unzip()
+    }
+
+    /// Publishes the end of a lock, whose memory is held until then.
+    fn publish_end(
+        &mut self,
+        reason: UnlockReason,
+        lease: Lease,
+        answer: Option<Answer>,
+        cx: &AdvanceContext<'_>,
+    ) {
+        let memory = self.memory.remove(&lease.token);
+        self.publish(ChangeKind::Ended(reason), lease, answer, memory, cx);
+    }
+
+    fn publish(
+        &mut self,
+        kind: ChangeKind,
+        lease: Lease,
+        answer: Option<Answer>,
+        memory: Option<LockMemory>,
+        cx: &AdvanceContext<'_>,
+    ) {
         let counter = match kind {
             ChangeKind::Granted => &cx.counters.granted,
             ChangeKind::Renewed => &cx.counters.renewed,
@@ -271,6 +303,7 @@ impl DocumentLocks {
             kind,
             lease,
             answer,
+            _memory: memory,
             ended_at: None,
         });
     }
@@ -302,6 +335,7 @@ impl DocumentLocks {
             (ChangeKind::Granted, Err(error)) => {
                 // No reader knows of this lock. It ends without an event, and its further changes are dropped.
                 self.table.remove(token);
+                self.memory.remove(&token);
                 self.drop_changes(token, error);
             }
             (ChangeKind::Ended(_), _) => self.table.remove(token),

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use relay_core::{CommandError, ErrorCode, FencingToken, LockScope, PublishError, TokenError, UserId};
+use relay_core::{
+    BudgetFull, CommandError, ErrorCode, FencingToken, LockScope, PublishError, TokenError,
+    TooManyFromAddress, UserId,
+};
 use relay_events::PayloadError;
 
 /// The refusal of a request about a lock.
@@ -85,6 +88,12 @@ pub enum LockError {
         /// The limit.
         max: usize,
     },
+    /// The clients of the address have locks in as many documents as the limit allows. Release some, or try again later.
+    #[error("the document cannot be locked: {0}")]
+    TooManyDocumentsOfAddress(#[from] TooManyFromAddress),
+    /// The lock, or the request for it, has no space in memory. Try again later.
+    #[error(transparent)]
+    NoMemory(#[from] BudgetFull),
     /// The document's locks change faster than their changes are published. Try again later.
     #[error(
         "{max} changes of the document's locks wait to be published, the most that are allowed; try again later"
@@ -122,7 +131,8 @@ impl LockError {
             Self::TooManyLocks { .. } => ErrorCode::TooManyLocks,
             Self::TooManyWaiters { .. } => ErrorCode::TooManyWaiters,
             Self::TooManyDocuments { .. } => ErrorCode::TooManyDocuments,
-            Self::Overloaded { .. } => ErrorCode::Overloaded,
+            Self::TooManyDocumentsOfAddress(error) => error.code(),
+            Self::Overloaded { .. } | Self::NoMemory(_) => ErrorCode::Overloaded,
             Self::Unpublished(error) => error.code(),
             Self::Unwritable(_) | Self::Tokens(_) => ErrorCode::LogFailed,
             Self::UserGone => ErrorCode::NotJoined,

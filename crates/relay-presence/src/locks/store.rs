@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
-use relay_core::{CheckedDraft, Clock, DocumentId, Monotonic, TokenError, TokenSource};
+use relay_core::{
+    CheckedDraft, Clock, DocumentId, DocumentLimiter, MemoryShare, Monotonic, TokenError, TokenSource,
+};
 use tokio::sync::Notify;
 
 use super::config::LockConfig;
 use super::document_locks::{AdvanceContext, DocumentLocks};
 use super::error::LockError;
+use super::memory::LockMemory;
 use super::stats::{LockCounters, LockStats};
 use crate::sharded::{MapShard, ShardedMap};
 
@@ -20,7 +23,11 @@ pub(super) struct LockStore {
     config: LockConfig,
     clock: Arc<dyn Clock>,
     tokens: Arc<dyn TokenSource>,
+    /// The share of memory of locks that count to no client.
+    memory: MemoryShare,
     documents: ShardedMap<DocumentLocks>,
+    /// The documents in which the clients of each address have locks.
+    places: DocumentLimiter,
     /// The number of documents in the map.
     document_count: AtomicUsize,
     /// The documents that have a change to publish and none that is being published, each once.
@@ -33,8 +40,15 @@ pub(super) struct LockStore {
 }
 
 impl LockStore {
-    pub(super) fn new(config: LockConfig, clock: Arc<dyn Clock>, tokens: Arc<dyn TokenSource>) -> Self {
+    pub(super) fn new(
+        config: LockConfig,
+        clock: Arc<dyn Clock>,
+        tokens: Arc<dyn TokenSource>,
+        memory: MemoryShare,
+    ) -> Self {
         Self {
+            memory,
+            places: DocumentLimiter::new(Some(config.documents_per_address())),
             config,
             clock,
             tokens,
@@ -59,6 +73,19 @@ impl LockStore {
     /// Reserves the token of a lock that may be granted later.
     pub(super) async fn reserve_token(&self) -> Result<(), TokenError> {
         self.tokens.reserve().await
+    }
+
+    /// Reserves the memory of a lock whose texts have `text_bytes`, and its place among the documents of the client's address.
+    /// `client` is the client's share of memory.
+    pub(super) fn reserve_memory(
+        &self,
+        document: &DocumentId,
+        client: Option<MemoryShare>,
+        text_bytes: usize,
+    ) -> Result<LockMemory, LockError> {
+        let share = client.unwrap_or_else(|| self.memory.clone());
+        let place = self.places.acquire(share.address(), document)?;
+        Ok(LockMemory::reserve(share, text_bytes, place)?)
     }
 
     /// Lends a document's locks to `visit`, which must not cause a change to publish. Returns `None` when there are no locks.

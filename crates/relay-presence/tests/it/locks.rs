@@ -10,8 +10,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use relay_core::testing::ManualClock;
 use relay_core::{
-    Actor, CheckedDraft, Clock, DocumentId, Draft, Epoch, FencingToken, Lease, LockScope, Metadata,
-    Monotonic, Payload, Place, PublishError, Region, Seq, Sequencer, TokenSource, UserId,
+    Actor, CheckedDraft, Clock, DocumentId, Draft, Epoch, FencingToken, Lease, LockScope, MemoryBudget,
+    MemoryLimits, MemoryPurpose, Metadata, Monotonic, Payload, Place, PublishError, Region, Seq, Sequencer,
+    TokenSource, UserId,
 };
 use relay_events::{DOCUMENT_EDITED, DOCUMENT_LOCKED, DOCUMENT_UNLOCKED, LOCK_RENEWED, PayloadError};
 use relay_presence::{
@@ -22,6 +23,7 @@ type Asking = Pin<Box<dyn Future<Output = Result<Lease, LockError>>>>;
 
 struct Scene {
     locks: Locks,
+    memory: MemoryBudget,
     clock: Arc<ManualClock>,
     document: DocumentId,
     /// The published drafts, in order.
@@ -50,17 +52,29 @@ impl Scene {
     }
 
     fn with(config: LockConfig) -> Self {
+        Self::within(config, MemoryBudget::default())
+    }
+
+    fn within(config: LockConfig, memory: MemoryBudget) -> Self {
         let clock = Arc::new(ManualClock::new());
         let tokens = Arc::new(MemoryTokens::new(&*clock));
-        let locks = Locks::new(config, Arc::clone(&clock) as _, tokens).unwrap();
+        let locks = Locks::with_memory(config, Arc::clone(&clock) as _, tokens, &memory).unwrap();
         let document = DocumentId::new("notes").unwrap();
-        Self { locks, clock, document, published: Vec::new(), trouble: None }
+        Self { locks, memory, clock, document, published: Vec::new(), trouble: None }
     }
 
     fn ask(&self, user: &str, scope: LockScope, ttl: Duration, wait: Duration) -> Asking {
         let (locks, document, user) = (self.locks.clone(), self.document.clone(), user_id(user));
         let request = AcquireRequest::new(scope).ttl(ttl).wait(wait);
         Box::pin(async move { locks.acquire(&document, &user, request).await })
+    }
+
+    /// Asks for a lock on all of `document`, as the client at `address`.
+    fn ask_from(&mut self, address: [u8; 4], document: &str) -> Result<Lease, LockError> {
+        let (locks, document) = (self.locks.clone(), DocumentId::new(document).unwrap());
+        let memory = self.memory.connection(Some(address.into()));
+        let request = AcquireRequest::new(LockScope::Document).memory(Some(memory));
+        self.run(async move { locks.acquire(&document, &user_id("ada"), request).await })
     }
 
     /// Publishes all changes.
@@ -440,6 +454,7 @@ proptest! {
         pair.settle();
         prop_assert!(pair.asking.is_empty());
         prop_assert_eq!(pair.scene.locks.stats().documents, 0);
+        prop_assert_eq!(pair.scene.memory.total().used(), 0);
         // By the events, too, each lock begins once and ends once, and locks that overlap are never held at the same time.
         let mut open: Vec<(u64, String, Option<String>)> = Vec::new();
         for draft in &pair.scene.published {
@@ -465,6 +480,69 @@ proptest! {
         }
         prop_assert!(open.is_empty());
     }
+}
+
+#[test]
+fn one_address_has_locks_in_a_quarter_of_the_documents_that_may_have_some() {
+    let mut config = LockConfig::default();
+    config.max_documents = 8;
+    let mut scene = Scene::with(config);
+    let (ada, ben) = ([10, 0, 0, 1], [10, 0, 0, 2]);
+    let first = scene.ask_from(ada, "one").unwrap();
+    scene.ask_from(ada, "two").unwrap();
+    let refused = scene.ask_from(ada, "three").unwrap_err();
+    assert_eq!(refused.code().as_str(), "too_many_documents");
+    assert!(refused.to_string().contains("10.0.0.1 take places in 2 documents"), "{refused}");
+    // Further locks of the same documents take no further place, and other addresses have their own.
+    scene.ask_from(ada, "two").unwrap();
+    scene.ask_from(ben, "three").unwrap();
+    // A place is free again when the lock has ended.
+    scene.document = DocumentId::new("one").unwrap();
+    scene.release("ada", first.token).unwrap();
+    scene.ask_from(ada, "four").unwrap();
+}
+
+#[test]
+fn locks_and_renewals_count_to_the_memory_of_their_client_until_their_last_event() {
+    let mut limits = MemoryLimits::default();
+    (limits.max_address_bytes, limits.max_connection_bytes) = (8 * 1024, 8 * 1024);
+    let mut scene = Scene::within(LockConfig::default(), MemoryBudget::new(limits));
+    let (ada, ben) = ([10, 0, 0, 1], [10, 0, 0, 2]);
+    let mut tokens = Vec::new();
+    let refused = loop {
+        match scene.ask_from(ada, &format!("doc-{}", tokens.len())) {
+            Ok(lease) => tokens.push(lease.token),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused.code().as_str(), "overloaded");
+    assert!(refused.to_string().contains("your address"), "{refused}");
+    assert_eq!(tokens.len(), 7);
+    scene.ask_from(ben, "other").unwrap();
+    let held = scene.memory.held(MemoryPurpose::Locks);
+    assert!((8 * 1024..9 * 1024).contains(&held), "{held}");
+
+    // A renewal takes memory until its event is published.
+    scene.document = DocumentId::new("doc-1").unwrap();
+    let renew = |scene: &Scene| -> Asking {
+        let (locks, document, token) = (scene.locks.clone(), scene.document.clone(), tokens[1]);
+        Box::pin(async move { locks.renew(&document, &user_id("ada"), token, None).await })
+    };
+    let mut first = renew(&scene);
+    assert!(poll(&mut first).is_pending());
+    let Poll::Ready(Err(refused)) = poll(&mut renew(&scene)) else { panic!("the second has memory") };
+    assert_eq!(refused.code().as_str(), "overloaded");
+    assert!(scene.go_on(&mut first).unwrap().is_ok());
+    let mut third = renew(&scene);
+    assert!(scene.go_on(&mut third).unwrap().is_ok());
+    assert_eq!(scene.memory.held(MemoryPurpose::Locks), held);
+
+    // Locks that have expired take memory until their end is published.
+    scene.clock.advance(Duration::from_secs(60));
+    scene.locks.sweep();
+    assert_eq!(scene.memory.held(MemoryPurpose::Locks), held);
+    scene.publish();
+    assert_eq!(scene.memory.total().used(), 0);
 }
 
 #[test]

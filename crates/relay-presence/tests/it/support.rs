@@ -221,7 +221,8 @@ impl Scene {
         self.presence.register_commands(&mut commands).unwrap();
         // An edge reads the arguments from text, too.
         let text = payload.to_string();
-        let running = commands.run(name, membership, &mut serde_json::Deserializer::from_str(&text))?;
+        let running =
+            commands.run(name, &membership.clone().into(), &mut serde_json::Deserializer::from_str(&text))?;
         Some(running.await.map(|reply| serde_json::to_value(&reply).unwrap()))
     }
 }

@@ -11,7 +11,7 @@ use relay_presence::{AcquireLock, LockError};
 use serde::Deserialize;
 
 use super::api::Api;
-use super::extract::{DocumentPath, JsonBody};
+use super::extract::{DocumentPath, JsonBody, RequestMemory};
 use super::problem::Problem;
 
 pub(super) async fn held(State(api): State<Api>, DocumentPath(document): DocumentPath) -> Json<Vec<Lease>> {
@@ -29,10 +29,14 @@ pub(super) struct AcquireBody {
 pub(super) async fn acquire(
     State(api): State<Api>,
     DocumentPath(document): DocumentPath,
+    memory: RequestMemory,
     JsonBody(body): JsonBody<AcquireBody>,
 ) -> Result<(StatusCode, Json<Lease>), Problem> {
     let AcquireBody { user, command } = body;
-    let lease = api.presence().locks().acquire(&document, &user, command.into_request()).await?;
+    // The lock outlives the connection over which it was asked for, and counts like a connection of its own.
+    let share = api.memory().connection(memory.address());
+    let request = command.into_request().memory(Some(share));
+    let lease = api.presence().locks().acquire(&document, &user, request).await?;
     Ok((StatusCode::CREATED, Json(lease)))
 }
 

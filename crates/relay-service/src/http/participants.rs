@@ -79,7 +79,7 @@ pub(super) async fn stay(
         api.presence().touch(&membership, Activity::Alive);
         return Ok(StatusCode::NO_CONTENT);
     };
-    api.presence().handle(&membership, UpdateState(change)).await?;
+    api.presence().handle(&membership.into(), UpdateState(change)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -10,12 +10,11 @@ use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
 use relay_core::{
     BudgetFull, CommandError, ErrorClass, ErrorCode, InvalidId, JoinError, PublishError, StreamError,
-    SubscribeError,
+    SubscribeError, TooManyFromAddress,
 };
 use relay_events::json::JsonError;
 use relay_events::{ErrorBody, PayloadError};
 use relay_tasks::TaskFailure;
-use relay_ws::TooManyFromAddress;
 
 /// The refusal of a request.
 #[derive(Debug)]

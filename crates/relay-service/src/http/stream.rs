@@ -12,9 +12,8 @@ use axum::response::Response;
 use axum::response::sse;
 use futures_util::stream;
 use http::HeaderMap;
-use relay_core::{Epoch, Event, EventStream, Reservation, Seq, StartPosition, SubscribeAck};
+use relay_core::{DocumentPermit, Epoch, Event, EventStream, Reservation, Seq, StartPosition, SubscribeAck};
 use relay_events::json;
-use relay_ws::DocumentPermit;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
@@ -141,8 +140,9 @@ mod tests {
 
     use http::HeaderValue;
     use http_body_util::BodyExt as _;
-    use relay_core::{DocumentId, LogError, MemoryBudget, MemoryPurpose, StreamError, StreamPosition};
-    use relay_ws::DocumentLimiter;
+    use relay_core::{
+        DocumentId, DocumentLimiter, LogError, MemoryBudget, MemoryPurpose, StreamError, StreamPosition,
+    };
 
     use super::*;
 

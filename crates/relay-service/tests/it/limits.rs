@@ -477,3 +477,41 @@ fn states_of_participants_hold_no_more_than_the_share_of_their_address() {
     assert_eq!(refused["response"]["reason"], "overloaded", "{refused}");
     assert!((300..=340).contains(&joins), "{joins}");
 }
+
+/// Posts JSON from the loopback address that ends with `last`.
+fn post_from(last: u8, server: &Server, path: &str, body: &Value) -> String {
+    let (mut stream, body) = (connect_from(last, server), body.to_string());
+    write!(
+        stream,
+        "POST {path} HTTP/1.0\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    rest(stream)
+}
+
+#[test]
+fn one_address_does_not_lock_in_all_documents_that_may_have_locks() {
+    let data = data();
+    let server = start(data.path(), &["locks.max_documents=8"]);
+    let lock = |last: u8, number: usize| {
+        post_from(last, &server, &format!("/v1/documents/doc-{number}/locks"), &json!({"user": "ada"}))
+    };
+    for number in 0..2 {
+        let locked = lock(1, number);
+        assert!(locked.starts_with("HTTP/1.0 201 "), "{locked}");
+    }
+    let refused = lock(1, 2);
+    assert!(refused.starts_with("HTTP/1.0 503 ") && refused.contains("too_many_documents"), "{refused}");
+    // So does a socket, for the address that it has connected from.
+    let mut ada = Socket::open(server.address, "ada");
+    assert!(ada.send(&json!(["1", "1", "document:notes", "phx_join", {}]).to_string()));
+    assert_eq!(ada.reply()["status"], "ok");
+    assert!(ada.send(&json!(["1", "2", "document:notes", "lock:acquire", {}]).to_string()));
+    assert_eq!(ada.reply()["response"]["reason"], "too_many_documents");
+    let other = lock(2, 3);
+    assert!(other.starts_with("HTTP/1.0 201 "), "{other}");
+    let held = server.get("/v1/stats").json()["memory"]["held_bytes"]["locks"].as_u64();
+    assert!(held > Some(3 * 1024), "{held:?}");
+}

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use relay_core::{Activity, CheckedDraft, DocumentId, JsonText, LeaveReason, Membership, MemoryShare};
+use relay_core::{
+    Activity, Caller, CheckedDraft, DocumentId, JsonText, LeaveReason, Membership, MemoryShare,
+};
 use relay_events::ErrorBody;
 
 use super::pending::{JoinResult, ReadyReply, Subscribed};
@@ -36,7 +38,7 @@ impl Client {
         bytes: usize,
     ) -> BoxFuture<'static, JoinResult> {
         let parts = &self.deps.parts;
-        let permit = self.deps.documents.acquire(self.identity.address, &topic.document);
+        let permit = self.deps.documents.acquire(self.memory.address(), &topic.document);
         let source = Arc::clone(&parts.source);
         let presence = parts.presence.clone().filter(|_| request.presence);
         let membership = self.membership(&topic.document);
@@ -111,12 +113,12 @@ impl Client {
     ) -> BoxFuture<'static, ReadyReply> {
         let commands = Arc::clone(&self.deps.parts.commands);
         let counters = Arc::clone(&self.deps.counters);
-        let membership = self.membership(&topic.document);
+        let caller = Caller::new(self.membership(&topic.document), Some(self.memory.clone()));
         let reference: Option<Arc<str>> = reference.map(Arc::from);
         let command = async move {
             let running = {
                 let mut arguments = serde_json::Deserializer::from_str(arguments.as_str());
-                commands.run(&name, &membership, &mut arguments)
+                commands.run(&name, &caller, &mut arguments)
             };
             // A command that waits does not keep the text of its arguments.
             drop(arguments);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use relay_core::{CheckedDraft, DocumentId, ErrorCode, JsonText, LeaveReason, MemoryShare};
+use relay_core::{CheckedDraft, DocumentId, ErrorCode, JsonText, LeaveReason};
 use relay_events::{ErrorBody, JoinReply, NoticeLevel, SYSTEM_NOTICE, SystemNotice};
 
 use super::client::Client;
@@ -27,7 +27,7 @@ use crate::joined_topics::{Action, DeliverySource, JoinedTopic, JoinedTopics, To
 use crate::refusal;
 use crate::request::{Identity, TopicJoinReply};
 use crate::room::RoomId;
-use crate::shard_context::{ShardContext, ShardDeps};
+use crate::shard_context::ShardContext;
 
 /// The handler of a client's messages. Dropping it releases all memberships, after a panic too.
 pub(super) struct MessageHandler {
@@ -42,15 +42,10 @@ pub(super) struct MessageHandler {
 }
 
 impl MessageHandler {
-    pub(super) fn new(
-        protocol: Protocol,
-        identity: Identity,
-        memory: MemoryShare,
-        deps: Arc<ShardDeps>,
-    ) -> Self {
+    pub(super) fn new(protocol: Protocol, client: Client) -> Self {
         Self {
             protocol,
-            client: Client::new(identity, memory, deps),
+            client,
             topics: JoinedTopics::default(),
             pending: Pending::default(),
             deferred_bytes: 0,

@@ -8,13 +8,12 @@ use std::task::{Context, Poll};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesOrdered, FuturesUnordered};
 use futures_util::{FutureExt, StreamExt};
-use relay_core::{EventStream, Joined, SubscribeAck};
+use relay_core::{DocumentPermit, EventStream, Joined, SubscribeAck};
 use relay_events::ErrorBody;
 
 use super::deferred::DeferredMessage;
 use crate::codec::Frame;
 use crate::config::WsConfig;
-use crate::document_limiter::DocumentPermit;
 use crate::joined_topics::TopicRef;
 
 /// The pending operations of a connection. Most connections have none most of the time. Without operations it holds no

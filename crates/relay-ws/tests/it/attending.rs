@@ -8,9 +8,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use relay_core::{
-    Activity, Command, CommandError, CommandHandler, Commands, ErrorCode, JoinError, JoinOptions, Joined,
-    JsonObject, LeaveReason, Membership, NodeId, Presence, PresenceChange, PresenceDiff, PresenceEntry,
-    PresenceId, PresenceSnapshot, PresenceStream, SessionId, UserId,
+    Activity, Caller, Command, CommandError, CommandHandler, Commands, ErrorCode, JoinError, JoinOptions,
+    Joined, JsonObject, LeaveReason, Membership, NodeId, Presence, PresenceChange, PresenceDiff,
+    PresenceEntry, PresenceId, PresenceSnapshot, PresenceStream, SessionId, UserId,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -100,7 +100,7 @@ impl Command for Acquire {
 
 #[async_trait]
 impl CommandHandler<Acquire> for Desk {
-    async fn handle(&self, _from: &Membership, Acquire {}: Acquire) -> Result<Value, CommandError> {
+    async fn handle(&self, _from: &Caller, Acquire {}: Acquire) -> Result<Value, CommandError> {
         self.0.granted.notified().await;
         Ok(json!({"token": 1}))
     }
@@ -116,7 +116,7 @@ impl Command for Renew {
 
 #[async_trait]
 impl CommandHandler<Renew> for Desk {
-    async fn handle(&self, _from: &Membership, Renew {}: Renew) -> Result<Value, CommandError> {
+    async fn handle(&self, _from: &Caller, Renew {}: Renew) -> Result<Value, CommandError> {
         Err(CommandError::new(ErrorCode::Locked, "held").holder(UserId::new("eve").ok()))
     }
 }
@@ -131,8 +131,8 @@ impl Command for Cursor {
 
 #[async_trait]
 impl CommandHandler<Cursor> for Desk {
-    async fn handle(&self, from: &Membership, Cursor(at): Cursor) -> Result<Value, CommandError> {
-        Ok(json!({"of": from.user, "is": at}))
+    async fn handle(&self, from: &Caller, Cursor(at): Cursor) -> Result<Value, CommandError> {
+        Ok(json!({"of": from.membership.user, "is": at}))
     }
 }
 

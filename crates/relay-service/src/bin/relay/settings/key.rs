@@ -210,6 +210,8 @@ keys! {
         "The most requests that wait for locks in one document at once.";
     "locks.max_documents" => locks.max_documents,
         "The most documents that have locks at once.";
+    "locks.max_documents_per_address" => locks.max_documents_per_address,
+        "The most documents in which clients of one address have locks at once. More are refused with `too_many_documents`. `none`: a quarter of `locks.max_documents`.";
     "locks.max_unpublished" => locks.max_unpublished,
         "The most changes of one document's locks that wait for the log. With so many, no further lock is acquired there.";
     "router.rules" => router_rules,

@@ -1,36 +1,39 @@
-//! [`DocumentLimiter`]: a limit of the documents that the clients of one address have joined at once. It has no clock and does
-//! no I/O.
+//! [`DocumentLimiter`]: a limit of the documents in which the clients of one address take places at once. It has no clock and
+//! does no I/O.
 //!
-//! Without it the clients of one address could take all places that a server has for documents.
+//! Without it the clients of one address could take all places that a server has for documents: those of channels, or those
+//! of documents with locks.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use relay_core::{DocumentId, ErrorCode};
 
-/// A counter of the documents that the clients of each address have joined. Clones share their counts.
+use crate::error::ErrorCode;
+use crate::id::DocumentId;
+
+/// A counter of the documents in which the clients of each address take places. Clones share their counts.
 #[derive(Debug, Clone)]
 pub struct DocumentLimiter {
     per_address: usize,
     counts: Arc<Mutex<Counts>>,
 }
 
-/// The number of joins of each document. No map is empty, and no number is 0.
+/// The number of permits of each document. No map is empty, and no number is 0.
 type Counts = HashMap<IpAddr, HashMap<DocumentId, usize>>;
 
-/// The permit of one join. It counts until it is dropped.
+/// The permit of one join or one lock. It counts until it is dropped.
 #[derive(Debug)]
 pub struct DocumentPermit {
     counts: Arc<Mutex<Counts>>,
     /// `None` when the address is not known, or there is no limit.
-    join: Option<(IpAddr, DocumentId)>,
+    counted: Option<(IpAddr, DocumentId)>,
 }
 
-/// The refusal of a join, since the clients of the address have joined as many documents as the limit allows.
+/// The refusal of a permit, since the clients of the address take places in as many documents as the limit allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("clients from {address} have joined {max} documents, the most that are allowed; leave one first")]
+#[error("clients from {address} take places in {max} documents, the most that are allowed; leave one first")]
 #[non_exhaustive]
 pub struct TooManyFromAddress {
     /// The limit.
@@ -47,13 +50,13 @@ impl TooManyFromAddress {
 }
 
 impl DocumentLimiter {
-    /// A limiter without joins. With `None` there is no limit.
+    /// A limiter without permits. With `None` there is no limit.
     pub fn new(per_address: Option<usize>) -> Self {
         Self { per_address: per_address.unwrap_or(usize::MAX), counts: Arc::default() }
     }
 
-    /// Counts a join of `document` by a client from `address` until the permit is dropped. Several joins of one document from
-    /// one address count as one. Without an address it does not count.
+    /// Counts a place in `document` of a client from `address` until the permit is dropped. Several places in one document
+    /// from one address count as one. Without an address it does not count.
     ///
     /// # Errors
     /// [`TooManyFromAddress`].
@@ -65,36 +68,36 @@ impl DocumentLimiter {
         let address = address.filter(|_| self.per_address < usize::MAX);
         if let Some(address) = address {
             let mut counts = self.counts.lock();
-            let joined = counts.entry(address).or_default();
-            let documents = joined.len();
-            match joined.get_mut(document) {
-                Some(joins) => *joins += 1,
+            let documents = counts.entry(address).or_default();
+            let count = documents.len();
+            match documents.get_mut(document) {
+                Some(permits) => *permits += 1,
                 // The map is not empty, since the limit is at least 1.
-                None if documents >= self.per_address => {
+                None if count >= self.per_address => {
                     return Err(TooManyFromAddress { max: self.per_address, address });
                 }
                 None => {
-                    joined.insert(document.clone(), 1);
+                    documents.insert(document.clone(), 1);
                 }
             }
         }
-        let join = address.map(|address| (address, document.clone()));
-        Ok(DocumentPermit { counts: Arc::clone(&self.counts), join })
+        let counted = address.map(|address| (address, document.clone()));
+        Ok(DocumentPermit { counts: Arc::clone(&self.counts), counted })
     }
 }
 
 impl Drop for DocumentPermit {
     fn drop(&mut self) {
-        let Some((address, document)) = &self.join else { return };
+        let Some((address, document)) = &self.counted else { return };
         let mut counts = self.counts.lock();
-        let Some(joined) = counts.get_mut(address) else { return };
-        if let Some(joins) = joined.get_mut(document) {
-            *joins -= 1;
-            if *joins == 0 {
-                joined.remove(document);
+        let Some(documents) = counts.get_mut(address) else { return };
+        if let Some(permits) = documents.get_mut(document) {
+            *permits -= 1;
+            if *permits == 0 {
+                documents.remove(document);
             }
         }
-        if joined.is_empty() {
+        if documents.is_empty() {
             counts.remove(address);
         }
     }
@@ -114,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn each_address_has_its_own_documents_and_several_joins_of_one_count_once() {
+    fn each_address_has_its_own_documents_and_several_permits_of_one_count_once() {
         let limiter = DocumentLimiter::new(Some(2));
         let first =
             [limiter.acquire(ADA, &document("a")).unwrap(), limiter.acquire(ADA, &document("a")).unwrap()];
