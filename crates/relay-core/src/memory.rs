@@ -131,6 +131,8 @@ names! {
         Connection = "connection",
         /// One document.
         Document = "document",
+        /// The clients of one address in one document.
+        DocumentAddress = "document_address",
     }
 }
 
@@ -144,6 +146,7 @@ names! {
         ShareKind::Address => "your address",
         ShareKind::Connection => "this connection",
         ShareKind::Document => "this document",
+        ShareKind::DocumentAddress => "your address in this document",
     }
 )]
 #[non_exhaustive]

@@ -26,6 +26,10 @@ pub struct PresenceConfig {
     /// quarter of it: a further one is refused as overloaded. The rest is for departed participants and for encoded rosters.
     /// Where those take too much, because members do not read them, further members wait for theirs.
     pub max_document_bytes: usize,
+    /// The most bytes of one document's states that the clients of one address set; `None`, the default, sets an eighth of
+    /// `max_document_bytes`, which is half of what its states take at most. At least 1. A further one is refused as overloaded. It counts the clients whose address is
+    /// [known](relay_core::MemoryShare::address).
+    pub max_document_bytes_per_address: Option<usize>,
     /// The names of state fields that clients cannot set, because an edge adds them to the states that it shows; none by
     /// default.
     pub reserved_state_fields: &'static [&'static str],
@@ -52,6 +56,7 @@ impl Default for PresenceConfig {
             idle_after: Duration::from_secs(5 * 60),
             max_state_bytes: 4 * 1024,
             max_document_bytes: 64 * 1024 * 1024,
+            max_document_bytes_per_address: None,
             reserved_state_fields: &[],
             flush_interval: Duration::from_millis(50),
             max_waiting_events: 10_000,
@@ -62,6 +67,11 @@ impl Default for PresenceConfig {
 }
 
 impl PresenceConfig {
+    /// The most bytes of one document's states that the clients of one address set.
+    pub(crate) fn state_bytes_per_address(&self) -> usize {
+        self.max_document_bytes_per_address.unwrap_or(self.max_document_bytes.div_ceil(8))
+    }
+
     /// Checks every field against its bounds. [`LocalPresence::new`](crate::LocalPresence::new) does this first.
     ///
     /// # Errors
@@ -74,6 +84,7 @@ impl PresenceConfig {
             ("idle_after", self.idle_after.is_zero(), more_than_0),
             ("max_state_bytes", self.max_state_bytes == 0, at_least_1),
             ("max_document_bytes", self.max_document_bytes == 0, at_least_1),
+            ("max_document_bytes_per_address", self.state_bytes_per_address() == 0, at_least_1),
             ("flush_interval", self.flush_interval.is_zero(), more_than_0),
             ("max_waiting_events", self.max_waiting_events == 0, at_least_1),
             ("tick", self.tick.is_zero(), more_than_0),

@@ -5,6 +5,7 @@
 //! the last.
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use relay_core::{
     Activity, Actor, BudgetFull, CommandError, ConnectionId, DocumentId, ErrorCode, EventId, JoinOptions,
     JsonObject, Membership, MemoryShare, Monotonic, NodeId, Now, PresenceChange, PresenceSnapshot,
-    Reservation, SessionId, UserId,
+    Reservation, SessionId, ShareKind, UserId,
 };
 use relay_events::{
     EndReason, SESSION_ENDED, SessionEnded, SessionStarted, TypedPayload, USER_LEFT, UserJoined, UserLeft,
@@ -49,14 +50,54 @@ struct Connection {
 #[derive(Debug, Default)]
 struct ClientMemory {
     share: Option<MemoryShare>,
-    state: Option<Reservation>,
+    state: Option<ClientState>,
 }
 
-impl ClientMemory {
+/// The memory of a state beside the document's.
+#[derive(Debug)]
+struct ClientState {
+    /// In the share of the client and of its address.
+    _of_client: Reservation,
+    /// In the share of its address in the document, if the address is known.
+    _of_address: Option<Reservation>,
+}
+
+/// The shares of a document's states by the address that set them, each while something of it is used.
+#[derive(Debug)]
+struct AddressShares {
+    by_address: HashMap<IpAddr, MemoryShare>,
+    /// The share that they are made from. It counts the bytes once for all, elsewhere.
+    total: MemoryShare,
+}
+
+impl AddressShares {
     /// Reserves the memory of a state beside the one before it, which is given up when the result is put in its place.
-    fn reserve(&self, user: &UserId, state: &JsonObject) -> Result<Option<Reservation>, BudgetFull> {
+    /// `client` is the share of the client that sets it.
+    fn reserve(
+        &mut self,
+        client: Option<&MemoryShare>,
+        user: &UserId,
+        state: &JsonObject,
+        config: &PresenceConfig,
+    ) -> Result<Option<ClientState>, BudgetFull> {
+        let Some(client) = client else { return Ok(None) };
         let bytes = ReplicaEntry::bytes_of(user, state);
-        self.share.as_ref().map(|share| share.try_reserve_beside(bytes)).transpose()
+        let of_client = client.try_reserve_beside(bytes)?;
+        let of_address = client.address().map(|address| {
+            let new = || self.total.child(ShareKind::DocumentAddress, config.state_bytes_per_address());
+            let share = self.by_address.get(&address).cloned().unwrap_or_else(new);
+            let reserved = share.try_reserve_beside(bytes)?;
+            self.by_address.insert(address, share);
+            Ok(reserved)
+        });
+        Ok(Some(ClientState { _of_client: of_client, _of_address: of_address.transpose()? }))
+    }
+
+    /// Removes the share of `address` if nothing of it is used.
+    fn remove_unused(&mut self, address: IpAddr) {
+        if self.by_address.get(&address).is_some_and(|share| share.used() == 0) {
+            self.by_address.remove(&address);
+        }
     }
 }
 
@@ -86,6 +127,7 @@ pub(crate) struct Document {
     session: Option<Session>,
     view: PresenceView,
     connections: HashMap<ConnectionId, Connection>,
+    addresses: AddressShares,
     /// The number of connections that are lost.
     lost: usize,
     /// The connections of each user.
@@ -101,14 +143,15 @@ pub(crate) struct Document {
 }
 
 impl Document {
-    /// A document without participants.
-    pub(crate) fn new(id: DocumentId, view: PresenceView) -> Self {
+    /// A document without participants. The shares of addresses are made from `total`.
+    pub(crate) fn new(id: DocumentId, view: PresenceView, total: MemoryShare) -> Self {
         Self {
             id,
             session: None,
             readers: Readers::new(view.version()),
             view,
             connections: HashMap::new(),
+            addresses: AddressShares { by_address: HashMap::new(), total },
             lost: 0,
             users: HashMap::new(),
             departed_users: HashMap::new(),
@@ -160,8 +203,9 @@ impl Document {
             None => before.clone(),
         };
         let is_new = self.view.own_state(presence_key).is_none();
-        let mut client = ClientMemory { share: options.memory.clone(), state: None };
-        client.state = client.reserve(&membership.user, &state).map_err(overloaded)?;
+        let share = options.memory.clone();
+        let reserved = self.addresses.reserve(share.as_ref(), &membership.user, &state, config);
+        let client = ClientMemory { share, state: reserved.map_err(overloaded)? };
         if is_new || state != before {
             self.view.reserve_state(&membership.user, &state).map_err(overloaded)?;
         }
@@ -295,7 +339,7 @@ impl Document {
         config: &PresenceConfig,
         version: Version,
     ) -> Result<bool, CommandError> {
-        let Self { id, view, connections, .. } = self;
+        let Self { id, view, connections, addresses, .. } = self;
         let own = connections.get_mut(&membership.connection).filter(|one| one.user == membership.user);
         let Some(Connection { presence_key, client, .. }) = own else { return Err(not_joined(id)) };
         let presence_key = *presence_key;
@@ -304,7 +348,8 @@ impl Document {
         if state == before {
             return Ok(false);
         }
-        let reserved = client.reserve(&membership.user, &state).map_err(overloaded)?;
+        let reserved = addresses.reserve(client.share.as_ref(), &membership.user, &state, config);
+        let reserved = reserved.map_err(overloaded)?;
         view.reserve_state(&membership.user, &state).map_err(overloaded)?;
         client.state = reserved;
         view.put(version, presence_key, membership.user.clone(), state);
@@ -381,7 +426,11 @@ impl Document {
 
     /// Removes a connection alone. Its user may be left without one.
     fn remove_connection(&mut self, connection: ConnectionId) -> Option<Connection> {
-        let removed = self.connections.remove(&connection)?;
+        let mut removed = self.connections.remove(&connection)?;
+        removed.client.state = None;
+        if let Some(address) = removed.client.share.as_ref().and_then(MemoryShare::address) {
+            self.addresses.remove_unused(address);
+        }
         self.lost -= usize::from(removed.lost_at.is_some());
         if let Some(connections) = self.users.get_mut(&removed.user) {
             connections.remove(&connection);

@@ -124,7 +124,7 @@ impl Documents {
                 self.next_version(),
                 self.memory.child(ShareKind::Document, self.max_document_bytes),
             );
-            Document::new(id.clone(), view)
+            Document::new(id.clone(), view, self.memory.clone())
         });
         let value = change(document, self.next_version());
         Changed { value, needs_publisher: self.commit_change(shard, id) }

@@ -513,6 +513,42 @@ async fn states_count_to_the_address_that_set_them_until_they_are_gone() {
     assert!(used.try_reserve_beside(1_000).is_ok());
 }
 
+#[tokio::test]
+async fn one_address_takes_half_of_the_memory_of_a_documents_states() {
+    let mut config = PresenceConfig::default();
+    config.max_document_bytes = 40_000;
+    let scene = Scene::with(config);
+    let budget = MemoryBudget::default();
+    let join = async |user: &str, last: u8| {
+        let mut options = JoinOptions::default().state(object(&json!({"text": "x".repeat(1_000)})));
+        options.memory = Some(budget.connection(Some(IpAddr::from([10, 0, 0, last]))));
+        let membership = scene.membership(user);
+        scene.join_as(&membership, options).await.map(|_| membership)
+    };
+    let mut joined = Vec::new();
+    let refused = loop {
+        match join(&format!("user-{}", joined.len()), 1).await {
+            Ok(membership) => joined.push(membership),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((joined.len(), refused.code()), (4, ErrorCode::Overloaded));
+    assert!(refused.to_string().contains("your address in this document"), "{refused}");
+    let larger = json!({"more": "x"});
+    let refused = scene.request(&joined[0], "presence:update", larger).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::Overloaded);
+    // The others have their part, and so has the address itself when its participants have left.
+    for number in 0..3 {
+        join(&format!("other-{number}"), 2).await.unwrap();
+    }
+    for membership in &joined {
+        scene.presence.leave(membership, LeaveReason::Left);
+    }
+    for number in 0..4 {
+        join(&format!("back-{number}"), 1).await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[allow(clippy::disallowed_methods, reason = "the test waits for its tasks")]
 async fn changes_at_once_get_their_versions_in_the_order_in_which_they_are_made() {

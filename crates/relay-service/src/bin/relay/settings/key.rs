@@ -190,6 +190,8 @@ keys! {
         "The largest state of one participant, as JSON.";
     "presence.max_document_bytes" => presence.max_document_bytes,
         "The most bytes of one document's presence, with departed participants and encoded rosters. States take at most a quarter of it; a further one is refused with `overloaded`.";
+    "presence.max_document_bytes_per_address" => presence.max_document_bytes_per_address,
+        "The most bytes of one document's states that clients of one address set. A further one is refused with `overloaded`. `none`: half of what the document's states take at most.";
     "presence.flush_interval" => presence.flush_interval,
         "The interval between messages about presence. Changes within it are sent together. Beyond 500 connections to a document it is longer.";
     "presence.max_waiting_events" => presence.max_waiting_events,
