@@ -71,7 +71,10 @@ fn measure(what: &str, address: SocketAddr, check: &ProbeCheck, count: &AtomicU6
             registration.probe = ProbeSpec::new(check.clone());
             registration.probe.interval = *ProbeSpec::INTERVAL.start();
             registration.probe.rise = NonZeroU32::MIN;
-            router.register(ServiceName::new(format!("service-{n}")).unwrap(), registration).await.unwrap();
+            router
+                .register(ServiceName::new(format!("service-{n}")).unwrap(), registration, None)
+                .await
+                .unwrap();
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
         let (before, checks) = (on_processor(), count.load(Ordering::Relaxed));

@@ -5,6 +5,7 @@
 //! lock with short critical sections. The observer is called after the lock is released.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -123,7 +124,7 @@ impl HealthMonitor {
         self.sync_probe_tasks();
     }
 
-    /// Registers a service, or replaces its registration.
+    /// Registers a service that asks from `address`, or replaces its registration.
     ///
     /// # Errors
     /// See [`RegisterError`].
@@ -131,8 +132,9 @@ impl HealthMonitor {
         &self,
         name: ServiceName,
         registration: Registration,
+        address: Option<IpAddr>,
     ) -> Result<Registered, RegisterError> {
-        let registered = self.update(|registry, now| registry.register(name, registration, now))?;
+        let registered = self.update(|registry, now| registry.register(name, registration, address, now))?;
         self.sync_probe_tasks();
         Ok(registered)
     }

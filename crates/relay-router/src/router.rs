@@ -9,6 +9,7 @@ mod services;
 mod start;
 mod targets;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -171,7 +172,8 @@ impl Router {
         self.run_to_end(move |inner| async move { inner.services.attach(target).await }).await
     }
 
-    /// Registers a service, or renews its registration. It is a target from then on.
+    /// Registers a service, or renews its registration. It is a target from then on. With `address`, that of the client
+    /// that asks, it counts among the [services of that address](crate::health::HealthConfig::max_services_per_address).
     ///
     /// # Errors
     /// See [`RegisterError`].
@@ -179,8 +181,12 @@ impl Router {
         &self,
         name: ServiceName,
         registration: Registration,
+        address: Option<IpAddr>,
     ) -> Result<Registered, RegisterError> {
-        self.run_to_end(move |inner| async move { inner.services.register(name, registration).await }).await
+        self.run_to_end(
+            move |inner| async move { inner.services.register(name, registration, address).await },
+        )
+        .await
     }
 
     /// Renews a service's lease. Returns its duration.

@@ -26,6 +26,10 @@ pub struct HealthConfig {
     /// The most services and targets that are remembered at once. Default 1,000. At least 1, for otherwise no
     /// service could register.
     pub max_services: usize,
+    /// The most services that are remembered at once of those that register from one address. Beyond it, the one of them that
+    /// is gone for longest is forgotten. Default `None`: a quarter of `max_services`. At least 1. It counts the services whose
+    /// address the edge knows.
+    pub max_services_per_address: Option<usize>,
     /// The interval at which leases and ejections are checked. Default 500 ms. More than 0, for otherwise the
     /// check would never pause.
     pub tick: Duration,
@@ -56,6 +60,7 @@ impl Default for HealthConfig {
             drain_timeout: Duration::from_secs(60),
             secret_grace: Duration::from_secs(24 * 60 * 60),
             max_services: 1_000,
+            max_services_per_address: None,
             tick: Duration::from_millis(500),
             eject_after: 10,
             eject_for: Duration::from_secs(10),
@@ -67,6 +72,11 @@ impl Default for HealthConfig {
 }
 
 impl HealthConfig {
+    /// The most services of one address.
+    pub(crate) fn services_per_address(&self) -> usize {
+        self.max_services_per_address.unwrap_or(self.max_services.div_ceil(4))
+    }
+
     /// Checks the bounds that the fields' documentation names.
     ///
     /// # Errors
@@ -77,6 +87,7 @@ impl HealthConfig {
             ("heartbeat_every", self.heartbeat_every.is_zero()),
             ("drain_timeout", self.drain_timeout.is_zero()),
             ("max_services", self.max_services == 0),
+            ("max_services_per_address", self.services_per_address() == 0),
             ("tick", self.tick.is_zero()),
             ("eject_after", self.eject_after == 0),
             ("eject_for", self.eject_for.is_zero()),

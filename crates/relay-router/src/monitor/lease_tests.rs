@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping it")]
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,7 +44,7 @@ fn monitor() -> HealthMonitor {
 }
 
 fn register(monitor: &HealthMonitor, service: &str) -> Registered {
-    monitor.register(name(service), Registration::new(format!("https://{service}.example"))).unwrap()
+    monitor.register(name(service), Registration::new(format!("https://{service}.example")), None).unwrap()
 }
 
 fn seconds(seconds: f64) -> Duration {
@@ -136,7 +137,7 @@ async fn a_service_at_another_address_takes_the_lease_and_is_unknown_again() {
     let monitor = monitor();
     let first = register(&monitor, "sift");
     monitor.heartbeat(&name("sift"), first.lease, Heartbeat::default()).unwrap();
-    let there = monitor.register(name("sift"), Registration::new("https://elsewhere.example")).unwrap();
+    let there = monitor.register(name("sift"), Registration::new("https://elsewhere.example"), None).unwrap();
     assert!(!there.is_new);
     assert_eq!((there.service.state, there.secret), (Unknown, first.secret));
     let lost = Err(LeaseError::LeaseLost { service: name("sift") });
@@ -152,7 +153,7 @@ async fn a_service_that_registers_again_at_its_address_keeps_its_health() {
     monitor.heartbeat(&name("sift"), lease, Heartbeat::default()).unwrap();
     let mut registration = Registration::new("https://sift.example");
     registration.version = Some("2".to_owned());
-    let again = monitor.register(name("sift"), registration).unwrap();
+    let again = monitor.register(name("sift"), registration, None).unwrap();
     assert_eq!((again.service.state, again.service.version.as_deref()), (Healthy, Some("2")));
     monitor.shutdown().await;
 }
@@ -190,8 +191,8 @@ async fn services_are_found_by_what_they_can_do_and_how_they_are() {
     let quality = Capability::new("quality").unwrap();
     let mut able = Registration::new("https://sift.example");
     able.capabilities = vec![quality.clone()];
-    let sift = monitor.register(name("sift"), able.clone()).unwrap().lease;
-    monitor.register(name("other"), able).unwrap();
+    let sift = monitor.register(name("sift"), able.clone(), None).unwrap().lease;
+    monitor.register(name("other"), able, None).unwrap();
     register(&monitor, "cast");
     let degraded = Heartbeat::new(ReportedState::Degraded, Some("disk full".to_owned()));
     monitor.heartbeat(&name("sift"), sift, degraded).unwrap();
@@ -212,8 +213,9 @@ async fn more_services_than_the_limit_and_too_much_of_anything_are_refused() {
     let (monitor, _) = start(config);
     register(&monitor, "a");
     register(&monitor, "b");
-    let refused =
-        |service: &str, registration| monitor.register(name(service), registration).unwrap_err().to_string();
+    let refused = |service: &str, registration| {
+        monitor.register(name(service), registration, None).unwrap_err().to_string()
+    };
     assert_eq!(
         refused("c", Registration::new("https://c.example")),
         "3 services are too many; there may be 2"
@@ -227,12 +229,57 @@ async fn more_services_than_the_limit_and_too_much_of_anything_are_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_address_registers_a_quarter_of_the_services_and_each_service_counts_where_it_is_now() {
+    let (monitor, _) = start(HealthConfig { max_services: 8, ..HealthConfig::default() });
+    let register = |service: &str, last: u8| {
+        let address = Some(IpAddr::from([10, 0, 0, last]));
+        monitor.register(name(service), Registration::new("https://x.example"), address)
+    };
+    register("a", 1).unwrap();
+    register("b", 1).unwrap();
+    let refused = register("c", 1).unwrap_err().to_string();
+    assert_eq!(
+        refused,
+        "2 services are registered from 10.0.0.1, the most that are allowed; deregister one first"
+    );
+    // A service may register again, and a place is free when it has done so from elsewhere.
+    register("b", 1).unwrap();
+    let lease = register("b", 2).unwrap().lease;
+    register("c", 1).unwrap();
+    // Those that are gone give their places to the next of their address, and to no other.
+    monitor.heartbeat(&name("b"), lease, Heartbeat::default()).unwrap();
+    sleep(seconds(29.0)).await;
+    monitor.heartbeat(&name("b"), lease, Heartbeat::default()).unwrap();
+    sleep(seconds(2.0)).await;
+    register("d", 2).unwrap();
+    assert_eq!(monitor.known().len(), 4);
+    register("e", 1).unwrap();
+    register("c", 1).unwrap();
+    register("f", 1).unwrap_err();
+    register("f", 2).unwrap_err();
+    let mut known = monitor.known();
+    known.sort();
+    assert_eq!(known, ["b", "c", "d", "e"].map(name));
+    // The address of a registration outlasts a restart.
+    let kept = serde_json::to_string(&monitor.record(&name("c")).unwrap()).unwrap();
+    monitor.shutdown().await;
+    let (monitor, _) = start(HealthConfig { max_services: 4, ..HealthConfig::default() });
+    monitor.restore(serde_json::from_str(&kept).unwrap());
+    let address = Some(IpAddr::from([10, 0, 0, 1]));
+    let refused = monitor.register(name("d"), Registration::new("https://x.example"), address);
+    assert!(matches!(refused, Err(RegisterError::TooManyFromAddress { max: 1, .. })));
+    monitor.register(name("d"), Registration::new("https://x.example"), None).unwrap();
+    monitor.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_target_of_the_rules_keeps_its_name_and_is_gone_when_they_name_it_no_longer() {
     let (monitor, told) = start(HealthConfig::default());
     let text = "[[targets]]\nname = \"audit\"\nurl = \"https://audit.example\"";
     let rules = RuleSet::parse(text, RuleFormat::Toml).unwrap();
     monitor.configure(rules.targets());
-    let refused = monitor.register(name("audit"), Registration::new("https://sift.example")).unwrap_err();
+    let refused =
+        monitor.register(name("audit"), Registration::new("https://sift.example"), None).unwrap_err();
     assert!(matches!(refused, RegisterError::NameTaken { .. }), "{refused}");
     monitor.configure(&[]);
     assert_eq!(states_of(&told), [Unknown, Gone]);

@@ -98,7 +98,7 @@ fn register(monitor: &HealthMonitor, service: &str, url: String, check: ProbeChe
     registration.probe = ProbeSpec::new(check);
     registration.probe.interval = *ProbeSpec::INTERVAL.start();
     (registration.probe.rise, registration.probe.fall) = (NonZeroU32::MIN, NonZeroU32::MIN);
-    monitor.register(name(service), registration).unwrap();
+    monitor.register(name(service), registration, None).unwrap();
 }
 
 fn http(path: &str, body: Option<&str>) -> ProbeCheck {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
@@ -228,6 +229,9 @@ pub(crate) struct ServiceRecord {
     pub(crate) name: ServiceName,
     pub(crate) registration: Registration,
     pub(crate) registered_at: Timestamp,
+    /// The address that it was registered from, if the edge knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) address: Option<IpAddr>,
     pub(crate) lease: LeaseId,
     pub(crate) secret: String,
     /// The previous secret, and the end of its use.
@@ -301,6 +305,14 @@ pub enum RegisterError {
         /// The limit.
         max: usize,
     },
+    /// The limit of services that are registered from one address is reached.
+    #[error("{max} services are registered from {address}, the most that are allowed; deregister one first")]
+    TooManyFromAddress {
+        /// The limit.
+        max: usize,
+        /// The address.
+        address: IpAddr,
+    },
     /// The outbound policy refuses the address.
     #[error(transparent)]
     Outbound(#[from] OutboundError),
@@ -342,6 +354,7 @@ mod tests {
             name: ServiceName::new("sift").unwrap(),
             registration: Registration::new("https://sift.example"),
             registered_at: Timestamp::UNIX_EPOCH,
+            address: None,
             lease: LeaseId::random(),
             secret: "new".to_owned(),
             old_secret: Some(("old".to_owned(), until)),

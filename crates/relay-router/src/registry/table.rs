@@ -1,6 +1,7 @@
 //! The table of all services and targets, with the health of each.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,18 +85,22 @@ impl Registry {
         self.entries.get(name).map_or(ServiceState::Unknown, |entry| entry.health.state())
     }
 
-    /// Registers a service, or replaces its registration; an earlier lease is lost.
+    /// Registers a service that asks from `address`, or replaces its registration; an earlier lease is lost.
     pub(crate) fn register(
         &mut self,
         name: ServiceName,
         registration: Registration,
+        address: Option<IpAddr>,
         now: Now,
     ) -> Result<Registered, RegisterError> {
         registration.validate()?;
-        let before = self.lease(&name);
-        if before.is_none() && self.entries.contains_key(&name) {
+        if self.lease(&name).is_none() && self.entries.contains_key(&name) {
             return Err(RegisterError::NameTaken { service: name });
         }
+        if let Some(address) = address {
+            self.make_place(&name, address)?;
+        }
+        let before = self.lease(&name);
         let is_new = before.is_none_or(|lease| matches!(lease.phase, LeasePhase::Gone(_)));
         if before.is_none() && self.entries.len() >= self.config.max_services {
             let (count, max) = (self.entries.len() + 1, self.config.max_services);
@@ -110,6 +115,7 @@ impl Registry {
             name: name.clone(),
             registration,
             registered_at: now.wall,
+            address,
             lease,
             secret,
             old_secret,
@@ -135,6 +141,29 @@ impl Registry {
         };
         let (ttl, heartbeat_every) = (self.config.lease, self.config.heartbeat_every);
         Ok(Registered { service, lease, ttl, heartbeat_every, secret, is_new })
+    }
+
+    /// Makes sure that `address` has a place for the service `name`. Where it has none, the one of its services that is gone
+    /// for longest is forgotten.
+    fn make_place(&mut self, name: &ServiceName, address: IpAddr) -> Result<(), RegisterError> {
+        let max = self.config.services_per_address();
+        let leases = self.entries.iter().filter_map(|(other, entry)| match &entry.origin {
+            ServiceOrigin::Registered(lease) if other != name => Some((other, lease)),
+            _ => None,
+        });
+        let of_address = leases.filter(|(_, lease)| lease.record.address == Some(address));
+        if of_address.clone().count() < max {
+            return Ok(());
+        }
+        let gone = of_address.filter_map(|(other, lease)| match lease.phase {
+            LeasePhase::Gone(since) => Some((since, other.clone())),
+            LeasePhase::Held | LeasePhase::Draining(_) => None,
+        });
+        let Some((_, longest_gone)) = gone.min() else {
+            return Err(RegisterError::TooManyFromAddress { max, address });
+        };
+        self.entries.remove(&longest_gone);
+        Ok(())
     }
 
     /// Restores a registration from before a restart; its lease begins now.

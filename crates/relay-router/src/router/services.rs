@@ -1,6 +1,7 @@
 //! The changes of targets outside the rules: attached targets, registered services, and the events that report changes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -82,11 +83,12 @@ impl Services {
         })
     }
 
-    /// Registers a service, or renews its registration.
+    /// Registers a service that asks from `address`, or renews its registration.
     pub(super) async fn register(
         &self,
         name: ServiceName,
         registration: Registration,
+        address: Option<IpAddr>,
     ) -> Result<Registered, RegisterError> {
         let _guard = self.context.config_lock.lock().await;
         if self.context.static_targets.lock().contains_key(&name) {
@@ -94,7 +96,7 @@ impl Services {
         }
         self.context.outbound.check_url(&registration.url)?;
         let monitor = &self.context.deps().monitor;
-        let registered = monitor.register(name.clone(), registration)?;
+        let registered = monitor.register(name.clone(), registration, address)?;
         let Some(record) = monitor.record(&name) else { return Ok(registered) };
         let mut batch = WriteBatch::default();
         batch.service(&name, &record);

@@ -16,7 +16,7 @@ use relay_router::rules::Capability;
 use serde::{Deserialize, Serialize};
 
 use super::api::Api;
-use super::extract::JsonBody;
+use super::extract::{JsonBody, RequestMemory};
 use super::problem::Problem;
 use super::routing::{NamedPath, router};
 
@@ -45,10 +45,11 @@ struct ServiceLease {
 async fn register(
     State(api): State<Api>,
     name: Result<Path<NamedPath>, PathRejection>,
+    memory: RequestMemory,
     JsonBody(registration): JsonBody<Registration>,
 ) -> Result<Response, Problem> {
     let Path(NamedPath { name }) = name?;
-    let registered = router(&api)?.register(name, registration).await?;
+    let registered = router(&api)?.register(name, registration, memory.address()).await?;
     let status = if registered.is_new { StatusCode::CREATED } else { StatusCode::OK };
     let lease = ServiceLease {
         id: registered.lease,
@@ -145,7 +146,7 @@ impl From<RegisterError> for Problem {
             RegisterError::Store(error) => return error.into(),
             RegisterError::NameTaken { .. } => (StatusCode::CONFLICT, "name_taken"),
             RegisterError::Outbound(_) => (StatusCode::FORBIDDEN, "address_refused"),
-            RegisterError::TooMany { what: "services", .. } => {
+            RegisterError::TooMany { what: "services", .. } | RegisterError::TooManyFromAddress { .. } => {
                 (StatusCode::TOO_MANY_REQUESTS, "too_many_services")
             }
             _ => (StatusCode::BAD_REQUEST, "invalid_request"),

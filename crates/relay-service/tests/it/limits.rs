@@ -478,12 +478,12 @@ fn states_of_participants_hold_no_more_than_the_share_of_their_address() {
     assert!((300..=340).contains(&joins), "{joins}");
 }
 
-/// Posts JSON from the loopback address that ends with `last`.
-fn post_from(last: u8, server: &Server, path: &str, body: &Value) -> String {
+/// Sends JSON from the loopback address that ends with `last`.
+fn send_from(last: u8, server: &Server, method: &str, path: &str, body: &Value) -> String {
     let (mut stream, body) = (connect_from(last, server), body.to_string());
     write!(
         stream,
-        "POST {path} HTTP/1.0\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+        "{method} {path} HTTP/1.0\r\nhost: localhost\r\ncontent-type: application/json\r\n\
          content-length: {}\r\n\r\n{body}",
         body.len()
     )
@@ -496,7 +496,13 @@ fn one_address_does_not_lock_in_all_documents_that_may_have_locks() {
     let data = data();
     let server = start(data.path(), &["locks.max_documents=8"]);
     let lock = |last: u8, number: usize| {
-        post_from(last, &server, &format!("/v1/documents/doc-{number}/locks"), &json!({"user": "ada"}))
+        send_from(
+            last,
+            &server,
+            "POST",
+            &format!("/v1/documents/doc-{number}/locks"),
+            &json!({"user": "ada"}),
+        )
     };
     for number in 0..2 {
         let locked = lock(1, number);
@@ -514,4 +520,22 @@ fn one_address_does_not_lock_in_all_documents_that_may_have_locks() {
     assert!(other.starts_with("HTTP/1.0 201 "), "{other}");
     let held = server.get("/v1/stats").json()["memory"]["held_bytes"]["locks"].as_u64();
     assert!(held > Some(3 * 1024), "{held:?}");
+}
+
+#[test]
+fn one_address_does_not_register_all_services() {
+    let data = data();
+    let server = support::service::routing_server_with(&data, "", &["--set", "router.max_services=8"]);
+    let register = |last: u8, name: &str| {
+        let body = json!({"url": "http://127.0.0.1:9/events"});
+        send_from(last, &server, "PUT", &format!("/v1/services/{name}"), &body)
+    };
+    for name in ["one", "two"] {
+        let registered = register(1, name);
+        assert!(registered.starts_with("HTTP/1.0 201 "), "{registered}");
+    }
+    let refused = register(1, "three");
+    assert!(refused.starts_with("HTTP/1.0 429 ") && refused.contains("too_many_services"), "{refused}");
+    let other = register(2, "three");
+    assert!(other.starts_with("HTTP/1.0 201 "), "{other}");
 }

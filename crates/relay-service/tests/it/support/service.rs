@@ -12,10 +12,17 @@ use super::{PATIENCE, Server};
 
 /// A server that routes by `rules`, also to services on this machine.
 pub fn routing_server(data: &TempDir, rules: &str) -> Server {
+    routing_server_with(data, rules, &[])
+}
+
+/// A server like that of [`routing_server`], with further arguments.
+pub fn routing_server_with(data: &TempDir, rules: &str, more: &[&str]) -> Server {
     let path = data.path().join("rules.toml");
     std::fs::write(&path, rules).unwrap();
     let rules = format!("router.rules={}", path.display());
-    Server::start_with(data.path(), &["--set", "router.allow_networks=127.0.0.0/8", "--set", &rules])
+    let mut arguments = vec!["--set", "router.allow_networks=127.0.0.0/8", "--set", &rules];
+    arguments.extend(more);
+    Server::start_with(data.path(), &arguments)
 }
 
 /// A request that a service got.

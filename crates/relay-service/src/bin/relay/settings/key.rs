@@ -246,6 +246,8 @@ keys! {
         "The time for which deliveries are also signed with the previous secret after a rotation.";
     "router.max_services" => router.health.max_services,
         "The most services and targets that are remembered at once.";
+    "router.max_services_per_address" => router.health.max_services_per_address,
+        "The most services that are remembered at once of those that registered from one address. The one of them that is gone for longest is forgotten for another; without one, more are refused with `too_many_services`. `none`: a quarter of `router.max_services`.";
     "router.tick" => router.health.tick,
         "The interval at which leases and ejections are checked.";
     "router.eject_after" => router.health.eject_after,
