@@ -224,8 +224,8 @@ pub struct HttpConfig {
     /// HTTP connections that are open at once, event streams among them. More are refused with 503. A connection that
     /// becomes a WebSocket is no longer one of them. Default 10,000.
     pub max_connections: usize,
-    /// The most of them from one address, trusted proxies excepted. More are refused with 503. Default `None`: no limit
-    /// of its own.
+    /// The most of them from one address, trusted proxies excepted. More are refused with 503. Default `None`: three times the
+    /// connections that are free, so that one address alone takes three quarters of all.
     pub max_connections_per_address: Option<usize>,
     /// Proxies whose `X-Forwarded-For` is used as the client's address. Default none.
     pub trusted_proxies: Vec<IpNet>,

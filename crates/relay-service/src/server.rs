@@ -63,7 +63,7 @@ impl Server {
         };
         let policy = AcceptPolicy::new(ConnectionLimits {
             total: config.max_connections,
-            per_address: config.max_connections_per_address.unwrap_or(usize::MAX),
+            per_address: config.max_connections_per_address,
         });
         let context = ServerContext { config, tls, policy, counters: HttpCounters::default(), memory };
         Ok(Self { context: Arc::new(context) })

@@ -177,7 +177,11 @@ fn connections_that_go_without_a_word_leave_nothing_behind() {
     let data = data();
     let config = data.path().join("relay.toml");
     // Little of the documents' history is kept in memory, so that what is measured is the connections.
-    let settings = "[presence]\ngrace = \"1s\"\n[bus]\ncache_events = 16\nwarm_events = 16\n";
+    // All clients come from one address.
+    let settings = format!(
+        "[presence]\ngrace = \"1s\"\n[bus]\ncache_events = 16\nwarm_events = 16\n\
+         [ws]\nmax_connections_per_address = {connections}\n"
+    );
     std::fs::write(&config, settings).unwrap();
     let server = Server::start_with(data.path(), &["--config", config.to_str().unwrap()]);
     let before = usage(&server);

@@ -61,7 +61,7 @@ impl Admissions {
     pub(crate) fn new(config: &WsConfig) -> Self {
         let limits = ConnectionLimits {
             total: config.max_connections,
-            per_address: config.max_connections_per_address.unwrap_or(usize::MAX),
+            per_address: config.max_connections_per_address,
         };
         let turns = Turns::new(config.admission_rate, config.admission_burst);
         Self {

@@ -21,9 +21,10 @@ use relay_core::ConfigError;
 pub struct WsConfig {
     /// The most connections that are open at once; 10,000 by default. At least 1. More are refused with 503.
     pub max_connections: usize,
-    /// The most connections that are open at once from one address. At least 1. `None`, the default, sets no limit of its own,
-    /// since all clients may come from one proxy or office. More are refused with 503. It counts the connections
-    /// whose address is [known](crate::ClientAddress).
+    /// The most connections that are open at once from one address. At least 1. `None`, the default, limits each address to
+    /// three times the connections that are free: one address alone takes three quarters of all, since all clients may
+    /// come from one proxy or office. More are refused with 503. It counts the connections whose address is
+    /// [known](crate::ClientAddress).
     pub max_connections_per_address: Option<usize>,
     /// The connections per second that are admitted; 2,000 by default. At least 1. A connection that comes earlier waits
     /// for its turn.

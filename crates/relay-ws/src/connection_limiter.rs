@@ -1,5 +1,9 @@
 //! [`ConnectionLimiter`]: a limit of the connections that are open at once, in total and from one address. It has no clock
 //! and does no I/O. A server has one for each kind of connection that it limits.
+//!
+//! Without a limit of its own, an address has at most three times as many connections as are free. So one address alone takes
+//! three quarters of all, two take three sevenths each, and an address that has few gets the last ones. A fixed share would
+//! either keep out the clients behind one proxy, or let a few addresses take everything.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,8 +16,9 @@ use parking_lot::Mutex;
 pub struct ConnectionLimits {
     /// The limit in total. At 0 every connection is refused.
     pub total: usize,
-    /// The limit for each address. At 0 every connection with a known address is refused.
-    pub per_address: usize,
+    /// The limit for each address. At 0 every connection with a known address is refused. `None` limits each address to three
+    /// times the connections that are free.
+    pub per_address: Option<usize>,
 }
 
 /// A counter of open connections that refuses connections beyond a limit. Clones share their counts.
@@ -21,7 +26,7 @@ pub struct ConnectionLimits {
 /// ```
 /// use relay_ws::{ConnectionLimiter, ConnectionLimits, LimitReached};
 ///
-/// let limiter = ConnectionLimiter::new(ConnectionLimits { total: 1, per_address: 1 });
+/// let limiter = ConnectionLimiter::new(ConnectionLimits { total: 1, per_address: None });
 /// let permit = limiter.acquire(None)?;
 /// assert_eq!(limiter.acquire(None).unwrap_err(), LimitReached::Total { max: 1 });
 ///
@@ -59,9 +64,9 @@ pub enum LimitReached {
         max: usize,
     },
     /// The limit for an address is reached.
-    #[error("{max} connections from {address} are open, the most that are allowed; close one first")]
+    #[error("{max} connections from {address} are open, the most that are allowed for now; close one first")]
     Address {
-        /// The limit.
+        /// The limit. Without one of its own, the connections that the address has.
         max: usize,
         /// The address.
         address: IpAddr,
@@ -101,8 +106,9 @@ impl ConnectionLimiter {
         }
         if let Some(address) = address {
             let open = counts.by_address.get(&address).copied().unwrap_or(0);
-            if open >= per_address {
-                return Err(LimitReached::Address { max: per_address, address });
+            let max = per_address.unwrap_or_else(|| 3 * (total - counts.total));
+            if open >= max {
+                return Err(LimitReached::Address { max: per_address.unwrap_or(open), address });
             }
             counts.by_address.insert(address, open + 1);
         }
@@ -137,7 +143,7 @@ mod tests {
 
     #[test]
     fn each_limit_refuses_and_a_permit_that_is_dropped_makes_room() {
-        let limiter = ConnectionLimiter::new(ConnectionLimits { total: 3, per_address: 2 });
+        let limiter = ConnectionLimiter::new(ConnectionLimits { total: 3, per_address: Some(2) });
         let first = limiter.acquire(Some(ADA)).unwrap();
         let _second = limiter.acquire(Some(ADA)).unwrap();
         assert_eq!(limiter.acquire(Some(ADA)).unwrap_err(), LimitReached::Address { max: 2, address: ADA });
@@ -148,9 +154,34 @@ mod tests {
         assert_eq!(limiter.open(), 3);
     }
 
+    /// The connections that each of these addresses gets, one after the other.
+    fn shares(total: usize, addresses: u8) -> Vec<usize> {
+        let limiter = ConnectionLimiter::new(ConnectionLimits { total, per_address: None });
+        let mut permits = Vec::new();
+        let take = |last| {
+            let address = IpAddr::V4(Ipv4Addr::new(10, 0, 0, last));
+            let taken = std::iter::from_fn(|| limiter.acquire(Some(address)).ok()).collect::<Vec<_>>();
+            let count = taken.len();
+            permits.extend(taken);
+            count
+        };
+        (0..addresses).map(take).collect()
+    }
+
+    #[test]
+    fn without_a_limit_of_its_own_an_address_leaves_a_part_of_what_is_free() {
+        assert_eq!(shares(10_000, 5), [7_500, 1_875, 469, 117, 30]);
+        // Where there are few, one address may have them all.
+        assert_eq!([1, 2, 3, 4].map(|total| shares(total, 1)), [[1], [2], [3], [3]].map(Vec::from));
+        // Clients without a known address are not limited.
+        let limiter = ConnectionLimiter::new(ConnectionLimits { total: 4, per_address: None });
+        let permits: Vec<_> = std::iter::from_fn(|| limiter.acquire(None).ok()).collect();
+        assert_eq!(permits.len(), 4);
+    }
+
     #[test]
     fn nothing_of_an_address_stays_behind() {
-        let limiter = ConnectionLimiter::new(ConnectionLimits { total: 3, per_address: 2 });
+        let limiter = ConnectionLimiter::new(ConnectionLimits { total: 3, per_address: Some(2) });
         let permits = [limiter.acquire(Some(ADA)).unwrap(), limiter.acquire(Some(BEN)).unwrap()];
         drop(permits);
         assert_eq!(limiter.open(), 0);

@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn only_so_many_are_told_that_they_are_refused() {
-        let policy = AcceptPolicy::new(ConnectionLimits { total: 1, per_address: 1 });
+        let policy = AcceptPolicy::new(ConnectionLimits { total: 1, per_address: None });
         let AcceptDecision::Serve(_permit) = policy.decide(None) else { panic!("not served") };
         let mut refusals: Vec<_> = (0..MAX_REFUSALS).map(|_| refused(policy.decide(None))).collect();
         assert!(matches!(policy.decide(None), AcceptDecision::Close));

@@ -216,7 +216,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, peer) = listener.accept().await.unwrap();
-        let policy = AcceptPolicy::new(ConnectionLimits { total: 1, per_address: 1 });
+        let policy = AcceptPolicy::new(ConnectionLimits { total: 1, per_address: None });
         let AcceptDecision::Serve(permit) = policy.decide(None) else { panic!("not served") };
         let memory = MemoryBudget::default();
         let context = ServerContext {

@@ -56,7 +56,13 @@ fn rest(mut stream: TcpStream) -> String {
 
 /// Sends a request and returns its answer.
 pub(crate) fn ask(mut stream: TcpStream, host: &str) -> String {
-    write!(stream, "GET /health/live HTTP/1.0\r\nhost: {host}\r\n\r\n").unwrap();
+    write!(stream, "GET /v1/stats HTTP/1.0\r\nhost: {host}\r\n\r\n").unwrap();
+    rest(stream)
+}
+
+/// Asks for a path, and returns the answer.
+fn ask_for(path: &str, mut stream: TcpStream) -> String {
+    write!(stream, "GET {path} HTTP/1.0\r\nhost: localhost\r\n\r\n").unwrap();
     rest(stream)
 }
 
@@ -538,4 +544,29 @@ fn one_address_does_not_register_all_services() {
     assert!(refused.starts_with("HTTP/1.0 429 ") && refused.contains("too_many_services"), "{refused}");
     let other = register(2, "three");
     assert!(other.starts_with("HTTP/1.0 201 "), "{other}");
+}
+
+#[test]
+fn one_address_does_not_take_all_connections() {
+    let data = data();
+    let server = start(data.path(), &["ws.max_connections=8", "http.max_connections=8"]);
+    let url = "ws://localhost/socket/websocket?vsn=2.0.0";
+    let connect =
+        |last: u8| tungstenite::client(url, connect_from(last, &server)).ok().map(|(socket, _)| socket);
+    let sockets: Vec<_> = std::iter::from_fn(|| connect(1)).collect();
+    assert_eq!(sockets.len(), 6);
+    assert!(connect(2).is_some());
+    server.counted("/ws/refused/too_many_connections_from_address", &json!(1));
+
+    // A connection that has ended may still have its place.
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let idle: Vec<_> = (0..6).map(|_| connect_from(1, &server)).collect();
+        let refused = ask_for("/metrics", connect_from(1, &server));
+        ok(&ask_for("/metrics", connect_from(2, &server)));
+        drop(idle);
+        if Instant::now() > deadline || refused.starts_with("HTTP/1.0 503 ") {
+            break unavailable(&refused, "too_many_connections_from_address");
+        }
+    }
 }

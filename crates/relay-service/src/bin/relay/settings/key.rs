@@ -141,7 +141,7 @@ keys! {
     "ws.max_connections" => ws.max_connections,
         "The most WebSocket connections that are open at once. More are refused with 503.";
     "ws.max_connections_per_address" => ws.max_connections_per_address,
-        "The most WebSocket connections from one address; behind a proxy, the address that the proxy names. More are refused with 503.";
+        "The most WebSocket connections from one address; behind a proxy, the address that the proxy names. More are refused with 503. `none`: three times as many as are free, so three quarters of `ws.max_connections` for one address alone.";
     "ws.admission_rate" => ws.admission_rate,
         "The WebSocket connections that are admitted per second. Further ones wait for their turn.";
     "ws.admission_burst" => ws.admission_burst,
@@ -279,7 +279,7 @@ keys! {
     "http.max_connections" => http.max_connections,
         "The most HTTP connections that are open at once, event streams included. More are refused with 503. WebSockets count under `ws.max_connections`.";
     "http.max_connections_per_address" => http.max_connections_per_address,
-        "The most HTTP connections from one address, trusted proxies excepted. More are refused with 503.";
+        "The most HTTP connections from one address, trusted proxies excepted. More are refused with 503. `none`: three times as many as are free, so three quarters of `http.max_connections` for one address alone.";
     "http.trusted_proxies" => http.trusted_proxies,
         "The addresses and networks of proxies whose `X-Forwarded-For` names the client's address.";
     "http.max_body_bytes" => http.max_body_bytes,
