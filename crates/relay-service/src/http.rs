@@ -40,6 +40,7 @@ use tracing::Span;
 
 pub(crate) use self::api::Api;
 use self::extract::RequestMemory;
+pub(crate) use self::health::{LIVE, live};
 pub(crate) use self::host::Hosts;
 use self::problem::Problem;
 use crate::config::HttpConfig;
@@ -85,7 +86,7 @@ pub(crate) fn router(api: Api) -> Router {
         .merge(rules::routes())
         .merge(targets::routes())
         .merge(decisions::routes())
-        .route("/health/live", get(health::live))
+        .route("/health/live", get(live))
         .route("/health/ready", get(health::ready))
         .layer(held)
         .merge(numbers)

@@ -184,7 +184,6 @@ impl Acceptor {
                 }
                 self.spawn(connection.refuse(stream, permit, reached));
             }
-            AcceptDecision::Close => counters.unanswered.increment(),
         }
     }
 

@@ -1,4 +1,5 @@
-//! `/health/live`: the process answers. `/health/ready`: the server can take requests.
+//! `/health/live`: the process answers. It answers so to a connection beyond the limits, too, since a server that is only busy
+//! is not to be restarted. `/health/ready`: the server can take requests.
 
 use axum::Json;
 use axum::extract::State;
@@ -9,12 +10,15 @@ use serde::Serialize;
 use super::api::Api;
 use super::problem::Problem;
 
+/// The path of the check that the process answers.
+pub(crate) const LIVE: &str = "/health/live";
+
 #[derive(Serialize)]
-pub(super) struct HealthStatus {
+pub(crate) struct HealthStatus {
     status: &'static str,
 }
 
-pub(super) async fn live() -> Json<HealthStatus> {
+pub(crate) async fn live() -> Json<HealthStatus> {
     Json(HealthStatus { status: "live" })
 }
 

@@ -23,17 +23,18 @@ use relay_events::ErrorBody;
 use relay_ws::{ClientAddress, ConnectionPermit, LimitReached, Transport, TransportUnwrapper};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use super::accept::RefusalPermit;
 use super::context::ServerContext;
 use super::heads::HeadMemory;
 use super::memory::ConnectionMemory;
 use super::proxy::{self, ThroughProxy};
 use super::stream::{HttpStream, Stalled};
 use super::tls::HandshakeError;
+use crate::http::{LIVE, live};
 
 /// The bytes of a request's head, and of an answer, that a connection buffers at most.
 pub(crate) const HEAD_BYTES: usize = 64 * 1024;
@@ -78,15 +79,25 @@ impl HttpConnection {
         drop(permit);
     }
 
-    /// Answers one request with 503.
-    pub(super) async fn refuse(self, stream: TcpStream, permit: OwnedSemaphorePermit, reached: LimitReached) {
-        let answer = |_: Request<Incoming>| std::future::ready(Ok(refusal_response(reached)));
+    /// Answers one request with 503, or that the process lives if the request asks for that.
+    pub(super) async fn refuse(self, stream: TcpStream, permit: RefusalPermit, reached: LimitReached) {
+        let answer = move |request: Request<Incoming>| async move {
+            let mut response = match request.uri().path() {
+                LIVE => live().await.into_response(),
+                _ => refusal_response(reached),
+            };
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            Ok(response)
+        };
         let (memory, never) = (self.memory(), CancellationToken::new());
-        let served = self.serve_http(stream, &memory, answer, &never);
-        if tokio::time::timeout(REFUSAL_TIMEOUT, served).await.is_err() {
-            tracing::debug!(peer = %self.peer, "a connection was too slow to read that it is refused");
+        let served = tokio::time::timeout(REFUSAL_TIMEOUT, self.serve_http(stream, &memory, answer, &never));
+        match permit.revoked.run_until_cancelled(served).await {
+            Some(Ok(())) => {}
+            Some(Err(_)) => {
+                tracing::debug!(peer = %self.peer, "a connection was too slow to read that it is refused");
+            }
+            None => self.context.counters.unanswered.increment(),
         }
-        drop(permit);
     }
 
     /// The memory of the connection. Behind a proxy, the head itself tells the client's address.
@@ -192,7 +203,6 @@ fn refusal_response(reached: LimitReached) -> Response {
     let body = ErrorBody::new(reached.reason()).message(reached.to_string());
     let mut response = (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response();
     let headers = response.headers_mut();
-    headers.insert(CONNECTION, HeaderValue::from_static("close"));
     // Spread over time, so that clients that are refused together do not come back together.
     headers.insert(RETRY_AFTER, HeaderValue::from(rand::random_range(1..=RETRY_WITHIN_SECONDS)));
     response

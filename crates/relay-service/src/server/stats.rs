@@ -29,7 +29,7 @@ pub struct RefusedConnections {
     pub too_many_connections: u64,
     /// The limit of open connections from one address was reached.
     pub too_many_connections_from_address: u64,
-    /// Closed for one of those reasons without an answer, since many were being refused at that moment.
+    /// Those of them that were closed without an answer, since many newer ones were being refused.
     pub unanswered: u64,
 }
 

@@ -570,3 +570,17 @@ fn one_address_does_not_take_all_connections() {
         }
     }
 }
+
+#[test]
+fn a_server_whose_connections_are_all_taken_is_alive() {
+    let data = data();
+    let server = start(data.path(), &["http.max_connections=2"]);
+    let held = [connect(&server), connect(&server)];
+    // More than are refused at once, none of which sends anything.
+    let silent: Vec<_> = (0..300).map(|_| connect(&server)).collect();
+    ok(&ask_for("/health/live", connect_from(2, &server)));
+    unavailable(&ask_for("/health/ready", connect_from(2, &server)), "too_many_connections");
+    drop(held);
+    until_let_in(&server);
+    drop(silent);
+}

@@ -312,6 +312,6 @@ fn a_full_server_says_so_over_tls_too() {
     let trusted = home.renew();
     let server = home.serve(&["--set", "http.max_connections=1"]);
     let _in = connect(&server, &trusted).unwrap();
-    let refused = ask(connect(&server, &trusted).unwrap(), "/health/live");
+    let refused = ask(connect(&server, &trusted).unwrap(), "/v1/stats");
     assert!(refused.starts_with("HTTP/1.0 503 ") && refused.contains("\r\nretry-after: "), "{refused}");
 }
