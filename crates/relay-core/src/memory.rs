@@ -101,6 +101,8 @@ names! {
         Documents = "documents",
         /// Drafts that wait for the log.
         PublishQueue = "publish_queue",
+        /// Topics that connections have joined, and streams of server-sent events.
+        Subscriptions = "subscriptions",
         /// Locks, requests for them, and their changes that wait for the log.
         Locks = "locks",
         /// Participants' states, those of departed participants, and encoded rosters.

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use relay_core::{CheckedDraft, Commands, DocumentId, DocumentPermit, JsonText, SessionId};
+use relay_core::{CheckedDraft, Commands, DocumentId, DocumentPermit, JsonText, Reservation, SessionId};
 use relay_events::ErrorBody;
 
 use crate::codec::{self, ClientMessage, ClientPayload};
@@ -38,8 +38,22 @@ pub(crate) struct JoinedTopic {
     /// The document's session at the join. `None` for members that take no part in presence.
     session: Option<SessionId>,
     pub(crate) delivery: DeliverySource,
-    /// The topic's count among the documents of the client's address, once the join is done.
-    permit: Option<DocumentPermit>,
+    /// The place of the topic, once the join is done.
+    place: Option<TopicPlace>,
+}
+
+/// The place that a topic takes while the connection has joined it.
+#[derive(Debug)]
+pub(crate) struct TopicPlace {
+    /// The topic's count among the documents of the client's address.
+    _permit: DocumentPermit,
+    _memory: Reservation,
+}
+
+impl TopicPlace {
+    pub(crate) fn new(permit: DocumentPermit, memory: Reservation) -> Self {
+        Self { _permit: permit, _memory: memory }
+    }
 }
 
 /// The source of a topic's events.
@@ -79,6 +93,11 @@ pub(crate) struct JoinedTopics {
 }
 
 impl JoinedTopics {
+    /// The number of topics that are joined, or are being joined.
+    pub(crate) fn len(&self) -> usize {
+        self.list.len()
+    }
+
     /// True while the join of `topic` is not done. Messages on the topic wait for it.
     pub(crate) fn is_joining(&self, topic: &str) -> bool {
         let joined = self.index_of(topic);
@@ -146,22 +165,22 @@ impl JoinedTopics {
             presence: request.presence,
             session: None,
             delivery: DeliverySource::Joining,
-            permit: None,
+            place: None,
         });
         Ok((topic_ref, Box::new(request)))
     }
 
-    /// Gives the topic whose join succeeded its `stream`, its `permit`, and the document's `session`.
+    /// Gives the topic whose join succeeded its `stream`, its `place`, and the document's `session`.
     pub(crate) fn join_succeeded(
         &mut self,
         topic_ref: &TopicRef,
         session: Option<SessionId>,
         stream: DocumentStream,
-        permit: DocumentPermit,
+        place: TopicPlace,
     ) {
         if let Some(topic) = self.list.iter_mut().find(|one| one.id == *topic_ref) {
             topic.session = session;
-            topic.permit = Some(permit);
+            topic.place = Some(place);
             topic.delivery = DeliverySource::CatchingUp(stream);
         }
     }
@@ -211,8 +230,8 @@ impl JoinedTopics {
     pub(crate) fn end(&mut self, index: usize) -> JoinedTopic {
         let topic = &mut self.list[index];
         let delivery = std::mem::replace(&mut topic.delivery, DeliverySource::Ended);
-        let (id, permit) = (topic.id.clone(), topic.permit.take());
-        JoinedTopic { id, presence: topic.presence, session: topic.session, permit, delivery }
+        let (id, place) = (topic.id.clone(), topic.place.take());
+        JoinedTopic { id, presence: topic.presence, session: topic.session, place, delivery }
     }
 
     /// The index of the topic that is in `room`.

@@ -87,6 +87,11 @@ impl RequestMemory {
         self.address
     }
 
+    /// Reserves `bytes` for what lasts as long as the request.
+    pub(super) fn reserve(&self, purpose: MemoryPurpose, bytes: usize) -> Result<Reservation, BudgetFull> {
+        self.share.try_reserve(purpose, bytes)
+    }
+
     /// A reservation for what is sent, of nothing yet.
     pub(super) fn outgoing(&self) -> Reservation {
         self.share.charge(MemoryPurpose::Outgoing, 0)

@@ -12,7 +12,9 @@ use axum::response::Response;
 use axum::response::sse;
 use futures_util::stream;
 use http::HeaderMap;
-use relay_core::{DocumentPermit, Epoch, Event, EventStream, Reservation, Seq, StartPosition, SubscribeAck};
+use relay_core::{
+    DocumentPermit, Epoch, Event, EventStream, MemoryPurpose, Reservation, Seq, StartPosition, SubscribeAck,
+};
 use relay_events::json;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +23,9 @@ use super::api::Api;
 use super::extract::{DocumentPath, RequestMemory};
 use super::problem::Problem;
 use super::sse::response;
+
+/// The bytes that a stream takes beside its texts: its reader, and its place among the documents of the client's address.
+const STREAM_BYTES: usize = 1024;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -41,6 +46,8 @@ pub(super) async fn stream(
         return Err(Problem::stopping());
     }
     let permit = api.ws().documents().acquire(memory.address(), &document)?;
+    let bytes = STREAM_BYTES + document.as_str().len();
+    let place = memory.reserve(MemoryPurpose::Subscriptions, bytes)?;
     let (ack, events) = api.source.subscribe(&document, start).await?;
     let follower = EventFollower {
         ack: Some(ack),
@@ -48,6 +55,7 @@ pub(super) async fn stream(
         closing: api.closing.clone(),
         memory: memory.outgoing(),
         _permit: permit,
+        _place: place,
     };
     let events = stream::unfold(follower, async |mut follower| Some((follower.next().await?, follower)));
     Ok(response(events, api.config.keep_alive))
@@ -80,6 +88,8 @@ struct EventFollower {
     /// The memory of the event that was sent last, until the next one is asked for.
     memory: Reservation,
     _permit: DocumentPermit,
+    /// The memory of the stream itself.
+    _place: Reservation,
 }
 
 impl EventFollower {
@@ -140,9 +150,7 @@ mod tests {
 
     use http::HeaderValue;
     use http_body_util::BodyExt as _;
-    use relay_core::{
-        DocumentId, DocumentLimiter, LogError, MemoryBudget, MemoryPurpose, StreamError, StreamPosition,
-    };
+    use relay_core::{DocumentId, DocumentLimiter, LogError, MemoryBudget, StreamError, StreamPosition};
 
     use super::*;
 
@@ -187,12 +195,14 @@ mod tests {
     #[tokio::test]
     async fn a_stream_that_fails_ends_with_the_reason_and_without_its_cause() {
         let closing = CancellationToken::new();
+        let nothing = |purpose| MemoryBudget::default().total().charge(purpose, 0);
         let mut follower = EventFollower {
             ack: None,
             events: Some(Box::new(BrokenStream)),
             closing,
-            memory: MemoryBudget::default().total().charge(MemoryPurpose::Outgoing, 0),
+            memory: nothing(MemoryPurpose::Outgoing),
             _permit: DocumentLimiter::new(None).acquire(None, &DocumentId::new("doc").unwrap()).unwrap(),
+            _place: nothing(MemoryPurpose::Subscriptions),
         };
         let last = follower.next().await.unwrap();
         assert!(follower.next().await.is_none());

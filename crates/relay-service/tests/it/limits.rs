@@ -481,7 +481,7 @@ fn states_of_participants_hold_no_more_than_the_share_of_their_address() {
     });
     let refused = refused.unwrap();
     assert_eq!(refused["response"]["reason"], "overloaded", "{refused}");
-    assert!((300..=340).contains(&joins), "{joins}");
+    assert!((240..=260).contains(&joins), "{joins}");
 }
 
 /// Sends JSON from the loopback address that ends with `last`.

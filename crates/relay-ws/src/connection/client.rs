@@ -5,16 +5,23 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use relay_core::{
-    Activity, Caller, CheckedDraft, DocumentId, JsonText, LeaveReason, Membership, MemoryShare,
+    Activity, Caller, CheckedDraft, DocumentId, ErrorCode, JsonText, LeaveReason, Membership, MemoryPurpose,
+    MemoryShare,
 };
 use relay_events::ErrorBody;
 
 use super::pending::{JoinResult, ReadyReply, Subscribed};
 use super::reply::ReplyTo;
-use crate::joined_topics::{JoinedTopic, TopicRef};
+use crate::joined_topics::{JoinedTopic, TopicPlace, TopicRef};
 use crate::refusal;
 use crate::request::{Identity, JoinRequest};
 use crate::shard_context::ShardDeps;
+
+/// The bytes that a joined topic takes beside its texts: the topic, its reader, and its place in the room.
+const TOPIC_BYTES: usize = 1024;
+/// The most topics that a connection may join whatever is left of the memory for all, as with the first bytes of each other
+/// purpose.
+const SMALL_TOPICS: usize = 4;
 
 /// The client of a connection. Its methods call the sink, the source, the presence and the commands with its identity.
 pub(super) struct Client {
@@ -29,16 +36,18 @@ impl Client {
         Self { identity, memory, deps }
     }
 
-    /// Subscribes to the document of `topic`, and joins its presence if the request asks for that.
+    /// Subscribes to the document of `topic`, and joins its presence if the request asks for that. The connection has joined
+    /// `joined` topics, this one included.
     pub(super) fn join(
         &self,
         topic: TopicRef,
         reference: Option<&str>,
         request: JoinRequest,
         bytes: usize,
+        joined: usize,
     ) -> BoxFuture<'static, JoinResult> {
         let parts = &self.deps.parts;
-        let permit = self.deps.documents.acquire(self.memory.address(), &topic.document);
+        let place = self.reserve_place(&topic, joined);
         let source = Arc::clone(&parts.source);
         let presence = parts.presence.clone().filter(|_| request.presence);
         let membership = self.membership(&topic.document);
@@ -47,7 +56,7 @@ impl Client {
         options.memory = Some(self.memory.clone());
         let join = async move {
             let outcome = async {
-                let permit = permit.map_err(|error| ErrorBody::from_code(error.code(), error))?;
+                let place = place?;
                 let subscribed = source.subscribe(&topic.document, request.start).await;
                 let (ack, events) = subscribed.map_err(|error| {
                     refusal::log_failure("join", &topic.document, error.code(), &error);
@@ -63,12 +72,27 @@ impl Client {
                     }
                     None => None,
                 };
-                Ok(Subscribed { ack, events, joined, permit })
+                Ok(Subscribed { ack, events, joined, place })
             };
             let result = outcome.await;
             JoinResult { topic, reference, result, bytes }
         };
         join.boxed()
+    }
+
+    /// Reserves the memory of a topic, and its place among the documents of the client's address.
+    fn reserve_place(&self, topic: &TopicRef, joined: usize) -> Result<TopicPlace, ErrorBody> {
+        let permit = self.deps.documents.acquire(self.memory.address(), &topic.document);
+        let permit = permit.map_err(|error| ErrorBody::from_code(error.code(), error))?;
+        let reference = topic.join_ref.as_deref().unwrap_or_default();
+        let bytes = TOPIC_BYTES + topic.document.as_str().len() + reference.len();
+        let memory = if joined <= SMALL_TOPICS {
+            self.memory.charge(MemoryPurpose::Subscriptions, bytes)
+        } else {
+            let reserved = self.memory.try_reserve(MemoryPurpose::Subscriptions, bytes);
+            reserved.map_err(|full| ErrorBody::from_code(ErrorCode::Overloaded, full))?
+        };
+        Ok(TopicPlace::new(permit, memory))
     }
 
     /// Publishes `draft`. The first poll puts it into the sink's queue.

@@ -348,7 +348,8 @@ impl MessageHandler {
                     Ok((topic, request)) => {
                         let to = RequestRef { topic: topic.clone(), reference: reference_of(message) };
                         let bytes = OPERATION_BYTES + message.payload.len();
-                        let join = self.client.join(topic, message.reference.as_deref(), *request, bytes);
+                        let (reference, joined) = (message.reference.as_deref(), self.topics.len());
+                        let join = self.client.join(topic, reference, *request, bytes, joined);
                         self.pending.push_join(join, to, bytes);
                     }
                     Err(error) => self.refuse(ReplyTo::message(message), &error, link, shard),
@@ -374,7 +375,7 @@ impl MessageHandler {
         let topic_name = topic.name();
         let to = topic.reply_to(&topic_name, reference.as_deref());
         match result {
-            Ok(Subscribed { ack, events, joined, permit }) => {
+            Ok(Subscribed { ack, events, joined, place }) => {
                 shard.deps.counters.joins.increment();
                 self.client.count_membership(&topic.document);
                 let Identity { user, connection, .. } = &self.client.identity;
@@ -384,7 +385,7 @@ impl MessageHandler {
                 let reply = to.ok(&response);
                 let stream = DocumentStream::new(events, joined.map(|joined| joined.presence));
                 // Before the reply, so that a panic while it is sent leaves no membership behind.
-                self.topics.join_succeeded(&topic, session, stream, permit);
+                self.topics.join_succeeded(&topic, session, stream, place);
                 link.send(&reply, shard);
             }
             Err(error) => {

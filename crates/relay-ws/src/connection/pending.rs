@@ -8,13 +8,13 @@ use std::task::{Context, Poll};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesOrdered, FuturesUnordered};
 use futures_util::{FutureExt, StreamExt};
-use relay_core::{DocumentPermit, EventStream, Joined, SubscribeAck};
+use relay_core::{EventStream, Joined, SubscribeAck};
 use relay_events::ErrorBody;
 
 use super::deferred::DeferredMessage;
 use crate::codec::Frame;
 use crate::config::WsConfig;
-use crate::joined_topics::TopicRef;
+use crate::joined_topics::{TopicPlace, TopicRef};
 
 /// The pending operations of a connection. Most connections have none most of the time. Without operations it holds no
 /// memory.
@@ -86,7 +86,7 @@ pub(super) struct Subscribed {
     pub(super) events: Box<dyn EventStream>,
     /// The membership, for members that take part in presence.
     pub(super) joined: Option<Joined>,
-    pub(super) permit: DocumentPermit,
+    pub(super) place: TopicPlace,
 }
 
 /// A completed operation.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use relay_core::{MemoryBudget, MemoryLimits, MemoryPurpose, Metadata, ShareKind};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
@@ -76,6 +76,52 @@ async fn a_client_that_sends_little_is_not_disconnected_when_others_use_the_memo
     }
     begin_message(&mut ada, 300 * KIB).await;
     assert_eq!(ada.closed().await, 1013);
+}
+
+/// Joins topics until one is refused. Returns the number of those before it, and the refusal.
+async fn join_until_refused(client: &mut Client) -> (usize, Value) {
+    for number in 0.. {
+        let reference = number.to_string();
+        let topic = format!("document:notes-{number}");
+        client.send(json!([reference, reference, topic, "phx_join", {"presence": false}])).await;
+        let reply = client.reply(&reference).await;
+        if reply["status"] != "ok" {
+            return (number, reply["response"].clone());
+        }
+    }
+    unreachable!("no join is refused")
+}
+
+#[tokio::test]
+async fn topics_count_to_their_client_until_they_are_left() {
+    let mut limits = MemoryLimits::default();
+    limits.max_connection_bytes = 16 * KIB;
+    let server = Server::with_memory(quick(), limits).await;
+    let [mut ada, mut ben] = [server.connect("ada").await, server.connect("ben").await];
+    let (joined, refusal) = join_until_refused(&mut ada).await;
+    assert!((12..=15).contains(&joined), "{joined}");
+    assert_eq!(refusal["reason"], "overloaded");
+    assert!(refusal["message"].as_str().unwrap().contains("this connection"), "{refusal}");
+    let held = server.memory.held(MemoryPurpose::Subscriptions);
+    assert!((joined * 1024..joined * 1100).contains(&held), "{held}");
+    assert_eq!(join_until_refused(&mut ben).await.0, joined);
+    // A topic that is left makes space for another.
+    ada.send(json!(["0", "leave", "document:notes-0", "phx_leave", {}])).await;
+    ada.reply("leave").await;
+    ada.join_as("again", "document:notes-0", json!({"presence": false})).await;
+    drop((ada, ben));
+    until(&server.memory, "nothing is left", |memory| memory.total().used() == 0).await;
+}
+
+#[tokio::test]
+async fn the_first_topics_of_a_connection_are_joined_when_others_use_the_memory_up() {
+    let server = Server::start().await;
+    let mut ada = server.connect("ada").await;
+    let total = server.memory.total();
+    let _others = total.try_reserve(MemoryPurpose::Bodies, total.limit() - total.used()).unwrap();
+    let (joined, refusal) = join_until_refused(&mut ada).await;
+    assert_eq!((joined, &refusal["reason"]), (4, &json!("overloaded")));
+    ada.is_alive().await;
 }
 
 #[tokio::test]
