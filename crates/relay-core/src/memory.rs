@@ -107,6 +107,8 @@ names! {
         Locks = "locks",
         /// Participants' states, those of departed participants, and encoded rosters.
         Presence = "presence",
+        /// Events about sessions and users that wait for the log.
+        PresenceEvents = "presence_events",
         /// Requests that are not answered yet.
         Requests = "requests",
         /// WebSocket messages that have arrived in part.

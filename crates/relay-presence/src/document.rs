@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use relay_core::{
     Activity, Actor, BudgetFull, CommandError, ConnectionId, DocumentId, ErrorCode, EventId, JoinOptions,
-    JsonObject, Membership, MemoryShare, Monotonic, NodeId, Now, PresenceChange, PresenceSnapshot,
-    Reservation, SessionId, ShareKind, UserId,
+    JsonObject, Membership, MemoryPurpose, MemoryShare, Monotonic, NodeId, Now, PresenceChange,
+    PresenceSnapshot, Reservation, SessionId, ShareKind, UserId,
 };
 use relay_events::{
     EndReason, SESSION_ENDED, SessionEnded, SessionStarted, TypedPayload, USER_LEFT, UserJoined, UserLeft,
@@ -23,7 +23,7 @@ use relay_events::{
 use crate::config::PresenceConfig;
 use crate::crdt::{ReplicaDelta, ReplicaEntry};
 use crate::flushing::{Flush, ReaderId, Readers};
-use crate::outbox::Outbox;
+use crate::outbox::{EventMemory, Outbox};
 use crate::presence_view::PresenceView;
 use crate::session::{Session, SessionState, Transition};
 use crate::state;
@@ -46,11 +46,18 @@ struct Connection {
     client: ClientMemory,
 }
 
-/// The memory of one participant's state in the share of the client that set it.
+/// The bytes that the events about a membership take beside their texts, until they are published.
+const MEMBERSHIP_BYTES: usize = 1024;
+/// The bytes that an event takes beside its draft while it waits to be published.
+const EVENT_BYTES: usize = 128;
+
+/// The memory of one membership in the share of its client.
 #[derive(Debug, Default)]
 struct ClientMemory {
     share: Option<MemoryShare>,
     state: Option<ClientState>,
+    /// The memory of the events about the membership, as long as one of them waits or will come.
+    events: Option<Arc<Reservation>>,
 }
 
 /// The memory of a state beside the document's.
@@ -205,7 +212,10 @@ impl Document {
         let is_new = self.view.own_state(presence_key).is_none();
         let share = options.memory.clone();
         let reserved = self.addresses.reserve(share.as_ref(), &membership.user, &state, config);
-        let client = ClientMemory { share, state: reserved.map_err(overloaded)? };
+        let texts = self.id.as_str().len() + membership.user.as_str().len();
+        let events = share.as_ref().map(|share| share.try_reserve_beside(MEMBERSHIP_BYTES + 4 * texts));
+        let events = events.transpose().map_err(overloaded)?.map(Arc::new);
+        let client = ClientMemory { share, state: reserved.map_err(overloaded)?, events: events.clone() };
         if is_new || state != before {
             self.view.reserve_state(&membership.user, &state).map_err(overloaded)?;
         }
@@ -228,11 +238,11 @@ impl Document {
         let connections = self.users.entry(membership.user.clone()).or_default();
         connections.insert(membership.connection);
         let is_first = previous.is_none() && connections.len() == 1;
-        let session = self.start_or_resume_session(now, previous.is_some());
+        let session = self.start_or_resume_session(now, previous.is_some(), events.as_ref());
         self.departed_users.remove(&membership.user);
         if is_first {
             let joined = UserJoined { user: membership.user.to_string(), name: self.name_of(presence_key) };
-            self.publish(session, Actor::User(membership.user.clone()), &joined, None);
+            self.publish(session, Actor::User(membership.user.clone()), &joined, None, events);
         }
         let users = self.users.len();
         if let Some(session) = &mut self.session {
@@ -242,7 +252,12 @@ impl Document {
     }
 
     /// Counts a connection that joins or comes back in the session, which starts when there is none.
-    fn start_or_resume_session(&mut self, now: Now, is_return: bool) -> SessionId {
+    fn start_or_resume_session(
+        &mut self,
+        now: Now,
+        is_return: bool,
+        memory: Option<&Arc<Reservation>>,
+    ) -> SessionId {
         if let Some(session) = &mut self.session {
             session.try_transition(Transition::Returned);
             let counters = &mut session.counters;
@@ -255,7 +270,7 @@ impl Document {
         let id = session.id;
         self.session = Some(session);
         let started = SessionStarted { started_at: now.wall };
-        self.publish(id, Actor::System, &started, Some(id));
+        self.publish(id, Actor::System, &started, Some(id), memory.cloned());
         id
     }
 
@@ -400,7 +415,7 @@ impl Document {
 
     /// Removes a connection that is gone since `since`, its user when it was the last one, and the session when it is empty.
     fn remove(&mut self, connection: ConnectionId, reason: EndReason, since: Monotonic, version: Version) {
-        let Some(Connection { presence_key, user, .. }) = self.remove_connection(connection) else {
+        let Some(Connection { presence_key, user, client, .. }) = self.remove_connection(connection) else {
             return;
         };
         self.view.remove(version, presence_key);
@@ -409,7 +424,7 @@ impl Document {
         if self.users.get(&user).is_some_and(HashSet::is_empty) {
             self.users.remove(&user);
             let left = UserLeft { user: user.to_string(), reason };
-            self.publish(session, Actor::User(user.clone()), &left, None);
+            self.publish(session, Actor::User(user.clone()), &left, None, client.events.clone());
             self.departed_users.insert(user, since);
         }
         if !self.connections.is_empty() {
@@ -420,7 +435,7 @@ impl Document {
             ended.try_transition(Transition::Emptied);
             ended.try_transition(Transition::Ended);
             self.counter_delta.sessions_ended += 1;
-            self.publish(session, Actor::System, &SessionEnded { reason }, None);
+            self.publish(session, Actor::System, &SessionEnded { reason }, None, client.events);
         }
     }
 
@@ -444,6 +459,7 @@ impl Document {
         actor: Actor,
         payload: &P,
         opens: Option<SessionId>,
+        of_client: Option<Arc<Reservation>>,
     ) {
         match server_draft(self.id.clone(), payload) {
             Ok(draft) => {
@@ -451,7 +467,11 @@ impl Document {
                     if [USER_LEFT, SESSION_ENDED].contains(&P::KIND) { draft.closing() } else { draft };
                 // Each attempt has the same id. The bus looks for no duplicates of logged events, so an attempt is repeated only
                 // when the log has refused the one before.
-                self.outbox.push(draft.actor(actor).session(session).fresh_id(EventId::new()), opens);
+                let draft = draft.actor(actor).session(session).fresh_id(EventId::new());
+                let bytes = EVENT_BYTES + draft.approx_bytes();
+                // Those who leave cannot be refused. With the total used up nobody joins.
+                let whole = self.addresses.total.charge(MemoryPurpose::PresenceEvents, bytes);
+                self.outbox.push(draft, opens, EventMemory::new(whole, of_client));
             }
             Err(error) => {
                 tracing::error!(document = %self.id, %error, "an event of a session cannot be written as JSON");

@@ -7,9 +7,10 @@
 //! other event, so that they keep their order.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use relay_core::{CheckedDraft, SessionId};
+use relay_core::{CheckedDraft, Reservation, SessionId};
 use tokio::sync::oneshot;
 
 /// An event that is to be published.
@@ -18,6 +19,20 @@ struct Outgoing {
     draft: CheckedDraft,
     /// The session whose start the event is.
     opens: Option<SessionId>,
+    _memory: EventMemory,
+}
+
+/// The memory of an event: all of it, and the part of the client whose membership causes the event.
+#[derive(Debug)]
+pub(crate) struct EventMemory {
+    _whole: Reservation,
+    _of_client: Option<Arc<Reservation>>,
+}
+
+impl EventMemory {
+    pub(crate) fn new(whole: Reservation, of_client: Option<Arc<Reservation>>) -> Self {
+        Self { _whole: whole, _of_client: of_client }
+    }
 }
 
 /// The events of one document that are to be published.
@@ -42,8 +57,8 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     /// Adds an event. `opens` names the session whose start the event is.
-    pub(crate) fn push(&mut self, draft: CheckedDraft, opens: Option<SessionId>) {
-        self.waiting.push_back(Outgoing { draft, opens });
+    pub(crate) fn push(&mut self, draft: CheckedDraft, opens: Option<SessionId>, memory: EventMemory) {
+        self.waiting.push_back(Outgoing { draft, opens, _memory: memory });
         if let Some(publisher) = self.publisher.take() {
             publisher.wake();
         }
@@ -139,7 +154,7 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
-    use relay_core::{DocumentId, EventId};
+    use relay_core::{DocumentId, EventId, MemoryBudget, MemoryPurpose};
     use relay_events::{SessionEnded, server_draft};
 
     use super::*;
@@ -150,7 +165,8 @@ mod tests {
             let ended = SessionEnded { reason: relay_events::EndReason::Left };
             let draft = server_draft(DocumentId::new("notes").unwrap(), &ended).unwrap();
             let id = EventId::new();
-            outbox.push(draft.fresh_id(id), None);
+            let whole = MemoryBudget::default().total().charge(MemoryPurpose::PresenceEvents, 0);
+            outbox.push(draft.fresh_id(id), None, EventMemory::new(whole, None));
             id
         })
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use relay_core::{
     Activity, ErrorCode, JoinOptions, LeaveReason, LockScope, LogError, Membership, MemoryBudget,
-    MemoryLimits, Presence, PublishError, UserId,
+    MemoryLimits, MemoryPurpose, Presence, PublishError, UserId,
 };
 use relay_presence::{AcquireRequest, PresenceConfig, SessionQuery, SessionState};
 use serde_json::json;
@@ -483,7 +483,7 @@ async fn an_event_that_the_log_does_not_take_is_counted_and_the_others_go_on() {
 async fn states_count_to_the_address_that_set_them_until_they_are_gone() {
     let scene = Scene::new();
     let mut limits = MemoryLimits::default();
-    (limits.max_address_bytes, limits.max_connection_bytes) = (4_000, 4_000);
+    (limits.max_address_bytes, limits.max_connection_bytes) = (8_000, 8_000);
     let budget = MemoryBudget::new(limits);
     let [ada, ben] = [1, 2].map(|last| Some(IpAddr::from([10, 0, 0, last])));
     let options = |address| {
@@ -511,6 +511,42 @@ async fn states_count_to_the_address_that_set_them_until_they_are_gone() {
     let used = budget.connection(ada);
     scene.presence.leave(&joined[1], LeaveReason::Left);
     assert!(used.try_reserve_beside(1_000).is_ok());
+}
+
+#[tokio::test]
+async fn events_that_wait_for_the_log_count_to_the_client_that_joined_and_left() {
+    let scene = Scene::new();
+    let overloaded = PublishError::Overloaded { document: scene.document.clone(), waited: Duration::ZERO };
+    scene.sink.refuse(Some(overloaded));
+    let mut limits = MemoryLimits::default();
+    (limits.max_address_bytes, limits.max_connection_bytes) = (20_000, 20_000);
+    let budget = MemoryBudget::new(limits);
+    let join = async |last: u8| {
+        let mut options = JoinOptions::default();
+        options.memory = Some(budget.connection(Some(IpAddr::from([10, 0, 0, last]))));
+        let membership = scene.membership("ada");
+        scene.join_as(&membership, options).await.map(|_| membership)
+    };
+    let mut visits = 0;
+    let refused = loop {
+        match join(1).await {
+            Ok(membership) => scene.presence.leave(&membership, LeaveReason::Left),
+            Err(error) => break error,
+        }
+        visits += 1;
+    };
+    assert_eq!((visits, refused.code()), (18, ErrorCode::Overloaded));
+    assert!(refused.to_string().contains("your address"), "{refused}");
+    assert!(scene.memory.held(MemoryPurpose::PresenceEvents) > visits * 4 * 128);
+    let ben = join(2).await.unwrap();
+    scene.presence.leave(&ben, LeaveReason::Left);
+    scene.sink.refuse(None);
+    let last = scene.sink.until(4 * visits + 4).await.pop();
+    assert_eq!(last.as_deref(), Some("session.ended left"));
+    while scene.memory.held(MemoryPurpose::PresenceEvents) > 0 {
+        tokio::task::yield_now().await;
+    }
+    join(1).await.unwrap();
 }
 
 #[tokio::test]

@@ -134,6 +134,7 @@ pub(crate) struct Scene {
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) document: DocumentId,
     pub(crate) supervisor: Supervisor,
+    pub(crate) memory: MemoryBudget,
 }
 
 impl Scene {
@@ -153,7 +154,7 @@ impl Scene {
         let (events, supervisor) = (Arc::clone(&sink) as _, Supervisor::default());
         let memory = MemoryBudget::default();
         let presence = LocalPresence::supervised(config, events, locks, time, &supervisor, &memory).unwrap();
-        Self { presence, sink, clock, document: DocumentId::new("notes").unwrap(), supervisor }
+        Self { presence, sink, clock, document: DocumentId::new("notes").unwrap(), supervisor, memory }
     }
 
     /// Ends the running task of this name by a panic. It is started again.

@@ -329,10 +329,10 @@ fn the_documents_that_a_socket_joins_count_to_its_one_share() {
     let mut socket = Socket::open(server.address, "ada");
     let refused = (0..400).map(|number| (number, join_with_a_state(&mut socket, number)));
     let (joins, refused) = refused.into_iter().find(|(_, reply)| reply["status"] == "error").unwrap();
-    assert!((150..=170).contains(&joins), "{joins}: {refused}");
+    assert!((90..=110).contains(&joins), "{joins}: {refused}");
     let message = refused["response"]["message"].as_str().unwrap();
     assert!(message.contains("the memory for this connection has a limit of 524288 bytes"), "{refused}");
-    // What is held by the states is lacking for a message.
+    // What is held by the joins is lacking for a message.
     socket.raw().write_all(&[0x81, 0xfe, 0xff, 0xff, 0, 0, 0, 0]).unwrap();
     socket.raw().write_all(&vec![b'x'; 60_000]).unwrap();
     assert_eq!(socket.closed(), 1013);
@@ -481,7 +481,7 @@ fn states_of_participants_hold_no_more_than_the_share_of_their_address() {
     });
     let refused = refused.unwrap();
     assert_eq!(refused["response"]["reason"], "overloaded", "{refused}");
-    assert!((240..=260).contains(&joins), "{joins}");
+    assert!((190..=210).contains(&joins), "{joins}");
 }
 
 /// Sends JSON from the loopback address that ends with `last`.
