@@ -15,8 +15,9 @@ use crate::config::WsConfig;
 use crate::connection_limiter::{ConnectionLimiter, ConnectionLimits, ConnectionPermit, LimitReached};
 use crate::rejection::Rejection;
 
-/// The address of a request's client, for the limit of connections per address: an extension of the request. The server
-/// that accepts connections adds it, since it knows which of them come from a proxy.
+/// The address of a request's client, for the limits and shares of an address: an extension of the request. The server that
+/// accepts connections adds it, since it knows which of them come from a proxy. Of an IPv6 address it is best the network,
+/// since one machine may have many of its addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientAddress(pub IpAddr);
 

@@ -66,6 +66,7 @@ impl HttpConnection {
         let answer = |mut request: Request<Incoming>| {
             let proxies = &self.context.config.trusted_proxies;
             let client = proxy::client_address(proxies, self.peer, request.headers());
+            let client = proxy::limited_address(client);
             let extensions = request.extensions_mut();
             extensions.insert(ClientAddress(client));
             extensions.insert(memory.of_client(client));
@@ -103,7 +104,8 @@ impl HttpConnection {
     /// The memory of the connection. Behind a proxy, the head itself tells the client's address.
     fn memory(&self) -> ConnectionMemory {
         let ServerContext { config, memory, .. } = &*self.context;
-        let address = (!proxy::is_trusted(&config.trusted_proxies, self.peer)).then_some(self.peer);
+        let is_proxy = proxy::is_trusted(&config.trusted_proxies, self.peer);
+        let address = (!is_proxy).then(|| proxy::limited_address(self.peer));
         ConnectionMemory::new(memory.clone(), address)
     }
 

@@ -3,7 +3,7 @@
 //! Each proxy appends the address that it sees to `X-Forwarded-For`. Entries further left come from outside and may be
 //! invented. So the list is read from the right, for as long as trusted proxies have written it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
@@ -33,6 +33,21 @@ pub(super) fn client_address(proxies: &[IpNet], peer: IpAddr, headers: &HeaderMa
         }
     }
     client
+}
+
+/// The bits of an IPv6 address that name the network. The rest is at the choice of its clients.
+const NETWORK_BITS: u32 = 64;
+
+/// Returns the address by which a client is limited: an IPv4 address, or the network of an IPv6 address. One machine has 2^64
+/// addresses of its network.
+pub(super) fn limited_address(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(_) => client,
+        IpAddr::V6(address) => {
+            let network = u128::MAX << (Ipv6Addr::BITS - NETWORK_BITS);
+            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & network))
+        }
+    }
 }
 
 /// Reads one entry of the list: an address, and from some proxies a port behind it.
@@ -82,6 +97,15 @@ mod tests {
         check("10.0.0.1", &["1.2.3.4, "], "10.0.0.1");
         check("10.0.0.1", &["1.2.3.4, \u{e9}, 10.2.0.1"], "10.2.0.1");
         check("10.0.0.1", &["10.2.0.1"], "10.2.0.1");
+    }
+
+    #[test]
+    fn a_client_cannot_escape_its_limits_by_another_address_of_its_network() {
+        let limited = |client: &str| limited_address(client.parse().unwrap()).to_string();
+        assert_eq!(limited("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(limited("2001:db8:1:2:ffff::1"), "2001:db8:1:2::");
+        assert_eq!(limited("2001:db8:1:3::1"), "2001:db8:1:3::");
+        assert_eq!(limited("203.0.113.7"), "203.0.113.7");
     }
 
     #[test]
