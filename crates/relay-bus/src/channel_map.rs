@@ -54,6 +54,13 @@ struct Slots {
     for_places: IdleQueue,
 }
 
+/// The lack for which a document is evicted.
+#[derive(Debug, Clone, Copy)]
+enum Lacking {
+    Memory,
+    Places,
+}
+
 /// The slot of one document's channel, which is empty while the document is being opened.
 #[derive(Debug)]
 struct ChannelSlot {
@@ -163,14 +170,12 @@ impl ChannelMap {
         if let Some(slot) = slots.by_document.get(document) {
             return Ok(Arc::clone(slot));
         }
-        let (total, has_log) = (self.context.memory.total(), self.context.log.is_some());
+        let total = self.context.memory.total();
         let memory = match total.reserve_if_free(MemoryPurpose::Documents, DOCUMENT_BYTES) {
             Some(memory) => memory,
             None if limit == OpenLimit::Unlimited => total.charge(MemoryPurpose::Documents, DOCUMENT_BYTES),
             None => {
-                // Without a log a document that is evicted loses its history.
-                let may_go = |slot: &ChannelSlot| has_log || !slot.has_place();
-                slots.evict_lru(&self.context, |slots| &mut slots.for_memory, may_go);
+                slots.evict_lru(&self.context, Lacking::Memory);
                 total.try_reserve(MemoryPurpose::Documents, DOCUMENT_BYTES)?
             }
         };
@@ -199,9 +204,7 @@ impl ChannelMap {
             return Ok(());
         }
         // There is more than one to evict only after documents were opened beyond the limit.
-        while self.places() >= max
-            && slots.evict_lru(&self.context, |slots| &mut slots.for_places, ChannelSlot::has_place)
-        {}
+        while self.places() >= max && slots.evict_lru(&self.context, Lacking::Places) {}
         if self.places() >= max && limit == OpenLimit::MaxChannels {
             return Err(self.places());
         }
@@ -219,12 +222,10 @@ impl ChannelMap {
         self.places.load(Ordering::Relaxed)
     }
 
-    /// True while a further document can get a place.
+    /// True while a further document can get a place. With very many documents that are all used, the answer is a moment old.
     pub(crate) fn has_free_place(&self) -> bool {
         self.places() < self.context.config.max_channels || {
-            let now = self.context.clock.monotonic();
-            let slots = self.slots.read();
-            slots.by_document.values().any(|slot| slot.has_place() && slot.idle_since(now).is_some())
+            self.slots.write().longest_idle(&self.context, Lacking::Places).is_some()
         }
     }
 
@@ -364,25 +365,25 @@ impl Drop for Opening<'_> {
 }
 
 impl Slots {
-    /// Evicts the document that is idle for longest of those that may go, however short that is. Returns false without one.
-    /// All calls with the same queue have the same `may_go`.
-    fn evict_lru(
-        &mut self,
-        context: &ChannelContext,
-        queue: impl Fn(&mut Self) -> &mut IdleQueue,
-        may_go: impl Fn(&ChannelSlot) -> bool,
-    ) -> bool {
-        let now = context.clock.monotonic();
-        let mut queued = std::mem::take(queue(self));
-        let slots = &self.by_document;
-        let idle_since = |slot: &Arc<ChannelSlot>| slot.idle_since(now).filter(|_| may_go(slot));
-        let idle = || slots.iter().filter_map(|(document, slot)| Some((idle_since(slot)?, document)));
-        let evicted = queued.take(slots.len(), idle, |document| idle_since(slots.get(document)?));
-        *queue(self) = queued;
-        let Some(document) = evicted else { return false };
+    /// Evicts the document that is idle for longest, however short that is. Returns false when none may go.
+    fn evict_lru(&mut self, context: &ChannelContext, lacking: Lacking) -> bool {
+        let Some(document) = self.longest_idle(context, lacking) else { return false };
         self.by_document.remove(&document);
         context.counters.channels_evicted.increment();
         true
+    }
+
+    /// Returns the document that is idle for longest of those that may go.
+    fn longest_idle(&mut self, context: &ChannelContext, lacking: Lacking) -> Option<DocumentId> {
+        let (now, slots) = (context.clock.monotonic(), &self.by_document);
+        let (queue, is_useful): (_, &dyn Fn(&ChannelSlot) -> bool) = match lacking {
+            // Without a log a document that is evicted loses its history.
+            Lacking::Memory => (&mut self.for_memory, &|slot| context.log.is_some() || !slot.has_place()),
+            Lacking::Places => (&mut self.for_places, &ChannelSlot::has_place),
+        };
+        let idle_since = |slot: &Arc<ChannelSlot>| slot.idle_since(now).filter(|_| is_useful(slot));
+        let idle = || slots.iter().filter_map(|(document, slot)| Some((idle_since(slot)?, document)));
+        queue.first(now, slots.len(), idle, |document| idle_since(slots.get(document)?))
     }
 }
 

@@ -5,45 +5,48 @@
 //! document that is idle for longest, as if it had looked itself.
 
 use std::collections::BinaryHeap;
+use std::time::Duration;
 
 use relay_core::{DocumentId, Monotonic};
 
 /// The most documents that a look keeps.
 const KEPT: usize = 1024;
+/// The pause after a look that found nothing, for each [`KEPT`] documents. It is many times as long as the look takes.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// The documents that a look found, and the time since when each is idle.
 #[derive(Debug, Default)]
 pub(crate) struct IdleQueue {
     /// The one that is idle for longest is the last.
     found: Vec<(Monotonic, DocumentId)>,
-    /// The calls that are answered without a look, after one that found nothing.
-    skipped: usize,
+    /// The time before which there is no other look, since the last one found nothing.
+    look_again_at: Monotonic,
 }
 
 impl IdleQueue {
-    /// Takes the document that is idle for longest. `idle` gives all that are idle now, and `idle_since` the time of one of
-    /// them. After a look among `documents` that found none, as many calls return none at once as make up for it.
-    pub(crate) fn take<'d, I: Iterator<Item = (Monotonic, &'d DocumentId)>>(
+    /// Returns the document that is idle for longest at `now`, which the caller evicts or leaves. `idle` gives all that are idle,
+    /// and `idle_since` the time of one of them. A look among many `documents` that finds none is not repeated at once.
+    pub(crate) fn first<'d, I: Iterator<Item = (Monotonic, &'d DocumentId)>>(
         &mut self,
+        now: Monotonic,
         documents: usize,
         idle: impl FnOnce() -> I,
         idle_since: impl Fn(&DocumentId) -> Option<Monotonic>,
     ) -> Option<DocumentId> {
-        while let Some((since, document)) = self.found.pop() {
-            if idle_since(&document) == Some(since) {
-                return Some(document);
+        while let Some((since, document)) = self.found.last() {
+            if idle_since(document) == Some(*since) {
+                return Some(document.clone());
             }
+            self.found.pop();
         }
-        if self.skipped > 0 {
-            self.skipped -= 1;
+        if now < self.look_again_at {
             return None;
         }
         self.found = longest_idle(idle());
-        let taken = self.found.pop().map(|(_, document)| document);
-        if taken.is_none() {
-            self.skipped = documents / KEPT;
+        if self.found.is_empty() {
+            self.look_again_at = now + PAUSE * u32::try_from(documents / KEPT).unwrap_or(u32::MAX);
         }
-        taken
+        self.found.last().map(|(_, document)| document.clone())
     }
 }
 
@@ -85,47 +88,64 @@ mod tests {
         Monotonic::default() + Duration::from_secs(seconds)
     }
 
-    fn take(queue: &mut IdleQueue, documents: &Documents, looks: &Cell<usize>) -> Option<DocumentId> {
+    fn first(
+        queue: &mut IdleQueue,
+        now: Monotonic,
+        documents: &Documents,
+        looks: &Cell<usize>,
+    ) -> Option<DocumentId> {
         let idle = || {
             looks.set(looks.get() + 1);
             documents.iter().filter_map(|(document, since)| Some(((*since)?, document)))
         };
-        queue.take(documents.len(), idle, |document| *documents.get(document)?)
+        queue.first(now, documents.len(), idle, |document| *documents.get(document)?)
     }
 
     #[test]
     fn one_look_serves_many_evictions() {
         let mut documents: Documents = (0..10 * KEPT).map(|number| (document(number), Some(at(1)))).collect();
         let (mut queue, looks) = (IdleQueue::default(), Cell::new(0));
-        while let Some(taken) = take(&mut queue, &documents, &looks) {
-            documents.remove(&taken);
+        while let Some(first) = first(&mut queue, at(2), &documents, &looks) {
+            documents.remove(&first);
         }
         assert_eq!((documents.len(), looks.get()), (0, 11));
+    }
+
+    #[test]
+    fn one_look_serves_many_that_ask_if_a_document_is_idle() {
+        let documents: Documents = (0..10 * KEPT).map(|number| (document(number), Some(at(1)))).collect();
+        let (mut queue, looks) = (IdleQueue::default(), Cell::new(0));
+        for _ in 0..10 * KEPT {
+            assert!(first(&mut queue, at(2), &documents, &looks).is_some());
+        }
+        assert_eq!(looks.get(), 1);
     }
 
     #[test]
     fn documents_that_are_all_used_are_not_looked_at_by_each_that_asks() {
         let mut documents: Documents = (0..10 * KEPT).map(|number| (document(number), None)).collect();
         let (mut queue, looks) = (IdleQueue::default(), Cell::new(0));
-        for _ in 0..110 {
-            assert_eq!(take(&mut queue, &documents, &looks), None);
+        let millis = |millis| at(2) + Duration::from_millis(millis);
+        for now in 0..1000 {
+            assert_eq!(first(&mut queue, millis(now), &documents, &looks), None);
         }
         assert_eq!(looks.get(), 10);
         documents.insert(document(7), Some(at(1)));
-        let taken = (0..=10).find_map(|_| take(&mut queue, &documents, &looks));
-        assert_eq!(taken, Some(document(7)));
+        assert_eq!(first(&mut queue, millis(999), &documents, &looks), None);
+        assert_eq!(first(&mut queue, millis(1000), &documents, &looks), Some(document(7)));
         // A few are looked at each time.
         let few = Documents::from([(document(1), None)]);
+        queue = IdleQueue::default();
         looks.set(0);
-        assert_eq!([(); 3].map(|()| take(&mut queue, &few, &looks)), [None, None, None]);
+        assert_eq!([(); 3].map(|()| first(&mut queue, at(2), &few, &looks)), [None, None, None]);
         assert_eq!(looks.get(), 3);
     }
 
     proptest! {
         /// Compared with a look at all documents each time. The time goes on with each step.
         #[test]
-        fn the_longest_idle_document_is_taken_whatever_is_used_in_between(
-            steps in prop::collection::vec((0..6_usize, 0..3_u8), 1..60),
+        fn the_longest_idle_document_is_first_whatever_is_used_in_between(
+            steps in prop::collection::vec((0..6_usize, 0..4_u8), 1..60),
         ) {
             let (mut documents, mut queue) = (Documents::new(), IdleQueue::default());
             let looks = Cell::new(0);
@@ -136,9 +156,11 @@ mod tests {
                     _ => {
                         let idle = documents.iter().filter_map(|(document, since)| Some(((*since)?, document)));
                         let longest = idle.min().map(|(_, document)| document.clone());
-                        let taken = take(&mut queue, &documents, &looks);
-                        prop_assert_eq!(&taken, &longest);
-                        taken.map(|taken| documents.remove(&taken));
+                        let first = first(&mut queue, at(now), &documents, &looks);
+                        prop_assert_eq!(&first, &longest);
+                        if action == 2 {
+                            first.map(|first| documents.remove(&first));
+                        }
                     }
                 }
             }
