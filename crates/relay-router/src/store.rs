@@ -95,21 +95,39 @@ impl Store {
     /// # Errors
     /// See [`StoreError`]. A batch that cannot be written is the store's [failure](Store::failure).
     pub(crate) async fn commit(&self, batch: WriteBatch) -> Result<(), StoreError> {
-        self.submit(batch, WriteDurability::Buffered).await
+        self.commit_then(batch, || {}).await
+    }
+
+    /// Writes `batch` like [`Store::commit`], and calls `on_written` once it is written, also if the call is dropped before its
+    /// answer. So a caller that panics leaves no change on the disk that memory lacks.
+    ///
+    /// # Errors
+    /// As [`Store::commit`]. Then `on_written` is dropped.
+    pub(crate) async fn commit_then(
+        &self,
+        batch: WriteBatch,
+        on_written: impl FnOnce() + Send + 'static,
+    ) -> Result<(), StoreError> {
+        self.submit(batch, WriteDurability::Buffered, on_written).await
     }
 
     /// Writes `batch` like [`Store::commit`], and answers once the disk has it.
     pub(crate) async fn commit_synced(&self, batch: WriteBatch) -> Result<(), StoreError> {
-        self.submit(batch, WriteDurability::Synced).await
+        self.submit(batch, WriteDurability::Synced, || {}).await
     }
 
-    async fn submit(&self, batch: WriteBatch, durability: WriteDurability) -> Result<(), StoreError> {
+    async fn submit(
+        &self,
+        batch: WriteBatch,
+        durability: WriteDurability,
+        on_written: impl FnOnce() + Send + 'static,
+    ) -> Result<(), StoreError> {
         let changes = batch.into_changes().map_err(|error| {
             let error = self.error(&error);
             self.fail(error.clone());
             error
         })?;
-        self.0.writer.submit(changes, durability).await
+        self.0.writer.submit(changes, durability, Box::new(on_written)).await
     }
 
     /// Writes all waiting batches and closes the files. Blocks.

@@ -146,8 +146,7 @@ impl DeadLetterQueues {
                 Err(refusal) => requeued.refusal = Some(refusal),
             }
         }
-        deps.store.commit(batch).await?;
-        held.queue();
+        deps.store.commit_then(batch, || held.queue()).await?;
         Ok(requeued)
     }
 

@@ -186,14 +186,12 @@ async fn the_pages_of_a_targets_letters_have_each_letter_once() {
 async fn all_commits_that_wait_are_written_before_the_store_is_closed() {
     let (directory, supervisor) = (tempfile::tempdir().unwrap(), Supervisor::default());
     let store = open_under(&supervisor, directory.path());
-    let mut commits: Vec<_> =
-        (0..1_000).map(|n| Box::pin(tokio::task::unconstrained(store.commit(route(n))))).collect();
-    for commit in &mut commits {
-        assert!(futures_util::poll!(commit).is_pending());
-    }
+    let commits = (0..1_000).map(|n| tokio::task::unconstrained(store.commit(route(n))));
+    let mut commits = Box::pin(futures_util::future::join_all(commits));
+    assert!(futures_util::poll!(&mut commits).is_pending());
     close(&store).await;
-    for commit in commits {
-        commit.await.unwrap();
+    for committed in commits.await {
+        committed.unwrap();
     }
     assert!(matches!(store.commit(route(1)).await, Err(StoreError::Closed)));
     let (store, persisted) = Store::open(directory.path(), 100, 1, supervisor.group()).unwrap();

@@ -22,9 +22,14 @@ const QUEUE: usize = 1024;
 /// The most commits that are written as one.
 const GROUP: usize = 256;
 
+/// The change of memory that belongs to a batch.
+pub(super) type OnWritten = Box<dyn FnOnce() + Send>;
+
 struct Commit {
     changes: Vec<Change>,
     durability: WriteDurability,
+    /// Called once the batch is written, also when nobody waits for the answer any more.
+    on_written: OnWritten,
     done: oneshot::Sender<Result<(), StoreError>>,
     /// The commit's share of the queue, which is free again when the commit is answered.
     _permit: OwnedSemaphorePermit,
@@ -75,11 +80,12 @@ impl Writer {
         Self { shared: Arc::new(shared), queue_permits: Arc::new(Semaphore::new(QUEUE)), tasks }
     }
 
-    /// Writes `changes` as one and waits for the answer.
+    /// Writes `changes` as one, calls `on_written`, and waits for the answer. `on_written` is dropped if they are not written.
     pub(super) async fn submit(
         &self,
         changes: Vec<Change>,
         durability: WriteDurability,
+        on_written: OnWritten,
     ) -> Result<(), StoreError> {
         let permits = Arc::clone(&self.queue_permits);
         let permit = permits.acquire_owned().await.map_err(|_| StoreError::Closed)?;
@@ -89,7 +95,7 @@ impl Writer {
             if queue.is_closed {
                 return Err(StoreError::Closed);
             }
-            queue.commits.push_back(Commit { changes, durability, done, _permit: permit });
+            queue.commits.push_back(Commit { changes, durability, on_written, done, _permit: permit });
             (!std::mem::replace(&mut queue.is_running, true))
                 .then(|| Run { shared: Arc::clone(&self.shared), is_done: false })
         };
@@ -147,6 +153,9 @@ impl Run {
             failure.get_or_init(|| error.clone());
         }
         for commit in group {
+            if written.is_ok() {
+                (commit.on_written)();
+            }
             // Receiver dropped; ignore the send error.
             let _ = commit.done.send(written.clone());
         }

@@ -8,10 +8,13 @@ use relay_router::{ReplayRequest, ReplayStart, Router};
 use relay_tasks::TaskName;
 
 use crate::support::{
-    Recorder, TO_A, World, attach, name, note, number, patient, target, until, until_queued,
+    Recorder, TO_A, World, attach, name, note, number, patient, refused, target, until, until_queued,
 };
 
 const DISPATCHER: TaskName = TaskName::new("router.dispatcher");
+/// An operator's request of a test.
+const REQUEST: TaskName = TaskName::new("test.request");
+const OPERATION: TaskName = TaskName::new("router.operation");
 const REPLAY: TaskName = TaskName::new("router.replay");
 
 fn queued(router: &Router) -> usize {
@@ -84,5 +87,39 @@ async fn a_panic_of_a_replay_leaves_out_none_of_its_events() {
     let taken = a.wait_for(EVENTS).await;
     assert_eq!(taken.iter().map(|taken| number(&taken.event)).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
     until_queued(&router, "a", 0).await;
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn dead_letters_whose_retry_panics_during_its_commit_are_delivered_in_this_run() {
+    const EVENTS: usize = 10;
+    let world = World::new();
+    let router = world.router(TO_A).await;
+    attach(&router, "a", &Recorder::with(|_, _| Err(refused())), patient()).await;
+    world.publish_notes(1, EVENTS).await;
+    until(|| router.target(&name("a")).unwrap().dead_letters == EVENTS).await;
+    until_queued(&router, "a", 0).await;
+
+    let (a, gate) = Recorder::gated(0);
+    attach(&router, "a", &a, patient()).await;
+    // Each retry of one of them is ended while it is being committed, unless it is too fast for that.
+    while let Some(letter) = router.dead_letters(&name("a"), None, 1).await.unwrap().dead_letters.pop() {
+        let (retried, before) = (router.clone(), queued(&router));
+        let retry = world.supervisor.group().spawn(REQUEST, async move {
+            let retried = retried.retry_dead_letter(&name("a"), letter.id).await;
+            drop(retried);
+        });
+        while queued(&router) == before && !retry.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        if !retry.is_finished() {
+            world.supervisor.kill(OPERATION);
+        }
+        // The caller has the panic as well.
+        let _panicked = retry.await;
+    }
+    gate.add_permits(EVENTS);
+    a.wait_for(EVENTS).await;
+    assert_eq!(router.target(&name("a")).unwrap().dead_letters, 0);
     router.stop(Duration::from_secs(5)).await;
 }
