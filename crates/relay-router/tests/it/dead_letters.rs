@@ -62,7 +62,7 @@ async fn a_page_of_dead_letters_is_bounded_in_bytes_and_leads_to_the_next() {
 }
 
 /// Starts a router that keeps no event in memory.
-async fn router_without_cache(world: &World, a: &Arc<Recorder>) -> Router {
+async fn uncached_router(world: &World, a: &Arc<Recorder>) -> Router {
     let mut config = world.config(TO_A);
     config.cache_bytes = 0;
     config.targets = vec![target("a", a, patient())];
@@ -72,7 +72,7 @@ async fn router_without_cache(world: &World, a: &Arc<Recorder>) -> Router {
 #[tokio::test(start_paused = true)]
 async fn a_retried_dead_letter_keeps_its_content_on_disk_over_failures_and_restarts() {
     let world = World::new();
-    let router = router_without_cache(&world, &Recorder::with(|_, _| Err(refused()))).await;
+    let router = uncached_router(&world, &Recorder::with(|_, _| Err(refused()))).await;
     for n in 1..=2 {
         world.publish(note("d", n)).await;
     }
@@ -89,13 +89,13 @@ async fn a_retried_dead_letter_keeps_its_content_on_disk_over_failures_and_resta
             Err(failed())
         })
     };
-    let router = router_without_cache(&world, &a).await;
+    let router = uncached_router(&world, &a).await;
     assert_eq!(router.retry_dead_letters(&name("a")).await.unwrap(), 2);
     until(|| failures.load(Ordering::SeqCst) >= 2).await;
     router.stop(Duration::from_secs(5)).await;
 
     let a = Recorder::new();
-    let router = router_without_cache(&world, &a).await;
+    let router = uncached_router(&world, &a).await;
     let taken = a.wait_for(2).await;
     assert_eq!(taken.iter().map(|taken| number(&taken.event)).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(router.stats().targets["a"].lost, 0);

@@ -16,8 +16,8 @@ use relay_router::{ReplayRequest, ReplayStart};
 use tokio::sync::Notify;
 
 use crate::support::{
-    Recorder, TO_A, World, attach, decisions, failed, lost, name, note, number, patient, refused, target,
-    until, until_queued,
+    Recorder, TO_A, World, attach, decisions, failed, lost, name, note, number, patient, refused,
+    router_without_cache, target, until, until_one_under_way, until_queued,
 };
 
 const TO_A_ELSE_B: &str = r#"
@@ -31,15 +31,7 @@ const TO_A_ELSE_B: &str = r#"
 #[tokio::test(start_paused = true)]
 async fn an_event_that_the_log_cannot_read_for_a_while_is_delivered_later() {
     let world = World::new();
-    let mut config = world.config(TO_A);
-    // Each event is read from the log when its turn comes.
-    config.cache_bytes = 0;
-    let router = world.router_with(config).await;
-    let (a, gate) = Recorder::gated(0);
-    attach(&router, "a", &a, patient()).await;
-    world.publish_notes(1, 3).await;
-    let queued = || router.target(&name("a")).map(|a| (a.queued, a.in_flight));
-    until(|| queued() == Some((3, 1))).await;
+    let (router, a, gate) = router_without_cache(&world, 3).await;
     world.log.fail_reads(Some(LogError::Corrupt { detail: "the disk is on fire".to_owned() }));
     world.publish(note("d0", 4)).await;
     gate.add_permits(4);
@@ -202,7 +194,7 @@ async fn an_event_waits_for_a_target_that_is_full_and_goes_to_no_fallback() {
     attach(&router, "a", &a, policy).await;
     attach(&router, "b", &b, patient()).await;
     world.publish_notes(3, 3).await;
-    until(|| router.target(&name("a")).is_some_and(|a| a.queued == 3 && a.in_flight == 1)).await;
+    until_one_under_way(&router, "a", 3).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
     gate.add_permits(3);
     a.wait_for(3).await;
@@ -261,7 +253,7 @@ async fn a_target_that_is_replaced_keeps_the_places_of_its_requests_under_way() 
     let target = || InProcessTarget::new(name("a"), Arc::clone(&a) as Arc<dyn Target>).policy(policy.clone());
     router.attach(target()).await.unwrap();
     world.publish_notes(3, 3).await;
-    until(|| router.target(&name("a")).is_some_and(|a| a.queued == 3 && a.in_flight == 1)).await;
+    until_one_under_way(&router, "a", 3).await;
     router.attach(target()).await.unwrap();
     tokio::time::sleep(Duration::from_secs(60)).await;
     for answered in 1..=3 {
@@ -293,13 +285,7 @@ async fn a_target_that_refuses_events_works() {
 #[tokio::test(start_paused = true)]
 async fn an_event_that_is_damaged_while_it_waits_is_lost() {
     let world = World::new();
-    let mut config = world.config(TO_A);
-    config.cache_bytes = 0;
-    let router = world.router_with(config).await;
-    let (a, gate) = Recorder::gated(0);
-    attach(&router, "a", &a, patient()).await;
-    world.publish_notes(1, 3).await;
-    until(|| router.target(&name("a")).is_some_and(|a| a.queued == 3 && a.in_flight == 1)).await;
+    let (router, a, gate) = router_without_cache(&world, 3).await;
     world.log.damage(&note("d0", 2).document, Seq::new(2));
     gate.add_permits(3);
     a.wait_for(2).await;

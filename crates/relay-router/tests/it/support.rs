@@ -276,6 +276,31 @@ pub(crate) fn until_queued(router: &Router, target: &str, events: usize) -> impl
     until(move || router.target(&name(target)).is_some_and(|target| target.queued == events))
 }
 
+/// Waits in a paused runtime until so many events wait for a target, one of them under way.
+#[track_caller]
+pub(crate) fn until_one_under_way(router: &Router, target: &str, events: usize) -> impl Future<Output = ()> {
+    until(move || {
+        router.target(&name(target)).is_some_and(|target| (target.queued, target.in_flight) == (events, 1))
+    })
+}
+
+/// A router that keeps no event in memory, and its target `a`, which answers for permits of the gate. `events` notes of document
+/// `d0` wait, the first one of them under way.
+pub(crate) async fn router_without_cache(
+    world: &World,
+    events: usize,
+) -> (Router, Arc<Recorder>, Arc<Semaphore>) {
+    let mut config = world.config(TO_A);
+    // Each event is read from the log when its turn comes.
+    config.cache_bytes = 0;
+    let router = world.router_with(config).await;
+    let (a, gate) = Recorder::gated(0);
+    attach(&router, "a", &a, patient()).await;
+    world.publish_notes(1, events).await;
+    until_one_under_way(&router, "a", events).await;
+    (router, a, gate)
+}
+
 /// Waits in a paused runtime until the condition holds. Checks it whenever all tasks wait, since the router follows the
 /// log in a task of its own. Fails after [`PATIENCE`].
 #[track_caller]
