@@ -162,6 +162,12 @@ pub trait EventLog: Send + Sync + 'static {
     /// too, and counts them in [`LogStats::dropped_held_events`].
     fn hold(&self, after: Option<Offset>);
 
+    /// Returns true if each offset is one more than the offset before it, over all documents. Then a reader knows from the
+    /// offsets that it is not given how many events are no longer kept. By default a log does not tell.
+    fn offsets_are_contiguous(&self) -> bool {
+        false
+    }
+
     /// Makes what was accepted durable, and ends the log for every handle. Closing again does nothing.
     ///
     /// Not cancel-safe: a dropped close goes on in the background, and its outcome is lost.

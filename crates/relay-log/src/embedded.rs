@@ -287,6 +287,10 @@ impl EventLog for EmbeddedLog {
         self.inner.status.set_hold(after);
     }
 
+    fn offsets_are_contiguous(&self) -> bool {
+        true
+    }
+
     async fn close(&self) -> Result<(), LogError> {
         EmbeddedLog::close(self).await
     }

@@ -12,7 +12,7 @@ mod record;
 pub use self::config::{DecisionLogConfig, DecisionLogError};
 pub use self::log::{DecisionLog, DecisionLogStats, DecisionStream, DecisionStreamItem};
 pub(crate) use self::record::{DecidedEvent, Decision};
-pub use self::record::{DecisionFilter, DecisionRecord, Outcome};
+pub use self::record::{DecisionFilter, DecisionRecord, Gap, Outcome};
 
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,8 @@
 //!
 //! A route that has many events has the further ones in the store alone, and takes them into memory when it has space. An
 //! event beyond its last limit is lost, and so is one whose rule and targets are gone; both are decided and counted. The
-//! log is told which events wait, and holds them back from retention. While there are no targets nothing is read. The
+//! log is told which events wait, and holds them back from retention. Where it dropped events all the same before they were
+//! routed, the gap is decided and counted too. While there are no targets nothing is read. The
 //! first target gets the events from then on.
 
 mod assign;
@@ -22,6 +23,7 @@ use relay_events::ServiceState;
 use tokio::sync::watch;
 
 use self::assign::{AssignedPage, assign_page, retry_under_lock};
+use self::losses::find_gap;
 use crate::decisions::{DecidedEvent, Decision, Outcome};
 use crate::delivery::LOG_RETRY;
 use crate::delivery::engine::Engine;
@@ -154,7 +156,7 @@ impl Dispatcher {
         let page = read_page(&*self.engine.deps().log, cursor, ReadLimit::default()).await?;
         // The page is empty if retention dropped everything up to the head.
         let through = page.last().map_or(head, |(offset, _)| *offset);
-        self.route_page(page, through).await?;
+        self.route_page(page, cursor, through).await?;
         self.cursor.set(Some(through));
         Ok(true)
     }
@@ -198,9 +200,11 @@ impl Dispatcher {
         Ok(read.into_iter().collect())
     }
 
-    /// Routes `page`, commits its queue entries with the cursor at `through`, and queues its events.
-    async fn route_page(&self, page: LogPage, through: Offset) -> Result<(), StoreError> {
+    /// Routes `page`, which is everything after `after` and up to `through` that the log still has. Commits its queue entries
+    /// with the cursor at `through`, and queues its events.
+    async fn route_page(&self, page: LogPage, after: Offset, through: Offset) -> Result<(), StoreError> {
         let deps = self.engine.deps();
+        let gap = find_gap(&page, after, through).filter(|_| deps.log.offsets_are_contiguous());
         let is_draining = |name: &ServiceName| deps.monitor.state(name) == ServiceState::Draining;
         let assign = || assign_page(&self.engine, &page, through, self.limits, is_draining);
         let AssignedPage { table, routed, batch, held, rejected } =
@@ -212,6 +216,9 @@ impl Dispatcher {
         let now = deps.clock.wall();
         held.events().iter().for_each(|held| deps.metrics.record_routing(now.since(held.event.time)));
         held.queue();
+        if let Some((first, gap)) = gap {
+            self.record_gap(table.version(), first, gap);
+        }
         for ((_, event), routed) in page.iter().zip(routed) {
             routed.matched.iter().for_each(|rule| deps.metrics.count_match(rule));
             routed.drops.into_iter().for_each(|drop| self.record_drop(&table, event, drop));
@@ -225,7 +232,7 @@ impl Dispatcher {
     fn record_drop(&self, table: &RoutingTable, event: &Arc<Event>, drop: RoutingDrop) {
         let deps = self.engine.deps();
         let RoutingDrop { rule, outcome, reason } = drop;
-        deps.metrics.count_decision(outcome);
+        deps.metrics.count_decisions(outcome, 1);
         if let (Outcome::Cycle, Some(reason)) = (outcome, &reason) {
             // A service that answers everything makes one for each event. Each is in the decision log.
             tracing::debug!(event = %event.id, %reason, "an event that would cause a loop is not delivered");

@@ -30,9 +30,9 @@ pub(crate) struct RouterMetrics {
 struct Outcomes([AtomicU64; Outcome::ALL.len()]);
 
 impl Outcomes {
-    fn count(&self, outcome: Outcome) {
+    fn count(&self, outcome: Outcome, events: u64) {
         if let Some(at) = Outcome::ALL.iter().position(|one| *one == outcome) {
-            self.0[at].fetch_add(1, Ordering::Relaxed);
+            self.0[at].fetch_add(events, Ordering::Relaxed);
         }
     }
 
@@ -126,9 +126,9 @@ impl RouterMetrics {
         }
     }
 
-    /// Counts a decision without a delivery.
-    pub(crate) fn count_decision(&self, outcome: Outcome) {
-        self.outcomes.count(outcome);
+    /// Counts decisions without a delivery, by their events.
+    pub(crate) fn count_decisions(&self, outcome: Outcome, events: u64) {
+        self.outcomes.count(outcome, events);
     }
 
     /// Counts an event that `rule` matched.
@@ -149,9 +149,9 @@ impl RouterMetrics {
         took: Duration,
         is_fallback: bool,
     ) {
-        self.outcomes.count(outcome);
+        self.outcomes.count(outcome, 1);
         let counters = self.target(target);
-        counters.outcomes.count(outcome);
+        counters.outcomes.count(outcome, 1);
         if is_fallback {
             counters.fallbacks.fetch_add(1, Ordering::Relaxed);
         }

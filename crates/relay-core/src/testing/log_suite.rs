@@ -408,7 +408,12 @@ async fn each_event_of_a_batch_has_its_offset(log: &dyn EventLog) {
     let doc = document("suite/offsets");
     let epoch = head(log, &doc).await.epoch;
     let batch: Vec<Event> = (1..=3).map(|seq| event(&doc, epoch, seq, "x")).collect();
+    let before = last_offset(log).await;
     let offsets = log.append(&doc, &batch).await.unwrap_or_else(|e| panic!("append refused: {e}"));
+    if log.offsets_are_contiguous() {
+        let all: Vec<_> = std::iter::once(before).chain(offsets.iter().copied()).collect();
+        assert!(all.is_sorted_by(|one, next| one.next() == *next), "the offsets have no hole: {all:?}");
+    }
     let read = log.read_document(&doc, Seq::ZERO, ReadLimit::default()).await.unwrap_or_default();
     let kept: Vec<Option<Offset>> = read.iter().map(|event| event.offset).collect();
     assert_eq!(kept, offsets.iter().copied().map(Some).collect::<Vec<_>>());

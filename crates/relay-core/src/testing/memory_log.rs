@@ -450,6 +450,10 @@ impl EventLog for MemoryLog {
         self.state.lock().hold = after;
     }
 
+    fn offsets_are_contiguous(&self) -> bool {
+        true
+    }
+
     async fn close(&self) -> Result<(), LogError> {
         let mut state = self.state.lock();
         state.closed = true;

@@ -163,7 +163,8 @@ impl DecisionLog {
     pub(crate) fn record(&self, decision: Decision) {
         let state = &self.0.state;
         if !decision.outcome.is_trouble()
-            && xxh3_64(&decision.event.id.as_u128().to_be_bytes()) > self.0.sample_limit
+            && let Some(id) = decision.event.id
+            && xxh3_64(&id.as_u128().to_be_bytes()) > self.0.sample_limit
         {
             state.unsampled.fetch_add(1, Ordering::Relaxed);
             return;

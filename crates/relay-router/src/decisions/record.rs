@@ -41,14 +41,28 @@ pub(crate) struct Decision {
     pub(crate) verdicts: Box<dyn FnOnce() -> Vec<RuleVerdict> + Send>,
 }
 
-/// The event of a decision.
+/// Events that the log dropped before they were routed. No rule was asked about them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Gap {
+    /// The offset of the last of them. Some events in between may have been kept.
+    pub through: Offset,
+    /// The number of these events.
+    pub events: u64,
+}
+
+/// The event of a decision, or a gap between events.
 #[derive(Debug, Clone)]
 pub(crate) struct DecidedEvent {
-    pub(crate) id: EventId,
-    pub(crate) document: DocumentId,
+    /// The id; `None` for a gap.
+    pub(crate) id: Option<EventId>,
+    /// The document; `None` for a gap.
+    pub(crate) document: Option<DocumentId>,
     /// The kind; `None` where the log no longer has the event.
     pub(crate) kind: Option<Kind>,
     pub(crate) offset: Option<Offset>,
+    /// The events from `offset` on that the log dropped before they were routed.
+    pub(crate) gap: Option<Gap>,
     /// The size of the event, which the decision keeps in memory while it waits.
     pub(crate) bytes: usize,
 }
@@ -56,10 +70,11 @@ pub(crate) struct DecidedEvent {
 impl From<&Event> for DecidedEvent {
     fn from(event: &Event) -> Self {
         Self {
-            id: event.id,
-            document: event.document.clone(),
+            id: Some(event.id),
+            document: Some(event.document.clone()),
             kind: Some(event.kind.clone()),
             offset: event.offset,
+            gap: None,
             bytes: event.approx_bytes(),
         }
     }
@@ -79,7 +94,7 @@ pub enum Outcome {
     /// The event's time to live was over.
     Expired,
     /// The target never gets the event: the log does not have it or cannot read it, too many events wait, or the target is
-    /// gone.
+    /// gone. Or the log dropped events before they were routed: a [gap](DecisionRecord::gap).
     Lost,
     /// No rule matches.
     NoMatch,
@@ -130,16 +145,21 @@ pub struct DecisionRecord {
     pub number: u64,
     /// The time of the decision.
     pub at: Timestamp,
-    /// The event.
-    pub event: EventId,
+    /// The event; `None` for a gap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event: Option<EventId>,
     /// Its document.
-    pub document: DocumentId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document: Option<DocumentId>,
     /// Its kind; `None` where the log no longer has the event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// Its offset in the log.
+    /// Its offset in the log; for a gap that of the first event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offset: Option<Offset>,
+    /// The extent of a gap, if the decision is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gap: Option<Gap>,
     /// The version of the rules.
     pub rules_version: u64,
     /// The rule that matched.
@@ -183,6 +203,10 @@ fn verdict_bytes(verdict: &RuleVerdict) -> usize {
     64 + verdict.rule.len() + message
 }
 
+fn text_bytes(document: Option<&DocumentId>) -> usize {
+    document.map_or(0, |document| document.as_str().len())
+}
+
 /// Shortens `text` to the characters that are kept of an error.
 fn shorten(text: &mut String) {
     if let Some((end, _)) = text.char_indices().nth(MAX_ERROR_CHARS) {
@@ -194,7 +218,7 @@ impl Decision {
     /// The memory that the decision takes while it waits to be kept.
     pub(super) fn bytes(&self) -> usize {
         let error = self.error.as_ref().map_or(0, String::len);
-        size_of::<Self>() + self.event.bytes + self.event.document.as_str().len() + error
+        size_of::<Self>() + self.event.bytes + text_bytes(self.event.document.as_ref()) + error
     }
 
     pub(super) fn into_record(mut self, number: u64) -> DecisionRecord {
@@ -221,6 +245,7 @@ impl Decision {
             document: self.event.document,
             kind: self.event.kind.map(|kind| kind.as_str().to_owned()),
             offset: self.event.offset,
+            gap: self.event.gap,
             rules_version: self.rules_version,
             rule: self.rule,
             target: self.target,
@@ -241,7 +266,7 @@ impl DecisionRecord {
     pub(super) fn bytes(&self) -> usize {
         let error = self.error.as_ref().map_or(0, String::len);
         let verdicts: usize = self.verdicts.iter().map(verdict_bytes).sum();
-        size_of::<Self>() + self.document.as_str().len() + error + verdicts
+        size_of::<Self>() + text_bytes(self.document.as_ref()) + error + verdicts
     }
 }
 
@@ -270,8 +295,8 @@ impl DecisionFilter {
     /// Returns true if `record` is selected.
     pub(crate) fn matches(&self, record: &DecisionRecord) -> bool {
         let Self { document, event, target, rule, outcome, from, to } = self;
-        document.as_ref().is_none_or(|document| *document == record.document)
-            && event.is_none_or(|event| event == record.event)
+        document.as_ref().is_none_or(|document| record.document.as_ref() == Some(document))
+            && event.is_none_or(|event| record.event == Some(event))
             && target.as_ref().is_none_or(|target| record.target.as_ref() == Some(target))
             && rule.as_ref().is_none_or(|rule| record.rule.as_deref() == Some(rule.as_str()))
             && outcome.is_none_or(|outcome| outcome == record.outcome)

@@ -112,7 +112,7 @@ impl Engine {
         self.0.deps.store.fail(error);
     }
 
-    /// Counts a lost event. The scheduling task logs it.
+    /// Counts lost events. The scheduling task logs it.
     pub(crate) fn count_loss(&self, loss: Loss) {
         self.0.deps.losses.count(loss);
         self.0.ready.notify_one();
@@ -242,10 +242,11 @@ impl Engine {
             let decided = match (event, disposition) {
                 (Some(event), _) => DecidedEvent::from(&**event),
                 (None, Disposition::Lost(_)) => DecidedEvent {
-                    id: entry.queued.event,
-                    document: entry.queued.document.clone(),
+                    id: Some(entry.queued.event),
+                    document: Some(entry.queued.document.clone()),
                     kind: None,
                     offset: Some(entry.offset),
+                    gap: None,
                     bytes: 0,
                 },
                 // The log could not be read, which is logged, and the event is tried again.
@@ -255,9 +256,9 @@ impl Engine {
                 let attempts = queued.tried;
                 // A target that fails makes one for each event. Each is in the decision log, and the first few are here.
                 if store.dead_letter_count(&attempt.name) <= attempt.dequeued.entries.len() {
-                    tracing::warn!(event = %decided.id, target = %attempt.name, ?reason, attempts, "the event became a dead letter, one of the first of its target");
+                    tracing::warn!(event = %entry.queued.event, target = %attempt.name, ?reason, attempts, "the event became a dead letter, one of the first of its target");
                 } else {
-                    tracing::debug!(event = %decided.id, target = %attempt.name, ?reason, attempts, "the event became a dead letter");
+                    tracing::debug!(event = %entry.queued.event, target = %attempt.name, ?reason, attempts, "the event became a dead letter");
                 }
             }
             // The rules that routed the event may be replaced, and others would explain something else.
@@ -266,8 +267,8 @@ impl Engine {
             let lost = match disposition {
                 Disposition::Lost(reason) => {
                     let (event, document) = (decided.id, decided.document.clone());
-                    let (target, reason) = (attempt.name.clone(), reason.text().to_owned());
-                    self.count_loss(Loss { event, document, target, reason: reason.clone() });
+                    let (target, reason) = (Some(attempt.name.clone()), reason.text().to_owned());
+                    self.count_loss(Loss { events: 1, event, document, target, reason: reason.clone() });
                     Some(reason)
                 }
                 _ => None,

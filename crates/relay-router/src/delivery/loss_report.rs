@@ -7,16 +7,20 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use relay_core::{DocumentId, EventId, Monotonic, ServiceName};
+use tracing::field::display;
 
 /// The shortest time between two lines.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// A lost event.
+/// Events that are lost for one reason: one event, or all those of a gap.
 #[derive(Debug)]
 pub(crate) struct Loss {
-    pub(crate) event: EventId,
-    pub(crate) document: DocumentId,
-    pub(crate) target: ServiceName,
+    pub(crate) events: u64,
+    /// The event; `None` for a gap.
+    pub(crate) event: Option<EventId>,
+    pub(crate) document: Option<DocumentId>,
+    /// The target, if it is known.
+    pub(crate) target: Option<ServiceName>,
     pub(crate) reason: String,
 }
 
@@ -39,17 +43,25 @@ impl Unreported {
     }
 
     fn log(&mut self) {
-        let Some(Loss { event, document, target, reason }) = self.last.take() else { return };
+        let Some(Loss { event, document, target, reason, .. }) = self.last.take() else { return };
         let events = std::mem::take(&mut self.events);
-        tracing::error!(events, last = %event, %document, %target, reason, "events are lost; each is among the decisions");
+        let (last, document, target) = (event.map(display), document.map(display), target.map(display));
+        tracing::error!(
+            events,
+            last,
+            document,
+            target,
+            reason,
+            "events are lost; the reasons are among the decisions"
+        );
     }
 }
 
 impl LossReport {
-    /// Counts a lost event. [`LossReport::log_due`] must follow.
+    /// Counts lost events. [`LossReport::log_due`] must follow.
     pub(super) fn count(&self, loss: Loss) {
         let mut unreported = self.0.lock();
-        unreported.events += 1;
+        unreported.events += loss.events;
         unreported.last = Some(loss);
     }
 
@@ -82,8 +94,9 @@ mod tests {
         let report = LossReport::default();
         let at = |seconds| Monotonic::ZERO + Duration::from_secs(seconds);
         let count = || {
-            let (event, document) = (EventId::new(), note("d", 1).document);
-            report.count(Loss { event, document, target: name("a"), reason: "a test".to_owned() });
+            let (event, document) = (Some(EventId::new()), Some(note("d", 1).document));
+            let (target, reason) = (Some(name("a")), "a test".to_owned());
+            report.count(Loss { events: 1, event, document, target, reason });
         };
         // Nothing is lost, so no line is due.
         assert_eq!(report.log_due(at(0)), None);

@@ -1,15 +1,34 @@
-//! The events that no target gets because of a limit or a change of the configuration: each is decided as lost.
+//! The events that no target gets because of a limit or a change of the configuration: each is decided as lost. Those that
+//! the log no longer has when they are to be routed share a decision.
 
 use std::time::Duration;
 
-use relay_core::ServiceName;
+use relay_core::{Offset, ServiceName};
 
 use super::Dispatcher;
 use super::assign::Rejected;
-use crate::decisions::{DecidedEvent, Decision, Outcome};
+use crate::decisions::{DecidedEvent, Decision, Gap, Outcome};
 use crate::delivery::loss_report::Loss;
 use crate::delivery::state::Abandoned;
+use crate::log_page::LogPage;
 use crate::store::{StoreError, WriteBatch};
+
+/// Finds the events after `after` and up to `through` that `page`, a read of all of them, does not have: the offset of the first,
+/// and their extent. The log's offsets are contiguous.
+pub(super) fn find_gap(page: &LogPage, after: Offset, through: Offset) -> Option<(Offset, Gap)> {
+    let mut found: Option<(Offset, Gap)> = None;
+    let mut expected = after.next();
+    for offset in page.iter().map(|(offset, _)| *offset).chain([through.next()]) {
+        let missing = offset.get().saturating_sub(expected.get());
+        if missing > 0 {
+            let (_, gap) = found.get_or_insert((expected, Gap { through, events: 0 }));
+            gap.through = Offset::new(offset.get() - 1);
+            gap.events += missing;
+        }
+        expected = offset.next();
+    }
+    found
+}
 
 impl Dispatcher {
     /// Decides the events as lost that wait for targets which no longer exist. Returns true while further ones may wait.
@@ -36,10 +55,11 @@ impl Dispatcher {
             for entry in entries {
                 let queued = &entry.queued;
                 let event = DecidedEvent {
-                    id: queued.event,
-                    document: queued.document.clone(),
+                    id: Some(queued.event),
+                    document: Some(queued.document.clone()),
                     kind: None,
                     offset: Some(entry.offset),
+                    gap: None,
                     bytes: 0,
                 };
                 self.record_lost(event, target.clone(), reason.clone(), |decision| {
@@ -63,6 +83,24 @@ impl Dispatcher {
         });
     }
 
+    /// Decides the events as lost that the log dropped before they were routed.
+    pub(super) fn record_gap(&self, rules_version: u64, first: Offset, gap: Gap) {
+        let Gap { through, events } = gap;
+        let reason = format!(
+            "the log dropped {events} events between offsets {first} and {through} before they were routed: \
+             routing was behind for longer than history is kept (`log.max_held_bytes`)"
+        );
+        let event = DecidedEvent {
+            id: None,
+            document: None,
+            kind: None,
+            offset: Some(first),
+            gap: Some(gap),
+            bytes: 0,
+        };
+        self.record_lost(event, None, reason, |decision| decision.rules_version = rules_version);
+    }
+
     fn record_lost(
         &self,
         event: DecidedEvent,
@@ -71,14 +109,18 @@ impl Dispatcher {
         complete: impl FnOnce(&mut Decision),
     ) {
         let deps = self.engine.deps();
+        let events = event.gap.map_or(1, |gap| gap.events);
         match &target {
-            Some(target) => {
-                deps.metrics.count_outcome(target, Outcome::Lost, Duration::ZERO, false);
-                let (document, target, reason) = (event.document.clone(), target.clone(), reason.clone());
-                self.engine.count_loss(Loss { event: event.id, document, target, reason });
-            }
-            None => deps.metrics.count_decision(Outcome::Lost),
+            Some(target) => deps.metrics.count_outcome(target, Outcome::Lost, Duration::ZERO, false),
+            None => deps.metrics.count_decisions(Outcome::Lost, events),
         }
+        self.engine.count_loss(Loss {
+            events,
+            event: event.id,
+            document: event.document.clone(),
+            target: target.clone(),
+            reason: reason.clone(),
+        });
         let mut decision = Decision {
             at: deps.clock.wall(),
             event,

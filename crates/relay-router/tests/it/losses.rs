@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use relay_core::Seq;
+use relay_core::{EventLog, LogError, Seq};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Metadata, Subscriber};
 
-use crate::support::{Recorder, TO_A, World, attach, lost, name, note, patient, target, until, until_queued};
+use crate::support::{
+    Recorder, TO_A, World, attach, lost, note, patient, router_without_cache, target, until, until_queued,
+};
 
 /// Adds up the field `events` of all log lines.
 #[derive(Clone, Default)]
@@ -79,13 +81,7 @@ async fn an_event_that_is_damaged_while_it_waits_is_lost_with_that_reason() {
     let told = Told::default();
     let _lines = tracing::subscriber::set_default(told.clone());
     let world = World::new();
-    let mut config = world.config(TO_A);
-    config.cache_bytes = 0;
-    let router = world.router_with(config).await;
-    let (a, gate) = Recorder::gated(0);
-    attach(&router, "a", &a, patient()).await;
-    world.publish_notes(1, 2).await;
-    until(|| router.target(&name("a")).is_some_and(|a| a.queued == 2 && a.in_flight == 1)).await;
+    let (router, _a, gate) = router_without_cache(&world, 2).await;
     world.log.damage(&note("d0", 2).document, Seq::new(2));
     gate.add_permits(2);
     let lost = lost(&router, 1).await;
@@ -94,4 +90,41 @@ async fn an_event_that_is_damaged_while_it_waits_is_lost_with_that_reason() {
     until_queued(&router, "a", 0).await;
     router.stop(Duration::from_secs(5)).await;
     assert_eq!(told.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_that_the_log_drops_before_they_are_routed_are_decided_as_one_gap_and_count() {
+    let told = Told::default();
+    let _lines = tracing::subscriber::set_default(told.clone());
+    let world = World::new();
+    let router = world.router(TO_A).await;
+    let a = Recorder::new();
+    attach(&router, "a", &a, patient()).await;
+    world.log.fail_reads(Some(LogError::Corrupt { detail: "the disk is on fire".to_owned() }));
+    let mut offsets = Vec::new();
+    for n in 0..100 {
+        offsets.push(world.publish(note(&format!("d{}", n % 2), n)).await.offset);
+    }
+    // Retention takes most events of one document, so that the gap has some that are kept.
+    world.log.trim(&note("d0", 0).document, Seq::new(40)).await.unwrap();
+    until(|| router.stats().targets["a"].lag_events >= 100).await;
+    world.log.fail_reads(None);
+    until(|| router.stats().targets["a"].lag_events == 0).await;
+    let lost = lost(&router, 1).await;
+    let record = &lost[0];
+    assert_eq!((lost.len(), record.event, record.document.as_ref()), (1, None, None));
+    let gap = record.gap.unwrap();
+    assert_eq!((record.offset, Some(gap.through), gap.events), (offsets[0], offsets[78], 40));
+    assert!(record.error.as_deref().unwrap().starts_with("the log dropped 40 events between"));
+    assert_eq!((a.wait_for(60).await.len(), router.stats().decisions["lost"]), (60, 40));
+    // Nothing is left after the cursor.
+    world.log.fail_reads(Some(LogError::Corrupt { detail: "the disk is on fire".to_owned() }));
+    world.publish(note("d0", 1)).await;
+    world.log.trim(&note("d0", 0).document, Seq::new(51)).await.unwrap();
+    world.log.fail_reads(None);
+    world.publish(note("d1", 2)).await;
+    a.wait_for(61).await;
+    until(|| router.stats().decisions["lost"] == 41).await;
+    router.stop(Duration::from_secs(5)).await;
+    assert_eq!(told.get(), 41);
 }
