@@ -11,6 +11,6 @@ mod route;
 pub(crate) use self::dead_letter::json_of;
 pub use self::dead_letter::{DeadLetter, DeadLetterId, DeadReason, InvalidDeadLetterId};
 pub use self::queued_event::Attempt;
-pub(crate) use self::queued_event::{QueuedEvent, RequeuedBody, RequeuedRecord, publisher_of};
+pub(crate) use self::queued_event::{FailedAttempts, QueuedEvent, QueuedRecord, RequeuedBody, publisher_of};
 pub use self::replay::{Replay, ReplayRequest, ReplayStart, ReplayState};
 pub(crate) use self::route::{RouteId, RouteKey, RouteRecord, TargetSet};

@@ -45,7 +45,7 @@ pub(crate) use self::write_batch::WriteBatch;
 use self::write_batch::WriteDurability;
 use self::writer::Writer;
 use crate::loop_detection::CausesKey;
-use crate::records::{DeadLetter, DeadLetterId, QueuedEvent, Replay, RequeuedBody, RouteId};
+use crate::records::{DeadLetter, DeadLetterId, FailedAttempts, QueuedEvent, Replay, RequeuedBody, RouteId};
 
 /// The size of the engine's file `version`.
 const VERSION_BYTES: u64 = 4;
@@ -184,6 +184,20 @@ impl Store {
         let value = self.read(move |keyspaces| keyspaces.queue.get(key)).await?;
         let record = value.map(|value| self.parse::<RequeuedBody>(&value)).transpose()?;
         Ok(record.and_then(|record| record.body))
+    }
+
+    /// The failed attempts of a waiting event. A record that cannot be read has none.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub(crate) async fn failed_attempts(
+        &self,
+        route: RouteId,
+        offset: Offset,
+    ) -> Result<FailedAttempts, StoreError> {
+        let key = keys::queued(route, offset);
+        let value = self.read(move |keyspaces| keyspaces.queue.get(key)).await?;
+        Ok(value.and_then(|value| serde_json::from_slice(&value).ok()).unwrap_or_default())
     }
 
     /// The number of dead letters of the target that are kept.

@@ -17,7 +17,8 @@ use crate::decisions::Outcome;
 use crate::health::BreakerTicket;
 use crate::loop_detection;
 use crate::records::{
-    Attempt, DeadLetter, DeadLetterId, DeadReason, QueuedEvent, RouteId, RouteKey, json_of,
+    Attempt, DeadLetter, DeadLetterId, DeadReason, FailedAttempts, QueuedEvent, QueuedRecord, RouteId,
+    RouteKey, json_of,
 };
 use crate::rules::{RetryPolicy, TargetPolicy};
 use crate::store::{StoreError, WriteBatch};
@@ -107,6 +108,8 @@ pub(crate) struct AttemptResult {
     pub(crate) dispositions: Vec<Disposition>,
     /// The target's answer; none if it was not asked.
     pub(crate) answer: Option<Result<(), DeliveryError>>,
+    /// The attempt as it is kept with its events, if it failed.
+    pub(crate) failed: Option<Attempt>,
     /// The time until the answer.
     pub(crate) took: Duration,
     /// The pause before events are tried again.
@@ -141,7 +144,7 @@ impl InFlight {
         let again = |entry: &QueueEntry| Disposition::Retry(Arc::clone(&entry.queued));
         let dispositions: Vec<_> = self.dequeued.entries.iter().map(again).collect();
         let (events, took) = (vec![None; dispositions.len()], Duration::ZERO);
-        AttemptResult { events, dispositions, answer: None, took, backoff: LOG_RETRY }
+        AttemptResult { events, dispositions, answer: None, failed: None, took, backoff: LOG_RETRY }
     }
 
     /// The events, from memory, from their records or from the log.
@@ -202,7 +205,7 @@ impl InFlight {
             (Some(Unneeded::Expired), _) => Disposition::Done(Outcome::Expired),
             (None, Some(Err(error))) => {
                 let mut queued = QueuedEvent::clone(&entry.queued);
-                queued.push(Attempt::new(now, self.name.clone(), error, took));
+                queued.count_failure(self.name.clone());
                 disposition(queued, error.kind, is_alone, &self.policy.retry)
             }
             (None, _) => Disposition::Done(Outcome::Delivered),
@@ -210,7 +213,9 @@ impl InFlight {
         let dispositions: Vec<_> = self.dequeued.entries.iter().zip(&unneeded).map(dispose).collect();
         let tried = self.dequeued.entries.first().map_or(0, |entry| entry.queued.tried);
         let backoff = backoff(&self.policy.retry, tried);
-        Some(AttemptResult { events, dispositions, answer, took, backoff })
+        let failed = answer.as_ref().and_then(|answer| answer.as_ref().err());
+        let failed = failed.map(|error| Attempt::new(now, self.name.clone(), error, took));
+        Some(AttemptResult { events, dispositions, answer, failed, took, backoff })
     }
 
     /// The rule that selected the event.
@@ -252,13 +257,23 @@ impl InFlight {
             self.dequeued.entries.iter().zip(&result.dispositions).zip(&result.events)
         {
             match (disposition, event) {
-                (Disposition::Retry(queued), Some(event)) if queued.is_requeued => {
-                    batch.put_requeued(self.route, entry.offset, queued, &json_of(event));
+                (Disposition::Retry(queued), event) => {
+                    let failed = self.failed_attempts(deps, entry, result).await?;
+                    let body = event.as_ref().filter(|_| queued.is_requeued).map(|event| json_of(event));
+                    let record = QueuedRecord { queued, attempts: &failed.attempts, body: body.as_deref() };
+                    batch.put_record(self.route, entry.offset, &record);
                 }
-                (Disposition::Retry(queued), _) => batch.put_queued(self.route, entry.offset, queued),
                 (Disposition::DeadLetter(queued, reason), Some(event)) => {
+                    let failed = self.failed_attempts(deps, entry, result).await?;
                     batch.remove_queued(self.route, entry.offset);
-                    batch.dead_letter(&self.dead_letter(deps, entry.offset, queued, event, *reason)?);
+                    batch.dead_letter(&self.dead_letter(
+                        deps,
+                        entry.offset,
+                        queued,
+                        failed,
+                        event,
+                        *reason,
+                    )?);
                 }
                 (Disposition::Done(_) | Disposition::Lost(_) | Disposition::DeadLetter(..), _) => {
                     batch.remove_queued(self.route, entry.offset);
@@ -268,11 +283,27 @@ impl InFlight {
         deps.store.commit(batch).await
     }
 
+    /// The failed attempts of an event of this attempt, with this one.
+    async fn failed_attempts(
+        &self,
+        deps: &Deps,
+        entry: &QueueEntry,
+        result: &AttemptResult,
+    ) -> Result<FailedAttempts, StoreError> {
+        let mut failed = match entry.queued.tried {
+            0 => FailedAttempts::default(),
+            _ => deps.store.failed_attempts(self.route, entry.offset).await?,
+        };
+        result.failed.iter().for_each(|attempt| failed.push(attempt.clone()));
+        Ok(failed)
+    }
+
     fn dead_letter(
         &self,
         deps: &Deps,
         offset: Offset,
         queued: &QueuedEvent,
+        failed: FailedAttempts,
         event: &Event,
         reason: DeadReason,
     ) -> Result<DeadLetter, StoreError> {
@@ -289,7 +320,7 @@ impl InFlight {
             document: queued.document.clone(),
             at,
             reason,
-            attempts: queued.attempts.clone(),
+            attempts: failed.attempts,
             event,
         })
     }

@@ -24,7 +24,7 @@ impl<'a> SelectionContext<'a> {
         Self {
             document: &queued.document,
             publisher: queued.publisher.as_ref(),
-            failed: queued.attempts.last().map(|attempt| &attempt.target),
+            failed: queued.failed.as_ref(),
             turn,
         }
     }

@@ -7,7 +7,8 @@ use relay_core::{Actor, DeliveryError, DocumentId, Event, EventId, ServiceName, 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// An event that waits in a route. Its content is in the log, or for a requeued dead letter in its [`RequeuedRecord`].
+/// An event that waits in a route, as memory has it. Its content is in the log, or for a requeued dead letter in its
+/// [`QueuedRecord`], which also has its attempts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct QueuedEvent {
     pub(crate) event: EventId,
@@ -24,10 +25,10 @@ pub(crate) struct QueuedEvent {
     pub(crate) rules: u64,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) is_replay: bool,
-    /// The last failed attempts, oldest first, at most [`QueuedEvent::MAX_KEPT_ATTEMPTS`].
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) attempts: Vec<Attempt>,
-    /// The number of failed attempts, including those that `attempts` has dropped.
+    /// The target of the last failed attempt. The store alone has the attempts, whose errors can be long.
+    #[serde(default, rename = "attempts", deserialize_with = "last_target", skip_serializing)]
+    pub(crate) failed: Option<ServiceName>,
+    /// The number of failed attempts.
     #[serde(default)]
     pub(crate) tried: u32,
     /// True for a requeued dead letter. The store alone has its body, which can be large.
@@ -35,13 +36,17 @@ pub(crate) struct QueuedEvent {
     pub(crate) is_requeued: bool,
 }
 
-/// A requeued dead letter as the store keeps it.
+/// A waiting event as the store keeps it.
 #[derive(Serialize)]
-pub(crate) struct RequeuedRecord<'a> {
+pub(crate) struct QueuedRecord<'a> {
     #[serde(flatten)]
     pub(crate) queued: &'a QueuedEvent,
-    /// The event's JSON envelope, since the log may no longer have the event.
-    pub(crate) body: &'a str,
+    /// The last failed attempts, oldest first.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(crate) attempts: &'a [Attempt],
+    /// The event's JSON envelope, for a requeued dead letter: the log may no longer have the event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) body: Option<&'a str>,
 }
 
 /// The body in the record of a requeued dead letter.
@@ -50,15 +55,40 @@ pub(crate) struct RequeuedBody {
     pub(crate) body: Option<String>,
 }
 
+/// The attempts in the record of a waiting event.
+#[derive(Default, Deserialize)]
+pub(crate) struct FailedAttempts {
+    #[serde(default)]
+    pub(crate) attempts: Vec<Attempt>,
+}
+
+impl FailedAttempts {
+    /// The most attempts that are kept in detail.
+    const MAX_KEPT: usize = 32;
+
+    /// Adds an attempt, and drops the oldest ones beyond those that are kept.
+    pub(crate) fn push(&mut self, attempt: Attempt) {
+        self.attempts.push(attempt);
+        let excess = self.attempts.len().saturating_sub(Self::MAX_KEPT);
+        self.attempts.drain(..excess);
+    }
+}
+
+/// Reads the target of the last attempt alone.
+fn last_target<'de, D: Deserializer<'de>>(value: D) -> Result<Option<ServiceName>, D::Error> {
+    #[derive(Deserialize)]
+    struct Tried {
+        target: ServiceName,
+    }
+    Ok(Vec::<Tried>::deserialize(value)?.pop().map(|last| last.target))
+}
+
 /// Passes over a value, and tells that it is there.
 fn is_present<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
     Ok(Option::<IgnoredAny>::deserialize(value)?.is_some())
 }
 
 impl QueuedEvent {
-    /// The most attempts that are kept in detail.
-    const MAX_KEPT_ATTEMPTS: usize = 32;
-
     /// An event that was routed by the rules of version `rules` and not yet tried.
     pub(crate) fn new(event: &Event, rules: u64) -> Self {
         Self {
@@ -69,18 +99,15 @@ impl QueuedEvent {
             rule: None,
             rules,
             is_replay: false,
-            attempts: Vec::new(),
+            failed: None,
             tried: 0,
             is_requeued: false,
         }
     }
 
-    /// Adds a failed attempt, and drops the oldest one when there are too many.
-    pub(crate) fn push(&mut self, attempt: Attempt) {
-        if self.attempts.len() == Self::MAX_KEPT_ATTEMPTS {
-            self.attempts.remove(0);
-        }
-        self.attempts.push(attempt);
+    /// Counts a failed attempt at `target`.
+    pub(crate) fn count_failure(&mut self, target: ServiceName) {
+        self.failed = Some(target);
         self.tried = self.tried.saturating_add(1);
     }
 }
@@ -111,16 +138,49 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// The most characters of an error that are kept.
-    const MAX_ERROR_CHARS: usize = 512;
+    /// The most bytes of an error that are kept.
+    const MAX_ERROR_BYTES: usize = 512;
 
     pub(crate) fn new(at: Timestamp, target: ServiceName, error: &DeliveryError, duration: Duration) -> Self {
+        let mut error_bytes = error.detail.len().min(Self::MAX_ERROR_BYTES);
+        while !error.detail.is_char_boundary(error_bytes) {
+            error_bytes -= 1;
+        }
         Self {
             at,
             target,
             status: error.status,
-            error: error.detail.chars().take(Self::MAX_ERROR_CHARS).collect(),
+            error: error.detail[..error_bytes].to_owned(),
             duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use relay_core::{Epoch, FailureKind, Seq};
+
+    use super::*;
+    use crate::test_support::{name, note};
+
+    #[test]
+    fn the_attempts_of_an_event_are_bounded_in_bytes_on_disk_and_absent_in_memory() {
+        let event = note("d", 1).into_event(Epoch::from_u64(1), Some(Seq::FIRST), Timestamp::UNIX_EPOCH);
+        let (mut queued, mut failed) = (QueuedEvent::new(&event, 1), FailedAttempts::default());
+        // Characters of three bytes each, which do not end at the limit.
+        let error = DeliveryError::new(FailureKind::Retry, "\u{20ac}".repeat(10_000));
+        for n in 0..100 {
+            let target = name(if n == 99 { "last" } else { "a" });
+            failed.push(Attempt::new(Timestamp::from_micros(n), target.clone(), &error, Duration::ZERO));
+            queued.count_failure(target);
+        }
+        let record = QueuedRecord { queued: &queued, attempts: &failed.attempts, body: None };
+        let stored = serde_json::to_string(&record).unwrap();
+        assert!(stored.len() < 32 * 700, "{} bytes", stored.len());
+        assert_eq!(serde_json::from_str::<FailedAttempts>(&stored).unwrap().attempts, failed.attempts);
+        assert_eq!((failed.attempts.len(), failed.attempts[0].at), (32, Timestamp::from_micros(68)));
+        // Memory has the last target and the number.
+        let read: QueuedEvent = serde_json::from_str(&stored).unwrap();
+        assert_eq!((&read, read.failed.as_ref(), read.tried), (&queued, Some(&name("last")), 100));
     }
 }

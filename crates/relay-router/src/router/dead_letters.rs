@@ -9,7 +9,7 @@ use super::context::RouterContext;
 use super::targets::TargetError;
 use crate::delivery::held_events::{HeldEvent, HeldEvents};
 use crate::delivery::state::{DirectRefusal, Place};
-use crate::records::{DeadLetter, DeadLetterId, QueuedEvent};
+use crate::records::{DeadLetter, DeadLetterId, QueuedEvent, QueuedRecord};
 use crate::store::{StoreError, WriteBatch};
 
 /// The most dead letters in one page.
@@ -134,7 +134,8 @@ impl DeadLetterQueues {
             let entered = engine.update(|state| {
                 let route = state.add_direct_route(&letter.target, &mut batch);
                 state.check_direct(route, offset, self.max_queued)?;
-                batch.put_requeued(route, offset, &queued, letter.event.get());
+                let body = Some(letter.event.get());
+                batch.put_record(route, offset, &QueuedRecord { queued: &queued, attempts: &[], body });
                 held.hold(state, HeldEvent { route, offset, place: Place::Memory, queued, event });
                 Ok::<_, DirectRefusal>(())
             });

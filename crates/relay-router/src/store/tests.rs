@@ -10,7 +10,7 @@ use relay_tasks::Supervisor;
 use super::writer::WRITER;
 use super::*;
 use crate::delivery::state::Overflow;
-use crate::records::{DeadReason, RouteId, RouteKey, RouteRecord, TargetSet};
+use crate::records::{DeadReason, QueuedRecord, RouteId, RouteKey, RouteRecord, TargetSet};
 use crate::test_support::{name, note};
 
 fn letter(target: &str, offset: u64) -> DeadLetter {
@@ -236,7 +236,12 @@ async fn memory_gets_the_first_events_of_a_targets_own_route_without_their_bodie
     store.commit(route(1)).await.unwrap();
     let entries = batch(|batch| {
         for offset in 1..=5 {
-            batch.put_requeued(RouteId(1), Offset::new(offset), &queued, "the body");
+            let body = Some("the body");
+            batch.put_record(
+                RouteId(1),
+                Offset::new(offset),
+                &QueuedRecord { queued: &queued, attempts: &[], body },
+            );
         }
     });
     store.commit(entries).await.unwrap();

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::keys;
 use crate::loop_detection::CausesKey;
-use crate::records::{DeadLetter, DeadLetterId, QueuedEvent, Replay, RequeuedRecord, RouteId, RouteRecord};
+use crate::records::{DeadLetter, DeadLetterId, QueuedEvent, QueuedRecord, Replay, RouteId, RouteRecord};
 
 /// Changes that are written together or not at all.
 #[derive(Debug, Default)]
@@ -130,13 +130,13 @@ impl WriteBatch {
         self.remove(Column::Routes, keys::route(id));
     }
 
+    /// Puts an event that was not tried yet.
     pub(crate) fn put_queued(&mut self, route: RouteId, offset: Offset, queued: &QueuedEvent) {
-        self.put(Column::Queue, keys::queued(route, offset), queued);
+        self.put_record(route, offset, &QueuedRecord { queued, attempts: &[], body: None });
     }
 
-    /// Puts a requeued dead letter with its event's JSON envelope.
-    pub(crate) fn put_requeued(&mut self, route: RouteId, offset: Offset, queued: &QueuedEvent, body: &str) {
-        self.put(Column::Queue, keys::queued(route, offset), &RequeuedRecord { queued, body });
+    pub(crate) fn put_record(&mut self, route: RouteId, offset: Offset, record: &QueuedRecord<'_>) {
+        self.put(Column::Queue, keys::queued(route, offset), record);
     }
 
     pub(crate) fn remove_queued(&mut self, route: RouteId, offset: Offset) {
