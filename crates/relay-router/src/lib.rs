@@ -61,8 +61,8 @@ pub use self::records::{
     ReplayState,
 };
 pub use self::router::{
-    ActiveRules, DeadLetterPage, DryDecision, DryRoute, DryRun, Router, RouterError, RouterParts, RulesError,
-    RulesSource, SERVICES_DOCUMENT, TargetError, TargetInfo,
+    ActiveRules, DamagedDeadLetter, DeadLetterPage, DryDecision, DryRoute, DryRun, Router, RouterError,
+    RouterParts, RulesError, RulesSource, SERVICES_DOCUMENT, TargetError, TargetInfo,
 };
 pub use self::store::StoreError;
 

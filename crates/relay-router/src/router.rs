@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use relay_core::{Event, ServiceName};
 
-pub use self::dead_letters::DeadLetterPage;
+pub use self::dead_letters::{DamagedDeadLetter, DeadLetterPage};
 pub use self::dry_run::{DryDecision, DryRoute, DryRun};
 pub use self::rule_activation::{ActiveRules, RulesError, RulesSource};
 pub use self::services::SERVICES_DOCUMENT;
@@ -275,7 +275,7 @@ impl Router {
     }
 
     /// Delivers the target's dead letters again. Returns the number of those that wait for that now. A letter stays one whose
-    /// event waits for the target already, and so do those beyond [`RouterConfig::max_queued`].
+    /// event waits for the target already, and so do damaged ones and those beyond [`RouterConfig::max_queued`].
     ///
     /// # Errors
     /// See [`TargetError`].

@@ -50,6 +50,13 @@ use crate::records::{DeadLetter, DeadLetterId, FailedAttempts, QueuedEvent, Repl
 /// The size of the engine's file `version`.
 const VERSION_BYTES: u64 = 4;
 
+/// A dead letter as the store has it, or its damage in words.
+pub(crate) type StoredLetter = Result<DeadLetter, String>;
+
+fn parse_letter(value: &[u8]) -> StoredLetter {
+    serde_json::from_slice(value).map_err(|error| error.to_string())
+}
+
 /// A handle to the open store. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Store(Arc<Inner>);
@@ -213,30 +220,33 @@ impl Store {
     /// A page of up to `limit` of the target's dead letters after `after`, the lowest offsets first. True if there are more.
     ///
     /// # Errors
-    /// See [`StoreError`].
+    /// See [`StoreError`]. A letter that cannot be read is in its place with its damage.
     pub(crate) async fn dead_letters(
         &self,
         target: ServiceName,
         after: Option<DeadLetterId>,
         limit: usize,
-    ) -> Result<(Vec<DeadLetter>, bool), StoreError> {
+    ) -> Result<(Vec<(DeadLetterId, StoredLetter)>, bool), StoreError> {
         let page = self.read(move |keyspaces| keyspaces.dead_letters(&target, after, limit)).await?;
-        let letters = page.entries.iter().map(|(_, value)| self.parse(value));
+        let letters = page.entries.iter().map(|(key, value)| {
+            let id = keys::parse_dead_letter_id(key).ok_or_else(|| self.malformed("dead_letters"))?;
+            Ok((id, parse_letter(value)))
+        });
         Ok((letters.collect::<Result<_, _>>()?, page.has_more))
     }
 
     /// One dead letter of the target.
     ///
     /// # Errors
-    /// See [`StoreError`].
+    /// As [`Store::dead_letters`].
     pub(crate) async fn dead_letter(
         &self,
         target: &ServiceName,
         id: DeadLetterId,
-    ) -> Result<Option<DeadLetter>, StoreError> {
+    ) -> Result<Option<StoredLetter>, StoreError> {
         let key = keys::dead_letter(target, id);
         let value = self.read(move |keyspaces| keyspaces.dead_letters.get(key)).await?;
-        value.map(|value| self.parse(&value)).transpose()
+        Ok(value.map(|value| parse_letter(&value)))
     }
 
     /// The rules that [`WriteBatch::rules`] has written, if any. Blocks.

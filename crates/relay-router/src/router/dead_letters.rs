@@ -21,16 +21,31 @@ const MAX_PAGE: usize = 1_000;
 pub struct DeadLetterPage {
     /// The dead letters.
     pub dead_letters: Vec<DeadLetter>,
-    /// The last of them, after which the next page begins; none when there are no more.
+    /// Those of the page that cannot be read. They can be dropped, and cannot be retried.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub damaged: Vec<DamagedDeadLetter>,
+    /// The last of both, after which the next page begins; none when there are no more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_after: Option<DeadLetterId>,
+}
+
+/// A dead letter that cannot be read.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct DamagedDeadLetter {
+    /// The id among the target's dead letters.
+    pub id: DeadLetterId,
+    /// The damage, in words.
+    pub error: String,
 }
 
 /// The result of a move of letters into their targets' own routes.
 struct Requeued {
     count: usize,
-    /// The reason for which the last letter that stays does so.
+    /// The reason for which the last letter that stays for the sake of its route does so.
     refusal: Option<DirectRefusal>,
+    /// The last letter that stays because its event cannot be read.
+    damaged: Option<DamagedDeadLetter>,
 }
 
 /// The operators' access to dead letters.
@@ -57,9 +72,15 @@ impl DeadLetterQueues {
         let deps = self.context.deps();
         let (letters, has_more) = deps.store.dead_letters(target.clone(), after, limit.min(MAX_PAGE)).await?;
         let now = deps.clock.wall();
-        let dead_letters: Vec<_> = letters.into_iter().map(|letter| letter.at(now)).collect();
-        let next_after = dead_letters.last().filter(|_| has_more).map(|last| last.id);
-        Ok(DeadLetterPage { dead_letters, next_after })
+        let next_after = letters.last().filter(|_| has_more).map(|(last, _)| *last);
+        let mut page = DeadLetterPage { dead_letters: Vec::new(), damaged: Vec::new(), next_after };
+        for (id, letter) in letters {
+            match letter {
+                Ok(letter) => page.dead_letters.push(letter.at(now)),
+                Err(error) => page.damaged.push(DamagedDeadLetter { id, error }),
+            }
+        }
+        Ok(page)
     }
 
     pub(super) async fn get(
@@ -69,15 +90,21 @@ impl DeadLetterQueues {
     ) -> Result<DeadLetter, TargetError> {
         self.check_target(target)?;
         let letter = self.context.deps().store.dead_letter(target, id).await?;
-        let letter = letter.ok_or_else(|| TargetError::NoDeadLetter { target: target.clone(), id })?;
-        Ok(letter.at(self.context.deps().clock.wall()))
+        match letter.ok_or_else(|| TargetError::NoDeadLetter { target: target.clone(), id })? {
+            Ok(letter) => Ok(letter.at(self.context.deps().clock.wall())),
+            Err(detail) => Err(TargetError::Damaged { target: target.clone(), id, detail }),
+        }
     }
 
     /// Puts a dead letter into the target's own route, with all the attempts of a new event.
     pub(super) async fn retry(&self, target: &ServiceName, id: DeadLetterId) -> Result<(), TargetError> {
         let _guard = self.context.config_lock.lock().await;
         let letter = self.get(target, id).await?;
-        match self.requeue(vec![letter]).await?.refusal {
+        let requeued = self.requeue(vec![letter]).await?;
+        if let Some(DamagedDeadLetter { id, error }) = requeued.damaged {
+            return Err(TargetError::Damaged { target: target.clone(), id, detail: error });
+        }
+        match requeued.refusal {
             None => Ok(()),
             Some(DirectRefusal::AlreadyWaiting) => {
                 Err(TargetError::AlreadyWaiting { target: target.clone(), id })
@@ -88,7 +115,7 @@ impl DeadLetterQueues {
         }
     }
 
-    /// Requeues the target's dead letters. Returns the number of those that wait now.
+    /// Requeues the target's dead letters, except damaged ones. Returns the number of those that wait now.
     pub(super) async fn retry_all(&self, target: &ServiceName) -> Result<usize, TargetError> {
         let _guard = self.context.config_lock.lock().await;
         let mut count = 0;
@@ -96,37 +123,33 @@ impl DeadLetterQueues {
         let mut left = self.context.deps().store.dead_letter_count(target);
         let mut after = None;
         while left > 0 {
-            let page = self.list(target, after, left).await?.dead_letters;
-            let Some(last) = page.last() else { break };
-            after = Some(last.id);
-            left -= page.len();
-            let requeued = self.requeue(page).await?;
+            let page = self.list(target, after, left).await?;
+            left = left.saturating_sub(page.dead_letters.len() + page.damaged.len());
+            after = page.next_after;
+            let requeued = self.requeue(page.dead_letters).await?;
             count += requeued.count;
-            if requeued.refusal == Some(DirectRefusal::Full) {
+            if requeued.refusal == Some(DirectRefusal::Full) || after.is_none() {
                 break;
             }
         }
         Ok(count)
     }
 
-    /// Moves `letters` into their targets' own routes. A letter stays whose event waits there already, and so do those for
-    /// which there is no space.
+    /// Moves `letters` into their targets' own routes. A letter stays whose event waits there already or cannot be read, and so do
+    /// those for which there is no space.
     async fn requeue(&self, letters: Vec<DeadLetter>) -> Result<Requeued, StoreError> {
         let (engine, deps) = (&self.context.engine, self.context.deps());
         let version = engine.routing_table().version();
-        let decoded: Result<Vec<_>, StoreError> = letters
-            .into_iter()
-            .map(|letter| match relay_events::json::decode(letter.event.get().as_bytes()) {
-                Ok(event) => Ok((letter, Arc::new(event))),
-                Err(error) => {
-                    let (id, target) = (letter.id, &letter.target);
-                    Err(deps.store.error(&format_args!("dead letter {id} of `{target}` is damaged: {error}")))
-                }
-            })
-            .collect();
         let (mut batch, mut held) = (WriteBatch::default(), HeldEvents::new(engine));
-        let mut requeued = Requeued { count: 0, refusal: None };
-        for (letter, event) in decoded? {
+        let mut requeued = Requeued { count: 0, refusal: None, damaged: None };
+        for letter in letters {
+            let event = match relay_events::json::decode(letter.event.get().as_bytes()) {
+                Ok(event) => Arc::new(event),
+                Err(error) => {
+                    requeued.damaged = Some(DamagedDeadLetter { id: letter.id, error: error.to_string() });
+                    continue;
+                }
+            };
             let mut record = QueuedEvent::new(&event, version);
             record.is_requeued = true;
             record.rule = letter.rule;
@@ -154,10 +177,13 @@ impl DeadLetterQueues {
     /// Removes a dead letter.
     pub(super) async fn remove(&self, target: &ServiceName, id: DeadLetterId) -> Result<(), TargetError> {
         let _guard = self.context.config_lock.lock().await;
-        let letter = self.get(target, id).await?;
+        match self.get(target, id).await {
+            Ok(_) | Err(TargetError::Damaged { .. }) => {}
+            Err(error) => return Err(error),
+        }
         let deps = self.context.deps();
         let mut batch = WriteBatch::default();
-        batch.remove_dead_letter(target, letter.id);
+        batch.remove_dead_letter(target, id);
         Ok(deps.store.commit(batch).await?)
     }
 
@@ -168,15 +194,17 @@ impl DeadLetterQueues {
         let mut count = 0;
         let mut left = deps.store.dead_letter_count(target);
         while left > 0 {
-            let page = self.list(target, None, left).await?.dead_letters;
-            if page.is_empty() {
+            let page = self.list(target, None, left).await?;
+            let letters = page.dead_letters.iter().map(|letter| letter.id);
+            let ids: Vec<_> = letters.chain(page.damaged.iter().map(|letter| letter.id)).collect();
+            if ids.is_empty() {
                 break;
             }
-            left -= page.len();
-            count += page.len();
+            left = left.saturating_sub(ids.len());
+            count += ids.len();
             let mut batch = WriteBatch::default();
-            for letter in page {
-                batch.remove_dead_letter(target, letter.id);
+            for id in ids {
+                batch.remove_dead_letter(target, id);
             }
             deps.store.commit(batch).await?;
         }

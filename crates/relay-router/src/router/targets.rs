@@ -25,6 +25,18 @@ pub enum TargetError {
         /// The id.
         id: DeadLetterId,
     },
+    /// The dead letter cannot be read.
+    #[error(
+        "dead letter `{id}` of `{target}` is damaged in the router's store and can only be dropped: {detail}"
+    )]
+    Damaged {
+        /// The target.
+        target: ServiceName,
+        /// The id.
+        id: DeadLetterId,
+        /// The damage, in words.
+        detail: String,
+    },
     /// The event of a dead letter waits for its target already, as another retried dead letter or of a replay.
     #[error(
         "the event of dead letter `{id}` waits for `{target}` already; retry the letter after its delivery"

@@ -52,6 +52,13 @@ pub(super) fn parse_queued(key: &[u8]) -> Option<(RouteId, Offset)> {
     Some((parse_route(route)?, Offset::new(u64::from_be_bytes(offset.try_into().ok()?))))
 }
 
+/// Reads the id from a key that [`dead_letter`] made.
+pub(super) fn parse_dead_letter_id(key: &[u8]) -> Option<DeadLetterId> {
+    let (offset, route) = key.get(key.len().checked_sub(DEAD_LETTER_ID_BYTES)?..)?.split_at_checked(8)?;
+    let offset = Offset::new(u64::from_be_bytes(offset.try_into().ok()?));
+    Some(DeadLetterId { offset, route: parse_route(route)? })
+}
+
 /// Reads the target from a key that [`dead_letter`] made.
 pub(super) fn parse_dead_letter_target(key: &[u8]) -> Option<ServiceName> {
     let name = key.get(2..key.len().checked_sub(DEAD_LETTER_ID_BYTES)?)?;

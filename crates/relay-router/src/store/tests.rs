@@ -48,7 +48,7 @@ async fn the_latest_letters_of_a_target_are_kept_and_no_more() {
     let (a, b) = (name("a"), name("b"));
     let kept = async |target: &ServiceName| -> Vec<u64> {
         let (letters, _) = store.dead_letters(target.clone(), None, usize::MAX).await.unwrap();
-        letters.into_iter().map(|letter| letter.id.offset.get()).collect()
+        letters.into_iter().map(|(id, _)| id.offset.get()).collect()
     };
     let add = async |offset| {
         store.commit(batch(|batch| batch.dead_letter(&letter("a", offset)))).await.unwrap();
@@ -173,8 +173,8 @@ async fn the_pages_of_a_targets_letters_have_each_letter_once() {
             let (page, _) = store.dead_letters(name("a"), after, limit).await.unwrap();
             assert!(page.len() <= limit);
             let Some(last) = page.last() else { break };
-            after = Some(last.id);
-            ids.extend(page.iter().map(|letter| (letter.target.clone(), letter.id)));
+            after = Some(last.0);
+            ids.extend(page.into_iter().map(|(id, letter)| (letter.unwrap().target, id)));
         }
         assert!(ids.len() == 10 && ids.is_sorted_by(|one, other| one < other), "{ids:?}");
         assert!(ids.iter().all(|(target, _)| *target == name("a")));

@@ -193,3 +193,63 @@ async fn retried_dead_letters_beyond_a_lower_limit_are_delivered_after_a_restart
     );
     router.stop(Duration::from_secs(5)).await;
 }
+
+/// Writes over the values of a closed store's dead letters.
+fn damage_letters(world: &World, damage: impl Fn(usize, &str) -> String) {
+    let database = fjall::Database::builder(world.directory.path().join("store")).open().unwrap();
+    let letters = database.keyspace("dead_letters", fjall::KeyspaceCreateOptions::default).unwrap();
+    let stored: Vec<_> = letters.iter().map(|item| item.into_inner().unwrap()).collect();
+    for (n, (key, value)) in stored.into_iter().enumerate() {
+        let damaged = damage(n, std::str::from_utf8(&value).unwrap());
+        letters.insert(key, damaged).unwrap();
+    }
+    database.persist(fjall::PersistMode::SyncAll).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn damaged_dead_letters_are_told_and_dropped_and_the_others_retried() {
+    let world = World::new();
+    let a = Recorder::with(|_, _| Err(refused()));
+    let router = world.router_to(TO_A, vec![target("a", &a, patient())]).await;
+    world.publish_notes(1, 4).await;
+    let to = name("a");
+    until(|| router.target(&to).unwrap().dead_letters == 4).await;
+    router.stop(Duration::from_secs(5)).await;
+    // The first is no JSON, and the second has no event that can be read.
+    damage_letters(&world, |n, value| match n {
+        0 => value[..value.len() / 2].to_owned(),
+        1 => value.replace("\"kind\"", "\"other\""),
+        _ => value.to_owned(),
+    });
+
+    let a = Recorder::new();
+    let router = world.router_to(TO_A, vec![target("a", &a, patient())]).await;
+    let page = router.dead_letters(&to, None, 1).await.unwrap();
+    assert_eq!((page.dead_letters.len(), page.damaged.len()), (0, 1));
+    let page = router.dead_letters(&to, page.next_after, 10).await.unwrap();
+    assert_eq!((page.dead_letters.len(), page.damaged.len()), (3, 0));
+    let second = page.dead_letters[0].id;
+    assert_eq!(router.retry_dead_letters(&to).await.unwrap(), 2);
+    assert_eq!(a.wait_for(2).await.iter().map(|taken| number(&taken.event)).collect::<Vec<_>>(), [3, 4]);
+    let first = router.dead_letters(&to, None, 10).await.unwrap().damaged[0].id;
+    for id in [first, second] {
+        let refusal = router.retry_dead_letter(&to, id).await;
+        assert!(matches!(refusal, Err(TargetError::Damaged { .. })), "{refusal:?}");
+    }
+    assert!(router.failure().is_none());
+    router.drop_dead_letter(&to, first).await.unwrap();
+    assert_eq!(router.drop_dead_letters(&to).await.unwrap(), 1);
+    assert_eq!(router.target(&to).unwrap().dead_letters, 0);
+    router.stop(Duration::from_secs(5)).await;
+
+    // One that is damaged as a whole is dropped with the others.
+    let a = Recorder::with(|_, _| Err(refused()));
+    let router = world.router_to(TO_A, vec![target("a", &a, patient())]).await;
+    world.publish_notes(1, 3).await;
+    until(|| router.target(&to).unwrap().dead_letters == 3).await;
+    router.stop(Duration::from_secs(5)).await;
+    damage_letters(&world, |n, value| if n == 1 { "{".to_owned() } else { value.to_owned() });
+    let router = world.router_to(TO_A, vec![target("a", &a, patient())]).await;
+    assert_eq!(router.drop_dead_letters(&to).await.unwrap(), 3);
+    router.stop(Duration::from_secs(5)).await;
+}

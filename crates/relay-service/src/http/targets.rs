@@ -147,6 +147,7 @@ impl From<TargetError> for Problem {
             TargetError::Log(error) => return SubscribeError::from(error).into(),
             TargetError::Unknown(_) => (StatusCode::NOT_FOUND, "unknown_target"),
             TargetError::NoDeadLetter { .. } => (StatusCode::NOT_FOUND, "unknown_dead_letter"),
+            TargetError::Damaged { .. } => (StatusCode::CONFLICT, "damaged"),
             TargetError::AlreadyWaiting { .. } => (StatusCode::CONFLICT, "already_waiting"),
             TargetError::TooManyWaiting { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many_waiting"),
             TargetError::NoReplay(_) => (StatusCode::NOT_FOUND, "unknown_replay"),

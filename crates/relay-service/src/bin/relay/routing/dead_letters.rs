@@ -34,6 +34,9 @@ pub(crate) async fn dead_letters(command: DeadLettersCommand) -> anyhow::Result<
                 &["ID", "GIVEN UP AT", "DOCUMENT", "EVENT", "REASON", "ATTEMPTS", "LAST ERROR"],
                 &lines,
             )?;
+            for letter in items(&page["damaged"]) {
+                print(&format!("damaged: {} ({})", cell(&letter["id"]), cell(&letter["error"])))?;
+            }
             match page["next_after"].as_str() {
                 Some(next) => print(&format!("more with --after {next}")),
                 None => Ok(()),
