@@ -84,8 +84,9 @@ impl LockStore {
         text_bytes: usize,
     ) -> Result<LockMemory, LockError> {
         let share = client.unwrap_or_else(|| self.memory.clone());
-        let place = self.places.acquire(share.address(), document)?;
-        Ok(LockMemory::reserve(share, text_bytes, place)?)
+        let place = self.places.acquire(share.address(), document).map_err(LockError::from);
+        let memory = place.and_then(|place| Ok(LockMemory::reserve(share, text_bytes, place)?));
+        memory.inspect_err(|_| self.counters.refused.increment())
     }
 
     /// Lends a document's locks to `visit`, which must not cause a change to publish. Returns `None` when there are no locks.
@@ -99,6 +100,14 @@ impl LockStore {
 
     /// Changes a document's locks, which are created when there are none.
     pub(super) fn enter<T>(
+        &self,
+        document: &DocumentId,
+        change: impl FnOnce(&mut DocumentLocks, &AdvanceContext<'_>) -> T,
+    ) -> Result<T, LockError> {
+        self.try_enter(document, change).inspect_err(|_| self.counters.refused.increment())
+    }
+
+    fn try_enter<T>(
         &self,
         document: &DocumentId,
         change: impl FnOnce(&mut DocumentLocks, &AdvanceContext<'_>) -> T,

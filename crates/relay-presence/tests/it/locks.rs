@@ -493,6 +493,7 @@ fn one_address_has_locks_in_a_quarter_of_the_documents_that_may_have_some() {
     let refused = scene.ask_from(ada, "three").unwrap_err();
     assert_eq!(refused.code().as_str(), "too_many_documents");
     assert!(refused.to_string().contains("10.0.0.1 take places in 2 documents"), "{refused}");
+    assert_eq!(scene.locks.stats().refused, 1);
     // Further locks of the same documents take no further place, and other addresses have their own.
     scene.ask_from(ada, "two").unwrap();
     scene.ask_from(ben, "three").unwrap();
@@ -500,6 +501,17 @@ fn one_address_has_locks_in_a_quarter_of_the_documents_that_may_have_some() {
     scene.document = DocumentId::new("one").unwrap();
     scene.release("ada", first.token).unwrap();
     scene.ask_from(ada, "four").unwrap();
+}
+
+#[test]
+fn a_request_beyond_the_limit_of_documents_counts_as_refused() {
+    let mut config = LockConfig::default();
+    config.max_documents = 1;
+    let mut scene = Scene::with(config);
+    scene.ask_from([10, 0, 0, 1], "one").unwrap();
+    let refused = scene.ask_from([10, 0, 0, 2], "two").unwrap_err();
+    assert!(matches!(refused, LockError::TooManyDocuments { max: 1 }), "{refused}");
+    assert_eq!(scene.locks.stats().refused, 1);
 }
 
 #[test]
