@@ -241,9 +241,10 @@ impl LocalPresence {
         self.0.documents.stats()
     }
 
-    /// Stops: removes all participants, ends all locks, and publishes the events about it. Events that are not published at
-    /// the `deadline` are given up. So is the last checkpoint, without which the next start reads more of the log. Call it
-    /// when no edge lets participants in any more.
+    /// Stops: removes all participants, ends all locks, and publishes the events about it. Then it writes the last checkpoint,
+    /// for which a quarter of the `deadline` is reserved. What is not done in time is given up: events, which the next
+    /// start publishes, and the checkpoint, without which that start reads more of the log. Call it when no edge lets
+    /// participants in any more.
     ///
     /// Returns true when every event was published: none failed since the call, and none is left. A second call does nothing.
     pub async fn shutdown(&self, deadline: Duration) -> bool {
@@ -256,18 +257,16 @@ impl LocalPresence {
         }
         inner.locks.shutdown();
         inner.tasks.close();
-        let mut is_complete = false;
-        let ending = async {
-            inner.tasks.wait().await;
-            // A publisher that panics now is not started again, and leaves its events.
-            is_complete = inner.failed_events() == failed_before && inner.unpublished_events() == 0;
-            if let Some(checkpoints) = inner.checkpoints.get() {
-                save(checkpoints).await;
-            }
-        };
-        let _ = tokio::time::timeout(deadline, ending).await;
+        let reserved = deadline / 4;
+        let ended = tokio::time::timeout(3 * reserved, inner.tasks.wait()).await.is_ok();
         inner.publishing.aborting.cancel();
         inner.tasks.wait().await;
+        // A publisher that panics now is not started again, and leaves its events.
+        let is_complete = ended && inner.failed_events() == failed_before && inner.unpublished_events() == 0;
+        if let Some(checkpoints) = inner.checkpoints.get() {
+            // A checkpoint that is not written in time is given up.
+            let _ = tokio::time::timeout(reserved, save(checkpoints)).await;
+        }
         is_complete
     }
 

@@ -161,6 +161,27 @@ async fn a_checkpoint_that_does_not_end_does_not_keep_a_server_from_stopping() {
     }
 }
 
+#[tokio::test]
+async fn a_stop_whose_events_the_log_does_not_take_writes_its_checkpoint() {
+    let (directory, log) = (tempfile::tempdir().unwrap(), MemoryLog::new());
+    let file = directory.path().join("open");
+    let presence = start(&log, &file, Duration::from_secs(3600)).await;
+    let membership = Membership { document: document(1), user: user(1), connection: ConnectionId::new() };
+    let _joined = presence.join(&membership, JoinOptions::default()).await.unwrap();
+    let request = AcquireRequest::new(LockScope::Document);
+    presence.locks().acquire(&document(1), &user(1), request).await.unwrap();
+    let last = log.last_offset().await.unwrap();
+    log.hold();
+    assert!(!presence.shutdown(Duration::from_secs(2)).await);
+    let saved: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(saved["checkpoint"]["offset"], last.get());
+    // The next server ends what this one could not.
+    let log = log.reopen();
+    drop(presence);
+    start(&log, &file, Duration::from_secs(3600)).await;
+    check_ended(&events(&log).await);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Join(usize, usize),
