@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use relay_core::testing::{FnClock, MemoryLog};
-use relay_core::{
-    Clock, Delivery, DeliveryError, DocumentId, Draft, Payload, ServiceName, SystemClock, Target,
-};
+use relay_core::{Clock, Delivery, DeliveryError, DocumentId, Draft, Payload, ServiceName, Target};
 use relay_tasks::Supervisor;
 
 use crate::decisions::{DecisionLog, DecisionLogConfig};
@@ -26,7 +24,7 @@ use crate::rules::{RuleFormat, RuleSet, TargetPolicy};
 use crate::store::Store;
 use crate::target::{Outbound, OutboundPolicy};
 
-/// Returns the clock of a paused runtime, which advances whenever every task waits for it.
+/// Returns the clock of the runtime. In a paused one it advances whenever every task waits for it.
 pub(crate) fn paused_clock() -> Arc<dyn Clock> {
     let start = tokio::time::Instant::now();
     Arc::new(FnClock::new(move || start.elapsed()))
@@ -59,7 +57,7 @@ pub(crate) fn engine(directory: &Path, rules: &str) -> Engine {
 
 /// An engine that is not started, with these rules and the target `a`.
 pub(crate) fn engine_on(log: MemoryLog, directory: &Path, rules: &str) -> Engine {
-    let (clock, tasks) = (Arc::new(SystemClock::new()), Supervisor::default().group());
+    let (clock, tasks) = (paused_clock(), Supervisor::default().group());
     let (store, _) = Store::open(&directory.join("store"), 10, 1, tasks.clone()).unwrap();
     let outbound = Outbound::new(OutboundPolicy::default()).unwrap();
     let (health, decisions) = (HealthConfig::default(), DecisionLogConfig::default());

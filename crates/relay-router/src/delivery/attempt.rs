@@ -238,6 +238,8 @@ impl InFlight {
         }
         let call = AssertUnwindSafe(self.target.deliver(delivery)).catch_unwind();
         tokio::select! {
+            // An answer that is there counts, so that the next run does not deliver the events again.
+            biased;
             answer = tokio::time::timeout(self.policy.timeout, call) => Some(match answer {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(_panic)) => Err(DeliveryError::new(FailureKind::Retry, "the target panicked")),
@@ -361,4 +363,39 @@ fn disposition(queued: QueuedEvent, kind: FailureKind, is_alone: bool, retry: &R
 fn backoff(retry: &RetryPolicy, tried: u32) -> Duration {
     let whole = retry.initial.saturating_mul(1_u32.checked_shl(tried).unwrap_or(u32::MAX)).min(retry.max);
     whole.mul_f64(rand::random_range(0.5..=1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use relay_core::testing::MemoryLog;
+    use relay_core::{EventLog, Seq};
+    use relay_events::ServiceState;
+
+    use super::*;
+    use crate::delivery::state::Round;
+    use crate::test_support::{engine_on, name, note};
+
+    #[tokio::test]
+    async fn an_answer_that_is_there_counts_also_when_the_router_gives_up_waiting() {
+        let (directory, log) = (tempfile::tempdir().unwrap(), MemoryLog::new());
+        let engine = engine_on(log.clone(), directory.path(), "");
+        let mut batch = WriteBatch::default();
+        let route = engine.update(|state| state.add_direct_route(&name("a"), &mut batch));
+        for n in 0..20 {
+            let draft = note(&format!("d{n}"), n);
+            let (document, head) = (draft.document.clone(), log.head(&draft.document).await.unwrap());
+            let event = draft.into_event(head.epoch, Some(Seq::FIRST), Timestamp::UNIX_EPOCH);
+            let offset = log.append(&document, std::slice::from_ref(&event)).await.unwrap()[0];
+            let queued = Arc::new(QueuedEvent::new(&event, 1));
+            engine.update(|state| state.enqueue(route, offset, queued, None));
+        }
+        let (aborting, now) = (CancellationToken::new(), engine.deps().clock.monotonic());
+        aborting.cancel();
+        let scheduled = engine.update(|state| state.schedule(now, |_| ServiceState::Healthy, Round::New));
+        assert!(!scheduled.attempts.is_empty());
+        for attempt in scheduled.attempts {
+            let result = attempt.run(engine.deps(), &aborting).await.unwrap();
+            assert!(matches!(result.unwrap().answer, Some(Ok(()))));
+        }
+    }
 }
