@@ -360,4 +360,26 @@ mod tests {
         enqueue(&engine, "after");
         assert_eq!(schedule(&engine), (None, 1));
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn losses_are_told_at_once_or_when_a_line_is_due_although_nothing_else_happens() {
+        let directory = tempfile::tempdir().unwrap();
+        let engine = engine(directory.path(), "");
+        engine.start();
+        let unreported = async |seconds| {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            engine.deps().losses.unreported()
+        };
+        let lose = || {
+            let reason = "a test".to_owned();
+            engine.count_loss(Loss { events: 1, event: None, document: None, target: None, reason });
+        };
+        // The scheduling task waits for something to happen.
+        assert_eq!(unreported(1).await, 0);
+        lose();
+        assert_eq!(unreported(1).await, 0);
+        lose();
+        assert_eq!(unreported(50).await, 1);
+        assert_eq!(unreported(10).await, 0);
+    }
 }

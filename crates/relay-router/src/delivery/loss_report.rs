@@ -78,6 +78,12 @@ impl LossReport {
         None
     }
 
+    /// The number of losses that no line has told of.
+    #[cfg(test)]
+    pub(super) fn unreported(&self) -> u64 {
+        self.0.lock().events
+    }
+
     /// Logs the losses that no line has told of.
     pub(crate) fn log_rest(&self) {
         self.0.lock().log();

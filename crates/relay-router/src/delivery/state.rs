@@ -661,6 +661,16 @@ mod tests {
     }
 
     #[test]
+    fn an_event_that_its_target_has_left_behind_can_wait_for_it_again() {
+        let mut state = state();
+        let route = state.add_direct_route(&name("a"), &mut WriteBatch::default());
+        state.enqueue(route, Offset::new(1), queued(), None);
+        assert_eq!(state.check_direct(route, Offset::new(1), 10), Err(DirectRefusal::AlreadyWaiting));
+        assert_eq!(state.take_abandoned().len(), 1);
+        assert_eq!(state.check_direct(route, Offset::new(1), 10), Ok(()));
+    }
+
+    #[test]
     fn events_that_the_store_turns_out_not_to_have_are_waited_for_no_longer() {
         let mut state = state();
         let route = state.add_direct_route(&name("a"), &mut WriteBatch::default());

@@ -8,7 +8,8 @@ use relay_core::{DocumentId, Draft, EventLog, Offset, Payload, Seq};
 use relay_router::{ReplayRequest, ReplayStart, Router, TargetError};
 
 use crate::support::{
-    Recorder, TO_A, World, attach, failed, name, note, number, patient, refused, target, until, until_queued,
+    Recorder, TO_A, World, attach, failed, lost, name, note, number, patient, refused, target, until,
+    until_queued,
 };
 
 /// Two rules that send notes to target `a`.
@@ -194,14 +195,14 @@ async fn retried_dead_letters_beyond_a_lower_limit_are_delivered_after_a_restart
     router.stop(Duration::from_secs(5)).await;
 }
 
-/// Writes over the values of a closed store's dead letters.
-fn damage_letters(world: &World, damage: impl Fn(usize, &str) -> String) {
+/// Writes over the values of a keyspace of a closed store.
+fn damage(world: &World, keyspace: &str, damage: impl Fn(usize, &str) -> String) {
     let database = fjall::Database::builder(world.directory.path().join("store")).open().unwrap();
-    let letters = database.keyspace("dead_letters", fjall::KeyspaceCreateOptions::default).unwrap();
-    let stored: Vec<_> = letters.iter().map(|item| item.into_inner().unwrap()).collect();
+    let keyspace = database.keyspace(keyspace, fjall::KeyspaceCreateOptions::default).unwrap();
+    let stored: Vec<_> = keyspace.iter().map(|item| item.into_inner().unwrap()).collect();
     for (n, (key, value)) in stored.into_iter().enumerate() {
         let damaged = damage(n, std::str::from_utf8(&value).unwrap());
-        letters.insert(key, damaged).unwrap();
+        keyspace.insert(key, damaged).unwrap();
     }
     database.persist(fjall::PersistMode::SyncAll).unwrap();
 }
@@ -216,7 +217,7 @@ async fn damaged_dead_letters_are_told_and_dropped_and_the_others_retried() {
     until(|| router.target(&to).unwrap().dead_letters == 4).await;
     router.stop(Duration::from_secs(5)).await;
     // The first is no JSON, and the second has no event that can be read.
-    damage_letters(&world, |n, value| match n {
+    damage(&world, "dead_letters", |n, value| match n {
         0 => value[..value.len() / 2].to_owned(),
         1 => value.replace("\"kind\"", "\"other\""),
         _ => value.to_owned(),
@@ -248,8 +249,28 @@ async fn damaged_dead_letters_are_told_and_dropped_and_the_others_retried() {
     world.publish_notes(1, 3).await;
     until(|| router.target(&to).unwrap().dead_letters == 3).await;
     router.stop(Duration::from_secs(5)).await;
-    damage_letters(&world, |n, value| if n == 1 { "{".to_owned() } else { value.to_owned() });
+    damage(&world, "dead_letters", |n, value| if n == 1 { "{".to_owned() } else { value.to_owned() });
     let router = world.router_to(TO_A, vec![target("a", &a, patient())]).await;
     assert_eq!(router.drop_dead_letters(&to).await.unwrap(), 3);
+    router.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retried_dead_letter_that_is_damaged_while_it_waits_is_lost_with_that_reason() {
+    let world = World::new();
+    let router = uncached_router(&world, &Recorder::with(|_, _| Err(refused()))).await;
+    world.publish_notes(1, 1).await;
+    until(|| router.target(&name("a")).unwrap().dead_letters == 1).await;
+    attach(&router, "a", &Recorder::gated(0).0, patient()).await;
+    assert_eq!(router.retry_dead_letters(&name("a")).await.unwrap(), 1);
+    router.stop(Duration::ZERO).await;
+    damage(&world, "queue", |_, value| value.replace("\"body\":\"", "\"body\":\"damaged"));
+
+    let a = Recorder::new();
+    let router = uncached_router(&world, &a).await;
+    let lost = lost(&router, 1).await;
+    let reason = "the event of the retried dead letter was damaged in the router's store";
+    assert_eq!((lost.len(), lost[0].error.as_deref(), a.taken().len()), (1, Some(reason), 0));
+    until_queued(&router, "a", 0).await;
     router.stop(Duration::from_secs(5)).await;
 }
