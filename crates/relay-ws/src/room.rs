@@ -181,7 +181,10 @@ impl Room {
             // After the last batch there is nothing to read on, so a member that keeps the rest of it may stay.
             if write(connection, &mut sending.batch) == BatchWrite::Partial && self.ended.is_none() {
                 self.members.remove(member);
-                delivery.left.push((connection, self.stream.fork()));
+                let mut stream = self.stream.fork();
+                // The member is a reader of its own from now on, also while its socket takes nothing.
+                stream.stand_for(1);
+                delivery.left.push((connection, stream));
             }
         }
         if !delivery.left.is_empty() {

@@ -353,6 +353,25 @@ fn a_large_room_that_ends_delays_a_member_of_another_document_by_one_turn() {
 }
 
 #[tokio::test]
+async fn members_whose_sockets_are_full_still_count_as_readers() {
+    let mut room = Room::of(3, config()).await;
+    assert_eq!(room.feed.readers(DOCUMENT), 3);
+    for (full, member) in (1..).zip([2, 0, 1]) {
+        room.members[member].limit(0);
+        room.publish(10);
+        settle().await;
+        assert_eq!(room.feed.readers(DOCUMENT), 3, "{full} sockets are full");
+    }
+    assert_eq!(room.feed.subscriptions(DOCUMENT), 3, "each reads on by itself");
+    for member in 0..3 {
+        room.members[member].take(usize::MAX);
+        settle().await;
+        assert_eq!(room.feed.readers(DOCUMENT), 3);
+    }
+    room.have_all(0..3);
+}
+
+#[tokio::test]
 async fn a_member_whose_socket_is_full_when_its_room_ends_is_told_the_reason() {
     let room = Room::of(0, config()).await;
     let mut members = [room.join("brief", 0).await, room.join("brief", 1).await];

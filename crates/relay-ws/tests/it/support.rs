@@ -61,6 +61,8 @@ struct Inbox {
     version: u64,
     ephemeral: BTreeMap<String, Arc<Event>>,
     waker: Option<Waker>,
+    /// The readers that the stream stands for; `None` until its first poll, unless they were set.
+    readers: Option<u64>,
 }
 
 impl Document {
@@ -117,6 +119,14 @@ impl Feed {
             document.streams.retain(|inbox| Arc::strong_count(inbox) > 1);
             document.streams.len()
         })
+    }
+
+    /// The readers that the subscriptions to a document stand for.
+    pub(crate) fn readers(&self, document: &str) -> u64 {
+        self.subscriptions(document);
+        let documents = self.documents.lock();
+        let document = documents.get(&DocumentId::new(document).unwrap());
+        document.map_or(0, |document| document.streams.iter().filter_map(|inbox| inbox.lock().readers).sum())
     }
 
     fn place(&self, draft: CheckedDraft) -> PublishAck {
@@ -217,6 +227,7 @@ impl EventStream for Cursor {
         if self.is_over {
             return Poll::Ready(None);
         }
+        self.inbox.lock().readers.get_or_insert(1);
         let documents = self.feed.documents.lock();
         let document = &documents[&self.document];
         let behind = document.head().last.since(self.position);
@@ -249,11 +260,15 @@ impl EventStream for Cursor {
         let inbox = {
             let inbox = self.inbox.lock();
             let (version, ephemeral) = (inbox.version, inbox.ephemeral.clone());
-            Arc::new(Mutex::new(Inbox { version, ephemeral, waker: None }))
+            Arc::new(Mutex::new(Inbox { version, ephemeral, ..Inbox::default() }))
         };
         documents.entry(self.document.clone()).or_default().streams.push(Arc::clone(&inbox));
         let (feed, document) = (Arc::clone(&self.feed), self.document.clone());
         Box::new(Self { feed, document, position: self.position, inbox, is_over: self.is_over })
+    }
+
+    fn stand_for(&mut self, readers: u64) {
+        self.inbox.lock().readers = Some(readers);
     }
 }
 
