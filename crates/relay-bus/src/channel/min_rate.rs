@@ -2,7 +2,8 @@
 //!
 //! Whoever may join a document can bring more readers than all others together, and never read. So readers that are behind slow
 //! the document down to this rate, and never stop it. The rule is the generic cell rate algorithm of ITU-T I.371: each draft moves
-//! a due time on by its cost, and a draft is taken until that time is more than a burst ahead.
+//! a due time on by its cost, and a draft is taken until that time is more than a burst ahead. A draft of any size costs half a
+//! second at most, so that a few authors of large drafts delay another author's draft by less than it may wait.
 
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ use relay_core::Monotonic;
 
 /// The time in which a burst is earned.
 const BURST: Duration = Duration::from_millis(500);
+/// The most time that a draft costs.
+const MAX_COST: Duration = Duration::from_millis(500);
 
 /// The least rate of a document, and the use that was made of it.
 #[derive(Debug)]
@@ -35,7 +38,7 @@ impl MinRate {
         let Some(interval) = self.interval else { return false };
         let may_take = self.due <= now + self.burst;
         if may_take {
-            self.due = self.due.max(now) + interval.saturating_mul(cost);
+            self.due = self.due.max(now) + interval.saturating_mul(cost).min(MAX_COST);
         }
         may_take
     }
@@ -63,12 +66,14 @@ mod tests {
     }
 
     #[test]
-    fn a_large_draft_is_taken_and_paid_for_later() {
-        let mut rate = MinRate::new(100, 1_000);
+    fn a_large_draft_is_paid_for_later_and_delays_others_by_half_a_second() {
         let start = Monotonic::ZERO + SECOND;
-        assert_eq!(taken(&mut rate, 1025, start), 1);
-        assert!(!rate.try_take(1, start + 9 * SECOND));
-        assert!(rate.try_take(1, start + 10 * SECOND));
+        for (cost, delay) in [(20, 200), (1025, 500)] {
+            let mut rate = MinRate::new(100, 1);
+            assert_eq!(taken(&mut rate, cost, start), 1);
+            assert!(!rate.try_take(1, start + Duration::from_millis(delay - 1)));
+            assert!(rate.try_take(1, start + Duration::from_millis(delay)));
+        }
     }
 
     #[test]
