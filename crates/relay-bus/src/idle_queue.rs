@@ -13,6 +13,8 @@ use relay_core::{DocumentId, Monotonic};
 const KEPT: usize = 1024;
 /// The pause after a look that found nothing, for each [`KEPT`] documents. It is many times as long as the look takes.
 const PAUSE: Duration = Duration::from_millis(10);
+/// The longest pause. A document that becomes idle meanwhile is found after it.
+const MAX_PAUSE: Duration = Duration::from_millis(250);
 
 /// The documents that a look found, and the time since when each is idle.
 #[derive(Debug, Default)]
@@ -44,7 +46,8 @@ impl IdleQueue {
         }
         self.found = longest_idle(idle());
         if self.found.is_empty() {
-            self.look_again_at = now + PAUSE * u32::try_from(documents / KEPT).unwrap_or(u32::MAX);
+            let pause = PAUSE.saturating_mul(u32::try_from(documents / KEPT).unwrap_or(u32::MAX));
+            self.look_again_at = now + pause.min(MAX_PAUSE);
         }
         self.found.last().map(|(_, document)| document.clone())
     }
