@@ -2,7 +2,7 @@
 //! and does no I/O. A server has one for each kind of connection that it limits.
 //!
 //! Without a limit of its own, an address has at most three times as many connections as are free. So one address alone takes
-//! three quarters of all, two take three sevenths each, and an address that has few gets the last ones. A fixed share would
+//! three quarters of all, a second one three quarters of the rest, and an address that has few gets the last ones. A fixed share would
 //! either keep out the clients behind one proxy, or let a few addresses take everything.
 
 use std::collections::HashMap;
@@ -106,7 +106,7 @@ impl ConnectionLimiter {
         }
         if let Some(address) = address {
             let open = counts.by_address.get(&address).copied().unwrap_or(0);
-            let max = per_address.unwrap_or_else(|| 3 * (total - counts.total));
+            let max = per_address.unwrap_or((total - counts.total).saturating_mul(3));
             if open >= max {
                 return Err(LimitReached::Address { max: per_address.unwrap_or(open), address });
             }
@@ -171,6 +171,8 @@ mod tests {
     #[test]
     fn without_a_limit_of_its_own_an_address_leaves_a_part_of_what_is_free() {
         assert_eq!(shares(10_000, 5), [7_500, 1_875, 469, 117, 30]);
+        let unlimited = ConnectionLimiter::new(ConnectionLimits { total: usize::MAX, per_address: None });
+        assert!(unlimited.acquire(Some(ADA)).is_ok());
         // Where there are few, one address may have them all.
         assert_eq!([1, 2, 3, 4].map(|total| shares(total, 1)), [[1], [2], [3], [3]].map(Vec::from));
         // Clients without a known address are not limited.

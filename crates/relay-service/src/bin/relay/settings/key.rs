@@ -269,7 +269,7 @@ keys! {
     "router.decisions.memory_bytes" => router.decisions.memory_bytes,
         "The most bytes of these decisions.";
     "router.decisions.sample" => router.decisions.sample,
-        "The share of events whose decisions are kept. Failures are always kept.";
+        "The share of events whose decisions are recorded. Failures are always recorded.";
     "router.decisions.disk" => router.decisions.disk,
         "True to write decisions to files in `<data_dir>/router/decisions` as well.";
     "router.decisions.max_file_bytes" => router.decisions.max_file_bytes,
