@@ -27,8 +27,8 @@ pub struct PresenceConfig {
     /// Where those take too much, because members do not read them, further members wait for theirs.
     pub max_document_bytes: usize,
     /// The most bytes of one document's states that the clients of one address set; `None`, the default, sets an eighth of
-    /// `max_document_bytes`, which is half of what its states take at most. At least 1. A further one is refused as overloaded. It counts the clients whose address is
-    /// [known](relay_core::MemoryShare::address).
+    /// `max_document_bytes`, which is half of what its states take at most. At least 1. A further one is refused as overloaded.
+    /// It counts the clients whose address is [known](relay_core::MemoryShare::address).
     pub max_document_bytes_per_address: Option<usize>,
     /// The names of state fields that clients cannot set, because an edge adds them to the states that it shows; none by
     /// default.

@@ -211,14 +211,21 @@ impl Document {
         };
         let is_new = self.view.own_state(presence_key).is_none();
         let share = options.memory.clone();
-        let reserved = self.addresses.reserve(share.as_ref(), &membership.user, &state, config);
         let texts = self.id.as_str().len() + membership.user.as_str().len();
         let events = share.as_ref().map(|share| share.try_reserve_beside(MEMBERSHIP_BYTES + 4 * texts));
         let events = events.transpose().map_err(overloaded)?.map(Arc::new);
-        let client = ClientMemory { share, state: reserved.map_err(overloaded)?, events: events.clone() };
-        if is_new || state != before {
-            self.view.reserve_state(&membership.user, &state).map_err(overloaded)?;
+        let reserved = self.addresses.reserve(share.as_ref(), &membership.user, &state, config);
+        let reserved = reserved.map_err(overloaded)?;
+        if (is_new || state != before)
+            && let Err(full) = self.view.reserve_state(&membership.user, &state)
+        {
+            drop(reserved);
+            if let Some(address) = share.as_ref().and_then(MemoryShare::address) {
+                self.addresses.remove_unused(address);
+            }
+            return Err(overloaded(full));
         }
+        let client = ClientMemory { share, state: reserved, events: events.clone() };
         if let Some(previous) = previous {
             self.remove_connection(previous);
         }
