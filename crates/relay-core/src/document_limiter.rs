@@ -33,7 +33,9 @@ pub struct DocumentPermit {
 
 /// The refusal of a permit, since the clients of the address take places in as many documents as the limit allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("clients from {address} take places in {max} documents, the most that are allowed; leave one first")]
+#[error(
+    "clients from {address} have joined or locked {max} documents, the most that are allowed; leave or release one first"
+)]
 #[non_exhaustive]
 pub struct TooManyFromAddress {
     /// The limit.
@@ -50,9 +52,9 @@ impl TooManyFromAddress {
 }
 
 impl DocumentLimiter {
-    /// A limiter without permits. With `None` there is no limit.
+    /// A limiter without permits. With `None` there is no limit; a limit is at least 1.
     pub fn new(per_address: Option<usize>) -> Self {
-        Self { per_address: per_address.unwrap_or(usize::MAX), counts: Arc::default() }
+        Self { per_address: per_address.unwrap_or(usize::MAX).max(1), counts: Arc::default() }
     }
 
     /// Counts a place in `document` of a client from `address` until the permit is dropped. Several places in one document

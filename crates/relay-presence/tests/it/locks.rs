@@ -492,7 +492,7 @@ fn one_address_has_locks_in_a_quarter_of_the_documents_that_may_have_some() {
     scene.ask_from(ada, "two").unwrap();
     let refused = scene.ask_from(ada, "three").unwrap_err();
     assert_eq!(refused.code().as_str(), "too_many_documents");
-    assert!(refused.to_string().contains("10.0.0.1 take places in 2 documents"), "{refused}");
+    assert!(refused.to_string().contains("10.0.0.1 have joined or locked 2 documents"), "{refused}");
     assert_eq!(scene.locks.stats().refused, 1);
     // Further locks of the same documents take no further place, and other addresses have their own.
     scene.ask_from(ada, "two").unwrap();
