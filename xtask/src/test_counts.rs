@@ -16,10 +16,13 @@ pub struct TestCounts {
 
 impl TestCounts {
     /// Returns the counts in one line of output: the summary of nextest, a `test result` of cargo test, a count of node's
-    /// test runner, or the last line of [`Steps`](crate::steps::Steps). Any other line has none.
+    /// test runner, or the last line of [`Steps`](crate::steps::Steps). Any other line has none. Nextest shows the output of
+    /// each failed test indented, and twice; a result in there is none.
     pub fn of_line(line: &str) -> Self {
-        let line = line.trim();
-        if let Some((_, counts)) = line.split_once("tests run:").or_else(|| line.split_once("test run:")) {
+        let summary = line.trim_start().strip_prefix("Summary [").unwrap_or_default();
+        if let Some((_, counts)) =
+            summary.split_once("tests run:").or_else(|| summary.split_once("test run:"))
+        {
             return Self {
                 passed: before(counts, "passed"),
                 failed: before(counts, "failed")
@@ -44,7 +47,7 @@ impl TestCounts {
                 skipped: after("skipped ") + after("todo "),
             };
         }
-        Self::displayed(line).unwrap_or_default()
+        Self::displayed(line.trim_end()).unwrap_or_default()
     }
 
     /// Parses the output of `Display`.
@@ -99,6 +102,7 @@ mod tests {
         check("     Summary [   0.010s] 1 test run: 1 passed, 0 skipped", 1, 0, 0);
         check("test result: ok. 5 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out", 5, 0, 2);
         check("test result: FAILED. 5 passed; 1 failed; 0 ignored; 0 measured", 5, 1, 0);
+        check("    test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured", 0, 0, 0);
         check("7 passed, 1 failed, 2 skipped", 7, 1, 2);
         check("ℹ pass 7", 7, 0, 0);
         check("ℹ fail 1", 0, 1, 0);
