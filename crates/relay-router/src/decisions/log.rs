@@ -1,5 +1,6 @@
 //! The log itself: a bounded queue, a thread, bounded memory, and followers.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::config::{DecisionLogConfig, DecisionLogError};
 use super::files::{self, RecordFiles};
-use super::record::{Decision, DecisionFilter, DecisionRecord};
+use super::record::{Decision, DecisionFilter, DecisionRecord, Outcome};
 
 /// The thread that records decisions.
 const RECORDER: TaskName = TaskName::new("router.decisions");
@@ -73,25 +74,95 @@ impl Drop for QueuedBytes {
     }
 }
 
-/// The latest records, within bounds.
+/// The latest records, within bounds. Records of lost events give way last, up to half of the bounds: others come by the
+/// thousand and would push them out.
 struct KeptRecords {
-    records: VecDeque<Arc<DecisionRecord>>,
-    bytes: usize,
+    losses: RecordQueue,
+    others: RecordQueue,
+    /// The number of the latest record that gave way.
+    dropped: Option<u64>,
     max_records: usize,
     max_bytes: usize,
 }
 
-impl KeptRecords {
+/// Records in the order of their numbers, with their bytes.
+#[derive(Default)]
+struct RecordQueue {
+    records: VecDeque<Arc<DecisionRecord>>,
+    bytes: usize,
+}
+
+impl RecordQueue {
     fn push(&mut self, record: Arc<DecisionRecord>) {
         self.bytes += record.bytes();
         self.records.push_back(record);
+    }
+
+    fn pop(&mut self) -> Option<Arc<DecisionRecord>> {
+        let oldest = self.records.pop_front()?;
+        self.bytes -= oldest.bytes();
+        Some(oldest)
+    }
+
+    fn oldest(&self) -> Option<u64> {
+        self.records.front().map(|record| record.number)
+    }
+}
+
+impl KeptRecords {
+    fn new(max_records: usize, max_bytes: usize) -> Self {
+        let (losses, others) = Default::default();
+        Self { losses, others, dropped: None, max_records, max_bytes }
+    }
+
+    fn push(&mut self, record: Arc<DecisionRecord>) {
+        let newest = Some(record.number);
+        let queue = if record.outcome == Outcome::Lost { &mut self.losses } else { &mut self.others };
+        queue.push(record);
         // The newest one stays, however large it is.
-        while self.records.len() > self.max_records || (self.bytes > self.max_bytes && self.records.len() > 1)
-        {
-            let Some(oldest) = self.records.pop_front() else { return };
-            self.bytes -= oldest.bytes();
+        while self.is_over() {
+            let Self { losses, others, max_records, max_bytes, .. } = self;
+            let losses_are_over =
+                losses.records.len() > max_records.div_ceil(2) || losses.bytes > *max_bytes / 2;
+            let is_loss = matches!(others.oldest(), oldest if oldest.is_none() || oldest == newest)
+                || (losses_are_over && losses.oldest() != newest);
+            let Some(oldest) = (if is_loss { losses.pop() } else { others.pop() }) else { return };
+            self.dropped = self.dropped.max(Some(oldest.number));
         }
     }
+
+    fn is_over(&self) -> bool {
+        let records = self.losses.records.len() + self.others.records.len();
+        let bytes = self.losses.bytes + self.others.bytes;
+        records > self.max_records || (bytes > self.max_bytes && records > 1)
+    }
+
+    /// Returns at most `limit` records that match, the newest first.
+    fn matching(&self, filter: &DecisionFilter, limit: usize) -> Vec<Arc<DecisionRecord>> {
+        let matching = |queue: &RecordQueue| -> Vec<_> {
+            queue.records.iter().rev().filter(|record| filter.matches(record)).take(limit).cloned().collect()
+        };
+        newest_first(matching(&self.losses), matching(&self.others), limit)
+    }
+
+    /// The number from which on no record is missing; `u64::MAX` when there is none.
+    fn complete_from(&self) -> u64 {
+        let oldest = self.losses.oldest().into_iter().chain(self.others.oldest()).min().unwrap_or(u64::MAX);
+        self.dropped.map_or(oldest, |dropped| oldest.max(dropped + 1))
+    }
+}
+
+/// Merges records: each once, the newest first, at most `limit`.
+fn newest_first(
+    mut records: Vec<Arc<DecisionRecord>>,
+    more: impl IntoIterator<Item = Arc<DecisionRecord>>,
+    limit: usize,
+) -> Vec<Arc<DecisionRecord>> {
+    records.extend(more);
+    records.sort_by_key(|record| Reverse(record.number));
+    records.dedup_by_key(|record| record.number);
+    records.truncate(limit);
+    records
 }
 
 /// The statistics of a decision log.
@@ -123,12 +194,7 @@ impl DecisionLog {
         let open = || RecordFiles::open(&directory, config.max_file_bytes, config.max_files).map_err(io);
         let files = config.disk.then(open).transpose()?;
         let state = Arc::new(LogState {
-            records: Mutex::new(KeptRecords {
-                records: VecDeque::new(),
-                bytes: 0,
-                max_records: config.memory_records,
-                max_bytes: config.memory_bytes,
-            }),
+            records: Mutex::new(KeptRecords::new(config.memory_records, config.memory_bytes)),
             queued_bytes: Arc::default(),
             followers: broadcast::Sender::new(FOLLOWER_CAPACITY),
             kept: AtomicU64::new(0),
@@ -189,18 +255,18 @@ impl DecisionLog {
         limit: usize,
     ) -> Result<Vec<Arc<DecisionRecord>>, DecisionLogError> {
         let (mut found, before) = {
-            let records = &self.0.state.records.lock().records;
-            let found: Vec<_> =
-                records.iter().rev().filter(|record| filter.matches(record)).take(limit).cloned().collect();
-            (found, records.front().map_or(u64::MAX, |oldest| oldest.number))
+            let records = self.0.state.records.lock();
+            (records.matching(&filter, limit), records.complete_from())
         };
-        if let Some(directory) = self.0.directory.clone().filter(|_| found.len() < limit) {
-            let left = limit - found.len();
+        let complete = found.partition_point(|record| record.number >= before);
+        if let Some(directory) = self.0.directory.clone().filter(|_| complete < limit) {
+            let left = limit - complete;
             let name = directory.display().to_string();
             let reading = call_blocking(move || files::read(&directory, &filter, before, left));
             let older = reading.await.map_err(DecisionLogError::Panicked)?;
             let older = older.map_err(|source| DecisionLogError::Io { directory: name, source })?;
-            found.extend(older.into_iter().map(Arc::new));
+            // A loss that memory still has is most often in the files, too.
+            found = newest_first(found, older.into_iter().map(Arc::new), limit);
         }
         Ok(found)
     }

@@ -115,6 +115,43 @@ async fn memory_and_files_are_bounded_and_files_outlive_a_restart_and_a_torn_lin
 }
 
 #[tokio::test]
+async fn other_decisions_push_no_loss_out_of_half_of_the_memory() {
+    for disk in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let config = DecisionLogConfig { memory_records: 10, disk, ..DecisionLogConfig::default() };
+        let log = DecisionLog::start(&config, directory.path().to_owned(), &tasks()).unwrap();
+        let mut count = 0;
+        let mut record = |outcome, times| {
+            for _ in 0..times {
+                log.record(decision(&event("d", 1), count, "a", outcome));
+                count += 1;
+            }
+            count
+        };
+        kept(&log, record(Outcome::Lost, 3)).await;
+        kept(&log, record(Outcome::Delivered, 100)).await;
+        let lost = DecisionFilter { outcome: Some(Outcome::Lost), ..DecisionFilter::default() };
+        assert_eq!(found(&log, lost.clone(), 100).await, [2, 1, 0]);
+        let in_memory: Vec<_> = (96..103).rev().chain([2, 1, 0]).collect();
+        let all: Vec<_> = (0..103).rev().collect();
+        assert_eq!(found(&log, DecisionFilter::default(), 1_000).await, if disk { all } else { in_memory });
+        // Losses have no more than half when others come.
+        kept(&log, record(Outcome::Lost, 20)).await;
+        kept(&log, record(Outcome::Delivered, 4)).await;
+        let losses: Vec<_> = (103..123).rev().chain([2, 1, 0]).collect();
+        let expected = if disk { losses } else { losses[..5].to_vec() };
+        assert_eq!(found(&log, lost, 100).await, expected);
+        kept(&log, record(Outcome::Delivered, 1)).await;
+        let newest: Vec<_> = (118..128).rev().collect();
+        assert_eq!(found(&log, DecisionFilter::default(), 10).await, newest);
+        // The newest one stays, whatever it is.
+        kept(&log, record(Outcome::Lost, 1)).await;
+        assert_eq!(found(&log, DecisionFilter::default(), 1).await, [128]);
+        log.close().await;
+    }
+}
+
+#[tokio::test]
 async fn an_event_is_sampled_with_all_its_decisions_and_what_went_wrong_is_always_kept() {
     let directory = tempfile::tempdir().unwrap();
     let config = DecisionLogConfig { sample: 0.5, ..DecisionLogConfig::default() };
