@@ -273,6 +273,29 @@ async fn one_address_registers_a_quarter_of_the_services_and_each_service_counts
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_registration_that_is_refused_forgets_no_service() {
+    let address = Some(IpAddr::from([10, 0, 0, 1]));
+    let register = |monitor: &HealthMonitor, service: &str| {
+        monitor.register(name(service), Registration::new("https://x.example"), address)
+    };
+    let (monitor, _) = start(HealthConfig::default());
+    let records = ["a", "b"].map(|service| {
+        register(&monitor, service).unwrap();
+        serde_json::to_string(&monitor.record(&name(service)).unwrap()).unwrap()
+    });
+    monitor.shutdown().await;
+    // The limit is lower than before the restart.
+    let (monitor, _) = start(HealthConfig { max_services: 1, ..HealthConfig::default() });
+    for record in records {
+        monitor.restore(serde_json::from_str(&record).unwrap());
+    }
+    sleep(seconds(31.0)).await;
+    assert!(matches!(register(&monitor, "c"), Err(RegisterError::TooMany { count: 2, max: 1, .. })));
+    assert_eq!(monitor.known().len(), 2);
+    monitor.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_target_of_the_rules_keeps_its_name_and_is_gone_when_they_name_it_no_longer() {
     let (monitor, told) = start(HealthConfig::default());
     let text = "[[targets]]\nname = \"audit\"\nurl = \"https://audit.example\"";

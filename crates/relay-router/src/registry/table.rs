@@ -97,15 +97,17 @@ impl Registry {
         if self.lease(&name).is_none() && self.entries.contains_key(&name) {
             return Err(RegisterError::NameTaken { service: name });
         }
-        if let Some(address) = address {
-            self.make_place(&name, address)?;
+        let longest_gone = address.map(|address| self.place_of(&name, address)).transpose()?.flatten();
+        let others = self.entries.len() - usize::from(longest_gone.is_some());
+        if self.lease(&name).is_none() && others >= self.config.max_services {
+            let (count, max) = (others + 1, self.config.max_services);
+            return Err(RegisterError::TooMany { what: "services", count, max });
+        }
+        if let Some(longest_gone) = longest_gone {
+            self.entries.remove(&longest_gone);
         }
         let before = self.lease(&name);
         let is_new = before.is_none_or(|lease| matches!(lease.phase, LeasePhase::Gone(_)));
-        if before.is_none() && self.entries.len() >= self.config.max_services {
-            let (count, max) = (self.entries.len() + 1, self.config.max_services);
-            return Err(RegisterError::TooMany { what: "services", count, max });
-        }
         let (secret, old_secret) = match before {
             Some(lease) => (lease.record.secret.clone(), lease.record.old_secret.clone()),
             None => (new_secret(), None),
@@ -143,9 +145,9 @@ impl Registry {
         Ok(Registered { service, lease, ttl, heartbeat_every, secret, is_new })
     }
 
-    /// Makes sure that `address` has a place for the service `name`. Where it has none, the one of its services that is gone
-    /// for longest is forgotten.
-    fn make_place(&mut self, name: &ServiceName, address: IpAddr) -> Result<(), RegisterError> {
+    /// Checks that `address` has a place for the service `name`. Where it has none, returns the one of its services that is gone
+    /// for longest, which is to be forgotten.
+    fn place_of(&self, name: &ServiceName, address: IpAddr) -> Result<Option<ServiceName>, RegisterError> {
         let max = self.config.services_per_address();
         let leases = self.entries.iter().filter_map(|(other, entry)| match &entry.origin {
             ServiceOrigin::Registered(lease) if other != name => Some((other, lease)),
@@ -153,17 +155,14 @@ impl Registry {
         });
         let of_address = leases.filter(|(_, lease)| lease.record.address == Some(address));
         if of_address.clone().count() < max {
-            return Ok(());
+            return Ok(None);
         }
         let gone = of_address.filter_map(|(other, lease)| match lease.phase {
             LeasePhase::Gone(since) => Some((since, other.clone())),
             LeasePhase::Held | LeasePhase::Draining(_) => None,
         });
-        let Some((_, longest_gone)) = gone.min() else {
-            return Err(RegisterError::TooManyFromAddress { max, address });
-        };
-        self.entries.remove(&longest_gone);
-        Ok(())
+        let (_, longest_gone) = gone.min().ok_or(RegisterError::TooManyFromAddress { max, address })?;
+        Ok(Some(longest_gone))
     }
 
     /// Restores a registration from before a restart; its lease begins now.
