@@ -91,8 +91,11 @@ impl Admissions {
         if state.stopping {
             return Err(NotAdmitted::Stopping);
         }
+        let has_others = address.is_some_and(|address| self.limiter.open_from(address) > 0);
         let permit = self.limiter.acquire(address).map_err(NotAdmitted::LimitReached)?;
-        let wait = state.turns.take(now, self.max_wait).map_err(|wait| NotAdmitted::TooFast { wait })?;
+        // The last turns are for those that have no connection. Otherwise one address could take all of them.
+        let max_wait = if has_others { self.max_wait / 10 * 9 } else { self.max_wait };
+        let wait = state.turns.take(now, max_wait).map_err(|wait| NotAdmitted::TooFast { wait })?;
         Ok(Admitted { permit, wait })
     }
 }
@@ -189,6 +192,22 @@ mod tests {
 
     fn address(last: u8) -> IpAddr {
         IpAddr::V4(Ipv4Addr::new(10, 0, 0, last))
+    }
+
+    #[test]
+    fn an_address_that_has_connections_leaves_the_last_turns_to_others() {
+        let mut config = WsConfig::default();
+        (config.admission_rate, config.admission_burst) = (100, 100);
+        config.admission_wait = Duration::from_secs(1);
+        let admissions = Admissions::new(&config);
+        let now = Monotonic::from_elapsed(Duration::from_secs(100));
+        let admit = |last| admissions.admit(Some(address(last)), now);
+        let admitted: Vec<_> = std::iter::from_fn(|| admit(1).ok()).collect();
+        assert_eq!(admitted.len(), 190);
+        for other in 2..12 {
+            assert!(admit(other).is_ok());
+        }
+        assert!(matches!(admit(12), Err(NotAdmitted::TooFast { .. })));
     }
 
     #[test]

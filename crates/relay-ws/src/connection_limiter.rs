@@ -94,6 +94,11 @@ impl ConnectionLimiter {
         self.counts.lock().total
     }
 
+    /// The number of connections from `address` that are open now.
+    pub(crate) fn open_from(&self, address: IpAddr) -> usize {
+        self.counts.lock().by_address.get(&address).copied().unwrap_or(0)
+    }
+
     /// Counts a connection from `address` as open until the permit is dropped. With `None` it counts in total alone.
     ///
     /// # Errors

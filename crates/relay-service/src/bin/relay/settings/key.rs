@@ -147,7 +147,7 @@ keys! {
     "ws.admission_burst" => ws.admission_burst,
         "The WebSocket connections that are admitted at once before the rate applies.";
     "ws.admission_wait" => ws.admission_wait,
-        "The longest time that a connection waits for its turn. With a longer wait ahead it is refused with 503.";
+        "The longest time that a connection waits for its turn. With a longer wait ahead it is refused with 503. The last tenth of the wait is for clients whose address has no connection.";
     "ws.handshake_timeout" => ws.handshake_timeout,
         "The longest time from the answer to an upgrade until the socket is there.";
     "ws.shards" => ws.shards,
