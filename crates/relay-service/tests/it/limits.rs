@@ -410,6 +410,33 @@ fn an_operator_sees_the_numbers_when_the_memory_is_used_up() {
 }
 
 #[test]
+fn event_streams_count_to_the_share_of_their_address() {
+    let data = data();
+    let settings = [&SMALL[..4], &["memory.max_address_bytes=524288"]].concat();
+    let server = start(data.path(), &settings);
+    let open = |last| {
+        let mut stream = connect_from(last, &server);
+        write!(stream, "GET /v1/documents/notes/events/stream HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).unwrap();
+        (String::from_utf8_lossy(&status[9..]).into_owned(), stream)
+    };
+    let mut streams = Vec::new();
+    let refused = loop {
+        let (status, stream) = open(7);
+        if status != "200" || streams.len() > 600 {
+            break status;
+        }
+        streams.push(stream);
+    };
+    assert_eq!(refused, "429");
+    assert!((400..=512).contains(&streams.len()), "{} streams", streams.len());
+    assert_eq!(open(8).0, "200");
+    drop(streams);
+    server.counted("/memory/held_bytes/subscriptions", &json!(0));
+}
+
+#[test]
 fn bodies_that_stop_short_hold_no_more_than_the_share_of_their_address() {
     const MIB: u64 = 1024 * 1024;
     let data = data();
