@@ -9,8 +9,9 @@ use async_trait::async_trait;
 use proptest::prelude::*;
 use relay_core::testing::{ManualClock, MemoryLog};
 use relay_core::{
-    CheckedDraft, Clock, ConnectionId, DocumentId, Event, EventLog, EventSink, JoinOptions, LeaveReason,
-    LockScope, Membership, Offset, Payload, Presence, PublishAck, PublishError, ReadLimit, Timestamp, UserId,
+    CheckedDraft, Clock, ConnectionId, DocumentId, Event, EventLog, EventSink, JoinOptions, Lease,
+    LeaveReason, LockScope, Membership, Offset, Payload, Presence, PublishAck, PublishError, ReadLimit,
+    Timestamp, UserId,
 };
 use relay_presence::{AcquireRequest, LocalPresence, LockConfig, Locks, MemoryTokens, PresenceConfig};
 use serde_json::Value;
@@ -94,15 +95,21 @@ fn check_ended(events: &[Event]) {
     assert_eq!(open, BTreeMap::new());
 }
 
-#[tokio::test]
-async fn a_lock_and_a_session_that_a_crash_left_open_are_ended_by_the_next_server() {
-    let (directory, log) = (tempfile::tempdir().unwrap(), MemoryLog::new());
-    let file = directory.path().join("open");
-    let presence = start(&log, &file, Duration::from_secs(3600)).await;
+/// A server over `log` that makes no checkpoint by itself, and in which user 1 has joined document 1 and locked it.
+async fn start_with_a_lock(log: &MemoryLog, checkpoint: &Path) -> (LocalPresence, Lease) {
+    let presence = start(log, checkpoint, Duration::from_secs(3600)).await;
     let membership = Membership { document: document(1), user: user(1), connection: ConnectionId::new() };
     let _joined = presence.join(&membership, JoinOptions::default()).await.unwrap();
     let request = AcquireRequest::new(LockScope::Document);
     let lease = presence.locks().acquire(&document(1), &user(1), request).await.unwrap();
+    (presence, lease)
+}
+
+#[tokio::test]
+async fn a_lock_and_a_session_that_a_crash_left_open_are_ended_by_the_next_server() {
+    let (directory, log) = (tempfile::tempdir().unwrap(), MemoryLog::new());
+    let file = directory.path().join("open");
+    let (presence, lease) = start_with_a_lock(&log, &file).await;
     let before = events(&log).await.len();
     // The server is killed: its log goes on without it.
     let log = log.reopen();
@@ -165,11 +172,7 @@ async fn a_checkpoint_that_does_not_end_does_not_keep_a_server_from_stopping() {
 async fn a_stop_whose_events_the_log_does_not_take_writes_its_checkpoint() {
     let (directory, log) = (tempfile::tempdir().unwrap(), MemoryLog::new());
     let file = directory.path().join("open");
-    let presence = start(&log, &file, Duration::from_secs(3600)).await;
-    let membership = Membership { document: document(1), user: user(1), connection: ConnectionId::new() };
-    let _joined = presence.join(&membership, JoinOptions::default()).await.unwrap();
-    let request = AcquireRequest::new(LockScope::Document);
-    presence.locks().acquire(&document(1), &user(1), request).await.unwrap();
+    let (presence, _) = start_with_a_lock(&log, &file).await;
     let last = log.last_offset().await.unwrap();
     log.hold();
     assert!(!presence.shutdown(Duration::from_secs(2)).await);

@@ -49,6 +49,15 @@ async fn settle() {
     }
 }
 
+/// A room with so many members, and a member of the document `other`.
+async fn room_and_other(members: usize) -> (Room, Member) {
+    let room = Room::of(members, config()).await;
+    let mut other = room.join("other", members).await;
+    settle().await;
+    other.has_joined();
+    (room, other)
+}
+
 /// Runs `test`, which gets its turn after each run of a shard. Otherwise many runs come between two looks.
 fn look_after_each_run(test: impl Future<Output = ()>) {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
@@ -274,10 +283,7 @@ async fn a_turn_that_writes_more_than_the_buffer_keeps_its_order_and_pauses_read
 #[tokio::test]
 async fn a_room_with_much_to_deliver_delays_a_member_of_another_document_by_one_turn() {
     const MEMBERS: usize = 400;
-    let mut room = Room::of(MEMBERS, config()).await;
-    let mut other = room.join("other", MEMBERS).await;
-    settle().await;
-    other.has_joined();
+    let (mut room, mut other) = room_and_other(MEMBERS).await;
     let writes = Arc::new(Mutex::new(Vec::new()));
     for (number, member) in room.members.iter().chain([&other]).enumerate() {
         let mut wire = member.connected.wire.lock();
@@ -308,10 +314,7 @@ async fn a_room_with_much_to_deliver_delays_a_member_of_another_document_by_one_
 fn a_large_room_that_ends_delays_a_member_of_another_document_by_one_turn() {
     look_after_each_run(async {
         const MEMBERS: usize = 400;
-        let mut room = Room::of(MEMBERS, config()).await;
-        let mut other = room.join("other", MEMBERS).await;
-        settle().await;
-        other.has_joined();
+        let (mut room, mut other) = room_and_other(MEMBERS).await;
         // The events are dropped before the room has read them.
         for _ in 0..3 {
             room.publish(10);
@@ -393,10 +396,7 @@ async fn a_member_whose_socket_is_full_when_its_room_ends_is_told_the_reason() {
 fn a_server_that_stops_notifies_the_members_of_a_large_room_in_turns() {
     look_after_each_run(async {
         const MEMBERS: usize = 400;
-        let mut room = Room::of(MEMBERS, config()).await;
-        let mut other = room.join("other", MEMBERS).await;
-        settle().await;
-        other.has_joined();
+        let (mut room, mut other) = room_and_other(MEMBERS).await;
         let before = room.ws.stats().messages_out;
         let ws = room.ws.clone();
         let mut stopping = Box::pin(ws.shutdown(Duration::from_secs(20)));
