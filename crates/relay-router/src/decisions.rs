@@ -3,6 +3,9 @@
 //! Recording a `Decision` never waits. A thread explains the decision, keeps it in bounded memory, sends it
 //! to followers, and optionally writes it to rotated files. Decisions that come faster than that are dropped
 //! and counted.
+//!
+//! A decision about lost events is stored first, in the batch that takes the event from its queue, and then kept at once. The log of
+//! the next run begins with the latest of them.
 
 mod config;
 mod files;

@@ -207,8 +207,17 @@ impl Dispatcher {
         let gap = find_gap(&page, after, through).filter(|_| deps.log.offsets_are_contiguous());
         let is_draining = |name: &ServiceName| deps.monitor.state(name) == ServiceState::Draining;
         let assign = || assign_page(&self.engine, &page, through, self.limits, is_draining);
-        let AssignedPage { table, routed, batch, held, rejected } =
+        let AssignedPage { table, routed, mut batch, held, rejected } =
             retry_under_lock(&self.config_lock, assign).await;
+        let gap = gap.map(|(first, gap)| self.gap(first, gap));
+        let unreadable =
+            page.iter().filter(|(_, event)| event.is_lost()).map(|(_, event)| self.unreadable(event));
+        let rejected = rejected.into_iter().map(|rejected| self.rejection(rejected));
+        let losses = gap.into_iter().chain(unreadable).chain(rejected).map(|mut decision| {
+            decision.rules_version = table.version();
+            self.engine.decide_loss(decision, &mut batch)
+        });
+        let losses: Vec<_> = losses.collect();
         for routed in &routed {
             table.count_condition_errors(routed);
         }
@@ -216,15 +225,12 @@ impl Dispatcher {
         let now = deps.clock.wall();
         held.events().iter().for_each(|held| deps.metrics.record_routing(now.since(held.event.time)));
         held.queue();
-        if let Some((first, gap)) = gap {
-            self.record_gap(table.version(), first, gap);
+        for loss in losses {
+            self.engine.tell_loss(loss);
         }
         for ((_, event), routed) in page.iter().zip(routed) {
             routed.matched.iter().for_each(|rule| deps.metrics.count_match(rule));
             routed.drops.into_iter().for_each(|drop| self.record_drop(&table, event, drop));
-        }
-        for rejected in rejected {
-            self.record_rejected(table.version(), rejected);
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ use crate::decisions::{DecisionLogStats, Outcome};
 /// The most rules and the most targets that are counted by name. Further ones are counted under the name
 /// `other`.
 const MAX_NAMES: usize = 2_000;
+const OTHER: &str = "other";
 
 /// The counters of a router.
 pub(crate) struct RouterMetrics {
@@ -54,7 +55,7 @@ struct TargetCounters {
 #[non_exhaustive]
 pub struct RouterStats {
     /// Decisions by outcome: one for each attempt to deliver an event, and one for each event or rule without
-    /// an attempt.
+    /// an attempt. Lost events are counted since the store was made, all else since the start.
     pub decisions: BTreeMap<&'static str, u64>,
     /// The time from an event's place in its document to its entry in a queue.
     pub routing_latency: LatencyStats,
@@ -84,7 +85,7 @@ pub struct TargetStats {
     pub failures: u64,
     /// Events whose time to live was over.
     pub expired: u64,
-    /// Events that a rule selected and the target never gets.
+    /// Events that a rule selected and the target never gets, since the store was made.
     pub lost: u64,
     /// Attempts, successful or not, at this target as a fallback.
     pub fallbacks: u64,
@@ -157,6 +158,32 @@ impl RouterMetrics {
         }
         if outcome == Outcome::Delivered {
             counters.latency.record(self.clock.monotonic(), took);
+        }
+    }
+
+    /// Counts events that are lost, under the target's name if it is known.
+    pub(crate) fn count_lost(&self, target: Option<&ServiceName>, events: u64) {
+        self.outcomes.count(Outcome::Lost, events);
+        if let Some(target) = target {
+            self.target(target).outcomes.count(Outcome::Lost, events);
+        }
+    }
+
+    /// The name under which the target's events are counted; empty without a target.
+    pub(crate) fn counted_name(&self, target: Option<&ServiceName>) -> Arc<str> {
+        let Some(target) = target else { return "".into() };
+        let name = target.as_str().into();
+        self.target(target);
+        if self.targets.read().contains_key(&name) { name } else { OTHER.into() }
+    }
+
+    /// Begins with the events that were lost in earlier runs, by the names of [`RouterMetrics::counted_name`].
+    pub(crate) fn restore_lost(&self, lost: Vec<(String, u64)>) {
+        for (name, events) in lost {
+            self.outcomes.count(Outcome::Lost, events);
+            if !name.is_empty() {
+                counters_of(&self.targets, &name.into()).outcomes.count(Outcome::Lost, events);
+            }
         }
     }
 
@@ -235,6 +262,6 @@ fn counters_of<T: Default>(table: &RwLock<BTreeMap<Arc<str>, Arc<T>>>, name: &Ar
         return Arc::clone(found);
     }
     let mut table = table.write();
-    let name = if table.len() < MAX_NAMES { Arc::clone(name) } else { "other".into() };
+    let name = if table.len() < MAX_NAMES { Arc::clone(name) } else { OTHER.into() };
     Arc::clone(table.entry(name).or_default())
 }

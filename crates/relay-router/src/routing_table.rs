@@ -195,9 +195,7 @@ impl RoutingTable {
     pub(crate) fn route(&self, event: &Event, is_draining: impl Fn(&ServiceName) -> bool) -> Routed {
         let mut routed = Routed::default();
         if event.is_lost() {
-            // Nobody knows what it was, so it matches no rule. That it is lost is decided here.
-            let reason = Some("the log cannot read the event any more".to_owned());
-            routed.drops.push(RoutingDrop { rule: None, outcome: Outcome::Lost, reason });
+            // Nobody knows what it was, so it matches no rule. The dispatcher decides that it is lost.
             return routed;
         }
         let publisher = publisher_of(event);

@@ -3,6 +3,8 @@
 //! | keyspace | key | value (JSON) |
 //! | --- | --- | --- |
 //! | `meta` | `cursor`, `rules`, `causes_key` | an offset; the rules; the bytes of the key that signs causes |
+//! | `meta` | `lost/` and a target's name, or no name | the number of events that were lost since the store was made |
+//! | `losses` | number | a decision about lost events |
 //! | `routes` | route | a route and its targets |
 //! | `queue` | route, offset | a queued event |
 //! | `dead_letters` | target's length, target, offset, route | a dead letter |
@@ -21,6 +23,7 @@ mod error;
 mod keys;
 mod keyspaces;
 mod letter_counts;
+mod loss_ring;
 mod write_batch;
 mod writer;
 
@@ -39,11 +42,12 @@ use serde::de::DeserializeOwned;
 pub use self::error::StoreError;
 use self::error::parse;
 use self::keyspaces::Keyspaces;
-pub(crate) use self::keyspaces::PersistedState;
+pub(crate) use self::keyspaces::{PersistedState, StoreLimits};
 use self::letter_counts::LetterCounts;
 pub(crate) use self::write_batch::WriteBatch;
 use self::write_batch::WriteDurability;
 use self::writer::Writer;
+use crate::decisions::DecisionRecord;
 use crate::loop_detection::CausesKey;
 use crate::records::{DeadLetter, DeadLetterId, FailedAttempts, QueuedEvent, Replay, RequeuedBody, RouteId};
 
@@ -72,23 +76,21 @@ struct Inner {
 }
 
 impl Store {
-    /// Opens or creates the store in `directory` and reads its state, with the first `max_queued` events of each route. For
-    /// each target the latest `max_dead_letters` are kept. Blocks.
+    /// Opens or creates the store in `directory` and reads its state. Blocks.
     ///
     /// # Errors
     /// [`StoreError::Failed`].
     pub(crate) fn open(
         directory: &Path,
-        max_queued: usize,
-        max_dead_letters: usize,
+        limits: StoreLimits,
         tasks: TaskGroup,
     ) -> Result<(Self, PersistedState), StoreError> {
         let name: Arc<str> = directory.display().to_string().into();
         let created = remove_unfinished(directory).and_then(|()| fs::create_dir_all(directory));
         created.map_err(|error| StoreError::failed(&name, &error))?;
-        let keyspaces = Keyspaces::open(directory, max_dead_letters)
-            .map_err(|error| StoreError::failed(&name, &error))?;
-        let persisted = keyspaces.read_all(&name, max_queued)?;
+        let keyspaces =
+            Keyspaces::open(directory, limits).map_err(|error| StoreError::failed(&name, &error))?;
+        let persisted = keyspaces.read_all(&name)?;
         let letter_counts = keyspaces.letter_counts.clone();
         let failure = Arc::new(OnceLock::new());
         let writer = Writer::new(keyspaces.clone(), Arc::clone(&name), Arc::clone(&failure), tasks);
@@ -259,6 +261,34 @@ impl Store {
     pub(crate) fn causes_key(&self) -> Result<Option<[u8; CausesKey::BYTES]>, StoreError> {
         let value = self.keyspaces()?.meta.get(keys::CAUSES_KEY).map_err(|error| self.error(&error))?;
         value.map(|value| self.parse(&value)).transpose()
+    }
+
+    /// The latest decisions about losses, oldest first. One that cannot be read is left out, and told. Blocks.
+    pub(crate) fn losses(&self) -> Result<Vec<DecisionRecord>, StoreError> {
+        let mut damaged = 0;
+        let mut losses = Vec::new();
+        for item in self.keyspaces()?.losses.iter() {
+            let (_, value) = item.into_inner().map_err(|error| self.error(&error))?;
+            match serde_json::from_slice(&value) {
+                Ok(record) => losses.push(record),
+                Err(_) => damaged += 1,
+            }
+        }
+        if damaged > 0 {
+            tracing::error!(damaged, directory = %self.0.directory, "decisions about lost events are damaged and left out");
+        }
+        Ok(losses)
+    }
+
+    /// The numbers of events that were lost since the store was made, by the names under which [`WriteBatch::loss`] has counted
+    /// them. Blocks.
+    pub(crate) fn lost_events(&self) -> Result<Vec<(String, u64)>, StoreError> {
+        let numbers = self.keyspaces()?.meta.prefix(keys::LOST_EVENTS).map(|item| {
+            let (key, value) = item.into_inner().map_err(|error| self.error(&error))?;
+            let name = String::from_utf8_lossy(&key[keys::LOST_EVENTS.len()..]).into_owned();
+            Ok((name, self.parse(&value)?))
+        });
+        numbers.collect()
     }
 
     /// The running replays. Blocks.

@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use relay_core::testing::{FnClock, MemoryLog};
-use relay_core::{Clock, Delivery, DeliveryError, DocumentId, Draft, Payload, ServiceName, Target};
+use relay_core::{
+    Clock, Delivery, DeliveryError, DocumentId, Draft, Epoch, Payload, Seq, ServiceName, Target, Timestamp,
+};
 use relay_tasks::Supervisor;
 
-use crate::decisions::{DecisionLog, DecisionLogConfig};
+use crate::decisions::{DecidedEvent, Decision, DecisionLog, DecisionLogConfig};
 use crate::delivery::deps::Deps;
 use crate::delivery::engine::Engine;
 use crate::delivery::loss_report::LossReport;
@@ -21,7 +23,7 @@ use crate::metrics::RouterMetrics;
 use crate::monitor::HealthMonitor;
 use crate::routing_table::{RoutingTable, TargetDirectory};
 use crate::rules::{RuleFormat, RuleSet, TargetPolicy};
-use crate::store::Store;
+use crate::store::{Store, StoreLimits};
 use crate::target::{Outbound, OutboundPolicy};
 
 /// Returns the clock of the runtime. In a paused one it advances whenever every task waits for it.
@@ -38,6 +40,12 @@ pub(crate) fn name(name: &str) -> ServiceName {
 pub(crate) fn note(document: &str, n: usize) -> Draft {
     let payload = Payload::json(&serde_json::json!({ "n": n })).unwrap();
     Draft::new(DocumentId::new(document).unwrap(), relay_events::kind("x-note").unwrap(), payload)
+}
+
+/// The decision that the target does not get an event.
+pub(crate) fn loss(target: &str) -> Decision {
+    let event = note("d", 1).into_event(Epoch::from_u64(1), Some(Seq::FIRST), Timestamp::UNIX_EPOCH);
+    Decision::lost(Timestamp::UNIX_EPOCH, DecidedEvent::from(&event), Some(name(target)), "a test".to_owned())
 }
 
 /// A target that takes everything.
@@ -58,7 +66,8 @@ pub(crate) fn engine(directory: &Path, rules: &str) -> Engine {
 /// An engine that is not started, with these rules and the target `a`.
 pub(crate) fn engine_on(log: MemoryLog, directory: &Path, rules: &str) -> Engine {
     let (clock, tasks) = (paused_clock(), Supervisor::default().group());
-    let (store, _) = Store::open(&directory.join("store"), 10, 1, tasks.clone()).unwrap();
+    let limits = StoreLimits { queued: 10, dead_letters: 1, losses: 10 };
+    let (store, _) = Store::open(&directory.join("store"), limits, tasks.clone()).unwrap();
     let outbound = Outbound::new(OutboundPolicy::default()).unwrap();
     let (health, decisions) = (HealthConfig::default(), DecisionLogConfig::default());
     let deps = Deps {
@@ -66,7 +75,7 @@ pub(crate) fn engine_on(log: MemoryLog, directory: &Path, rules: &str) -> Engine
         store,
         clock: clock.clone(),
         monitor: HealthMonitor::start(health, outbound, clock.clone(), tasks.clone(), |_| {}),
-        decisions: DecisionLog::start(&decisions, directory.join("log"), &tasks).unwrap(),
+        decisions: DecisionLog::start(&decisions, directory.join("log"), Vec::new(), &tasks).unwrap(),
         metrics: Arc::new(RouterMetrics::new(clock.clone())),
         losses: LossReport::default(),
         causes_key: CausesKey::new(&[0; CausesKey::BYTES]),

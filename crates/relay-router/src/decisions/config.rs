@@ -17,7 +17,7 @@ pub struct DecisionLogConfig {
     /// least 1.
     pub queue_bytes: usize,
     /// The most decisions that are kept in memory. Default 10,000. At least 1, because requests are answered
-    /// from memory.
+    /// from memory. Half as many about lost events are kept on disk, and outlive a restart.
     pub memory_records: usize,
     /// The most bytes of these decisions; the oldest give way first. Default 32 MiB. At least 1.
     pub memory_bytes: usize,
@@ -67,6 +67,11 @@ pub enum DecisionLogError {
 }
 
 impl DecisionLogConfig {
+    /// The number of decisions about losses that memory keeps beside any number of others, and the router's store over restarts.
+    pub(crate) fn max_losses(&self) -> usize {
+        self.memory_records.div_ceil(2)
+    }
+
     /// Checks the bounds that the fields' documentation names.
     ///
     /// # Errors

@@ -2,12 +2,15 @@
 //! record.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write as _};
+use std::io::{self, BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::record::{DecisionFilter, DecisionRecord};
 
 const SUFFIX: &str = ".jsonl";
+
+/// The end of a file in which its last records are looked for. One record is smaller.
+const TAIL_BYTES: u64 = 64 * 1024;
 
 /// The files that records are written to.
 pub(super) struct RecordFiles {
@@ -21,6 +24,19 @@ impl RecordFiles {
     pub(super) fn open(directory: &Path, file_bytes: u64, file_count: usize) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
         Ok(Self { directory: directory.to_owned(), file_bytes, file_count, open: None })
+    }
+
+    /// The highest number among the last records; 0 without any.
+    pub(super) fn last_number(&self) -> io::Result<u64> {
+        let Some(newest) = names(&self.directory)?.pop() else { return Ok(0) };
+        let mut file = File::open(newest)?;
+        let bytes = file.metadata()?.len();
+        file.seek(SeekFrom::Start(bytes.saturating_sub(TAIL_BYTES)))?;
+        let mut tail = Vec::new();
+        file.read_to_end(&mut tail)?;
+        let records = tail.split(|byte| *byte == b'\n');
+        let records = records.filter_map(|line| serde_json::from_slice::<DecisionRecord>(line).ok());
+        Ok(records.map(|record| record.number).max().unwrap_or(0))
     }
 
     /// Adds a record. It is in the file after [`RecordFiles::flush`].

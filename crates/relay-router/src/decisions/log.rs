@@ -31,7 +31,7 @@ const FOLLOWER_CAPACITY: usize = 1_024;
 pub struct DecisionLog(Arc<Inner>);
 
 struct Inner {
-    queue: Mutex<Option<Sender<(Decision, QueuedBytes)>>>,
+    queue: Mutex<Option<Sender<(Waiting, QueuedBytes)>>>,
     max_queued_bytes: usize,
     /// The largest hash of an event id that is sampled.
     sample_limit: u64,
@@ -41,9 +41,33 @@ struct Inner {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
+/// Work that waits for the log's thread.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "most are decisions, and an allocation for each costs more than the space"
+)]
+enum Waiting {
+    /// A decision that is to be explained and kept.
+    New(Decision),
+    /// A record that memory has already, for the files.
+    Kept(Arc<DecisionRecord>),
+}
+
+impl Waiting {
+    /// The memory that it takes while it waits.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::New(decision) => decision.bytes(),
+            Self::Kept(record) => record.bytes(),
+        }
+    }
+}
+
 /// The state that the thread and the readers share.
 struct LogState {
     records: Mutex<KeptRecords>,
+    /// The number of the last record.
+    number: AtomicU64,
     /// The bytes of the decisions that wait.
     queued_bytes: Arc<AtomicUsize>,
     followers: broadcast::Sender<Arc<DecisionRecord>>,
@@ -51,6 +75,23 @@ struct LogState {
     dropped: AtomicU64,
     unsampled: AtomicU64,
     unwritten: AtomicU64,
+}
+
+impl LogState {
+    /// The number of the next record. It is at least the time in microseconds, so that numbers also grow across restarts.
+    fn next_number(&self, at: Timestamp) -> u64 {
+        let next = |last: u64| u64::try_from(at.as_micros()).unwrap_or(0).max(last + 1);
+        let last = self.number.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
+        next(last.unwrap_or_else(|last| last))
+    }
+
+    /// Keeps a record and sends it to the followers.
+    fn add(&self, record: Arc<DecisionRecord>) {
+        self.kept.fetch_add(1, Ordering::Relaxed);
+        self.records.lock().push(Arc::clone(&record));
+        // Without followers the send fails, which is fine.
+        let _ = self.followers.send(record);
+    }
 }
 
 /// The share of one decision in the bytes that wait. Dropping it gives them back.
@@ -180,21 +221,31 @@ pub struct DecisionLogStats {
 }
 
 impl DecisionLog {
-    /// Starts the log, with files in `directory` if the configuration asks for them. The configuration has been
-    /// validated.
+    /// Starts the log, with files in `directory` if the configuration asks for them. It begins with `losses`, the stored
+    /// decisions of earlier runs, oldest first. The configuration has been validated.
     ///
     /// # Errors
     /// See [`DecisionLogError`].
     pub(crate) fn start(
         config: &DecisionLogConfig,
         directory: PathBuf,
+        losses: Vec<DecisionRecord>,
         tasks: &TaskGroup,
     ) -> Result<Self, DecisionLogError> {
         let io = |source| DecisionLogError::Io { directory: directory.display().to_string(), source };
         let open = || RecordFiles::open(&directory, config.max_file_bytes, config.max_files).map_err(io);
         let files = config.disk.then(open).transpose()?;
+        let last_in_files = files.as_ref().map_or(Ok(0), RecordFiles::last_number).map_err(io)?;
+        let number = losses.iter().map(|record| record.number).fold(last_in_files, u64::max);
+        let mut records = KeptRecords::new(config.memory_records, config.memory_bytes);
+        for record in losses {
+            records.push(Arc::new(record));
+        }
+        // All other decisions of earlier runs are in the files alone.
+        records.dropped = Some(number);
         let state = Arc::new(LogState {
-            records: Mutex::new(KeptRecords::new(config.memory_records, config.memory_bytes)),
+            records: Mutex::new(records),
+            number: AtomicU64::new(number),
             queued_bytes: Arc::default(),
             followers: broadcast::Sender::new(FOLLOWER_CAPACITY),
             kept: AtomicU64::new(0),
@@ -204,7 +255,7 @@ impl DecisionLog {
         });
         let (queue, waiting) = bounded(config.queue);
         let thread = {
-            let mut recorder = Recorder { state: Arc::clone(&state), waiting, files, number: 0 };
+            let mut recorder = Recorder { state: Arc::clone(&state), waiting, files };
             let work = move |pulse: &Pulse| recorder.run(pulse);
             tasks.thread(RECORDER, "relay-decisions".to_owned(), OnPanic::Restart, work).map_err(io)?
         };
@@ -235,13 +286,35 @@ impl DecisionLog {
             state.unsampled.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let bytes = QueuedBytes::take(&state.queued_bytes, decision.bytes(), self.0.max_queued_bytes);
-        let send = |bytes| {
-            self.0.queue.lock().as_ref().is_some_and(|queue| queue.try_send((decision, bytes)).is_ok())
-        };
-        if !bytes.is_some_and(send) {
+        let waiting = Waiting::New(decision);
+        let bytes = QueuedBytes::take(&state.queued_bytes, waiting.bytes(), self.0.max_queued_bytes);
+        if !bytes.is_some_and(|bytes| self.send(waiting, bytes)) {
             state.dropped.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// The record of a decision about a loss, which is to be stored before it is [added](DecisionLog::add_loss).
+    pub(crate) fn record_of(&self, decision: Decision) -> Arc<DecisionRecord> {
+        let number = self.0.state.next_number(decision.at);
+        Arc::new(decision.into_record(number))
+    }
+
+    /// Adds a stored decision about a loss. Unlike others it is never dropped because decisions come too fast: memory has it
+    /// at once. Never waits.
+    pub(crate) fn add_loss(&self, record: Arc<DecisionRecord>) {
+        let state = &self.0.state;
+        state.add(Arc::clone(&record));
+        if self.0.directory.is_some() {
+            let waiting = Waiting::Kept(record);
+            let bytes = QueuedBytes::take(&state.queued_bytes, waiting.bytes(), self.0.max_queued_bytes);
+            if !bytes.is_some_and(|bytes| self.send(waiting, bytes)) {
+                state.unwritten.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn send(&self, waiting: Waiting, bytes: QueuedBytes) -> bool {
+        self.0.queue.lock().as_ref().is_some_and(|queue| queue.try_send((waiting, bytes)).is_ok())
     }
 
     /// Returns the newest decisions that match, at most `limit`, newest first: from memory, then from the
@@ -332,41 +405,37 @@ impl DecisionStream {
 /// The state of the log's thread.
 struct Recorder {
     state: Arc<LogState>,
-    waiting: Receiver<(Decision, QueuedBytes)>,
+    waiting: Receiver<(Waiting, QueuedBytes)>,
     files: Option<RecordFiles>,
-    /// The number of the last record.
-    number: u64,
 }
 
 impl Recorder {
     /// Records decisions until the queue is closed.
     fn run(&mut self, pulse: &Pulse) {
-        let Self { state, waiting, files, number } = self;
+        let Self { state, waiting, files } = self;
         while let Ok(next) = waiting.recv() {
             pulse.check();
-            for (decision, bytes) in std::iter::once(next).chain(waiting.try_iter().take(FOLLOWER_CAPACITY)) {
-                *number = next_number(*number, decision.at);
-                let record = Arc::new(decision.into_record(*number));
+            for (next, bytes) in std::iter::once(next).chain(waiting.try_iter().take(FOLLOWER_CAPACITY)) {
+                let (record, is_new) = match next {
+                    Waiting::New(decision) => {
+                        let number = state.next_number(decision.at);
+                        (Arc::new(decision.into_record(number)), true)
+                    }
+                    Waiting::Kept(record) => (record, false),
+                };
                 drop(bytes);
                 if let Some(Err(error)) = files.as_mut().map(|files| files.write(&record)) {
                     count_unwritten(state, &error);
                 }
-                state.kept.fetch_add(1, Ordering::Relaxed);
-                state.records.lock().push(Arc::clone(&record));
-                // Without followers the send fails, which is fine.
-                let _ = state.followers.send(record);
+                if is_new {
+                    state.add(record);
+                }
             }
             if let Some(Err(error)) = files.as_mut().map(RecordFiles::flush) {
                 count_unwritten(state, &error);
             }
         }
     }
-}
-
-/// Returns the next number. It is at least the time in microseconds, so that numbers also grow across
-/// restarts.
-fn next_number(last: u64, at: Timestamp) -> u64 {
-    u64::try_from(at.as_micros()).unwrap_or(0).max(last + 1)
 }
 
 fn count_unwritten(state: &LogState, error: &std::io::Error) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use relay_core::{DocumentId, Event, EventId, Kind, Offset, ServiceName, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::records::QueuedEvent;
 use crate::rules::{RuleVerdict, VerdictReason};
 
 /// The most bytes of a decision's verdicts, by [`verdict_bytes`].
@@ -65,6 +66,25 @@ pub(crate) struct DecidedEvent {
     pub(crate) gap: Option<Gap>,
     /// The size of the event, which the decision keeps in memory while it waits.
     pub(crate) bytes: usize,
+}
+
+impl DecidedEvent {
+    /// An event that waits and was not read.
+    pub(crate) fn unread(queued: &QueuedEvent, offset: Offset) -> Self {
+        Self {
+            id: Some(queued.event),
+            document: Some(queued.document.clone()),
+            kind: None,
+            offset: Some(offset),
+            gap: None,
+            bytes: 0,
+        }
+    }
+
+    /// The events from `offset` on that the log dropped before they were routed.
+    pub(crate) fn of_gap(offset: Offset, gap: Gap) -> Self {
+        Self { id: None, document: None, kind: None, offset: Some(offset), gap: Some(gap), bytes: 0 }
+    }
 }
 
 impl From<&Event> for DecidedEvent {
@@ -215,13 +235,36 @@ fn shorten(text: &mut String) {
 }
 
 impl Decision {
+    /// The decision that no target gets an event. The caller adds what it knows of its way.
+    pub(crate) fn lost(
+        at: Timestamp,
+        event: DecidedEvent,
+        target: Option<ServiceName>,
+        reason: String,
+    ) -> Self {
+        Self {
+            at,
+            event,
+            rules_version: 0,
+            rule: None,
+            target,
+            is_fallback: false,
+            is_replay: false,
+            outcome: Outcome::Lost,
+            attempt: 0,
+            duration: Duration::ZERO,
+            error: Some(reason),
+            verdicts: Box::new(Vec::new),
+        }
+    }
+
     /// The memory that the decision takes while it waits to be kept.
     pub(super) fn bytes(&self) -> usize {
         let error = self.error.as_ref().map_or(0, String::len);
         size_of::<Self>() + self.event.bytes + text_bytes(self.event.document.as_ref()) + error
     }
 
-    pub(super) fn into_record(mut self, number: u64) -> DecisionRecord {
+    pub(crate) fn into_record(mut self, number: u64) -> DecisionRecord {
         self.error.as_mut().map(shorten).unwrap_or_default();
         let mut verdicts = (self.verdicts)();
         for verdict in &mut verdicts {
@@ -262,6 +305,11 @@ impl Decision {
 }
 
 impl DecisionRecord {
+    /// The number of events that the decision is about.
+    pub(crate) fn events(&self) -> u64 {
+        self.gap.map_or(1, |gap| gap.events)
+    }
+
     /// The memory that the record takes.
     pub(super) fn bytes(&self) -> usize {
         let error = self.error.as_ref().map_or(0, String::len);

@@ -57,7 +57,8 @@ async fn found(log: &DecisionLog, filter: DecisionFilter, limit: usize) -> Vec<u
 async fn decisions_are_found_by_all_that_they_say_newest_first() {
     let directory = tempfile::tempdir().unwrap();
     let log =
-        DecisionLog::start(&DecisionLogConfig::default(), directory.path().to_owned(), &tasks()).unwrap();
+        DecisionLog::start(&DecisionLogConfig::default(), directory.path().to_owned(), Vec::new(), &tasks())
+            .unwrap();
     let outcomes = [Outcome::Delivered, Outcome::Retrying, Outcome::NoMatch];
     let events: Vec<_> = (0..60).map(|n| event(&format!("d{}", n % 4), n + 1)).collect();
     for (n, event) in events.iter().enumerate() {
@@ -94,7 +95,7 @@ async fn memory_and_files_are_bounded_and_files_outlive_a_restart_and_a_torn_lin
         max_files: 3,
         ..DecisionLogConfig::default()
     };
-    let log = DecisionLog::start(&config, directory.path().to_owned(), &tasks()).unwrap();
+    let log = DecisionLog::start(&config, directory.path().to_owned(), Vec::new(), &tasks()).unwrap();
     for n in 0..200 {
         log.record(decision(&event("d", n + 1), n as u64, "a", Outcome::Delivered));
     }
@@ -107,7 +108,7 @@ async fn memory_and_files_are_bounded_and_files_outlive_a_restart_and_a_torn_lin
     text.push_str("{\"number\":99999,\"at\":\"20");
     std::fs::write(&newest, text).unwrap();
 
-    let log = DecisionLog::start(&config, directory.path().to_owned(), &tasks()).unwrap();
+    let log = DecisionLog::start(&config, directory.path().to_owned(), Vec::new(), &tasks()).unwrap();
     let found = found(&log, DecisionFilter::default(), 1_000).await;
     assert_eq!(found, (0..200).rev().take(found.len()).collect::<Vec<_>>());
     assert!((20..100).contains(&found.len()), "{}", found.len());
@@ -119,7 +120,7 @@ async fn other_decisions_push_no_loss_out_of_half_of_the_memory() {
     for disk in [false, true] {
         let directory = tempfile::tempdir().unwrap();
         let config = DecisionLogConfig { memory_records: 10, disk, ..DecisionLogConfig::default() };
-        let log = DecisionLog::start(&config, directory.path().to_owned(), &tasks()).unwrap();
+        let log = DecisionLog::start(&config, directory.path().to_owned(), Vec::new(), &tasks()).unwrap();
         let mut count = 0;
         let mut record = |outcome, times| {
             for _ in 0..times {
@@ -155,7 +156,7 @@ async fn other_decisions_push_no_loss_out_of_half_of_the_memory() {
 async fn an_event_is_sampled_with_all_its_decisions_and_what_went_wrong_is_always_kept() {
     let directory = tempfile::tempdir().unwrap();
     let config = DecisionLogConfig { sample: 0.5, ..DecisionLogConfig::default() };
-    let log = DecisionLog::start(&config, directory.path().to_owned(), &tasks()).unwrap();
+    let log = DecisionLog::start(&config, directory.path().to_owned(), Vec::new(), &tasks()).unwrap();
     let events: Vec<_> = (1..=200).map(|n| event("d", n)).collect();
     for event in &events {
         log.record(decision(event, 0, "a", Outcome::Delivered));
@@ -180,7 +181,8 @@ async fn an_event_is_sampled_with_all_its_decisions_and_what_went_wrong_is_alway
 async fn a_follower_sees_what_it_wants_and_is_told_what_it_missed() {
     let directory = tempfile::tempdir().unwrap();
     let log =
-        DecisionLog::start(&DecisionLogConfig::default(), directory.path().to_owned(), &tasks()).unwrap();
+        DecisionLog::start(&DecisionLogConfig::default(), directory.path().to_owned(), Vec::new(), &tasks())
+            .unwrap();
     let filter = DecisionFilter { target: Some(name("b")), ..DecisionFilter::default() };
     let (mut quick, mut slow) = (log.follow(filter), log.follow(DecisionFilter::default()));
     log.record(decision(&event("d", 1), 1, "a", Outcome::Delivered));
@@ -226,7 +228,8 @@ fn large_decision(second: u64, rules: usize) -> Decision {
 async fn a_decision_of_many_rules_keeps_the_first_verdicts_and_counts_the_others() {
     let directory = tempfile::tempdir().unwrap();
     let log =
-        DecisionLog::start(&DecisionLogConfig::default(), directory.path().to_owned(), &tasks()).unwrap();
+        DecisionLog::start(&DecisionLogConfig::default(), directory.path().to_owned(), Vec::new(), &tasks())
+            .unwrap();
     log.record(large_decision(1, 1_000));
     kept(&log, 1).await;
     let record = log.query(DecisionFilter::default(), 1).await.unwrap().remove(0);
@@ -241,7 +244,7 @@ async fn the_decisions_that_wait_and_those_in_memory_are_bounded_in_bytes() {
     let directory = tempfile::tempdir().unwrap();
     let mut config = DecisionLogConfig::default();
     (config.queue_bytes, config.memory_bytes) = (1_000_000, 100_000);
-    let log = DecisionLog::start(&config, directory.path().to_owned(), &tasks()).unwrap();
+    let log = DecisionLog::start(&config, directory.path().to_owned(), Vec::new(), &tasks()).unwrap();
     let (open, gate) = std::sync::mpsc::channel::<()>();
     let (begun, has_begun) = tokio::sync::oneshot::channel();
     let mut blocking = large_decision(1, 10);
@@ -269,4 +272,50 @@ async fn the_decisions_that_wait_and_those_in_memory_are_bounded_in_bytes() {
     let in_memory = log.query(DecisionFilter::default(), 1_000).await.unwrap();
     assert!((6..=9).contains(&in_memory.len()), "{} records of a good 11,000 bytes", in_memory.len());
     assert_eq!(in_memory[0].at, Timestamp::UNIX_EPOCH.saturating_add(Duration::from_secs(119)));
+}
+
+#[tokio::test]
+async fn stored_losses_are_found_after_a_restart_once_and_in_their_place() {
+    for disk in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let config = DecisionLogConfig { memory_records: 10, disk, ..DecisionLogConfig::default() };
+        let start =
+            |losses| DecisionLog::start(&config, directory.path().to_owned(), losses, &tasks()).unwrap();
+        let log = start(Vec::new());
+        let mut stored = Vec::new();
+        for second in 0..20 {
+            if second % 5 == 0 {
+                let record = log.record_of(decision(&event("d", 1), second, "a", Outcome::Lost));
+                stored.push((*record).clone());
+                log.add_loss(record);
+            } else {
+                log.record(decision(&event("d", 1), second, "a", Outcome::Delivered));
+                kept(&log, second + 1).await;
+            }
+        }
+        log.close().await;
+        // The clock of the next run is behind.
+        let log = start(stored);
+        log.record(decision(&event("d", 1), 3, "b", Outcome::Delivered));
+        kept(&log, 1).await;
+        let lost = DecisionFilter { outcome: Some(Outcome::Lost), ..DecisionFilter::default() };
+        assert_eq!(found(&log, lost, 100).await, [15, 10, 5, 0]);
+        let all: Vec<_> = std::iter::once(3).chain((0..20).rev()).collect();
+        let in_memory = vec![3, 15, 10, 5, 0];
+        assert_eq!(found(&log, DecisionFilter::default(), 100).await, if disk { all } else { in_memory });
+        log.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_loss_is_kept_however_fast_decisions_come() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = DecisionLogConfig { queue: 1, queue_bytes: 1, ..DecisionLogConfig::default() };
+    let log = DecisionLog::start(&config, directory.path().to_owned(), Vec::new(), &tasks()).unwrap();
+    for second in 0..1_000 {
+        log.add_loss(log.record_of(decision(&event("d", 1), second, "a", Outcome::Lost)));
+    }
+    let lost = found(&log, DecisionFilter::default(), 2_000).await;
+    assert_eq!((lost.len(), log.stats().dropped), (1_000, 0));
+    log.close().await;
 }

@@ -11,9 +11,10 @@ use relay_core::{
 use tokio_util::sync::CancellationToken;
 
 use super::deps::Deps;
+use super::engine::Engine;
 use super::partition_queues::{Dequeued, QueueEntry};
 use super::pool::TargetOutcome;
-use crate::decisions::Outcome;
+use crate::decisions::{DecidedEvent, Decision, DecisionRecord, Outcome};
 use crate::health::BreakerTicket;
 use crate::loop_detection;
 use crate::records::{
@@ -74,17 +75,6 @@ pub(crate) enum Disposition {
     DeadLetter(QueuedEvent, DeadReason),
 }
 
-impl Disposition {
-    pub(crate) fn outcome(&self) -> Outcome {
-        match self {
-            Self::Done(outcome) => *outcome,
-            Self::Lost(_) => Outcome::Lost,
-            Self::Retry(_) => Outcome::Retrying,
-            Self::DeadLetter(..) => Outcome::DeadLettered,
-        }
-    }
-}
-
 /// The reason for not asking a target about an event.
 enum Unneeded {
     Lost(LossReason),
@@ -114,6 +104,8 @@ pub(crate) struct AttemptResult {
     pub(crate) took: Duration,
     /// The pause before events are tried again.
     pub(crate) backoff: Duration,
+    /// The stored decisions about the events that are lost.
+    pub(crate) losses: Vec<Arc<DecisionRecord>>,
 }
 
 impl InFlight {
@@ -124,9 +116,10 @@ impl InFlight {
     /// [`StoreError`], when the result is not written.
     pub(crate) async fn run(
         &self,
-        deps: &Deps,
+        engine: &Engine,
         aborting: &CancellationToken,
     ) -> Result<Option<AttemptResult>, StoreError> {
+        let deps = engine.deps();
         let events = match self.load(deps).await {
             Ok(events) => events,
             Err(error) => {
@@ -134,8 +127,8 @@ impl InFlight {
                 return Ok(Some(self.interrupted()));
             }
         };
-        let Some(result) = self.deliver(deps, aborting, events).await else { return Ok(None) };
-        self.persist(deps, &result).await?;
+        let Some(mut result) = self.deliver(deps, aborting, events).await else { return Ok(None) };
+        result.losses = self.persist(engine, &result).await?;
         Ok(Some(result))
     }
 
@@ -143,8 +136,8 @@ impl InFlight {
     pub(crate) fn interrupted(&self) -> AttemptResult {
         let again = |entry: &QueueEntry| Disposition::Retry(Arc::clone(&entry.queued));
         let dispositions: Vec<_> = self.dequeued.entries.iter().map(again).collect();
-        let (events, took) = (vec![None; dispositions.len()], Duration::ZERO);
-        AttemptResult { events, dispositions, answer: None, failed: None, took, backoff: LOG_RETRY }
+        let (events, took, losses) = (vec![None; dispositions.len()], Duration::ZERO, Vec::new());
+        AttemptResult { events, dispositions, answer: None, failed: None, took, backoff: LOG_RETRY, losses }
     }
 
     /// The events, from memory, from their records or from the log.
@@ -215,7 +208,7 @@ impl InFlight {
         let backoff = backoff(&self.policy.retry, tried);
         let failed = answer.as_ref().and_then(|answer| answer.as_ref().err());
         let failed = failed.map(|error| Attempt::new(now, self.name.clone(), error, took));
-        Some(AttemptResult { events, dispositions, answer, failed, took, backoff })
+        Some(AttemptResult { events, dispositions, answer, failed, took, backoff, losses: Vec::new() })
     }
 
     /// The rule that selected the event.
@@ -252,9 +245,14 @@ impl InFlight {
         }
     }
 
-    /// Writes the result to the store.
-    async fn persist(&self, deps: &Deps, result: &AttemptResult) -> Result<(), StoreError> {
-        let mut batch = WriteBatch::default();
+    /// Writes the result to the store. Returns the decisions about the events that are lost.
+    async fn persist(
+        &self,
+        engine: &Engine,
+        result: &AttemptResult,
+    ) -> Result<Vec<Arc<DecisionRecord>>, StoreError> {
+        let deps = engine.deps();
+        let (mut batch, mut losses) = (WriteBatch::default(), Vec::new());
         for ((entry, disposition), event) in
             self.dequeued.entries.iter().zip(&result.dispositions).zip(&result.events)
         {
@@ -277,12 +275,32 @@ impl InFlight {
                         *reason,
                     )?);
                 }
-                (Disposition::Done(_) | Disposition::Lost(_) | Disposition::DeadLetter(..), _) => {
+                (Disposition::Lost(reason), event) => {
+                    batch.remove_queued(self.route, entry.offset);
+                    let decision = self.loss(deps, entry, event.as_deref(), *reason);
+                    losses.push(engine.decide_loss(decision, &mut batch));
+                }
+                (Disposition::Done(_) | Disposition::DeadLetter(..), _) => {
                     batch.remove_queued(self.route, entry.offset);
                 }
             }
         }
-        deps.store.commit(batch).await
+        deps.store.commit(batch).await?;
+        Ok(losses)
+    }
+
+    /// The decision that an event of this attempt is lost.
+    fn loss(&self, deps: &Deps, entry: &QueueEntry, event: Option<&Event>, reason: LossReason) -> Decision {
+        let queued = &entry.queued;
+        let event = event.map_or_else(|| DecidedEvent::unread(queued, entry.offset), DecidedEvent::from);
+        let mut decision =
+            Decision::lost(deps.clock.wall(), event, Some(self.name.clone()), reason.text().to_owned());
+        decision.rules_version = queued.rules;
+        decision.rule = self.rule_of(queued).cloned();
+        decision.is_fallback = self.is_fallback;
+        decision.is_replay = queued.is_replay;
+        decision.attempt = queued.tried;
+        decision
     }
 
     /// The failed attempts of an event of this attempt, with this one.
@@ -394,7 +412,7 @@ mod tests {
         let scheduled = engine.update(|state| state.schedule(now, |_| ServiceState::Healthy, Round::New));
         assert!(!scheduled.attempts.is_empty());
         for attempt in scheduled.attempts {
-            let result = attempt.run(engine.deps(), &aborting).await.unwrap();
+            let result = attempt.run(&engine, &aborting).await.unwrap();
             assert!(matches!(result.unwrap().answer, Some(Ok(()))));
         }
     }

@@ -17,12 +17,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::attempt::{AttemptResult, Disposition, InFlight};
 use super::deps::Deps;
-use super::loss_report::Loss;
 use super::selection::min_some;
 use super::state::{Round, Scheduled, State};
-use crate::decisions::{DecidedEvent, Decision};
+use crate::decisions::{DecidedEvent, Decision, DecisionRecord, Outcome};
 use crate::routing_table::RoutingTable;
-use crate::store::StoreError;
+use crate::store::{StoreError, WriteBatch};
 
 /// The task that begins attempts.
 const SCHEDULER: TaskName = TaskName::new("router.scheduler");
@@ -112,9 +111,21 @@ impl Engine {
         self.0.deps.store.fail(error);
     }
 
-    /// Counts lost events. The scheduling task logs it.
-    pub(crate) fn count_loss(&self, loss: Loss) {
-        self.0.deps.losses.count(loss);
+    /// Decides that an event is lost, in the batch that ends its waiting, so that a killed process hides no loss. Once the
+    /// batch is written, [`Engine::tell_loss`] must follow.
+    pub(crate) fn decide_loss(&self, decision: Decision, batch: &mut WriteBatch) -> Arc<DecisionRecord> {
+        let Deps { decisions, metrics, .. } = &self.0.deps;
+        let record = decisions.record_of(decision);
+        batch.loss(&record, &metrics.counted_name(record.target.as_ref()));
+        record
+    }
+
+    /// Counts a stored loss and adds it to the decision log. The scheduling task logs it.
+    pub(crate) fn tell_loss(&self, record: Arc<DecisionRecord>) {
+        let Deps { decisions, metrics, losses, .. } = &self.0.deps;
+        metrics.count_lost(record.target.as_ref(), record.events());
+        losses.count(Arc::clone(&record));
+        decisions.add_loss(record);
         self.0.ready.notify_one();
     }
 
@@ -204,8 +215,11 @@ impl Engine {
     }
 
     /// Records the result of an attempt and gives its slot to others.
-    fn end(&self, attempt: &InFlight, result: AttemptResult) {
+    fn end(&self, attempt: &InFlight, mut result: AttemptResult) {
         self.record_decisions(attempt, &result);
+        for loss in std::mem::take(&mut result.losses) {
+            self.tell_loss(loss);
+        }
         let deps = &self.0.deps;
         match &result.answer {
             Some(Ok(())) => deps.monitor.record_delivery(&attempt.name, Ok(())),
@@ -237,21 +251,16 @@ impl Engine {
         for ((entry, disposition), event) in
             attempt.dequeued.entries.iter().zip(&result.dispositions).zip(&result.events)
         {
-            let outcome = disposition.outcome();
-            metrics.count_outcome(&attempt.name, outcome, result.took, attempt.is_fallback);
-            let decided = match (event, disposition) {
-                (Some(event), _) => DecidedEvent::from(&**event),
-                (None, Disposition::Lost(_)) => DecidedEvent {
-                    id: Some(entry.queued.event),
-                    document: Some(entry.queued.document.clone()),
-                    kind: None,
-                    offset: Some(entry.offset),
-                    gap: None,
-                    bytes: 0,
-                },
-                // The log could not be read, which is logged, and the event is tried again.
-                (None, _) => continue,
+            let outcome = match disposition {
+                Disposition::Done(outcome) => *outcome,
+                Disposition::Retry(_) => Outcome::Retrying,
+                Disposition::DeadLetter(..) => Outcome::DeadLettered,
+                // Decided with its batch.
+                Disposition::Lost(_) => continue,
             };
+            metrics.count_outcome(&attempt.name, outcome, result.took, attempt.is_fallback);
+            // An event that could not be read, which is logged, is tried again.
+            let Some(event) = event else { continue };
             if let Disposition::DeadLetter(queued, reason) = disposition {
                 let attempts = queued.tried;
                 // A target that fails makes one for each event. Each is in the decision log, and the first few are here.
@@ -263,19 +272,10 @@ impl Engine {
             }
             // The rules that routed the event may be replaced, and others would explain something else.
             let is_explained = entry.queued.rules == table.version();
-            let explained = (Arc::clone(table.rules()), event.clone().filter(|_| is_explained));
-            let lost = match disposition {
-                Disposition::Lost(reason) => {
-                    let (event, document) = (decided.id, decided.document.clone());
-                    let (target, reason) = (Some(attempt.name.clone()), reason.text().to_owned());
-                    self.count_loss(Loss { events: 1, event, document, target, reason: reason.clone() });
-                    Some(reason)
-                }
-                _ => None,
-            };
+            let explained = (Arc::clone(table.rules()), Arc::clone(event));
             decisions.record(Decision {
                 at: clock.wall(),
-                event: decided,
+                event: DecidedEvent::from(&**event),
                 rules_version: entry.queued.rules,
                 rule: attempt.rule_of(&entry.queued).cloned(),
                 target: Some(attempt.name.clone()),
@@ -284,10 +284,12 @@ impl Engine {
                 outcome,
                 attempt: entry.queued.tried.saturating_add(u32::from(result.answer.is_some())),
                 duration: result.took,
-                error: lost.or_else(|| error.map(ToString::to_string)),
-                verdicts: Box::new(move || {
-                    explained.1.map_or_else(Vec::new, |event| explained.0.explain(&event))
-                }),
+                error: error.map(ToString::to_string),
+                verdicts: Box::new(
+                    move || {
+                        if is_explained { explained.0.explain(&explained.1) } else { Vec::new() }
+                    },
+                ),
             });
         }
     }
@@ -309,7 +311,7 @@ struct AttemptGuard {
 impl AttemptGuard {
     async fn run(&mut self) {
         let (Some(attempt), engine) = (&self.attempt, &self.engine) else { return };
-        match attempt.run(&engine.0.deps, &engine.0.aborting).await {
+        match attempt.run(engine, &engine.0.aborting).await {
             Ok(Some(result)) => engine.end(attempt, result),
             Ok(None) => {}
             Err(error) => engine.fail(error),
@@ -332,8 +334,7 @@ mod tests {
 
     use super::*;
     use crate::records::QueuedEvent;
-    use crate::store::WriteBatch;
-    use crate::test_support::{engine, name, note};
+    use crate::test_support::{engine, loss, name, note};
 
     /// Queues the first event of `document` for target `a`.
     fn enqueue(engine: &Engine, document: &str) {
@@ -371,8 +372,8 @@ mod tests {
             engine.deps().losses.unreported()
         };
         let lose = || {
-            let reason = "a test".to_owned();
-            engine.count_loss(Loss { events: 1, event: None, document: None, target: None, reason });
+            let record = engine.decide_loss(loss("a"), &mut WriteBatch::default());
+            engine.tell_loss(record);
         };
         // The scheduling task waits for something to happen.
         assert_eq!(unreported(1).await, 0);

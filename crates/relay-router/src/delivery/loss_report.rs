@@ -3,26 +3,17 @@
 //! A line about the last losses of a burst is due although no further event is lost. The scheduling task wakes up for it,
 //! and the stop of the router does not wait for it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use relay_core::{DocumentId, EventId, Monotonic, ServiceName};
+use relay_core::Monotonic;
 use tracing::field::display;
+
+use crate::decisions::DecisionRecord;
 
 /// The shortest time between two lines.
 const INTERVAL: Duration = Duration::from_secs(60);
-
-/// Events that are lost for one reason: one event, or all those of a gap.
-#[derive(Debug)]
-pub(crate) struct Loss {
-    pub(crate) events: u64,
-    /// The event; `None` for a gap.
-    pub(crate) event: Option<EventId>,
-    pub(crate) document: Option<DocumentId>,
-    /// The target, if it is known.
-    pub(crate) target: Option<ServiceName>,
-    pub(crate) reason: String,
-}
 
 /// The lost events that no line has told of yet.
 #[derive(Debug, Default)]
@@ -32,7 +23,7 @@ pub(crate) struct LossReport(Mutex<Unreported>);
 struct Unreported {
     events: u64,
     /// The last of them.
-    last: Option<Loss>,
+    last: Option<Arc<DecisionRecord>>,
     last_line: Option<Monotonic>,
 }
 
@@ -43,9 +34,11 @@ impl Unreported {
     }
 
     fn log(&mut self) {
-        let Some(Loss { event, document, target, reason, .. }) = self.last.take() else { return };
+        let Some(loss) = self.last.take() else { return };
         let events = std::mem::take(&mut self.events);
-        let (last, document, target) = (event.map(display), document.map(display), target.map(display));
+        let DecisionRecord { event, document, target, error: reason, .. } = &*loss;
+        let (last, document, target) =
+            (event.map(display), document.as_ref().map(display), target.as_ref().map(display));
         tracing::error!(
             events,
             last,
@@ -59,9 +52,9 @@ impl Unreported {
 
 impl LossReport {
     /// Counts lost events. [`LossReport::log_due`] must follow.
-    pub(super) fn count(&self, loss: Loss) {
+    pub(super) fn count(&self, loss: Arc<DecisionRecord>) {
         let mut unreported = self.0.lock();
-        unreported.events += loss.events;
+        unreported.events += loss.events();
         unreported.last = Some(loss);
     }
 
@@ -93,17 +86,13 @@ impl LossReport {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_support::{name, note};
+    use crate::test_support::loss;
 
     #[test]
     fn a_line_a_minute_has_the_number_of_all_events_since_the_last_one() {
         let report = LossReport::default();
         let at = |seconds| Monotonic::ZERO + Duration::from_secs(seconds);
-        let count = || {
-            let (event, document) = (Some(EventId::new()), Some(note("d", 1).document));
-            let (target, reason) = (Some(name("a")), "a test".to_owned());
-            report.count(Loss { events: 1, event, document, target, reason });
-        };
+        let count = || report.count(Arc::new(loss("a").into_record(1)));
         // Nothing is lost, so no line is due.
         assert_eq!(report.log_due(at(0)), None);
         count();

@@ -1,14 +1,11 @@
 //! The events that no target gets because of a limit or a change of the configuration: each is decided as lost. Those that
 //! the log no longer has when they are to be routed share a decision.
 
-use std::time::Duration;
-
-use relay_core::{Offset, ServiceName};
+use relay_core::{Event, Offset};
 
 use super::Dispatcher;
 use super::assign::Rejected;
-use crate::decisions::{DecidedEvent, Decision, Gap, Outcome};
-use crate::delivery::loss_report::Loss;
+use crate::decisions::{DecidedEvent, Decision, Gap};
 use crate::delivery::state::Abandoned;
 use crate::log_page::LogPage;
 use crate::store::{StoreError, WriteBatch};
@@ -38,104 +35,55 @@ impl Dispatcher {
             let _no_changes = self.config_lock.lock().await;
             self.engine.update(|state| (state.take_abandoned(), state.has_abandoned()))
         };
-        let mut batch = WriteBatch::default();
-        for Abandoned { route, entries, .. } in &abandoned {
-            for entry in entries {
-                batch.remove_queued(*route, entry.offset);
-            }
-        }
-        if !batch.is_empty() {
-            deps.store.commit(batch).await?;
-        }
-        for Abandoned { key, target, entries, .. } in abandoned {
+        let (mut batch, mut losses) = (WriteBatch::default(), Vec::new());
+        for Abandoned { route, key, target, entries } in abandoned {
             let reason = match key.rule() {
                 Some(rule) => format!("rule `{rule}` no longer leads to a target that exists"),
                 None => "the target no longer exists, and no rule names it".to_owned(),
             };
             for entry in entries {
+                batch.remove_queued(route, entry.offset);
                 let queued = &entry.queued;
-                let event = DecidedEvent {
-                    id: Some(queued.event),
-                    document: Some(queued.document.clone()),
-                    kind: None,
-                    offset: Some(entry.offset),
-                    gap: None,
-                    bytes: 0,
-                };
-                self.record_lost(event, target.clone(), reason.clone(), |decision| {
-                    decision.rules_version = queued.rules;
-                    decision.rule = key.rule().or(queued.rule.as_ref()).cloned();
-                    decision.is_replay = queued.is_replay;
-                    decision.attempt = queued.tried;
-                });
+                let event = DecidedEvent::unread(queued, entry.offset);
+                let mut decision = Decision::lost(deps.clock.wall(), event, target.clone(), reason.clone());
+                decision.rules_version = queued.rules;
+                decision.rule = key.rule().or(queued.rule.as_ref()).cloned();
+                decision.is_replay = queued.is_replay;
+                decision.attempt = queued.tried;
+                losses.push(self.engine.decide_loss(decision, &mut batch));
             }
+        }
+        if !batch.is_empty() {
+            deps.store.commit(batch).await?;
+        }
+        for loss in losses {
+            self.engine.tell_loss(loss);
         }
         Ok(is_more)
     }
 
-    pub(super) fn record_rejected(&self, rules_version: u64, rejected: Rejected) {
+    /// The decision that an event found its route full.
+    pub(super) fn rejection(&self, rejected: Rejected) -> Decision {
         let Rejected { event, rule, target, limit } = rejected;
         let reason =
             format!("its route has {limit} waiting events, the most that are allowed (`router.max_waiting`)");
-        self.record_lost(DecidedEvent::from(&*event), target, reason, |decision| {
-            decision.rules_version = rules_version;
-            decision.rule = rule;
-        });
+        let now = self.engine.deps().clock.wall();
+        Decision { rule, ..Decision::lost(now, DecidedEvent::from(&*event), target, reason) }
     }
 
-    /// Decides the events as lost that the log dropped before they were routed.
-    pub(super) fn record_gap(&self, rules_version: u64, first: Offset, gap: Gap) {
+    /// The decision that events are lost which the log dropped before they were routed.
+    pub(super) fn gap(&self, first: Offset, gap: Gap) -> Decision {
         let Gap { through, events } = gap;
         let reason = format!(
             "the log dropped {events} events between offsets {first} and {through} before they were routed: \
              routing was behind for longer than history is kept (`log.max_held_bytes`)"
         );
-        let event = DecidedEvent {
-            id: None,
-            document: None,
-            kind: None,
-            offset: Some(first),
-            gap: Some(gap),
-            bytes: 0,
-        };
-        self.record_lost(event, None, reason, |decision| decision.rules_version = rules_version);
+        Decision::lost(self.engine.deps().clock.wall(), DecidedEvent::of_gap(first, gap), None, reason)
     }
 
-    fn record_lost(
-        &self,
-        event: DecidedEvent,
-        target: Option<ServiceName>,
-        reason: String,
-        complete: impl FnOnce(&mut Decision),
-    ) {
-        let deps = self.engine.deps();
-        let events = event.gap.map_or(1, |gap| gap.events);
-        match &target {
-            Some(target) => deps.metrics.count_outcome(target, Outcome::Lost, Duration::ZERO, false),
-            None => deps.metrics.count_decisions(Outcome::Lost, events),
-        }
-        self.engine.count_loss(Loss {
-            events,
-            event: event.id,
-            document: event.document.clone(),
-            target: target.clone(),
-            reason: reason.clone(),
-        });
-        let mut decision = Decision {
-            at: deps.clock.wall(),
-            event,
-            rules_version: 0,
-            rule: None,
-            target,
-            is_fallback: false,
-            is_replay: false,
-            outcome: Outcome::Lost,
-            attempt: 0,
-            duration: Duration::ZERO,
-            error: Some(reason),
-            verdicts: Box::new(Vec::new),
-        };
-        complete(&mut decision);
-        deps.decisions.record(decision);
+    /// The decision that the log cannot read an event that is to be routed.
+    pub(super) fn unreadable(&self, event: &Event) -> Decision {
+        let reason = "the log cannot read the event any more".to_owned();
+        Decision::lost(self.engine.deps().clock.wall(), DecidedEvent::from(event), None, reason)
     }
 }

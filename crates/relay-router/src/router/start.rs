@@ -13,7 +13,7 @@ use super::replays::Replays;
 use super::rule_activation::{PersistedRules, RuleActivation, RulesError, check_rules, rules_at_start};
 use super::services::{PendingChanges, Services};
 use crate::config::RouterConfig;
-use crate::decisions::{DecisionLog, DecisionLogError};
+use crate::decisions::{DecisionLog, DecisionLogError, DecisionRecord};
 use crate::delivery::deps::Deps;
 use crate::delivery::engine::Engine;
 use crate::delivery::loss_report::LossReport;
@@ -26,7 +26,7 @@ use crate::monitor::HealthMonitor;
 use crate::records::Replay;
 use crate::registry::ServiceRecord;
 use crate::routing_table::{RoutingTable, TargetDirectory};
-use crate::store::{PersistedState, Store, StoreError, WriteBatch};
+use crate::store::{PersistedState, Store, StoreError, StoreLimits, WriteBatch};
 use crate::target::{Outbound, OutboundError};
 
 /// The task that routes the log.
@@ -103,19 +103,24 @@ struct LastRun {
     services: Vec<ServiceRecord>,
     replays: Vec<Replay>,
     causes_key: Option<[u8; CausesKey::BYTES]>,
+    /// The latest decisions about losses.
+    losses: Vec<DecisionRecord>,
+    lost_events: Vec<(String, u64)>,
 }
 
 async fn open_store(
     directory: PathBuf,
-    max_queued: usize,
-    max_dead_letters: usize,
+    limits: StoreLimits,
     tasks: TaskGroup,
 ) -> Result<(Store, LastRun), RouterError> {
     let opened = call_blocking(move || {
-        let (store, state) = Store::open(&directory, max_queued, max_dead_letters, tasks)?;
+        let (store, state) = Store::open(&directory, limits, tasks)?;
         let (rules, services, replays) = (store.rules()?, store.services()?, store.replays()?);
-        let causes_key = store.causes_key()?;
-        Ok::<_, StoreError>((store, LastRun { state, rules, services, replays, causes_key }))
+        let (causes_key, losses, lost_events) = (store.causes_key()?, store.losses()?, store.lost_events()?);
+        Ok::<_, StoreError>((
+            store,
+            LastRun { state, rules, services, replays, causes_key, losses, lost_events },
+        ))
     });
     Ok(opened.await.map_err(RouterError::Panicked)??)
 }
@@ -132,8 +137,12 @@ pub(super) async fn start(config: RouterConfig, parts: RouterParts) -> Result<In
     let head = log.last_offset().await?;
     let outbound = Outbound::new(config.outbound)?;
     let directory = config.directory.join("store");
-    let opening = open_store(directory, config.max_queued, config.max_dead_letters, supervisor.group());
-    let (store, last_run) = opening.await?;
+    let limits = StoreLimits {
+        queued: config.max_queued,
+        dead_letters: config.max_dead_letters,
+        losses: config.decisions.max_losses(),
+    };
+    let (store, last_run) = open_store(directory, limits, supervisor.group()).await?;
     let mut batch = WriteBatch::default();
     let causes_key = causes_key.unwrap_or_else(|| {
         CausesKey::new(&last_run.causes_key.unwrap_or_else(|| {
@@ -155,13 +164,16 @@ pub(super) async fn start(config: RouterConfig, parts: RouterParts) -> Result<In
         supervisor.group(),
         observer,
     );
+    let metrics = RouterMetrics::new(Arc::clone(&clock));
+    metrics.restore_lost(last_run.lost_events);
     let deps = Deps {
         log,
         store,
-        metrics: Arc::new(RouterMetrics::new(Arc::clone(&clock))),
+        metrics: Arc::new(metrics),
         decisions: DecisionLog::start(
             &config.decisions,
             config.directory.join("decisions"),
+            last_run.losses,
             &supervisor.group(),
         )?,
         monitor,

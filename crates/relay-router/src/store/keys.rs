@@ -11,6 +11,9 @@ pub(super) const RULES: &[u8] = b"rules";
 /// The key of the signatures of causes, in `meta`.
 pub(super) const CAUSES_KEY: &[u8] = b"causes_key";
 
+/// The beginning of the keys of the numbers of lost events, in `meta`.
+pub(super) const LOST_EVENTS: &[u8] = b"lost/";
+
 // A name's length takes two bytes of a dead letter's key.
 const _: () = assert!(ServiceName::MAX_BYTES <= u16::MAX as usize);
 
@@ -39,6 +42,16 @@ pub(super) fn dead_letter(target: &ServiceName, id: DeadLetterId) -> Vec<u8> {
     key.extend_from_slice(&id.offset.get().to_be_bytes());
     key.extend_from_slice(&id.route.0.to_be_bytes());
     key
+}
+
+/// The key of the decision with this number about a loss.
+pub(super) fn loss(number: u64) -> Vec<u8> {
+    number.to_be_bytes().to_vec()
+}
+
+/// The key of the number of events that are lost under `name`, in `meta`.
+pub(super) fn lost_events(name: &str) -> Vec<u8> {
+    [LOST_EVENTS, name.as_bytes()].concat()
 }
 
 /// Reads a key that [`route`] made.

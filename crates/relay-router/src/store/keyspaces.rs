@@ -1,6 +1,7 @@
 //! The database's keyspaces, and the state that they hold at the start.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,7 +11,8 @@ use relay_core::{Offset, ServiceName};
 use super::error::{StoreError, parse};
 use super::keys;
 use super::letter_counts::{LetterChanges, LetterCounts};
-use super::write_batch::{Change, Column, WriteDurability};
+use super::loss_ring::LossRing;
+use super::write_batch::{Change, Column, NewValue, WriteDurability};
 use crate::delivery::state::Overflow;
 use crate::records::{DeadLetterId, QueuedEvent, RouteId, RouteRecord};
 
@@ -59,9 +61,21 @@ pub(super) struct Keyspaces {
     pub(super) dead_letters: Keyspace,
     pub(super) replays: Keyspace,
     pub(super) services: Keyspace,
+    pub(super) losses: Keyspace,
     pub(super) letter_counts: LetterCounts,
-    /// The most dead letters that are kept for each target.
-    max_dead_letters: usize,
+    loss_ring: LossRing,
+    limits: StoreLimits,
+}
+
+/// The limits of a store.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StoreLimits {
+    /// The most events of each route that are read at the start.
+    pub(crate) queued: usize,
+    /// The most dead letters that are kept for each target. The latest stay.
+    pub(crate) dead_letters: usize,
+    /// The most decisions about losses that are kept. The latest stay.
+    pub(crate) losses: usize,
 }
 
 /// The state of routing when the store was opened.
@@ -77,7 +91,7 @@ pub(crate) struct PersistedState {
 }
 
 impl Keyspaces {
-    pub(super) fn open(directory: &Path, max_dead_letters: usize) -> Result<Self, fjall::Error> {
+    pub(super) fn open(directory: &Path, limits: StoreLimits) -> Result<Self, fjall::Error> {
         let db = Database::builder(directory).cache_size(CACHE_BYTES).manual_journal_persist(true).open()?;
         let keyspace = |name: &str| db.keyspace(name, KeyspaceCreateOptions::default);
         Ok(Self {
@@ -87,8 +101,10 @@ impl Keyspaces {
             dead_letters: keyspace("dead_letters")?,
             replays: keyspace("replays")?,
             services: keyspace("services")?,
+            losses: keyspace("losses")?,
             letter_counts: LetterCounts::default(),
-            max_dead_letters,
+            loss_ring: LossRing::default(),
+            limits,
             db,
         })
     }
@@ -101,11 +117,13 @@ impl Keyspaces {
             Column::DeadLetters => &self.dead_letters,
             Column::Replays => &self.replays,
             Column::Services => &self.services,
+            Column::Losses => &self.losses,
         }
     }
 
-    /// Writes all `changes` as one, without the oldest dead letters of targets that have too many. Called by the writer
-    /// alone, so that the number of letters is exact and no two batches drop the same one.
+    /// Writes all `changes` as one, without the oldest dead letters of targets that have too many, and removes the oldest
+    /// losses where there are too many. Called by the writer alone, so that all numbers are exact and no two batches drop the
+    /// same one.
     pub(super) fn write<'a>(
         &self,
         changes: impl Iterator<Item = &'a Change> + Clone,
@@ -114,7 +132,7 @@ impl Keyspaces {
         let mut letters = self.letter_changes(changes.clone())?;
         let mut batch = self.db.batch();
         let mut dropped = HashSet::new();
-        for (target, excess) in self.letter_counts.excess(&letters, self.max_dead_letters) {
+        for (target, excess) in self.letter_counts.excess(&letters, self.limits.dead_letters) {
             let (stored, added) = self.excess_dead_letters(&target, changes.clone(), excess)?;
             letters.drop_excess(target, stored.len() + added.len(), stored.last().cloned());
             dropped.extend(stored.into_iter().chain(added));
@@ -122,15 +140,30 @@ impl Keyspaces {
         for key in &dropped {
             batch.remove(&self.dead_letters, key.as_slice());
         }
+        let added_losses = changes.clone().filter(|change| change.column == Column::Losses);
+        let added_losses: Vec<_> = added_losses.map(|change| change.key.as_slice()).collect();
+        let old_losses = self.loss_ring.excess(&self.losses, added_losses.len(), self.limits.losses)?;
+        for key in &old_losses {
+            batch.remove(&self.losses, key.as_slice());
+        }
+        let mut increases = HashMap::<_, u64>::new();
         for Change { column, key, value } in changes {
             match value {
                 _ if *column == Column::DeadLetters && dropped.contains(key) => {}
-                Some(value) => batch.insert(self.column(*column), key.as_slice(), value.as_slice()),
-                None => batch.remove(self.column(*column), key.as_slice()),
+                NewValue::Put(value) => batch.insert(self.column(*column), key.as_slice(), value.as_slice()),
+                NewValue::Removed => batch.remove(self.column(*column), key.as_slice()),
+                NewValue::Increased(by) => *increases.entry((*column, key)).or_default() += by,
             }
+        }
+        for ((column, key), by) in increases {
+            let keyspace = self.column(column);
+            let stored = keyspace.get(key)?.map(|value| parse_number(&value)).transpose()?;
+            let number = stored.unwrap_or(0).saturating_add(by);
+            batch.insert(keyspace, key.as_slice(), number.to_string());
         }
         batch.commit()?;
         self.letter_counts.apply(letters);
+        self.loss_ring.apply(&added_losses, &old_losses);
         self.db.persist(match durability {
             WriteDurability::Buffered => PersistMode::Buffer,
             WriteDurability::Synced => PersistMode::SyncAll,
@@ -149,7 +182,7 @@ impl Keyspaces {
         let of_target =
             changes.filter(|change| change.column == Column::DeadLetters && change.key.starts_with(&prefix));
         let touched: BTreeMap<&[u8], bool> =
-            of_target.map(|change| (change.key.as_slice(), change.value.is_some())).collect();
+            of_target.map(|change| (change.key.as_slice(), change.is_put())).collect();
         let mut stored = Vec::new();
         let from = self.letter_counts.first_key(target).unwrap_or_else(|| prefix.clone());
         for item in self.dead_letters.range(from..) {
@@ -173,7 +206,7 @@ impl Keyspaces {
     ) -> Result<LetterChanges, fjall::Error> {
         let of_letters = changes.filter(|change| change.column == Column::DeadLetters);
         // Later changes of a key replace earlier ones.
-        let last: HashMap<_, _> = of_letters.map(|change| (&change.key, change.value.is_some())).collect();
+        let last: HashMap<_, _> = of_letters.map(|change| (&change.key, change.is_put())).collect();
         let mut letters = LetterChanges::default();
         for (key, will_exist) in last {
             let Some(target) = keys::parse_dead_letter_target(key) else { continue };
@@ -214,13 +247,9 @@ impl Keyspaces {
         Page::read(of_target, limit)
     }
 
-    /// Reads everything that routing needs at its start, and counts the dead letters. Of each route's events the
-    /// first `max_queued` are read, and the others are counted.
-    pub(super) fn read_all(
-        &self,
-        directory: &Arc<str>,
-        max_queued: usize,
-    ) -> Result<PersistedState, StoreError> {
+    /// Reads everything that routing needs at its start, and counts the dead letters and the losses. Each route has its first
+    /// events, up to the limit, and the number of the others.
+    pub(super) fn read_all(&self, directory: &Arc<str>) -> Result<PersistedState, StoreError> {
         let failed = |error: fjall::Error| StoreError::failed(directory, &error);
         let malformed =
             |column: &str| StoreError::failed(directory, &format_args!("a key of `{column}` is malformed"));
@@ -240,7 +269,7 @@ impl Keyspaces {
             if in_memory.0 != Some(route) {
                 in_memory = (Some(route), 0);
             }
-            if in_memory.1 < max_queued {
+            if in_memory.1 < self.limits.queued {
                 in_memory.1 += 1;
                 queue.push((route, offset, parse(directory, &value)?));
             } else {
@@ -253,7 +282,19 @@ impl Keyspaces {
             letters.add(keys::parse_dead_letter_target(&key).ok_or_else(|| malformed("dead_letters"))?);
         }
         self.letter_counts.apply(letters);
+        let losses: Keys = self
+            .losses
+            .iter()
+            .map(|item| Ok(item.key()?.to_vec()))
+            .collect::<Result<_, _>>()
+            .map_err(failed)?;
+        self.loss_ring.apply(&losses, &[]);
         let routes = routes.into_iter().collect();
         Ok(PersistedState { cursor, routes, queue, overflows })
     }
+}
+
+/// Reads a number that a change increases.
+fn parse_number(value: &[u8]) -> Result<u64, fjall::Error> {
+    Ok(serde_json::from_slice(value).map_err(io::Error::from)?)
 }

@@ -11,7 +11,7 @@ use super::writer::WRITER;
 use super::*;
 use crate::delivery::state::Overflow;
 use crate::records::{DeadReason, QueuedRecord, RouteId, RouteKey, RouteRecord, TargetSet};
-use crate::test_support::{name, note};
+use crate::test_support::{loss, name, note};
 
 fn letter(target: &str, offset: u64) -> DeadLetter {
     DeadLetter {
@@ -33,8 +33,12 @@ fn batch(fill: impl FnOnce(&mut WriteBatch)) -> WriteBatch {
     batch
 }
 
+fn limits(queued: usize, dead_letters: usize) -> StoreLimits {
+    StoreLimits { queued, dead_letters, losses: 4 }
+}
+
 fn open_with(directory: &Path, max_dead_letters: usize) -> Store {
-    Store::open(directory, 100, max_dead_letters, Supervisor::default().group()).unwrap().0
+    Store::open(directory, limits(100, max_dead_letters), Supervisor::default().group()).unwrap().0
 }
 
 fn open(directory: &Path) -> Store {
@@ -142,7 +146,7 @@ async fn a_closed_store_has_not_failed() {
 
 /// Opens a store whose tasks `supervisor` can end.
 fn open_under(supervisor: &Supervisor, directory: &Path) -> Store {
-    Store::open(directory, 100, usize::MAX, supervisor.group()).unwrap().0
+    Store::open(directory, limits(100, usize::MAX), supervisor.group()).unwrap().0
 }
 
 fn route(id: u32) -> WriteBatch {
@@ -194,7 +198,7 @@ async fn all_commits_that_wait_are_written_before_the_store_is_closed() {
         committed.unwrap();
     }
     assert!(matches!(store.commit(route(1)).await, Err(StoreError::Closed)));
-    let (store, persisted) = Store::open(directory.path(), 100, 1, supervisor.group()).unwrap();
+    let (store, persisted) = Store::open(directory.path(), limits(100, 1), supervisor.group()).unwrap();
     assert_eq!(persisted.routes.len(), 1_000);
     store.close();
 }
@@ -248,9 +252,48 @@ async fn memory_gets_the_first_events_of_a_targets_own_route_without_their_bodie
     let body = store.requeued_body(RouteId(1), Offset::new(2)).await.unwrap();
     assert_eq!(body.as_deref(), Some("the body"));
     close(&store).await;
-    let (store, persisted) = Store::open(directory.path(), 2, 1, Supervisor::default().group()).unwrap();
+    let (store, persisted) =
+        Store::open(directory.path(), limits(2, 1), Supervisor::default().group()).unwrap();
     let first: Vec<_> = persisted.queue.iter().map(|(_, offset, queued)| (offset.get(), queued)).collect();
     assert_eq!(first, [(1, &queued), (2, &queued)]);
     assert_eq!(persisted.overflows[&RouteId(1)], Overflow { from: Offset::new(3), count: 3 });
+    store.close();
+}
+
+#[tokio::test]
+async fn the_latest_losses_are_kept_and_all_are_counted_over_restarts() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let losses_of = |numbers: std::ops::RangeInclusive<u64>, name: &str| {
+        batch(|batch| numbers.for_each(|number| batch.loss(&loss("a").into_record(number), name)))
+    };
+    let numbers = |store: &Store| -> Vec<u64> {
+        store.losses().unwrap().into_iter().map(|record| record.number).collect()
+    };
+    // Many batches are written as one.
+    let commits = (1..=10).map(|number| store.commit(losses_of(number..=number, "a")));
+    for committed in futures_util::future::join_all(commits).await {
+        committed.unwrap();
+    }
+    store.commit(losses_of(11..=13, "")).await.unwrap();
+    assert_eq!(numbers(&store), [10, 11, 12, 13]);
+    // One that got its number before those that have gone is written after them.
+    store.commit(losses_of(9..=9, "a")).await.unwrap();
+    assert_eq!(numbers(&store), [9, 11, 12, 13]);
+    store.close();
+
+    let store = open(directory.path());
+    assert_eq!(numbers(&store), [9, 11, 12, 13]);
+    assert_eq!(store.lost_events().unwrap(), [(String::new(), 3), ("a".to_owned(), 11)]);
+    store.commit(losses_of(20..=20, "a")).await.unwrap();
+    assert_eq!(numbers(&store), [11, 12, 13, 20]);
+    // One batch with more than are kept goes when the next one comes.
+    store.commit(losses_of(21..=30, "a")).await.unwrap();
+    store.commit(losses_of(31..=31, "a")).await.unwrap();
+    assert_eq!(numbers(&store), [28, 29, 30, 31]);
+    assert_eq!(store.lost_events().unwrap()[1], ("a".to_owned(), 23));
+    // A damaged one hides no other.
+    store.0.keyspaces.lock().as_ref().unwrap().losses.insert(30_u64.to_be_bytes(), "{").unwrap();
+    assert_eq!(numbers(&store), [28, 29, 31]);
     store.close();
 }

@@ -9,6 +9,7 @@ use relay_core::{Offset, ServiceName};
 use serde::Serialize;
 
 use super::keys;
+use crate::decisions::DecisionRecord;
 use crate::loop_detection::CausesKey;
 use crate::records::{DeadLetter, DeadLetterId, QueuedEvent, QueuedRecord, Replay, RouteId, RouteRecord};
 
@@ -32,14 +33,33 @@ pub(super) struct UnserializableValue {
 pub(super) struct Change {
     pub(super) column: Column,
     pub(super) key: Vec<u8>,
-    /// The new value; none removes the entry.
-    pub(super) value: Option<Vec<u8>>,
+    pub(super) value: NewValue,
+}
+
+/// The value of an entry after its change.
+pub(super) enum NewValue {
+    /// This value.
+    Put(Vec<u8>),
+    /// None: the entry is removed.
+    Removed,
+    /// A number that is greater by this. An entry that is not there counts as 0.
+    Increased(u64),
+}
+
+impl Change {
+    /// True if the entry exists with a value of its own afterwards.
+    pub(super) fn is_put(&self) -> bool {
+        matches!(self.value, NewValue::Put(_))
+    }
 }
 
 impl fmt::Debug for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { column, key, value } = self;
-        let bytes = value.as_ref().map(Vec::len);
+        let bytes = match value {
+            NewValue::Put(value) => Some(value.len()),
+            NewValue::Removed | NewValue::Increased(_) => None,
+        };
         f.debug_struct("Change").field("column", column).field("key", key).field("bytes", &bytes).finish()
     }
 }
@@ -55,7 +75,7 @@ pub(super) enum WriteDurability {
 }
 
 /// The keyspace that an entry is in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Column {
     Meta,
     Routes,
@@ -63,6 +83,7 @@ pub(super) enum Column {
     DeadLetters,
     Replays,
     Services,
+    Losses,
 }
 
 impl WriteBatch {
@@ -89,7 +110,7 @@ impl WriteBatch {
 
     fn put(&mut self, column: Column, key: Vec<u8>, value: &impl Serialize) {
         match serde_json::to_vec(value) {
-            Ok(value) => self.changes.push(Change { column, key, value: Some(value) }),
+            Ok(value) => self.changes.push(Change { column, key, value: NewValue::Put(value) }),
             Err(source) => {
                 self.error.get_or_insert(UnserializableValue { column, source });
             }
@@ -97,7 +118,7 @@ impl WriteBatch {
     }
 
     fn remove(&mut self, column: Column, key: Vec<u8>) {
-        self.changes.push(Change { column, key, value: None });
+        self.changes.push(Change { column, key, value: NewValue::Removed });
     }
 
     fn put_or_remove(&mut self, column: Column, key: Vec<u8>, value: Option<&impl Serialize>) {
@@ -120,6 +141,13 @@ impl WriteBatch {
     /// Sets the bytes of the key of causes.
     pub(crate) fn causes_key(&mut self, bytes: &[u8; CausesKey::BYTES]) {
         self.put(Column::Meta, keys::CAUSES_KEY.to_vec(), bytes);
+    }
+
+    /// Adds the decision about events that are lost, and counts them under `name`; an empty one stands for no target.
+    pub(crate) fn loss(&mut self, record: &DecisionRecord, name: &str) {
+        self.put(Column::Losses, keys::loss(record.number), record);
+        let value = NewValue::Increased(record.events());
+        self.changes.push(Change { column: Column::Meta, key: keys::lost_events(name), value });
     }
 
     pub(crate) fn route(&mut self, id: RouteId, route: &RouteRecord) {

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use relay_core::{EventLog, LogError, Seq};
+use relay_router::Router;
+use relay_router::decisions::DecisionRecord;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Metadata, Subscriber};
@@ -127,4 +129,44 @@ async fn events_that_the_log_drops_before_they_are_routed_are_decided_as_one_gap
     until(|| router.stats().decisions["lost"] == 41).await;
     router.stop(Duration::from_secs(5)).await;
     assert_eq!(told.get(), 41);
+}
+
+#[tokio::test(start_paused = true)]
+async fn losses_are_among_the_decisions_and_counted_after_a_restart() {
+    let world = World::new();
+    let (a, _gate) = Recorder::gated(0);
+    let start = async || {
+        let mut config = world.config(TO_A);
+        config.max_waiting = 5;
+        config.targets = vec![target("a", &a, patient())];
+        world.router_with(config).await
+    };
+    let router = start().await;
+    world.publish_notes(2, 12).await;
+    let before = lost(&router, 7).await;
+    // Two more are lost without a target, in one decision.
+    world.log.fail_reads(Some(LogError::Corrupt { detail: "the disk is on fire".to_owned() }));
+    for n in 0..2 {
+        world.publish(note("other", n)).await;
+    }
+    world.log.trim(&note("other", 0).document, Seq::new(2)).await.unwrap();
+    world.log.fail_reads(None);
+    let before = [lost(&router, 8).await[..1].to_vec(), before].concat();
+    let counted = |router: &Router| {
+        let stats = router.stats();
+        (stats.decisions["lost"], stats.targets["a"].lost)
+    };
+    assert_eq!(counted(&router), (9, 7));
+    router.stop(Duration::ZERO).await;
+
+    let router = start().await;
+    let after = lost(&router, 8).await;
+    let all = |records: &[Arc<DecisionRecord>]| -> Vec<_> {
+        records.iter().map(|record| serde_json::to_value(&**record).unwrap()).collect()
+    };
+    assert_eq!((all(&after), counted(&router)), (all(&before), (9, 7)));
+    world.publish_notes(2, 1).await;
+    lost(&router, 9).await;
+    assert_eq!(counted(&router), (10, 8));
+    router.stop(Duration::ZERO).await;
 }

@@ -342,9 +342,11 @@ fn targets(page: &mut Exposition, router: &RouterStats) {
         ("relay_target_expired_total", "Events that expired before they were delivered.", |target| {
             target.expired
         }),
-        ("relay_target_lost_total", "Events that a rule selected and the target never gets.", |target| {
-            target.lost
-        }),
+        (
+            "relay_target_lost_total",
+            "Events that a rule selected and the target never gets, since the router's store was made.",
+            |target| target.lost,
+        ),
     ];
     for (name, help, value) in counters {
         let mut family = page.counter(name, help);
