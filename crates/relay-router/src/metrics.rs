@@ -89,7 +89,7 @@ pub struct TargetStats {
     pub lost: u64,
     /// Attempts, successful or not, at this target as a fallback.
     pub fallbacks: u64,
-    /// Dead letters that were dropped for newer ones.
+    /// Dead letters that were dropped for newer ones, since the store was made.
     pub dead_letters_dropped: u64,
     /// Dead letters that are kept.
     pub dead_letters: usize,

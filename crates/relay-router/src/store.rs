@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | `meta` | `cursor`, `rules`, `causes_key` | an offset; the rules; the bytes of the key that signs causes |
 //! | `meta` | `lost/` and a target's name, or no name | the number of events that were lost since the store was made |
+//! | `meta` | `dropped_letters/` and a target's name | the number of its dead letters that gave way to newer ones since then |
 //! | `losses` | number | a decision about lost events |
 //! | `routes` | route | a route and its targets |
 //! | `queue` | route, offset | a queued event |
@@ -214,7 +215,7 @@ impl Store {
         self.0.letter_counts.kept(target)
     }
 
-    /// The number of dead letters of the target that gave way to newer ones since the store was opened.
+    /// The number of dead letters of the target that gave way to newer ones since the store was made.
     pub(crate) fn dropped_dead_letters(&self, target: &ServiceName) -> u64 {
         self.0.letter_counts.dropped(target)
     }

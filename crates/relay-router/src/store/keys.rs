@@ -13,6 +13,8 @@ pub(super) const CAUSES_KEY: &[u8] = b"causes_key";
 
 /// The beginning of the keys of the numbers of lost events, in `meta`.
 pub(super) const LOST_EVENTS: &[u8] = b"lost/";
+/// The beginning of the keys of the numbers of dropped dead letters, in `meta`.
+pub(super) const DROPPED_LETTERS: &[u8] = b"dropped_letters/";
 
 // A name's length takes two bytes of a dead letter's key.
 const _: () = assert!(ServiceName::MAX_BYTES <= u16::MAX as usize);
@@ -52,6 +54,17 @@ pub(super) fn loss(number: u64) -> Vec<u8> {
 /// The key of the number of events that are lost under `name`, in `meta`.
 pub(super) fn lost_events(name: &str) -> Vec<u8> {
     [LOST_EVENTS, name.as_bytes()].concat()
+}
+
+/// The key of the number of the target's dropped dead letters, in `meta`.
+pub(super) fn dropped_letters(target: &ServiceName) -> Vec<u8> {
+    [DROPPED_LETTERS, target.as_str().as_bytes()].concat()
+}
+
+/// Reads the target from a key that [`dropped_letters`] made.
+pub(super) fn parse_dropped_letters(key: &[u8]) -> Option<ServiceName> {
+    let name = key.strip_prefix(DROPPED_LETTERS)?;
+    ServiceName::new(std::str::from_utf8(name).ok()?).ok()
 }
 
 /// Reads a key that [`route`] made.

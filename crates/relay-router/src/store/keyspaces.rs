@@ -134,7 +134,10 @@ impl Keyspaces {
         let mut dropped = HashSet::new();
         for (target, excess) in self.letter_counts.excess(&letters, self.limits.dead_letters) {
             let (stored, added) = self.excess_dead_letters(&target, changes.clone(), excess)?;
-            letters.drop_excess(target, stored.len() + added.len(), stored.last().cloned());
+            let count = stored.len() + added.len();
+            let all = self.letter_counts.dropped(&target) + count as u64;
+            batch.insert(&self.meta, keys::dropped_letters(&target), all.to_string());
+            letters.drop_excess(target, count, stored.last().cloned());
             dropped.extend(stored.into_iter().chain(added));
         }
         for key in &dropped {
@@ -282,6 +285,11 @@ impl Keyspaces {
             letters.add(keys::parse_dead_letter_target(&key).ok_or_else(|| malformed("dead_letters"))?);
         }
         self.letter_counts.apply(letters);
+        for item in self.meta.prefix(keys::DROPPED_LETTERS) {
+            let (key, value) = item.into_inner().map_err(failed)?;
+            let target = keys::parse_dropped_letters(&key).ok_or_else(|| malformed("meta"))?;
+            self.letter_counts.restore_dropped(target, parse(directory, &value)?);
+        }
         let losses: Keys = self
             .losses
             .iter()

@@ -41,9 +41,14 @@ impl LetterCounts {
         self.0.lock().get(target).map_or(0, |count| count.kept)
     }
 
-    /// The letters of the target that gave way to newer ones since the store was opened.
+    /// The letters of the target that gave way to newer ones since the store was made.
     pub(super) fn dropped(&self, target: &ServiceName) -> u64 {
         self.0.lock().get(target).map_or(0, |count| count.dropped)
+    }
+
+    /// Begins with the letters that gave way in earlier runs.
+    pub(super) fn restore_dropped(&self, target: ServiceName, dropped: u64) {
+        self.0.lock().entry(target).or_default().dropped = dropped;
     }
 
     pub(super) fn apply(&self, changes: LetterChanges) {

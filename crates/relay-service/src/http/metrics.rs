@@ -336,7 +336,7 @@ fn targets(page: &mut Exposition, router: &RouterStats) {
         }),
         (
             "relay_target_dead_letters_dropped_total",
-            "Dead letters that were dropped in favour of newer ones.",
+            "Dead letters that were dropped in favour of newer ones, since the router's store was made.",
             |target| target.dead_letters_dropped,
         ),
         ("relay_target_expired_total", "Events that expired before they were delivered.", |target| {
