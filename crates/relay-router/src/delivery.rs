@@ -2,6 +2,7 @@
 
 mod attempt;
 pub(crate) mod deps;
+pub(crate) mod dropped_offsets;
 pub(crate) mod engine;
 mod event_rate;
 pub(crate) mod held_events;

@@ -13,6 +13,7 @@ use relay_tasks::Supervisor;
 
 use crate::decisions::{DecidedEvent, Decision, DecisionLog, DecisionLogConfig};
 use crate::delivery::deps::Deps;
+use crate::delivery::dropped_offsets::DroppedOffsets;
 use crate::delivery::engine::Engine;
 use crate::delivery::loss_report::LossReport;
 use crate::delivery::pool::Pool;
@@ -78,6 +79,7 @@ pub(crate) fn engine_on(log: MemoryLog, directory: &Path, rules: &str) -> Engine
         decisions: DecisionLog::start(&decisions, directory.join("log"), Vec::new(), &tasks).unwrap(),
         metrics: Arc::new(RouterMetrics::new(clock.clone())),
         losses: LossReport::default(),
+        dropped: DroppedOffsets::default(),
         causes_key: CausesKey::new(&[0; CausesKey::BYTES]),
     };
     let rules = Arc::new(RuleSet::parse(rules, RuleFormat::Toml).unwrap());

@@ -151,11 +151,16 @@ impl InFlight {
                     let event = relay_events::json::decode(body.unwrap_or_default().as_bytes());
                     event.map(Arc::new).map_err(|_| LossReason::BodyDamaged)
                 }
+                (None, false) if deps.dropped.contains(entry.offset) => Err(LossReason::Dropped),
                 (None, false) => {
                     let before = Offset::new(entry.offset.get().saturating_sub(1));
                     let limit = ReadLimit { events: 1, ..ReadLimit::default() };
                     let read = deps.log.read(before, limit).await?;
-                    match read.into_iter().next() {
+                    let event = read.into_iter().next();
+                    if let Some(offset) = event.as_ref().and_then(|event| event.offset) {
+                        deps.dropped.note(entry.offset, offset);
+                    }
+                    match event {
                         Some(event) if event.id == entry.queued.event => Ok(Arc::new(event)),
                         // A damaged event has another id.
                         Some(event) if event.is_lost() && event.offset == Some(entry.offset) => {

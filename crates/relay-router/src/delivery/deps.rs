@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use relay_core::{Clock, EventLog};
 
+use super::dropped_offsets::DroppedOffsets;
 use super::loss_report::LossReport;
 use crate::decisions::DecisionLog;
 use crate::loop_detection::CausesKey;
@@ -20,5 +21,6 @@ pub(crate) struct Deps {
     pub(crate) decisions: DecisionLog,
     pub(crate) metrics: Arc<RouterMetrics>,
     pub(crate) losses: LossReport,
+    pub(crate) dropped: DroppedOffsets,
     pub(crate) causes_key: CausesKey,
 }

@@ -15,6 +15,7 @@ use super::services::{PendingChanges, Services};
 use crate::config::RouterConfig;
 use crate::decisions::{DecisionLog, DecisionLogError, DecisionRecord};
 use crate::delivery::deps::Deps;
+use crate::delivery::dropped_offsets::DroppedOffsets;
 use crate::delivery::engine::Engine;
 use crate::delivery::loss_report::LossReport;
 use crate::delivery::pool::Pool;
@@ -178,6 +179,7 @@ pub(super) async fn start(config: RouterConfig, parts: RouterParts) -> Result<In
         )?,
         monitor,
         losses: LossReport::default(),
+        dropped: DroppedOffsets::default(),
         causes_key,
         clock: Arc::clone(&clock),
     };
