@@ -86,7 +86,7 @@ pub(crate) fn router(api: Api) -> Router {
         .merge(rules::routes())
         .merge(targets::routes())
         .merge(decisions::routes())
-        .route("/health/live", get(live))
+        .route(LIVE, get(live))
         .route("/health/ready", get(health::ready))
         .layer(held)
         .merge(numbers)

@@ -171,10 +171,8 @@ impl Acceptor {
         let ServerContext { config, policy, counters, .. } = &**context;
         counters.connections.increment();
         let peer = peer.ip().to_canonical();
-        let is_proxy = proxy::is_trusted(&config.trusted_proxies, peer);
-        let counted = (!is_proxy).then(|| proxy::limited_address(peer));
         let connection = HttpConnection::new(Arc::clone(context), peer);
-        match policy.decide(counted) {
+        match policy.decide(proxy::limited_peer(&config.trusted_proxies, peer)) {
             AcceptDecision::Serve(permit) => {
                 self.spawn(connection.serve(stream, permit, self.router.clone(), self.closing.clone()));
             }

@@ -87,6 +87,11 @@ impl RequestMemory {
         self.address
     }
 
+    /// A share for what outlives the connection of the request. It counts like a connection of its own.
+    pub(super) fn outliving(&self, api: &Api) -> MemoryShare {
+        api.memory().connection(self.address)
+    }
+
     /// Reserves `bytes` for what lasts as long as the request.
     pub(super) fn reserve(&self, purpose: MemoryPurpose, bytes: usize) -> Result<Reservation, BudgetFull> {
         self.share.try_reserve(purpose, bytes)

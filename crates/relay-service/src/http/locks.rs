@@ -33,9 +33,7 @@ pub(super) async fn acquire(
     JsonBody(body): JsonBody<AcquireBody>,
 ) -> Result<(StatusCode, Json<Lease>), Problem> {
     let AcquireBody { user, command } = body;
-    // The lock outlives the connection over which it was asked for, and counts like a connection of its own.
-    let share = api.memory().connection(memory.address());
-    let request = command.into_request().memory(Some(share));
+    let request = command.into_request().memory(Some(memory.outliving(&api)));
     let lease = api.presence().locks().acquire(&document, &user, request).await?;
     Ok((StatusCode::CREATED, Json(lease)))
 }

@@ -40,8 +40,7 @@ pub(super) async fn join(
     let membership = Membership { document, user, connection: ConnectionId::new() };
     let mut options = JoinOptions::default();
     (options.resume, options.state) = (resume, state);
-    // The participant outlives the connection over which it came, and counts like a connection of its own.
-    options.memory = Some(api.memory().connection(memory.address()));
+    options.memory = Some(memory.outliving(&api));
     // While the document has a subscriber, its events take their places in the order in which they are published.
     let (_, _subscription) = api.source.subscribe(&membership.document, StartPosition::Live).await?;
     let joined = api.presence().join(&membership, options).await?;

@@ -104,9 +104,7 @@ impl HttpConnection {
     /// The memory of the connection. Behind a proxy, the head itself tells the client's address.
     fn memory(&self) -> ConnectionMemory {
         let ServerContext { config, memory, .. } = &*self.context;
-        let is_proxy = proxy::is_trusted(&config.trusted_proxies, self.peer);
-        let address = (!is_proxy).then(|| proxy::limited_address(self.peer));
-        ConnectionMemory::new(memory.clone(), address)
+        ConnectionMemory::new(memory.clone(), proxy::limited_peer(&config.trusted_proxies, self.peer))
     }
 
     /// Serves HTTP on the connection, over TLS if there is a certificate.

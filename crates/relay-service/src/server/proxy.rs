@@ -19,6 +19,11 @@ pub(super) fn is_trusted(proxies: &[IpNet], address: IpAddr) -> bool {
     proxies.iter().any(|net| net.contains(&address))
 }
 
+/// Returns the address by which a connection from `peer` is limited; `None` for a trusted proxy's, whose requests name their clients.
+pub(super) fn limited_peer(proxies: &[IpNet], peer: IpAddr) -> Option<IpAddr> {
+    (!is_trusted(proxies, peer)).then(|| limited_address(peer))
+}
+
 /// Returns the client's address, for a request that came over a connection from `peer`: the rightmost address that is no
 /// trusted proxy's. Where a proxy has written something else than an address, returns the proxy's own.
 pub(super) fn client_address(proxies: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> IpAddr {

@@ -37,12 +37,17 @@ fn paths() -> BTreeSet<String> {
     let modules = files(&at("crates/relay-service/src/http"));
     let modules = modules.into_iter().filter(|path| !path.ends_with("page.rs"));
     let sources = modules.chain([at("crates/relay-service/src/http.rs")]);
-    let path = |route: &str| route.split('"').nth(1).unwrap().to_owned();
-    sources
-        .flat_map(|source| {
-            fs::read_to_string(source).unwrap().split(".route(").skip(1).map(path).collect::<Vec<_>>()
-        })
-        .collect()
+    let text: String = sources.map(|source| fs::read_to_string(source).unwrap()).collect();
+    let path = |route: &str| {
+        let argument = route.trim_start().split(',').next().unwrap();
+        let literal = if argument.starts_with('"') {
+            argument
+        } else {
+            text.split(&format!("const {argument}: &str = ")).nth(1).unwrap()
+        };
+        literal.split('"').nth(1).unwrap().to_owned()
+    };
+    text.split(".route(").skip(1).map(path).collect()
 }
 
 #[test]
