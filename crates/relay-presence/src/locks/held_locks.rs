@@ -152,6 +152,24 @@ impl HeldLocks {
         expired.into_iter().filter_map(|token| self.remove(token)).collect()
     }
 
+    /// The lock of exactly this scope that `user` holds.
+    pub(super) fn own_mut(&mut self, user: &UserId, scope: &LockScope) -> Option<&mut HeldLock> {
+        let tokens = self.by_scope.get(scope)?.iter().copied();
+        let is_own = |token: &FencingToken| {
+            self.get(*token).is_some_and(|lock| lock.is_held() && lock.lease.holder == *user)
+        };
+        let token = tokens.rev().find(is_own)?;
+        self.get_mut(token)
+    }
+
+    /// The first lock of another user that overlaps the region `scope`, as long as it is not removed.
+    pub(super) fn of_another(&self, user: &UserId, scope: &LockScope) -> Option<&HeldLock> {
+        [&LockScope::Document, scope].into_iter().find_map(|scope| {
+            let tokens = self.by_scope.get(scope)?;
+            tokens.iter().filter_map(|token| self.get(*token)).find(|lock| lock.lease.holder != *user)
+        })
+    }
+
     /// The first live lock that keeps `user` from editing `scope`. Without a user, every live lock does.
     ///
     /// An edit of a region looks at the locks of the region and at those of the whole document. An edit of the whole document

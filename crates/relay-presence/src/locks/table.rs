@@ -218,7 +218,7 @@ impl LockTable {
     /// those whose time to wait is over. A request that can be granted is granted even when its time is over: its caller
     /// still waits.
     ///
-    /// One pass over locks and requests.
+    /// One pass over the requests, and one over the locks for those that have expired.
     pub(super) fn advance(
         &mut self,
         now: Now,
@@ -232,35 +232,25 @@ impl LockTable {
             return;
         }
         let mut conflicts = Conflicts::default();
-        let mut renewable = HashMap::new();
-        for lock in self.held.iter() {
-            let Lease { token, scope, holder, .. } = lock.lease();
-            conflicts.add(holder, scope, ConflictKind::Held);
-            if lock.is_held() {
-                renewable.insert((holder.clone(), scope.clone()), *token);
-            }
-        }
         for QueuedRequest { id, request } in std::mem::take(&mut self.queue) {
-            let own = renewable.get(&(request.user.clone(), request.scope.clone()));
-            if let Some(lock) = own.and_then(|token| self.held.get_mut(*token)) {
+            if let Some(lock) = self.held.own_mut(&request.user, &request.scope) {
                 changes.push(TableChange::Renewed(id, lock.renew(request.ttl, now)));
                 continue;
             }
-            match conflicts.find(&request.user, &request.scope) {
+            match conflicts.find(&self.held, &request.user, &request.scope) {
                 None if self.held.len() >= self.limits.max_locks => {
                     changes.push(TableChange::Refused(id, GrantError::TooManyLocks));
                 }
                 None => {
-                    conflicts.add(&request.user, &request.scope, ConflictKind::Held);
                     let lease = self.grant(id, request, now, issue());
-                    renewable.insert((lease.holder.clone(), lease.scope.clone()), lease.token);
+                    conflicts.note_grant(&lease);
                     changes.push(TableChange::Granted(id, lease));
                 }
                 Some(conflict) if now.monotonic >= request.wait_until => {
-                    changes.push(TableChange::Refused(id, GrantError::Conflict(conflict.clone())));
+                    changes.push(TableChange::Refused(id, GrantError::Conflict(conflict)));
                 }
                 Some(_) => {
-                    conflicts.add(&request.user, &request.scope, ConflictKind::Queued);
+                    conflicts.queue(&request.user, &request.scope);
                     self.queue.push_back(QueuedRequest { id, request });
                 }
             }
@@ -275,36 +265,75 @@ impl LockTable {
     }
 }
 
-/// The locks and requests up to a place in the queue. It finds a conflict for the next request without a pass over them.
+/// The requests up to a place in the queue, and what was found of the locks. It finds a conflict for the next request without a
+/// pass over all of them.
 #[derive(Debug, Default)]
 struct Conflicts {
-    all: FirstConflicts,
-    by_scope: HashMap<LockScope, FirstConflicts>,
+    /// The first locks of two users, once a request for the whole document has asked.
+    held: Option<FirstConflicts>,
+    queued: FirstConflicts,
+    queued_by_scope: HashMap<LockScope, FirstConflicts>,
 }
 
 /// The first locks or requests of two different users. For any user, one of them is another's.
 #[derive(Debug, Default)]
 struct FirstConflicts([Option<Conflict>; 2]);
 
+impl Conflict {
+    fn held(lease: &Lease) -> Self {
+        Self { user: lease.holder.clone(), scope: lease.scope.clone(), kind: ConflictKind::Held }
+    }
+}
+
 impl Conflicts {
-    fn add(&mut self, user: &UserId, scope: &LockScope, kind: ConflictKind) {
-        let conflict = Conflict { user: user.clone(), scope: scope.clone(), kind };
-        self.by_scope.entry(scope.clone()).or_default().add(&conflict);
-        self.all.add(&conflict);
+    /// Adds a request that waits.
+    fn queue(&mut self, user: &UserId, scope: &LockScope) {
+        let conflict = Conflict { user: user.clone(), scope: scope.clone(), kind: ConflictKind::Queued };
+        self.queued_by_scope.entry(scope.clone()).or_default().add(&conflict);
+        self.queued.add(&conflict);
     }
 
-    /// Another user's lock or request that overlaps `scope`.
-    fn find(&self, user: &UserId, scope: &LockScope) -> Option<&Conflict> {
+    /// Notes that a request has become a lock.
+    fn note_grant(&mut self, lease: &Lease) {
+        if let Some(held) = &mut self.held {
+            held.add(&Conflict::held(lease));
+        }
+    }
+
+    /// Another user's lock or earlier request that overlaps `scope`. `held` are the locks.
+    fn find(&mut self, held: &HeldLocks, user: &UserId, scope: &LockScope) -> Option<Conflict> {
         match scope {
-            LockScope::Document => self.all.of_another(user),
-            LockScope::Region(_) => [&LockScope::Document, scope]
-                .into_iter()
-                .find_map(|scope| self.by_scope.get(scope)?.of_another(user)),
+            LockScope::Document => {
+                let first = self.held.get_or_insert_with(|| FirstConflicts::of(held));
+                first.of_another(user).or_else(|| self.queued.of_another(user)).cloned()
+            }
+            LockScope::Region(_) => {
+                let lock = held.of_another(user, scope).map(|lock| Conflict::held(lock.lease()));
+                lock.or_else(|| {
+                    let mut both = [&LockScope::Document, scope].into_iter();
+                    both.find_map(|scope| self.queued_by_scope.get(scope)?.of_another(user)).cloned()
+                })
+            }
         }
     }
 }
 
 impl FirstConflicts {
+    fn of(held: &HeldLocks) -> Self {
+        let mut first = Self::default();
+        for lock in held.iter() {
+            if first.is_complete() {
+                break;
+            }
+            first.add(&Conflict::held(lock.lease()));
+        }
+        first
+    }
+
+    fn is_complete(&self) -> bool {
+        self.0.iter().all(Option::is_some)
+    }
+
     fn add(&mut self, conflict: &Conflict) {
         for slot in &mut self.0 {
             match slot {
