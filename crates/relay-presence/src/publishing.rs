@@ -21,8 +21,6 @@ use crate::locks::{LockChange, Locks};
 
 /// The most events of one document that are handed to the sink and not answered.
 const MAX_IN_FLIGHT: usize = 256;
-/// The most changes of locks that are published at the same time.
-const MAX_LOCK_CHANGES: usize = 256;
 /// The first wait of a publisher that finds the log overloaded. Each further wait is twice as long.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 /// The longest wait of a publisher that finds the log overloaded.
@@ -166,13 +164,14 @@ struct LockPublisher {
 }
 
 impl LockPublisher {
-    /// Publishes the changes until the locks are shut down. The changes of one document come one by one.
+    /// Publishes the changes until the locks are shut down. The changes of one document come one by one, so there are at most as
+    /// many attempts as documents with locks. Those of a document that is overloaded hold up no other.
     async fn publish(&mut self) {
         let Self { publishing, locks, in_flight } = self;
         let mut is_over = false;
         while !is_over || !in_flight.is_empty() {
             tokio::select! {
-                change = locks.next_change(), if !is_over && in_flight.len() < MAX_LOCK_CHANGES => match change {
+                change = locks.next_change(), if !is_over => match change {
                     Some(change) => in_flight.push(publish_change(publishing, locks, change)),
                     None => is_over = true,
                 },

@@ -7,13 +7,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use relay_core::testing::ManualClock;
 use relay_core::{
-    Actor, CheckedDraft, DocumentId, Draft, Epoch, FencingToken, Lease, LockScope, Metadata, Payload, Place,
-    PublishError, Seq, Sequencer, ServiceName, UserId,
+    Actor, CheckedDraft, Clock, DocumentId, Draft, Epoch, EventSink, FencingToken, Lease, LockScope,
+    Metadata, Payload, Place, PublishAck, PublishError, Seq, Sequencer, ServiceName, Timestamp, UserId,
 };
 use relay_events::{DOCUMENT_EDITED, DOCUMENT_LOCKED, DOCUMENT_UNLOCKED, DocumentUnlocked};
-use relay_presence::{AcquireRequest, LockChange, LockConfig, LockError, Locks, MemoryTokens};
+use relay_presence::{
+    AcquireRequest, LocalPresence, LockChange, LockConfig, LockError, Locks, MemoryTokens, PresenceConfig,
+};
+
+use crate::support::PATIENCE;
 
 type Asking = Pin<Box<dyn Future<Output = Result<Lease, LockError>>>>;
 
@@ -318,4 +323,38 @@ fn a_document_tells_its_changes_one_after_the_other() {
     assert!(try_next(&locks).is_pending(), "told before the one before was kept");
     publish(&locks, ending);
     assert_eq!(next(&locks).draft.kind, DOCUMENT_LOCKED);
+}
+
+/// A sink that answers for one document alone.
+struct OneDocumentSink(DocumentId);
+
+#[async_trait]
+impl EventSink for OneDocumentSink {
+    async fn publish(&self, draft: CheckedDraft) -> Result<PublishAck, PublishError> {
+        if draft.document != self.0 {
+            std::future::pending::<()>().await;
+        }
+        let event = draft.into_event(Epoch::from_u64(1), Some(Seq::FIRST), Timestamp::UNIX_EPOCH);
+        Ok(PublishAck::of(&event, false))
+    }
+}
+
+#[tokio::test]
+async fn documents_whose_events_are_not_answered_hold_up_the_locks_of_no_other() {
+    let document = |name: &str| DocumentId::new(name).unwrap();
+    let (clock, user): (Arc<dyn Clock>, _) = (Arc::new(ManualClock::new()), UserId::new("ada").unwrap());
+    let tokens = Arc::new(MemoryTokens::new(&relay_core::SystemClock::new()));
+    let locks = Locks::new(LockConfig::default(), Arc::clone(&clock), tokens).unwrap();
+    let sink = Arc::new(OneDocumentSink(document("quick")));
+    let presence = LocalPresence::new(PresenceConfig::default(), sink, locks, clock).unwrap();
+    let lock = |name: &str| {
+        let (presence, document, user) = (presence.clone(), document(name), user.clone());
+        async move { presence.locks().acquire(&document, &user, AcquireRequest::new(LockScope::Document)).await }
+    };
+    let hung: Vec<_> = (0..1_000).map(|n| tokio::spawn(lock(&format!("hung-{n}")))).collect();
+    while presence.locks().stats().pending_changes < 1_000 {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::timeout(PATIENCE, lock("quick")).await.unwrap().unwrap();
+    hung.iter().for_each(tokio::task::JoinHandle::abort);
 }
