@@ -88,6 +88,15 @@ impl DocumentLimiter {
     }
 }
 
+impl DocumentPermit {
+    /// The number of permits that the clients of the address have in the document, this one included; 0 when it is not counted.
+    pub fn count(&self) -> usize {
+        let Some((address, document)) = &self.counted else { return 0 };
+        let counts = self.counts.lock();
+        counts.get(address).and_then(|documents| documents.get(document)).copied().unwrap_or(0)
+    }
+}
+
 impl Drop for DocumentPermit {
     fn drop(&mut self) {
         let Some((address, document)) = &self.counted else { return };
@@ -123,12 +132,15 @@ mod tests {
         let limiter = DocumentLimiter::new(Some(2));
         let first =
             [limiter.acquire(ADA, &document("a")).unwrap(), limiter.acquire(ADA, &document("a")).unwrap()];
+        assert_eq!(first.each_ref().map(DocumentPermit::count), [2, 2]);
         let _second = limiter.acquire(ADA, &document("b")).unwrap();
         let refused = limiter.acquire(ADA, &document("c")).unwrap_err();
         assert_eq!((refused.max, Some(refused.address)), (2, ADA));
+        assert_eq!(limiter.acquire(BEN, &document("a")).unwrap().count(), 1);
         let _of_ben = limiter.acquire(BEN, &document("c")).unwrap();
-        let _unknown: Vec<_> =
+        let unknown: Vec<_> =
             (0..5).map(|n| limiter.acquire(None, &document(&n.to_string())).unwrap()).collect();
+        assert!(unknown.iter().all(|permit| permit.count() == 0));
         let [one, other] = first;
         drop(one);
         assert!(limiter.acquire(ADA, &document("c")).is_err());

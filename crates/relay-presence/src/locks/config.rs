@@ -24,6 +24,10 @@ pub struct LockConfig {
     pub max_wait: Duration,
     /// The most locks of one document; 1,000 by default. At least 1.
     pub max_locks: usize,
+    /// The most locks of one document, and requests for them, that the clients of one address have at once; `None`, the
+    /// default, sets half of `max_locks` or of `max_waiters`, whichever is less. At least 1. It counts the clients whose
+    /// address is [known](relay_core::MemoryShare::address).
+    pub max_locks_per_address: Option<usize>,
     /// The most requests that wait in one document; 1,000 by default. At least 1: each request waits until its grant is
     /// decided.
     pub max_waiters: usize,
@@ -45,6 +49,7 @@ impl Default for LockConfig {
             max_ttl: Duration::from_secs(10 * 60),
             max_wait: Duration::from_secs(60),
             max_locks: 1_000,
+            max_locks_per_address: None,
             max_waiters: 1_000,
             max_documents: 100_000,
             max_documents_per_address: None,
@@ -67,6 +72,7 @@ impl LockConfig {
         let counts = [
             ("max_locks", self.max_locks),
             ("max_waiters", self.max_waiters),
+            ("max_locks_per_address", self.locks_per_address()),
             ("max_documents", self.max_documents),
             ("max_documents_per_address", self.documents_per_address()),
             ("max_unpublished", self.max_unpublished),
@@ -84,6 +90,11 @@ impl LockConfig {
     /// The most documents in which the clients of one address have locks.
     pub(super) fn documents_per_address(&self) -> usize {
         self.max_documents_per_address.unwrap_or(self.max_documents.div_ceil(4))
+    }
+
+    /// The most locks of one document that the clients of one address have.
+    pub(super) fn locks_per_address(&self) -> usize {
+        self.max_locks_per_address.unwrap_or(self.max_locks.min(self.max_waiters).div_ceil(2))
     }
 
     /// The length of a lease for which `ttl` is asked.

@@ -1,5 +1,6 @@
 //! [`LockError`]: the refusal of a request about a lock.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use relay_core::{
@@ -76,6 +77,17 @@ pub enum LockError {
         /// The limit.
         max: usize,
     },
+    /// The clients of the address have as many locks of the document, and requests for them, as the limit allows. Release some,
+    /// or try again later.
+    #[error(
+        "clients from {address} have {max} locks of the document, the most that are allowed; release some, or try again later"
+    )]
+    TooManyLocksOfAddress {
+        /// The limit.
+        max: usize,
+        /// The address.
+        address: IpAddr,
+    },
     /// The document has as many requests that wait as the limit allows. Try again later.
     #[error("{max} requests wait for locks of the document, the most that are allowed; try again later")]
     TooManyWaiters {
@@ -128,7 +140,7 @@ impl LockError {
             Self::WaitTimeout { .. } => ErrorCode::WaitTimeout,
             Self::Stale { .. } => ErrorCode::StaleLock,
             Self::InvalidTtl { .. } | Self::InvalidWait { .. } => ErrorCode::InvalidRequest,
-            Self::TooManyLocks { .. } => ErrorCode::TooManyLocks,
+            Self::TooManyLocks { .. } | Self::TooManyLocksOfAddress { .. } => ErrorCode::TooManyLocks,
             Self::TooManyWaiters { .. } => ErrorCode::TooManyWaiters,
             Self::TooManyDocuments { .. } => ErrorCode::TooManyDocuments,
             Self::TooManyDocumentsOfAddress(error) => error.code(),

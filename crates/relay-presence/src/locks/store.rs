@@ -75,7 +75,8 @@ impl LockStore {
         self.tokens.reserve().await
     }
 
-    /// Reserves the memory of a lock whose texts have `text_bytes`, and its place among the documents of the client's address.
+    /// Reserves the memory of a lock whose texts have `text_bytes`, and its place among the documents and the locks of the
+    /// client's address.
     /// `client` is the client's share of memory.
     pub(super) fn reserve_memory(
         &self,
@@ -84,9 +85,17 @@ impl LockStore {
         text_bytes: usize,
     ) -> Result<LockMemory, LockError> {
         let share = client.unwrap_or_else(|| self.memory.clone());
-        let place = self.places.acquire(share.address(), document).map_err(LockError::from);
-        let memory = place.and_then(|place| Ok(LockMemory::reserve(share, text_bytes, place)?));
-        memory.inspect_err(|_| self.counters.refused.increment())
+        let reserve = || {
+            let place = self.places.acquire(share.address(), document)?;
+            let max = self.config.locks_per_address();
+            match share.address() {
+                Some(address) if place.count() > max => {
+                    Err(LockError::TooManyLocksOfAddress { max, address })
+                }
+                _ => Ok(LockMemory::reserve(share.clone(), text_bytes, place)?),
+            }
+        };
+        reserve().inspect_err(|_| self.counters.refused.increment())
     }
 
     /// Lends a document's locks to `visit`, which must not cause a change to publish. Returns `None` when there are no locks.

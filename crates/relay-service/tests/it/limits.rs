@@ -556,6 +556,25 @@ fn one_address_does_not_lock_in_all_documents_that_may_have_locks() {
 }
 
 #[test]
+fn one_address_does_not_hold_all_locks_of_a_document() {
+    let data = data();
+    let server = start(data.path(), &["locks.max_locks=8"]);
+    let lock = |last: u8, region: usize| {
+        let body = json!({"user": "ada", "region": format!("r{region}")});
+        send_from(last, &server, "POST", "/v1/documents/doc/locks", &body)
+    };
+    for region in 0..4 {
+        let locked = lock(1, region);
+        assert!(locked.starts_with("HTTP/1.0 201 "), "{locked}");
+    }
+    let refused = lock(1, 4);
+    assert!(refused.starts_with("HTTP/1.0 429 ") && refused.contains("too_many_locks"), "{refused}");
+    assert!(refused.contains("127.0.0.1 have 4 locks"), "{refused}");
+    let other = lock(2, 5);
+    assert!(other.starts_with("HTTP/1.0 201 "), "{other}");
+}
+
+#[test]
 fn one_address_does_not_register_all_services() {
     let data = data();
     let server = support::service::routing_server_with(&data, "", &["--set", "router.max_services=8"]);

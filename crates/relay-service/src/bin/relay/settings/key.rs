@@ -208,6 +208,8 @@ keys! {
         "The longest time that a request can wait for its lock.";
     "locks.max_locks" => locks.max_locks,
         "The most locks in one document at once.";
+    "locks.max_locks_per_address" => locks.max_locks_per_address,
+        "The most locks in one document, and requests for them, that clients of one address have at once. More are refused with `too_many_locks`. `none`: half of `locks.max_locks` or of `locks.max_waiters`, whichever is less.";
     "locks.max_waiters" => locks.max_waiters,
         "The most requests that wait for locks in one document at once.";
     "locks.max_documents" => locks.max_documents,
