@@ -46,7 +46,7 @@ pub use config::{DroppedLogLines, HostPolicy, HttpConfig, ServiceConfig, TlsConf
 pub use error::{JoinError, PublishError, StartError};
 pub use participant::Participant;
 pub use server::{HttpStats, RefusedConnections, TimedOut, TlsError};
-pub use service::{RelayService, Stopped};
+pub use service::{RelayService, StopStep, Stopped};
 pub use stats::{MemoryStats, RequestStats, ServiceStats};
 pub use storage::{Storage, StorageError};
 

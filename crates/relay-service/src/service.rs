@@ -54,11 +54,41 @@ impl fmt::Debug for RelayService {
 }
 
 /// The outcome of [`RelayService::stop`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stopped {
     /// True when every request was answered and every accepted event written within the time.
     pub complete: bool,
+    /// The steps that were given up, in their order; none when `complete`.
+    pub given_up: Vec<StopStep>,
+}
+
+/// A step of [`RelayService::stop`]. Its text form completes "the stop gave up …".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StopStep {
+    /// Clients that do not read their answers keep this step from its end.
+    AnswerRequests,
+    /// Sessions and locks end. What is not told by an event, the next server tells.
+    EndSessions,
+    /// Accepted events are written.
+    WriteEvents,
+    /// Deliveries to services end. The next server makes them again.
+    EndDeliveries,
+    /// The log is closed. The next server recovers it.
+    CloseLog,
+}
+
+impl fmt::Display for StopStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AnswerRequests => "answering requests over HTTP",
+            Self::EndSessions => "ending sessions and locks",
+            Self::WriteEvents => "writing accepted events",
+            Self::EndDeliveries => "ending deliveries to services",
+            Self::CloseLog => "closing the log",
+        })
+    }
 }
 
 impl RelayService {
@@ -302,16 +332,18 @@ impl RelayService {
             None => true,
         };
         let steps = [
-            ("answering requests over HTTP", http_drained),
-            ("ending sessions and locks", presence_drained),
-            ("writing accepted events", bus_drained),
-            ("ending deliveries to services", router_drained),
-            ("closing the log", log_closed),
+            (StopStep::AnswerRequests, http_drained),
+            (StopStep::EndSessions, presence_drained),
+            (StopStep::WriteEvents, bus_drained),
+            (StopStep::EndDeliveries, router_drained),
+            (StopStep::CloseLog, log_closed),
         ];
-        for (step, _) in steps.into_iter().filter(|(_, is_done)| !is_done) {
-            tracing::warn!(step, "a step of the stop is given up; every acknowledged event is kept");
+        let given_up: Vec<_> =
+            steps.into_iter().filter(|(_, is_done)| !is_done).map(|(step, _)| step).collect();
+        for step in &given_up {
+            tracing::warn!(%step, "a step of the stop is given up; every acknowledged event is kept");
         }
-        Ok(Stopped { complete: steps.into_iter().all(|(_, is_done)| is_done) })
+        Ok(Stopped { complete: given_up.is_empty(), given_up })
     }
 }
 

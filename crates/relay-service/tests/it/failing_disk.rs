@@ -394,7 +394,7 @@ fn a_server_stops_on_a_disk_that_hangs_and_says_what_it_gave_up() {
             assert_eq!(server.logged(&format!("\"step\":\"{step}\""))["level"], "WARN");
         }
         assert_eq!(server.logged("\"stopped\"")["complete"], false);
-        assert_eq!(server.ended().code(), Some(0));
+        assert_eq!(server.ended().code(), Some(1));
         disk.set(State::Working);
         let server = Server::start(data.path());
         assert_eq!(server.history("notes").1[0]["payload"], 1);

@@ -9,13 +9,13 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, bail};
 use relay_demo::{RunningService, SERVICES};
-use relay_service::{RelayService, StartError};
+use relay_service::{RelayService, StartError, Stopped};
 use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::cli::DemoArgs;
 use crate::invitation::reachable;
-use crate::serve::{ServerLog, Signals, start_log};
+use crate::serve::{ServerLog, Signals, check_stop, start_log};
 use crate::settings::Settings;
 
 /// The address of the page, if the port is free and no other is given.
@@ -61,11 +61,11 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<()> {
         stopped = stop(running, relay) => stopped?,
         () = signals.second_interrupt() => bail!("stopped at once by a second Ctrl-C (SIGINT)"),
     };
-    tracing::info!(complete = stopped, "stopped");
+    tracing::info!(complete = stopped.complete, "stopped");
     if let Some(temporary) = temporary {
         temporary.close().context("the demo's temporary data cannot be removed")?;
     }
-    Ok(())
+    check_stop(&stopped)
 }
 
 /// Returns the directory of the events: a temporary one, unless one is named.
@@ -99,11 +99,11 @@ async fn start(
 }
 
 /// Stops the services, all at once, and then the server.
-async fn stop(running: Vec<RunningService>, relay: RelayService) -> anyhow::Result<bool> {
+async fn stop(running: Vec<RunningService>, relay: RelayService) -> anyhow::Result<Stopped> {
     let ended = futures_util::future::join_all(running.into_iter().map(RunningService::stop)).await;
     let stopped = relay.stop().await?;
     ended.into_iter().collect::<anyhow::Result<()>>()?;
-    Ok(stopped.complete)
+    Ok(stopped)
 }
 
 /// Opens `page` in the desktop's browser, if there is one. The log has the page's address in any case.

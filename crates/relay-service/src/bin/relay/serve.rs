@@ -6,11 +6,11 @@ use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use relay_core::{Clock as _, SystemClock};
 use relay_log::RecoveryReport;
 use relay_router::{ActiveRules, Router};
-use relay_service::{DroppedLogLines, RelayService, ServiceConfig};
+use relay_service::{DroppedLogLines, RelayService, ServiceConfig, StopStep, Stopped};
 use relay_tasks::Supervisor;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -55,6 +55,14 @@ pub(crate) async fn serve(args: SettingsArgs) -> anyhow::Result<()> {
         () = signals.second_interrupt() => bail!("stopped at once by a second Ctrl-C (SIGINT)"),
     };
     tracing::info!(complete = stopped.complete, "stopped");
+    check_stop(&stopped)
+}
+
+/// Fails when the server has given up a step of its own. That clients do not read their answers is no failure of the server.
+pub(crate) fn check_stop(stopped: &Stopped) -> anyhow::Result<()> {
+    let own = stopped.given_up.iter().filter(|step| **step != StopStep::AnswerRequests);
+    let own: Vec<_> = own.map(ToString::to_string).collect();
+    ensure!(own.is_empty(), "the stop gave up {}; every acknowledged event is kept", own.join(", "));
     Ok(())
 }
 
