@@ -9,10 +9,11 @@ use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use http::StatusCode;
 use relay_core::{LogError, ServiceName, SubscribeError};
+use relay_events::ServiceState;
 use relay_router::{
     DeadLetter, DeadLetterId, DeadLetterPage, Replay, ReplayRequest, TargetError, TargetInfo,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::api::Api;
 use super::extract::JsonBody;
@@ -83,31 +84,68 @@ async fn dead_letter(State(api): State<Api>, path: LetterPathResult) -> Result<J
     Ok(Json(router(&api)?.dead_letter(&name, letter_id(&id)?).await?))
 }
 
+/// A request for deliveries that is accepted.
+#[derive(Serialize)]
+struct AcceptedDeliveries<T> {
+    #[serde(flatten)]
+    accepted: T,
+    /// The state in which the target gets no events: the deliveries wait for its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held_up_by: Option<HeldUpBy>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum HeldUpBy {
+    Gone,
+    Unhealthy,
+    WantsNothing,
+}
+
+impl HeldUpBy {
+    fn of(target: &TargetInfo) -> Option<Self> {
+        match target.state {
+            _ if target.wants_nothing => Some(Self::WantsNothing),
+            ServiceState::Gone => Some(Self::Gone),
+            ServiceState::Unhealthy => Some(Self::Unhealthy),
+            _ => None,
+        }
+    }
+}
+
+fn accepted(accepted: impl Serialize, target: Option<&TargetInfo>) -> Response {
+    let held_up_by = target.and_then(HeldUpBy::of);
+    (StatusCode::ACCEPTED, Json(AcceptedDeliveries { accepted, held_up_by })).into_response()
+}
+
 async fn retry_one(State(api): State<Api>, path: LetterPathResult) -> Result<Response, Problem> {
     let Path(LetterPath { name, id }) = path?;
-    router(&api)?.retry_dead_letter(&name, letter_id(&id)?).await?;
-    Ok(count(StatusCode::ACCEPTED, "retried", 1))
+    let router = router(&api)?;
+    router.retry_dead_letter(&name, letter_id(&id)?).await?;
+    Ok(accepted(BTreeMap::from([("retried", 1)]), router.target(&name).as_ref()))
 }
 
 async fn retry_all(State(api): State<Api>, name: NamePath) -> Result<Response, Problem> {
     let Path(NamedPath { name }) = name?;
-    Ok(count(StatusCode::ACCEPTED, "retried", router(&api)?.retry_dead_letters(&name).await?))
+    let router = router(&api)?;
+    let retried = router.retry_dead_letters(&name).await?;
+    Ok(accepted(BTreeMap::from([("retried", retried)]), router.target(&name).as_ref()))
 }
 
 async fn drop_one(State(api): State<Api>, path: LetterPathResult) -> Result<Response, Problem> {
     let Path(LetterPath { name, id }) = path?;
     router(&api)?.drop_dead_letter(&name, letter_id(&id)?).await?;
-    Ok(count(StatusCode::OK, "dropped", 1))
+    Ok(dropped(1))
 }
 
 async fn drop_all(State(api): State<Api>, name: NamePath) -> Result<Response, Problem> {
     let Path(NamedPath { name }) = name?;
-    Ok(count(StatusCode::OK, "dropped", router(&api)?.drop_dead_letters(&name).await?))
+    Ok(dropped(router(&api)?.drop_dead_letters(&name).await?))
 }
 
-/// Responds with the number of dead letters that were `retried` or `dropped`.
-fn count(status: StatusCode, action: &'static str, count: usize) -> Response {
-    (status, Json(BTreeMap::from([(action, count)]))).into_response()
+/// Responds with the number of dead letters that were dropped.
+fn dropped(count: usize) -> Response {
+    Json(BTreeMap::from([("dropped", count)])).into_response()
 }
 
 async fn replay(
@@ -116,8 +154,9 @@ async fn replay(
     JsonBody(request): JsonBody<ReplayRequest>,
 ) -> Result<Response, Problem> {
     let Path(NamedPath { name }) = name?;
-    let replay = router(&api)?.replay(&name, request).await?;
-    Ok((StatusCode::ACCEPTED, Json(replay)).into_response())
+    let router = router(&api)?;
+    let replay = router.replay(&name, request).await?;
+    Ok(accepted(replay, router.target(&name).as_ref()))
 }
 
 async fn replays(State(api): State<Api>, name: NamePath) -> Result<Json<Vec<Replay>>, Problem> {

@@ -149,6 +149,56 @@ fn an_event_that_a_service_refuses_is_listed_shown_retried_and_dropped() {
 }
 
 #[test]
+fn deliveries_to_a_service_that_is_gone_wait_and_the_answer_says_so() {
+    let data = data();
+    let (server, service) = (routing_server(&data, RULES), Service::start());
+    let registered = register(&server, &service);
+    service.answer(400);
+    note(&server, 1);
+    service.next();
+    while server.get("/v1/targets/noter").json()["dead_letters"] != 1 {
+        std::thread::yield_now();
+    }
+    let path = format!("/v1/services/noter?lease={}", registered["lease"]["id"].as_str().unwrap());
+    assert_eq!(support::request(server.address, "DELETE", &path, &[], b"").status, 202);
+    while server.get("/v1/targets/noter").json()["state"] != "gone" {
+        std::thread::yield_now();
+    }
+    let url = server.url();
+    assert!(success(&run(&["services", "--url", &url])).contains("noter    gone"));
+    let waits = "`noter` is gone: they wait until it registers again\n";
+    let retried = success(&run(&["dead-letters", "retry", "--all", "--target", "noter", "--url", &url]));
+    assert_eq!(retried, format!("retried: 1\n{waits}"));
+    let replayed = success(&run(&["replay", "--target", "noter", "--from", "1", "--url", &url]));
+    assert!(replayed.starts_with("replay ") && replayed.ends_with(waits), "{replayed}");
+    // They do.
+    service.answer(200);
+    register(&server, &service);
+    let event: Value = serde_json::from_slice(&service.next().body).unwrap();
+    assert_eq!(event["data"]["n"], 1);
+}
+
+#[test]
+fn as_many_replays_run_as_are_allowed_and_the_next_is_told_what_to_do() {
+    let data = data();
+    let (server, service) = (routing_server(&data, RULES), Service::start());
+    register(&server, &service);
+    let notes: Vec<_> = (1..=100).map(|n| json!({"kind": "x-note", "payload": {"n": n}})).collect();
+    assert_eq!(server.post("/v1/documents/notes/events", &json!(notes)).status, 200);
+    let path = "/v1/targets/noter/replays";
+    let replay = || server.post(path, &json!({"from": {"offset": 1}, "rate": 1}));
+    // At one event in a second, none of them ends meanwhile.
+    let running: Vec<_> = (0..64).map(|_| replay()).collect();
+    assert!(running.iter().all(|answer| answer.status == 202), "{running:?}");
+    let refused = replay();
+    assert_eq!((refused.status, &refused.json()["reason"]), (429, &json!("too_many_replays")));
+    assert!(refused.body.contains("64 replays are running, the most that are allowed; cancel one, or wait"));
+    let first = format!("{path}/{}", running[0].json()["id"]);
+    assert_eq!(support::request(server.address, "DELETE", &first, &[], b"").status, 200);
+    assert_eq!(replay().status, 202);
+}
+
+#[test]
 fn history_is_sent_again_and_every_decision_can_be_asked_for() {
     let data = data();
     let (server, service) = (routing_server(&data, RULES), Service::start());

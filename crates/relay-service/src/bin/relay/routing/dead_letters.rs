@@ -3,7 +3,7 @@
 use http::Method;
 
 use super::args::{Chosen, DeadLettersCommand};
-use super::request::{ask, cell, items, json, print, print_table, query, segment};
+use super::request::{ask, cell, items, json, print, print_hold_up, print_table, query, segment};
 use crate::client::RelayClient;
 
 pub(crate) async fn dead_letters(command: DeadLettersCommand) -> anyhow::Result<()> {
@@ -58,7 +58,9 @@ async fn act(chosen: Chosen, method: Method, suffix: &str, done: &str) -> anyhow
     let which = chosen.id.map_or_else(String::new, |id| format!("/{}", segment(&id)));
     let answer =
         ask(&client, method, &format!("{}{which}{suffix}", path(&chosen.target.target)), None).await?;
-    print(&format!("{done}: {}", cell(&json(&answer)?[done])))
+    let answer = json(&answer)?;
+    print(&format!("{done}: {}", cell(&answer[done])))?;
+    print_hold_up(&chosen.target.target, &answer)
 }
 
 fn path(target: &str) -> String {

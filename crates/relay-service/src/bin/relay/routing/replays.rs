@@ -7,7 +7,7 @@ use http::Method;
 use serde_json::{Value, json as object};
 
 use super::args::{ReplayArgs, ReplayCommand};
-use super::request::{ask, cell, items, json, print, print_table, segment};
+use super::request::{ask, cell, items, json, print, print_hold_up, print_table, segment};
 use crate::client::RelayClient;
 use crate::plural::counted;
 
@@ -57,6 +57,7 @@ async fn start(args: ReplayArgs) -> anyhow::Result<()> {
     }
     let mut replay = json(&ask(&client, Method::POST, &path(&target), Some(&request)).await?)?;
     print(&summary(&replay))?;
+    print_hold_up(&target, &replay)?;
     while args.wait && replay["state"] == "running" {
         tokio::time::sleep(LOOK_EVERY).await;
         let all = json(&ask(&client, Method::GET, &path(&target), None).await?)?;

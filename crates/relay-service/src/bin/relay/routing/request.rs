@@ -71,6 +71,18 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Says that the deliveries which `answer` accepts wait, if the target gets no events.
+pub(super) fn print_hold_up(target: &str, answer: &Value) -> anyhow::Result<()> {
+    let why = match answer["held_up_by"].as_str() {
+        None => return Ok(()),
+        Some("gone") => "is gone: they wait until it registers again".to_owned(),
+        Some("unhealthy") => "is unhealthy: they wait until it recovers".to_owned(),
+        Some("wants_nothing") => "has answered 410: they wait until it registers again".to_owned(),
+        Some(other) => format!("is {other}: they wait"),
+    };
+    print(&format!("`{target}` {why}"))
+}
+
 /// Returns a value as a cell: texts without their quotes, no value as a dash.
 pub(super) fn cell(value: &Value) -> String {
     match value {

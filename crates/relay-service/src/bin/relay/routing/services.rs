@@ -14,12 +14,17 @@ pub(crate) async fn services(args: ServicesArgs) -> anyhow::Result<()> {
         return print(&text);
     }
     let services = json(&text)?;
+    let gone = match query.as_str() {
+        // The server lists those that are gone on request alone.
+        "" => json(&ask(&client, Method::GET, "/v1/services?state=gone", None).await?)?,
+        _ => serde_json::Value::Null,
+    };
     let line = |service: &serde_json::Value| {
         ["name", "state", "since", "version", "capabilities", "url", "reason"]
             .map(|key| cell(&service[key]))
             .to_vec()
     };
-    let lines: Vec<_> = items(&services).iter().map(line).collect();
+    let lines: Vec<_> = items(&services).iter().chain(items(&gone)).map(line).collect();
     print_table(&["SERVICE", "STATE", "SINCE", "VERSION", "CAPABILITIES", "URL", "REASON"], &lines)
 }
 
