@@ -159,23 +159,40 @@ impl CommandError {
 /// A configuration value that breaks its rule. Every configuration struct of Relay is validated once, when its owner is
 /// made, and reports the first such value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{field}` {rule}")]
+#[error("`{field}` {rule}{}", self.bound())]
 #[non_exhaustive]
 pub struct ConfigError {
     /// The field, by its path from the struct that was validated, for instance `retention.max_events`.
     pub field: String,
     /// The rule, as the end of a sentence that the field begins, for instance `is 0; it must be at least 1`.
     pub rule: String,
+    /// The other field that is the bound, with its value.
+    other: Option<(String, String)>,
 }
 
 impl ConfigError {
     /// An error about `field`, which breaks `rule`.
     pub fn new(field: impl Into<String>, rule: impl Into<String>) -> Self {
-        Self { field: field.into(), rule: rule.into() }
+        Self { field: field.into(), rule: rule.into(), other: None }
+    }
+
+    /// An error about `field`, whose value is more than that of `other`, a field of the same struct.
+    pub fn exceeds(
+        (field, value): (&str, impl fmt::Display),
+        (other, bound): (&str, impl fmt::Display),
+    ) -> Self {
+        let rule = format!("is {value}; it must be at most ");
+        Self { field: field.to_owned(), rule, other: Some((other.to_owned(), bound.to_string())) }
+    }
+
+    fn bound(&self) -> String {
+        self.other.as_ref().map_or_else(String::new, |(other, value)| format!("`{other}`, which is {value}"))
     }
 
     /// The same error seen from a struct that holds the validated one in its field `parent`.
     pub fn within(self, parent: &str) -> Self {
-        Self { field: format!("{parent}.{}", self.field), rule: self.rule }
+        let within = |field| format!("{parent}.{field}");
+        let Self { field, rule, other } = self;
+        Self { field: within(field), rule, other: other.map(|(other, value)| (within(other), value)) }
     }
 }

@@ -61,13 +61,11 @@ impl MemoryLimits {
                 return Err(ConfigError::new(field, "is 0; it must be at least 1"));
             }
         }
-        for ((field, bytes), (outer, most)) in [(cache, total), (address, total), (connection, address)] {
-            if bytes > most {
-                let rule = format!("is {bytes}; it must be at most `{outer}`, which is {most}");
-                return Err(ConfigError::new(field, rule));
-            }
+        let pairs = [(cache, total), (address, total), (connection, address)];
+        match pairs.into_iter().find(|((_, bytes), (_, most))| bytes > most) {
+            Some((inner, outer)) => Err(ConfigError::exceeds(inner, outer)),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

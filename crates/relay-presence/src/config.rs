@@ -19,7 +19,8 @@ pub struct PresenceConfig {
     /// The time without any activity after which a session is idle; 5 minutes by default. More than 0, for otherwise no
     /// session would be active.
     pub idle_after: Duration,
-    /// The largest state of one participant, in bytes of JSON; 4 KiB by default. At least 1. Each member of a document gets
+    /// The largest state of one participant, in bytes of JSON; 4 KiB by default. At least 1, and at most
+    /// `max_document_bytes_per_address`. Each member of a document gets
     /// the states of all others.
     pub max_state_bytes: usize,
     /// The most bytes of one document's presence; 64 MiB by default. At least 1. The states of its participants take at most a
@@ -90,8 +91,16 @@ impl PresenceConfig {
             ("tick", self.tick.is_zero(), more_than_0),
             ("checkpoint_interval", self.checkpoint_interval.is_zero(), more_than_0),
         ];
-        match checks.into_iter().find(|(_, is_broken, _)| *is_broken) {
-            Some((field, _, rule)) => Err(ConfigError::new(field, rule)),
+        if let Some((field, _, rule)) = checks.into_iter().find(|(_, is_broken, _)| *is_broken) {
+            return Err(ConfigError::new(field, rule));
+        }
+        let of_address = ("max_document_bytes_per_address", self.state_bytes_per_address());
+        let pairs = [
+            (("max_state_bytes", self.max_state_bytes), of_address),
+            (of_address, ("max_document_bytes", self.max_document_bytes)),
+        ];
+        match pairs.into_iter().find(|((_, inner), (_, outer))| inner > outer) {
+            Some((inner, outer)) => Err(ConfigError::exceeds(inner, outer)),
             None => Ok(()),
         }
     }
@@ -108,5 +117,9 @@ mod tests {
         let broken = PresenceConfig { max_state_bytes: 0, tick: Duration::ZERO, ..PresenceConfig::default() };
         let error = broken.validate().unwrap_err();
         assert_eq!(error.to_string(), "`max_state_bytes` is 0; it must be at least 1");
+        let config = PresenceConfig { max_document_bytes: 1_000, ..PresenceConfig::default() };
+        let error = config.validate().unwrap_err().within("presence").within("a").to_string();
+        let bound = "`a.presence.max_document_bytes_per_address`, which is 125";
+        assert_eq!(error, format!("`a.presence.max_state_bytes` is 4096; it must be at most {bound}"));
     }
 }

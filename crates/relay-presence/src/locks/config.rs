@@ -80,9 +80,14 @@ impl LockConfig {
         if let Some((field, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
             return Err(ConfigError::new(field, "is 0; it must be at least 1"));
         }
+        let of_address = self.locks_per_address();
+        if of_address > self.max_locks {
+            let max = ("max_locks", self.max_locks);
+            return Err(ConfigError::exceeds(("max_locks_per_address", of_address), max));
+        }
         if default_ttl > max_ttl {
-            let rule = format!("is {default_ttl:?}; it must be at most `max_ttl`, which is {max_ttl:?}");
-            return Err(ConfigError::new("default_ttl", rule));
+            let text = |ttl: &Duration| format!("{ttl:?}");
+            return Err(ConfigError::exceeds(("default_ttl", text(default_ttl)), ("max_ttl", text(max_ttl))));
         }
         Ok(())
     }
@@ -123,6 +128,8 @@ mod tests {
         assert_eq!(LockConfig { max_wait: Duration::ZERO, ..config.clone() }.validate(), Ok(()));
         let seconds = Duration::from_secs;
         check(&LockConfig { max_waiters: 0, ..config.clone() }, "`max_waiters` is 0; it must be at least 1");
+        let broken = LockConfig { max_locks_per_address: Some(1_001), ..config.clone() };
+        check(&broken, "`max_locks_per_address` is 1001; it must be at most `max_locks`, which is 1000");
         let broken = LockConfig { default_ttl: Duration::ZERO, ..config.clone() };
         check(&broken, "`default_ttl` is 0ns; it must be at least 1ms");
         let broken = LockConfig { default_ttl: seconds(11), max_ttl: seconds(10), ..config };
