@@ -351,10 +351,15 @@ async fn documents_whose_events_are_not_answered_hold_up_the_locks_of_no_other()
         let (presence, document, user) = (presence.clone(), document(name), user.clone());
         async move { presence.locks().acquire(&document, &user, AcquireRequest::new(LockScope::Document)).await }
     };
-    let hung: Vec<_> = (0..1_000).map(|n| tokio::spawn(lock(&format!("hung-{n}")))).collect();
-    while presence.locks().stats().pending_changes < 1_000 {
-        tokio::task::yield_now().await;
+    let hung = futures_util::future::join_all((0..1_000).map(|n| lock(&format!("hung-{n}"))));
+    let quick = async {
+        while presence.locks().stats().pending_changes < 1_000 {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::timeout(PATIENCE, lock("quick")).await.unwrap().unwrap();
+    };
+    tokio::select! {
+        _ = hung => panic!("their events are not answered"),
+        () = quick => {}
     }
-    tokio::time::timeout(PATIENCE, lock("quick")).await.unwrap().unwrap();
-    hung.iter().for_each(tokio::task::JoinHandle::abort);
 }
