@@ -607,7 +607,7 @@ mod tests {
     use super::*;
     use crate::routing_table::TargetDirectory;
     use crate::rules::Strategy;
-    use crate::test_support::{name, note, paused_clock};
+    use crate::test_support::{add_target, name, note, paused_clock};
 
     fn state() -> State {
         let clock = paused_clock();
@@ -670,6 +670,47 @@ mod tests {
         assert_eq!(state.check_direct(route, Offset::new(1), 10), Ok(()));
     }
 
+    fn begin(state: &mut State) -> Vec<InFlight> {
+        state.schedule(Monotonic::ZERO, |_| ServiceState::Healthy, Round::New).attempts
+    }
+
+    #[tokio::test]
+    async fn an_event_waits_for_earlier_ones_that_the_store_alone_has_in_another_route() {
+        let mut state = state();
+        add_target(&mut state, "a");
+        let [first, second] = ["one", "two"].map(|rule| {
+            let targets =
+                || TargetSet { strategy: Strategy::All, targets: vec![name("a")], fallback: Vec::new() };
+            state.add_route(&RouteKey::Rule(rule.into()), targets, &mut WriteBatch::default())
+        });
+        let place = state.place(first, QueueLimits { in_memory: 0, in_all: 10 }).unwrap();
+        let event = note("d", 1).into_event(Epoch::from_u64(1), Some(Seq::FIRST), Timestamp::UNIX_EPOCH);
+        let event = Arc::new(event);
+        state.queue(HeldEvent { route: first, offset: Offset::new(3), place, queued: queued(), event });
+        state.enqueue(second, Offset::new(5), queued(), None);
+        assert!(begin(&mut state).is_empty());
+        state.refill(first, Vec::new(), true);
+        assert_eq!(begin(&mut state).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_waits_behind_an_attempt_under_way_is_abandoned_when_that_has_ended() {
+        let mut state = state();
+        add_target(&mut state, "a");
+        let route = state.add_direct_route(&name("a"), &mut WriteBatch::default());
+        state.enqueue(route, Offset::new(1), queued(), None);
+        let attempts = begin(&mut state);
+        state.enqueue(route, Offset::new(2), queued(), None);
+        state.pool.remove(&name("a"));
+        assert!(state.has_abandoned() && state.take_abandoned().is_empty());
+        let retries = vec![(Offset::new(1), queued())];
+        state.end(&attempts[0], &TargetOutcome::Untried, retries, Monotonic::ZERO, Monotonic::ZERO);
+        let offsets =
+            |one: &Abandoned| one.entries.iter().map(|entry| entry.offset.get()).collect::<Vec<_>>();
+        assert_eq!(state.take_abandoned().iter().map(offsets).collect::<Vec<_>>(), [[1, 2]]);
+        assert!(!state.has_abandoned());
+    }
+
     #[test]
     fn events_that_the_store_turns_out_not_to_have_are_waited_for_no_longer() {
         let mut state = state();
@@ -680,6 +721,8 @@ mod tests {
         let (offset, event) = (Offset::new(3), Arc::new(event));
         state.queue(HeldEvent { route, offset, place, queued: queued(), event });
         assert_eq!(state.refillable(10), [(route, offset, 10)]);
+        // No other one passes it on the way into memory.
+        assert_eq!(state.check_direct(route, Offset::new(9), 10), Err(DirectRefusal::Full));
         state.refill(route, Vec::new(), true);
         assert!(state.refillable(10).is_empty());
         assert!(!state.has_waiting() && state.needed_after().is_none());
