@@ -17,13 +17,30 @@ pub(super) struct RecordFiles {
     directory: PathBuf,
     file_bytes: u64,
     file_count: usize,
-    open: Option<(BufWriter<File>, u64)>,
+    open: Option<OpenFile>,
+    /// The records that were written since the last flush.
+    unflushed: u64,
+}
+
+/// The file that is being written.
+struct OpenFile {
+    writer: BufWriter<File>,
+    bytes: u64,
+    /// The bytes at the last flush.
+    flushed_bytes: u64,
+}
+
+/// Records that could not be written.
+#[derive(Debug)]
+pub(super) struct Unwritten {
+    pub(super) records: u64,
+    pub(super) error: io::Error,
 }
 
 impl RecordFiles {
     pub(super) fn open(directory: &Path, file_bytes: u64, file_count: usize) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
-        Ok(Self { directory: directory.to_owned(), file_bytes, file_count, open: None })
+        Ok(Self { directory: directory.to_owned(), file_bytes, file_count, open: None, unflushed: 0 })
     }
 
     /// The highest number among the last records; 0 without any.
@@ -40,24 +57,56 @@ impl RecordFiles {
     }
 
     /// Adds a record. It is in the file after [`RecordFiles::flush`].
-    pub(super) fn write(&mut self, record: &DecisionRecord) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// [`Unwritten`]: this record, and those that were not flushed.
+    pub(super) fn write(&mut self, record: &DecisionRecord) -> Result<(), Unwritten> {
+        self.unflushed += 1;
+        self.write_line(record).map_err(|error| self.give_up(error))
+    }
+
+    fn write_line(&mut self, record: &DecisionRecord) -> io::Result<()> {
         let mut line = serde_json::to_vec(record)?;
         line.push(b'\n');
-        if self.open.as_ref().is_some_and(|(_, bytes)| *bytes >= self.file_bytes) {
-            self.flush()?;
-            self.open = None;
+        if let Some(open) = self.open.as_mut().filter(|open| open.bytes >= self.file_bytes) {
+            open.writer.flush()?;
+            (self.open, self.unflushed) = (None, 1);
         }
-        let (mut file, bytes) = match self.open.take() {
-            Some(open) => open,
-            None => (self.create_next(record.number)?, 0),
-        };
-        file.write_all(&line)?;
-        self.open = Some((file, bytes + line.len() as u64));
+        if self.open.is_none() {
+            let writer = self.create_next(record.number)?;
+            self.open = Some(OpenFile { writer, bytes: 0, flushed_bytes: 0 });
+        }
+        if let Some(open) = &mut self.open {
+            open.writer.write_all(&line)?;
+            open.bytes += line.len() as u64;
+        }
         Ok(())
     }
 
-    pub(super) fn flush(&mut self) -> io::Result<()> {
-        self.open.as_mut().map_or(Ok(()), |(file, _)| file.flush())
+    /// Writes the records that wait in memory.
+    ///
+    /// # Errors
+    /// As [`RecordFiles::write`].
+    pub(super) fn flush(&mut self) -> Result<(), Unwritten> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        if let Err(error) = open.writer.flush() {
+            return Err(self.give_up(error));
+        }
+        (open.flushed_bytes, self.unflushed) = (open.bytes, 0);
+        Ok(())
+    }
+
+    /// Gives up the records since the last flush, and cuts the file off there: the next record shall not follow half of one.
+    fn give_up(&mut self, error: io::Error) -> Unwritten {
+        if let Some(OpenFile { writer, flushed_bytes, .. }) = self.open.take() {
+            let (file, _lost) = writer.into_parts();
+            // A file that cannot be cut off is not written any more.
+            if file.set_len(flushed_bytes).is_ok() {
+                let writer = BufWriter::new(file);
+                self.open = Some(OpenFile { writer, bytes: flushed_bytes, flushed_bytes });
+            }
+        }
+        Unwritten { records: std::mem::take(&mut self.unflushed), error }
     }
 
     fn create_next(&self, number: u64) -> io::Result<BufWriter<File>> {

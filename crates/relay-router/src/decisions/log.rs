@@ -17,7 +17,7 @@ use tokio::sync::broadcast::error::RecvError;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::config::{DecisionLogConfig, DecisionLogError};
-use super::files::{self, RecordFiles};
+use super::files::{self, RecordFiles, Unwritten};
 use super::record::{Decision, DecisionFilter, DecisionRecord, Outcome};
 
 /// The thread that records decisions.
@@ -424,22 +424,23 @@ impl Recorder {
                     Waiting::Kept(record) => (record, false),
                 };
                 drop(bytes);
-                if let Some(Err(error)) = files.as_mut().map(|files| files.write(&record)) {
-                    count_unwritten(state, &error);
+                if let Some(Err(unwritten)) = files.as_mut().map(|files| files.write(&record)) {
+                    count_unwritten(state, &unwritten);
                 }
                 if is_new {
                     state.add(record);
                 }
             }
-            if let Some(Err(error)) = files.as_mut().map(RecordFiles::flush) {
-                count_unwritten(state, &error);
+            if let Some(Err(unwritten)) = files.as_mut().map(RecordFiles::flush) {
+                count_unwritten(state, &unwritten);
             }
         }
     }
 }
 
-fn count_unwritten(state: &LogState, error: &std::io::Error) {
-    if state.unwritten.fetch_add(1, Ordering::Relaxed) == 0 {
+fn count_unwritten(state: &LogState, unwritten: &Unwritten) {
+    let Unwritten { records, error } = unwritten;
+    if state.unwritten.fetch_add(*records, Ordering::Relaxed) == 0 {
         tracing::error!(%error, "decisions cannot be written to disk and are kept in memory only");
     }
 }
