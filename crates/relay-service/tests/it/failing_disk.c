@@ -1,7 +1,7 @@
 /* A disk that fails when a test says so.
  *
  * Preloaded into a program, this library stands between the program and the system calls that write to files and sync them.
- * The files are those below the directory FAILING_DISK_BELOW. The faults are in the file FAILING_DISK_FAULTS, which both the
+ * The files are those whose path begins with FAILING_DISK_BELOW. The faults are in the file FAILING_DISK_FAULTS, which both the
  * program and the test have open: first the bytes that the disk still takes (-1 for no limit), then the error of a sync
  * (0 for none, -1 for a sync that does not return). Both are 64-bit numbers in the machine's order. */
 #define _GNU_SOURCE
@@ -29,7 +29,7 @@ static char below[PATH_MAX];
 __attribute__((constructor)) static void begin(void) {
     const char *directory = getenv("FAILING_DISK_BELOW"), *file = getenv("FAILING_DISK_FAULTS");
     if (!directory || !file) return;
-    snprintf(below, sizeof below, "%s/", directory);
+    snprintf(below, sizeof below, "%s", directory);
     int fd = open(file, O_RDWR | O_CLOEXEC);
     void *shared = fd < 0 ? MAP_FAILED : mmap(NULL, sizeof *faults, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (shared == MAP_FAILED) abort();

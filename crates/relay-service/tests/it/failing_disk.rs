@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use crate::support::service::Service;
 use crate::support::socket::{Incoming, Socket};
-use crate::support::{Answer, PATIENCE, Server, data, request, serve};
+use crate::support::{Answer, PATIENCE, Server, data, request, run, serve, success};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -41,7 +41,7 @@ enum State {
     Hung,
 }
 
-/// The disk under one directory, for the servers that are started on it.
+/// The disk under one directory or file, for the servers that are started on it.
 struct Disk {
     directory: TempDir,
     below: PathBuf,
@@ -49,7 +49,7 @@ struct Disk {
 }
 
 impl Disk {
-    /// A working disk under the directory `part` of a server's `data`.
+    /// A working disk under the directory or file `part` of a server's `data`.
     fn new(data: &Path, part: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("disk.c"), LIBRARY).unwrap();
@@ -399,4 +399,115 @@ fn a_server_stops_on_a_disk_that_hangs_and_says_what_it_gave_up() {
         let server = Server::start(data.path());
         assert_eq!(server.history("notes").1[0]["payload"], 1);
     }
+}
+
+/// Asks for a lock of the whole document, as the user who has it.
+fn lock(server: &Server) -> Answer {
+    server.post("/v1/documents/notes/locks", &json!({"user": "ada"}))
+}
+
+#[test]
+fn a_full_disk_under_the_fencing_tokens_refuses_locks_and_gives_no_token_twice() {
+    const TOKENS: &str = "fencing-tokens";
+    let data = data();
+    let disk = Disk::new(data.path(), TOKENS);
+    let server = disk.server(data.path(), &[]);
+    disk.set(State::Full(10));
+    // The tokens that the file names already last for so many requests.
+    let token = |answer: &Answer| answer.json()["token"].as_u64().unwrap();
+    let mut last = 0;
+    let refused = loop {
+        let answer = lock(&server);
+        if answer.status != 201 {
+            break answer;
+        }
+        last = token(&answer);
+    };
+    assert_eq!((refused.status, &refused.json()["reason"]), (503, &json!("log_failed")), "{refused:?}");
+    // Everything else goes on.
+    server.publish("notes", &json!({"kind": "x-note", "payload": 1}));
+    assert_eq!(server.get("/health/live").status, 200);
+    disk.set(State::Working);
+    assert_eq!(lock(&server).status, 201);
+    server.kill();
+    // The draft of the file that was cut short is no file.
+    let server = disk.server(data.path(), &[]);
+    assert!(token(&lock(&server)) > last);
+    server.kill();
+
+    disk.set(State::Full(0));
+    let output = disk.serve(data.path(), &[]).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("cannot write the fencing tokens' file") && error.contains(TOKENS), "{error}");
+}
+
+#[test]
+fn without_a_checkpoint_of_the_present_what_a_kill_leaves_open_is_ended_all_the_same() {
+    for state in [State::Full(0), State::Full(20), State::Unsynced] {
+        let data = data();
+        let disk = Disk::new(data.path(), "open-sessions");
+        let settings = ["--set", "presence.checkpoint_interval=50ms"];
+        let server = disk.server(data.path(), &settings);
+        let join = |user: &str| {
+            let path = format!("/v1/documents/of-{user}/participants");
+            assert_eq!(server.post(&path, &json!({"user": user})).status, 201);
+        };
+        join("ada");
+        let file = data.path().join("open-sessions");
+        while !std::fs::read_to_string(&file).is_ok_and(|text| text.contains("ada")) {
+            std::thread::yield_now();
+        }
+        disk.set(state);
+        join("ben");
+        assert_eq!(server.logged("checkpoint")["level"], "WARN");
+        assert_eq!(server.get("/health/ready").status, 200);
+        server.kill();
+        disk.set(State::Working);
+        let server = disk.server(data.path(), &settings);
+        server.kill();
+        let exported = success(&run(&["log", "export", data.path().to_str().unwrap()]));
+        let events = exported.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let left: Vec<_> = events.filter(|event| event["kind"] == "user.left").collect();
+        assert_eq!(left.len(), 2, "{state:?}: {left:?}");
+        assert!(left.iter().all(|event| event["payload"]["reason"] == "crashed"), "{left:?}");
+    }
+}
+
+#[test]
+fn decisions_that_the_disk_does_not_take_are_counted_and_stay_in_memory() {
+    let (data, service) = (data(), Service::start());
+    let disk = Disk::new(data.path(), "router/decisions");
+    let settings = routing(data.path(), &service);
+    let mut settings: Vec<_> = settings.iter().map(String::as_str).collect();
+    settings.extend(["--set", "router.decisions.disk=true"]);
+    let server = disk.server(data.path(), &settings);
+    publish_notes(&server, 1..=3);
+    server.counted("/router/targets/noter/delivered", &json!(3));
+    let files = || std::fs::read_dir(data.path().join("router/decisions")).unwrap().count();
+    assert_eq!(files(), 1);
+    disk.set(State::Full(50));
+    publish_notes(&server, 4..=6);
+    assert_eq!(server.logged("decisions cannot be written to disk")["level"], "ERROR");
+    server.counted("/router/targets/noter/delivered", &json!(6));
+    disk.set(State::Working);
+    // Each failure would push an old file out.
+    assert_eq!(files(), 1);
+    publish_notes(&server, 7..=9);
+    server.counted("/router/targets/noter/delivered", &json!(9));
+    let decided = |server: &Server| {
+        let decisions = server.get("/v1/decisions?outcome=delivered").json();
+        decisions.as_array().unwrap().len() as u64
+    };
+    while decided(&server) < 9 {
+        std::thread::yield_now();
+    }
+    let unwritten = server.get("/v1/stats").json()["router"]["decision_log"]["unwritten"].as_u64().unwrap();
+    assert!((1..=3).contains(&unwritten), "{unwritten}");
+    assert_eq!(server.get("/health/ready").status, 200);
+    server.signal("-TERM");
+    assert_eq!(server.ended().code(), Some(0));
+    // The files have the others, and a line that was cut short hides none of them.
+    let server = Server::start_with(data.path(), &settings);
+    assert_eq!(decided(&server), 9 - unwritten);
 }
