@@ -49,9 +49,9 @@ pub(crate) enum OpenLimit {
 struct Slots {
     by_document: HashMap<DocumentId, Arc<ChannelSlot>>,
     /// The documents that are evicted for the memory of others.
-    for_memory: IdleQueue,
+    for_memory: Mutex<IdleQueue>,
     /// The documents that are evicted for a place.
-    for_places: IdleQueue,
+    for_places: Mutex<IdleQueue>,
 }
 
 /// The lack for which a document is evicted.
@@ -225,7 +225,7 @@ impl ChannelMap {
     /// True while a further document can get a place. With very many documents that are all used, the answer is a moment old.
     pub(crate) fn has_free_place(&self) -> bool {
         self.places() < self.context.config.max_channels || {
-            self.slots.write().longest_idle(&self.context, Lacking::Places).is_some()
+            self.slots.read().longest_idle(&self.context, Lacking::Places).is_some()
         }
     }
 
@@ -374,16 +374,16 @@ impl Slots {
     }
 
     /// Returns the document that is idle for longest of those that may go.
-    fn longest_idle(&mut self, context: &ChannelContext, lacking: Lacking) -> Option<DocumentId> {
+    fn longest_idle(&self, context: &ChannelContext, lacking: Lacking) -> Option<DocumentId> {
         let (now, slots) = (context.clock.monotonic(), &self.by_document);
         let (queue, is_useful): (_, &dyn Fn(&ChannelSlot) -> bool) = match lacking {
             // Without a log a document that is evicted loses its history.
-            Lacking::Memory => (&mut self.for_memory, &|slot| context.log.is_some() || !slot.has_place()),
-            Lacking::Places => (&mut self.for_places, &ChannelSlot::has_place),
+            Lacking::Memory => (&self.for_memory, &|slot| context.log.is_some() || !slot.has_place()),
+            Lacking::Places => (&self.for_places, &ChannelSlot::has_place),
         };
         let idle_since = |slot: &Arc<ChannelSlot>| slot.idle_since(now).filter(|_| is_useful(slot));
         let idle = || slots.iter().filter_map(|(document, slot)| Some((idle_since(slot)?, document)));
-        queue.first(now, slots.len(), idle, |document| idle_since(slots.get(document)?))
+        queue.lock().first(now, slots.len(), idle, |document| idle_since(slots.get(document)?))
     }
 }
 
