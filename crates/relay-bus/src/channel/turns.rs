@@ -1,8 +1,9 @@
 //! [`Turns`]: the drafts that wait until their document takes them, with turns among their actors.
 //!
 //! Drafts of one actor stay in order. Among actors the queue is fair by what they publish: each draft has a start on a common
-//! scale, which is the end of the actor's draft before it, and the earliest start is taken first. So an actor that has hundreds of
-//! drafts under way delays another actor's draft by one of its own.
+//! scale, which is the end of the actor's draft before it. A draft has its turn at its end, or [`MAX_SPAN`] after its start when
+//! that is earlier, and the earliest turn is taken first. So an actor that has hundreds of drafts under way delays another actor's
+//! draft by one of its own, and many actors with large drafts together delay a small one by one draft.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,6 +13,10 @@ use super::batch::PendingDraft;
 
 /// The number of actors up to which those that wait for nothing are not looked for.
 const MIN_ENDS: usize = 64;
+/// The number of actors from which only those that wait are kept.
+const MAX_ENDS: usize = 4096;
+/// The most cost by which a draft's turn comes after its start. Small drafts of each other actor pass a large one up to this cost.
+const MAX_SPAN: u64 = 50;
 
 /// The drafts that wait, in the order in which they are taken.
 #[derive(Debug, Default)]
@@ -20,7 +25,7 @@ pub(super) struct Turns {
     /// The end of the last draft of each actor. It is kept while others wait and have not come as far, so that an actor gets no
     /// more by having one draft wait at a time.
     ends: HashMap<Actor, ActorEnd>,
-    /// The start of the draft that was taken last.
+    /// The start of an actor that has published nothing lately. No draft that waits has an earlier one.
     now: u64,
     next_id: u64,
 }
@@ -34,8 +39,13 @@ struct ActorEnd {
 /// The place of a draft that waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct TurnKey {
-    start: u64,
+    turn: u64,
     id: u64,
+}
+
+/// The distance from the start of a draft to its turn.
+fn span(cost: u32) -> u64 {
+    u64::from(cost).min(MAX_SPAN)
 }
 
 impl Turns {
@@ -56,8 +66,9 @@ impl Turns {
     pub(super) fn push(&mut self, pending: PendingDraft) -> TurnKey {
         let now = self.now;
         let actor = self.ends.entry(pending.draft.actor.clone()).or_insert(ActorEnd { end: now, waiting: 0 });
-        let key = TurnKey { start: actor.end.max(now), id: self.next_id };
-        actor.end = key.start + u64::from(pending.cost);
+        let start = actor.end.max(now);
+        let key = TurnKey { turn: start + span(pending.cost), id: self.next_id };
+        actor.end = start + u64::from(pending.cost);
         actor.waiting += 1;
         self.next_id += 1;
         self.waiting.insert(key, pending);
@@ -72,14 +83,21 @@ impl Turns {
     /// Takes the draft whose turn it is.
     pub(super) fn pop(&mut self) -> Option<PendingDraft> {
         let (key, pending) = self.waiting.pop_first()?;
-        self.now = key.start;
+        self.now = self.now.max(key.turn.saturating_sub(MAX_SPAN));
         self.forget(&pending.draft.actor);
         Some(pending)
     }
 
-    /// Takes the draft at `key` out; `None` when it no longer waits.
+    /// Takes the draft at `key` out, which is not published; `None` when it no longer waits.
     pub(super) fn remove(&mut self, key: TurnKey) -> Option<PendingDraft> {
         let pending = self.waiting.remove(&key)?;
+        let start = key.turn - span(pending.cost);
+        if let Some(actor) = self.ends.get_mut(&pending.draft.actor)
+            && actor.end == start + u64::from(pending.cost)
+        {
+            // Nothing of the actor comes after it.
+            actor.end = start;
+        }
         self.forget(&pending.draft.actor);
         Some(pending)
     }
@@ -98,8 +116,8 @@ impl Turns {
         if self.waiting.is_empty() {
             self.ends.clear();
         } else if self.ends.len() > 2 * self.waiting.len() + MIN_ENDS {
-            let now = self.now;
-            self.ends.retain(|_, end| end.waiting > 0 || end.end > now);
+            let (now, keeps_ends) = (self.now, self.ends.len() <= MAX_ENDS);
+            self.ends.retain(|_, end| end.waiting > 0 || keeps_ends && end.end > now);
         }
     }
 }
@@ -164,7 +182,7 @@ mod tests {
             turns.push(draft("small", number, 1));
         }
         let order =
-            named(&[("large", 0), ("small", 0), ("small", 1), ("small", 2), ("large", 1), ("small", 3)]);
+            named(&[("small", 0), ("small", 1), ("large", 0), ("small", 2), ("small", 3), ("large", 1)]);
         assert_eq!(taken(&mut turns), order);
     }
 
@@ -185,6 +203,46 @@ mod tests {
         }
         let large = order.iter().filter(|actor| *actor == "user:large").count();
         assert!(large <= 2, "{order:?}");
+    }
+
+    #[test]
+    fn many_actors_with_large_drafts_delay_a_small_one_by_one_draft() {
+        let mut turns = Turns::default();
+        for actor in 0..40 {
+            turns.push(draft(&format!("large-{actor}"), 0, 65_000));
+        }
+        for number in 0..40 {
+            // Each large draft is followed by another one of its actor.
+            let large = turns.pop().unwrap().draft.actor.to_string();
+            turns.push(draft(large.trim_start_matches("user:"), 0, 65_000));
+            turns.push(draft("ada", number, 1));
+            assert_eq!(turns.pop().unwrap().draft.actor.to_string(), "user:ada", "draft {number}");
+        }
+    }
+
+    #[test]
+    fn many_small_drafts_of_an_actor_delay_a_large_one_by_its_span() {
+        let mut turns = Turns::default();
+        for number in 0..1000 {
+            turns.push(draft("fast", number, 1));
+        }
+        turns.push(draft("large", 0, 65_000));
+        let before = std::iter::from_fn(|| turns.pop()).take_while(|pending| pending.cost == 1).count();
+        assert_eq!(before as u64, MAX_SPAN);
+    }
+
+    #[test]
+    fn a_draft_that_is_removed_costs_its_actor_no_turn() {
+        let mut turns = Turns::default();
+        for number in 0..10 {
+            turns.push(draft("other", number, 1));
+        }
+        for _ in 0..10 {
+            let key = turns.push(draft("ada", 0, 65_000));
+            assert!(turns.remove(key).is_some());
+        }
+        turns.push(draft("ada", 7, 1));
+        assert_eq!(taken(&mut turns)[..2], named(&[("other", 0), ("ada", 7)]));
     }
 
     #[test]
