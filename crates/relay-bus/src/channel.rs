@@ -20,6 +20,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
+use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 use relay_core::{
@@ -99,7 +100,8 @@ impl Channel {
         let max_pending = if context.log.is_some() { queue.events as u64 } else { 0 };
         let pace = Pace::new(head.last, limits, config.retention.max_events, max_pending);
         // A burst of drafts that readers do not set the pace of leaves most of their memory to them.
-        let min_rate = MinRate::new(config.min_events_per_second, limits.max_events / 8);
+        let min_rate =
+            MinRate::new(config.min_events_per_second, limits.max_events / 8, Arc::clone(&context.clock));
         Self {
             document,
             epoch: head.epoch,
@@ -203,11 +205,13 @@ impl Channel {
         Ok(ack)
     }
 
-    /// Gives a sequenced draft a seq and shows its event, where there is no log. Adds the readers to wake to `wakers`.
+    /// Gives a sequenced draft a seq and shows its event, where there is no log. It pays `price` when it gets its place. Adds the
+    /// readers to wake to `wakers`.
     fn sequence_in_memory(
         &self,
         state: &mut ChannelState,
         mut draft: CheckedDraft,
+        price: Duration,
         wakers: &mut Vec<Waker>,
     ) -> Sequenced {
         let may_be_known = draft.id.is_some();
@@ -219,6 +223,7 @@ impl Channel {
         if let Err(refusal) = state.lifecycle.sequence(&mut draft, Place::new(self.epoch, seq)) {
             return Sequenced::Answered(Err(refusal));
         }
+        state.pay(price);
         let original = draft.original_payload().cloned();
         let time = state.next_time(self.context.clock.wall());
         let event = self.cacheable(draft.into_event(self.epoch, Some(seq), time));
@@ -287,10 +292,12 @@ impl Channel {
             match state.find_earlier(&pending.draft, true) {
                 EarlierEvent::None => {}
                 EarlierEvent::Known(earlier) => {
+                    state.refund(pending.price);
                     known.push((pending, earlier));
                     continue;
                 }
                 EarlierEvent::InLog(seq) => {
+                    state.refund(pending.price);
                     batch.push_earlier(pending, seq);
                     continue;
                 }
@@ -300,10 +307,17 @@ impl Channel {
                     break;
                 }
             }
-            let Some(mut pending) = batch.set_duplicate_aside(pending) else { continue };
+            let price = pending.price;
+            let Some(mut pending) = batch.set_duplicate_aside(pending) else {
+                state.refund(price);
+                continue;
+            };
             match state.lifecycle.sequence(&mut pending.draft, Place::new(self.epoch, batch.next_seq())) {
                 Ok(()) => batch.push(pending, self.epoch, time),
-                Err(refusal) => pending.sender.send(Err(refusal)),
+                Err(refusal) => {
+                    state.refund(pending.price);
+                    pending.sender.send(Err(refusal));
+                }
             }
         }
         drop(state);
@@ -327,7 +341,10 @@ impl Channel {
 
     /// Answers the first draft of the queue, which cannot be judged because its document's history cannot be read.
     fn refuse_first(&self, error: &LogError) {
-        let first = self.state.lock().next_pending();
+        let mut state = self.state.lock();
+        let first = state.next_pending();
+        state.refund(first.as_ref().map_or(Duration::ZERO, |pending| pending.price));
+        drop(state);
         if let Some(pending) = first {
             pending.sender.send(Err(error.clone().into()));
         }

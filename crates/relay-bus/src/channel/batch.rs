@@ -1,6 +1,7 @@
 //! Drafts on their way through the log: the ones that wait in the queue, and the batch that the writer appends.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use relay_core::{
     CheckedDraft, Epoch, Event, EventId, Offset, Payload, PublishAck, PublishError, Reservation, Seq,
@@ -24,6 +25,8 @@ pub(super) struct PendingDraft {
     pub(super) sender: AckSender,
     /// The space that the draft takes in the queue, and its share of a turn; see [`cost_of`].
     pub(super) cost: u32,
+    /// The part of the least rate that was paid when the draft was taken.
+    pub(super) price: Duration,
 }
 
 /// The cost of a draft of so many bytes.

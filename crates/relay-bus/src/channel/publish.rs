@@ -92,10 +92,10 @@ impl Channel {
         let mut state = self.lock_open()?;
         let bytes = draft.approx_bytes();
         let cost = cost_of(bytes);
-        let may_take = state.may_take(&draft, cost, &*self.context().clock);
+        let price = state.price(&draft, cost);
         let mut taken = Taken::default();
-        if may_take && self.context().log.is_none() {
-            let sequenced = self.sequence_in_memory(&mut state, draft, &mut taken.wakers);
+        if let (Some(price), None) = (price, &self.context().log) {
+            let sequenced = self.sequence_in_memory(&mut state, draft, price, &mut taken.wakers);
             drop(state);
             self.finish(taken);
             return Ok(Submitted::Answered(self.answer(sequenced)));
@@ -105,8 +105,8 @@ impl Channel {
             Ok(reserved) => AckSender::new(reserved),
             Err(full) => return Ok(Submitted::Answered(Err(full.into()))),
         };
-        let pending = PendingDraft { draft, sender, cost };
-        if !may_take {
+        let pending = PendingDraft { draft, sender, cost, price: price.unwrap_or_default() };
+        if price.is_none() {
             self.context().counters.drafts_waited.increment();
             let key = state.wait(pending);
             // Those that wait may have become free to go without a reader to notice it.
@@ -136,12 +136,13 @@ impl Channel {
     pub(super) fn take_waiting(&self, state: &mut ChannelState) -> Taken {
         let mut taken = Taken::default();
         while taken.answers.len() < MAX_TAKEN
-            && let Some(pending) = state.next_waiting(&*self.context().clock)
+            && let Some(pending) = state.next_waiting()
         {
             if self.context().log.is_some() {
                 taken.start_writer |= state.enqueue(pending);
             } else {
-                let sequenced = self.sequence_in_memory(state, pending.draft, &mut taken.wakers);
+                let sequenced =
+                    self.sequence_in_memory(state, pending.draft, pending.price, &mut taken.wakers);
                 taken.answers.push((pending.sender, sequenced));
             }
         }

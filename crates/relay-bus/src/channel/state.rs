@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Duration;
 
 use relay_core::{
-    CheckedDraft, Clock, Epoch, Event, EventId, Head, Monotonic, Offset, Payload, ReadLimit, Seq, Timestamp,
+    CheckedDraft, Epoch, Event, EventId, Head, Monotonic, Offset, Payload, ReadLimit, Seq, Timestamp,
 };
 
 use super::batch::PendingDraft;
@@ -225,13 +226,13 @@ impl ChannelState {
         self.wakers.drain_into(wakers);
     }
 
-    /// True when a draft of this cost need not wait for its turn. Nobody reads a logged draft, so it only stays behind
-    /// those of its own actor.
-    pub(super) fn may_take(&mut self, draft: &CheckedDraft, cost: u32, clock: &dyn Clock) -> bool {
+    /// The part of the least rate that a draft of this cost pays; `None` when it must wait for its turn. Nobody reads a logged
+    /// draft, so it only stays behind those of its own actor.
+    pub(super) fn price(&self, draft: &CheckedDraft, cost: u32) -> Option<Duration> {
         if draft.kind.is_sequenced() {
-            self.turns.is_empty() && self.take_space(cost, clock)
+            if self.turns.is_empty() { self.price_of_space(cost) } else { None }
         } else {
-            !self.turns.has_draft_of(&draft.actor)
+            (!self.turns.has_draft_of(&draft.actor)).then_some(Duration::ZERO)
         }
     }
 
@@ -240,15 +241,29 @@ impl ChannelState {
         self.turns.len()
     }
 
-    /// Returns true when the queue has space for a draft, and most readers are not behind. A draft that is taken although
-    /// they are is paid for by the least rate.
-    fn take_space(&mut self, cost: u32, clock: &dyn Clock) -> bool {
+    /// The part of the least rate that a draft pays whose turn it is: nothing unless most readers are behind. `None` when it is
+    /// too early for one, or the queue has no space.
+    fn price_of_space(&self, cost: u32) -> Option<Duration> {
         let events = self.pending.len() + self.writing_events;
-        (events < self.limits.events || !self.pace.has_readers())
+        let has_space = (events < self.limits.events || !self.pace.has_readers())
             && (events == 0
                 || self.queued_cost.saturating_add(self.writing_cost).saturating_add(cost)
-                    <= self.limits.cost)
-            && (self.pace.is_open() || self.min_rate.try_take(cost, clock.monotonic()))
+                    <= self.limits.cost);
+        match has_space {
+            true if self.pace.is_open() => Some(Duration::ZERO),
+            true => self.min_rate.price(cost),
+            false => None,
+        }
+    }
+
+    /// Pays for a draft that is taken.
+    pub(super) fn pay(&mut self, price: Duration) {
+        self.min_rate.pay(price);
+    }
+
+    /// Gives the price back of a draft that was taken and gets no place.
+    pub(super) fn refund(&mut self, price: Duration) {
+        self.min_rate.refund(price);
     }
 
     /// Lets a draft wait to be taken.
@@ -263,14 +278,15 @@ impl ChannelState {
     }
 
     /// Returns the waiting draft whose turn it is, if it may be taken.
-    pub(super) fn next_waiting(&mut self, clock: &dyn Clock) -> Option<PendingDraft> {
-        let cost = self.turns.next_cost()?;
-        if self.take_space(cost, clock) { self.turns.pop() } else { None }
+    pub(super) fn next_waiting(&mut self) -> Option<PendingDraft> {
+        let price = self.price_of_space(self.turns.next_cost()?)?;
+        self.turns.pop().map(|pending| PendingDraft { price, ..pending })
     }
 
     /// Adds a draft to the queue. Returns true when there is no writer; the caller must start one.
     pub(super) fn enqueue(&mut self, pending: PendingDraft) -> bool {
         self.used_since_sweep = true;
+        self.min_rate.pay(pending.price);
         self.queued_cost += pending.cost;
         self.pending.push_back(pending);
         !std::mem::replace(&mut self.writing, true)

@@ -124,6 +124,8 @@ impl Turns {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use relay_core::{DocumentId, Draft, MemoryBudget, MemoryPurpose, Payload, UserId};
 
     use super::*;
@@ -137,7 +139,7 @@ mod tests {
         let reserved = MemoryBudget::default().total().charge(MemoryPurpose::PublishQueue, 0);
         let draft = relay_events::check(draft).unwrap();
         let cost = cost_of(draft.approx_bytes());
-        PendingDraft { draft, sender: AckSender::new(reserved).0, cost }
+        PendingDraft { draft, sender: AckSender::new(reserved).0, cost, price: Duration::ZERO }
     }
 
     fn taken(turns: &mut Turns) -> Vec<(String, usize)> {

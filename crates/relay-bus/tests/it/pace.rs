@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::support::{config, document, in_memory, note, number, over, settle};
@@ -15,8 +16,8 @@ use proptest::prelude::*;
 use relay_bus::{Bus, BusConfig, Filter, LagPolicy, Subscription};
 use relay_core::testing::{ManualClock, MemoryLog};
 use relay_core::{
-    Actor, Clock, DocumentId, EventLog, EventStream, PublishAck, PublishError, Retention, Seq, StartPosition,
-    StreamError, Timestamp, UserId,
+    Actor, Clock, DocumentId, Draft, EventId, EventLog, EventStream, Monotonic, Payload, PublishAck,
+    PublishError, Retention, Seq, StartPosition, StreamError, Timestamp, UserId,
 };
 use relay_events::{SessionStarted, server_draft};
 use tokio::task::JoinHandle;
@@ -330,9 +331,36 @@ async fn a_publisher_is_refused_when_the_room_does_not_follow_in_time() {
     }
 }
 
+/// A clock that counts how often it is read.
+#[derive(Debug, Default)]
+struct CountingClock {
+    clock: ManualClock,
+    reads: AtomicU64,
+}
+
+impl CountingClock {
+    /// Lets time pass, also for timers.
+    async fn pass(&self, span: Duration) {
+        self.clock.advance(span);
+        tokio::time::advance(span).await;
+        settle().await;
+    }
+}
+
+impl Clock for CountingClock {
+    fn wall(&self) -> Timestamp {
+        self.clock.wall()
+    }
+
+    fn monotonic(&self) -> Monotonic {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.clock.monotonic()
+    }
+}
+
 /// A document with one member that follows, and two that never read and are behind.
-async fn held_up(has_log: bool, min_rate: u32) -> (Scene, Arc<ManualClock>) {
-    let clock = Arc::new(ManualClock::new());
+async fn held_up(has_log: bool, min_rate: u32) -> (Scene, Arc<CountingClock>) {
+    let clock = Arc::new(CountingClock::default());
     let mut config = small();
     config.min_events_per_second = min_rate;
     let log = has_log.then(|| Arc::new(MemoryLog::new()) as Arc<dyn EventLog>);
@@ -355,9 +383,7 @@ async fn readers_that_never_read_slow_a_document_and_never_stop_it() {
         for second in 0..3 {
             per_second.push(0);
             for _ in 0..4 {
-                clock.advance(Duration::from_millis(250));
-                tokio::time::advance(Duration::from_millis(250)).await;
-                settle().await;
+                clock.pass(Duration::from_millis(250)).await;
                 scene.members[0].read();
                 while publishing.front().is_some_and(JoinHandle::is_finished) {
                     publishing.pop_front().unwrap().await.unwrap().unwrap();
@@ -378,9 +404,60 @@ async fn a_publisher_below_the_least_rate_does_not_notice_readers_that_never_rea
     for has_log in [false, true] {
         let (mut scene, clock) = held_up(has_log, 100).await;
         for _ in 0..KEPT {
-            clock.advance(Duration::from_millis(10));
+            clock.clock.advance(Duration::from_millis(10));
             assert!(scene.publish_now().await);
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_authors_of_large_drafts_do_not_hold_up_another_author() {
+    for has_log in [false, true] {
+        let (mut scene, clock) = held_up(has_log, 100).await;
+        let large = |author: usize| {
+            let actor = Actor::User(UserId::new(format!("large-{author}")).unwrap());
+            let payload = Payload::json(&"x".repeat(64 * 1024)).unwrap();
+            let kind = relay_events::kind("x-note").unwrap();
+            let draft = Draft::new(scene.document.clone(), kind, payload).actor(actor);
+            let (bus, draft) = (scene.bus.clone(), relay_events::check(draft).unwrap());
+            tokio::spawn(async move { bus.publish(draft).await })
+        };
+        let mut flood: Vec<_> = (0..40).map(large).collect();
+        settle().await;
+        for number in 0..20 {
+            let (bus, draft) = (scene.bus.clone(), note(&scene.document, number));
+            let ada = tokio::spawn(async move { bus.publish(draft).await });
+            settle().await;
+            for _ in 0..4 {
+                clock.pass(Duration::from_millis(250)).await;
+                scene.members[0].read();
+                for (author, waiting) in flood.iter_mut().enumerate() {
+                    if waiting.is_finished() {
+                        *waiting = large(author);
+                    }
+                }
+                settle().await;
+            }
+            assert!(ada.is_finished(), "draft {number} waits for more than a second");
+            ada.await.unwrap().unwrap();
+        }
+        for waiting in flood {
+            waiting.abort();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_duplicate_takes_nothing_of_the_least_rate() {
+    for has_log in [false, true] {
+        let (mut scene, clock) = held_up(has_log, 100).await;
+        clock.pass(Duration::from_secs(10)).await;
+        let id = EventId::new();
+        for number in 0..200 {
+            let ack = scene.bus.publish(note(&scene.document, 7).id(id)).await.unwrap();
+            assert_eq!(ack.duplicate, number > 0);
+        }
+        assert!(scene.publish_now().await);
     }
 }
 
