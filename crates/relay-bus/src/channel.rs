@@ -28,6 +28,7 @@ use relay_core::{
     MemoryShare, Monotonic, Place, PublishAck, ReadLimit, Retention, Seq, ShareKind, SubscribeError,
     Timestamp,
 };
+use tokio::sync::Semaphore;
 
 use self::batch::{AppendBatch, PendingDraft, PublishResult, cost_of};
 use self::lifecycle::{ChannelEnd, Lifecycle};
@@ -69,6 +70,8 @@ pub(crate) struct Channel {
     last_cache_use: AtomicU64,
     /// Set when the channel has ended and given the document up. Only `lifecycle.rs` uses it.
     needs_reopening: AtomicBool,
+    /// The timer of all drafts that wait. One of them has it, and looks for all.
+    timer: Semaphore,
 }
 
 impl Channel {
@@ -119,6 +122,7 @@ impl Channel {
             has_place: AtomicBool::new(false),
             last_cache_use: AtomicU64::new(context.next_cache_use()),
             needs_reopening: AtomicBool::new(false),
+            timer: Semaphore::new(1),
             context,
         }
     }

@@ -19,7 +19,7 @@ use super::turns::TurnKey;
 use super::{Channel, Sequenced, writer};
 use crate::waker_set::wake_all;
 
-/// The interval at which a draft that waits looks whether the [least rate](super::min_rate) of the document takes drafts.
+/// The interval at which one of the drafts that wait looks if the [least rate](super::min_rate) of the document takes drafts.
 const RATE_CHECK: Duration = Duration::from_millis(250);
 
 /// The most drafts without a log that are taken under one lock after they have waited.
@@ -42,16 +42,15 @@ pub(crate) async fn publish(channel: &Arc<Channel>, draft: CheckedDraft) -> Publ
         let waiting = Waiting { channel, key };
         let waited = channel.context().config.publish_timeout;
         let deadline = Instant::now() + waited;
-        loop {
-            let until = deadline.min(Instant::now() + RATE_CHECK);
-            match tokio::time::timeout_at(until, &mut answer).await {
-                Ok(answer) => return answer.unwrap_or(Err(PublishError::Closed)),
-                Err(_elapsed) if until < deadline => channel.take_by_rate(),
-                Err(_elapsed) if waiting.withdraw() => {
+        tokio::select! {
+            biased;
+            answer = &mut answer => return answer.unwrap_or(Err(PublishError::Closed)),
+            () = tokio::time::sleep_until(deadline) => {
+                if waiting.withdraw() {
                     return Err(PublishError::Overloaded { document: channel.document().clone(), waited });
                 }
-                Err(_elapsed) => break,
             }
+            () = channel.keep_timer() => {}
         }
     }
     // The writer answers every draft, at the latest when it is dropped. `Closed` is a fallback for an answer that is lost.
@@ -149,10 +148,15 @@ impl Channel {
         taken
     }
 
-    /// Takes the drafts that the least rate of the document allows by now.
-    fn take_by_rate(self: &Arc<Self>) {
-        let taken = self.take_waiting(&mut self.state.lock());
-        self.finish(taken);
+    /// Takes the drafts that the least rate of the document allows, again and again. Of the drafts that wait one does so at a
+    /// time; the others wait until it is gone.
+    async fn keep_timer(self: &Arc<Self>) {
+        let _timer = self.timer.acquire().await;
+        loop {
+            tokio::time::sleep(RATE_CHECK).await;
+            let taken = self.take_waiting(&mut self.state.lock());
+            self.finish(taken);
+        }
     }
 
     /// Does what must follow when drafts were taken, outside the lock.

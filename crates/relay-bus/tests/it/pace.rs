@@ -462,6 +462,22 @@ async fn a_duplicate_takes_nothing_of_the_least_rate() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_of_the_drafts_that_wait_looks_at_the_clock_for_all() {
+    for has_log in [false, true] {
+        let (scene, clock) = held_up(has_log, 1).await;
+        let publishing = scene.publish_at_once(400).await;
+        let before = clock.reads.load(Ordering::Relaxed);
+        clock.pass(Duration::from_millis(250)).await;
+        clock.pass(Duration::from_millis(250)).await;
+        let reads = clock.reads.load(Ordering::Relaxed) - before;
+        assert!(reads < 20, "{reads}");
+        for waiting in publishing {
+            waiting.abort();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_document_that_keeps_few_events_is_published_in_while_somebody_follows() {
     for (has_log, kept) in [(false, 1), (false, 2), (true, 1), (true, 2), (true, 3)] {
         let mut few = small();
