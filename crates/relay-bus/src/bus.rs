@@ -16,7 +16,7 @@ use relay_tasks::{Supervisor, TaskGroup, TaskName};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::channel;
+use crate::channel::{self, Channel};
 use crate::channel_map::{ChannelMap, OpenLimit};
 use crate::config::BusConfig;
 use crate::context::ChannelContext;
@@ -170,7 +170,16 @@ impl Bus {
     pub async fn publish(&self, draft: CheckedDraft) -> Result<PublishAck, PublishError> {
         let context = self.context();
         let timed_from = context.timing(&draft);
-        let result = self.publish_uncounted(draft).await;
+        let result = match self.open_for(&draft).await {
+            Ok(channel) => {
+                // The draft is taken here, in no future of its own, through which it would be copied.
+                let submitted = channel::submit(&channel, draft);
+                let published = channel::answer(&channel, submitted).await;
+                context.relieve_memory();
+                published
+            }
+            Err(refusal) => Err(refusal),
+        };
         match (&result, timed_from) {
             (Ok(_), Some(from)) => {
                 let now = context.clock.monotonic();
@@ -182,7 +191,8 @@ impl Bus {
         result
     }
 
-    async fn publish_uncounted(&self, draft: CheckedDraft) -> Result<PublishAck, PublishError> {
+    /// Opens the channel of a draft's document, and gives it the place that the draft needs.
+    async fn open_for(&self, draft: &CheckedDraft) -> Result<Arc<Channel>, PublishError> {
         let (bytes, max) = (draft.payload.len(), self.context().config.max_payload_bytes);
         if bytes > max {
             return Err(PublishError::TooLarge { bytes, max });
@@ -202,9 +212,7 @@ impl Bus {
             let taken = self.channels.take_place(&channel, limit);
             taken.map_err(|open| PublishError::TooManyDocuments { open })?;
         }
-        let published = channel::publish(&channel, draft).await;
-        self.context().relieve_memory();
-        published
+        Ok(channel)
     }
 
     /// Subscribes to one document, with a filter and a policy for falling behind.

@@ -46,7 +46,7 @@ use crate::waker_set::wake_all;
 pub(crate) use self::cursor::{Cursor, ReadResult};
 pub(crate) use self::lifecycle::OpenDocument;
 use self::publish::MAX_TAKEN;
-pub(crate) use self::publish::publish;
+pub(crate) use self::publish::{answer, submit};
 
 /// The most events that the writer appends at once.
 const MAX_BATCH_EVENTS: usize = 512;
@@ -93,7 +93,8 @@ impl Channel {
             EventCache::new(Seq::new(head.last.get() - recent.len() as u64), limits, events.clone());
         for mut event in recent {
             event.encodings = EncodingCache::charged_to(events.clone(), MemoryPurpose::Events);
-            cache.push(Arc::new(event), None);
+            let bytes = event.approx_bytes();
+            cache.push(Arc::new(event), bytes, None);
         }
         let queue = QueueLimits {
             cost: cost_of(config.max_pending_bytes).max(cost_of(config.max_payload_bytes)),
@@ -257,6 +258,7 @@ impl Channel {
     }
 
     /// The event as readers share it. Its encoded copies count to the document's share of memory.
+    #[inline]
     fn cacheable(&self, mut event: Event) -> Arc<Event> {
         event.encodings = EncodingCache::charged_to(self.events.clone(), MemoryPurpose::Events);
         Arc::new(event)

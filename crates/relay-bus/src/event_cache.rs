@@ -63,12 +63,12 @@ impl EventCache {
         Seq::new(self.last.get() + 1 - self.events.len() as u64)
     }
 
-    /// Adds the next event. `original` is the payload that its publisher sent, where a stage rewrote it.
-    pub(crate) fn push(&mut self, event: Arc<Event>, original: Option<Payload>) {
+    /// Adds the next event, which takes `bytes`. `original` is the payload that its publisher sent, where a stage rewrote it.
+    pub(crate) fn push(&mut self, event: Arc<Event>, bytes: usize, original: Option<Payload>) {
         debug_assert_eq!(event.seq, Some(self.last.next()), "history has no gaps");
         self.last = self.last.next();
         self.last_offset = event.offset.unwrap_or(Offset::ZERO);
-        self.bytes += event.approx_bytes();
+        self.bytes += bytes;
         if let Some(original) = original {
             self.bytes += original_bytes(&original);
             self.originals.insert(self.last, original);
@@ -162,7 +162,8 @@ mod tests {
             let kind = Kind::from_static("x-note", DeliveryClass::Sequenced);
             let draft = Draft::new(DocumentId::new("doc").unwrap(), kind, payload);
             let event = draft.into_event(Epoch::from_u64(1), Some(Seq::new(seq)), Timestamp::UNIX_EPOCH);
-            cache.push(Arc::new(event), original);
+            let size = event.approx_bytes();
+            cache.push(Arc::new(event), size, original);
             bytes.push(cache.bytes);
         }
         let (event, original) = (bytes[0], size_of::<Payload>() + 1);

@@ -151,7 +151,9 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Publish(count) => for _ in 0..count {
-                        cache.push(event(cache.last().get() + 1), None);
+                        let event = event(cache.last().get() + 1);
+                        let bytes = event.approx_bytes();
+                        cache.push(event, bytes, None);
                     },
                     Step::Find { seq, in_memory } => {
                         let mut loads = 0;

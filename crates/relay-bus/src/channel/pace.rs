@@ -148,8 +148,12 @@ impl Pace {
         self.put(place);
     }
 
-    /// Moves a cursor to `seq`.
+    /// Moves a cursor on to `seq`.
     pub(super) fn move_to(&mut self, place: &mut PacePlace, seq: Seq) {
+        if place.mark == self.last() {
+            // There is no later mark.
+            return;
+        }
         let mark = self.mark_of(place, seq);
         if mark != place.mark {
             self.take(place);

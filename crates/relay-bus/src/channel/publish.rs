@@ -25,15 +25,22 @@ const RATE_CHECK: Duration = Duration::from_millis(250);
 /// The most drafts without a log that are taken under one lock after they have waited.
 pub(super) const MAX_TAKEN: usize = 64;
 
-/// Publishes `draft` in its document's channel. The seqs and offsets of an actor's drafts follow the order in which the
-/// futures are first polled. So do those of all drafts while none has to wait.
-pub(crate) async fn publish(channel: &Arc<Channel>, draft: CheckedDraft) -> PublishResult {
-    match (draft.kind.class(), &channel.context().log) {
-        (DeliveryClass::Ephemeral, _) => return channel.publish_ephemeral(draft),
-        (DeliveryClass::Logged, None) => return channel.publish_unstored(draft),
-        (DeliveryClass::Sequenced | DeliveryClass::Logged, _) => {}
-    }
-    let (key, mut answer) = match channel.submit(draft)? {
+/// Takes `draft` in its document's channel, or lets it wait. The seqs and offsets of an actor's drafts follow the order of the
+/// calls. So do those of all drafts while none has to wait.
+pub(crate) fn submit(channel: &Arc<Channel>, draft: CheckedDraft) -> Submitted {
+    let answer = match (draft.kind.class(), &channel.context().log) {
+        (DeliveryClass::Ephemeral, _) => channel.publish_ephemeral(draft),
+        (DeliveryClass::Logged, None) => channel.publish_unstored(draft),
+        (DeliveryClass::Sequenced | DeliveryClass::Logged, _) => {
+            return channel.submit(draft).unwrap_or_else(|end| Submitted::Answered(Err(end.into())));
+        }
+    };
+    Submitted::Answered(answer)
+}
+
+/// Returns the answer to a draft, once its event is shown or it is refused.
+pub(crate) async fn answer(channel: &Arc<Channel>, submitted: Submitted) -> PublishResult {
+    let (key, mut answer) = match submitted {
         Submitted::Answered(answer) => return answer,
         Submitted::Queued(answer) => (None, answer),
         Submitted::Waiting(key, answer) => (Some(key), answer),
@@ -58,7 +65,7 @@ pub(crate) async fn publish(channel: &Arc<Channel>, draft: CheckedDraft) -> Publ
 }
 
 /// The answer to a draft, or its receiver.
-enum Submitted {
+pub(crate) enum Submitted {
     Answered(PublishResult),
     /// The writer has the draft in its queue.
     Queued(oneshot::Receiver<PublishResult>),

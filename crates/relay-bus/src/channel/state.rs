@@ -203,7 +203,7 @@ impl ChannelState {
         self.used_since_sweep = true;
         self.last_time = self.last_time.max(event.time);
         let bytes = event.approx_bytes();
-        self.cache.push(event, original);
+        self.cache.push(event, bytes, original);
         self.pace.advance(self.cache.last(), bytes);
     }
 

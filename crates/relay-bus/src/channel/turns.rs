@@ -38,7 +38,7 @@ struct ActorEnd {
 
 /// The place of a draft that waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct TurnKey {
+pub(crate) struct TurnKey {
     turn: u64,
     id: u64,
 }
