@@ -249,10 +249,12 @@ impl ChannelState {
             && (events == 0
                 || self.queued_cost.saturating_add(self.writing_cost).saturating_add(cost)
                     <= self.limits.cost);
-        match has_space {
-            true if self.pace.is_open() => Some(Duration::ZERO),
-            true => self.min_rate.price(cost),
-            false => None,
+        if !has_space {
+            None
+        } else if self.pace.is_open() {
+            Some(Duration::ZERO)
+        } else {
+            self.min_rate.price(cost)
         }
     }
 
