@@ -13,11 +13,11 @@ use std::time::Duration;
 use crate::support::{config, document, in_memory, note, number, over, settle};
 use futures_util::FutureExt;
 use proptest::prelude::*;
-use relay_bus::{Bus, BusConfig, Filter, LagPolicy, Subscription};
+use relay_bus::{Bus, BusConfig, BusParts, Filter, LagPolicy, Subscription};
 use relay_core::testing::{ManualClock, MemoryLog};
 use relay_core::{
-    Actor, Clock, DocumentId, Draft, EventId, EventLog, EventStream, Monotonic, Payload, PublishAck,
-    PublishError, Retention, Seq, StartPosition, StreamError, Timestamp, UserId,
+    Actor, Clock, DocumentId, Draft, EventId, EventLog, EventStream, MemoryBudget, MemoryPurpose, Monotonic,
+    Payload, PublishAck, PublishError, Retention, Seq, StartPosition, StreamError, Timestamp, UserId,
 };
 use relay_events::{SessionStarted, server_draft};
 use tokio::task::JoinHandle;
@@ -360,11 +360,17 @@ impl Clock for CountingClock {
 
 /// A document with one member that follows, and two that never read and are behind.
 async fn held_up(has_log: bool, min_rate: u32) -> (Scene, Arc<CountingClock>) {
+    held_up_in(&MemoryBudget::default(), has_log, min_rate).await
+}
+
+async fn held_up_in(memory: &MemoryBudget, has_log: bool, min_rate: u32) -> (Scene, Arc<CountingClock>) {
     let clock = Arc::new(CountingClock::default());
     let mut config = small();
     config.min_events_per_second = min_rate;
     let log = has_log.then(|| Arc::new(MemoryLog::new()) as Arc<dyn EventLog>);
-    let bus = Bus::new(config, log, Arc::clone(&clock) as Arc<dyn Clock>).unwrap();
+    let mut parts = BusParts::new(Arc::clone(&clock) as Arc<dyn Clock>);
+    (parts.log, parts.memory) = (log, memory.clone());
+    let bus = Bus::with_parts(config, parts).unwrap();
     let (log, members, publishers) = (None, Vec::new(), Vec::new());
     let mut scene = Scene { bus, log, document: document("doc"), members, publishers, published: 0 };
     for speed in [1000, 0, 0] {
@@ -459,6 +465,20 @@ async fn a_duplicate_takes_nothing_of_the_least_rate() {
         }
         assert!(scene.publish_now().await);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_draft_that_is_refused_for_memory_takes_nothing_of_the_least_rate() {
+    let memory = MemoryBudget::default();
+    let (mut scene, clock) = held_up_in(&memory, true, 100).await;
+    clock.pass(Duration::from_secs(10)).await;
+    let full = memory.total().charge(MemoryPurpose::Requests, memory.total().limit());
+    for number in 0..200 {
+        let refused = scene.bus.publish(note(&scene.document, number)).await;
+        assert!(matches!(refused, Err(PublishError::Memory(_))), "{refused:?}");
+    }
+    drop(full);
+    assert!(scene.publish_now().await);
 }
 
 #[tokio::test(start_paused = true)]
