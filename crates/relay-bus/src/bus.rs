@@ -173,7 +173,7 @@ impl Bus {
         let result = match self.open_for(&draft).await {
             Ok(channel) => {
                 // The draft is taken here, in no future of its own, through which it would be copied.
-                let submitted = channel::submit(&channel, draft);
+                let submitted = channel.submit(draft);
                 let published = channel::answer(&channel, submitted).await;
                 context.relieve_memory();
                 published

@@ -46,7 +46,7 @@ use crate::waker_set::wake_all;
 pub(crate) use self::cursor::{Cursor, ReadResult};
 pub(crate) use self::lifecycle::OpenDocument;
 use self::publish::MAX_TAKEN;
-pub(crate) use self::publish::{answer, submit};
+pub(crate) use self::publish::answer;
 
 /// The most events that the writer appends at once.
 const MAX_BATCH_EVENTS: usize = 512;

@@ -149,11 +149,15 @@ impl Pace {
     }
 
     /// Moves a cursor on to `seq`.
+    #[inline]
     pub(super) fn move_to(&mut self, place: &mut PacePlace, seq: Seq) {
-        if place.mark == self.last() {
-            // There is no later mark.
-            return;
+        // A cursor at the last mark has no later one.
+        if place.mark != self.last() {
+            self.find_mark(place, seq);
         }
+    }
+
+    fn find_mark(&mut self, place: &mut PacePlace, seq: Seq) {
         let mark = self.mark_of(place, seq);
         if mark != place.mark {
             self.take(place);

@@ -13,7 +13,6 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::batch::{AckSender, PendingDraft, PublishResult, cost_of};
-use super::lifecycle::ChannelEnd;
 use super::state::ChannelState;
 use super::turns::TurnKey;
 use super::{Channel, Sequenced, writer};
@@ -24,19 +23,6 @@ const RATE_CHECK: Duration = Duration::from_millis(250);
 
 /// The most drafts without a log that are taken under one lock after they have waited.
 pub(super) const MAX_TAKEN: usize = 64;
-
-/// Takes `draft` in its document's channel, or lets it wait. The seqs and offsets of an actor's drafts follow the order of the
-/// calls. So do those of all drafts while none has to wait.
-pub(crate) fn submit(channel: &Arc<Channel>, draft: CheckedDraft) -> Submitted {
-    let answer = match (draft.kind.class(), &channel.context().log) {
-        (DeliveryClass::Ephemeral, _) => channel.publish_ephemeral(draft),
-        (DeliveryClass::Logged, None) => channel.publish_unstored(draft),
-        (DeliveryClass::Sequenced | DeliveryClass::Logged, _) => {
-            return channel.submit(draft).unwrap_or_else(|end| Submitted::Answered(Err(end.into())));
-        }
-    };
-    Submitted::Answered(answer)
-}
 
 /// Returns the answer to a draft, once its event is shown or it is refused.
 pub(crate) async fn answer(channel: &Arc<Channel>, submitted: Submitted) -> PublishResult {
@@ -93,9 +79,18 @@ impl Drop for Waiting<'_> {
 }
 
 impl Channel {
-    /// Takes a draft, or lets it wait for its turn.
-    fn submit(self: &Arc<Self>, draft: CheckedDraft) -> Result<Submitted, ChannelEnd> {
-        let mut state = self.lock_open()?;
+    /// Takes a draft, or lets it wait for its turn. The seqs and offsets of an actor's drafts follow the order of the calls. So do
+    /// those of all drafts while none has to wait.
+    pub(crate) fn submit(self: &Arc<Self>, draft: CheckedDraft) -> Submitted {
+        match (draft.kind.class(), &self.context().log) {
+            (DeliveryClass::Ephemeral, _) => return Submitted::Answered(self.publish_ephemeral(draft)),
+            (DeliveryClass::Logged, None) => return Submitted::Answered(self.publish_unstored(draft)),
+            (DeliveryClass::Sequenced | DeliveryClass::Logged, _) => {}
+        }
+        let mut state = match self.lock_open() {
+            Ok(state) => state,
+            Err(end) => return Submitted::Answered(Err(end.into())),
+        };
         let bytes = draft.approx_bytes();
         let cost = cost_of(bytes);
         let price = state.price(&draft, cost);
@@ -104,12 +99,12 @@ impl Channel {
             let sequenced = self.sequence_in_memory(&mut state, draft, price, &mut taken.wakers);
             drop(state);
             self.finish(taken);
-            return Ok(Submitted::Answered(self.answer(sequenced)));
+            return Submitted::Answered(self.answer(sequenced));
         }
         let reserved = self.context().memory.total().try_reserve(MemoryPurpose::PublishQueue, bytes);
         let (sender, answer) = match reserved {
             Ok(reserved) => AckSender::new(reserved),
-            Err(full) => return Ok(Submitted::Answered(Err(full.into()))),
+            Err(full) => return Submitted::Answered(Err(full.into())),
         };
         let pending = PendingDraft { draft, sender, cost, price: price.unwrap_or_default() };
         if price.is_none() {
@@ -119,12 +114,12 @@ impl Channel {
             let taken = self.take_waiting(&mut state);
             drop(state);
             self.finish(taken);
-            return Ok(Submitted::Waiting(key, answer));
+            return Submitted::Waiting(key, answer);
         }
         taken.start_writer = state.enqueue(pending);
         drop(state);
         self.finish(taken);
-        Ok(Submitted::Queued(answer))
+        Submitted::Queued(answer)
     }
 
     /// Adds a draft to the queue that was taken before. If the channel has ended, the draft is refused.
