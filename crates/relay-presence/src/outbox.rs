@@ -81,9 +81,14 @@ impl Outbox {
         is_needed
     }
 
-    /// Ends the publisher's work when the outbox is empty. Returns true then: the document has no publisher any more.
+    /// Ends the publisher's work when the outbox is empty. Returns true then: the document has no publisher any more, and an
+    /// empty outbox keeps no memory.
     pub(crate) fn release_publisher(&mut self) -> bool {
         self.has_publisher = !self.waiting.is_empty();
+        if !self.has_publisher {
+            self.waiting.shrink_to_fit();
+            self.joins.shrink_to_fit();
+        }
         !self.has_publisher
     }
 
@@ -230,5 +235,6 @@ mod tests {
         assert!(outbox.when_handed_over().is_none());
         outbox.end_first();
         assert!(outbox.len() == 0 && outbox.release_publisher() && outbox.is_idle());
+        assert_eq!((outbox.waiting.capacity(), outbox.joins.capacity()), (0, 0));
     }
 }
