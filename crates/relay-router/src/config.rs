@@ -27,6 +27,9 @@ pub struct RouterConfig {
     /// The most events that wait for one route in memory and on disk. Further ones are lost, which is counted
     /// and decided. Default 1,000,000. At least 1.
     pub max_waiting: usize,
+    /// The bytes that the waiting events of all routes take in memory beside their content. Further ones wait on disk, but 16
+    /// of each route. Default 64 MiB. At least 1.
+    pub queue_bytes: usize,
     /// The bytes of waiting events that are cached in memory; others are read from the log again. Default 64
     /// MiB. At 0 nothing is cached.
     pub cache_bytes: usize,
@@ -50,6 +53,7 @@ impl RouterConfig {
             targets: Vec::new(),
             max_queued: 10_000,
             max_waiting: 1_000_000,
+            queue_bytes: 64 * 1024 * 1024,
             cache_bytes: 64 * 1024 * 1024,
             max_dead_letters: 10_000,
             outbound: OutboundPolicy::default(),
@@ -69,6 +73,7 @@ impl RouterConfig {
         let fields = [
             ("max_queued", self.max_queued),
             ("max_waiting", self.max_waiting),
+            ("queue_bytes", self.queue_bytes),
             ("max_dead_letters", self.max_dead_letters),
         ];
         if let Some((field, _)) = fields.into_iter().find(|(_, value)| *value == 0) {

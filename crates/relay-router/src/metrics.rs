@@ -61,6 +61,8 @@ pub struct RouterStats {
     pub routing_latency: LatencyStats,
     /// Events of the log that are not routed yet.
     pub behind: u64,
+    /// The bytes that waiting events take in memory beside their content, over all routes.
+    pub queued_bytes: usize,
     /// Events that matched, by rule.
     pub rules: BTreeMap<Arc<str>, u64>,
     /// The targets.
@@ -198,6 +200,7 @@ impl RouterMetrics {
         &self,
         gauges: Vec<TargetGauges>,
         behind: u64,
+        queued_bytes: usize,
         decision_log: DecisionLogStats,
         dead_letters_dropped: impl Fn(&str) -> u64,
     ) -> RouterStats {
@@ -225,6 +228,7 @@ impl RouterMetrics {
             decisions: Outcome::ALL.into_iter().map(|one| (one.name(), self.outcomes.get(one))).collect(),
             routing_latency: self.routing_latency.stats(now),
             behind,
+            queued_bytes,
             rules: rules.collect(),
             targets,
             decision_log,

@@ -24,6 +24,7 @@ pub use self::start::{RouterError, RouterParts};
 pub use self::targets::{TargetError, TargetInfo};
 use crate::config::RouterConfig;
 use crate::decisions::DecisionLog;
+use crate::delivery::state::State;
 use crate::loop_detection::CausesKey;
 use crate::metrics::{RouterStats, TargetGauges};
 use crate::records::{DeadLetter, DeadLetterId, Replay, ReplayRequest};
@@ -118,7 +119,8 @@ impl Router {
         let dropped = |target: &str| {
             ServiceName::new(target).map_or(0, |target| deps.store.dropped_dead_letters(&target))
         };
-        deps.metrics.snapshot(gauges.collect(), behind, deps.decisions.stats(), dropped)
+        let queued_bytes = self.0.context.engine.read(State::queued_bytes);
+        deps.metrics.snapshot(gauges.collect(), behind, queued_bytes, deps.decisions.stats(), dropped)
     }
 
     /// The rules in force.

@@ -17,7 +17,7 @@ use crate::delivery::dropped_offsets::DroppedOffsets;
 use crate::delivery::engine::Engine;
 use crate::delivery::loss_report::LossReport;
 use crate::delivery::pool::Pool;
-use crate::delivery::state::State;
+use crate::delivery::state::{ByteLimits, State};
 use crate::health::HealthConfig;
 use crate::loop_detection::CausesKey;
 use crate::metrics::RouterMetrics;
@@ -67,7 +67,7 @@ pub(crate) fn engine(directory: &Path, rules: &str) -> Engine {
 /// An engine that is not started, with these rules and the target `a`.
 pub(crate) fn engine_on(log: MemoryLog, directory: &Path, rules: &str) -> Engine {
     let (clock, tasks) = (paused_clock(), Supervisor::default().group());
-    let limits = StoreLimits { queued: 10, dead_letters: 1, losses: 10 };
+    let limits = StoreLimits { queued: 10, queued_bytes: 1_000_000, dead_letters: 1, losses: 10 };
     let (store, _) = Store::open(&directory.join("store"), limits, tasks.clone()).unwrap();
     let outbound = Outbound::new(OutboundPolicy::default()).unwrap();
     let (health, decisions) = (HealthConfig::default(), DecisionLogConfig::default());
@@ -84,7 +84,8 @@ pub(crate) fn engine_on(log: MemoryLog, directory: &Path, rules: &str) -> Engine
     };
     let rules = Arc::new(RuleSet::parse(rules, RuleFormat::Toml).unwrap());
     let table = RoutingTable::new(1, rules, TargetDirectory::default());
-    let engine = Engine::new(deps, State::new(Pool::new(clock), table, 0), tasks);
+    let memory = ByteLimits { cached: 0, queued: 1_000_000 };
+    let engine = Engine::new(deps, State::new(Pool::new(clock), table, memory), tasks);
     engine.update(|state| add_target(state, "a"));
     engine
 }

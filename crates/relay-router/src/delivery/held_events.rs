@@ -21,6 +21,16 @@ pub(crate) struct HeldEvent {
     pub(crate) event: Arc<Event>,
 }
 
+impl HeldEvent {
+    /// The bytes that the event takes in memory while it waits.
+    pub(super) fn bytes(&self) -> usize {
+        match self.place {
+            Place::Memory => self.queued.approx_bytes(),
+            Place::Store => 0,
+        }
+    }
+}
+
 /// The events of one commit.
 pub(crate) struct HeldEvents {
     engine: Engine,

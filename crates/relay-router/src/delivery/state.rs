@@ -22,6 +22,19 @@ use crate::store::{PersistedState, WriteBatch};
 /// The most events of one route that are looked at in vain in one step, which has the lock of the state.
 const MAX_LOOKS: usize = 64;
 
+/// The events that a route may have in memory whatever the others have. So a route whose targets fail keeps no other route
+/// from delivering.
+pub(crate) const LEAST_QUEUED: usize = 16;
+
+/// The limits of the bytes that all routes have in memory together.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ByteLimits {
+    /// The events of queue entries.
+    pub(crate) cached: usize,
+    /// The queue entries.
+    pub(crate) queued: usize,
+}
+
 /// The events that a step of scheduling looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Round {
@@ -56,7 +69,9 @@ pub(crate) struct State {
     needed: NeededOffsets,
     /// The bytes of queued events that are in memory.
     cached_bytes: usize,
-    max_cached_bytes: usize,
+    /// The bytes of the queue entries, those that are being committed included.
+    queued_bytes: usize,
+    limits: ByteLimits,
 }
 
 struct Route {
@@ -137,7 +152,7 @@ pub(crate) struct Abandoned {
 
 impl State {
     /// A state without routes.
-    pub(crate) fn new(pool: Pool, table: RoutingTable, max_cached_bytes: usize) -> Self {
+    pub(crate) fn new(pool: Pool, table: RoutingTable, limits: ByteLimits) -> Self {
         Self {
             pool,
             table: Arc::new(table),
@@ -147,7 +162,8 @@ impl State {
             last_id: 0,
             needed: NeededOffsets::default(),
             cached_bytes: 0,
-            max_cached_bytes,
+            queued_bytes: 0,
+            limits,
         }
     }
 
@@ -274,35 +290,57 @@ impl State {
             return None;
         }
         let follows_others = route.overflow.is_some() || route.uncommitted.in_store > 0;
-        let has_space = !follows_others && route.in_memory() < limits.in_memory;
+        let has_space = !follows_others && self.has_space(route, limits.in_memory);
         Some(if has_space { Place::Memory } else { Place::Store })
+    }
+
+    /// True when a further event of `route`, which may have `in_memory` of them, may be in memory.
+    fn has_space(&self, route: &Route, in_memory: usize) -> bool {
+        let is_full = self.queued_bytes >= self.limits.queued;
+        route.in_memory() < if is_full { in_memory.min(LEAST_QUEUED) } else { in_memory }
+    }
+
+    /// The bytes of the queue entries in memory.
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.queued_bytes
     }
 
     /// The routes with events that the store alone has, and with space in memory for some of them: that space, and the
     /// offset to read from.
     pub(crate) fn refillable(&self, in_memory: usize) -> Vec<(RouteId, Offset, usize)> {
+        // Beyond the least, a route waits until an eighth of the bytes is free, so that a read brings more than one event.
+        let is_full = self.queued_bytes > self.limits.queued - self.limits.queued / 8;
+        let in_memory = if is_full { in_memory.min(LEAST_QUEUED) } else { in_memory };
         let refillable = |(id, route): (&RouteId, &Route)| {
             let used = route.in_memory();
-            Some((*id, route.overflow?.from, in_memory - used)).filter(|_| used <= in_memory / 2)
+            Some((*id, route.overflow?.from, in_memory.saturating_sub(used)))
+                .filter(|_| used <= in_memory / 2)
         };
         self.routes.iter().filter_map(refillable).collect()
     }
 
     /// Takes events into memory that the store alone had, the first ones from the offset of [`State::refillable`] on.
-    /// `is_rest` tells that they are all.
+    /// `is_rest` tells that they are all. Those that the bytes of all routes leave no space for stay in the store.
     pub(crate) fn refill(
         &mut self,
         id: RouteId,
         entries: Vec<(Offset, Arc<QueuedEvent>, Option<Arc<Event>>)>,
         is_rest: bool,
     ) {
-        if let Some(route) = self.routes.get_mut(&id) {
-            let count = route.overflow.map_or(0, |overflow| overflow.count.saturating_sub(entries.len()));
-            let from = entries.last().map(|(offset, ..)| offset.next());
-            route.overflow = from.filter(|_| !is_rest).map(|from| Overflow { from, count });
-        }
+        let last = entries.last().filter(|_| !is_rest);
+        let (mut taken, mut rest) = (0, last.map(|(offset, ..)| offset.next()));
         for (offset, queued, event) in entries {
+            let route = self.routes.get(&id);
+            if route.is_some_and(|route| !self.has_space(route, usize::MAX)) {
+                rest = Some(offset);
+                break;
+            }
+            taken += 1;
             self.enqueue(id, offset, queued, event);
+        }
+        if let Some(route) = self.routes.get_mut(&id) {
+            let count = route.overflow.map_or(0, |overflow| overflow.count.saturating_sub(taken));
+            route.overflow = rest.map(|from| Overflow { from, count });
         }
     }
 
@@ -341,7 +379,7 @@ impl State {
         match self.routes.get(&route) {
             Some(route) if route.unordered.contains(&offset) => Err(DirectRefusal::AlreadyWaiting),
             // Those in the store are known by number alone, after a start with a lower limit.
-            Some(route) if route.overflow.is_some() || route.in_memory() >= in_memory => {
+            Some(route) if route.overflow.is_some() || !self.has_space(route, in_memory) => {
                 Err(DirectRefusal::Full)
             }
             _ => Ok(()),
@@ -353,6 +391,7 @@ impl State {
         if let Some(route) = self.routes.get_mut(&event.route) {
             *route.uncommitted.at(event.place) += 1;
             route.add_unordered(event.offset);
+            self.queued_bytes += event.bytes();
         }
     }
 
@@ -362,6 +401,7 @@ impl State {
             let count = route.uncommitted.at(event.place);
             *count = count.saturating_sub(1);
             route.unordered.remove(&event.offset);
+            self.queued_bytes = self.queued_bytes.saturating_sub(event.bytes());
         }
     }
 
@@ -400,11 +440,13 @@ impl State {
             PartitionKey::Event(offset)
         };
         let bytes = event.as_ref().map_or(0, |event| event.approx_bytes());
-        let event = event.filter(|_| self.cached_bytes.saturating_add(bytes) <= self.max_cached_bytes);
+        let event = event.filter(|_| self.cached_bytes.saturating_add(bytes) <= self.limits.cached);
+        let entry_bytes = queued.approx_bytes();
         let cached = if event.is_some() { bytes } else { 0 };
         let is_in_log = !queued.is_requeued;
         if route.queues.insert(partition, QueueEntry { offset, queued, event }) {
             self.cached_bytes += cached;
+            self.queued_bytes += entry_bytes;
             if is_in_log {
                 self.needed.add(offset);
             }
@@ -532,6 +574,7 @@ impl State {
     fn forget(&mut self, entry: &QueueEntry) {
         let bytes = entry.event.as_ref().map_or(0, |event| event.approx_bytes());
         self.cached_bytes = self.cached_bytes.saturating_sub(bytes);
+        self.queued_bytes = self.queued_bytes.saturating_sub(entry.queued.approx_bytes());
         if !entry.queued.is_requeued {
             self.needed.remove(entry.offset);
         }
@@ -612,7 +655,11 @@ mod tests {
     fn state() -> State {
         let clock = paused_clock();
         let table = RoutingTable::new(1, Arc::default(), TargetDirectory::default());
-        State::new(Pool::new(clock), table, 1_000)
+        State::new(
+            Pool::new(clock),
+            table,
+            ByteLimits { cached: 1_000, queued: 64 * queued().approx_bytes() },
+        )
     }
 
     fn queued() -> Arc<QueuedEvent> {
@@ -647,6 +694,51 @@ mod tests {
         }
         let kept = state.cached_bytes / event.approx_bytes();
         assert!(kept > 0 && state.cached_bytes <= 1_000 && event.approx_bytes() * (kept + 1) > 1_000);
+    }
+
+    fn held(route: RouteId, offset: u64, place: Place) -> HeldEvent {
+        let event = note("d", 1).into_event(Epoch::from_u64(1), Some(Seq::FIRST), Timestamp::UNIX_EPOCH);
+        HeldEvent { route, offset: Offset::new(offset), place, queued: queued(), event: Arc::new(event) }
+    }
+
+    #[test]
+    fn all_routes_have_one_limit_of_bytes_and_each_has_a_few_events_beyond_it() {
+        let mut state = state();
+        let limits = QueueLimits { in_memory: 1_000, in_all: 1_000 };
+        let [first, second] =
+            ["a", "b"].map(|target| state.add_direct_route(&name(target), &mut WriteBatch::default()));
+        let add = |state: &mut State, route, offset| {
+            let place = state.place(route, limits).unwrap();
+            let event = held(route, offset, place);
+            state.hold(&event);
+            state.release(&event);
+            state.queue(event);
+            place == Place::Memory
+        };
+        let in_memory = (1..=100).filter(|offset| add(&mut state, first, *offset)).count();
+        assert_eq!(in_memory, 64);
+        let in_memory = (101..=200).filter(|offset| add(&mut state, second, *offset)).count();
+        assert_eq!(in_memory, LEAST_QUEUED);
+        let whole = (64 + LEAST_QUEUED) * queued().approx_bytes();
+        assert_eq!((state.queued_bytes(), state.refillable(1_000)), (whole, Vec::new()));
+        assert_eq!(state.check_direct(second, Offset::new(300), 1_000), Err(DirectRefusal::Full));
+
+        // The first route delivers most of its events, so the second one takes what fits.
+        let left = state.routes.get_mut(&first).unwrap().queues.take_idle();
+        for entry in &left {
+            state.forget(entry);
+        }
+        let refillable = state.refillable(1_000);
+        let (from, of_first) = (Offset::new(101 + LEAST_QUEUED as u64), Offset::new(65));
+        assert_eq!(refillable, [(first, of_first, 1_000), (second, from, 1_000 - LEAST_QUEUED)]);
+        let entries = (117..=200).map(|offset| (Offset::new(offset), queued(), None)).collect();
+        state.refill(second, entries, true);
+        assert_eq!(state.queued_bytes(), 64 * queued().approx_bytes());
+        let overflow = state.routes[&second].overflow;
+        assert_eq!(overflow, Some(Overflow { from: Offset::new(165), count: 36 }));
+        assert_eq!(state.queued_for(&name("b")).0, 100);
+        // The first route has none in memory, so it takes a few all the same.
+        assert_eq!(state.refillable(1_000), [(first, of_first, LEAST_QUEUED)]);
     }
 
     #[test]

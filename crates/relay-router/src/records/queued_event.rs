@@ -36,6 +36,16 @@ pub(crate) struct QueuedEvent {
     pub(crate) is_requeued: bool,
 }
 
+/// The bytes that an event in a queue takes beside its texts, the entry and its place in the queue included.
+const ENTRY_BYTES: usize = 448;
+
+impl QueuedEvent {
+    /// The bytes that the event takes in a queue, roughly. They are the same for all attempts to deliver it.
+    pub(crate) fn approx_bytes(&self) -> usize {
+        ENTRY_BYTES + self.document.as_str().len()
+    }
+}
+
 /// A waiting event as the store keeps it.
 #[derive(Serialize)]
 pub(crate) struct QueuedRecord<'a> {

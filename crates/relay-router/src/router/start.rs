@@ -19,7 +19,7 @@ use crate::delivery::dropped_offsets::DroppedOffsets;
 use crate::delivery::engine::Engine;
 use crate::delivery::loss_report::LossReport;
 use crate::delivery::pool::Pool;
-use crate::delivery::state::{QueueLimits, State};
+use crate::delivery::state::{ByteLimits, QueueLimits, State};
 use crate::dispatch::{Dispatcher, RoutingCursor, hold_log};
 use crate::loop_detection::CausesKey;
 use crate::metrics::RouterMetrics;
@@ -140,6 +140,7 @@ pub(super) async fn start(config: RouterConfig, parts: RouterParts) -> Result<In
     let directory = config.directory.join("store");
     let limits = StoreLimits {
         queued: config.max_queued,
+        queued_bytes: config.queue_bytes,
         dead_letters: config.max_dead_letters,
         losses: config.decisions.max_losses(),
     };
@@ -184,8 +185,8 @@ pub(super) async fn start(config: RouterConfig, parts: RouterParts) -> Result<In
         clock: Arc::clone(&clock),
     };
     let table = RoutingTable::new(rules.version(), Arc::default(), TargetDirectory::default());
-    let engine =
-        Engine::new(deps, State::new(Pool::new(clock), table, config.cache_bytes), supervisor.group());
+    let limits = ByteLimits { cached: config.cache_bytes, queued: config.queue_bytes };
+    let engine = Engine::new(deps, State::new(Pool::new(clock), table, limits), supervisor.group());
     let context = Arc::new(RouterContext {
         engine: engine.clone(),
         // A crash of the machine may have taken the last events of the log, and what was routed of them.

@@ -49,13 +49,14 @@ pub enum TargetError {
     },
     /// The most retried dead letters that are allowed wait for the target.
     #[error(
-        "{limit} retried or replayed events wait for `{target}`, the most that are allowed (`router.max_queued`); \
+        "retried or replayed events wait for `{target}`, the most that are allowed: {limit} (`router.max_queued`), \
+         or fewer while the waiting events of all targets take too much memory (`router.queue_bytes`); \
          retry the dead letter when some of them are delivered"
     )]
     TooManyWaiting {
         /// The target.
         target: ServiceName,
-        /// The most that wait.
+        /// The most that wait while there is enough memory.
         limit: usize,
     },
     /// No rule names the target, so a replay would send nothing.

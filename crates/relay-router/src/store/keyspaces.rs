@@ -13,7 +13,7 @@ use super::keys;
 use super::letter_counts::{LetterChanges, LetterCounts};
 use super::loss_ring::LossRing;
 use super::write_batch::{Change, Column, NewValue, WriteDurability};
-use crate::delivery::state::Overflow;
+use crate::delivery::state::{LEAST_QUEUED, Overflow};
 use crate::records::{DeadLetterId, QueuedEvent, RouteId, RouteRecord};
 
 /// The memory for values that are read from disk. Reads are rare: at the start, and for requests about dead letters.
@@ -72,6 +72,8 @@ pub(super) struct Keyspaces {
 pub(crate) struct StoreLimits {
     /// The most events of each route that are read at the start.
     pub(crate) queued: usize,
+    /// The most bytes of the events of all routes that are read at the start, beyond a few of each route.
+    pub(crate) queued_bytes: usize,
     /// The most dead letters that are kept for each target. The latest stay.
     pub(crate) dead_letters: usize,
     /// The most decisions about losses that are kept. The latest stay.
@@ -265,16 +267,19 @@ impl Keyspaces {
             routes.insert(route, parse(directory, &value)?);
         }
         let (mut queue, mut overflows) = (Vec::new(), BTreeMap::<RouteId, Overflow>::new());
-        let mut in_memory = (None, 0);
+        let (mut in_memory, mut bytes) = ((None, 0), 0);
         for item in self.queue.iter() {
             let (key, value) = item.into_inner().map_err(failed)?;
             let (route, offset) = keys::parse_queued(&key).ok_or_else(|| malformed("queue"))?;
             if in_memory.0 != Some(route) {
                 in_memory = (Some(route), 0);
             }
-            if in_memory.1 < self.limits.queued {
+            let is_full = bytes >= self.limits.queued_bytes && in_memory.1 >= LEAST_QUEUED;
+            if in_memory.1 < self.limits.queued && !is_full {
+                let queued: QueuedEvent = parse(directory, &value)?;
                 in_memory.1 += 1;
-                queue.push((route, offset, parse(directory, &value)?));
+                bytes += queued.approx_bytes();
+                queue.push((route, offset, queued));
             } else {
                 overflows.entry(route).or_insert(Overflow { from: offset, count: 0 }).count += 1;
             }

@@ -34,7 +34,7 @@ fn batch(fill: impl FnOnce(&mut WriteBatch)) -> WriteBatch {
 }
 
 fn limits(queued: usize, dead_letters: usize) -> StoreLimits {
-    StoreLimits { queued, dead_letters, losses: 4 }
+    StoreLimits { queued, queued_bytes: 1_000_000, dead_letters, losses: 4 }
 }
 
 fn open_with(directory: &Path, max_dead_letters: usize) -> Store {

@@ -296,6 +296,11 @@ fn router(page: &mut Exposition, router: &RouterStats) {
     );
     page.gauge("relay_router_behind_events", "Events of the log that are not yet routed.")
         .value(router.behind);
+    page.gauge(
+        "relay_router_queued_bytes",
+        "Bytes that waiting events take in memory beside their content, over all routes.",
+    )
+    .value(router.queued_bytes);
     let mut rules = page.counter("relay_router_matches_total", "Events that matched, by rule.");
     for (rule, count) in &router.rules {
         rules.labelled(&[("rule", rule)], count);

@@ -232,6 +232,8 @@ keys! {
         "The most events that wait in memory for a rule, or for one of its targets where each target gets every event. Further ones wait on disk. Also the most retried dead letters that wait for a target; further ones stay dead letters.";
     "router.max_waiting" => router.max_waiting,
         "The most events that wait so in memory and on disk. Further ones are lost.";
+    "router.queue_bytes" => router.queue_bytes,
+        "The most bytes that the waiting events of all rules and targets take in memory beside their content. Further ones wait on disk, but 16 of each rule or target.";
     "router.cache_bytes" => router.cache_bytes,
         "The most bytes of waiting events that are cached in memory.";
     "router.max_dead_letters" => router.max_dead_letters,
