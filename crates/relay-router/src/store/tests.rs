@@ -262,6 +262,30 @@ async fn memory_gets_the_first_events_of_a_targets_own_route_without_their_bodie
 }
 
 #[tokio::test]
+async fn the_read_at_the_start_has_a_limit_of_bytes_over_all_routes() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let event = note("d", 1).into_event(Epoch::from_u64(1), Some(Seq::FIRST), Timestamp::UNIX_EPOCH);
+    let queued = QueuedEvent::new(&event, 1);
+    let fill = batch(|batch| {
+        for (route, offset) in (1..=2).flat_map(|route| (1..=40).map(move |offset| (route, offset))) {
+            batch.put_queued(RouteId(route), Offset::new(offset), &queued);
+        }
+    });
+    store.commit(fill).await.unwrap();
+    store.close();
+    let limits = StoreLimits { queued_bytes: 30 * queued.approx_bytes(), ..limits(100, 1) };
+    let (store, persisted) = Store::open(directory.path(), limits, Supervisor::default().group()).unwrap();
+    let of = |route| persisted.queue.iter().filter(|(id, ..)| *id == RouteId(route)).count();
+    // The second route has the few that each has.
+    assert_eq!([of(1), of(2)], [30, 16]);
+    let rest = |route| persisted.overflows[&RouteId(route)];
+    assert_eq!(rest(1), Overflow { from: Offset::new(31), count: 10 });
+    assert_eq!(rest(2), Overflow { from: Offset::new(17), count: 24 });
+    store.close();
+}
+
+#[tokio::test]
 async fn the_latest_losses_are_kept_and_all_are_counted_over_restarts() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());

@@ -298,7 +298,7 @@ fn router(page: &mut Exposition, router: &RouterStats) {
         .value(router.behind);
     page.gauge(
         "relay_router_queued_bytes",
-        "Bytes that waiting events take in memory beside their content, over all routes.",
+        "Bytes that waiting events take in memory beside their content, over all routes; limited by `router.queue_bytes`.",
     )
     .value(router.queued_bytes);
     let mut rules = page.counter("relay_router_matches_total", "Events that matched, by rule.");
