@@ -305,18 +305,20 @@ async fn the_latest_losses_are_kept_and_all_are_counted_over_restarts() {
     // One that got its number before those that have gone is written after them.
     store.commit(losses_of(9..=9, "a")).await.unwrap();
     assert_eq!(numbers(&store), [9, 11, 12, 13]);
+    store.commit(losses_of(14..=14, "a")).await.unwrap();
+    assert_eq!(numbers(&store), [11, 12, 13, 14]);
     store.close();
 
     let store = open(directory.path());
-    assert_eq!(numbers(&store), [9, 11, 12, 13]);
-    assert_eq!(store.lost_events().unwrap(), [(String::new(), 3), ("a".to_owned(), 11)]);
+    assert_eq!(numbers(&store), [11, 12, 13, 14]);
+    assert_eq!(store.lost_events().unwrap(), [(String::new(), 3), ("a".to_owned(), 12)]);
     store.commit(losses_of(20..=20, "a")).await.unwrap();
-    assert_eq!(numbers(&store), [11, 12, 13, 20]);
+    assert_eq!(numbers(&store), [12, 13, 14, 20]);
     // One batch with more than are kept goes when the next one comes.
     store.commit(losses_of(21..=30, "a")).await.unwrap();
     store.commit(losses_of(31..=31, "a")).await.unwrap();
     assert_eq!(numbers(&store), [28, 29, 30, 31]);
-    assert_eq!(store.lost_events().unwrap()[1], ("a".to_owned(), 23));
+    assert_eq!(store.lost_events().unwrap()[1], ("a".to_owned(), 24));
     // A damaged one hides no other.
     store.0.keyspaces.lock().as_ref().unwrap().losses.insert(30_u64.to_be_bytes(), "{").unwrap();
     assert_eq!(numbers(&store), [28, 29, 31]);
